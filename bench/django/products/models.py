@@ -1,0 +1,18 @@
+"""A product and its stock."""
+
+from django.db import models
+
+
+class Product(models.Model):
+    name = models.CharField(max_length=200)
+    description = models.TextField(blank=True, default="")
+    # In minor units: money is not a float.
+    price = models.PositiveIntegerField()
+    stock = models.PositiveIntegerField(default=0)
+    # Not editable, so that the serializer makes it read-only by itself.
+    version = models.PositiveBigIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["id"]

@@ -1,0 +1,115 @@
+//! The shop as one thing: what every handler sees, and the routes together.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use lockstock::Store;
+use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::body::BodyLimits;
+use crate::refusal::Refusal;
+use crate::storage::Storage;
+use crate::update_lock::UpdateLock;
+use crate::{face, operate, products};
+
+/// What every handler sees. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shop(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) store: Store,
+    pub(crate) updates: UpdateLock,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: PrometheusHandle,
+    /// Told to stop: still serving, but not to be sent more.
+    pub(crate) draining: AtomicBool,
+    /// API requests under way.
+    pub(crate) in_flight: AtomicUsize,
+}
+
+/// How requests are treated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) body: BodyLimits,
+    pub(crate) request_timeout: Duration,
+    pub(crate) most_in_flight: usize,
+    pub(crate) require_if_match: bool,
+}
+
+impl Shop {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Shop {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Lockstock",
+        description = "A stock API whose updates are applied exactly once. Of several identical \
+            requests at once one succeeds; the others are told in milliseconds when to come back.\n\n\
+            Refusals are JSON with a `detail` for people and, where it is not one of Django REST \
+            framework's own, a `code` for programs; with `Accept: application/problem+json` they \
+            are RFC 9457 problem details.",
+    ),
+    tags(
+        (name = "products", description = "What is sold"),
+        (name = "operation", description = "For those who run the server"),
+    ),
+)]
+struct Document;
+
+/// Every route of the server.
+pub(crate) fn router(shop: Shop) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(products::routes())
+        .merge(operate::routes())
+        .split_for_parts();
+    let docs = SwaggerUi::new("/docs")
+        .config(Config::default().try_it_out_enabled(true))
+        .url("/openapi.json", document);
+    router
+        .merge(docs)
+        .fallback(elsewhere)
+        .method_not_allowed_fallback(async |request: Request| {
+            Refusal::method(request.method().as_str())
+        })
+        .layer(middleware::from_fn_with_state(shop.clone(), face::answer))
+        .with_state(shop)
+}
+
+/// Nothing is here; but if there is something behind a slash, the client is sent on. 308 and
+/// not DRF's 301, after which most clients repeat a PATCH as a GET, without its body.
+async fn elsewhere(request: Request) -> Response {
+    let uri = request.uri();
+    let path = format!("{}/", uri.path());
+    if !uri.path().ends_with('/') && products::allowed(&path).is_some() {
+        let query = uri
+            .query()
+            .map_or(String::new(), |query| format!("?{query}"));
+        if let Ok(place) = HeaderValue::try_from(path + &query) {
+            return (StatusCode::PERMANENT_REDIRECT, [(LOCATION, place)]).into_response();
+        }
+    }
+    Refusal::not_found().into_response()
+}

@@ -1,0 +1,250 @@
+//! The command line, which is also the environment: each option `--some-name` can be given
+//! as `LOCKSTOCK_SOME_NAME`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args, Parser, Subcommand};
+
+use crate::update_lock::Hold;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  lockstock                                     the shop, in memory and in a SQLite file
+  lockstock race                                five identical updates at once: one may win
+  lockstock --update-hold release               one update at a time instead of one per lease
+  lockstock --store redis://127.0.0.1:6379/1 \\
+            --database postgres://shop@127.0.0.1/shop
+                                                as one of several replicas
+  lockstock --listen 0.0.0.0:8000 --insecure    for a private network";
+
+/// A stock API that never sells the same thing twice
+///
+/// Without a command it serves the shop. Start it, then try `lockstock race` in another
+/// terminal.
+#[derive(Debug, Parser)]
+#[command(name = "lockstock", version, styles = STYLES, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the shop (what happens without a command)
+    Serve(Box<Serve>),
+    /// Fire identical updates at the same moment and see who wins
+    Race(Race),
+}
+
+/// How to serve.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where to listen. Other than on loopback only with --insecure
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8000"
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// Where the locks are: memory://, redis://HOST:PORT/DB, rediss://… (TLS) or
+    /// redis+unix:///PATH. Replicas share a Redis
+    #[arg(
+        long,
+        env = "LOCKSTOCK_STORE",
+        value_name = "URL",
+        default_value = "memory://",
+        hide_env_values = true
+    )]
+    pub(crate) store: String,
+
+    /// Where the products are: sqlite://FILE or postgres://USER:PASSWORD@HOST/NAME
+    #[arg(
+        long,
+        env = "LOCKSTOCK_DATABASE",
+        value_name = "URL",
+        default_value = "sqlite://lockstock.sqlite3",
+        hide_env_values = true
+    )]
+    pub(crate) database: String,
+
+    /// How long one update may take, and after it (with --update-hold keep) nobody may update
+    /// the same product
+    #[arg(long, env = "LOCKSTOCK_UPDATE_LEASE", value_name = "TIME", default_value = "3s", value_parser = lease)]
+    pub(crate) update_lease: Duration,
+
+    /// How long an update waits for the one before it
+    #[arg(long, env = "LOCKSTOCK_UPDATE_WAIT", value_name = "TIME", default_value = "1s", value_parser = wait)]
+    pub(crate) update_wait: Duration,
+
+    /// After a successful update: keep the product's lock to the end of its lease, or release it
+    #[arg(
+        long,
+        env = "LOCKSTOCK_UPDATE_HOLD",
+        value_name = "WHICH",
+        default_value = "keep",
+        value_enum
+    )]
+    pub(crate) update_hold: Hold,
+
+    /// Refuse updates without If-Match (428)
+    #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH")]
+    pub(crate) require_if_match: bool,
+
+    /// Leave an empty database empty
+    #[arg(long, env = "LOCKSTOCK_NO_SAMPLES")]
+    pub(crate) no_samples: bool,
+
+    /// Listen where others can come in, though nobody is asked for a key
+    #[arg(long, env = "LOCKSTOCK_INSECURE")]
+    pub(crate) insecure: bool,
+
+    /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log: String,
+
+    /// The most bytes of a request's body
+    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = body_limit, help_heading = "Limits")]
+    pub(crate) body_limit: usize,
+
+    /// The most API requests under way at once; the rest get 503
+    #[arg(long, env = "LOCKSTOCK_MOST_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = at_least_one, help_heading = "Limits")]
+    pub(crate) most_requests: usize,
+
+    /// The most open connections from clients; more wait to be accepted
+    #[arg(long, env = "LOCKSTOCK_MOST_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = at_least_one, help_heading = "Limits")]
+    pub(crate) most_connections: usize,
+
+    /// The most connections to the database
+    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1000), help_heading = "Limits")]
+    pub(crate) database_connections: u32,
+
+    /// How long a request's headers may take to arrive, and how long a connection may idle
+    #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = "Timeouts")]
+    pub(crate) header_timeout: Duration,
+
+    /// How long a request's body may take to arrive
+    #[arg(long, env = "LOCKSTOCK_BODY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = "Timeouts")]
+    pub(crate) body_timeout: Duration,
+
+    /// How long a request may take in all
+    #[arg(long, env = "LOCKSTOCK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = timeout, help_heading = "Timeouts")]
+    pub(crate) request_timeout: Duration,
+
+    /// How long the store may take to answer
+    #[arg(long, env = "LOCKSTOCK_STORE_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = timeout, help_heading = "Timeouts")]
+    pub(crate) store_timeout: Duration,
+
+    /// How long the database may take to answer
+    #[arg(long, env = "LOCKSTOCK_DATABASE_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = timeout, help_heading = "Timeouts")]
+    pub(crate) database_timeout: Duration,
+
+    /// How long to go on serving after SIGTERM, so that a balancer sees /readyz change
+    #[arg(long, env = "LOCKSTOCK_DRAIN_DELAY", value_name = "TIME", default_value = "1s", value_parser = wait, help_heading = "Timeouts")]
+    pub(crate) drain_delay: Duration,
+
+    /// How long requests under way may take to finish after that
+    #[arg(long, env = "LOCKSTOCK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = wait, help_heading = "Timeouts")]
+    pub(crate) drain_timeout: Duration,
+}
+
+/// How to race.
+#[derive(Debug, Args)]
+pub(crate) struct Race {
+    /// The server to race on
+    #[arg(
+        long,
+        env = "LOCKSTOCK_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8000"
+    )]
+    pub(crate) url: String,
+
+    /// The product to update; the first one of the list if not given
+    #[arg(long, value_name = "ID")]
+    pub(crate) product: Option<i64>,
+
+    /// How many requests to fire at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub(crate) requests: u16,
+
+    /// How many times. Between two rounds the race waits until the product may be updated again
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+
+    /// Print one line of JSON per round instead of a picture
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "write a number and a unit, like 3s, 500ms or 2m".to_owned())
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if (lockstock::MIN_LEASE..=lockstock::MAX_LEASE).contains(&lease) {
+        return Ok(lease);
+    }
+    Err("a lease takes 1ms to 24h, like 3s".to_owned())
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = duration(text)?;
+    if wait <= Duration::from_secs(3600) {
+        return Ok(wait);
+    }
+    Err("at most an hour (1h), like 1s".to_owned())
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&timeout) {
+        return Ok(timeout);
+    }
+    Err("between 1ms and 1h, like 10s".to_owned())
+}
+
+fn body_limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 64..=16_777_216) => Ok(bytes),
+        _ => Err("a number of bytes from 64 to 16777216, like 65536".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000) => Ok(number),
+        _ => Err("a number from 1 to 1000000".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,172 @@
+//! What the OpenAPI document says beyond the handlers' signatures: the bodies they read in
+//! three formats, their parameters, and the answers that several of them share.
+
+#![expect(
+    dead_code,
+    non_snake_case,
+    reason = "read by derives only; parameters are named as clients write them"
+)]
+
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use crate::products::ProductShown;
+
+/// What a client sends to create a product or, with PUT, to replace it.
+#[derive(ToSchema)]
+pub(crate) struct ProductGiven {
+    #[schema(min_length = 1, max_length = 200, example = "Canvas sneakers")]
+    name: String,
+    #[schema(required = false)]
+    description: String,
+    /// In minor units: cents, won.
+    #[schema(minimum = 0, maximum = 2147483647, example = 49900)]
+    price: i64,
+    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 10)]
+    stock: i64,
+}
+
+/// What a client sends to change a product: any of its fields.
+#[derive(ToSchema)]
+pub(crate) struct ProductPatch {
+    #[schema(min_length = 1, max_length = 200, required = false)]
+    name: String,
+    #[schema(required = false)]
+    description: String,
+    /// In minor units: cents, won.
+    #[schema(minimum = 0, maximum = 2147483647, required = false)]
+    price: i64,
+    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 9)]
+    stock: i64,
+}
+
+/// One page of products.
+#[derive(ToSchema)]
+pub(crate) struct ProductPage {
+    /// How many there are on all pages.
+    count: i64,
+    /// The next page, if there is one.
+    #[schema(format = "uri")]
+    next: Option<String>,
+    /// The page before, if there is one.
+    #[schema(format = "uri")]
+    previous: Option<String>,
+    results: Vec<ProductShown>,
+}
+
+/// The path of one product.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct ProductPath {
+    /// The product's id.
+    #[param(example = 1)]
+    id: i64,
+}
+
+/// The condition of a change.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(crate) struct IfMatchHeader {
+    /// The ETag of the product as you have read it.
+    #[param(rename = "If-Match")]
+    if_match: Option<String>,
+}
+
+/// Which products to list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListParameters {
+    /// The number of the page, or `last`.
+    page: Option<String>,
+    /// How many a page shows: 20 unless told, at most 100.
+    page_size: Option<i64>,
+    /// Words that must all occur in the name or the description, in any case. Quotes hold
+    /// words together.
+    search: Option<String>,
+    /// Comma separated, `-` for descending: id, name, price, stock, version, created_at,
+    /// updated_at.
+    ordering: Option<String>,
+    /// Costs exactly this.
+    price: Option<f64>,
+    /// Costs more.
+    price__gt: Option<f64>,
+    /// Costs this or more.
+    price__gte: Option<f64>,
+    /// Costs less.
+    price__lt: Option<f64>,
+    /// Costs this or less.
+    price__lte: Option<f64>,
+    /// There are exactly so many.
+    stock: Option<f64>,
+    /// There are more.
+    stock__gt: Option<f64>,
+    /// There are so many or more.
+    stock__gte: Option<f64>,
+    /// There are fewer.
+    stock__lt: Option<f64>,
+    /// There are so many or fewer.
+    stock__lte: Option<f64>,
+}
+
+/// Every refusal has at least one sentence for people.
+#[derive(ToSchema)]
+pub(crate) struct Detail {
+    detail: String,
+    /// For programs: busy, lock_lost, precondition_failed, …
+    code: Option<String>,
+}
+
+/// What is wrong with each field, or `detail`.
+#[derive(ToSchema)]
+#[schema(value_type = Object, example = json!({ "stock": ["A valid integer is required."] }))]
+pub(crate) struct InvalidFields(std::collections::HashMap<String, Vec<String>>);
+
+/// What can be wrong with a body.
+#[derive(IntoResponses)]
+pub(crate) enum BadBody {
+    /// What is wrong, field by field, or `detail` for a body that cannot be read.
+    #[response(status = 400)]
+    Invalid(#[to_schema] InvalidFields),
+    /// The body did not arrive in time.
+    #[response(status = 408)]
+    Slow(#[to_schema] Detail),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(#[to_schema] Detail),
+    /// The body is of a type that is not read here.
+    #[response(status = 415)]
+    MediaType(#[to_schema] Detail),
+}
+
+/// How a change under the product's lock can end without one.
+#[derive(IntoResponses)]
+pub(crate) enum UnderLock {
+    /// There is no such product.
+    #[response(status = 404)]
+    Missing(#[to_schema] Detail),
+    /// The lock was lost on the way; nothing was written.
+    #[response(status = 409)]
+    Lost(#[to_schema] Detail),
+    /// Somebody has changed the product since.
+    #[response(status = 412)]
+    Stale(#[to_schema] Detail),
+    /// This server wants If-Match.
+    #[response(status = 428)]
+    IfMatchRequired(#[to_schema] Detail),
+    /// Somebody is updating the product, or has just done so: see Retry-After.
+    #[response(status = 429)]
+    Busy(#[to_schema] Detail),
+    /// The locks or the database do not answer, or there is too much to do: see Retry-After.
+    #[response(status = 503)]
+    Unavailable(#[to_schema] Detail),
+}
+
+/// How a request that takes no lock can fail.
+#[derive(IntoResponses)]
+pub(crate) enum Overload {
+    /// The client reads nothing that is written here.
+    #[response(status = 406)]
+    NotAcceptable(#[to_schema] Detail),
+    /// The database does not answer, or there is too much to do: see Retry-After.
+    #[response(status = 503)]
+    Unavailable(#[to_schema] Detail),
+}

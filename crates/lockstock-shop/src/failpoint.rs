@@ -1,0 +1,25 @@
+//! Places where a test can stop the server between two steps.
+//!
+//! Compiled to nothing unless the feature `failpoints` is on, which no release has. Then
+//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that place,
+//! every time; `1*return(4000)` only the first time (see the `fail` crate).
+
+/// Sleeps here if a test has asked for it.
+pub(crate) async fn pause(name: &'static str) {
+    if let Some(milliseconds) = injected(name) {
+        tracing::warn!(name, milliseconds, "a fail point holds this request up");
+        tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+    }
+}
+
+fn injected(name: &'static str) -> Option<u64> {
+    // `name` is only read where fail points are compiled in.
+    let _ = name;
+    fail::fail_point!(name, |milliseconds| milliseconds?.parse().ok());
+    None
+}
+
+/// Reads `FAILPOINTS`; keep the answer for as long as they shall work.
+pub(crate) fn setup() -> fail::FailScenario<'static> {
+    fail::FailScenario::setup()
+}

@@ -1,0 +1,53 @@
+//! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
+//! once. A binary first; what is public here is public for its tests.
+//!
+//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command.
+//! - `app`: the routes together; `face`: what every request meets first.
+//! - `products`: the resource; `update_lock`: its turns; [`storage`]: its databases.
+
+mod app;
+mod body;
+mod cli;
+mod combine;
+mod decimal;
+mod document;
+mod face;
+mod failpoint;
+mod fields;
+mod listing;
+mod logs;
+mod metadata;
+mod negotiate;
+mod operate;
+mod preconditions;
+mod products;
+mod python;
+mod race;
+mod refusal;
+mod samples;
+mod search;
+mod serve;
+pub mod storage;
+mod update_lock;
+
+pub use cli::Cli;
+use cli::Command;
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// One line for the person who typed it.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let _scenario = failpoint::setup();
+    match cli.command {
+        Some(Command::Race(options)) => race::race(options).await,
+        Some(Command::Serve(options)) => start(*options).await,
+        None => start(cli.serve).await,
+    }
+}
+
+async fn start(options: cli::Serve) -> anyhow::Result<()> {
+    logs::start(&options.log)?;
+    serve::serve(options).await
+}

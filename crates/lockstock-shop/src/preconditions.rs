@@ -1,0 +1,83 @@
+//! `ETag`, `If-Match` and `If-None-Match` over the version of a product (RFC 9110,
+//! section 13).
+
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The entity tag of a version: strong, because two answers with one version are the same.
+pub(crate) fn etag(version: i64) -> HeaderValue {
+    // Digits and quotes are always a header value.
+    HeaderValue::try_from(format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+/// What a client demands of the version it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum IfMatch {
+    /// It did not say.
+    Absent,
+    /// `*`: any version, as long as there is one.
+    Any,
+    /// One of these. Empty if none of its tags can be one of ours: then nothing matches.
+    OneOf(Vec<i64>),
+}
+
+impl IfMatch {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match tags(headers, IF_MATCH) {
+            None => Self::Absent,
+            Some(tags) if tags.contains(&"*") => Self::Any,
+            // Weak tags never match here: the comparison is the strong one.
+            Some(tags) => Self::OneOf(tags.into_iter().filter_map(version).collect()),
+        }
+    }
+}
+
+/// The client has this very version already.
+pub(crate) fn is_known(headers: &HeaderMap, current: i64) -> bool {
+    tags(headers, IF_NONE_MATCH).is_some_and(|tags| {
+        tags.into_iter()
+            .any(|tag| tag == "*" || version(tag.trim_start_matches("W/")) == Some(current))
+    })
+}
+
+fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&str>> {
+    let mut values = headers.get_all(name).iter().peekable();
+    values.peek()?;
+    let lists = values.map(|value| value.to_str().unwrap_or_default());
+    Some(
+        lists
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+            .collect(),
+    )
+}
+
+fn version(tag: &str) -> Option<i64> {
+    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let version: i64 = digits.parse().ok()?;
+    // Only as we write it: "+3" and "03" are other tags.
+    (version.to_string() == digits).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn if_match(value: &'static str) -> IfMatch {
+        IfMatch::of(&HeaderMap::from_iter([(
+            IF_MATCH,
+            HeaderValue::from_static(value),
+        )]))
+    }
+
+    #[test]
+    fn only_our_own_strong_tags_match() {
+        assert_eq!(if_match("\"3\""), IfMatch::OneOf(vec![3]));
+        assert_eq!(if_match("\"3\", \"4\""), IfMatch::OneOf(vec![3, 4]));
+        assert_eq!(if_match("*"), IfMatch::Any);
+        for none in ["W/\"3\"", "3", "\"03\"", "\"+3\"", "\"abc\"", "", "\""] {
+            assert_eq!(if_match(none), IfMatch::OneOf(vec![]), "{none}");
+        }
+        assert_eq!(IfMatch::of(&HeaderMap::new()), IfMatch::Absent);
+    }
+}

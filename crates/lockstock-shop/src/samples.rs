@@ -1,0 +1,42 @@
+//! A few products to play with, in a database that has none.
+
+use tracing::info;
+
+use crate::storage::{NewProduct, Selection, Storage};
+
+const SAMPLES: [(&str, &str, i64, i64); 5] = [
+    (
+        "Canvas sneakers",
+        "White, the last ten pairs of the season",
+        49_900,
+        10,
+    ),
+    (
+        "Enamel mug",
+        "Holds 350 ml and a grudge against dishwashers",
+        12_000,
+        120,
+    ),
+    ("Desk lamp", "Warm light, one left", 89_000, 1),
+    ("보자기 가방", "천으로 묶어 드는 가방", 35_000, 40),
+    ("Fountain pen", "Sold out until spring", 64_000, 0),
+];
+
+/// Creates the samples if there is no product at all.
+pub(crate) async fn create_if_empty(storage: &dyn Storage) -> anyhow::Result<()> {
+    if storage.count(&Selection::default()).await? > 0 {
+        return Ok(());
+    }
+    for (name, description, price, stock) in SAMPLES {
+        storage
+            .create(NewProduct {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                price,
+                stock,
+            })
+            .await?;
+    }
+    info!(count = SAMPLES.len(), "created sample products");
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Where products live. The database is the authority: Redis is the turnstile in front of
+//! it, and a store that granted every lock to everybody could still not oversell here.
+//!
+//! Guarantees of every [`Storage`], by one contract suite run against each:
+//! - an answer comes after the commit;
+//! - a write under a lock is refused when its fence is not higher than the last one, or
+//!   when its [`Turn`] is over before the commit;
+//! - versions count writes without gaps; stock is never negative;
+//! - no call waits without bound.
+
+mod postgres;
+mod sql;
+mod sqlite;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use lockstock::redacted;
+use tokio::time::Instant;
+
+/// A product as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Product {
+    /// Given by the database, never used twice.
+    pub id: i64,
+    /// 1 to 200 characters.
+    pub name: String,
+    /// Any text.
+    pub description: String,
+    /// In minor units (cents, won).
+    pub price: i64,
+    /// How many there are.
+    pub stock: i64,
+    /// Counts the writes, from 1.
+    pub version: i64,
+    /// When it was created, to the microsecond.
+    pub created_at: DateTime<Utc>,
+    /// When it was last written, to the microsecond.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The fields of a product that a client may set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewProduct {
+    /// See [`Product::name`].
+    pub name: String,
+    /// See [`Product::description`].
+    pub description: String,
+    /// See [`Product::price`].
+    pub price: i64,
+    /// See [`Product::stock`].
+    pub stock: i64,
+}
+
+/// What a PATCH sets; the rest stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// See [`Product::name`].
+    pub name: Option<String>,
+    /// See [`Product::description`].
+    pub description: Option<String>,
+    /// See [`Product::price`].
+    pub price: Option<i64>,
+    /// See [`Product::stock`].
+    pub stock: Option<i64>,
+}
+
+impl Changes {
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The right to write to one product: what a held lock gives.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// The number of the grant; the database refuses one that is not higher than the last.
+    pub fence: u64,
+    /// When the lock is lost.
+    pub deadline: Instant,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    /// As the column stores it. A fence beyond it is none that a store ever mints.
+    fn fence(&self) -> i64 {
+        i64::try_from(self.fence).unwrap_or(i64::MAX)
+    }
+}
+
+/// Under which conditions a write may happen. Compared in the transaction that writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Condition {
+    /// The lock it is made under.
+    pub turn: Turn,
+    /// The version that the client has seen, if it says so.
+    pub version: Option<i64>,
+}
+
+impl Condition {
+    /// Why a write under this condition touched no row, from the row's version and fence.
+    fn refusal<T>(&self, found: Option<(i64, i64)>) -> Written<T> {
+        match found {
+            None => Written::Missing,
+            Some((_, fence)) if fence >= self.turn.fence() => Written::Lost,
+            Some((version, _)) => Written::Stale { version },
+        }
+    }
+}
+
+/// What became of a write under a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written<T> {
+    /// Committed.
+    Done(T),
+    /// There is no such product.
+    Missing,
+    /// It has another version than the client has seen.
+    Stale {
+        /// The version it has.
+        version: i64,
+    },
+    /// The lock was lost: its time was up, or a later holder has written already.
+    Lost,
+}
+
+/// Which products to list.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Each must occur in the name or the description, in any case.
+    pub terms: Vec<String>,
+    /// Each must hold.
+    pub bounds: Vec<Bound>,
+    /// First to last; ties are broken by id.
+    pub order: Vec<(Column, Direction)>,
+}
+
+/// A comparison of a column with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The left side.
+    pub column: Column,
+    /// How they compare.
+    pub comparison: Comparison,
+    /// The right side.
+    pub value: i64,
+}
+
+/// A column of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the field of Product of that name")]
+pub enum Column {
+    Id,
+    Name,
+    Price,
+    Stock,
+    Version,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// How a [`Bound`] compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Comparison {
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+/// Which way to sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Direction {
+    Ascending,
+    Descending,
+}
+
+/// The database could not answer. Whether a write was committed is not known then.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the database failed: {0}")]
+// Shared: a batch that failed has one reason and many callers.
+pub struct StorageError(Arc<sqlx::Error>);
+
+impl From<sqlx::Error> for StorageError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl StorageError {
+    fn closed() -> Self {
+        sqlx::Error::PoolClosed.into()
+    }
+}
+
+/// What every call here returns.
+pub type Result<T> = std::result::Result<T, StorageError>;
+
+/// The calls that the shop makes of its database.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// One product.
+    async fn get(&self, id: i64) -> Result<Option<Product>>;
+    /// How many are selected.
+    async fn count(&self, selection: &Selection) -> Result<i64>;
+    /// Some of those selected, in order.
+    async fn list(&self, selection: &Selection, limit: i64, offset: i64) -> Result<Vec<Product>>;
+    /// Adds one.
+    async fn create(&self, new: NewProduct) -> Result<Product>;
+    /// Writes `changes`. Writes nothing where there is nothing to change, and answers the
+    /// product as it is.
+    async fn update(
+        &self,
+        id: i64,
+        changes: Changes,
+        condition: Condition,
+    ) -> Result<Written<Product>>;
+    /// Removes it, and answers it as it was.
+    async fn delete(&self, id: i64, condition: Condition) -> Result<Written<Product>>;
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<()>;
+    /// Finishes what was begun and closes the connections.
+    async fn close(&self);
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most connections at once.
+    pub connections: u32,
+    /// How long a call may wait for a connection, and a connection to be made.
+    pub timeout: Duration,
+}
+
+/// Opens the database behind `url`, creates or migrates its tables.
+///
+/// # Errors
+///
+/// One line that says what is wrong and what would be good; never a password.
+pub async fn open(url: &str, limits: Limits) -> anyhow::Result<Arc<dyn Storage>> {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    let opened: anyhow::Result<Arc<dyn Storage>> = match scheme {
+        "sqlite" => sqlite::Sqlite::open(url, limits)
+            .await
+            .map(|opened| Arc::new(opened) as _),
+        "postgres" | "postgresql" => postgres::Postgres::open(url, limits)
+            .await
+            .map(|opened| Arc::new(opened) as _),
+        _ => anyhow::bail!(
+            "'{}' names no database: write sqlite://FILE or postgres://user:password@host/name",
+            redacted(url)
+        ),
+    };
+    opened.map_err(|why| anyhow::anyhow!("cannot open the database {}: {why}", redacted(url)))
+}
+
+/// The time of a write. To the microsecond, because that is what Postgres keeps: an answer
+/// and a later read must say the same.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}

@@ -1,0 +1,82 @@
+//! The text of the list's queries, which both databases read alike.
+//!
+//! Only names from the enums below are ever written into the text; what a client sent is
+//! bound as `$1`, `$2`, ….
+
+use super::{Column, Comparison, Direction, Selection};
+
+/// Every column of a [`Product`](super::Product), as `SELECT` and `RETURNING` name them.
+pub(super) const PRODUCT: &str =
+    "id, name, description, price, stock, version, created_at, updated_at";
+
+/// A value to bind.
+pub(super) enum Bind {
+    Number(i64),
+    Text(String),
+}
+
+/// `WHERE …` (or nothing) for a selection, and what to bind.
+pub(super) fn filter(selection: &Selection) -> (String, Vec<Bind>) {
+    let mut conditions = Vec::new();
+    let mut binds = Vec::new();
+    for term in &selection.terms {
+        binds.push(Bind::Text(format!("%{}%", escaped(term))));
+        let n = binds.len();
+        conditions.push(format!(
+            "(lower(name) LIKE lower(${n}) ESCAPE '!' OR lower(description) LIKE lower(${n}) ESCAPE '!')"
+        ));
+    }
+    for bound in &selection.bounds {
+        binds.push(Bind::Number(bound.value));
+        let (column, comparison) = (column(bound.column), comparison(bound.comparison));
+        conditions.push(format!("{column} {comparison} ${}", binds.len()));
+    }
+    let mut text = conditions.join(" AND ");
+    if !text.is_empty() {
+        text.insert_str(0, " WHERE ");
+    }
+    (text, binds)
+}
+
+/// `ORDER BY …`, always down to one order: pages must not overlap.
+pub(super) fn order(selection: &Selection) -> String {
+    let mut terms = selection
+        .order
+        .iter()
+        .map(|(by, direction)| match direction {
+            Direction::Ascending => column(*by).to_owned(),
+            Direction::Descending => format!("{} DESC", column(*by)),
+        })
+        .collect::<Vec<_>>();
+    terms.push("id".to_owned());
+    format!(" ORDER BY {}", terms.join(", "))
+}
+
+fn escaped(term: &str) -> String {
+    // '!' and not a backslash: that one has a meaning of its own in some string literals.
+    term.replace('!', "!!")
+        .replace('%', "!%")
+        .replace('_', "!_")
+}
+
+fn column(column: Column) -> &'static str {
+    match column {
+        Column::Id => "id",
+        Column::Name => "name",
+        Column::Price => "price",
+        Column::Stock => "stock",
+        Column::Version => "version",
+        Column::CreatedAt => "created_at",
+        Column::UpdatedAt => "updated_at",
+    }
+}
+
+fn comparison(comparison: Comparison) -> &'static str {
+    match comparison {
+        Comparison::Equal => "=",
+        Comparison::Greater => ">",
+        Comparison::GreaterOrEqual => ">=",
+        Comparison::Less => "<",
+        Comparison::LessOrEqual => "<=",
+    }
+}

@@ -1,0 +1,180 @@
+//! The requests, read from the tables in `cases/`.
+//!
+//! One request a line: method, target, and, if it has a body, its kind and the body. Lines
+//! indented under it are further headers. `#` begins a comment.
+//!
+//! ```text
+//! PATCH ~13/ json {"stock": 9}
+//! PATCH ~13/ multipart stock=9 & name@photo.png=the bytes of a file
+//! GET ~{new}/
+//!   Accept: text/html
+//! ```
+//!
+//! | written | sent |
+//! |---|---|
+//! | `~` at the start of a target | `/api/products/` |
+//! | `{new}` in a target | the id of the product that was made last |
+//! | `json`, `form`, `multipart` | the body with its `Content-Type` |
+//! | `text` | the body with no `Content-Type` but one written below |
+//! | `<<a*201>>` | `a`, 201 times |
+//! | `<<x ff fe>>` | these bytes |
+//! | `<<crlf>>` | a line's end as HTTP has it |
+
+/// In this order: the first makes the products that the others look at.
+const TABLES: [(&str, &str); 9] = [
+    ("start.txt", include_str!("cases/start.txt")),
+    ("numbers.txt", include_str!("cases/numbers.txt")),
+    ("names.txt", include_str!("cases/names.txt")),
+    ("bodies.txt", include_str!("cases/bodies.txt")),
+    ("media.txt", include_str!("cases/media.txt")),
+    ("accept.txt", include_str!("cases/accept.txt")),
+    ("routes.txt", include_str!("cases/routes.txt")),
+    ("lists.txt", include_str!("cases/lists.txt")),
+    ("filters.txt", include_str!("cases/filters.txt")),
+];
+
+const BOUNDARY: &str = "b-o-u-n-d-a-r-y";
+
+/// One request.
+pub(crate) struct Case {
+    /// Its line, and its headers after ` | `: how the table of differences calls it.
+    pub(crate) name: String,
+    /// Table and line number.
+    pub(crate) place: String,
+    pub(crate) method: &'static str,
+    target: &'static str,
+    kind: &'static str,
+    body: &'static str,
+    headers: Vec<&'static str>,
+}
+
+/// Every case of every table, in order.
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for (table, text) in TABLES {
+        for (index, line) in text.lines().enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if let Some(header) = line.strip_prefix("  ") {
+                let case = cases.last_mut().expect("a header belongs to a request");
+                case.name += &format!(" | {header}");
+                case.headers.push(header);
+                continue;
+            }
+            let mut words = line.splitn(4, ' ');
+            let mut next = || words.next().unwrap_or("");
+            cases.push(Case {
+                name: line.into(),
+                place: format!("{table}:{}", index + 1),
+                method: next(),
+                target: next(),
+                kind: next(),
+                body: next(),
+                headers: Vec::new(),
+            });
+        }
+    }
+    cases
+}
+
+impl Case {
+    /// The request as it goes over the wire, with `new` for `{new}`.
+    pub(crate) fn bytes(&self, new: &str) -> Vec<u8> {
+        let target = match self.target.strip_prefix('~') {
+            Some(rest) => format!("/api/products/{rest}"),
+            None => self.target.into(),
+        };
+        let (content_type, body) = self.content();
+        let mut bytes = format!("{} ", self.method).into_bytes();
+        bytes.extend(expand(&target.replace("{new}", new)));
+        bytes.extend(b" HTTP/1.1\r\nConnection: close\r\n");
+        for header in &self.headers {
+            bytes.extend(expand(header));
+            bytes.extend(b"\r\n");
+        }
+        // Both are asked by one name, so that the links in their answers are the same.
+        for (name, default) in [("host", "shop.test"), ("accept", "*/*")] {
+            if !self.names(name) {
+                bytes.extend(format!("{name}: {default}\r\n").bytes());
+            }
+        }
+        if let Some(content_type) = content_type {
+            bytes.extend(format!("Content-Type: {content_type}\r\n").bytes());
+        }
+        if let Some(body) = &body {
+            bytes.extend(format!("Content-Length: {}\r\n", body.len()).bytes());
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(body.unwrap_or_default());
+        bytes
+    }
+
+    fn names(&self, header: &str) -> bool {
+        self.headers.iter().any(|line| {
+            let name = line.split(':').next().unwrap_or_default();
+            name.eq_ignore_ascii_case(header)
+        })
+    }
+
+    fn content(&self) -> (Option<String>, Option<Vec<u8>>) {
+        let typed = |content_type: &str, body| (Some(content_type.to_owned()), Some(body));
+        match self.kind {
+            "" => (None, None),
+            "text" => (None, Some(expand(self.body))),
+            "json" => typed("application/json", expand(self.body)),
+            "form" => typed("application/x-www-form-urlencoded", expand(self.body)),
+            "multipart" => typed(
+                &format!("multipart/form-data; boundary={BOUNDARY}"),
+                multipart(self.body),
+            ),
+            other => panic!("{}: no body is a {other:?}", self.place),
+        }
+    }
+}
+
+/// `name=text & name@file=bytes` as parts.
+fn multipart(fields: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in fields.split(" & ").filter(|field| !field.is_empty()) {
+        let (name, value) = field.split_once('=').expect("a part has a value");
+        let disposition = match name.split_once('@') {
+            None => format!("name=\"{name}\"\r\n"),
+            Some((name, file)) => format!(
+                "name=\"{name}\"; filename=\"{file}\"\r\nContent-Type: application/octet-stream\r\n"
+            ),
+        };
+        bytes.extend(
+            format!("--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n").bytes(),
+        );
+        bytes.extend(expand(value));
+        bytes.extend(b"\r\n");
+    }
+    bytes.extend(format!("--{BOUNDARY}--\r\n").bytes());
+    bytes
+}
+
+/// The `<<…>>` of the tables.
+fn expand(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("<<") {
+        let (inner, after) = after.split_once(">>").expect("<< has its >>");
+        bytes.extend(before.bytes());
+        if inner == "crlf" {
+            bytes.extend(b"\r\n");
+        } else if let Some(digits) = inner.strip_prefix("x ") {
+            let byte = |pair| u8::from_str_radix(pair, 16).expect("two hexadecimal digits");
+            bytes.extend(digits.split(' ').map(byte));
+        } else {
+            let (unit, times) = inner.rsplit_once('*').expect("what * how often");
+            bytes.extend(
+                unit.repeat(times.parse().expect("a number of times"))
+                    .bytes(),
+            );
+        }
+        rest = after;
+    }
+    bytes.extend(rest.bytes());
+    bytes
+}

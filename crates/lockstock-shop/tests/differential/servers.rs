@@ -1,0 +1,118 @@
+//! The two servers, each a child process of the test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lockstock_testkit::{Process, free_port};
+
+use crate::case::Case;
+use crate::wire::{self, Answer};
+
+/// How long a server may take to answer its first request.
+const START: Duration = Duration::from_secs(60);
+
+/// A server, stopped on drop.
+pub(crate) struct Server {
+    name: &'static str,
+    port: u16,
+    process: Process,
+}
+
+impl Server {
+    /// The reference: `bench/django` under one gunicorn worker, on an empty table.
+    pub(crate) fn django(database: &str, redis: &str) -> Server {
+        let python = python();
+        let port = free_port();
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(&python);
+            command
+                .args(arguments)
+                .current_dir(workspace().join("bench/django"))
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .env("SHOP_DATABASE_URL", database)
+                .env("SHOP_REDIS_URL", redis)
+                .env("SHOP_UPDATE_HOLD", "release");
+            command
+        };
+        let status = command(&["manage.py", "prepare"]).status();
+        let status = status.unwrap_or_else(|error| panic!("{}: {error}", python.display()));
+        assert!(status.success(), "Django cannot prepare its database");
+        let address = format!("127.0.0.1:{port}");
+        Server::start(
+            "django",
+            port,
+            command(&[
+                "-m",
+                "gunicorn",
+                "--bind",
+                &address,
+                "--workers=1",
+                "--log-level=error",
+                // It would be a file in the user's home, shared with every other gunicorn.
+                "--no-control-socket",
+                "shop.wsgi",
+            ]),
+        )
+    }
+
+    /// Ours, with a lock that is released after every update, as the reference does it.
+    pub(crate) fn ours(database: &str, redis: &str) -> Server {
+        let port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstock"));
+        command
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--database", database])
+            .args(["--store", redis])
+            .args(["--update-hold", "release"])
+            .arg("--no-samples");
+        Server::start("ours", port, command)
+    }
+
+    /// Sends one case, with `new` as the id of the product that was made last.
+    pub(crate) fn ask(&self, case: &Case, new: &str) -> Answer {
+        wire::exchange(self.port, &case.bytes(new))
+            .unwrap_or_else(|error| panic!("{}: {}  {}: {error}", self.name, case.place, case.name))
+    }
+
+    fn start(name: &'static str, port: u16, command: Command) -> Server {
+        let process = Process::spawn(command).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let server = Server {
+            name,
+            port,
+            process,
+        };
+        let probe = format!(
+            "GET /api/products/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        );
+        let deadline = Instant::now() + START;
+        while !wire::exchange(port, probe.as_bytes()).is_ok_and(|answer| answer.status == 200) {
+            if let Some(status) = server.process.exited() {
+                panic!("{name} ended before it answered: {status}");
+            }
+            assert!(Instant::now() < deadline, "{name} does not answer");
+            thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+}
+
+/// The Python that has `bench/requirements.txt` installed.
+fn python() -> PathBuf {
+    let python: PathBuf = match std::env::var_os("LOCKSTOCK_PYTHON") {
+        Some(path) => path.into(),
+        None => workspace().join("target/venv/bin/python"),
+    };
+    assert!(
+        python.exists(),
+        "no {}: run `./dev setup`, or point LOCKSTOCK_PYTHON at a Python that has \
+         bench/requirements.txt installed",
+        python.display()
+    );
+    python
+}
+
+fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

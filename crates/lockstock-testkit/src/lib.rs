@@ -1,0 +1,55 @@
+//! Real servers for tests, private to the test that started them, and a
+//! network between them that can be broken.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Redis`] | a `redis-server` of one's own: kill, restart empty, pause |
+//! | [`Postgres`] | a PostgreSQL cluster of one's own: kill, restart with recovery, pause |
+//! | [`Proxy`] | a TCP proxy whose connections can be cut, stalled, delayed, robbed of replies |
+//! | [`Process`] | any other child process, with the same care |
+//! | [`free_port`] | a port of 127.0.0.1 that nobody listens on |
+//!
+//! What holds for all of them:
+//!
+//! - nothing is mocked, and nothing is shared with a server that already runs
+//!   on the machine;
+//! - every call is blocking, bounded in time, and **in effect when it
+//!   returns**: after `pause()` the process stands still, after `cut()` the
+//!   connections are gone. So they need no `sleep` after them, and they can be
+//!   called inside an async test;
+//! - a child dies with its value, and with the test process however that ends,
+//!   a value in a `static` included;
+//! - what cannot be done panics with the reason: a test has no better use for
+//!   an `Err`.
+//!
+//! ```
+//! use lockstock_testkit::{Proxy, Redis};
+//!
+//! let redis = Redis::start();
+//! let proxy = Proxy::start(redis.address());
+//! let url = format!("redis://{}/0", proxy.address());
+//! // … a client of `url` works, and then the network does not:
+//! proxy.cut();
+//! redis.kill();
+//! redis.restart();
+//! proxy.pass();
+//! assert_eq!(redis.command(&["DBSIZE"]), Ok("0".into()));
+//! # drop(url);
+//! ```
+//!
+//! The programs come from `PATH` or from the environment
+//! (`LOCKSTOCK_REDIS_SERVER`, `LOCKSTOCK_POSTGRES_BIN`); `./dev setup`
+//! installs them.
+
+mod port;
+mod postgres;
+mod process;
+mod proxy;
+mod redis;
+mod scratch;
+
+pub use port::free_port;
+pub use postgres::Postgres;
+pub use process::Process;
+pub use proxy::Proxy;
+pub use redis::Redis;

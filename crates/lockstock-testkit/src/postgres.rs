@@ -1,0 +1,428 @@
+//! A PostgreSQL cluster of one's own.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::port::free_port;
+use crate::process::{Process, describe, poll};
+use crate::scratch::Scratch;
+
+/// Recovery after a crash included.
+const START: Duration = Duration::from_secs(60);
+const REPLY: Duration = Duration::from_secs(5);
+/// Somebody else may take the port between looking and listening.
+const PORTS: usize = 10;
+
+/// A PostgreSQL cluster that belongs to this value: private port, private
+/// folder, killed and removed on drop.
+///
+/// Writes are as durable as in production (`fsync` is on): what was committed
+/// is there after [`kill`](Postgres::kill) and [`restart`](Postgres::restart).
+/// Starting takes about a second, so tests of one binary may share a cluster in
+/// a `static` and take a database each. Encoding UTF8, locale C.UTF-8, 200
+/// connections, one superuser `postgres` that needs no password.
+///
+/// As root it runs as the user `postgres`, or `nobody` where there is none:
+/// PostgreSQL refuses to run as root.
+///
+/// ```
+/// use lockstock_testkit::Postgres;
+///
+/// let postgres = Postgres::start();
+/// let url = postgres.create_database("shop");
+/// assert!(url.starts_with("postgres://postgres@127.0.0.1:"));
+/// postgres.psql("shop", "CREATE TABLE product AS SELECT 1 AS stock");
+/// postgres.kill();
+/// postgres.restart();
+/// assert_eq!(postgres.psql("shop", "SELECT stock FROM product"), "1");
+/// ```
+pub struct Postgres {
+    // Before the folder: fields are dropped in order.
+    server: Mutex<Process>,
+    cluster: Cluster,
+    port: u16,
+}
+
+impl Postgres {
+    /// Creates a cluster, starts it, and waits until it answers.
+    pub fn start() -> Postgres {
+        Postgres::start_with(&[])
+    }
+
+    /// The same with further arguments, as on the command line of `postgres`.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Postgres;
+    /// let postgres = Postgres::start_with(&["-c", "deadlock_timeout=100ms"]);
+    /// assert_eq!(postgres.psql("postgres", "SHOW deadlock_timeout"), "100ms");
+    /// ```
+    pub fn start_with(arguments: &[&str]) -> Postgres {
+        let cluster = Cluster::create(arguments);
+        for _ in 0..PORTS {
+            let port = free_port();
+            let server = cluster.spawn(port);
+            if cluster.ready(&server, port) {
+                return Postgres {
+                    server: Mutex::new(server),
+                    cluster,
+                    port,
+                };
+            }
+        }
+        panic!("postgres found every one of {PORTS} ports taken");
+    }
+
+    /// Creates a database and gives its URL,
+    /// `postgres://postgres@127.0.0.1:PORT/NAME`.
+    ///
+    /// `name`: lower-case letters, digits and underscores.
+    pub fn create_database(&self, name: &str) -> String {
+        let plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        assert!(name.bytes().all(plain), "not a database name: {name:?}");
+        self.psql("postgres", &format!("CREATE DATABASE \"{name}\""));
+        format!("postgres://postgres@{}/{name}", self.address())
+    }
+
+    /// Where the server listens. The same after a restart.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The postmaster's process id; another one after a restart.
+    pub fn id(&self) -> u32 {
+        self.server().id()
+    }
+
+    /// SIGKILL to the postmaster and every backend at once, and the cluster
+    /// stays down. The folder keeps what a crash leaves.
+    pub fn kill(&self) {
+        self.server().kill();
+    }
+
+    /// Starts again on the same port and recovers, after a SIGKILL if it still
+    /// runs.
+    pub fn restart(&self) {
+        let mut server = self.server();
+        server.kill();
+        *server = self.cluster.spawn(self.port);
+        if !self.cluster.ready(&server, self.port) {
+            panic!("port {} was taken while postgres was down", self.port);
+        }
+    }
+
+    /// SIGSTOP to the postmaster and every backend: connections stay open and
+    /// are accepted, nothing is answered.
+    pub fn pause(&self) {
+        self.server().pause();
+    }
+
+    /// SIGCONT: what was sent meanwhile is answered now.
+    pub fn resume(&self) {
+        self.server().resume();
+    }
+
+    /// Runs SQL with `psql` and gives what it prints: a row a line, columns
+    /// separated by `|`, no header. Several statements are one transaction.
+    ///
+    /// Panics with what psql says if the SQL fails.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Postgres;
+    /// let postgres = Postgres::start();
+    /// assert_eq!(postgres.psql("postgres", "VALUES (1, 'a'), (2, 'b')"), "1|a\n2|b");
+    /// ```
+    #[track_caller]
+    pub fn psql(&self, database: &str, sql: &str) -> String {
+        self.try_psql(database, sql)
+            .unwrap_or_else(|error| panic!("{error}\n{sql}"))
+    }
+
+    /// The same, where failing is what is asked about: `Err` is what psql
+    /// printed to standard error.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Postgres;
+    /// # let postgres = Postgres::start();
+    /// let error = postgres.try_psql("postgres", "SELECT 1/0").unwrap_err();
+    /// assert!(error.contains("division by zero"));
+    /// ```
+    pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let mut command = program(&self.cluster.programs, "psql");
+        command
+            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
+            .args(["--no-password", "--set", "ON_ERROR_STOP=1"])
+            .args(["--host", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--username", "postgres", "--dbname", database])
+            .args(["--command", sql])
+            .env("PGCONNECT_TIMEOUT", REPLY.as_secs().to_string());
+        let output = run(&mut command);
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
+    }
+
+    /// What the server has written to its log, over all restarts.
+    pub fn log(&self) -> String {
+        self.cluster.log()
+    }
+
+    fn server(&self) -> MutexGuard<'_, Process> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The files of a cluster, and who may run it.
+struct Cluster {
+    folder: Scratch,
+    programs: PathBuf,
+    user: Option<User>,
+    arguments: Vec<String>,
+}
+
+impl Cluster {
+    fn create(arguments: &[&str]) -> Cluster {
+        let folder = Scratch::new("postgres");
+        let user = User::instead_of_root();
+        if let Some(user) = &user {
+            chown(folder.path(), Some(user.uid), Some(user.gid))
+                .unwrap_or_else(|error| panic!("cannot give a folder away: {error}"));
+        }
+        let cluster = Cluster {
+            folder,
+            programs: programs(),
+            user,
+            arguments: arguments.iter().map(|&text| text.into()).collect(),
+        };
+        let mut initdb = cluster.command("initdb");
+        initdb
+            .arg("--pgdata")
+            .arg(cluster.data())
+            .args(["--username", "postgres", "--auth", "trust"])
+            // Folds the case of all letters, not of ASCII alone as C does.
+            .args(["--encoding", "UTF8", "--locale", "C.UTF-8"])
+            // A cluster that does not survive the machine need not be on disk
+            // before its first commit.
+            .arg("--no-sync");
+        let output = run(&mut initdb);
+        if !output.status.success() {
+            panic!(
+                "initdb failed:\n{}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+        }
+        cluster
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log(&self) -> String {
+        text(&std::fs::read(self.folder.path().join("log")).unwrap_or_default())
+    }
+
+    /// A program of PostgreSQL's, run by whoever may run it.
+    fn command(&self, name: &str) -> Command {
+        let mut command = program(&self.programs, name);
+        // The test's own folder may be closed to that user.
+        command.current_dir(self.folder.path());
+        if let Some(user) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        command
+    }
+
+    fn spawn(&self, port: u16) -> Process {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .and_then(|log| Ok((log.try_clone()?, log)));
+        let (stdout, stderr) = log.expect("a log file in a folder of our own");
+        let mut command = self.command("postgres");
+        command
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+            .arg("-c")
+            .arg(setting("unix_socket_directories", self.folder.path()))
+            .args(["-c", "max_connections=200"])
+            // In the data folder, so that it goes with it: a killed server
+            // leaves files in /dev/shm, which is small in containers.
+            .args(["-c", "dynamic_shared_memory_type=mmap"])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr);
+        Process::spawn(command).unwrap_or_else(|error| panic!("cannot start postgres: {error}"))
+    }
+
+    /// Waits for the answer of this very server, which alone has a socket in
+    /// this folder. False: somebody else has the port.
+    fn ready(&self, server: &Process, port: u16) -> bool {
+        let socket = self.folder.path().join(format!(".s.PGSQL.{port}"));
+        let outcome = poll(START, || {
+            if let Some(status) = server.exited() {
+                return Some(Err(status));
+            }
+            accepts(&socket).then_some(Ok(()))
+        });
+        match outcome {
+            Some(Ok(())) => {
+                self.forget_shared_memory();
+                true
+            }
+            Some(Err(_)) if self.log().contains("could not bind") => false,
+            Some(Err(status)) => panic!("postgres {}:\n{}", describe(status), self.log()),
+            None => panic!("postgres not ready after {START:?}:\n{}", self.log()),
+        }
+    }
+
+    /// Marks the server's System V segment to go with its last process.
+    ///
+    /// PostgreSQL removes it on an orderly shutdown only, and here servers are
+    /// killed: each would leave one of the 4096 that a machine has. The
+    /// segment stays usable for those that have it. What is lost is a guard
+    /// against starting twice on one folder, which `Process::kill` makes sure
+    /// of.
+    fn forget_shared_memory(&self) {
+        let lock = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        // Line 7: key and id.
+        let id = lock
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        if let Some(id) = id {
+            // SAFETY: IPC_RMID reads no buffer.
+            unsafe {
+                libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// An unprivileged user, from the users of this machine.
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+impl User {
+    /// Who runs PostgreSQL when this is root, which it refuses to run as.
+    fn instead_of_root() -> Option<User> {
+        // SAFETY: reads a number of this process.
+        if unsafe { libc::geteuid() } != 0 {
+            return None;
+        }
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let find = |name: &str| {
+            let mut fields = users
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?
+                .split(':')
+                .skip(1);
+            let uid = fields.next()?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(User { uid, gid })
+        };
+        let user = find("postgres").or_else(|| find("nobody"));
+        Some(user.expect("root needs a user `postgres` or `nobody` to run PostgreSQL as"))
+    }
+}
+
+/// The folder of `initdb` and `postgres`.
+fn programs() -> PathBuf {
+    if let Some(folder) = std::env::var_os("LOCKSTOCK_POSTGRES_BIN") {
+        return folder.into();
+    }
+    let complete = |folder: &PathBuf| {
+        ["initdb", "postgres", "psql"]
+            .iter()
+            .all(|name| folder.join(name).is_file())
+    };
+    // Debian's own place, which is on nobody's PATH.
+    let debian = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse::<u32>().ok()?,
+                entry.path(),
+            ))
+        })
+        .map(|(version, path)| (version, path.join("bin")))
+        .filter(|(_, folder)| complete(folder))
+        .max();
+    if let Some((_, folder)) = debian {
+        return folder;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).find(complete).expect(
+        "PostgreSQL's initdb, postgres and psql not found. Run `./dev setup` to install them",
+    )
+}
+
+/// A program of PostgreSQL's, free of what the environment says about some
+/// other server.
+fn program(folder: &Path, name: &str) -> Command {
+    let mut command = Command::new(folder.join(name));
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|key| key.starts_with("PG")) {
+            command.env_remove(key);
+        }
+    }
+    // Messages are looked into.
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| {
+            let name = Path::new(command.get_program()).display();
+            panic!("cannot run {name}: {error}. Run `./dev setup` to install it")
+        })
+}
+
+fn setting(name: &str, value: &Path) -> String {
+    format!("{name}={}", value.display())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+/// Whether the server behind a socket lets somebody in: the startup packet is
+/// answered with `R`, and with `E` while the server is still starting.
+fn accepts(socket: &Path) -> bool {
+    const PROTOCOL: u32 = 3 << 16;
+    let ask = || {
+        let mut packet = vec![0; 4];
+        packet.extend(PROTOCOL.to_be_bytes());
+        packet.extend(b"user\0postgres\0database\0postgres\0\0");
+        let length = packet.len() as u32;
+        packet[..4].copy_from_slice(&length.to_be_bytes());
+
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(REPLY))?;
+        stream.write_all(&packet)?;
+        let mut kind = [0];
+        stream.read_exact(&mut kind)?;
+        std::io::Result::Ok(kind[0] == b'R')
+    };
+    ask().unwrap_or(false)
+}

@@ -1,0 +1,316 @@
+//! A network that can be broken.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc as std_mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// A TCP proxy on 127.0.0.1 in front of a server, whose network a test breaks
+/// while connections run through it.
+///
+/// One fault at a time; setting one replaces the last, for connections that
+/// exist and for those to come, and is in effect when the call returns. The
+/// proxy has a thread and a clock of its own, so it works the same from a
+/// blocking test, from an async one, and from one whose time stands still.
+///
+/// It never does what no network does: bytes may be late or never come, but
+/// none is left out of the middle of a connection, changed, or repeated.
+///
+/// ```
+/// use lockstock_testkit::{Proxy, Redis};
+/// use std::net::TcpStream;
+///
+/// let redis = Redis::start();
+/// let proxy = Proxy::start(redis.address());
+/// assert!(TcpStream::connect(proxy.address()).is_ok());
+/// proxy.cut();
+/// assert!(TcpStream::connect(proxy.address()).is_err());
+/// ```
+pub struct Proxy {
+    address: SocketAddr,
+    orders: Option<mpsc::UnboundedSender<Order>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// A fault to bring about, and where to say that it is in effect.
+type Order = (Fault, std_mpsc::SyncSender<io::Result<()>>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Pass,
+    Cut,
+    Stall,
+    DropReplies,
+    Delay(Duration),
+    ResetNextReply,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of `upstream`, which need not be there yet:
+    /// until it is, connections are accepted and reset.
+    pub fn start(upstream: SocketAddr) -> Proxy {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        // Not port 0: that gives a port which, while nobody listens after a
+        // cut, the kernel may give to an outgoing connection.
+        let address = (Ipv4Addr::LOCALHOST, crate::free_port()).into();
+        let (started, start) = std_mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("testkit-proxy".into())
+            .spawn(move || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime for the proxy")
+                    .block_on(serve(address, upstream, inbox, started));
+            })
+            .expect("a thread for the proxy");
+        start
+            .recv()
+            .expect("the proxy says whether it listens")
+            .unwrap_or_else(|error| panic!("the proxy cannot listen on {address}: {error}"));
+        Proxy {
+            address,
+            orders: Some(orders),
+            thread: Some(thread),
+        }
+    }
+
+    /// Where the proxy listens. The same for its whole life.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// No fault: what was held back goes on its way, connections are accepted.
+    ///
+    /// Connections that have already lost a reply are reset.
+    pub fn pass(&self) {
+        self.order(Fault::Pass);
+    }
+
+    /// Resets all connections and refuses new ones: the server is gone, and
+    /// both sides know.
+    pub fn cut(&self) {
+        self.order(Fault::Cut);
+    }
+
+    /// Accepts connections and forwards nothing in either direction: a black
+    /// hole. What is sent meanwhile arrives after [`pass`](Proxy::pass), as it
+    /// would once a real network retransmits.
+    pub fn stall(&self) {
+        self.order(Fault::Stall);
+    }
+
+    /// Requests go through, answers do not: things are done and nobody learns
+    /// of it.
+    ///
+    /// A connection that has lost a reply this way never carries another; it
+    /// is reset when the fault ends.
+    pub fn drop_replies(&self) {
+        self.order(Fault::DropReplies);
+    }
+
+    /// Holds each chunk of replies back for `delay`.
+    pub fn delay(&self, delay: Duration) {
+        self.order(Fault::Delay(delay));
+    }
+
+    /// The next reply on any connection is lost, and that connection reset in
+    /// its place: a commit went through and its answer did not. Then all is
+    /// well again.
+    pub fn reset_next_reply(&self) {
+        self.order(Fault::ResetNextReply);
+    }
+
+    fn order(&self, fault: Fault) {
+        let (done, answer) = std_mpsc::sync_channel(1);
+        self.orders
+            .as_ref()
+            .and_then(|orders| orders.send((fault, done)).ok())
+            .expect("the proxy runs as long as its value");
+        answer
+            .recv()
+            .expect("the proxy answers every order")
+            .unwrap_or_else(|error| panic!("{fault:?} of {}: {error}", self.address));
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // The end of the orders is the end of the thread.
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(
+    address: SocketAddr,
+    upstream: SocketAddr,
+    mut inbox: mpsc::UnboundedReceiver<Order>,
+    started: std_mpsc::SyncSender<io::Result<()>>,
+) {
+    let mut listener = match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let _ = started.send(Ok(()));
+    let (faults, _) = watch::channel(Fault::Pass);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            order = inbox.recv() => {
+                let Some((fault, done)) = order else { return };
+                let mut outcome = Ok(());
+                if fault == Fault::Cut {
+                    // Refusing takes closing: a listener that is there accepts.
+                    listener = None;
+                } else if listener.is_none() {
+                    match TcpListener::bind(address).await {
+                        Ok(bound) => listener = Some(bound),
+                        Err(error) => outcome = Err(error),
+                    }
+                }
+                faults.send_replace(fault);
+                if fault == Fault::Cut {
+                    while connections.join_next().await.is_some() {}
+                }
+                let _ = done.send(outcome);
+            }
+            client = accept(&listener) => {
+                connections.spawn(connection(client, upstream, faults.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn accept(listener: &Option<TcpListener>) -> TcpStream {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return client,
+            // Out of file descriptors, most likely: not to be asked at once.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn connection(mut client: TcpStream, upstream: SocketAddr, faults: watch::Sender<Fault>) {
+    let mut cut = faults.subscribe();
+    let mut server = None;
+    let ended_well = tokio::select! {
+        // First, so that nothing slips through after a cut.
+        biased;
+        _ = cut.wait_for(|fault| *fault == Fault::Cut) => false,
+        outcome = relay(&mut client, &mut server, upstream, &faults) => outcome.is_ok(),
+    };
+    if !ended_well {
+        // No time to linger: close with a reset.
+        let _ = client.set_zero_linger();
+        if let Some(server) = server {
+            let _ = server.set_zero_linger();
+        }
+    }
+}
+
+/// Carries bytes both ways until both sides have finished, or one fails.
+async fn relay(
+    client: &mut TcpStream,
+    server: &mut Option<TcpStream>,
+    upstream: SocketAddr,
+    faults: &watch::Sender<Fault>,
+) -> io::Result<()> {
+    unless_stalled(faults).await;
+    let server = server.insert(TcpStream::connect(upstream).await?);
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::try_join!(
+        requests(from_client, to_server, faults),
+        replies(from_server, to_client, faults),
+    )?;
+    Ok(())
+}
+
+async fn requests(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    faults: &watch::Sender<Fault>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        unless_stalled(faults).await;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+async fn replies(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    faults: &watch::Sender<Fault>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        unless_stalled(faults).await;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        let fault = *faults.borrow();
+        match fault {
+            Fault::DropReplies => return lose_replies(from, faults).await,
+            Fault::ResetNextReply => {
+                // Only this one: the others run on this thread too, so none
+                // has come between.
+                faults.send_replace(Fault::Pass);
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::Pass | Fault::Cut | Fault::Stall => {}
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// Reads replies into nowhere until the fault ends, and then fails: going on
+/// would leave bytes out of the middle, which TCP never does.
+async fn lose_replies(mut from: ReadHalf<'_>, faults: &watch::Sender<Fault>) -> io::Result<()> {
+    let mut nowhere = vec![0; 64 * 1024];
+    let read_on = async {
+        while from.read(&mut nowhere).await.is_ok_and(|length| length > 0) {}
+        // The end of the connection is lost too.
+        std::future::pending::<()>().await;
+    };
+    let mut state = faults.subscribe();
+    tokio::select! {
+        () = read_on => {}
+        _ = state.wait_for(|fault| *fault != Fault::DropReplies) => {}
+    }
+    Err(io::ErrorKind::ConnectionReset.into())
+}
+
+async fn unless_stalled(faults: &watch::Sender<Fault>) {
+    // The sender is alive: we have it.
+    let _ = faults
+        .subscribe()
+        .wait_for(|fault| *fault != Fault::Stall)
+        .await;
+}

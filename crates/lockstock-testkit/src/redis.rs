@@ -1,0 +1,262 @@
+//! A `redis-server` of one's own.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::port::free_port;
+use crate::process::{Process, describe, poll};
+use crate::scratch::Scratch;
+
+const START: Duration = Duration::from_secs(30);
+const REPLY: Duration = Duration::from_secs(10);
+/// Somebody else may take the port between looking and listening.
+const PORTS: usize = 10;
+
+/// A `redis-server` that belongs to this value: private port, private folder,
+/// nothing on disk, killed on drop.
+///
+/// ```
+/// use lockstock_testkit::Redis;
+///
+/// let redis = Redis::start();
+/// assert_eq!(redis.command(&["SET", "stock", "1"]), Ok("OK".into()));
+/// redis.kill();
+/// assert!(redis.command(&["GET", "stock"]).is_err());
+/// redis.restart();
+/// assert_eq!(redis.command(&["GET", "stock"]), Ok("(nil)".into()));
+/// ```
+pub struct Redis {
+    // Before the folder: fields are dropped in order.
+    server: Mutex<Process>,
+    arguments: Vec<String>,
+    password: Option<String>,
+    port: u16,
+    folder: Scratch,
+}
+
+impl Redis {
+    /// Starts a server and waits until it answers.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// The same with further arguments, as on the command line of
+    /// `redis-server`.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Redis;
+    /// let redis = Redis::start_with(&["--requirepass", "open sesame"]);
+    /// // `command` knows the password; `url` does not give it away.
+    /// assert_eq!(redis.command(&["PING"]), Ok("PONG".into()));
+    /// ```
+    pub fn start_with(arguments: &[&str]) -> Redis {
+        let arguments: Vec<String> = arguments.iter().map(|&text| text.into()).collect();
+        let password = arguments
+            .iter()
+            .position(|text| text == "--requirepass")
+            .and_then(|at| arguments.get(at + 1).cloned());
+        let folder = Scratch::new("redis");
+        for _ in 0..PORTS {
+            let port = free_port();
+            let server = spawn(&folder, port, &arguments);
+            if ready(&server, port, password.as_deref(), &folder) {
+                return Redis {
+                    server: Mutex::new(server),
+                    arguments,
+                    password,
+                    port,
+                    folder,
+                };
+            }
+        }
+        panic!("redis-server found every one of {PORTS} ports taken");
+    }
+
+    /// `redis://127.0.0.1:PORT/0`, without a password even if there is one.
+    pub fn url(&self) -> String {
+        format!("redis://{}/0", self.address())
+    }
+
+    /// Where the server listens. The same after a restart.
+    pub fn address(&self) -> SocketAddr {
+        address(self.port)
+    }
+
+    /// The server's process id; another one after a restart.
+    pub fn id(&self) -> u32 {
+        self.server().id()
+    }
+
+    /// SIGKILL, and the server stays down: connections are reset, new ones
+    /// refused.
+    pub fn kill(&self) {
+        self.server().kill();
+    }
+
+    /// Starts again on the same port and empty, after a SIGKILL if it still
+    /// runs.
+    pub fn restart(&self) {
+        let mut server = self.server();
+        server.kill();
+        *server = spawn(&self.folder, self.port, &self.arguments);
+        let password = self.password.as_deref();
+        if !ready(&server, self.port, password, &self.folder) {
+            panic!("port {} was taken while redis-server was down", self.port);
+        }
+    }
+
+    /// SIGSTOP: connections stay open and are accepted, nothing is answered.
+    pub fn pause(&self) {
+        self.server().pause();
+    }
+
+    /// SIGCONT: what was sent meanwhile is answered now.
+    pub fn resume(&self) {
+        self.server().resume();
+    }
+
+    /// Sends one command on a connection of its own, for assertions.
+    ///
+    /// The answer as `redis-cli` prints it in the main: a string as it is, an
+    /// integer in decimal, nothing as `(nil)`, an array with one element a
+    /// line. `Err` is an error reply (`NOAUTH …`), or begins with
+    /// `unreachable: ` when there was none within ten seconds.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Redis;
+    /// let redis = Redis::start();
+    /// assert_eq!(redis.command(&["INCR", "fence"]), Ok("1".into()));
+    /// assert_eq!(redis.command(&["PTTL", "fence"]), Ok("-1".into()));
+    /// assert!(redis.command(&["LPUSH", "fence", "x"]).unwrap_err().starts_with("WRONGTYPE"));
+    /// ```
+    pub fn command(&self, words: &[&str]) -> Result<String, String> {
+        call(self.address(), self.password.as_deref(), words)
+    }
+
+    /// What the server has written to its log, over all restarts.
+    pub fn log(&self) -> String {
+        log(&self.folder)
+    }
+
+    fn server(&self) -> MutexGuard<'_, Process> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn log(folder: &Scratch) -> String {
+    let bytes = std::fs::read(folder.path().join("log")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn spawn(folder: &Scratch, port: u16, arguments: &[String]) -> Process {
+    let program = std::env::var_os("LOCKSTOCK_REDIS_SERVER")
+        .unwrap_or_else(|| OsString::from("redis-server"));
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("log"))
+        .and_then(|log| Ok((log.try_clone()?, log)));
+    let (stdout, stderr) = log.expect("a log file in a folder of our own");
+    let mut command = Command::new(&program);
+    command
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(folder.path())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr);
+    Process::spawn(command).unwrap_or_else(|error| {
+        panic!("cannot start {program:?}: {error}. Run `./dev setup` to install it")
+    })
+}
+
+/// Waits for the answer of this very server. False: somebody else has the port.
+fn ready(server: &Process, port: u16, password: Option<&str>, folder: &Scratch) -> bool {
+    let outcome = poll(START, || {
+        if let Some(status) = server.exited() {
+            return Some(Err(status));
+        }
+        // A server that was there before answers too, so PING proves nothing.
+        let info = call(address(port), password, &["INFO", "server"]).ok()?;
+        let process_id = format!("process_id:{}", server.id());
+        // Somebody else's: ours is about to find the port taken, and to end.
+        info.lines()
+            .any(|line| line == process_id)
+            .then_some(Ok(()))
+    });
+    match outcome {
+        Some(Ok(())) => true,
+        Some(Err(_)) if log(folder).contains("Address already in use") => false,
+        Some(Err(status)) => panic!("redis-server {}:\n{}", describe(status), log(folder)),
+        None => panic!("redis-server not ready after {START:?}:\n{}", log(folder)),
+    }
+}
+
+fn call(address: SocketAddr, password: Option<&str>, words: &[&str]) -> Result<String, String> {
+    let unreachable = |error: io::Error| format!("unreachable: {error}");
+    let stream = TcpStream::connect_timeout(&address, REPLY).map_err(unreachable)?;
+    stream.set_read_timeout(Some(REPLY)).map_err(unreachable)?;
+    stream.set_write_timeout(Some(REPLY)).map_err(unreachable)?;
+    let mut stream = BufReader::new(stream);
+    if let Some(password) = password {
+        request(&mut stream, &["AUTH", password]).map_err(unreachable)??;
+    }
+    request(&mut stream, words).map_err(unreachable)?
+}
+
+fn request(
+    stream: &mut BufReader<TcpStream>,
+    words: &[&str],
+) -> io::Result<Result<String, String>> {
+    let mut bytes = format!("*{}\r\n", words.len());
+    for word in words {
+        bytes += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    stream.get_mut().write_all(bytes.as_bytes())?;
+    reply(stream)
+}
+
+/// One reply of RESP2, bytes that are no UTF-8 replaced.
+fn reply(stream: &mut BufReader<TcpStream>) -> io::Result<Result<String, String>> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let line = line.trim_end();
+    let (kind, rest) = line
+        .split_at_checked(1)
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
+    let length = || {
+        rest.parse::<i64>()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, line))
+    };
+    Ok(match kind {
+        "+" | ":" => Ok(rest.into()),
+        "-" => Err(rest.into()),
+        "$" | "*" if length()? < 0 => Ok("(nil)".into()),
+        "$" => {
+            let mut bytes = vec![0; length()? as usize + 2];
+            stream.read_exact(&mut bytes)?;
+            bytes.truncate(bytes.len() - 2);
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "*" => {
+            let mut elements = Vec::new();
+            for _ in 0..length()? {
+                // An error inside an array (EXEC) is an element like others.
+                elements.push(reply(stream)?.unwrap_or_else(|error| error));
+            }
+            Ok(elements.join("\n"))
+        }
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, line)),
+    })
+}

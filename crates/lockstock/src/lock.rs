@@ -1,0 +1,421 @@
+//! The exclusive lock: one holder at a time per name, for at most the length of a lease.
+//!
+//! Guarantees: at most one holder by the store's own account, while the store keeps its
+//! memory and its clock; every grant carries a [fence](Guard::fence) higher than any before
+//! it; a guard never believes in its lock for longer than the store does
+//! ([`deadline`](Guard::deadline)); a lock whose future or guard was dropped is given back.
+//!
+//! Not guaranteed, by this or any other lock: that a holder which was paused for longer
+//! than its lease writes nothing afterwards. Hand the fence to the database and let it
+//! compare: `UPDATE … SET fence = $f WHERE id = $id AND fence < $f`
+//! ([Kleppmann 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use rand::RngExt;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use crate::error::{Error, Result};
+use crate::key::Keys;
+use crate::store::{Answer, How, Store};
+use crate::token::Token;
+
+/// The shortest lease.
+pub const MIN_LEASE: Duration = Duration::from_millis(1);
+/// The longest lease.
+pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// How a waiter asks again while nobody tells it: soon at first, for the holder of a lock
+/// is usually done in milliseconds, then less and less often.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A lock that has a name and no lease yet: see [`Store::lock`].
+#[derive(Debug, Clone)]
+#[must_use = "say how long the lease is"]
+pub struct NamedLock {
+    store: Store,
+    keys: std::result::Result<Keys, String>,
+}
+
+impl NamedLock {
+    pub(crate) fn new(store: Store, name: &[u8]) -> Self {
+        Self {
+            store,
+            keys: Keys::of(name).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Sets how long a holder may hold without [renewing](Guard::renew): [`MIN_LEASE`] to
+    /// [`MAX_LEASE`], counted in whole milliseconds. A crashed holder frees the lock when
+    /// this has passed, so it should be a little longer than the work ever takes.
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid`](Error::is_invalid) for a lease out of range or a name that is empty
+    /// or too long. There is no lock without a lease.
+    pub fn lease(self, lease: Duration) -> Result<Lock> {
+        Ok(Lock {
+            keys: self.keys.map_err(Error::invalid)?,
+            lease: checked_lease(lease)?,
+            store: self.store,
+        })
+    }
+}
+
+fn checked_lease(lease: Duration) -> Result<Duration> {
+    if (MIN_LEASE..=MAX_LEASE).contains(&lease) {
+        return Ok(lease);
+    }
+    Err(Error::invalid(format!(
+        "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
+    )))
+}
+
+/// One name and one lease, ready to be acquired any number of times.
+#[derive(Debug, Clone)]
+pub struct Lock {
+    store: Store,
+    keys: Keys,
+    lease: Duration,
+}
+
+/// The answer to an attempt. That somebody else holds the lock is an ordinary answer.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped gives the lock back"]
+pub enum Acquired {
+    /// The lock is ours.
+    Held(Guard),
+    /// Somebody else has it, and still had it when the wait was over.
+    Busy(Busy),
+}
+
+/// Why a lock was not to be had, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy {
+    left: Option<Duration>,
+    kept: bool,
+}
+
+impl Busy {
+    /// When it makes sense to ask again: what is left of the holder's lease. A holder that
+    /// is not [kept](Self::is_kept) may release earlier. `None` if the holder is no lock of
+    /// ours and never expires.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.left
+    }
+
+    /// The holder is done and the lock stays taken for the rest of the lease
+    /// ([`Guard::keep`]): nobody gets it before [`retry_after`](Self::retry_after).
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+}
+
+impl Lock {
+    /// Waits for the lock as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](Error::is_unavailable) when the store cannot be asked.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future of this or of any other acquire leaves the queue and gives back
+    /// a lock that was already on its way.
+    pub async fn acquire(&self) -> Result<Guard> {
+        match self.attempt(None).await? {
+            Acquired::Held(guard) => Ok(guard),
+            Acquired::Busy(_) => Err(Error::unavailable("the store let a waiter go unanswered")),
+        }
+    }
+
+    /// Waits for the lock at most `wait`. Answers busy as soon as it is certain that the
+    /// wait is in vain: when the lock is [kept](Guard::keep) for longer than that, at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use lockstock::{Acquired, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let store = Store::connect("memory://").await?; // or "redis://127.0.0.1:6379/1"
+    /// let lock = store.lock("product-update-lock-42").lease(Duration::from_secs(3))?;
+    ///
+    /// match lock.acquire_within(Duration::from_secs(1)).await? {
+    ///     Acquired::Held(guard) => {
+    ///         // … WHERE fence < {guard.fence()}
+    ///         guard.release().await?; // or keep(): nobody for the rest of the lease
+    ///     }
+    ///     Acquired::Busy(busy) => println!("try again in {:?}", busy.retry_after()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn acquire_within(&self, wait: Duration) -> Result<Acquired> {
+        // A wait too long to be added to the clock is a wait without end.
+        self.attempt(Instant::now().checked_add(wait)).await
+    }
+
+    /// Takes the lock if it is free this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Acquired> {
+        self.attempt(Some(Instant::now())).await
+    }
+
+    async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
+        let begun = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let lock = self.clone();
+        self.store
+            .in_background(async move { lock.drive(until, answer).await });
+        let acquired = answered
+            .await
+            .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
+        histogram!("lockstock_lock_wait_seconds").record(begun.elapsed());
+        match acquired {
+            Acquired::Held(_) => counter!("lockstock_lock_held_total").increment(1),
+            Acquired::Busy(_) => counter!("lockstock_lock_busy_total").increment(1),
+        }
+        Ok(acquired)
+    }
+
+    /// Owns one attempt from the first question to the answer, so that no cancellation
+    /// leaves a question in flight whose answer nobody reads.
+    async fn drive(self, until: Option<Instant>, mut answer: oneshot::Sender<Result<Acquired>>) {
+        let token = Token::random();
+        let mut pause = FIRST_PAUSE;
+        let acquired = loop {
+            let asked = self.store.acquire(&self.keys, token, self.lease, until);
+            let busy = match asked.await {
+                Ok(Answer::Granted { fence, deadline }) => {
+                    debug!(fence, "held");
+                    break Ok(Acquired::Held(Guard::new(&self, token, fence, deadline)));
+                }
+                Ok(Answer::Busy { left, how }) => Busy {
+                    left,
+                    kept: how == How::Kept,
+                },
+                Err(error) => {
+                    // The grant may have happened and only its answer be lost.
+                    self.give_back(token, Instant::now() + self.lease);
+                    break Err(error);
+                }
+            };
+            let now = Instant::now();
+            let patience = until.map(|until| until.saturating_duration_since(now));
+            let in_vain = patience.is_some_and(|patience| {
+                patience.is_zero() || busy.kept && busy.left.is_none_or(|left| left > patience)
+            });
+            if in_vain {
+                break Ok(Acquired::Busy(busy));
+            }
+            // Asked again a little after the lease ends, for the last time when the wait does.
+            let soonest = busy.left.map(|left| left + FIRST_PAUSE);
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            let nap = [soonest, patience]
+                .into_iter()
+                .flatten()
+                .fold(jittered, Duration::min);
+            pause = (pause * 2).min(LAST_PAUSE);
+            tokio::select! {
+                () = sleep(nap) => {}
+                () = answer.closed() => return,
+            }
+        };
+        // Nobody there any more: the guard comes back with the error and is dropped here.
+        drop(answer.send(acquired));
+    }
+
+    /// Releases in the background, again and again until the store has answered or the
+    /// lease has ended anyway.
+    fn give_back(&self, token: Token, ends: Instant) {
+        let lock = self.clone();
+        self.store.in_background(async move {
+            let mut pause = FIRST_PAUSE;
+            while Instant::now() < ends {
+                match lock.store.release(&lock.keys, token).await {
+                    Ok(_) => return,
+                    Err(error) => debug!(%error, "a release waits for the store"),
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        });
+    }
+
+    async fn release(&self, token: Token) -> Result<bool> {
+        self.store.release(&self.keys, token).await
+    }
+}
+
+/// A lock that is ours until [`deadline`](Self::deadline).
+///
+/// [`release`](Self::release) it when the work is done. Dropping it gives the lock back
+/// too, in the background: that never blocks and never fails, and nobody hears whether it
+/// worked; the lease is the safety net.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped gives the lock back"]
+pub struct Guard {
+    lock: Lock,
+    token: Token,
+    fence: u64,
+    since: Instant,
+    deadline: Instant,
+    /// Released, kept or lost: dropping it does nothing any more.
+    done: bool,
+}
+
+impl Guard {
+    fn new(lock: &Lock, token: Token, fence: u64, deadline: Instant) -> Self {
+        Self {
+            lock: lock.clone(),
+            token,
+            fence,
+            since: Instant::now(),
+            deadline,
+            done: false,
+        }
+    }
+
+    /// The number of this grant: higher than that of any earlier grant of the name. Let
+    /// whatever the lock protects refuse a number that is not higher than the last it saw.
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// Until when the lock is ours, on this machine's monotonic clock. Counted from before
+    /// the request was sent that won it, so never later than the store's own end of it.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What is left until the [`deadline`](Self::deadline); zero once the lock is lost.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Adds `by` to what is left of the lease.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](Error::is_lost) if the lock is not ours any more,
+    /// [`is_invalid`](Error::is_invalid) if more than [`MAX_LEASE`] would be left, and
+    /// [`is_unavailable`](Error::is_unavailable): then the deadline stays what it was.
+    pub async fn extend(&mut self, by: Duration) -> Result<()> {
+        let left = checked_lease(self.remaining().saturating_add(by))?;
+        self.set_remaining(left).await
+    }
+
+    /// Starts the lease again: its whole length is left afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`extend`](Self::extend).
+    pub async fn renew(&mut self) -> Result<()> {
+        self.set_remaining(self.lock.lease).await
+    }
+
+    async fn set_remaining(&mut self, left: Duration) -> Result<()> {
+        let sent = Instant::now();
+        if !self
+            .lock
+            .store
+            .renew(&self.lock.keys, self.token, left)
+            .await?
+        {
+            self.note_lost();
+            return Err(Error::lost());
+        }
+        self.deadline = sent + left;
+        Ok(())
+    }
+
+    /// Gives the lock back: the next waiter gets it. Once called it is carried out, even if
+    /// its future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](Error::is_lost) if the lock had been lost before: what was done under it
+    /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
+    /// if the store did not answer: it is asked again in the background until the lease ends.
+    pub async fn release(mut self) -> Result<()> {
+        self.done = true;
+        let (lock, token, deadline) = (self.lock.clone(), self.token, self.deadline);
+        let released = self.finish(async move {
+            match lock.release(token).await {
+                // Gone, and yet our lease cannot have ended: an answer that was lost on the
+                // way told of this very release.
+                Ok(false) if Instant::now() < deadline => Ok(true),
+                Err(error) => {
+                    lock.give_back(token, deadline);
+                    Err(error)
+                }
+                answer => answer,
+            }
+        });
+        self.settle(released.await?)
+    }
+
+    /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
+    /// it again for so long. Waiters who cannot wait that long are told at once. Once called
+    /// it is carried out, even if its future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`release`](Self::release); when the store does not answer the lock stays held,
+    /// which keeps others out for just as long.
+    pub async fn keep(mut self) -> Result<()> {
+        self.done = true;
+        let (lock, token) = (self.lock.clone(), self.token);
+        let kept = self.finish(async move { lock.store.keep(&lock.keys, token).await });
+        let kept = kept.await?;
+        self.settle(kept)
+    }
+
+    /// Runs the last step where no cancellation reaches it.
+    async fn finish(
+        &self,
+        step: impl Future<Output = Result<bool>> + Send + 'static,
+    ) -> Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.lock.store.in_background(async move {
+            let _ = answer.send(step.await);
+        });
+        answered
+            .await
+            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
+    }
+
+    fn settle(&self, ours: bool) -> Result<()> {
+        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
+        if ours {
+            return Ok(());
+        }
+        self.note_lost();
+        Err(Error::lost())
+    }
+
+    fn note_lost(&self) {
+        counter!("lockstock_lock_lost_total").increment(1);
+        warn!(fence = self.fence, "lost");
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done {
+            self.lock.give_back(self.token, self.deadline);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Where locks live: Redis, or the memory of this process.
+//!
+//! A [`Store`] is opened once from a URL and cloned freely; clones share one connection.
+//! Everything a lock promises holds on each kind of store, by one contract suite; what a
+//! store can promise about *remembering* differs, see the table in `docs/guarantees.md`.
+
+mod memory;
+mod redis;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Error, Result};
+use crate::key::Keys;
+use crate::lock::NamedLock;
+use crate::token::Token;
+
+/// How long a store may take to answer one command, unless
+/// [`Store::connect_within`] says otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A place where locks are kept. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    /// Releases that nobody waits for any more still have to reach the store.
+    background: TaskTracker,
+    runtime: Handle,
+}
+
+enum Backend {
+    Memory(memory::Memory),
+    Redis(redis::Redis),
+}
+
+/// What a store says to one attempt.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted { fence: u64, deadline: Instant },
+    Busy { left: Option<Duration>, how: How },
+}
+
+/// In which way a lock is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Held: it may be released at any moment.
+    Held,
+    /// Kept: it stays taken to the end of its lease, waiting for less is in vain.
+    Kept,
+}
+
+impl Store {
+    /// Opens the store behind `url` and checks that it answers, within [`DEFAULT_TIMEOUT`].
+    ///
+    /// | URL | store |
+    /// |---|---|
+    /// | `memory://` | this process; a new, empty store each time |
+    /// | `redis://[user:password@]host[:port][/db]` | one Redis (6.2 or later) or Valkey |
+    /// | `rediss://…` | the same through TLS, chain and host name checked |
+    /// | `redis+unix:///path?db=1` | the same through a Unix socket |
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid`](Error::is_invalid) for a URL that names no store,
+    /// [`is_unavailable`](Error::is_unavailable) when the store does not answer.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let store = lockstock::Store::connect("memory://").await?;
+    /// store.ping().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_within(url, DEFAULT_TIMEOUT).await
+    }
+
+    /// As [`connect`](Self::connect), where every command of this store is answered, or
+    /// fails as unavailable, within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_within(url: &str, timeout: Duration) -> Result<Self> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let backend = match scheme {
+            "memory" => Backend::Memory(memory::Memory::new()),
+            "redis" | "rediss" | "redis+unix" => {
+                Backend::Redis(redis::Redis::connect(url, timeout).await?)
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "'{}' names no store: write memory://, redis://host:port/db, \
+                     rediss://host:port/db or redis+unix:///path",
+                    redacted(url)
+                )));
+            }
+        };
+        Ok(Self::over(backend))
+    }
+
+    /// An empty store in the memory of this process.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime: leases are ended by its timers.
+    pub fn memory() -> Self {
+        Self::over(Backend::Memory(memory::Memory::new()))
+    }
+
+    fn over(backend: Backend) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                background: TaskTracker::new(),
+                runtime: Handle::current(),
+            }),
+        }
+    }
+
+    /// The lock called `name`: any bytes, 1 to [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES).
+    /// Nothing is sent yet; say how long the lease is to get a lock that can be acquired.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let lock = store.lock("product-update-lock-42").lease(Duration::from_secs(3))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
+        NamedLock::new(self.clone(), name.as_ref())
+    }
+
+    /// Asks the store whether it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](Error::is_unavailable), with the reason.
+    pub async fn ping(&self) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Memory(_) => Ok(()),
+            Backend::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// Waits until every release that goes on in the background (a dropped guard, a
+    /// cancelled acquire) has reached the store or been given up. Call it before the
+    /// process exits, after the last guard is gone, so that nobody waits for a lease to end.
+    pub async fn settled(&self) {
+        self.inner.background.close();
+        self.inner.background.wait().await;
+        self.inner.background.reopen();
+    }
+
+    /// Runs `task` to its end whatever happens to its caller.
+    pub(crate) fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // A handle rather than `tokio::spawn`: a guard may be dropped outside the runtime.
+        self.inner
+            .runtime
+            .spawn(self.inner.background.track_future(task));
+    }
+
+    /// Tries once and, where the store can queue, waits there until `until`.
+    pub(crate) async fn acquire(
+        &self,
+        keys: &Keys,
+        token: Token,
+        lease: Duration,
+        until: Option<Instant>,
+    ) -> Result<Answer> {
+        match &self.inner.backend {
+            Backend::Memory(memory) => Ok(memory.acquire(keys, token, lease, until).await),
+            Backend::Redis(redis) => redis.acquire(keys, token, lease).await,
+        }
+    }
+
+    pub(crate) async fn release(&self, keys: &Keys, token: Token) -> Result<bool> {
+        match &self.inner.backend {
+            Backend::Memory(memory) => Ok(memory.release(keys, token)),
+            Backend::Redis(redis) => redis.release(keys, token).await,
+        }
+    }
+
+    pub(crate) async fn keep(&self, keys: &Keys, token: Token) -> Result<bool> {
+        match &self.inner.backend {
+            Backend::Memory(memory) => Ok(memory.keep(keys, token)),
+            Backend::Redis(redis) => redis.keep(keys, token).await,
+        }
+    }
+
+    pub(crate) async fn renew(&self, keys: &Keys, token: Token, left: Duration) -> Result<bool> {
+        match &self.inner.backend {
+            Backend::Memory(memory) => Ok(memory.renew(keys, token, left)),
+            Backend::Redis(redis) => redis.renew(keys, token, left).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // By hand: a derived one would print the connection, and with it the password.
+        f.write_str(match self.inner.backend {
+            Backend::Memory(_) => "Store(memory)",
+            Backend::Redis(_) => "Store(redis)",
+        })
+    }
+}
+
+/// `url` as it may be shown to anybody: without user, password and query.
+///
+/// ```
+/// assert_eq!(
+///     lockstock::redacted("redis://shop:hunter2@redis.internal:6379/1"),
+///     "redis://redis.internal:6379/1",
+/// );
+/// ```
+pub fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // No URL at all; it may still be a password somebody pasted in the wrong place.
+        return "(not a URL)".to_owned();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // The last '@', and before looking for '/': a password may hold either unescaped.
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    format!("{scheme}://{place}")
+}
