@@ -253,8 +253,8 @@ fn alone_with_file(options: &Serve) -> anyhow::Result<Option<std::fs::File>> {
     let path = Path::new(file).with_added_extension("lock");
     let lock = std::fs::File::create(&path)
         .with_context(|| format!("cannot open the database: cannot write {}", path.display()))?;
-    lock.try_lock().with_context(|| {
-        format!(
+    lock.try_lock().map_err(|_| {
+        anyhow::anyhow!(
             "another lockstock is serving {file}: stop it, choose another file with --database, \
              or let both share a Redis with --store"
         )

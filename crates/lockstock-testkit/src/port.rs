@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,11 +32,23 @@ pub fn free_port() -> u16 {
     for _ in 0..range.len() {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % range.len() as u64;
         let port = range.start + step as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            stop_listening(&listener);
             return port;
         }
     }
     panic!("no free port of 127.0.0.1 in {range:?}");
+}
+
+/// Ends listening at once, which closing does not.
+///
+/// While any thread starts a process, the child has a copy of every open
+/// socket from fork to exec, and a listener with a copy goes on accepting.
+pub(crate) fn stop_listening(listener: &impl AsRawFd) {
+    // SAFETY: shutdown(2) takes plain numbers; the descriptor is open.
+    unsafe {
+        libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR);
+    }
 }
 
 fn range() -> Range<u16> {

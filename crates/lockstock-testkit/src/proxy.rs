@@ -1,7 +1,8 @@
 //! A network that can be broken.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,13 +13,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::port::{free_port, stop_listening};
+
+/// Somebody else may take the port between looking and listening.
+const PORTS: usize = 10;
+
 /// A TCP proxy on 127.0.0.1 in front of a server, whose network a test breaks
 /// while connections run through it.
 ///
 /// One fault at a time; setting one replaces the last, for connections that
 /// exist and for those to come, and is in effect when the call returns. The
 /// proxy has a thread and a clock of its own, so it works the same from a
-/// blocking test, from an async one, and from one whose time stands still.
+/// blocking test, from an async one, and from one whose time stands still. On
+/// drop it resets what is left.
 ///
 /// It never does what no network does: bytes may be late or never come, but
 /// none is left out of the middle of a connection, changed, or repeated.
@@ -59,8 +66,13 @@ impl Proxy {
         let (orders, inbox) = mpsc::unbounded_channel();
         // Not port 0: that gives a port which, while nobody listens after a
         // cut, the kernel may give to an outgoing connection.
-        let address = (Ipv4Addr::LOCALHOST, crate::free_port()).into();
-        let (started, start) = std_mpsc::sync_channel(1);
+        let listener = (0..PORTS)
+            .find_map(|_| std::net::TcpListener::bind(("127.0.0.1", free_port())).ok())
+            .unwrap_or_else(|| panic!("the proxy found every one of {PORTS} ports taken"));
+        let address = listener.local_addr().expect("a listener has an address");
+        listener
+            .set_nonblocking(true)
+            .expect("a listener can be made not to block");
         let thread = thread::Builder::new()
             .name("testkit-proxy".into())
             .spawn(move || {
@@ -68,13 +80,9 @@ impl Proxy {
                     .enable_all()
                     .build()
                     .expect("a runtime for the proxy")
-                    .block_on(serve(address, upstream, inbox, started));
+                    .block_on(serve(listener, address, upstream, inbox));
             })
             .expect("a thread for the proxy");
-        start
-            .recv()
-            .expect("the proxy says whether it listens")
-            .unwrap_or_else(|error| panic!("the proxy cannot listen on {address}: {error}"));
         Proxy {
             address,
             orders: Some(orders),
@@ -152,39 +160,35 @@ impl Drop for Proxy {
 }
 
 async fn serve(
+    listener: std::net::TcpListener,
     address: SocketAddr,
     upstream: SocketAddr,
     mut inbox: mpsc::UnboundedReceiver<Order>,
-    started: std_mpsc::SyncSender<io::Result<()>>,
 ) {
-    let mut listener = match TcpListener::bind(address).await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            let _ = started.send(Err(error));
-            return;
-        }
-    };
-    let _ = started.send(Ok(()));
+    let listener = TcpListener::from_std(listener).expect("a listener that does not block");
+    let mut listener = Some(listener);
     let (faults, _) = watch::channel(Fault::Pass);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             order = inbox.recv() => {
-                let Some((fault, done)) = order else { return };
+                // The proxy's end is a cut that nobody waits for.
+                let (fault, done) = order.map_or((Fault::Cut, None), |(fault, done)| (fault, Some(done)));
                 let mut outcome = Ok(());
+                faults.send_replace(fault);
                 if fault == Fault::Cut {
                     // Refusing takes closing: a listener that is there accepts.
-                    listener = None;
+                    if let Some(listener) = listener.take() {
+                        drop(listener);
+                    }
+                    while connections.join_next().await.is_some() {}
                 } else if listener.is_none() {
                     match TcpListener::bind(address).await {
                         Ok(bound) => listener = Some(bound),
                         Err(error) => outcome = Err(error),
                     }
                 }
-                faults.send_replace(fault);
-                if fault == Fault::Cut {
-                    while connections.join_next().await.is_some() {}
-                }
+                let Some(done) = done else { return };
                 let _ = done.send(outcome);
             }
             client = accept(&listener) => {
@@ -218,11 +222,27 @@ async fn connection(mut client: TcpStream, upstream: SocketAddr, faults: watch::
         outcome = relay(&mut client, &mut server, upstream, &faults) => outcome.is_ok(),
     };
     if !ended_well {
-        // No time to linger: close with a reset.
-        let _ = client.set_zero_linger();
-        if let Some(server) = server {
-            let _ = server.set_zero_linger();
+        reset(&client);
+        if let Some(server) = &server {
+            reset(server);
         }
+    }
+}
+
+/// Sends a reset, now.
+///
+/// Closing with a zero SO_LINGER sends one too, but only with the last copy of
+/// the socket, and a process that another thread is starting holds a copy from
+/// fork to exec. Disconnecting works on the connection itself.
+fn reset(stream: &TcpStream) {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the address is a whole sockaddr, and the descriptor is open.
+    unsafe {
+        libc::connect(stream.as_raw_fd(), &nowhere, length);
     }
 }
 

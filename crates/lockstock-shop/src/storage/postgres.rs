@@ -171,6 +171,13 @@ impl Database {
     async fn connect(url: &str, limits: Limits) -> anyhow::Result<Self> {
         let options = PgConnectOptions::from_str(url)?.application_name("lockstock");
         let limit = limits.timeout;
+        // One connection outside the pool first, to hear why there is none: the pool tries
+        // again and again, and in the end knows only that it took too long.
+        timeout(limit, PgConnection::connect_with(&options))
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??
+            .close()
+            .await?;
         let pool = PgPoolOptions::new()
             .max_connections(limits.connections.max(1))
             .acquire_timeout(limit)

@@ -1,0 +1,255 @@
+"""The shop against Django + DRF + django-redis + gunicorn: PATCH, GET, the losers of a race."""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+from contextlib import ExitStack, contextmanager
+
+from load import RACERS, race, require_wrk, wrk
+from process import Failed
+from report import Report, at_most, progress, ratio
+from servers import django, lockstock, postgres, redis
+
+BENCHES = ("patch", "get", "loser")
+RACES = 3
+WARM_UP = 2
+MB = 1e6
+# Database and table of each side.
+TABLES = {"lockstock": ("ours", "products"), "django": ("peer", "products_product")}
+# What must be reached, and what is aimed at.
+BOUNDS = {"patch": (ratio(10), ratio(15)), "get": (ratio(12), ratio(20))}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, prog="./dev bench patch")
+    parser.add_argument("--seconds", type=int, default=5, help="of one round (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each bench (5)")
+    parser.add_argument("--products", type=int, default=1000)
+    parser.add_argument(
+        "--connections",
+        default="16,32,64",
+        help="numbers to choose from: each side is measured with its best (16,32,64)",
+    )
+    parser.add_argument("--only", choices=BENCHES, action="append", help="may be repeated")
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    given = parser.parse_args()
+    try:
+        given.connections = sorted({int(number) for number in given.connections.split(",")})
+    except ValueError:
+        parser.error("--connections takes numbers separated by commas")
+    if min(given.seconds, given.rounds, given.connections[0]) < 1:
+        parser.error("--seconds, --rounds and --connections are at least 1")
+    if given.products < given.rounds * RACES:
+        parser.error(f"--products is at least {given.rounds * RACES}: a fresh one for each race")
+    return given
+
+
+@contextmanager
+def pair(database, store, hold, products):
+    """Both shops over one PostgreSQL and one Redis, each with a database and a number of its
+    own, and the same products."""
+    urls = {}
+    for number, (name, (base, _)) in enumerate(TABLES.items(), start=1):
+        database.sql("postgres", f"DROP DATABASE IF EXISTS {base}")
+        urls[name] = database.create(base), store.url(number)
+    # Nobody's lock from before.
+    store.command("FLUSHALL")
+    with ExitStack() as stack:
+        ours = stack.enter_context(lockstock(*urls["lockstock"], hold=hold))
+        columns = "name, description, price, stock, created_at, updated_at"
+        values = "'Product ' || n, '', 100 + n, 1000, now(), now()"
+        database.sql(
+            TABLES["lockstock"][0],
+            f"INSERT INTO products ({columns}) SELECT {values} FROM generate_series(1, {products}) n",
+        )
+        peer = stack.enter_context(django(*urls["django"], hold=hold, products=products))
+        yield ours, peer
+
+
+class Bench:
+    """Load on both sides in turn, over one database and one Redis."""
+
+    def __init__(self, given, database, store, shops):
+        self.given, self.database, self.store, self.shops = given, database, store, shops
+        self.failures = {}
+        self.rounds = 0
+
+    def load(self, shop, method, connections, seconds, **more):
+        written = self.versions(shop)
+        load = wrk(
+            shop,
+            method,
+            products=self.given.products,
+            connections=connections,
+            seconds=seconds,
+            # Both sides get the same products in the same order.
+            seed=1 + self.rounds,
+            servers=(shop.process, self.database.process, self.store.process),
+            **more,
+        )
+        for kind, count in load.failures.items():
+            self.failed(f"{method} {shop.name}: {kind}", count)
+        if method == "patch":
+            missing = load.requests - (self.versions(shop) - written)
+            if missing > 0 and not load.failures:
+                self.failed(f"{method} {shop.name}: answered and not in the database", missing)
+        return load
+
+    def failed(self, what, count=1):
+        self.failures[what] = self.failures.get(what, 0) + count
+
+    def versions(self, shop):
+        """How many writes its database has seen: each counts a version up by one."""
+        database, table = TABLES[shop.name]
+        return int(self.database.sql(database, f"SELECT sum(version) - count(*) FROM {table}"))
+
+    def best_connections(self, shop, method):
+        """The number with which this side answers most."""
+        rates = {}
+        for connections in self.given.connections:
+            self.rounds += 1
+            rates[connections] = self.load(shop, method, connections, WARM_UP).rate
+        best = max(rates, key=rates.get)
+        tried = ", ".join(f"{number}: {rate:,.0f}/s" for number, rate in rates.items())
+        progress(f"{method:6} {shop.name:10} connections {tried} -> {best}")
+        return best
+
+    def run(self, method):
+        """All rounds of one method; gives those of each side by its name."""
+        best = {}
+        for shop in self.shops:
+            checked = self.load(shop, method, self.given.connections[0], WARM_UP, check=True)
+            progress(f"{method:6} {shop.name:10} warm-up: answers by status {checked.statuses}")
+            best[shop.name] = self.best_connections(shop, method)
+        loads = {shop.name: [] for shop in self.shops}
+        for number in range(self.given.rounds):
+            self.rounds += 1
+            # The other way round each time: whatever drifts meets both alike.
+            for shop in self.shops if number % 2 == 0 else reversed(self.shops):
+                load = self.load(shop, method, best[shop.name], self.given.seconds)
+                loads[shop.name].append(load)
+                shares = ", ".join(f"{k} {v / load.seconds:.2f}" for k, v in load.cpu.items())
+                progress(
+                    f"{method:6} {shop.name:10} round {number + 1}/{self.given.rounds}:"
+                    f" {load.rate:8,.0f}/s  p50 {load.p50:7.2f} ms  p99 {load.p99:7.2f} ms"
+                    f"  not 2xx or broken: {load.failures or 0}  cores: {shares}"
+                )
+        return loads
+
+    def races(self):
+        """The article's race on fresh products; gives the losers' milliseconds of each side."""
+        losers = {shop.name: [] for shop in self.shops}
+        for number in range(self.given.rounds):
+            for shop in self.shops if number % 2 == 0 else reversed(self.shops):
+                told = []
+                for product in range(number * RACES + 1, (number + 1) * RACES + 1):
+                    seen = race(shop, product, stock=number)
+                    if seen.statuses != [200] + [429] * (RACERS - 1):
+                        self.failed(f"loser {shop.name}: answers {seen.statuses}")
+                    told += seen.losers
+                losers[shop.name] += told
+                progress(
+                    f"loser  {shop.name:10} round {number + 1}/{self.given.rounds}: {RACES} races,"
+                    f" told after {', '.join(f'{each:.1f}' for each in sorted(told))} ms"
+                )
+        return losers
+
+
+def report_loads(report, method, loads):
+    must, aim = BOUNDS[method]
+
+    def both(value):
+        middle = {name: statistics.median(map(value, some)) for name, some in loads.items()}
+        return middle.pop("lockstock"), middle
+
+    report.add(f"{method}: requests", "1/s", *both(lambda load: load.rate), must=must, aim=aim)
+    report.add(f"{method}: p50", "ms", *both(lambda load: load.p50))
+    report.add(f"{method}: p99", "ms", *both(lambda load: load.p99))
+    # What noise cannot hide: the work, not the time.
+    for part in ("server", "postgres", "redis"):
+        report.add(f"{method}: CPU a request, {part}", "µs", *both(lambda load: spent(load, part)))
+    report.add(f"{method}: connections", "", *both(lambda load: load.connections))
+
+
+def spent(load, part):
+    own = next(iter(load.cpu))
+    return load.cpu[own if part == "server" else part] / load.requests * 1e6
+
+
+def report_memory(report, shops, idle):
+    """Of ours, the whole; of the peer, a worker: it has one for each request at a time."""
+    ours, peer = shops
+    after = ours.process.memory(), peer.process.memory()
+    for when, (our_bytes, peer_bytes), must in (
+        ("idle", idle, at_most(20)),
+        ("after load", after, at_most(40)),
+    ):
+        mine, workers = sum(our_bytes) / MB, [each / MB for each in peer_bytes[1:]]
+        peers = {"django, one worker": statistics.median(workers)}
+        peers["django, all processes"] = sum(peer_bytes) / MB
+        report.add(f"memory {when}", "MB", mine, peers, must=must)
+
+
+def report_losers(report, losers):
+    def both(value):
+        return value(losers["lockstock"]), {"django": value(losers["django"])}
+
+    report.add("loser: told after, median", "ms", *both(statistics.median), must=at_most(10))
+    report.add("loser: told after, longest", "ms", *both(max))
+
+
+def run(given, report):
+    """Gives what went wrong."""
+    wanted = given.only or BENCHES
+    failures = {}
+    with postgres() as database, redis() as store:
+        loads = [method for method in BENCHES if method in wanted and method != "loser"]
+        if loads:
+            with pair(database, store, "release", given.products) as shops:
+                same_answers(shops)
+                idle = shops[0].process.memory(), shops[1].process.memory()
+                bench = Bench(given, database, store, shops)
+                for method in loads:
+                    report_loads(report, method, bench.run(method))
+                report_memory(report, shops, idle)
+                failures |= bench.failures
+        if "loser" in wanted:
+            with pair(database, store, "keep", given.products) as shops:
+                bench = Bench(given, database, store, shops)
+                report_losers(report, bench.races())
+                failures |= bench.failures
+    return failures
+
+
+def same_answers(shops):
+    """Both sides do the same: a product has the same fields with the same values."""
+    seen = []
+    for shop in shops:
+        product = json.loads(shop.get("/api/products/1/")[1])
+        seen.append({name: product[name] for name in product if not name.endswith("_at")})
+    if seen[0] != seen[1]:
+        raise Failed(f"the two shops show different products:\n{seen[0]}\n{seen[1]}")
+
+
+def main():
+    given = arguments()
+    # Then what was started is ended in order, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    report = Report("patch")
+    try:
+        require_wrk()
+        failures = run(given, report)
+    except Failed as error:
+        sys.exit(f"bench patch: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    report.finish(as_json=given.json)
+    if failures:
+        lines = "\n".join(f"  {what}: {count}" for what, count in failures.items())
+        sys.exit(f"\nbench patch: FAILED, for these answers are not as they must be:\n{lines}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""What a bench found: a table to read, JSON lines to keep, and where it was measured.
+
+    report = Report("patch")
+    report.add("requests", "1/s", 5012.0, {"django": 492.0}, must=ratio(10), aim=ratio(15))
+    report.finish(as_json=False)
+
+A ratio says how many times better ours is than that peer, whichever way better is.
+"""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from servers import LOCKSTOCK, ROOT, postgres_program, run
+
+OURS = "lockstock"
+# Units in which less is better.
+LESS = ("ms", "MB", "µs")
+
+
+def progress(text):
+    """On standard error, which is not the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What must be reached, or is aimed at."""
+
+    kind: str
+    value: float
+
+    def __str__(self):
+        return f"≥ {self.value:g} ×" if self.kind == "ratio" else f"≤ {self.value:g}"
+
+    def met(self, value, ratio):
+        if self.kind == "ratio":
+            return ratio is not None and ratio >= self.value
+        return value <= self.value
+
+
+def ratio(value):
+    """At least so many times better than the peer."""
+    return Bound("ratio", value)
+
+
+def at_most(value):
+    """At most so much, whatever the peer does."""
+    return Bound("at most", value)
+
+
+class Report:
+    def __init__(self, bench):
+        self.bench = bench
+        self.lines = []
+        self._rows = [("", "", "ours", "peer", "", "ratio", "must", "aim", "")]
+
+    def add(self, metric, unit, ours, peers, *, must=None, aim=None):
+        """One metric of ours, and the same of each peer by its name."""
+        self._line(OURS, metric, ours, unit, None)
+        for peer, value in peers.items():
+            better = times_better(ours, value, unit)
+            self._line(peer, metric, value, unit, better)
+            self._row(metric, unit, ours, peer, value, better, must, aim)
+        if not peers:
+            self._row(metric, unit, ours, "", None, None, must, aim)
+
+    def _line(self, peer, metric, value, unit, better):
+        line = {"bench": self.bench, "peer": peer, "metric": metric, "value": round(value, 3)}
+        line |= {"unit": unit, "ratio": None if better is None else round(better, 3)}
+        self.lines.append(line)
+
+    def _row(self, metric, unit, ours, peer, value, better, must, aim):
+        verdict = ""
+        if must or aim:
+            verdict = "met" if not must or must.met(ours, better) else "MISSED"
+            if verdict == "met" and aim:
+                verdict = "aim met" if aim.met(ours, better) else "met, below aim"
+        self._rows.append(
+            (
+                metric,
+                unit,
+                figure(ours),
+                "" if value is None else figure(value),
+                peer,
+                "" if better is None else f"{better:.2f} ×",
+                str(must or ""),
+                str(aim or ""),
+                verdict,
+            )
+        )
+
+    def finish(self, *, as_json=False):
+        """Writes target/bench/NAME.jsonl and prints the same as lines or as a table."""
+        folder = ROOT / "target/bench"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(line, ensure_ascii=False) for line in self.lines]
+        (folder / f"{self.bench}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        if as_json:
+            print("\n".join(lines))
+            return
+        print()
+        print(table(self._rows))
+        print(f"\n{surroundings()}")
+
+
+def times_better(ours, peer, unit):
+    above, below = (peer, ours) if unit in LESS else (ours, peer)
+    return above / below if below else None
+
+
+def figure(value):
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(rows):
+    """Columns as wide as they must be: words to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    left = (0, 1, 4, 8)
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if n in left else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def surroundings():
+    """The machine and the versions: without them a figure says nothing."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    machine = f"{cores} cores of {models[0] if models else platform.machine()}, {memory:.0f} GiB"
+    redis = os.environ.get("LOCKSTOCK_REDIS_SERVER", "redis-server")
+    versions = {
+        "lockstock": last_word(run([LOCKSTOCK, "--version"])) if LOCKSTOCK.exists() else "not built",
+        "rustc": run(["rustc", "--version"]).split()[1],
+        "python": platform.python_version(),
+    }
+    for package in ("django", "djangorestframework", "django-redis", "redis", "hiredis", "psycopg", "gunicorn"):
+        versions[package if package != "redis" else "redis-py"] = version(package)
+    versions["redis"] = run([redis, "--version"]).split("v=")[1].split()[0]
+    versions["postgres"] = run([postgres_program("postgres"), "--version"]).split()[2]
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"machine: {machine}, Linux {platform.release()}\nversions: {named}"
+
+
+def last_word(text):
+    return text.split()[-1]

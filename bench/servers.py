@@ -1,0 +1,236 @@
+"""Starts the servers that benches measure and use, each private, and ends them.
+
+    with postgres() as database, redis() as store:
+        with lockstock(database.create("ours"), store.url(1), hold="release") as ours:
+            ours.port, ours.process.cpu(), ours.process.memory()
+
+All listen on 127.0.0.1 at ports nobody else has. PostgreSQL is as durable as Debian ships it
+(fsync and synchronous_commit on); Redis keeps nothing, as a lock store needs nothing kept.
+"""
+
+import glob
+import http.client
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from process import Failed, Process, ask
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKSTOCK = ROOT / "target/release/lockstock"
+DJANGO = ROOT / "bench/django"
+WORKERS = 3
+START = 60.0
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def scratch(name):
+    # Not TMPDIR: the user that runs PostgreSQL must reach it, and the path of a Unix
+    # socket has room for 107 bytes.
+    with tempfile.TemporaryDirectory(prefix=f"lockstock-{name}-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def run(command, **more):
+    """Runs a program to its end and gives what it printed."""
+    command = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, **more
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(f"{command[0]}: {error}") from None
+    if done.returncode:
+        raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+# --- PostgreSQL -------------------------------------------------------------
+
+
+def postgres_program(name):
+    """Where the tests look, in their order; Debian keeps these off the PATH."""
+    if folder := os.environ.get("LOCKSTOCK_POSTGRES_BIN"):
+        return os.path.join(folder, name)
+
+    def version(path):
+        return [int(number) for number in re.findall(r"\d+", path)]
+
+    installed = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), key=version)
+    found = installed[-1] if installed else shutil.which(name)
+    if not found:
+        raise Failed(f"there is no {name}. On Debian: apt-get install postgresql")
+    return found
+
+
+def unprivileged():
+    """How to start what refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    raise Failed("root needs a user `postgres` or `nobody` to run PostgreSQL as")
+
+
+@dataclass
+class Postgres:
+    port: int
+    process: Process
+
+    def create(self, name):
+        """Makes a database and gives its URL."""
+        self.sql("postgres", f"CREATE DATABASE {name}")
+        return f"postgres://postgres@127.0.0.1:{self.port}/{name}"
+
+    def sql(self, database, text):
+        """Runs it and gives what psql prints, columns separated by `|`."""
+        options = ["--no-psqlrc", "-qAtw", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]
+        where = ["-h", "127.0.0.1", "-p", self.port, "-d", database]
+        return run([postgres_program("psql"), *options, *where, "-c", text])
+
+
+@contextmanager
+def postgres():
+    with scratch("postgres") as folder:
+        somebody = unprivileged()
+        if somebody:
+            os.chown(folder, somebody["user"], somebody["group"])
+        data, port = folder / "data", free_port()
+        command = [postgres_program("initdb"), "-D", data, "-U", "postgres", "--auth", "trust"]
+        run([*command, "--encoding", "UTF8", "--locale", "C.UTF-8"], cwd=folder, **somebody)
+        command = [postgres_program("postgres"), "-D", data, "-p", port]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
+        # Not SIGTERM, which would wait for every client to leave.
+        started = Process(
+            "postgres", command, folder / "log", stop_with=signal.SIGINT, cwd=folder, **somebody
+        )
+        with started as process:
+            here = Postgres(port, process)
+            ask("postgres", START, lambda: answers(lambda: here.sql("postgres", "SELECT 1")), process)
+            for setting in ("fsync", "synchronous_commit"):
+                if here.sql("postgres", f"SHOW {setting}") != "on":
+                    raise Failed(f"PostgreSQL runs without {setting}")
+            yield here
+
+
+def answers(question):
+    try:
+        question()
+    except (Failed, OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+# --- Redis ------------------------------------------------------------------
+
+
+@dataclass
+class Redis:
+    port: int
+    process: Process
+
+    def url(self, number):
+        return f"redis://127.0.0.1:{self.port}/{number}"
+
+    def command(self, *words):
+        """One command without spaces in its words; gives the first line of the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.makefile("rb").readline().decode().strip()
+
+
+@contextmanager
+def redis():
+    with scratch("redis") as folder:
+        program = os.environ.get("LOCKSTOCK_REDIS_SERVER") or shutil.which("redis-server")
+        if not program:
+            raise Failed("there is no redis-server. On Debian: apt-get install redis-server")
+        port = free_port()
+        command = [program, "--port", port, "--bind", "127.0.0.1", "--dir", folder]
+        command += ["--save", "", "--appendonly", "no"]
+        with Process("redis", command, folder / "log") as process:
+            here = Redis(port, process)
+            ask("redis", START, lambda: answers(lambda: here.command("PING")), process)
+            yield here
+
+
+# --- the two shops ----------------------------------------------------------
+
+
+@dataclass
+class Shop:
+    """A server of `/api/products/`."""
+
+    name: str
+    port: int
+    process: Process
+
+    def get(self, path):
+        """Status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def responds(self, path):
+        return answers(lambda: self.get(path)) and self.get(path)[0] == 200
+
+
+@contextmanager
+def lockstock(database_url, store_url, *, hold, arguments=()):
+    if not LOCKSTOCK.exists():
+        raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --release -p lockstock-shop")
+    port = free_port()
+    command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
+    command += ["--database", database_url, "--update-hold", hold, "--no-samples", "--log", "warn"]
+    with scratch("server") as folder:
+        with Process("lockstock", [*command, *arguments], folder / "log") as process:
+            shop = Shop("lockstock", port, process)
+            ask("lockstock", START, lambda: shop.responds("/readyz"), process)
+            yield shop
+
+
+@contextmanager
+def django(database_url, store_url, *, hold, products):
+    """The peer, as it is deployed: gunicorn's default workers, persistent connections to
+    the database, hiredis, no access log, no DEBUG. Its table is made anew."""
+    environment = os.environ | {
+        "SHOP_DATABASE_URL": database_url,
+        "SHOP_REDIS_URL": store_url,
+        "SHOP_UPDATE_HOLD": hold,
+        "PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache"),
+    }
+    # Would leave it without compiled modules if set where the bench was called.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    here = {"cwd": DJANGO, "env": environment}
+    run([sys.executable, "manage.py", "prepare", "--count", products], **here)
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "-w", WORKERS, "-b", f"127.0.0.1:{port}"]
+    command += ["--no-control-socket", "--log-level", "warning", "shop.wsgi"]
+    with scratch("server") as folder:
+        with Process("django", command, folder / "log", **here) as process:
+            shop = Shop("django", port, process)
+            ask("gunicorn", START, lambda: shop.responds("/api/products/1/"), process)
+            yield shop
