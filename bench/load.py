@@ -139,6 +139,8 @@ def settle(racers, request):
                 if status is None and more:
                     continue
                 waiting.unregister(key.fileobj)
+                # At once: gunicorn's worker waits for that before it takes its next client.
+                key.fileobj.close()
                 statuses.append(status)
                 if status == 429:
                     losers.append((time.perf_counter() - sent) * 1e3)

@@ -3,6 +3,7 @@
 //!
 //! An empty body is an empty form, whatever its type: so DRF has it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -153,8 +154,14 @@ fn not_an_object(why: String) -> Refusal {
 }
 
 fn form_fields(bytes: &[u8]) -> HashMap<String, FormValue> {
+    // Bytes that should have been percent-encoded are read as UTF-8 or, if they are none, as
+    // Latin-1, which every byte is.
+    let text = str::from_utf8(bytes).map_or_else(
+        |_| bytes.iter().map(|byte| char::from(*byte)).collect(),
+        Cow::Borrowed,
+    );
     // Collecting lets the last one win, as a QueryDict does.
-    form_urlencoded::parse(bytes)
+    form_urlencoded::parse(text.as_bytes())
         .map(|(name, value)| (name.into_owned(), FormValue::Text(value.into_owned())))
         .collect()
 }

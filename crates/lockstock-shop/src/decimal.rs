@@ -20,20 +20,24 @@ pub(crate) enum NotANumber {
 impl Decimal {
     /// Reads `100`, ` +1_00.50 `, `1e2`, `.5`, `5.`. NaN and infinity are no numbers.
     pub(crate) fn parse(text: &str) -> Result<Self, NotANumber> {
-        let text = python::strip(text);
+        // Python lets underscores stand anywhere in a decimal.
+        let text = &python::strip(text).replace('_', "");
         let (negative, text) = match text.as_bytes().first() {
             Some(b'-') => (true, &text[1..]),
             Some(b'+') => (false, &text[1..]),
-            _ => (false, text),
+            _ => (false, &text[..]),
         };
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-        let exponent = python::int(exponent).ok_or(NotANumber::Malformed)?;
+        let exponent = Some(exponent)
+            // `int` would trim.
+            .filter(|exponent| !exponent.contains(char::is_whitespace))
+            .and_then(python::int)
+            .ok_or(NotANumber::Malformed)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits = [whole, fraction].concat().replace('_', "");
+        let digits = [whole, fraction].concat();
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(NotANumber::Malformed);
         }
-        let fraction = fraction.bytes().filter(|byte| *byte != b'_').count();
         let significant = digits.trim_start_matches('0');
         let zeros = i64::try_from(digits.len() - significant.len()).unwrap_or(i64::MAX);
         if significant.is_empty() {
@@ -43,7 +47,7 @@ impl Decimal {
             });
         }
         // Where the point stands in `significant`: after so many digits.
-        let point = i64::try_from(digits.len() - fraction)
+        let point = i64::try_from(whole.len())
             .unwrap_or(i64::MAX)
             .saturating_sub(zeros)
             .saturating_add(exponent);
@@ -99,7 +103,8 @@ mod tests {
     #[test]
     fn what_is_no_number() {
         for text in [
-            "", "+", "abc", "1,000", "0x64", "NaN", "Infinity", "-inf", "1e", ".",
+            "", "+", "abc", "1,000", "0x64", "NaN", "Infinity", "-inf", "1e", ".", "1e 2", "1e2.0",
+            "1 0", "+-1",
         ] {
             assert_eq!(Decimal::parse(text), Err(NotANumber::Malformed), "{text}");
         }

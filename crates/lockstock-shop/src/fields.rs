@@ -22,10 +22,15 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// The text, or `None` if none was given and none is required.
-    pub(crate) fn validate(&self, given: Given<'_>) -> Result<Option<String>, Wrong> {
+    /// The text, or `None` if none was given and none need be. A `partial` request may leave
+    /// out what is required otherwise.
+    pub(crate) fn validate(
+        &self,
+        given: Given<'_>,
+        partial: bool,
+    ) -> Result<Option<String>, Wrong> {
         let text = match given {
-            Given::Absent if self.required => return wrong(REQUIRED),
+            Given::Absent if self.required && !partial => return wrong(REQUIRED),
             Given::Absent => return Ok(None),
             Given::Json(Value::Null) => return wrong(NULL),
             Given::Json(Value::String(text)) => text.clone(),
@@ -69,12 +74,14 @@ impl Whole {
     /// Longer texts are not read at all.
     const MOST_CHARACTERS: usize = 1000;
 
-    /// The number, or `None` if none was given and none is required.
-    pub(crate) fn validate(&self, given: Given<'_>) -> Result<Option<i64>, Wrong> {
+    /// The number, or `None` if none was given and none need be. A `partial` request may
+    /// leave out what is required otherwise.
+    pub(crate) fn validate(&self, given: Given<'_>, partial: bool) -> Result<Option<i64>, Wrong> {
         let text = match given {
-            Given::Absent if self.required => return wrong(REQUIRED),
+            Given::Absent if self.required && !partial => return wrong(REQUIRED),
             Given::Absent => return Ok(None),
-            // A form sends its empty inputs too.
+            // A form sends its empty inputs too: as good as left out where that is allowed
+            // in every request. In a required field it is a mistake, even in a partial one.
             Given::Text("") if !self.required => return Ok(None),
             Given::Json(Value::Null) => return wrong(NULL),
             Given::Json(Value::Number(number)) => written(number),
@@ -134,7 +141,7 @@ mod tests {
     const STOCK: Whole = Whole { required: false };
 
     fn stock(value: Value) -> Result<Option<i64>, Wrong> {
-        STOCK.validate(Given::Json(&value))
+        STOCK.validate(Given::Json(&value), false)
     }
 
     #[test]
@@ -156,6 +163,17 @@ mod tests {
         assert_eq!(stock(huge), Err(vec![NOT_AN_INTEGER.to_owned()]));
     }
 
+    #[test]
+    fn what_may_be_left_out_and_when() {
+        let price = Whole { required: true };
+        assert_eq!(price.validate(Given::Absent, false), wrong(REQUIRED));
+        assert_eq!(price.validate(Given::Absent, true), Ok(None));
+        assert_eq!(STOCK.validate(Given::Absent, false), Ok(None));
+        // Empty inputs of a form.
+        assert_eq!(STOCK.validate(Given::Text(""), false), Ok(None));
+        assert_eq!(price.validate(Given::Text(""), true), wrong(NOT_AN_INTEGER));
+    }
+
     proptest! {
         #[test]
         fn every_number_in_range_is_read_back(number in 0..=Whole::MOST) {
@@ -165,9 +183,9 @@ mod tests {
 
         #[test]
         fn no_text_is_a_panic(text in ".*") {
-            let _ = STOCK.validate(Given::Text(&text));
+            let _ = STOCK.validate(Given::Text(&text), false);
             let name = Text { required: true, may_be_blank: false, most_characters: Some(200) };
-            if let Ok(Some(kept)) = name.validate(Given::Text(&text)) {
+            if let Ok(Some(kept)) = name.validate(Given::Text(&text), false) {
                 prop_assert!(!kept.is_empty() && kept.chars().count() <= 200);
             }
         }

@@ -18,6 +18,11 @@ use crate::storage::{Bound, Column, Comparison, Direction, Selection};
 const PAGE_SIZE: i64 = 20;
 const MOST_PAGE_SIZE: i64 = 100;
 
+/// More would be more than a database takes in one statement (SQLite stops at 1000 nested
+/// conditions and at patterns of 50,000 bytes), and is nothing that anybody searches for.
+const MOST_TERMS: usize = 100;
+const MOST_SEARCH_BYTES: usize = 10_000;
+
 /// The parameters of a query string, in order. Of a repeated one the last counts.
 pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
@@ -34,16 +39,23 @@ impl<'a> Parameters<'a> {
 
     /// Which products, in which order.
     pub(crate) fn selection(&self) -> Result<Selection, Refusal> {
-        let bounds = self.bounds()?;
+        Ok(Selection {
+            bounds: self.bounds()?,
+            terms: self.terms()?,
+            order: self.get("ordering").map(order).unwrap_or_default(),
+        })
+    }
+
+    fn terms(&self) -> Result<Vec<String>, Refusal> {
         let search = self.get("search").unwrap_or_default();
         if search.contains('\0') {
             return Err(Refusal::sentences(vec!["Null characters are not allowed."]));
         }
-        Ok(Selection {
-            terms: search::terms(search),
-            bounds,
-            order: self.get("ordering").map(order).unwrap_or_default(),
-        })
+        let terms = search::terms(search);
+        if search.len() > MOST_SEARCH_BYTES || terms.len() > MOST_TERMS {
+            return Err(Refusal::sentences(vec!["The search is too long."]));
+        }
+        Ok(terms)
     }
 
     fn bounds(&self) -> Result<Vec<Bound>, Refusal> {
@@ -188,25 +200,29 @@ fn bound(column: Column, comparison: Comparison, number: Decimal) -> Bound {
 }
 
 fn order(text: &str) -> Vec<(Column, Direction)> {
-    // A name that cannot be ordered by is passed over, as in DRF.
-    text.split(',')
-        .filter_map(|term| {
-            let term = python::strip(term);
-            let (name, direction) = match term.strip_prefix('-') {
-                Some(name) => (name, Direction::Descending),
-                None => (term, Direction::Ascending),
-            };
-            let column = match name {
-                "id" => Column::Id,
-                "name" => Column::Name,
-                "price" => Column::Price,
-                "stock" => Column::Stock,
-                "version" => Column::Version,
-                "created_at" => Column::CreatedAt,
-                "updated_at" => Column::UpdatedAt,
-                _ => return None,
-            };
-            Some((column, direction))
-        })
-        .collect()
+    let mut order = Vec::new();
+    for term in text.split(',') {
+        let term = python::strip(term);
+        let (name, direction) = match term.strip_prefix('-') {
+            Some(name) => (name, Direction::Descending),
+            None => (term, Direction::Ascending),
+        };
+        let column = match name {
+            "id" => Column::Id,
+            "name" => Column::Name,
+            "price" => Column::Price,
+            "stock" => Column::Stock,
+            "version" => Column::Version,
+            "created_at" => Column::CreatedAt,
+            "updated_at" => Column::UpdatedAt,
+            // Passed over, as in DRF.
+            _ => continue,
+        };
+        // What is ordered by a column already has no ties in it left to order; and a
+        // thousand times the same column is more than a database takes.
+        if order.iter().all(|(earlier, _)| *earlier != column) {
+            order.push((column, direction));
+        }
+    }
+    order
 }

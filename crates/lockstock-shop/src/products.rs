@@ -295,10 +295,10 @@ enum Completeness {
 }
 
 fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Refusal> {
-    let whole = completeness == Completeness::Whole;
+    let partial = completeness == Completeness::Part;
     let mut errors = Map::new();
     let name = Text {
-        required: whole,
+        required: true,
         may_be_blank: false,
         most_characters: Some(200),
     };
@@ -307,17 +307,17 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
         may_be_blank: true,
         most_characters: None,
     };
-    let price = Whole { required: whole };
+    let price = Whole { required: true };
     let stock = Whole { required: false };
     let changes = Changes {
-        name: noted("name", name.validate(fields.get("name")), &mut errors),
+        name: noted("name", name.validate(fields.get("name"), partial), &mut errors),
         description: noted(
             "description",
-            description.validate(fields.get("description")),
+            description.validate(fields.get("description"), partial),
             &mut errors,
         ),
-        price: noted("price", price.validate(fields.get("price")), &mut errors),
-        stock: noted("stock", stock.validate(fields.get("stock")), &mut errors),
+        price: noted("price", price.validate(fields.get("price"), partial), &mut errors),
+        stock: noted("stock", stock.validate(fields.get("stock"), partial), &mut errors),
     };
     if errors.is_empty() {
         Ok(changes)

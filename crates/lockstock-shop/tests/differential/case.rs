@@ -14,11 +14,15 @@
 //! |---|---|
 //! | `~` at the start of a target | `/api/products/` |
 //! | `{new}` in a target | the id of the product that was made last |
+//! | `{own}` in a target | the id of a product that is made for this case and deleted after it |
 //! | `json`, `form`, `multipart` | the body with its `Content-Type` |
 //! | `text` | the body with no `Content-Type` but one written below |
 //! | `<<a*201>>` | `a`, 201 times |
 //! | `<<x ff fe>>` | these bytes |
 //! | `<<crlf>>` | a line's end as HTTP has it |
+//!
+//! A write that only one of the two servers makes needs a product of its own: on a shared one
+//! their versions would run apart from there on.
 
 /// In this order: the first makes the products that the others look at.
 const TABLES: [(&str, &str); 9] = [
@@ -79,15 +83,21 @@ pub(crate) fn all() -> Vec<Case> {
 }
 
 impl Case {
-    /// The request as it goes over the wire, with `new` for `{new}`.
-    pub(crate) fn bytes(&self, new: &str) -> Vec<u8> {
+    pub(crate) fn needs_its_own(&self) -> bool {
+        self.target.contains("{own}")
+    }
+
+    /// The request as it goes over the wire, with these ids for `{new}` and `{own}`.
+    pub(crate) fn bytes(&self, new: &str, own: &str) -> Vec<u8> {
         let target = match self.target.strip_prefix('~') {
             Some(rest) => format!("/api/products/{rest}"),
             None => self.target.into(),
         };
         let (content_type, body) = self.content();
         let mut bytes = format!("{} ", self.method).into_bytes();
-        bytes.extend(expand(&target.replace("{new}", new)));
+        bytes.extend(expand(
+            &target.replace("{new}", new).replace("{own}", own),
+        ));
         bytes.extend(b" HTTP/1.1\r\nConnection: close\r\n");
         for header in &self.headers {
             bytes.extend(expand(header));

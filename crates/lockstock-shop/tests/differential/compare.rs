@@ -17,9 +17,11 @@ pub(crate) enum Aspect {
     Body,
     /// Equal as JSON, but the fields come in another order.
     Order,
+    /// Ours breaks what it promises whatever Django does: see [`broken_promises`].
+    Promises,
 }
 
-/// Everything the two differ in.
+/// Everything the two differ in, and whether ours is one of ours at all.
 pub(crate) fn differing(theirs: &Answer, ours: &Answer) -> Vec<Aspect> {
     let same = |name| theirs.header(name) == ours.header(name);
     let given = |answer: &Answer, name| answer.header(name).is_some();
@@ -48,24 +50,21 @@ pub(crate) fn differing(theirs: &Answer, ours: &Answer) -> Vec<Aspect> {
         ),
         (Aspect::Body, value == other),
         (Aspect::Order, value != other || keys(theirs) == keys(ours)),
+        (Aspect::Promises, broken_promises(ours).is_empty()),
     ];
     let differ = checks.into_iter().filter(|(_, agree)| !agree);
     differ.map(|(aspect, _)| aspect).collect()
 }
 
-/// What our answers promise whatever Django does, and this one does not keep.
-pub(crate) fn broken_promises(ours: &Answer) -> Vec<String> {
-    let mut broken = Vec::new();
-    if ours.status >= 500 {
-        broken.push(format!("{} is a fault", ours.status));
-    }
-    if !ours.body.is_empty() && ours.json().is_none() {
-        broken.push("the body is not JSON".into());
-    }
-    if ours.header("x-request-id").is_none() {
-        broken.push("no X-Request-Id".into());
-    }
-    broken
+/// What every answer of ours promises and this one does not keep.
+pub(crate) fn broken_promises(ours: &Answer) -> Vec<&'static str> {
+    let promises = [
+        (ours.status < 500, "the request is not our fault"),
+        (ours.body.is_empty() || ours.json().is_some(), "it is JSON"),
+        (ours.header("x-request-id").is_some(), "it has an id"),
+    ];
+    let broken = promises.into_iter().filter(|(kept, _)| !kept);
+    broken.map(|(_, promise)| promise).collect()
 }
 
 /// Whether the answer's body is this JSON. Nothing is asked of it if `expected` is empty.

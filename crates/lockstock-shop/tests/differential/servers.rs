@@ -18,6 +18,8 @@ pub(crate) struct Server {
     name: &'static str,
     port: u16,
     process: Process,
+    /// The id of the product that it made last.
+    new: String,
 }
 
 impl Server {
@@ -66,14 +68,41 @@ impl Server {
             .args(["--database", database])
             .args(["--store", redis])
             .args(["--update-hold", "release"])
+            .args(["--log", "warn"])
             .arg("--no-samples");
         Server::start("ours", port, command)
     }
 
-    /// Sends one case, with `new` as the id of the product that was made last.
-    pub(crate) fn ask(&self, case: &Case, new: &str) -> Answer {
-        wire::exchange(self.port, &case.bytes(new))
-            .unwrap_or_else(|error| panic!("{}: {}  {}: {error}", self.name, case.place, case.name))
+    /// Sends one case, and makes before it and deletes after it what it needs of its own.
+    pub(crate) fn ask(&mut self, case: &Case) -> Answer {
+        let own = if case.needs_its_own() {
+            self.make()
+        } else {
+            String::new()
+        };
+        let answer = self.send(&case.bytes(&self.new, &own), &case.name);
+        if case.needs_its_own() {
+            // It may be gone already, if that was the case.
+            self.send(
+                &request("DELETE", &format!("/api/products/{own}/"), ""),
+                "delete",
+            );
+        }
+        if let Some(id) = answer.new_id() {
+            self.new = id;
+        }
+        answer
+    }
+
+    fn make(&self) -> String {
+        let product = r#"{"name": "its own", "price": 1}"#;
+        let answer = self.send(&request("POST", "/api/products/", product), "make");
+        answer.new_id().expect("a product was made")
+    }
+
+    fn send(&self, request: &[u8], what: &str) -> Answer {
+        wire::exchange(self.port, request)
+            .unwrap_or_else(|error| panic!("{}: {what}: {error}", self.name))
     }
 
     fn start(name: &'static str, port: u16, command: Command) -> Server {
@@ -82,12 +111,11 @@ impl Server {
             name,
             port,
             process,
+            new: String::new(),
         };
-        let probe = format!(
-            "GET /api/products/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-        );
+        let probe = request("GET", "/api/products/", "");
         let deadline = Instant::now() + START;
-        while !wire::exchange(port, probe.as_bytes()).is_ok_and(|answer| answer.status == 200) {
+        while !wire::exchange(port, &probe).is_ok_and(|answer| answer.status == 200) {
             if let Some(status) = server.process.exited() {
                 panic!("{name} ended before it answered: {status}");
             }
@@ -96,6 +124,16 @@ impl Server {
         }
         server
     }
+}
+
+/// A request of the test itself.
+fn request(method: &str, path: &str, json: &str) -> Vec<u8> {
+    let length = json.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+    )
+    .into_bytes()
 }
 
 /// The Python that has `bench/requirements.txt` installed.

@@ -1,0 +1,145 @@
+//! The command line, as a newcomer meets it.
+
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+
+use lockstock_testkit::free_port;
+use serde_json::{Value, json};
+
+use crate::server::{Server, binary, sqlite};
+
+fn run(args: &[&str]) -> Output {
+    binary().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs what must fail: with this code, one clear line that has `words`, and no panic.
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = run(args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    for word in words {
+        assert!(said.contains(word), "{args:?}: '{word}' is missing in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    if code == 1 {
+        let lines = said.lines().filter(|line| !line.starts_with('{')).count();
+        assert_eq!(lines, 1, "{said}");
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    for word in [
+        "race", "--listen", "--store", "--database", "--update-lease", "--update-wait",
+        "--update-hold", "keep", "release", "LOCKSTOCK_STORE", "Examples:",
+    ] {
+        assert!(help.contains(word), "{word} is missing in {help}");
+    }
+    let help = run(&["race", "--help"]);
+    assert!(String::from_utf8(help.stdout).unwrap().contains("--rounds"));
+    assert!(run(&["--version"]).status.success());
+}
+
+#[test]
+fn a_bad_value_says_what_would_be_good() {
+    fails(&["--update-lease", "0s"], 2, &["--update-lease", "1ms to 24h"]);
+    fails(&["--update-lease", "3"], 2, &["3s"]);
+    fails(&["--update-hold", "maybe"], 2, &["keep", "release"]);
+    fails(&["--listen", "8000"], 2, &["--listen"]);
+    fails(&["--body-limit", "0"], 2, &["65536"]);
+    fails(&["--store", "memcached://x"], 1, &["memory://", "redis://"]);
+    fails(&["--database", "mysql://x"], 1, &["sqlite://", "postgres://"]);
+    fails(&["--database", "sqlite://:memory:"], 1, &["name a file"]);
+    fails(&["race", "--requests", "1"], 2, &["2..=1000"]);
+    fails(&["race", "--url", "localhost"], 1, &["http://127.0.0.1:8000"]);
+    fails(&["--listen", "0.0.0.0:0"], 1, &["--insecure"]);
+}
+
+#[test]
+fn what_is_not_there_is_named_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fails(&["--listen", &address], 1, &[&address, "--listen"]);
+    let nobody = free_port();
+    let store = format!("redis://shop:open-sesame@127.0.0.1:{nobody}/0");
+    fails(&["--listen", "127.0.0.1:0", "--store", &store], 1, &["no Redis answers", "refused"]);
+    let database = format!("postgres://shop:open-sesame@127.0.0.1:{nobody}/shop");
+    fails(&["--listen", "127.0.0.1:0", "--database", &database], 1, &["cannot open the database", "refused"]);
+    fails(&["--listen", "127.0.0.1:0", "--database", "sqlite:///nowhere/at/all.sqlite3"], 1, &["cannot open the database"]);
+    let url = format!("http://127.0.0.1:{nobody}");
+    fails(&["race", "--url", &url], 1, &["is the server running?"]);
+    for output in [
+        run(&["--listen", "127.0.0.1:0", "--store", &store]),
+        run(&["--listen", "127.0.0.1:0", "--database", &database]),
+    ] {
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("open-sesame"));
+    }
+}
+
+#[tokio::test]
+async fn options_come_from_the_environment_too() {
+    let server = Server::embedded().env("LOCKSTOCK_UPDATE_HOLD", "release").start();
+    let id = server.create(10).await;
+    for stock in [9, 8] {
+        assert_eq!(server.patch(id, json!({ "stock": stock })).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_database_gets_samples_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    for _ in 0..2 {
+        // Without --no-samples, which the other tests say.
+        let mut command = binary();
+        command.args(["--listen", "127.0.0.1:0", "--database", &database, "--drain-delay", "0s"]);
+        let server = Server::from(command).start();
+        let list = server.get("/api/products/").await.body;
+        assert_eq!(list["count"], 5);
+        server.process.terminate();
+        server.process.wait(crate::server::PATIENCE).unwrap();
+    }
+    let server = Server::embedded().start();
+    assert_eq!(server.get("/api/products/").await.body["count"], 0);
+}
+
+#[tokio::test]
+async fn two_servers_with_locks_in_memory_do_not_share_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    let _server = Server::on("memory://", &database).start();
+    fails(&["--listen", "127.0.0.1:0", "--database", &database], 1, &["another lockstock"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_has_one_winner_and_says_who() {
+    let server = Server::embedded().args(&["--update-lease", "1s"]).start();
+    server.create(10).await;
+    let race = |args: &[&str]| run(&[&["race", "--url", &server.url], args].concat());
+    let picture = race(&["--rounds", "2"]);
+    let said = String::from_utf8(picture.stdout).unwrap();
+    assert!(picture.status.success(), "{said}");
+    assert_eq!(said.matches("200 OK").count(), 2, "{said}");
+    assert_eq!(said.matches("429 Too Many Requests").count(), 8, "{said}");
+    assert!(said.contains(" won; 4 lost"), "{said}");
+
+    let id = server.create(10).await;
+    let lines = race(&["--json", "--product", &id.to_string(), "--requests", "10"]);
+    let line: Value = serde_json::from_slice(&lines.stdout).unwrap();
+    assert_eq!(line["winners"], 1);
+    assert_eq!(line["requests"].as_array().unwrap().len(), 10);
+    assert_eq!(server.stock(id).await, 9);
+
+    fails(&["race", "--url", &server.url, "--product", "999"], 1, &["--product"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_without_exactly_one_winner_fails() {
+    let server = Server::embedded().args(&["--update-hold", "release"]).start();
+    fails(&["race", "--url", &server.url], 1, &["no products"]);
+    server.create(10).await;
+    fails(&["race", "--url", &server.url], 1, &["had 5", "--update-hold"]);
+}
