@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from servers import LOCKSTOCK, ROOT, postgres_program, run
+from servers import ROOT, postgres_program, run
+from shops import LOCKSTOCK
 
 OURS = "lockstock"
 # Units in which less is better.
@@ -56,6 +57,7 @@ class Report:
     def __init__(self, bench):
         self.bench = bench
         self.lines = []
+        self._notes = []
         self._rows = [("", "", "ours", "peer", "", "ratio", "must", "aim", "")]
 
     def add(self, metric, unit, ours, peers, *, must=None, aim=None):
@@ -67,6 +69,10 @@ class Report:
             self._row(metric, unit, ours, peer, value, better, must, aim)
         if not peers:
             self._row(metric, unit, ours, "", None, None, must, aim)
+
+    def note(self, text):
+        """A line below the table."""
+        self._notes.append(text)
 
     def _line(self, peer, metric, value, unit, better):
         line = {"bench": self.bench, "peer": peer, "metric": metric, "value": round(value, 3)}
@@ -104,7 +110,7 @@ class Report:
             return
         print()
         print(table(self._rows))
-        print(f"\n{surroundings()}")
+        print("\n".join(["", *self._notes, surroundings()]))
 
 
 def times_better(ours, peer, unit):

@@ -1,15 +1,14 @@
-"""Starts the servers that benches measure and use, each private, and ends them.
+"""A PostgreSQL and a Redis of the bench's own, started and ended.
 
     with postgres() as database, redis() as store:
-        with lockstock(database.create("ours"), store.url(1), hold="release") as ours:
-            ours.port, ours.process.cpu(), ours.process.memory()
+        url = database.create("shop")
+        database.sql("shop", "SELECT 1"), store.url(1), store.process.cpu()
 
-All listen on 127.0.0.1 at ports nobody else has. PostgreSQL is as durable as Debian ships it
+Both listen on 127.0.0.1 at ports nobody else has. PostgreSQL is as durable as Debian ships it
 (fsync and synchronous_commit on); Redis keeps nothing, as a lock store needs nothing kept.
 """
 
 import glob
-import http.client
 import os
 import pwd
 import re
@@ -17,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +24,6 @@ from pathlib import Path
 from process import Failed, Process, ask
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKSTOCK = ROOT / "target/release/lockstock"
-DJANGO = ROOT / "bench/django"
-WORKERS = 3
 START = 60.0
 
 
@@ -101,6 +96,12 @@ class Postgres:
         self.sql("postgres", f"CREATE DATABASE {name}")
         return f"postgres://postgres@127.0.0.1:{self.port}/{name}"
 
+    def answers(self):
+        try:
+            return bool(self.sql("postgres", "SELECT 1"))
+        except Failed:
+            return False
+
     def sql(self, database, text):
         """Runs it and gives what psql prints, columns separated by `|`."""
         options = ["--no-psqlrc", "-qAtw", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]
@@ -125,19 +126,11 @@ def postgres():
         )
         with started as process:
             here = Postgres(port, process)
-            ask("postgres", START, lambda: answers(lambda: here.sql("postgres", "SELECT 1")), process)
+            ask("postgres", START, here.answers, process)
             for setting in ("fsync", "synchronous_commit"):
                 if here.sql("postgres", f"SHOW {setting}") != "on":
                     raise Failed(f"PostgreSQL runs without {setting}")
             yield here
-
-
-def answers(question):
-    try:
-        question()
-    except (Failed, OSError, http.client.HTTPException):
-        return False
-    return True
 
 
 # --- Redis ------------------------------------------------------------------
@@ -150,6 +143,12 @@ class Redis:
 
     def url(self, number):
         return f"redis://127.0.0.1:{self.port}/{number}"
+
+    def answers(self):
+        try:
+            return self.command("PING") == "+PONG"
+        except OSError:
+            return False
 
     def command(self, *words):
         """One command without spaces in its words; gives the first line of the answer."""
@@ -169,68 +168,5 @@ def redis():
         command += ["--save", "", "--appendonly", "no"]
         with Process("redis", command, folder / "log") as process:
             here = Redis(port, process)
-            ask("redis", START, lambda: answers(lambda: here.command("PING")), process)
+            ask("redis", START, here.answers, process)
             yield here
-
-
-# --- the two shops ----------------------------------------------------------
-
-
-@dataclass
-class Shop:
-    """A server of `/api/products/`."""
-
-    name: str
-    port: int
-    process: Process
-
-    def get(self, path):
-        """Status and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    def responds(self, path):
-        return answers(lambda: self.get(path)) and self.get(path)[0] == 200
-
-
-@contextmanager
-def lockstock(database_url, store_url, *, hold, arguments=()):
-    if not LOCKSTOCK.exists():
-        raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --release -p lockstock-shop")
-    port = free_port()
-    command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
-    command += ["--database", database_url, "--update-hold", hold, "--no-samples", "--log", "warn"]
-    with scratch("server") as folder:
-        with Process("lockstock", [*command, *arguments], folder / "log") as process:
-            shop = Shop("lockstock", port, process)
-            ask("lockstock", START, lambda: shop.responds("/readyz"), process)
-            yield shop
-
-
-@contextmanager
-def django(database_url, store_url, *, hold, products):
-    """The peer, as it is deployed: gunicorn's default workers, persistent connections to
-    the database, hiredis, no access log, no DEBUG. Its table is made anew."""
-    environment = os.environ | {
-        "SHOP_DATABASE_URL": database_url,
-        "SHOP_REDIS_URL": store_url,
-        "SHOP_UPDATE_HOLD": hold,
-        "PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache"),
-    }
-    # Would leave it without compiled modules if set where the bench was called.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    here = {"cwd": DJANGO, "env": environment}
-    run([sys.executable, "manage.py", "prepare", "--count", products], **here)
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-w", WORKERS, "-b", f"127.0.0.1:{port}"]
-    command += ["--no-control-socket", "--log-level", "warning", "shop.wsgi"]
-    with scratch("server") as folder:
-        with Process("django", command, folder / "log", **here) as process:
-            shop = Shop("django", port, process)
-            ask("gunicorn", START, lambda: shop.responds("/api/products/1/"), process)
-            yield shop

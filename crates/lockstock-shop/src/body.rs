@@ -99,7 +99,7 @@ impl Fields {
         }
         let content_type = headers
             .get(CONTENT_TYPE)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .map(|value| latin1(value.as_bytes()))
             .unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         match media_type.to_ascii_lowercase().as_str() {
@@ -153,13 +153,15 @@ fn not_an_object(why: String) -> Refusal {
     )]))
 }
 
+/// Every byte is a character of Latin-1.
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
 fn form_fields(bytes: &[u8]) -> HashMap<String, FormValue> {
     // Bytes that should have been percent-encoded are read as UTF-8 or, if they are none, as
-    // Latin-1, which every byte is.
-    let text = str::from_utf8(bytes).map_or_else(
-        |_| bytes.iter().map(|byte| char::from(*byte)).collect(),
-        Cow::Borrowed,
-    );
+    // Latin-1.
+    let text = str::from_utf8(bytes).map_or_else(|_| latin1(bytes).into(), Cow::Borrowed);
     // Collecting lets the last one win, as a QueryDict does.
     form_urlencoded::parse(text.as_bytes())
         .map(|(name, value)| (name.into_owned(), FormValue::Text(value.into_owned())))

@@ -31,7 +31,7 @@ Examples:
 /// terminal.
 #[derive(Debug, Parser)]
 #[command(name = "lockstock", version, styles = STYLES, after_help = EXAMPLES)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -43,6 +43,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the shop (what happens without a command)
+    #[command(args_override_self = true)]
     Serve(Box<Serve>),
     /// Fire identical updates at the same moment and see who wins
     Race(Race),

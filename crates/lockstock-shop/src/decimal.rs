@@ -2,6 +2,9 @@
 
 use crate::python;
 
+/// The exponents that Python reads are smaller than this, either way.
+const EXPONENTS: u64 = 1_000_000_000_000_000_000;
+
 /// A decimal number: its floor, held to the range of an `i64`, and whether there was more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decimal {
@@ -32,6 +35,7 @@ impl Decimal {
             // `int` would trim.
             .filter(|exponent| !exponent.contains(char::is_whitespace))
             .and_then(python::int)
+            .filter(|exponent| exponent.unsigned_abs() < EXPONENTS)
             .ok_or(NotANumber::Malformed)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = [whole, fraction].concat();
@@ -103,8 +107,21 @@ mod tests {
     #[test]
     fn what_is_no_number() {
         for text in [
-            "", "+", "abc", "1,000", "0x64", "NaN", "Infinity", "-inf", "1e", ".", "1e 2", "1e2.0",
-            "1 0", "+-1",
+            "",
+            "+",
+            "abc",
+            "1,000",
+            "0x64",
+            "NaN",
+            "Infinity",
+            "-inf",
+            "1e",
+            ".",
+            "1e 2",
+            "1e2.0",
+            "1 0",
+            "+-1",
+            "1e9999999999999999999",
         ] {
             assert_eq!(Decimal::parse(text), Err(NotANumber::Malformed), "{text}");
         }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use axum::http::header::HOST;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use serde_json::{Map, Value, json};
 
@@ -126,6 +127,8 @@ impl<'a> Parameters<'a> {
         let host = headers
             .get(HOST)
             .and_then(|host| host.to_str().ok())
+            // What is no host would make the link something else.
+            .filter(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
             .unwrap_or("localhost");
         let link = |number: i64| {
             let query = self.with_page(number);

@@ -310,14 +310,26 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
     let price = Whole { required: true };
     let stock = Whole { required: false };
     let changes = Changes {
-        name: noted("name", name.validate(fields.get("name"), partial), &mut errors),
+        name: noted(
+            "name",
+            name.validate(fields.get("name"), partial),
+            &mut errors,
+        ),
         description: noted(
             "description",
             description.validate(fields.get("description"), partial),
             &mut errors,
         ),
-        price: noted("price", price.validate(fields.get("price"), partial), &mut errors),
-        stock: noted("stock", stock.validate(fields.get("stock"), partial), &mut errors),
+        price: noted(
+            "price",
+            price.validate(fields.get("price"), partial),
+            &mut errors,
+        ),
+        stock: noted(
+            "stock",
+            stock.validate(fields.get("stock"), partial),
+            &mut errors,
+        ),
     };
     if errors.is_empty() {
         Ok(changes)

@@ -94,7 +94,10 @@ impl Course {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .with_context(|| {
-                format!("'{}' is no URL of a server: write http://127.0.0.1:8000", options.url)
+                format!(
+                    "'{}' is no URL of a server: write http://127.0.0.1:8000",
+                    options.url
+                )
             })?;
         let client = client()?;
         let products = base.join("/api/products/")?;
@@ -152,8 +155,9 @@ async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
         bail!("{place} answers {status}: give the id of a product with --product");
     }
     let body = answer.bytes().await?;
-    serde_json::from_slice(&body)
-        .with_context(|| format!("{place} answers something that is no JSON: is this a Lockstock server?"))
+    serde_json::from_slice(&body).with_context(|| {
+        format!("{place} answers something that is no JSON: is this a Lockstock server?")
+    })
 }
 
 /// The cause that says something: reqwest's own words are "error sending request".
@@ -209,7 +213,10 @@ async fn run(request: reqwest::RequestBuilder, fired: Instant) -> Finish {
 
 /// Waits until the losers may try again, which is when the next round is a fair one.
 async fn cool_down(finishes: &[Finish]) {
-    let wait = finishes.iter().filter_map(|finish| finish.retry_after).max();
+    let wait = finishes
+        .iter()
+        .filter_map(|finish| finish.retry_after)
+        .max();
     if let Some(wait) = wait {
         tokio::time::sleep(wait).await;
     }

@@ -15,9 +15,12 @@ use serde_json::{Map, Value, json};
 use crate::negotiate::{Form, Language};
 use crate::storage::StorageError;
 
-/// Why a request was not carried out.
+/// Why a request was not carried out. Boxed: it is the rare end of nearly every call.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal {
+pub(crate) struct Refusal(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
     status: StatusCode,
     about: About,
     retry_after: Option<Duration>,
@@ -63,23 +66,23 @@ impl Refusal {
     }
 
     fn new(status: StatusCode, about: About) -> Self {
-        Self {
+        Self(Box::new(Inner {
             status,
             about,
             retry_after: None,
             etag: None,
-        }
+        }))
     }
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        if let About::Coded { more, .. } = &mut self.about {
+        if let About::Coded { more, .. } = &mut self.0.about {
             more.insert(name.to_owned(), value.into());
         }
         self
     }
 
     fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.0.retry_after = Some(wait);
         self
     }
 
@@ -166,7 +169,7 @@ impl Refusal {
             format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
         )
         .with("version", version);
-        refusal.etag = Some(version);
+        refusal.0.etag = Some(version);
         refusal
     }
 
@@ -268,11 +271,16 @@ impl Refusal {
 
     /// The answer for a client that reads `form` and speaks `language`.
     pub(crate) fn render(self, form: Form, language: Language) -> Response {
-        let status = self.status;
-        let speaks = matches!(self.about, About::Coded { .. });
+        let Inner {
+            status,
+            about,
+            retry_after,
+            etag,
+        } = *self.0;
+        let speaks = matches!(about, About::Coded { .. });
         let body = match form {
-            Form::Json => self.about.json(language),
-            Form::Problem => self.about.problem(status, language),
+            Form::Json => about.json(language),
+            Form::Problem => about.problem(status, language),
         };
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
@@ -280,10 +288,10 @@ impl Refusal {
         if speaks {
             headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
         }
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if let Some(version) = self.etag {
+        if let Some(version) = etag {
             headers.insert(ETAG, crate::preconditions::etag(version));
         }
         response
@@ -342,7 +350,7 @@ impl About {
 /// Carried in the response's extensions to where it is rendered.
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = self.0.status.into_response();
         response.extensions_mut().insert(self);
         response
     }

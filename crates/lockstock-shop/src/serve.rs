@@ -31,7 +31,7 @@ use crate::body::BodyLimits;
 use crate::cli::Serve;
 use crate::samples;
 use crate::storage::{self, Limits};
-use crate::update_lock::{UpdateLock, UpdateRules};
+use crate::update_lock::{Hold, UpdateLock, UpdateRules};
 
 /// The most bytes of a request's line and headers.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -84,6 +84,13 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
+    if rules.hold == Hold::Keep && rules.wait >= rules.lease {
+        warn!(
+            "updates wait at least as long as a lock is kept: those that come at once follow \
+             one after another instead of being refused. Shorten --update-wait, or lengthen \
+             --update-lease"
+        );
+    }
     let signals = Signals::new()?;
     let address = listener.local_addr()?;
     welcome(&options, address)?;
@@ -246,7 +253,8 @@ fn alone_with_file(options: &Serve) -> anyhow::Result<Option<std::fs::File>> {
     let Some(file) = options.database.strip_prefix("sqlite://") else {
         return Ok(None);
     };
-    if !options.store.starts_with("memory:") {
+    // A database in memory is refused later, and needs no lock file before that.
+    if !options.store.starts_with("memory:") || file.contains(":memory:") {
         return Ok(None);
     }
     let file = file.split('?').next().unwrap_or_default();

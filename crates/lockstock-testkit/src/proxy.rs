@@ -179,7 +179,7 @@ async fn serve(
                 if fault == Fault::Cut {
                     // Refusing takes closing: a listener that is there accepts.
                     if let Some(listener) = listener.take() {
-                        drop(listener);
+                        stop_listening(&listener);
                     }
                     while connections.join_next().await.is_some() {}
                 } else if listener.is_none() {

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::store::{Answer, How, Store};
+use crate::store::{Answer, How, Release, Store};
 use crate::token::Token;
 
 /// The shortest lease.
@@ -244,7 +244,7 @@ impl Lock {
         self.store.in_background(async move {
             let mut pause = FIRST_PAUSE;
             while Instant::now() < ends {
-                match lock.store.release(&lock.keys, token).await {
+                match lock.release(token).await {
                     Ok(_) => return,
                     Err(error) => debug!(%error, "a release waits for the store"),
                 }
@@ -254,7 +254,7 @@ impl Lock {
         });
     }
 
-    async fn release(&self, token: Token) -> Result<bool> {
+    async fn release(&self, token: Token) -> Result<Release> {
         self.store.release(&self.keys, token).await
     }
 }
@@ -354,14 +354,14 @@ impl Guard {
         let (lock, token, deadline) = (self.lock.clone(), self.token, self.deadline);
         let released = self.finish(async move {
             match lock.release(token).await {
-                // Gone, and yet our lease cannot have ended: an answer that was lost on the
-                // way told of this very release.
-                Ok(false) if Instant::now() < deadline => Ok(true),
+                Ok(Release::Done) => Ok(true),
+                Ok(Release::NotOurs) => Ok(false),
+                // Our lease cannot have ended yet, so it was the release.
+                Ok(Release::Unclear) => Ok(Instant::now() < deadline),
                 Err(error) => {
                     lock.give_back(token, deadline);
                     Err(error)
                 }
-                answer => answer,
             }
         });
         self.settle(released.await?)

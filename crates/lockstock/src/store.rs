@@ -57,6 +57,16 @@ pub(crate) enum How {
     Kept,
 }
 
+/// What became of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Release {
+    Done,
+    NotOurs,
+    /// It is not ours any more; whether by this very release, whose first answer was lost,
+    /// nobody can tell.
+    Unclear,
+}
+
 impl Store {
     /// Opens the store behind `url` and checks that it answers, within [`DEFAULT_TIMEOUT`].
     ///
@@ -186,9 +196,10 @@ impl Store {
         }
     }
 
-    pub(crate) async fn release(&self, keys: &Keys, token: Token) -> Result<bool> {
+    pub(crate) async fn release(&self, keys: &Keys, token: Token) -> Result<Release> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.release(keys, token)),
+            Backend::Memory(memory) if memory.release(keys, token) => Ok(Release::Done),
+            Backend::Memory(_) => Ok(Release::NotOurs),
             Backend::Redis(redis) => redis.release(keys, token).await,
         }
     }

@@ -29,9 +29,9 @@ pub(super) fn draw(title: &str, finishes: &[Finish], colour: bool) -> String {
             Ok(status) => (described(*status), YELLOW),
             Err(why) => (format!("no answer: {why}"), RED),
         };
-        let retry = finish
-            .retry_after
-            .map_or(String::new(), |wait| format!(", again in {} s", wait.as_secs()));
+        let retry = finish.retry_after.map_or(String::new(), |wait| {
+            format!(", again in {} s", wait.as_secs())
+        });
         let _ = writeln!(
             picture,
             "  {:>3}  {:>9.2} ms  {}{}{plain} {result}{retry}",
@@ -101,6 +101,9 @@ mod tests {
         assert!(picture.contains("200 OK"));
         assert!(picture.contains("429 Too Many Requests, again in 3 s"));
         assert!(picture.contains("request 2 won; 1 lost, the last of them told after 4.00 ms"));
-        assert!(!picture.contains('\x1b'), "no colours where nobody asked for them");
+        assert!(
+            !picture.contains('\x1b'),
+            "no colours where nobody asked for them"
+        );
     }
 }

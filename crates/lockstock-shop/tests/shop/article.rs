@@ -52,9 +52,20 @@ async fn exactly_one_of_five_wins(servers: &[&Server]) {
         for round in 0..ROUNDS {
             let id = servers[0].create(10).await;
             let answers = fire(servers, id, format, 9).await;
-            let statuses = answers.iter().map(|answer| answer.status).collect::<Vec<_>>();
-            assert_eq!(with_status(&answers, 200), 1, "{format:?} {round}: {statuses:?}");
-            assert_eq!(with_status(&answers, 429), 4, "{format:?} {round}: {statuses:?}");
+            let statuses = answers
+                .iter()
+                .map(|answer| answer.status)
+                .collect::<Vec<_>>();
+            assert_eq!(
+                with_status(&answers, 200),
+                1,
+                "{format:?} {round}: {statuses:?}"
+            );
+            assert_eq!(
+                with_status(&answers, 429),
+                4,
+                "{format:?} {round}: {statuses:?}"
+            );
             for loser in answers.iter().filter(|answer| answer.status == 429) {
                 assert!((1..=3).contains(&loser.retry_after()), "{loser:?}");
             }
@@ -98,7 +109,10 @@ async fn all_succeed_one_after_another(servers: &[&Server]) {
         for _ in 0..ROUNDS {
             let id = servers[0].create(10).await;
             let answers = fire(servers, id, format, 9).await;
-            let statuses = answers.iter().map(|answer| answer.status).collect::<Vec<_>>();
+            let statuses = answers
+                .iter()
+                .map(|answer| answer.status)
+                .collect::<Vec<_>>();
             assert_eq!(with_status(&answers, 200), REQUESTS, "{statuses:?}");
             // Each saw the one before it: no two versions are the same.
             let mut versions = answers

@@ -18,7 +18,10 @@ fn fails(args: &[&str], code: i32, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
     for word in words {
-        assert!(said.contains(word), "{args:?}: '{word}' is missing in: {said}");
+        assert!(
+            said.contains(word),
+            "{args:?}: '{word}' is missing in: {said}"
+        );
     }
     assert!(!said.contains("panicked"), "{said}");
     if code == 1 {
@@ -33,8 +36,17 @@ fn help_teaches() {
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     for word in [
-        "race", "--listen", "--store", "--database", "--update-lease", "--update-wait",
-        "--update-hold", "keep", "release", "LOCKSTOCK_STORE", "Examples:",
+        "race",
+        "--listen",
+        "--store",
+        "--database",
+        "--update-lease",
+        "--update-wait",
+        "--update-hold",
+        "keep",
+        "release",
+        "LOCKSTOCK_STORE",
+        "Examples:",
     ] {
         assert!(help.contains(word), "{word} is missing in {help}");
     }
@@ -45,16 +57,28 @@ fn help_teaches() {
 
 #[test]
 fn a_bad_value_says_what_would_be_good() {
-    fails(&["--update-lease", "0s"], 2, &["--update-lease", "1ms to 24h"]);
+    fails(
+        &["--update-lease", "0s"],
+        2,
+        &["--update-lease", "1ms to 24h"],
+    );
     fails(&["--update-lease", "3"], 2, &["3s"]);
     fails(&["--update-hold", "maybe"], 2, &["keep", "release"]);
     fails(&["--listen", "8000"], 2, &["--listen"]);
     fails(&["--body-limit", "0"], 2, &["65536"]);
     fails(&["--store", "memcached://x"], 1, &["memory://", "redis://"]);
-    fails(&["--database", "mysql://x"], 1, &["sqlite://", "postgres://"]);
+    fails(
+        &["--database", "mysql://x"],
+        1,
+        &["sqlite://", "postgres://"],
+    );
     fails(&["--database", "sqlite://:memory:"], 1, &["name a file"]);
     fails(&["race", "--requests", "1"], 2, &["2..=1000"]);
-    fails(&["race", "--url", "localhost"], 1, &["http://127.0.0.1:8000"]);
+    fails(
+        &["race", "--url", "localhost"],
+        1,
+        &["http://127.0.0.1:8000"],
+    );
     fails(&["--listen", "0.0.0.0:0"], 1, &["--insecure"]);
 }
 
@@ -65,10 +89,27 @@ fn what_is_not_there_is_named_in_one_line() {
     fails(&["--listen", &address], 1, &[&address, "--listen"]);
     let nobody = free_port();
     let store = format!("redis://shop:open-sesame@127.0.0.1:{nobody}/0");
-    fails(&["--listen", "127.0.0.1:0", "--store", &store], 1, &["no Redis answers", "refused"]);
+    fails(
+        &["--listen", "127.0.0.1:0", "--store", &store],
+        1,
+        &["no Redis answers", "refused"],
+    );
     let database = format!("postgres://shop:open-sesame@127.0.0.1:{nobody}/shop");
-    fails(&["--listen", "127.0.0.1:0", "--database", &database], 1, &["cannot open the database", "refused"]);
-    fails(&["--listen", "127.0.0.1:0", "--database", "sqlite:///nowhere/at/all.sqlite3"], 1, &["cannot open the database"]);
+    fails(
+        &["--listen", "127.0.0.1:0", "--database", &database],
+        1,
+        &["cannot open the database", "refused"],
+    );
+    fails(
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+            "sqlite:///nowhere/at/all.sqlite3",
+        ],
+        1,
+        &["cannot open the database"],
+    );
     let url = format!("http://127.0.0.1:{nobody}");
     fails(&["race", "--url", &url], 1, &["is the server running?"]);
     for output in [
@@ -81,10 +122,15 @@ fn what_is_not_there_is_named_in_one_line() {
 
 #[tokio::test]
 async fn options_come_from_the_environment_too() {
-    let server = Server::embedded().env("LOCKSTOCK_UPDATE_HOLD", "release").start();
+    let server = Server::embedded()
+        .env("LOCKSTOCK_UPDATE_HOLD", "release")
+        .start();
     let id = server.create(10).await;
     for stock in [9, 8] {
-        assert_eq!(server.patch(id, json!({ "stock": stock })).await.status, 200);
+        assert_eq!(
+            server.patch(id, json!({ "stock": stock })).await.status,
+            200
+        );
     }
 }
 
@@ -95,7 +141,14 @@ async fn an_empty_database_gets_samples_once() {
     for _ in 0..2 {
         // Without --no-samples, which the other tests say.
         let mut command = binary();
-        command.args(["--listen", "127.0.0.1:0", "--database", &database, "--drain-delay", "0s"]);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+            &database,
+            "--drain-delay",
+            "0s",
+        ]);
         let server = Server::from(command).start();
         let list = server.get("/api/products/").await.body;
         assert_eq!(list["count"], 5);
@@ -111,12 +164,16 @@ async fn two_servers_with_locks_in_memory_do_not_share_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let database = sqlite(&folder.path().join("shop.sqlite3"));
     let _server = Server::on("memory://", &database).start();
-    fails(&["--listen", "127.0.0.1:0", "--database", &database], 1, &["another lockstock"]);
+    fails(
+        &["--listen", "127.0.0.1:0", "--database", &database],
+        1,
+        &["another lockstock"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_race_has_one_winner_and_says_who() {
-    let server = Server::embedded().args(&["--update-lease", "1s"]).start();
+    let server = Server::embedded().args(&["--update-lease", "2s"]).start();
     server.create(10).await;
     let race = |args: &[&str]| run(&[&["race", "--url", &server.url], args].concat());
     let picture = race(&["--rounds", "2"]);
@@ -133,13 +190,23 @@ async fn a_race_has_one_winner_and_says_who() {
     assert_eq!(line["requests"].as_array().unwrap().len(), 10);
     assert_eq!(server.stock(id).await, 9);
 
-    fails(&["race", "--url", &server.url, "--product", "999"], 1, &["--product"]);
+    fails(
+        &["race", "--url", &server.url, "--product", "999"],
+        1,
+        &["--product"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_race_without_exactly_one_winner_fails() {
-    let server = Server::embedded().args(&["--update-hold", "release"]).start();
+    let server = Server::embedded()
+        .args(&["--update-hold", "release"])
+        .start();
     fails(&["race", "--url", &server.url], 1, &["no products"]);
     server.create(10).await;
-    fails(&["race", "--url", &server.url], 1, &["had 5", "--update-hold"]);
+    fails(
+        &["race", "--url", &server.url],
+        1,
+        &["had 5", "--update-hold"],
+    );
 }

@@ -26,11 +26,18 @@ async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
     assert_eq!(refused.body["code"], "store_unavailable");
     assert!(refused.retry_after() >= 1);
     assert!(refused.took < BOUND, "{:?}", refused.took);
-    assert_eq!(server.stock(id).await, 9, "reads go on, nothing was written");
+    assert_eq!(
+        server.stock(id).await,
+        9,
+        "reads go on, nothing was written"
+    );
     assert_eq!(server.create(1).await, id + 1, "what needs no lock goes on");
     let ready = server.get("/readyz").await;
     assert_eq!(ready.status, 503);
-    assert_eq!((&ready.body["store"], &ready.body["database"]), (&json!("down"), &json!("up")));
+    assert_eq!(
+        (&ready.body["store"], &ready.body["database"]),
+        (&json!("down"), &json!("up"))
+    );
     assert_eq!(server.get("/healthz").await.status, 200);
 
     redis.restart();
@@ -78,7 +85,10 @@ async fn a_grant_whose_answer_was_lost_is_found_again() {
     for stock in 0..10 {
         proxy.reset_next_reply();
         // Asked again with the same token, the store says that the lock is ours.
-        assert_eq!(server.patch(id, json!({ "stock": stock })).await.status, 200);
+        assert_eq!(
+            server.patch(id, json!({ "stock": stock })).await.status,
+            200
+        );
     }
     let key = format!("product-update-lock-{id}");
     assert_eq!(redis.command(&["EXISTS", &key]), Ok("0".to_owned()));
@@ -139,10 +149,17 @@ async fn a_database_that_dies_is_503_and_it_recovers() {
     }
     let ready = server.get("/readyz").await;
     assert_eq!(ready.status, 503);
-    assert_eq!((&ready.body["store"], &ready.body["database"]), (&json!("up"), &json!("down")));
+    assert_eq!(
+        (&ready.body["store"], &ready.body["database"]),
+        (&json!("up"), &json!("down"))
+    );
     assert_eq!(server.get("/healthz").await.status, 200);
     let key = format!("product-update-lock-{id}");
-    assert_eq!(redis.command(&["EXISTS", &key]), Ok("0".to_owned()), "the lock is released");
+    assert_eq!(
+        redis.command(&["EXISTS", &key]),
+        Ok("0".to_owned()),
+        "the lock is released"
+    );
 
     postgres.restart();
     eventually("ready again", async || {
@@ -193,9 +210,14 @@ async fn a_server_that_is_killed_frees_its_lock_with_the_lease() {
     let other = Server::on(&redis.url(), &database).args(&options).start();
     let id = other.create(10).await;
     let key = format!("product-update-lock-{id}");
-    let request = doomed.request(reqwest::Method::PATCH, &product(id)).json(&json!({ "stock": 1 }));
+    let request = doomed
+        .request(reqwest::Method::PATCH, &product(id))
+        .json(&json!({ "stock": 1 }));
     let request = tokio::spawn(request.send());
-    eventually("held", async || (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())).await;
+    eventually("held", async || {
+        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
+    })
+    .await;
     doomed.process.kill();
     assert!(request.await.unwrap().is_err());
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -206,7 +228,14 @@ async fn a_server_that_is_killed_frees_its_lock_with_the_lease() {
 async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
-    let options = ["--update-lease", "500ms", "--update-wait", "20s", "--update-hold", "release"];
+    let options = [
+        "--update-lease",
+        "500ms",
+        "--update-wait",
+        "20s",
+        "--update-hold",
+        "release",
+    ];
     let frozen = Server::on(&redis.url(), &database)
         .args(&options)
         .env("FAILPOINTS", "update.locked=1*return(300)")
@@ -214,9 +243,14 @@ async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
     let other = Server::on(&redis.url(), &database).args(&options).start();
     let id = other.create(10).await;
     let key = format!("product-update-lock-{id}");
-    let late = frozen.request(reqwest::Method::PATCH, &product(id)).json(&json!({ "stock": 1 }));
+    let late = frozen
+        .request(reqwest::Method::PATCH, &product(id))
+        .json(&json!({ "stock": 1 }));
     let late = tokio::spawn(late.send());
-    eventually("held", async || (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())).await;
+    eventually("held", async || {
+        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
+    })
+    .await;
     frozen.process.pause();
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
     frozen.process.resume();

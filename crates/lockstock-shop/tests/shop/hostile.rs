@@ -21,7 +21,9 @@ async fn raw(server: &Server, bytes: &[u8]) -> String {
 }
 
 async fn connect(server: &Server) -> TcpStream {
-    TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap()
+    TcpStream::connect(server.url.trim_start_matches("http://"))
+        .await
+        .unwrap()
 }
 
 async fn rest(stream: &mut TcpStream) -> String {
@@ -46,20 +48,40 @@ async fn bodies_that_nobody_should_send() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     let bodies: &[&[u8]] = &[
-        b"{", b"[", b"\"", b"\xff\xfe", b"\xef\xbb\xbf{}", b"nul", b"{\"stock\": 1e999999}",
-        b"{\"stock\": 0x1}", b"{\"a\": \"\\ud800\"}", b"{\"stock\": }", b"{}{}", b"\0", b"-",
+        b"{",
+        b"[",
+        b"\"",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b"nul",
+        b"{\"stock\": 1e999999}",
+        b"{\"stock\": 0x1}",
+        b"{\"a\": \"\\ud800\"}",
+        b"{\"stock\": }",
+        b"{}{}",
+        b"\0",
+        b"-",
         b"{\"name\": {\"a\": [1]}, \"price\": [[]], \"stock\": {\"$gt\": 0}}",
     ];
     for body in bodies {
         for method in [Method::POST, Method::PUT, Method::PATCH] {
-            let path = if method == Method::POST { "/api/products/".to_owned() } else { product(id) };
+            let path = if method == Method::POST {
+                "/api/products/".to_owned()
+            } else {
+                product(id)
+            };
             let request = server
                 .request(method, &path)
                 .header("Content-Type", "application/json")
                 .body(body.to_vec());
             let answer = server.send(request).await;
             let status = answer.status.as_u16();
-            assert_eq!(status, 400, "{:?}: {answer:?}", String::from_utf8_lossy(body));
+            assert_eq!(
+                status,
+                400,
+                "{:?}: {answer:?}",
+                String::from_utf8_lossy(body)
+            );
             assert!(answer.body.is_object());
         }
     }
@@ -77,10 +99,14 @@ async fn a_body_over_the_limit_is_413_however_it_comes() {
     let server = Server::embedded().args(&["--body-limit", "1000"]).start();
     let announced = raw(&server, &post(&"x".repeat(2000), "")).await;
     assert!(announced.starts_with("HTTP/1.1 413 "), "{announced}");
-    assert!(announced.contains("\"code\":\"body_too_large\""), "{announced}");
-    let mut chunked = b"POST /api/products/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+    assert!(
+        announced.contains("\"code\":\"body_too_large\""),
+        "{announced}"
+    );
+    let mut chunked =
+        b"POST /api/products/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
         Transfer-Encoding: chunked\r\n\r\n"
-        .to_vec();
+            .to_vec();
     for _ in 0..20 {
         chunked.extend_from_slice(b"64\r\n");
         chunked.extend_from_slice(&[b'x'; 100]);
@@ -91,7 +117,10 @@ async fn a_body_over_the_limit_is_413_however_it_comes() {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let never_ending = raw(&server, &post(&"x".repeat(40_000_000), "")).await;
     // It may have been cut off while sending, but what it heard was this.
-    assert!(never_ending.is_empty() || never_ending.starts_with("HTTP/1.1 413 "), "{never_ending}");
+    assert!(
+        never_ending.is_empty() || never_ending.starts_with("HTTP/1.1 413 "),
+        "{never_ending}"
+    );
     server.create(1).await;
 }
 
@@ -102,9 +131,15 @@ async fn slow_clients_are_cut_off() {
         .start();
     // A head that never ends.
     let mut stream = connect(&server).await;
-    stream.write_all(b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nX: ").await.unwrap();
+    stream
+        .write_all(b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nX: ")
+        .await
+        .unwrap();
     let answer = rest(&mut stream).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408 "),
+        "{answer}"
+    );
     // Nothing at all.
     let mut stream = connect(&server).await;
     assert_eq!(rest(&mut stream).await, "");
@@ -130,9 +165,8 @@ async fn slow_clients_are_cut_off() {
 async fn a_request_that_two_servers_could_read_differently_ends_the_connection() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
-    let smuggled = format!(
-        "PATCH /api/products/{id}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
-    );
+    let smuggled =
+        format!("PATCH /api/products/{id}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
     let heads = [
         "Content-Length: 0\r\nContent-Length: 5\r\n",
         "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
@@ -152,10 +186,19 @@ async fn a_request_that_two_servers_could_read_differently_ends_the_connection()
         assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head:?}: {answer}");
     }
-    let huge_head = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    let huge_head = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+        "x".repeat(200_000)
+    );
     let answer = raw(&server, huge_head.as_bytes()).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    let long_path = format!("GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "x".repeat(60_000));
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431 "),
+        "{answer}"
+    );
+    let long_path = format!(
+        "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "x".repeat(60_000)
+    );
     let answer = raw(&server, long_path.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     assert_eq!(server.stock(id).await, 10);
@@ -165,14 +208,26 @@ async fn a_request_that_two_servers_could_read_differently_ends_the_connection()
 async fn odd_addresses_are_not_found() {
     let server = Server::embedded().start();
     for path in [
-        "/", "/api", "/api/", "/nowhere", "/api/products/%00/", "/api/products/%ff/",
-        "/api/products/../", "/api/products//", "/api/products/1%2F/", "/%2e%2e/%2e%2e/etc/passwd",
-        "/api/products/99999999999999999999999999/", "/api/products/%E2%80%AE/",
+        "/",
+        "/api",
+        "/api/",
+        "/nowhere",
+        "/api/products/%00/",
+        "/api/products/%ff/",
+        "/api/products/../",
+        "/api/products//",
+        "/api/products/1%2F/",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/api/products/99999999999999999999999999/",
+        "/api/products/%E2%80%AE/",
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let answer = raw(&server, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
-        assert!(answer.contains("content-type: application/json"), "{path}: {answer}");
+        assert!(
+            answer.contains("content-type: application/json"),
+            "{path}: {answer}"
+        );
         assert!(answer.contains("{\"detail\":"), "{path}: {answer}");
     }
 }
@@ -187,16 +242,26 @@ async fn too_many_requests_at_once_are_shed() {
     for _ in 0..4 {
         ids.push(server.create(10).await);
     }
-    let held_up = async { join_all(ids.iter().map(|id| server.patch(*id, json!({ "stock": 9 })))).await };
-    let beside = async {
-        eventually("shed", async || {
-            let answer = server.get("/api/products/").await;
-            (answer.status == 503).then_some(answer)
-        })
+    let held_up = async {
+        join_all(
+            ids.iter()
+                .map(|id| server.patch(*id, json!({ "stock": 9 }))),
+        )
         .await
+    };
+    let beside = async {
+        eventually("four under way", async || {
+            let metrics = server.get("/metrics").await.body;
+            let text = metrics.as_str().unwrap();
+            text.contains("lockstock_http_requests_in_flight 4")
+                .then_some(())
+        })
+        .await;
+        server.get("/api/products/").await
     };
     let (held_up, shed) = tokio::join!(held_up, beside);
     assert!(held_up.iter().all(|answer| answer.status == 200));
+    assert_eq!(shed.status, 503);
     assert_eq!(shed.body["code"], "overloaded");
     assert!(shed.retry_after() >= 1);
     assert_eq!(server.get("/api/products/").await.status, 200);
@@ -212,7 +277,10 @@ async fn a_request_that_takes_too_long_is_answered_and_its_work_finished() {
     let answer = server.patch(id, json!({ "stock": 9 })).await;
     assert_eq!(answer.status, 503);
     assert_eq!(answer.body["code"], "timeout");
-    eventually("finished all the same", async || (server.stock(id).await == 9).then_some(())).await;
+    eventually("finished all the same", async || {
+        (server.stock(id).await == 9).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -221,11 +289,15 @@ async fn a_log_cannot_be_forged() {
     let request = b"GET /api/products/%0a%7b%22forged%22:1%7d/ HTTP/1.1\r\nHost: x\r\n\
         X-Request-Id: a\"b\\c\r\nConnection: close\r\n\r\n";
     raw(&server, request).await;
-    let mut long = b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: ".to_vec();
+    let mut long =
+        b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: ".to_vec();
     long.extend_from_slice(&[b'x'; 1000]);
     long.extend_from_slice(b"\r\n\r\n");
     let answer = raw(&server, &long).await;
-    assert!(!answer.contains("xxxx"), "an id of a thousand characters is replaced");
+    assert!(
+        !answer.contains("xxxx"),
+        "an id of a thousand characters is replaced"
+    );
     let log = eventually("logged", async || {
         let log = server.log();
         (log.matches("answered").count() >= 2).then_some(log)
@@ -235,5 +307,7 @@ async fn a_log_cannot_be_forged() {
         let line: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
         assert!(line["message"].is_string());
     }
-    tokio::time::timeout(Duration::from_secs(30), server.create(1)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), server.create(1))
+        .await
+        .unwrap();
 }

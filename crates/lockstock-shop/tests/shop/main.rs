@@ -1,5 +1,7 @@
 //! The shop through its binary, over real HTTP, on real databases and a real Redis.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod article;
 mod command_line;
 mod faults;

@@ -42,7 +42,10 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
     let paths = document.body["paths"].as_object().unwrap();
     for (path, verbs) in [
         ("/api/products/", &["get", "post", "options"][..]),
-        ("/api/products/{id}/", &["get", "put", "patch", "delete", "options"]),
+        (
+            "/api/products/{id}/",
+            &["get", "put", "patch", "delete", "options"],
+        ),
         ("/healthz", &["get"]),
         ("/readyz", &["get"]),
         ("/metrics", &["get"]),
@@ -52,8 +55,13 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
         }
     }
     let patch = &paths["/api/products/{id}/"]["patch"];
-    for status in ["200", "400", "404", "409", "412", "413", "415", "428", "429", "503"] {
-        assert!(patch["responses"][status].is_object(), "PATCH can answer {status}");
+    for status in [
+        "200", "400", "404", "409", "412", "413", "415", "428", "429", "503",
+    ] {
+        assert!(
+            patch["responses"][status].is_object(),
+            "PATCH can answer {status}"
+        );
     }
     let bodies = patch["requestBody"]["content"].as_object().unwrap();
     assert_eq!(bodies.len(), 3, "JSON, form, multipart");
@@ -67,7 +75,10 @@ async fn each_answer_carries_the_request_id_and_the_log_has_it() {
     let request = server
         .request(Method::GET, "/api/products/")
         .header("X-Request-Id", "checkout-4711");
-    assert_eq!(server.send(request).await.header("x-request-id"), "checkout-4711");
+    assert_eq!(
+        server.send(request).await.header("x-request-id"),
+        "checkout-4711"
+    );
     let one = server.get("/api/products/").await;
     let two = server.get("/nowhere").await;
     assert_eq!(one.header("x-request-id").len(), 32);
@@ -92,8 +103,12 @@ async fn each_answer_carries_the_request_id_and_the_log_has_it() {
 async fn passwords_are_shown_nowhere() {
     let redis = Redis::start_with(&["--requirepass", "open-sesame"]);
     let postgres = Postgres::start();
-    let store = redis.url().replace("redis://", "redis://default:open-sesame@");
-    let database = postgres.create_database("shop").replace("postgres@", "postgres:hush-hush@");
+    let store = redis
+        .url()
+        .replace("redis://", "redis://default:open-sesame@");
+    let database = postgres
+        .create_database("shop")
+        .replace("postgres@", "postgres:hush-hush@");
     let server = Server::on(&store, &database)
         .args(&["--log", "trace", "--store-timeout", "200ms"])
         .start();
@@ -101,7 +116,11 @@ async fn passwords_are_shown_nowhere() {
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
     redis.kill();
     postgres.kill();
-    let mut seen = server.patch(id, json!({ "stock": 8 })).await.body.to_string();
+    let mut seen = server
+        .patch(id, json!({ "stock": 8 }))
+        .await
+        .body
+        .to_string();
     seen += &server.get("/readyz").await.body.to_string();
     seen += &server.get("/metrics").await.body.to_string();
     seen += &eventually("logged", async || {
@@ -118,14 +137,26 @@ async fn passwords_are_shown_nowhere() {
 async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-hold", "release", "--update-lease", "60s", "--drain-delay", "2s"])
+        .args(&[
+            "--update-hold",
+            "release",
+            "--update-lease",
+            "60s",
+            "--drain-delay",
+            "2s",
+        ])
         .env("FAILPOINTS", "update.locked=return(1000)")
         .start();
     let id = server.create(10).await;
     let key = format!("product-update-lock-{id}");
-    let update = server.request(Method::PATCH, &product(id)).json(&json!({ "stock": 9 }));
+    let update = server
+        .request(Method::PATCH, &product(id))
+        .json(&json!({ "stock": 9 }));
     let update = tokio::spawn(update.send());
-    eventually("held", async || (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())).await;
+    eventually("held", async || {
+        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
+    })
+    .await;
     server.process.terminate();
     let draining = eventually("draining", async || {
         let ready = server.get("/readyz").await;
@@ -135,7 +166,10 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
     assert_eq!(draining.body["status"], "draining");
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(update.await.unwrap().unwrap().status(), 200);
-    let status = server.process.wait(Duration::from_secs(20)).expect("it ends");
+    let status = server
+        .process
+        .wait(Duration::from_secs(20))
+        .expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert_eq!(redis.command(&["EXISTS", &key]), Ok("0".to_owned()));
     assert_eq!(postgres.psql("shop", "SELECT stock FROM products"), "9");
@@ -148,16 +182,22 @@ async fn a_stop_is_bounded() {
         .env("FAILPOINTS", "update.locked=return(60000)")
         .start();
     let id = server.create(10).await;
-    let update = server.request(Method::PATCH, &product(id)).json(&json!({ "stock": 9 }));
+    let update = server
+        .request(Method::PATCH, &product(id))
+        .json(&json!({ "stock": 9 }));
     let update = tokio::spawn(update.send());
     eventually("under way", async || {
         let metrics = server.get("/metrics").await.body;
         let text = metrics.as_str().unwrap();
-        text.contains("lockstock_http_requests_in_flight 1").then_some(())
+        text.contains("lockstock_http_requests_in_flight 1")
+            .then_some(())
     })
     .await;
     server.process.terminate();
-    let status = server.process.wait(Duration::from_secs(20)).expect("it ends");
+    let status = server
+        .process
+        .wait(Duration::from_secs(20))
+        .expect("it ends");
     assert_eq!(status.code(), Some(0));
     assert!(update.await.unwrap().is_err());
 }
@@ -174,7 +214,10 @@ async fn what_was_answered_survives_a_kill() {
         }
         for stock in 0..20 {
             let id = server.create(100).await;
-            assert_eq!(server.patch(id, json!({ "stock": stock })).await.status, 200);
+            assert_eq!(
+                server.patch(id, json!({ "stock": stock })).await.status,
+                200
+            );
             acknowledged.push((id, stock));
         }
         server.process.kill();

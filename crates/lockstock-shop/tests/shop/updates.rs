@@ -62,7 +62,10 @@ async fn a_loser_is_told_in_its_language_and_form() {
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 
     let english = server.patch(id, json!({ "stock": 8 })).await;
-    assert_eq!(english.body["error"], "Only one update every 3 seconds is allowed.");
+    assert_eq!(
+        english.body["error"],
+        "Only one update every 3 seconds is allowed."
+    );
     assert_eq!(english.body["code"], "busy");
     let detail = english.body["detail"].as_str().unwrap();
     assert!(detail.starts_with("Request was throttled."), "{detail}");
@@ -111,7 +114,14 @@ async fn every_change_takes_the_lock_and_a_delete_gives_it_back() {
 async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
-    let options = ["--update-lease", "300ms", "--update-wait", "5s", "--update-hold", "release"];
+    let options = [
+        "--update-lease",
+        "300ms",
+        "--update-wait",
+        "5s",
+        "--update-hold",
+        "release",
+    ];
     let sleeper = Server::on(&redis.url(), &database)
         .args(&options)
         .env("FAILPOINTS", "update.locked=1*return(1500)")
@@ -135,7 +145,10 @@ async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
     assert_eq!(other.get(&product(id)).await.body["version"], 2);
     let metrics = sleeper.get("/metrics").await.body;
     let metrics = metrics.as_str().unwrap();
-    assert!(metrics.contains("lockstock_fenced_writes_total 1"), "{metrics}");
+    assert!(
+        metrics.contains("lockstock_fenced_writes_total 1"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -173,7 +186,11 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
                 ),
             )
         });
-        while postgres.psql("shop", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") != "1" {
+        while postgres.psql(
+            "shop",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+        ) != "1"
+        {
             std::thread::yield_now();
         }
         let late = tokio::task::block_in_place(|| {
@@ -223,13 +240,23 @@ async fn conditions_hold() {
     assert_eq!(without.body["code"], "precondition_required");
 
     let first = server.send(patch(Some("\"1\""), 9)).await;
-    assert_eq!((first.status.as_u16(), first.header("etag")), (200, "\"2\""));
+    assert_eq!(
+        (first.status.as_u16(), first.header("etag")),
+        (200, "\"2\"")
+    );
     let stale = server.send(patch(Some("\"1\""), 8)).await;
     assert_eq!(stale.status, 412);
     assert_eq!(stale.body["version"], 2);
     assert_eq!(stale.header("etag"), "\"2\"");
-    assert_eq!(server.send(patch(Some("W/\"2\""), 8)).await.status, 412, "weak");
-    assert_eq!(server.send(patch(Some("\"1\", \"2\""), 7)).await.status, 200);
+    assert_eq!(
+        server.send(patch(Some("W/\"2\""), 8)).await.status,
+        412,
+        "weak"
+    );
+    assert_eq!(
+        server.send(patch(Some("\"1\", \"2\""), 7)).await.status,
+        200
+    );
     assert_eq!(server.send(patch(Some("*"), 6)).await.status, 200);
     // What is wrong otherwise is said first.
     assert_eq!(server.send(patch(Some("\"1\""), -1)).await.status, 400);

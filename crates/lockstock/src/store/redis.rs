@@ -13,7 +13,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, How, redacted};
+use super::{Answer, How, Release, redacted};
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::token::{HELD, KEPT, Token};
@@ -97,7 +97,8 @@ impl Redis {
             .arg(millis(FENCE_LIFE))
             .arg(HELD)
             .arg(KEPT);
-        let (sent, (granted, what, left)) = self.run::<(bool, Value, i64)>(&script).await?;
+        let ran = self.run::<(bool, Value, i64)>(&script).await?;
+        let (granted, what, left) = ran.answer;
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         if !granted {
             let how = match &what {
@@ -112,43 +113,53 @@ impl Redis {
         Ok(Answer::Granted {
             fence: fence.unsigned_abs(),
             // From before the last attempt was sent: never later than the server's own end.
-            deadline: sent + left.unwrap_or_default(),
+            deadline: ran.begun + left.unwrap_or_default(),
         })
     }
 
-    pub(super) async fn release(&self, keys: &Keys, token: Token) -> Result<bool> {
+    pub(super) async fn release(&self, keys: &Keys, token: Token) -> Result<Release> {
         let mut script = RELEASE.key(&keys.holder[..]);
         script.arg(token.held());
-        self.run(&script).await.map(|(_, released)| released)
+        let ran = self.run::<bool>(&script).await?;
+        Ok(match (ran.answer, ran.repeated) {
+            (true, _) => Release::Done,
+            (false, false) => Release::NotOurs,
+            (false, true) => Release::Unclear,
+        })
     }
 
     pub(super) async fn keep(&self, keys: &Keys, token: Token) -> Result<bool> {
         let mut script = KEEP.key(&keys.holder[..]);
         script.arg(token.held()).arg(token.kept());
-        self.run(&script).await.map(|(_, kept)| kept)
+        self.run(&script).await.map(|ran| ran.answer)
     }
 
     pub(super) async fn renew(&self, keys: &Keys, token: Token, left: Duration) -> Result<bool> {
         let mut script = RENEW.key(&keys.holder[..]);
         script.arg(token.held()).arg(millis(left));
-        self.run(&script).await.map(|(_, renewed)| renewed)
+        self.run(&script).await.map(|ran| ran.answer)
     }
 
-    /// Runs `script`, a second time if the connection broke under it. Answers when the
-    /// attempt that succeeded was begun, and what it said.
-    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<(Instant, T)> {
+    /// Runs `script`, a second time if the connection broke under it.
+    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<Ran<T>> {
         let attempts = async {
             let mut connection = self.connection.clone();
-            let mut again = true;
+            let mut repeated = false;
             loop {
                 let begun = Instant::now();
                 match script.invoke_async(&mut connection).await {
                     // The connection that just failed may have been dead for hours: the
                     // one that takes its place deserves a try. Bounded by the timeout.
-                    Err(error) if again && error.is_io_error() && !error.is_timeout() => {
-                        again = false;
+                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
+                        repeated = true;
                     }
-                    answer => return Ok((begun, answer?)),
+                    answer => {
+                        return Ok(Ran {
+                            answer: answer?,
+                            begun,
+                            repeated,
+                        });
+                    }
                 }
             }
         };
@@ -156,6 +167,15 @@ impl Redis {
             .await
             .unwrap_or_else(|_| Err(Error::no_answer(self.timeout)))
     }
+}
+
+/// A script that ran.
+struct Ran<T> {
+    answer: T,
+    /// When the attempt that was answered was begun.
+    begun: Instant,
+    /// An attempt before it may have run as well.
+    repeated: bool,
 }
 
 fn millis(duration: Duration) -> u64 {
