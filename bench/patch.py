@@ -5,7 +5,7 @@ import signal
 import statistics
 import sys
 
-from load import RACERS, race, require_wrk, wrk
+from load import RACERS, quiet, race, require_wrk, wrk
 from process import Failed
 from report import Report, at_most, progress, ratio
 from servers import postgres, redis
@@ -28,6 +28,12 @@ def arguments():
         "--connections",
         default="16,32,64",
         help="numbers to choose from: each side is measured with its best (16,32,64)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=20,
+        help="seconds to wait before each round for other programs to be done (20)",
     )
     parser.add_argument("--only", choices=BENCHES, action="append", help="may be repeated")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
@@ -53,6 +59,7 @@ class Bench:
 
     def load(self, shop, method, connections, seconds, **more):
         written = self.versions(shop)
+        quiet(self.given.patience)
         load = wrk(
             shop,
             method,
@@ -118,6 +125,7 @@ class Bench:
         losers = {shop.name: [] for shop in self.shops}
         for number in range(self.given.rounds):
             for shop in self.shops if number % 2 == 0 else reversed(self.shops):
+                quiet(self.given.patience)
                 told = []
                 for product in range(number * RACES + 1, (number + 1) * RACES + 1):
                     seen = race(shop, product, stock=number)

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
+use clap::builder::{BoolishValueParser, Styles};
 use clap::{Args, Parser, Subcommand};
 
 use crate::update_lock::Hold;
@@ -102,15 +102,15 @@ pub(crate) struct Serve {
     pub(crate) update_hold: Hold,
 
     /// Refuse updates without If-Match (428)
-    #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH")]
+    #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH", value_parser = BoolishValueParser::new())]
     pub(crate) require_if_match: bool,
 
     /// Leave an empty database empty
-    #[arg(long, env = "LOCKSTOCK_NO_SAMPLES")]
+    #[arg(long, env = "LOCKSTOCK_NO_SAMPLES", value_parser = BoolishValueParser::new())]
     pub(crate) no_samples: bool,
 
     /// Listen where others can come in, though nobody is asked for a key
-    #[arg(long, env = "LOCKSTOCK_INSECURE")]
+    #[arg(long, env = "LOCKSTOCK_INSECURE", value_parser = BoolishValueParser::new())]
     pub(crate) insecure: bool,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
