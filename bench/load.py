@@ -34,7 +34,6 @@ class Load:
     p99: float
     # Kind of failure: how many.
     failures: dict
-    statuses: dict
     # CPU seconds used meanwhile by each server, by wrk, by all others; and stolen by the host.
     cpu: dict
 
@@ -58,7 +57,7 @@ def quiet(patience):
             return
 
 
-def wrk(shop, method, *, products, connections, seconds, seed, servers=(), check=False):
+def wrk(shop, method, *, products, connections, seconds, seed, servers=()):
     """Sends `method` (get, patch) for random products over keep-alive connections.
 
     gunicorn's plain workers close each connection after its answer; wrk opens another.
@@ -70,7 +69,7 @@ def wrk(shop, method, *, products, connections, seconds, seed, servers=(), check
     command += ["-s", SCRIPTS / "products.lua", url, "--", method, products, seed]
     before = usage(servers)
     with scratch("wrk") as folder:
-        with Process("wrk", [*command, *(["check"] if check else [])], folder / "log") as process:
+        with Process("wrk", command, folder / "log") as process:
             ask("wrk", seconds + 30, process.ended)
             printed = process.log()
     after = usage(servers)
@@ -82,7 +81,7 @@ def wrk(shop, method, *, products, connections, seconds, seed, servers=(), check
         seen = json.loads(printed.splitlines()[-1])
     except (IndexError, ValueError):
         raise Failed(f"wrk said:\n{printed}") from None
-    kinds = ("refused", "connect", "read", "write", "timeout")
+    kinds = ("connect", "read", "write", "timeout")
     failures = {kind: seen[kind] for kind in kinds if seen[kind]}
     failures |= {f"status {s}": n for s, n in seen["statuses"].items() if s != "200"}
     return Load(
@@ -92,7 +91,6 @@ def wrk(shop, method, *, products, connections, seconds, seed, servers=(), check
         p50=seen["p50"] / 1e3,
         p99=seen["p99"] / 1e3,
         failures=failures,
-        statuses=seen["statuses"],
         cpu=cpu,
     )
 

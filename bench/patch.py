@@ -57,7 +57,7 @@ class Bench:
         self.failures = {}
         self.rounds = 0
 
-    def load(self, shop, method, connections, seconds, **more):
+    def load(self, shop, method, connections, seconds):
         written = self.versions(shop)
         quiet(self.given.patience)
         load = wrk(
@@ -69,7 +69,6 @@ class Bench:
             # Both sides get the same products in the same order.
             seed=1 + self.rounds,
             servers=(shop.process, self.database.process, self.store.process),
-            **more,
         )
         for kind, count in load.failures.items():
             self.failed(f"{method} {shop.name}: {kind}", count)
@@ -102,8 +101,7 @@ class Bench:
         """All rounds of one method; gives those of each side by its name."""
         best = {}
         for shop in self.shops:
-            checked = self.load(shop, method, self.given.connections[0], WARM_UP, check=True)
-            progress(f"{method:6} {shop.name:10} warm-up: answers by status {checked.statuses}")
+            self.load(shop, method, self.given.connections[0], WARM_UP)
             best[shop.name] = self.best_connections(shop, method)
         loads = {shop.name: [] for shop in self.shops}
         for number in range(self.given.rounds):
@@ -151,14 +149,14 @@ def report_loads(report, method, loads):
     report.add(f"{method}: p50", "ms", *both(lambda load: load.p50))
     report.add(f"{method}: p99", "ms", *both(lambda load: load.p99))
     # What noise cannot hide: the work, not the time.
-    for part in ("server", "postgres", "redis"):
+    for part in ("server", "postgres", "redis") if method == "patch" else ("server", "postgres"):
         report.add(f"{method}: CPU a request, {part}", "µs", *both(lambda load: spent(load, part)))
-    report.add(f"{method}: connections", "", *both(lambda load: load.connections))
-    ours, peers = both(lambda load: (load.cpu["others"] + load.cpu["stolen"]) / load.seconds)
-    report.note(
-        f"{method}: programs that are no part of this used {ours:.2f} cores beside ours,"
-        f" {peers['django']:.2f} beside django; the more, the less a figure says"
-    )
+    for name, some in loads.items():
+        used = statistics.median((each.cpu["others"] + each.cpu["stolen"]) / each.seconds for each in some)
+        report.note(
+            f"{method}: {name} with {some[0].connections} connections, the number it does best with,"
+            f" while programs of others used {used:.2f} cores"
+        )
 
 
 def spent(load, part):

@@ -1,12 +1,11 @@
 -- One request for one random product at a time.
 --
---   wrk -s products.lua URL -- get|patch PRODUCTS SEED [check]
+--   wrk -s products.lua URL -- get|patch PRODUCTS SEED
 --
 -- Products have the ids 1 to PRODUCTS. PATCH sets the stock to a random number, so that every
 -- one of them is a write. Prints the results as the last line, in JSON; times in microseconds.
--- With `check` every answer's status is counted. That costs wrk some microseconds an answer,
--- which the server would have to do without on a small machine: so it is for the warm-up, and
--- the measured rounds count only what is 400 or more, as wrk does by itself.
+-- Counting each status costs a small machine about 3 % of 48,000 answers a second, at the
+-- expense of the quicker server; wrk by itself would not tell a 429 from a 500.
 
 local threads = {}
 
@@ -38,32 +37,34 @@ function init(args)
          return requests[math.random(products)] .. '{"stock":' .. math.random(100000, 999999) .. "}"
       end
    end
-   if args[4] == "check" then
-      statuses = {}
-      response = function(status)
-         local key = tostring(status)
-         statuses[key] = (statuses[key] or 0) + 1
-      end
-   end
+end
+
+-- Global, or else done() could not ask for it.
+statuses = {}
+
+function response(status)
+   -- Of a table with numbers for keys thread:get makes nothing.
+   local key = tostring(status)
+   statuses[key] = (statuses[key] or 0) + 1
 end
 
 function done(summary, latency, requests)
    local counted = {}
    for _, thread in ipairs(threads) do
-      for status, count in pairs(thread:get("statuses") or {}) do
+      for status, count in pairs(thread:get("statuses")) do
          counted[status] = (counted[status] or 0) + count
       end
    end
-   local statuses = {}
+   local shown = {}
    for status, count in pairs(counted) do
-      table.insert(statuses, string.format('"%s":%d', status, count))
+      table.insert(shown, string.format('"%s":%d', status, count))
    end
    local errors = summary.errors
    io.write(string.format(
       '{"requests":%d,"duration":%d,"p50":%d,"p99":%d,"max":%d,'
-         .. '"refused":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d,"statuses":{%s}}\n',
+         .. '"connect":%d,"read":%d,"write":%d,"timeout":%d,"statuses":{%s}}\n',
       summary.requests, summary.duration,
       latency:percentile(50), latency:percentile(99), latency.max,
-      errors.status, errors.connect, errors.read, errors.write, errors.timeout,
-      table.concat(statuses, ",")))
+      errors.connect, errors.read, errors.write, errors.timeout,
+      table.concat(shown, ",")))
 end

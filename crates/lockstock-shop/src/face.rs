@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONNECTION, VARY};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::header::{ALLOW, CONNECTION, HOST, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -45,6 +45,10 @@ pub(crate) async fn answer(State(shop): State<Shop>, request: Request, next: Nex
             let Some(_place) = Place::take(&shop.in_flight, shop.settings.most_in_flight) else {
                 return Refusal::overloaded().into_response();
             };
+            if !names_one_host(&request) {
+                return Refusal::bad_request("A request must name exactly one Host.")
+                    .into_response();
+            }
             if form.is_none() && products::allowed(&path).is_some() {
                 return Refusal::not_acceptable().into_response();
             }
@@ -101,6 +105,12 @@ fn finished(response: Response, form: Form, language: Language, method: &Method)
         return Response::from_parts(parts, axum::body::Body::empty());
     }
     rendered
+}
+
+/// RFC 9112, section 3.2: with none or two, a proxy in front may have meant another one.
+fn names_one_host(request: &Request) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    hosts == 1 || hosts == 0 && request.version() < Version::HTTP_11
 }
 
 /// The caller's own id if it is harmless in a log, or a new one.

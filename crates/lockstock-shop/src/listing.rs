@@ -229,3 +229,54 @@ fn order(text: &str) -> Vec<(Column, Direction)> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(query: &str) -> Result<Selection, Refusal> {
+        let uri: Uri = format!("/?{query}").parse().unwrap();
+        Parameters::of(&uri).selection()
+    }
+
+    #[test]
+    fn a_column_orders_once() {
+        let order = selection("ordering=-price,nonsense,price,id,-id,-price").unwrap();
+        let once = [
+            (Column::Price, Direction::Descending),
+            (Column::Id, Direction::Ascending),
+        ];
+        assert_eq!(order.order, once);
+    }
+
+    #[test]
+    fn no_search_is_more_than_a_database_takes() {
+        let most = selection(&format!("search={}", "a+".repeat(MOST_TERMS))).unwrap();
+        assert_eq!(most.terms.len(), MOST_TERMS);
+        assert!(selection(&format!("search={}", "a+".repeat(MOST_TERMS + 1))).is_err());
+        assert!(selection(&format!("search={}", "a".repeat(MOST_SEARCH_BYTES))).is_ok());
+        assert!(selection(&format!("search={}", "a".repeat(MOST_SEARCH_BYTES + 1))).is_err());
+    }
+
+    #[test]
+    fn a_link_leads_to_a_host() {
+        let uri = "/?page_size=1".parse().unwrap();
+        let parameters = Parameters::of(&uri);
+        for (given, expected) in [
+            ("shop.example:8080", "shop.example:8080"),
+            ("[::1]:80", "[::1]:80"),
+            ("shop/path", "localhost"),
+            ("user@shop", "localhost"),
+            ("a b", "localhost"),
+            ("", "localhost"),
+        ] {
+            let headers = HeaderMap::from_iter([(HOST, given.parse().unwrap())]);
+            let page = parameters.page(2).ok().unwrap();
+            let answer = parameters.answer(page, 2, Vec::new(), &headers, "/");
+            assert_eq!(
+                answer["next"],
+                format!("http://{expected}/?page=2&page_size=1")
+            );
+        }
+    }
+}

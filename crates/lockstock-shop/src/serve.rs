@@ -175,6 +175,8 @@ impl Connections {
             // hyper applies no timeout at all without a timer.
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
+            // A client may close its side once it has asked, and still wants its answer.
+            .half_close(true)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         let connection = self.open.watch(connection);
