@@ -30,6 +30,7 @@ use crate::preconditions::{self, IfMatch};
 use crate::python;
 use crate::refusal::Refusal;
 use crate::storage::{Changes, Condition, NewProduct, Product, Storage, Turn, Written};
+use crate::update_lock::Hold;
 
 /// Where the products are.
 pub(crate) const PATH: &str = "/api/products/";
@@ -221,10 +222,12 @@ async fn update(
         Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
     };
     let storage = shop.storage.clone();
-    let product = shop.updates.update(id, async move |turn| {
-        let condition = condition(&*storage, id, turn, if_match).await?;
-        settled(storage.update(id, changes, condition).await?)
-    });
+    let product = shop
+        .updates
+        .run(id, shop.updates.hold(), async move |turn| {
+            let condition = condition(&*storage, id, turn, if_match).await?;
+            settled(storage.update(id, changes, condition).await?)
+        });
     Ok(shown(StatusCode::OK, product.await?))
 }
 
@@ -247,7 +250,8 @@ async fn remove(
         Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
     };
     let storage = shop.storage.clone();
-    let removed = shop.updates.remove(id, async move |turn| {
+    // What is gone needs no cool-down: who comes next shall hear 404, not 429.
+    let removed = shop.updates.run(id, Hold::Release, async move |turn| {
         let condition = condition(&*storage, id, turn, if_match).await?;
         settled(storage.delete(id, condition).await?)
     });

@@ -84,13 +84,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
-    if rules.hold == Hold::Keep && rules.wait >= rules.lease {
-        warn!(
-            "updates wait at least as long as a lock is kept: those that come at once follow \
-             one after another instead of being refused. Shorten --update-wait, or lengthen \
-             --update-lease"
-        );
-    }
+    warn_of_pitfalls(&options);
     let signals = Signals::new()?;
     let address = listener.local_addr()?;
     welcome(&options, address)?;
@@ -270,6 +264,23 @@ fn alone_with_file(options: &Serve) -> anyhow::Result<Option<std::fs::File>> {
         )
     })?;
     Ok(Some(lock))
+}
+
+/// What works, but not as somebody may believe.
+fn warn_of_pitfalls(options: &Serve) {
+    if options.update_hold == Hold::Keep && options.update_wait >= options.update_lease {
+        warn!(
+            "updates wait at least as long as a lock is kept: those that come at once follow \
+             one after another instead of being refused. Shorten --update-wait, or lengthen \
+             --update-lease"
+        );
+    }
+    if options.store.starts_with("memory:") && !options.database.starts_with("sqlite:") {
+        warn!(
+            "the locks are in this process alone: a second server on this database would not \
+             see them. For replicas, share a Redis with --store"
+        );
+    }
 }
 
 fn welcome(options: &Serve, address: SocketAddr) -> std::io::Result<()> {

@@ -51,44 +51,23 @@ impl UpdateLock {
         }
     }
 
+    /// What becomes of the lock after a successful update.
+    pub(crate) fn hold(&self) -> Hold {
+        self.rules.hold
+    }
+
     /// Waits until every update that has begun is finished.
     pub(crate) async fn finished(&self) {
         self.working.close();
         self.working.wait().await;
     }
 
-    /// Runs `write` under the lock of product `id`; after a success the lock is held as the
-    /// rules say.
-    pub(crate) async fn update<T, W>(
+    /// Runs `write` under the lock of product `id`; after a success the lock is held as
+    /// `after` says.
+    pub(crate) async fn run<T, W>(
         &self,
         id: i64,
-        write: impl FnOnce(Turn) -> W + Send + 'static,
-    ) -> Result<T, Refusal>
-    where
-        T: Send + 'static,
-        W: Future<Output = Result<T, Refusal>> + Send + 'static,
-    {
-        self.run(id, self.rules.hold, write).await
-    }
-
-    /// As [`update`](Self::update), but the lock is released in any case: what is gone
-    /// needs no cool-down.
-    pub(crate) async fn remove<T, W>(
-        &self,
-        id: i64,
-        write: impl FnOnce(Turn) -> W + Send + 'static,
-    ) -> Result<T, Refusal>
-    where
-        T: Send + 'static,
-        W: Future<Output = Result<T, Refusal>> + Send + 'static,
-    {
-        self.run(id, Hold::Release, write).await
-    }
-
-    async fn run<T, W>(
-        &self,
-        id: i64,
-        hold: Hold,
+        after: Hold,
         write: impl FnOnce(Turn) -> W + Send + 'static,
     ) -> Result<T, Refusal>
     where
@@ -105,7 +84,7 @@ impl UpdateLock {
             failpoint::pause("update.locked").await;
             let written = write(turn).await;
             failpoint::pause("update.written").await;
-            let kept = written.is_ok() && hold == Hold::Keep;
+            let kept = written.is_ok() && after == Hold::Keep;
             finish(guard, kept).await;
             written
         };

@@ -34,6 +34,9 @@ const BATCH: usize = 128;
 /// While one batch is being committed the next is already on its way.
 const LANES: usize = 2;
 
+/// A connection used so recently needs no proof of life.
+const FRESH: Duration = Duration::from_millis(100);
+
 struct Get {
     id: i64,
     answer: oneshot::Sender<Result<Option<Product>>>,
@@ -181,9 +184,15 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(limits.connections.max(1))
             .acquire_timeout(limit)
-            // A connection that died fails its next call. Asking before each call would
-            // cost a round trip and prove nothing about the call.
             .test_before_acquire(false)
+            // Under load a round trip before each call would cost much and prove little: a
+            // connection in steady use that dies fails the call it is used for. One that has
+            // been idle may have died unseen, with all the others, in a restart.
+            .before_acquire(|connection, about| {
+                Box::pin(
+                    async move { Ok(about.idle_for < FRESH || connection.ping().await.is_ok()) },
+                )
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     // What we gave up waiting for must not be carried out later.
