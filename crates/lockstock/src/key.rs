@@ -30,6 +30,8 @@ pub(crate) struct Keys {
     pub(crate) holder: Vec<u8>,
     /// Counts the fences given out.
     pub(crate) fence: Vec<u8>,
+    /// Who waits, in order of arrival.
+    pub(crate) queue: Vec<u8>,
 }
 
 impl Keys {
@@ -44,16 +46,20 @@ impl Keys {
         Ok(if name.starts_with(RESERVED) {
             Self::encoded(name)
         } else if let Some(tag) = hash_tag(name) {
+            let side = |kind: &[u8]| [b"lockstock:t:{", tag, b"}:", kind, b":", name].concat();
             Self {
                 holder: name.to_vec(),
-                fence: [b"lockstock:t:{", tag, b"}:fence:", name].concat(),
+                fence: side(b"fence"),
+                queue: side(b"queue"),
             }
         } else if name.contains(&b'}') {
             Self::encoded(name)
         } else {
+            let side = |kind: &[u8]| [b"lockstock:{", name, b"}:", kind].concat();
             Self {
                 holder: name.to_vec(),
-                fence: [b"lockstock:{", name, b"}:fence"].concat(),
+                fence: side(b"fence"),
+                queue: side(b"queue"),
             }
         })
     }
@@ -71,6 +77,7 @@ impl Keys {
         let holder = [b"lockstock:e:{", &encoded[..], b"}"].concat();
         Self {
             fence: [&holder[..], b":fence"].concat(),
+            queue: [&holder[..], b":queue"].concat(),
             holder,
         }
     }
@@ -118,12 +125,10 @@ mod tests {
         let mut owner: HashMap<Vec<u8>, &[u8]> = HashMap::new();
         for name in names {
             let keys = Keys::of(name).unwrap();
-            assert_eq!(
-                hashed(&keys.holder),
-                hashed(&keys.fence),
-                "slots of {name:?}"
-            );
-            for key in [keys.holder, keys.fence] {
+            for side in [&keys.fence, &keys.queue] {
+                assert_eq!(hashed(&keys.holder), hashed(side), "slots of {name:?}");
+            }
+            for key in [keys.holder, keys.fence, keys.queue] {
                 if let Some(other) = owner.insert(key.clone(), name) {
                     panic!("{name:?} and {other:?} share {key:?}");
                 }

@@ -10,28 +10,26 @@
 //! compare: `UPDATE … SET fence = $f WHERE id = $id AND fence < $f`
 //! ([Kleppmann 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use rand::RngExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::store::{Answer, How, Release, Store};
-use crate::token::Token;
+use crate::store::{Answer, Attempt, How, Release, Store};
 
 /// The shortest lease.
 pub const MIN_LEASE: Duration = Duration::from_millis(1);
 /// The longest lease.
 pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// How a waiter asks again while nobody tells it: soon at first, for the holder of a lock
-/// is usually done in milliseconds, then less and less often.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(50);
+/// How often something is given back to a store that does not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A lock that has a name and no lease yet: see [`Store::lock`].
 #[derive(Debug, Clone)]
@@ -193,70 +191,45 @@ impl Lock {
     /// Owns one attempt from the first question to the answer, so that no cancellation
     /// leaves a question in flight whose answer nobody reads.
     async fn drive(self, until: Option<Instant>, mut answer: oneshot::Sender<Result<Acquired>>) {
-        let token = Token::random();
-        let mut pause = FIRST_PAUSE;
-        let acquired = loop {
-            let asked = self.store.acquire(&self.keys, token, self.lease, until);
-            let busy = match asked.await {
-                Ok(Answer::Granted { fence, deadline }) => {
-                    debug!(fence, "held");
-                    break Ok(Acquired::Held(Guard::new(&self, token, fence, deadline)));
-                }
-                Ok(Answer::Busy { left, how }) => Busy {
-                    left,
-                    kept: how == How::Kept,
-                },
-                Err(error) => {
-                    // The grant may have happened and only its answer be lost.
-                    self.give_back(token, Instant::now() + self.lease);
-                    break Err(error);
-                }
-            };
-            let now = Instant::now();
-            let patience = until.map(|until| until.saturating_duration_since(now));
-            let in_vain = patience.is_some_and(|patience| {
-                patience.is_zero() || busy.kept && busy.left.is_none_or(|left| left > patience)
-            });
-            if in_vain {
-                break Ok(Acquired::Busy(busy));
+        let attempt = Arc::new(Attempt::new(&self.keys, self.lease, until));
+        let matters_until = Instant::now() + attempt.matters_for();
+        let acquired = match self.store.acquire(&attempt, answer.closed()).await {
+            Ok(Some(Answer::Granted { fence, deadline })) => {
+                debug!(fence, "held");
+                let guard = Guard::new(self.store, attempt, fence, deadline);
+                Ok(Acquired::Held(guard))
             }
-            // Asked again a little after the lease ends, for the last time when the wait does.
-            let soonest = busy.left.map(|left| left + FIRST_PAUSE);
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-            let nap = [soonest, patience]
-                .into_iter()
-                .flatten()
-                .fold(jittered, Duration::min);
-            pause = (pause * 2).min(LAST_PAUSE);
-            tokio::select! {
-                () = sleep(nap) => {}
-                () = answer.closed() => return,
+            Ok(Some(Answer::Busy { left, how })) => Ok(Acquired::Busy(Busy {
+                left,
+                kept: how == How::Kept,
+            })),
+            Ok(None) => return withdraw(&self.store, attempt, matters_until),
+            Err(error) => {
+                // It may have been granted, or queued, and only the answer be lost.
+                withdraw(&self.store, attempt, matters_until);
+                Err(error)
             }
         };
         // Nobody there any more: the guard comes back with the error and is dropped here.
         drop(answer.send(acquired));
     }
+}
 
-    /// Releases in the background, again and again until the store has answered or the
-    /// lease has ended anyway.
-    fn give_back(&self, token: Token, ends: Instant) {
-        let lock = self.clone();
-        self.store.in_background(async move {
-            let mut pause = FIRST_PAUSE;
-            while Instant::now() < ends {
-                match lock.release(token).await {
-                    Ok(_) => return,
-                    Err(error) => debug!(%error, "a release waits for the store"),
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
+/// Gives back whatever an attempt has got or will get, in the background: again and again,
+/// until the store has answered or it does not matter any more.
+fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
+    let asked = store.clone();
+    store.in_background(async move {
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = asked.withdraw(&attempt).await {
+            debug!(%error, "something to give back waits for the store");
+            sleep(pause).await;
+            if Instant::now() >= ends {
+                return;
             }
-        });
-    }
-
-    async fn release(&self, token: Token) -> Result<Release> {
-        self.store.release(&self.keys, token).await
-    }
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    });
 }
 
 /// A lock that is ours until [`deadline`](Self::deadline).
@@ -267,8 +240,8 @@ impl Lock {
 #[derive(Debug)]
 #[must_use = "a guard that is dropped gives the lock back"]
 pub struct Guard {
-    lock: Lock,
-    token: Token,
+    store: Store,
+    attempt: Arc<Attempt>,
     fence: u64,
     since: Instant,
     deadline: Instant,
@@ -277,10 +250,10 @@ pub struct Guard {
 }
 
 impl Guard {
-    fn new(lock: &Lock, token: Token, fence: u64, deadline: Instant) -> Self {
+    fn new(store: Store, attempt: Arc<Attempt>, fence: u64, deadline: Instant) -> Self {
         Self {
-            lock: lock.clone(),
-            token,
+            store,
+            attempt,
             fence,
             since: Instant::now(),
             deadline,
@@ -323,17 +296,12 @@ impl Guard {
     ///
     /// As [`extend`](Self::extend).
     pub async fn renew(&mut self) -> Result<()> {
-        self.set_remaining(self.lock.lease).await
+        self.set_remaining(self.attempt.lease).await
     }
 
     async fn set_remaining(&mut self, left: Duration) -> Result<()> {
         let sent = Instant::now();
-        if !self
-            .lock
-            .store
-            .renew(&self.lock.keys, self.token, left)
-            .await?
-        {
+        if !self.store.renew(&self.attempt, left).await? {
             self.note_lost();
             return Err(Error::lost());
         }
@@ -351,15 +319,15 @@ impl Guard {
     /// if the store did not answer: it is asked again in the background until the lease ends.
     pub async fn release(mut self) -> Result<()> {
         self.done = true;
-        let (lock, token, deadline) = (self.lock.clone(), self.token, self.deadline);
+        let (store, attempt, deadline) = (self.store.clone(), self.attempt.clone(), self.deadline);
         let released = self.finish(async move {
-            match lock.release(token).await {
+            match store.release(&attempt).await {
                 Ok(Release::Done) => Ok(true),
                 Ok(Release::NotOurs) => Ok(false),
                 // Our lease cannot have ended yet, so it was the release.
                 Ok(Release::Unclear) => Ok(Instant::now() < deadline),
                 Err(error) => {
-                    lock.give_back(token, deadline);
+                    withdraw(&store, attempt, deadline);
                     Err(error)
                 }
             }
@@ -377,8 +345,8 @@ impl Guard {
     /// which keeps others out for just as long.
     pub async fn keep(mut self) -> Result<()> {
         self.done = true;
-        let (lock, token) = (self.lock.clone(), self.token);
-        let kept = self.finish(async move { lock.store.keep(&lock.keys, token).await });
+        let (store, attempt) = (self.store.clone(), self.attempt.clone());
+        let kept = self.finish(async move { store.keep(&attempt).await });
         let kept = kept.await?;
         self.settle(kept)
     }
@@ -389,7 +357,7 @@ impl Guard {
         step: impl Future<Output = Result<bool>> + Send + 'static,
     ) -> Result<bool> {
         let (answer, answered) = oneshot::channel();
-        self.lock.store.in_background(async move {
+        self.store.in_background(async move {
             let _ = answer.send(step.await);
         });
         answered
@@ -415,7 +383,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.done {
-            self.lock.give_back(self.token, self.deadline);
+            withdraw(&self.store, self.attempt.clone(), self.deadline);
         }
     }
 }

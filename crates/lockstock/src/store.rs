@@ -41,6 +41,48 @@ enum Backend {
     Redis(redis::Redis),
 }
 
+/// One attempt to get one lock, from the first question to the answer.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) keys: Keys,
+    pub(crate) token: Token,
+    pub(crate) lease: Duration,
+    /// When it gives up; never, if `None`.
+    pub(crate) until: Option<Instant>,
+    /// How long that was from the beginning.
+    wait: Option<Duration>,
+}
+
+impl Attempt {
+    pub(crate) fn new(keys: &Keys, lease: Duration, until: Option<Instant>) -> Self {
+        let now = Instant::now();
+        Self {
+            keys: keys.clone(),
+            token: Token::random(),
+            lease,
+            until,
+            wait: until.map(|until| until.saturating_duration_since(now)),
+        }
+    }
+
+    /// What is left of the wait; `None` for one without end.
+    fn patience(&self) -> Option<Duration> {
+        self.until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.patience().is_some_and(|patience| patience.is_zero())
+    }
+
+    /// How long it can matter to the store that nobody withdrew it.
+    pub(crate) fn matters_for(&self) -> Duration {
+        self.wait
+            .unwrap_or(crate::MAX_LEASE)
+            .saturating_add(self.lease)
+    }
+}
+
 /// What a store says to one attempt.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -182,39 +224,53 @@ impl Store {
             .spawn(self.inner.background.track_future(task));
     }
 
-    /// Tries once and, where the store can queue, waits there until `until`.
+    /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
+    /// gets that or an error [withdraws](Self::withdraw) the attempt.
     pub(crate) async fn acquire(
         &self,
-        keys: &Keys,
-        token: Token,
-        lease: Duration,
-        until: Option<Instant>,
-    ) -> Result<Answer> {
+        attempt: &Attempt,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<Option<Answer>> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.acquire(keys, token, lease, until).await),
-            Backend::Redis(redis) => redis.acquire(keys, token, lease).await,
+            Backend::Memory(memory) => tokio::select! {
+                answer = memory.acquire(attempt) => Ok(Some(answer)),
+                () = gone => Ok(None),
+            },
+            Backend::Redis(redis) => redis.acquire(attempt, gone).await,
         }
     }
 
-    pub(crate) async fn release(&self, keys: &Keys, token: Token) -> Result<Release> {
+    /// Leaves the queue and gives back what was granted, whichever it is.
+    pub(crate) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
         match &self.inner.backend {
-            Backend::Memory(memory) if memory.release(keys, token) => Ok(Release::Done),
+            // It left the queue when its future was dropped.
+            Backend::Memory(memory) => {
+                memory.release(attempt);
+                Ok(())
+            }
+            Backend::Redis(redis) => redis.withdraw(attempt).await,
+        }
+    }
+
+    pub(crate) async fn release(&self, attempt: &Attempt) -> Result<Release> {
+        match &self.inner.backend {
+            Backend::Memory(memory) if memory.release(attempt) => Ok(Release::Done),
             Backend::Memory(_) => Ok(Release::NotOurs),
-            Backend::Redis(redis) => redis.release(keys, token).await,
+            Backend::Redis(redis) => redis.release(attempt).await,
         }
     }
 
-    pub(crate) async fn keep(&self, keys: &Keys, token: Token) -> Result<bool> {
+    pub(crate) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.keep(keys, token)),
-            Backend::Redis(redis) => redis.keep(keys, token).await,
+            Backend::Memory(memory) => Ok(memory.keep(attempt)),
+            Backend::Redis(redis) => redis.keep(attempt).await,
         }
     }
 
-    pub(crate) async fn renew(&self, keys: &Keys, token: Token, left: Duration) -> Result<bool> {
+    pub(crate) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.renew(keys, token, left)),
-            Backend::Redis(redis) => redis.renew(keys, token, left).await,
+            Backend::Memory(memory) => Ok(memory.renew(attempt, left)),
+            Backend::Redis(redis) => redis.renew(attempt, left).await,
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Who holds a lock: 128 random bits, written so that an operator who reads the key knows
-//! what it is.
+//! what it is. The marks in front of it, `lockstock:held:` and `lockstock:kept:`, are the
+//! scripts' (`lock/queue.lua`).
 
 use std::fmt;
 
-pub(crate) const HELD: &str = "lockstock:held:";
-pub(crate) const KEPT: &str = "lockstock:kept:";
-
 /// One attempt to hold a lock. Never used for a second one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u128);
 
 impl Token {
@@ -15,14 +13,9 @@ impl Token {
         Self(rand::random())
     }
 
-    /// What the holder's key says while the lock is held.
-    pub(crate) fn held(self) -> String {
-        format!("{HELD}{self}")
-    }
-
-    /// What it says once the lock is kept for the rest of its lease.
-    pub(crate) fn kept(self) -> String {
-        format!("{KEPT}{self}")
+    /// Reads what [`Display`](fmt::Display) has written.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u128::from_str_radix(text, 16).ok().map(Self)
     }
 }
 

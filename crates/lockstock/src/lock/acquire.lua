@@ -1,32 +1,50 @@
--- Takes the lock if it is free and mints its fence.
+-- Takes the lock, or a place in the queue. Asked again with the same token it answers the
+-- same, and the place in the queue stays what it was.
 --
--- KEYS[1]  the holder's key          KEYS[2]  the fence counter
--- ARGV[1]  our token, as held        ARGV[2]  lease in ms
--- ARGV[3]  life of the fence counter in ms
--- ARGV[4]  our mark of a held lock   ARGV[5]  our mark of a kept lock
+-- KEYS     as in queue.lua
+-- ARGV[1]  token          ARGV[2]  lease in ms
+-- ARGV[3]  how long to wait from now on in ms, -1 for as long as it takes
+-- ARGV[4]  our member of the queue, or '' to try without waiting
 --
--- Answers {1, fence, ms left}: granted (also when asked again with the same token), or
--- {0, how, ms left}: busy; how is 'held', 'kept' or 'foreign' (the holder is not one of
--- ours and pushes nothing), ms left is -1 for a holder that never expires.
+-- Answers {'granted', fence, ms left, now}, or {how, 0, ms left, now}: busy; how is 'held',
+-- 'kept' or 'foreign' (the holder is not one of ours and tells nobody), ms left is -1 for a
+-- holder that never expires, now is this server's clock in µs. A waiter that a kept lock
+-- will outlive is not queued.
 --
--- Atomic because a fence minted after the grant could be overtaken: the later holder
--- would carry the lower number.
+-- Atomic because a fence minted after the grant could be overtaken, and a waiter who joins
+-- after it looked could miss the release in between.
+local token, lease, patience, member = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then
-  return {1, tonumber(redis.call('GET', KEYS[2]) or 0), redis.call('PTTL', KEYS[1])}
+
+-- Takes a place behind everybody, or keeps the one it has.
+local function join()
+  if member == '' then return end
+  local last = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')[2] or 0
+  redis.call('ZADD', KEYS[3], 'NX', whole(math.max(now, last + 1)), member)
+  redis.call('PEXPIRE', KEYS[3], QUEUE_LIFE)
 end
-if holder then
-  local how = 'foreign'
-  if string.sub(holder, 1, #ARGV[4]) == ARGV[4] then how = 'held' end
-  if string.sub(holder, 1, #ARGV[5]) == ARGV[5] then how = 'kept' end
-  return {0, how, redis.call('PTTL', KEYS[1])}
+
+if not holder then
+  -- Free, or its lease has ended: those who came before us go first.
+  local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+  if head and head ~= member then
+    join()
+    hand_over()
+    holder = redis.call('GET', KEYS[1])
+  end
+  if not holder then
+    redis.call('ZREM', KEYS[3], member)
+    return {'granted', grant(token, lease), tonumber(lease), now}
+  end
 end
--- The clock's microseconds keep fences rising when this counter was lost or rolled back
--- (flush, restart without a log, failover to a stale replica). Below 2^53 until 2255.
-local now = redis.call('TIME')
-local fence = now[1] * 1000000 + now[2]
-local last = tonumber(redis.call('GET', KEYS[2]) or 0)
-if fence <= last then fence = last + 1 end
-redis.call('SET', KEYS[2], string.format('%.0f', fence), 'PX', ARGV[3])
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {1, fence, tonumber(ARGV[2])}
+
+local left = redis.call('PTTL', KEYS[1])
+if holder == HELD .. token then
+  return {'granted', tonumber(redis.call('GET', KEYS[2]) or 0), left, now}
+end
+local how = 'foreign'
+if string.sub(holder, 1, #HELD) == HELD then how = 'held' end
+if string.sub(holder, 1, #KEPT) == KEPT then how = 'kept' end
+local in_vain = how == 'kept' and patience >= 0 and patience < left
+if not in_vain then join() end
+return {how, 0, left, now}

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Answer, How};
+use super::{Answer, Attempt, How};
 use crate::key::Keys;
 use crate::token::Token;
 
@@ -47,13 +47,14 @@ impl Memory {
         })))
     }
 
-    pub(super) async fn acquire(
-        &self,
-        keys: &Keys,
-        token: Token,
-        lease: Duration,
-        until: Option<Instant>,
-    ) -> Answer {
+    pub(super) async fn acquire(&self, attempt: &Attempt) -> Answer {
+        let &Attempt {
+            ref keys,
+            token,
+            lease,
+            until,
+            ..
+        } = attempt;
         let now = Instant::now();
         let (answer, mut granted, mut holder_ends) = {
             let mut state = self.state();
@@ -105,7 +106,8 @@ impl Memory {
         }
     }
 
-    pub(super) fn release(&self, keys: &Keys, token: Token) -> bool {
+    pub(super) fn release(&self, attempt: &Attempt) -> bool {
+        let (keys, token) = (&attempt.keys, attempt.token);
         let mut state = self.state();
         let ours = state.is_held_by(&keys.holder, token);
         if ours {
@@ -114,7 +116,8 @@ impl Memory {
         ours
     }
 
-    pub(super) fn keep(&self, keys: &Keys, token: Token) -> bool {
+    pub(super) fn keep(&self, attempt: &Attempt) -> bool {
+        let (keys, token) = (&attempt.keys, attempt.token);
         let mut state = self.state();
         if !state.is_held_by(&keys.holder, token) {
             return false;
@@ -134,7 +137,8 @@ impl Memory {
         true
     }
 
-    pub(super) fn renew(&self, keys: &Keys, token: Token, left: Duration) -> bool {
+    pub(super) fn renew(&self, attempt: &Attempt, left: Duration) -> bool {
+        let (keys, token) = (&attempt.keys, attempt.token);
         let mut state = self.state();
         let ours = state.is_held_by(&keys.holder, token);
         if ours && let Some(entry) = state.locks.get_mut(&keys.holder) {

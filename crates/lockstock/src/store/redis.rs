@@ -1,39 +1,100 @@
-//! Locks in one Redis or Valkey: each step is one script, one round trip.
+//! Locks in one Redis or Valkey.
+//!
+//! Each step is one script, one round trip. A waiter stands in a queue there and is handed
+//! the lock by whoever releases it, through one channel a process; of one name only the
+//! first waiter of a process does so, the others stand in line behind it here.
 //!
 //! Bounded: a call is answered or fails within the store's timeout, and a lost connection
 //! is made anew by the next call. Every script may run twice with the same arguments, so a
-//! call whose answer was lost is simply sent again.
+//! call whose answer was lost is simply sent again, and waiters ask again after a break.
 
+mod line;
+mod wakes;
+
+use std::pin::Pin;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use rand::RngExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, Script, ScriptInvocation, Value,
+    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script, ScriptInvocation,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Answer, How, Release, redacted};
+use self::line::{InLine, Lines, Place};
+use self::wakes::{Listening, Wake, Wakes};
+use super::{Answer, Attempt, How, Release, redacted};
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::token::{HELD, KEPT, Token};
+use crate::token::Token;
 
-static ACQUIRE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../lock/acquire.lua")));
-static RELEASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../lock/release.lua")));
-static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lock/keep.lua")));
-static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lock/renew.lua")));
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("../lock/queue.lua"),
+                include_str!(concat!("../lock/", $file))
+            ))
+        })
+    };
+}
 
+static ACQUIRE: LazyLock<Script> = script!("acquire.lua");
+static LEAVE: LazyLock<Script> = script!("leave.lua");
+static RELEASE: LazyLock<Script> = script!("release.lua");
+static KEEP: LazyLock<Script> = script!("keep.lua");
+static RENEW: LazyLock<Script> = script!("renew.lua");
 static PING: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
 
-/// A name that nobody locks for so long may forget its counter: the next fence starts from
-/// the clock, which is far ahead of any count by then.
-const FENCE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long after the end of a lease its waiters ask, at least and at most: not all at once.
+const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
+
+/// How often a waiter asks while the holder is none of ours, who would tell nobody.
+const FIRST_POLL: Duration = Duration::from_millis(20);
+const LAST_POLL: Duration = Duration::from_millis(100);
 
 pub(super) struct Redis {
     connection: ConnectionManager,
     timeout: Duration,
+    /// This process, as the channel of its wakes and its waiters name it.
+    process: String,
+    wakes: Wakes,
+    lines: Lines,
+}
+
+/// What the store said to one question.
+enum Said {
+    Granted { fence: u64, deadline: Instant },
+    Busy(Holder),
+}
+
+/// Who has the lock, as far as Redis tells.
+struct Holder {
+    how: How,
+    is_ours: bool,
+    left: Option<Duration>,
+    /// When we asked, and what the server's clock said in its answer, in µs.
+    asked: Instant,
+    clock: i64,
+}
+
+impl Holder {
+    fn busy(&self) -> Answer {
+        Answer::Busy {
+            left: self.left,
+            how: self.how,
+        }
+    }
+
+    /// Whether waiting for it is in vain.
+    fn is_kept_beyond(&self, attempt: &Attempt) -> bool {
+        let outlived = |patience| self.left.is_some_and(|left| left <= patience);
+        self.how == How::Kept
+            && attempt
+                .patience()
+                .is_some_and(|patience| !outlived(patience))
+    }
 }
 
 impl Redis {
@@ -50,26 +111,46 @@ impl Redis {
                 error.category()
             ))
         })?;
-        // RESP3 tells of a closed connection at once, not at the next command.
+        // RESP3 carries what is pushed beside what is asked, in one connection.
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;
+        let wakes = Wakes::new();
+        let pushed = wakes.clone();
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit));
+            .set_response_timeout(Some(limit))
+            .set_push_sender(
+                move |push: PushInfo| -> std::result::Result<(), redis::aio::SendError> {
+                    pushed.pushed(&push);
+                    Ok(())
+                },
+            )
+            .set_automatic_resubscription();
         let explain = |why: String| {
             Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
         };
-        let connection = timeout(limit, ConnectionManager::new_with_config(client, config))
+        let process = format!("{:016x}", rand::random::<u64>());
+        let connected = async {
+            let mut connection = ConnectionManager::new_with_config(client, config).await?;
+            connection
+                .subscribe(format!("lockstock:wake:{process}"))
+                .await?;
+            Ok::<_, redis::RedisError>(connection)
+        };
+        let connection = timeout(limit, connected)
             .await
             .map_err(|_| explain(format!("no answer within {limit:?}")))?
             .map_err(|error| explain(error.to_string()))?;
         let redis = Self {
             connection,
             timeout: limit,
+            process,
+            wakes,
+            lines: Lines::default(),
         };
         redis
             .ping()
@@ -83,43 +164,144 @@ impl Redis {
         self.run::<bool>(&PING.prepare_invoke()).await.map(drop)
     }
 
+    /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
+    /// gets that or an error withdraws the attempt.
     pub(super) async fn acquire(
         &self,
-        keys: &Keys,
-        token: Token,
-        lease: Duration,
-    ) -> Result<Answer> {
-        let mut script = ACQUIRE.key(&keys.holder[..]);
-        script
-            .key(&keys.fence[..])
-            .arg(token.held())
-            .arg(millis(lease))
-            .arg(millis(FENCE_LIFE))
-            .arg(HELD)
-            .arg(KEPT);
-        let ran = self.run::<(bool, Value, i64)>(&script).await?;
-        let (granted, what, left) = ran.answer;
-        let left = u64::try_from(left).ok().map(Duration::from_millis);
-        if !granted {
-            let how = match &what {
-                Value::BulkString(how) if how == b"kept" => How::Kept,
-                _ => How::Held,
-            };
-            return Ok(Answer::Busy { left, how });
+        attempt: &Attempt,
+        gone: impl Future<Output = ()> + Send,
+    ) -> Result<Option<Answer>> {
+        let once = async || self.ask(attempt, "").await.map(|said| Some(said.into()));
+        if attempt.is_over() {
+            return once().await;
         }
-        let Value::Int(fence) = what else {
-            return Err(Error::unavailable("the store granted without a fence"));
+        let mut gone = std::pin::pin!(gone);
+        let in_line = tokio::select! {
+            in_line = self.lines.stand(&attempt.keys.holder, attempt.until) => in_line,
+            () = &mut gone => return Ok(None),
         };
-        Ok(Answer::Granted {
-            fence: fence.unsigned_abs(),
-            // From before the last attempt was sent: never later than the server's own end.
-            deadline: ran.begun + left.unwrap_or_default(),
-        })
+        match in_line {
+            InLine::First(place) => self.wait(attempt, &place, gone).await,
+            InLine::Kept(ends) => Ok(Some(Answer::Busy {
+                left: Some(ends.saturating_duration_since(Instant::now())),
+                how: How::Kept,
+            })),
+            InLine::TooLate => once().await,
+        }
     }
 
-    pub(super) async fn release(&self, keys: &Keys, token: Token) -> Result<Release> {
-        let mut script = RELEASE.key(&keys.holder[..]);
-        script.arg(token.held());
+    /// Waits as the first in line.
+    async fn wait(
+        &self,
+        attempt: &Attempt,
+        place: &Place,
+        mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Option<Answer>> {
+        let member = self.member(attempt);
+        let mut poll = FIRST_POLL;
+        // Listening before asking: a grant that comes in between is heard.
+        let mut listening = self.wakes.listen(attempt.token);
+        loop {
+            let holder = match self.ask(attempt, &member).await? {
+                Said::Granted { fence, deadline } => {
+                    return Ok(Some(Answer::Granted { fence, deadline }));
+                }
+                Said::Busy(holder) => holder,
+            };
+            if holder.is_kept_beyond(attempt) {
+                if let Some(left) = holder.left {
+                    place.tell_kept(Instant::now() + left);
+                }
+                return Ok(Some(holder.busy()));
+            }
+            let told = tokio::select! {
+                biased;
+                told = listening.next() => told,
+                () = sleep(nap(&holder, attempt.patience(), &mut poll)) => None,
+                () = &mut gone => return Ok(None),
+            };
+            match told {
+                Some(Wake::Held { fence, lease, at }) => {
+                    let deadline = granted_until(&holder, lease, at);
+                    return Ok(Some(Answer::Granted { fence, deadline }));
+                }
+                Some(Wake::Kept { left }) => {
+                    place.tell_kept(Instant::now() + left);
+                    let (left, how) = (Some(left), How::Kept);
+                    return Ok(Some(Answer::Busy { left, how }));
+                }
+                None if attempt.is_over() => {
+                    return self
+                        .leave(attempt, false)
+                        .await
+                        .map(|said| Some(said.into()));
+                }
+                // The lease ended, or the connection broke and whatever was pushed is lost.
+                None => listening = self.listen_again(listening, attempt.token),
+            }
+        }
+    }
+
+    /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
+    /// was granted.
+    pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+        self.leave(attempt, true).await.map(drop)
+    }
+
+    /// The attempt as the queue has it.
+    fn member(&self, attempt: &Attempt) -> String {
+        let wait = attempt.wait.map_or(-1, signed_millis);
+        let (process, lease) = (&self.process, millis(attempt.lease));
+        format!("{process}:{lease}:{wait}:{}", attempt.token)
+    }
+
+    fn listen_again(&self, before: Listening, token: Token) -> Listening {
+        // In this order: the old ear takes its entry with it.
+        drop(before);
+        self.wakes.listen(token)
+    }
+
+    /// Asks for the lock; as `member` of the queue, or without waiting if that is empty.
+    async fn ask(&self, attempt: &Attempt, member: &str) -> Result<Said> {
+        let mut script = on(&ACQUIRE, &attempt.keys);
+        script
+            .arg(attempt.token.to_string())
+            .arg(millis(attempt.lease))
+            .arg(attempt.patience().map_or(-1, signed_millis))
+            .arg(member);
+        self.question(&script).await
+    }
+
+    async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<Said> {
+        let mut script = on(&LEAVE, &attempt.keys);
+        script
+            .arg(attempt.token.to_string())
+            .arg(self.member(attempt))
+            .arg(u8::from(give_back));
+        self.question(&script).await
+    }
+
+    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<Said> {
+        let ran = self.run::<(String, u64, i64, i64)>(script).await?;
+        let (how, fence, left, clock) = ran.answer;
+        let left = u64::try_from(left).ok().map(Duration::from_millis);
+        if how == "granted" {
+            // From before the last attempt was sent: never later than the server's own end.
+            let deadline = ran.begun + left.unwrap_or_default();
+            return Ok(Said::Granted { fence, deadline });
+        }
+        Ok(Said::Busy(Holder {
+            is_ours: how != "foreign",
+            how: if how == "kept" { How::Kept } else { How::Held },
+            left,
+            asked: ran.begun,
+            clock,
+        }))
+    }
+
+    pub(super) async fn release(&self, attempt: &Attempt) -> Result<Release> {
+        let mut script = on(&RELEASE, &attempt.keys);
+        script.arg(attempt.token.to_string());
         let ran = self.run::<bool>(&script).await?;
         Ok(match (ran.answer, ran.repeated) {
             (true, _) => Release::Done,
@@ -128,15 +310,15 @@ impl Redis {
         })
     }
 
-    pub(super) async fn keep(&self, keys: &Keys, token: Token) -> Result<bool> {
-        let mut script = KEEP.key(&keys.holder[..]);
-        script.arg(token.held()).arg(token.kept());
+    pub(super) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
+        let mut script = on(&KEEP, &attempt.keys);
+        script.arg(attempt.token.to_string());
         self.run(&script).await.map(|ran| ran.answer)
     }
 
-    pub(super) async fn renew(&self, keys: &Keys, token: Token, left: Duration) -> Result<bool> {
-        let mut script = RENEW.key(&keys.holder[..]);
-        script.arg(token.held()).arg(millis(left));
+    pub(super) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
+        let mut script = on(&RENEW, &attempt.keys);
+        script.arg(attempt.token.to_string()).arg(millis(left));
         self.run(&script).await.map(|ran| ran.answer)
     }
 
@@ -178,6 +360,54 @@ struct Ran<T> {
     repeated: bool,
 }
 
+impl From<Said> for Answer {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Granted { fence, deadline } => Self::Granted { fence, deadline },
+            Said::Busy(holder) => holder.busy(),
+        }
+    }
+}
+
+fn on<'a>(script: &'a Script, keys: &Keys) -> ScriptInvocation<'a> {
+    let mut script = script.key(&keys.holder[..]);
+    script.key(&keys.fence[..]).key(&keys.queue[..]);
+    script
+}
+
+/// How long to wait before asking again, should nobody tell us anything: until a little
+/// after the lease of the holder, who may have died, or the end of the wait.
+fn nap(holder: &Holder, patience: Option<Duration>, poll: &mut Duration) -> Duration {
+    let mut rng = rand::rng();
+    let lease_ends = holder
+        .left
+        .map(|left| left + rng.random_range(AFTER_LEASE.0..AFTER_LEASE.1));
+    let next_poll = (!holder.is_ours).then(|| {
+        let pause = poll.mul_f64(rng.random_range(0.8..1.0));
+        *poll = (*poll * 2).min(LAST_POLL);
+        pause
+    });
+    [lease_ends, next_poll, patience]
+        .into_iter()
+        .flatten()
+        .min()
+        // A holder of ours always has a lease; if one had none, this would be a poll.
+        .unwrap_or(LAST_POLL)
+}
+
+/// Until when a lock is ours that was granted `at`, by the server's clock. We know what that
+/// clock said to our last question, which we had sent before; and we cannot have been told
+/// before it happened.
+fn granted_until(holder: &Holder, lease: Duration, at: i64) -> Instant {
+    let since_asked = u64::try_from(at.saturating_sub(holder.clock)).unwrap_or_default();
+    let granted = holder.asked + Duration::from_micros(since_asked);
+    granted.min(Instant::now()) + lease
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn signed_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
