@@ -1,0 +1,336 @@
+//! Waiting on Redis: in order, woken by push, over several processes. A store is to Redis
+//! what a process is: a connection and a channel of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lockstock::{Acquired, Guard, Lock, Store};
+use lockstock_testkit::{Proxy, Redis};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+const LEASE: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(300);
+/// Longer than anything here takes, and much shorter than the lease: whoever is not woken
+/// is found out.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const QUEUE: &str = "lockstock:{hot}:queue";
+
+async fn stores(redis: &Redis, count: usize) -> Vec<Store> {
+    let mut stores = Vec::new();
+    for _ in 0..count {
+        stores.push(Store::connect(&redis.url()).await.unwrap());
+    }
+    stores
+}
+
+fn hot(store: &Store) -> Lock {
+    store.lock("hot").lease(LEASE).unwrap()
+}
+
+async fn held(lock: &Lock) -> Guard {
+    match lock.try_acquire().await.unwrap() {
+        Acquired::Held(guard) => guard,
+        Acquired::Busy(busy) => panic!("{busy:?}"),
+    }
+}
+
+fn waiting(lock: &Lock) -> JoinHandle<Guard> {
+    let lock = lock.clone();
+    tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+/// Waits until so many stand in the queue.
+async fn queued(redis: &Redis, count: usize) {
+    let begun = Instant::now();
+    while redis.command(&["ZCARD", QUEUE]).unwrap() != count.to_string() {
+        assert!(begun.elapsed() < PATIENCE, "not {count} in the queue");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn got(waiter: JoinHandle<Guard>) -> Guard {
+    timeout(PATIENCE, waiter).await.expect("woken").unwrap()
+}
+
+#[tokio::test]
+async fn processes_are_served_in_the_order_they_came() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 6).await;
+    let guard = held(&hot(&stores[0])).await;
+    let mut waiters = Vec::new();
+    for (n, store) in stores[1..].iter().enumerate() {
+        waiters.push(waiting(&hot(store)));
+        queued(&redis, n + 1).await;
+    }
+    let mut last = guard.fence();
+    guard.release().await.unwrap();
+    for (n, waiter) in waiters.into_iter().enumerate() {
+        let guard = got(waiter).await;
+        assert!(guard.fence() > last);
+        assert!(guard.deadline() <= Instant::now() + LEASE);
+        assert!(guard.remaining() > LEASE / 2, "{:?}", guard.remaining());
+        last = guard.fence();
+        queued(&redis, 4 - n).await;
+        guard.release().await.unwrap();
+    }
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn waiters_of_one_process_are_served_in_the_order_they_came() {
+    let redis = Redis::start();
+    let store = &stores(&redis, 1).await[0];
+    let guard = held(&hot(store)).await;
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    for n in 0..20 {
+        let (lock, order) = (hot(store), order.clone());
+        tasks.spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            order.lock().unwrap().push(n);
+            guard.release().await.unwrap();
+        });
+        // On a current-thread runtime this lets the task just spawned reach its place.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    queued(&redis, 1).await;
+    guard.release().await.unwrap();
+    timeout(PATIENCE, tasks.join_all()).await.unwrap();
+    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn idle_waiters_send_nothing() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 4).await;
+    let guard = held(&hot(&stores[0])).await;
+    let waiters = stores
+        .iter()
+        .flat_map(|store| (0..250).map(|_| waiting(&hot(store))))
+        .collect::<Vec<_>>();
+    queued(&redis, 4).await;
+    let commands = || {
+        let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_evalsha"));
+        line.unwrap_or_default().to_owned()
+    };
+    let before = commands();
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        commands(),
+        before,
+        "a thousand waiters, and not one command"
+    );
+    for waiter in waiters {
+        waiter.abort();
+    }
+    drop(guard);
+    for store in &stores {
+        store.settled().await;
+    }
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_waiter_whose_process_is_gone_is_passed_over() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let guard = held(&hot(&stores[0])).await;
+    // As a process leaves them that was killed.
+    for n in 0..3 {
+        let member = format!("dead:60000:-1:{n:032x}");
+        redis
+            .command(&["ZADD", QUEUE, &n.to_string(), &member])
+            .unwrap();
+    }
+    let waiter = waiting(&hot(&stores[1]));
+    queued(&redis, 4).await;
+    guard.release().await.unwrap();
+    got(waiter).await.release().await.unwrap();
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn when_the_holder_vanishes_the_first_in_the_queue_is_next() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 4).await;
+    let short = stores[0].lock("hot").lease(SHORT).unwrap();
+    std::mem::forget(held(&short).await);
+    let mut waiters = Vec::new();
+    for (n, store) in stores[1..].iter().enumerate() {
+        waiters.push(waiting(&hot(store)));
+        queued(&redis, n + 1).await;
+    }
+    for waiter in waiters {
+        got(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keep_tells_those_in_vain_in_every_process_and_leaves_the_others() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 3).await;
+    let lock = stores[0].lock("hot").lease(Duration::from_secs(2)).unwrap();
+    let guard = held(&lock).await;
+    let mut losers = JoinSet::new();
+    for store in &stores {
+        for _ in 0..10 {
+            let lock = hot(store);
+            losers.spawn(async move { lock.acquire_within(Duration::from_millis(1500)).await });
+        }
+    }
+    queued(&redis, 3).await;
+    let patient = waiting(&hot(&stores[1]));
+    guard.keep().await.unwrap();
+    for told in timeout(PATIENCE, losers.join_all()).await.unwrap() {
+        let Acquired::Busy(busy) = told.unwrap() else {
+            panic!()
+        };
+        assert!(busy.is_kept());
+    }
+    got(patient).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_broken_connection_a_waiter_asks_again() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    for kind in ["normal", "pubsub", "normal", "pubsub"] {
+        let guard = held(&hot(&stores[0])).await;
+        let waiter = waiting(&hot(&stores[1]));
+        queued(&redis, 1).await;
+        redis.command(&["CLIENT", "KILL", "TYPE", kind]).unwrap();
+        // Perhaps nobody hears of it, so that it is not handed over: then the waiter finds
+        // the lock free when it asks again.
+        guard.release().await.unwrap();
+        got(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_whose_store_goes_down_hears_so_and_leaves_no_trace() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let holder = &stores(&redis, 1).await[0];
+    let far = Store::connect(&format!("redis://{}/0", proxy.address()))
+        .await
+        .unwrap();
+    let guard = held(&hot(holder)).await;
+    let waiter = tokio::spawn({
+        let lock = hot(&far);
+        async move { lock.acquire().await }
+    });
+    queued(&redis, 1).await;
+    proxy.cut();
+    let told = timeout(PATIENCE, waiter).await.unwrap().unwrap();
+    assert!(told.unwrap_err().is_unavailable());
+    proxy.pass();
+    far.settled().await;
+    guard.release().await.unwrap();
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_store_that_forgot_the_queue_is_asked_again() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let short = stores[0].lock("hot").lease(SHORT).unwrap();
+    std::mem::forget(held(&short).await);
+    let waiter = waiting(&hot(&stores[1]));
+    queued(&redis, 1).await;
+    redis.restart();
+    got(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_foreign_holder_tells_nobody_and_is_waited_for_all_the_same() {
+    let redis = Redis::start();
+    let store = &stores(&redis, 1).await[0];
+    redis.command(&["SET", "hot", "their-token"]).unwrap();
+    let waiter = waiting(&hot(store));
+    queued(&redis, 1).await;
+    redis.command(&["DEL", "hot"]).unwrap();
+    got(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_comes_to_a_free_lock_does_not_pass_those_who_wait() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 3).await;
+    let short = stores[0].lock("hot").lease(SHORT).unwrap();
+    std::mem::forget(held(&short).await);
+    let waiter = waiting(&hot(&stores[1]));
+    queued(&redis, 1).await;
+    // Free from now on, and the waiter has not noticed yet.
+    redis.command(&["DEL", "hot"]).unwrap();
+    let barging = hot(&stores[2]).try_acquire().await.unwrap();
+    assert!(matches!(barging, Acquired::Busy(_)), "{barging:?}");
+    got(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_anywhere_in_several_processes_nothing_is_left_behind() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 3).await;
+    let mut tasks = JoinSet::new();
+    for (n, store) in stores.iter().enumerate() {
+        for task in 0..4 {
+            let lock = hot(store);
+            tasks.spawn(async move {
+                for round in 0..250_u64 {
+                    let steps = async {
+                        let guard = lock.acquire().await.unwrap();
+                        tokio::task::yield_now().await;
+                        if round % 2 == 0 {
+                            guard.release().await.unwrap();
+                        }
+                    };
+                    let limit = (round * 131 + task * 17 + n as u64 * 7) % 3000;
+                    let _ = timeout(Duration::from_micros(limit), steps).await;
+                }
+            });
+        }
+    }
+    timeout(PATIENCE, tasks.join_all()).await.unwrap();
+    for store in &stores {
+        store.settled().await;
+    }
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_at_a_time_over_several_processes_and_none_stalls() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 4).await;
+    let inside = Arc::new(AtomicUsize::new(0));
+    let last = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for store in &stores {
+        for _ in 0..4 {
+            let (lock, inside, last) = (hot(store), inside.clone(), last.clone());
+            tasks.spawn(async move {
+                for _ in 0..250 {
+                    let guard = lock.acquire().await.unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    assert!(last.swap(guard.fence(), Ordering::SeqCst) < guard.fence());
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+    }
+    let begun = Instant::now();
+    timeout(PATIENCE * 2, tasks.join_all())
+        .await
+        .expect("none stalls");
+    println!("4000 hand-overs in {:?}", begun.elapsed());
+}
