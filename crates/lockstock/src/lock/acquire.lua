@@ -33,8 +33,11 @@ if not holder then
     holder = redis.call('GET', KEYS[1])
   end
   if not holder then
+    -- In this order: with its memory full Redis refuses the first write of a script, and
+    -- only the first. A grant is better refused than a leaving.
+    local fence = grant(token, lease)
     redis.call('ZREM', KEYS[3], member)
-    return {'granted', grant(token, lease), tonumber(lease), now}
+    return {'granted', fence, tonumber(lease), now}
   end
 end
 
