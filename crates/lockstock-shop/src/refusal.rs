@@ -369,10 +369,11 @@ impl From<StorageError> for Refusal {
     }
 }
 
-/// As `Retry-After` wants it: rounded up, at least 1.
+/// As `Retry-After` wants it: rounded up, at least 1. From whole milliseconds, as a lease is
+/// counted: a microsecond over 3 s is not 4 s.
 fn whole_seconds(wait: Duration) -> u64 {
-    let up = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    up.max(1)
+    let up = wait.as_millis().div_ceil(1000);
+    u64::try_from(up).unwrap_or(u64::MAX).max(1)
 }
 
 fn in_seconds(lease: Duration) -> String {
@@ -390,6 +391,7 @@ mod tests {
         assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
         assert_eq!(whole_seconds(Duration::from_millis(2001)), 3);
         assert_eq!(whole_seconds(Duration::from_secs(3)), 3);
+        assert_eq!(whole_seconds(Duration::from_micros(3_000_100)), 3);
     }
 
     #[test]

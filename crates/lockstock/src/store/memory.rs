@@ -55,9 +55,10 @@ impl Memory {
             until,
             ..
         } = attempt;
-        let now = Instant::now();
         let (answer, mut granted, mut holder_ends) = {
             let mut state = self.state();
+            // Now that nobody else is at it: else a lease just begun had more left than it has.
+            let now = Instant::now();
             state.hand_over_if_ended(&keys.holder, now);
             if !state.locks.contains_key(&keys.holder) {
                 return state.grant(&keys.holder, token, lease, VecDeque::new());
@@ -86,8 +87,8 @@ impl Memory {
                 }
                 () = sleep_until(wake) => {}
             }
-            let now = Instant::now();
             let mut state = self.state();
+            let now = Instant::now();
             state.hand_over_if_ended(&keys.holder, now);
             if let Ok(granted) = granted.try_recv() {
                 answer.stayed();
