@@ -30,19 +30,21 @@
 //!
 //! - [`Store`]: where locks live, opened from a URL.
 //! - [`Store::lock`] → [`NamedLock::lease`] → [`Lock`]: acquired any number of times.
-//! - [`Guard`]: fence, deadline, extend, renew, release, keep.
+//! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
 //! - [`Error`]: what went wrong, by predicates.
 //!
 //! Metrics go through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
 //! `…_lost_total`, `lockstock_lock_wait_seconds`, `lockstock_lock_hold_seconds`.
 
 mod error;
+mod guard;
 mod key;
 mod lock;
 mod store;
 mod token;
 
 pub use error::{Error, Result};
+pub use guard::Guard;
 pub use key::MAX_NAME_BYTES;
-pub use lock::{Acquired, Busy, Guard, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
+pub use lock::{Acquired, Busy, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
 pub use store::{DEFAULT_TIMEOUT, Store, redacted};

@@ -15,21 +15,18 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use tokio::time::Instant;
+use tracing::debug;
 
 use crate::error::{Error, Result};
+use crate::guard::{Guard, withdraw};
 use crate::key::Keys;
-use crate::store::{Answer, Attempt, How, Release, Store};
+use crate::store::{Answer, Attempt, How, Store};
 
 /// The shortest lease.
 pub const MIN_LEASE: Duration = Duration::from_millis(1);
 /// The longest lease.
 pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
-
-/// How often something is given back to a store that does not answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A lock that has a name and no lease yet: see [`Store::lock`].
 #[derive(Debug, Clone)]
@@ -64,7 +61,7 @@ impl NamedLock {
     }
 }
 
-fn checked_lease(lease: Duration) -> Result<Duration> {
+pub(crate) fn checked_lease(lease: Duration) -> Result<Duration> {
     if (MIN_LEASE..=MAX_LEASE).contains(&lease) {
         return Ok(lease);
     }
@@ -212,178 +209,5 @@ impl Lock {
         };
         // Nobody there any more: the guard comes back with the error and is dropped here.
         drop(answer.send(acquired));
-    }
-}
-
-/// Gives back whatever an attempt has got or will get, in the background: again and again,
-/// until the store has answered or it does not matter any more.
-fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
-    let asked = store.clone();
-    store.in_background(async move {
-        let mut pause = FIRST_PAUSE;
-        while let Err(error) = asked.withdraw(&attempt).await {
-            debug!(%error, "something to give back waits for the store");
-            sleep(pause).await;
-            if Instant::now() >= ends {
-                return;
-            }
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
-    });
-}
-
-/// A lock that is ours until [`deadline`](Self::deadline).
-///
-/// [`release`](Self::release) it when the work is done. Dropping it gives the lock back
-/// too, in the background: that never blocks and never fails, and nobody hears whether it
-/// worked; the lease is the safety net.
-#[derive(Debug)]
-#[must_use = "a guard that is dropped gives the lock back"]
-pub struct Guard {
-    store: Store,
-    attempt: Arc<Attempt>,
-    fence: u64,
-    since: Instant,
-    deadline: Instant,
-    /// Released, kept or lost: dropping it does nothing any more.
-    done: bool,
-}
-
-impl Guard {
-    fn new(store: Store, attempt: Arc<Attempt>, fence: u64, deadline: Instant) -> Self {
-        Self {
-            store,
-            attempt,
-            fence,
-            since: Instant::now(),
-            deadline,
-            done: false,
-        }
-    }
-
-    /// The number of this grant: higher than that of any earlier grant of the name. Let
-    /// whatever the lock protects refuse a number that is not higher than the last it saw.
-    pub fn fence(&self) -> u64 {
-        self.fence
-    }
-
-    /// Until when the lock is ours, on this machine's monotonic clock. Counted from before
-    /// the request was sent that won it, so never later than the store's own end of it.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// What is left until the [`deadline`](Self::deadline); zero once the lock is lost.
-    pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// Adds `by` to what is left of the lease.
-    ///
-    /// # Errors
-    ///
-    /// [`is_lost`](Error::is_lost) if the lock is not ours any more,
-    /// [`is_invalid`](Error::is_invalid) if more than [`MAX_LEASE`] would be left, and
-    /// [`is_unavailable`](Error::is_unavailable): then the deadline stays what it was.
-    pub async fn extend(&mut self, by: Duration) -> Result<()> {
-        let left = checked_lease(self.remaining().saturating_add(by))?;
-        self.set_remaining(left).await
-    }
-
-    /// Starts the lease again: its whole length is left afterwards.
-    ///
-    /// # Errors
-    ///
-    /// As [`extend`](Self::extend).
-    pub async fn renew(&mut self) -> Result<()> {
-        self.set_remaining(self.attempt.lease).await
-    }
-
-    async fn set_remaining(&mut self, left: Duration) -> Result<()> {
-        let sent = Instant::now();
-        if !self.store.renew(&self.attempt, left).await? {
-            self.note_lost();
-            return Err(Error::lost());
-        }
-        self.deadline = sent + left;
-        Ok(())
-    }
-
-    /// Gives the lock back: the next waiter gets it. Once called it is carried out, even if
-    /// its future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`is_lost`](Error::is_lost) if the lock had been lost before: what was done under it
-    /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
-    /// if the store did not answer: it is asked again in the background until the lease ends.
-    pub async fn release(mut self) -> Result<()> {
-        self.done = true;
-        let (store, attempt, deadline) = (self.store.clone(), self.attempt.clone(), self.deadline);
-        let released = self.finish(async move {
-            match store.release(&attempt).await {
-                Ok(Release::Done) => Ok(true),
-                Ok(Release::NotOurs) => Ok(false),
-                // Our lease cannot have ended yet, so it was the release.
-                Ok(Release::Unclear) => Ok(Instant::now() < deadline),
-                Err(error) => {
-                    withdraw(&store, attempt, deadline);
-                    Err(error)
-                }
-            }
-        });
-        self.settle(released.await?)
-    }
-
-    /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
-    /// it again for so long. Waiters who cannot wait that long are told at once. Once called
-    /// it is carried out, even if its future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`release`](Self::release); when the store does not answer the lock stays held,
-    /// which keeps others out for just as long.
-    pub async fn keep(mut self) -> Result<()> {
-        self.done = true;
-        let (store, attempt) = (self.store.clone(), self.attempt.clone());
-        let kept = self.finish(async move { store.keep(&attempt).await });
-        let kept = kept.await?;
-        self.settle(kept)
-    }
-
-    /// Runs the last step where no cancellation reaches it.
-    async fn finish(
-        &self,
-        step: impl Future<Output = Result<bool>> + Send + 'static,
-    ) -> Result<bool> {
-        let (answer, answered) = oneshot::channel();
-        self.store.in_background(async move {
-            let _ = answer.send(step.await);
-        });
-        answered
-            .await
-            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
-    }
-
-    fn settle(&self, ours: bool) -> Result<()> {
-        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-        if ours {
-            return Ok(());
-        }
-        self.note_lost();
-        Err(Error::lost())
-    }
-
-    fn note_lost(&self) {
-        counter!("lockstock_lock_lost_total").increment(1);
-        warn!(fence = self.fence, "lost");
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if !self.done {
-            withdraw(&self.store, self.attempt.clone(), self.deadline);
-        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -222,6 +223,11 @@ impl Store {
         self.inner
             .runtime
             .spawn(self.inner.background.track_future(task));
+    }
+
+    /// Runs `task` until it is aborted or the runtime ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.inner.runtime.spawn(task).abort_handle()
     }
 
     /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever

@@ -476,3 +476,74 @@ async fn a_store_that_is_down_is_unavailable_never_busy_and_comes_back() {
     let nobody = format!("redis://127.0.0.1:{}/0", lockstock_testkit::free_port());
     assert!(Store::connect(&nobody).await.unwrap_err().is_unavailable());
 }
+
+#[tokio::test]
+async fn work_is_stopped_when_the_lock_is_lost() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", SHORT);
+        let guard = held(&lock).await;
+        assert_eq!(guard.run(async { 42 }).await.unwrap(), 42);
+        let stopped = guard.run(std::future::pending::<()>()).await;
+        assert!(stopped.unwrap_err().is_lost());
+        assert!(guard.remaining().is_zero());
+        // It was lost before the store let the next one in.
+        lock.acquire().await.unwrap().release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_renewed_lock_outlives_its_lease_but_not_its_cap() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", SHORT);
+        let guard = held(&lock).await.renew_up_to(SHORT * 4);
+        let lost = guard.lost();
+        sleep(SHORT * 2).await;
+        busy(&lock).await;
+        assert!(!guard.remaining().is_zero());
+        timeout(PATIENCE, lost).await.expect("the cap ends it");
+        let next = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        assert!(guard.release().await.unwrap_err().is_lost());
+        next.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_renewal_ends_with_its_guard() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", SHORT);
+        let forever = Duration::from_secs(3600);
+        held(&lock)
+            .await
+            .renew_up_to(forever)
+            .release()
+            .await
+            .unwrap();
+        drop(held(&lock).await.renew_up_to(forever));
+        let kept = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        kept.renew_up_to(forever).keep().await.unwrap();
+        // Kept for the rest of its lease, and not renewed for ever.
+        timeout(PATIENCE, lock.acquire())
+            .await
+            .unwrap()
+            .unwrap()
+            .release()
+            .await
+            .unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_finds_the_lock_gone_says_so_at_once() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let lock = lock(&store, "a", Duration::from_secs(3));
+    let guard = held(&lock).await.renew_up_to(Duration::from_secs(3600));
+    redis.command(&["DEL", "a"]).unwrap();
+    timeout(Duration::from_secs(2), guard.lost())
+        .await
+        .expect("before the lease ends");
+    assert!(guard.remaining().is_zero());
+}

@@ -1,0 +1,351 @@
+//! A lock that is held: what it is worth, how long, and how it ends.
+//!
+//! Guarantees: a guard never believes in its lock for longer than the store does; it hears of
+//! a loss at its deadline at the latest, and as soon as the store says so; its release is
+//! carried out once called, whatever becomes of the future; dropping it never blocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use crate::error::{Error, Result};
+use crate::lock::checked_lease;
+use crate::store::{Attempt, Release, Store};
+
+/// How often something is given back to a store that does not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A lock that is ours until [`deadline`](Self::deadline).
+///
+/// [`release`](Self::release) it when the work is done. Dropping it gives the lock back
+/// too, in the background: that never blocks and never fails, and nobody hears whether it
+/// worked; the lease is the safety net.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped gives the lock back"]
+pub struct Guard {
+    hold: Arc<Hold>,
+    since: Instant,
+    /// Ends with the guard, in whatever way that ends.
+    renewal: Option<AbortHandle>,
+    /// Released or kept: dropping it does nothing any more.
+    done: bool,
+}
+
+/// What a guard and its renewal share.
+#[derive(Debug)]
+struct Hold {
+    store: Store,
+    attempt: Arc<Attempt>,
+    fence: u64,
+    /// When the lock is lost, if nothing happens before.
+    deadline: watch::Sender<Instant>,
+}
+
+impl Guard {
+    pub(crate) fn new(store: Store, attempt: Arc<Attempt>, fence: u64, deadline: Instant) -> Self {
+        Self {
+            hold: Arc::new(Hold {
+                store,
+                attempt,
+                fence,
+                deadline: watch::Sender::new(deadline),
+            }),
+            since: Instant::now(),
+            renewal: None,
+            done: false,
+        }
+    }
+
+    /// The number of this grant: higher than that of any earlier grant of the name. Let
+    /// whatever the lock protects refuse a number that is not higher than the last it saw.
+    pub fn fence(&self) -> u64 {
+        self.hold.fence
+    }
+
+    /// Until when the lock is ours, on this machine's monotonic clock. Counted from before
+    /// the request was sent that won it, so never later than the store's own end of it.
+    pub fn deadline(&self) -> Instant {
+        *self.hold.deadline.borrow()
+    }
+
+    /// What is left until the [`deadline`](Self::deadline); zero once the lock is lost.
+    pub fn remaining(&self) -> Duration {
+        self.deadline().saturating_duration_since(Instant::now())
+    }
+
+    /// Resolves when the lock is no longer ours: at the deadline, which renewing moves, or as
+    /// soon as the store says so. Does not borrow the guard. Once the guard is released,
+    /// kept or dropped nothing moves the deadline any more.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let lock = Store::memory().lock("report").lease(Duration::from_millis(20))?;
+    /// let guard = lock.acquire().await?;
+    /// guard.lost().await; // 20 ms later
+    /// assert!(guard.release().await.unwrap_err().is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut deadline = self.hold.deadline.subscribe();
+        async move {
+            loop {
+                let until = *deadline.borrow_and_update();
+                tokio::select! {
+                    () = sleep_until(until) => return,
+                    moved = deadline.changed() => if moved.is_err() {
+                        sleep_until(until).await;
+                        return;
+                    },
+                }
+            }
+        }
+    }
+
+    /// Runs `work` for as long as the lock is ours: stops it (drops its future) when the lock
+    /// is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](Error::is_lost) when it was stopped. What it had done by then is done.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let lock = Store::memory().lock("report").lease(Duration::from_millis(20))?;
+    /// let guard = lock.acquire().await?;
+    /// assert_eq!(guard.run(async { 6 * 7 }).await?, 42);
+    /// let too_long = guard.run(tokio::time::sleep(Duration::from_secs(60)));
+    /// assert!(too_long.await.unwrap_err().is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.lost() => Err(Error::lost()),
+        }
+    }
+
+    /// Adds `by` to what is left of the lease.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](Error::is_lost) if the lock is not ours any more,
+    /// [`is_invalid`](Error::is_invalid) if more than [`MAX_LEASE`](crate::MAX_LEASE) would be
+    /// left, and [`is_unavailable`](Error::is_unavailable): then the deadline is not later
+    /// than it was.
+    pub async fn extend(&mut self, by: Duration) -> Result<()> {
+        let left = checked_lease(self.remaining().saturating_add(by))?;
+        self.hold.set_remaining(left).await
+    }
+
+    /// Starts the lease again: its whole length is left afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`extend`](Self::extend).
+    pub async fn renew(&mut self) -> Result<()> {
+        self.hold.set_remaining(self.hold.attempt.lease).await
+    }
+
+    /// Renews by itself from now on, each time a third of the lease has passed, until
+    /// `most` has passed in all. Then it lets the lease run out: a holder that hangs must not
+    /// hold for ever. The renewal ends with the guard.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let lock = Store::memory().lock("report").lease(Duration::from_millis(60))?;
+    /// let guard = lock.acquire().await?.renew_up_to(Duration::from_secs(3600));
+    /// guard.run(tokio::time::sleep(Duration::from_millis(200))).await?; // longer than the lease
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn renew_up_to(mut self, most: Duration) -> Self {
+        let hold = self.hold.clone();
+        let ends = Instant::now().checked_add(most);
+        let renewal = self
+            .hold
+            .store
+            .spawn(async move { hold.renew_until(ends).await });
+        if let Some(before) = self.renewal.replace(renewal) {
+            before.abort();
+        }
+        self
+    }
+
+    /// Gives the lock back: the next waiter gets it. Once called it is carried out, even if
+    /// its future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](Error::is_lost) if the lock had been lost before: what was done under it
+    /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
+    /// if the store did not answer: it is asked again in the background until the lease ends.
+    pub async fn release(mut self) -> Result<()> {
+        let hold = self.finishing();
+        let released = self.in_background(async move {
+            match hold.store.release(&hold.attempt).await {
+                Ok(Release::Done) => Ok(true),
+                Ok(Release::NotOurs) => Ok(false),
+                // If our lease cannot have ended yet, it was the release.
+                Ok(Release::Unclear) => Ok(Instant::now() < hold.ends()),
+                Err(error) => {
+                    withdraw(&hold.store, hold.attempt.clone(), hold.ends());
+                    Err(error)
+                }
+            }
+        });
+        self.settle(released.await?)
+    }
+
+    /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
+    /// it again for so long. Waiters who cannot wait that long are told at once. Once called
+    /// it is carried out, even if its future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`release`](Self::release); when the store does not answer the lock stays held,
+    /// which keeps others out for just as long.
+    pub async fn keep(mut self) -> Result<()> {
+        let hold = self.finishing();
+        let kept = self.in_background(async move { hold.store.keep(&hold.attempt).await });
+        self.settle(kept.await?)
+    }
+
+    /// From here on the guard is not what gives the lock back, and nothing renews it.
+    fn finishing(&mut self) -> Arc<Hold> {
+        self.done = true;
+        self.stop_renewal();
+        self.hold.clone()
+    }
+
+    fn stop_renewal(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
+        }
+    }
+
+    /// Runs the last step where no cancellation reaches it.
+    async fn in_background(
+        &self,
+        step: impl Future<Output = Result<bool>> + Send + 'static,
+    ) -> Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.hold.store.in_background(async move {
+            let _ = answer.send(step.await);
+        });
+        answered
+            .await
+            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
+    }
+
+    fn settle(&self, ours: bool) -> Result<()> {
+        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
+        if ours {
+            return Ok(());
+        }
+        self.hold.note_lost();
+        Err(Error::lost())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.stop_renewal();
+        if !self.done {
+            let hold = &self.hold;
+            withdraw(&hold.store, hold.attempt.clone(), hold.ends());
+        }
+    }
+}
+
+impl Hold {
+    fn ends(&self) -> Instant {
+        *self.deadline.borrow()
+    }
+
+    async fn set_remaining(&self, left: Duration) -> Result<()> {
+        let ends = Instant::now() + left;
+        match self.store.renew(&self.attempt, left).await {
+            Ok(true) => {
+                self.deadline.send_replace(ends);
+                Ok(())
+            }
+            Ok(false) => {
+                self.note_lost();
+                Err(Error::lost())
+            }
+            Err(error) => {
+                // It may have been done: then a lease made shorter ends earlier than we knew.
+                self.deadline.send_if_modified(|deadline| {
+                    let earlier = ends < *deadline;
+                    *deadline = ends.min(*deadline);
+                    earlier
+                });
+                Err(error)
+            }
+        }
+    }
+
+    async fn renew_until(&self, ends: Option<Instant>) {
+        let lease = self.attempt.lease;
+        loop {
+            sleep(lease / 3).await;
+            let now = Instant::now();
+            if ends.is_some_and(|ends| ends <= now) {
+                return;
+            }
+            // The last renewal reaches to the end that was set, and not beyond it.
+            let left = ends.map_or(lease, |ends| lease.min(ends - now));
+            if now + left <= self.ends() {
+                return;
+            }
+            match self.set_remaining(left).await {
+                Err(error) if error.is_lost() => return,
+                // Asked again in a third of the lease, as long as the lock may be ours.
+                Err(_) if self.ends() <= Instant::now() => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn note_lost(&self) {
+        counter!("lockstock_lock_lost_total").increment(1);
+        warn!(fence = self.fence, "lost");
+        self.deadline.send_replace(Instant::now());
+    }
+}
+
+/// Gives back whatever an attempt has got or will get, in the background: again and again,
+/// until the store has answered or it does not matter any more.
+pub(crate) fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
+    let asked = store.clone();
+    store.in_background(async move {
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = asked.withdraw(&attempt).await {
+            debug!(%error, "something to give back waits for the store");
+            sleep(pause).await;
+            if Instant::now() >= ends {
+                return;
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    });
+}
