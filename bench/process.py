@@ -46,15 +46,16 @@ class Process:
         self._log = Path(log)
         self._stop_with = stop_with
         with open(log, "ab") as output:
-            self._child = subprocess.Popen(
-                [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, stop_with),
-                **more,
-            )
+            more |= {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            try:
+                self._child = subprocess.Popen(
+                    [str(word) for word in command],
+                    start_new_session=True,
+                    preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, stop_with),
+                    **more,
+                )
+            except OSError as error:
+                raise Failed(f"cannot start {name}: {error}") from None
         self.pid = self._child.pid
 
     def __enter__(self):

@@ -147,17 +147,14 @@ def surroundings():
     machine = f"{cores} cores of {models[0] if models else platform.machine()}, {memory:.0f} GiB"
     redis = os.environ.get("LOCKSTOCK_REDIS_SERVER", "redis-server")
     versions = {
-        "lockstock": last_word(run([LOCKSTOCK, "--version"])) if LOCKSTOCK.exists() else "not built",
+        "lockstock": run([LOCKSTOCK, "--version"]).split()[-1] if LOCKSTOCK.exists() else "none",
         "rustc": run(["rustc", "--version"]).split()[1],
         "python": platform.python_version(),
     }
-    for package in ("django", "djangorestframework", "django-redis", "redis", "hiredis", "psycopg", "gunicorn"):
-        versions[package if package != "redis" else "redis-py"] = version(package)
+    for package in ("django", "djangorestframework", "django-redis", "hiredis", "psycopg"):
+        versions[package] = version(package)
+    versions |= {"redis-py": version("redis"), "gunicorn": version("gunicorn")}
     versions["redis"] = run([redis, "--version"]).split("v=")[1].split()[0]
     versions["postgres"] = run([postgres_program("postgres"), "--version"]).split()[2]
     named = ", ".join(f"{name} {number}" for name, number in versions.items())
     return f"machine: {machine}, Linux {platform.release()}\nversions: {named}"
-
-
-def last_word(text):
-    return text.split()[-1]

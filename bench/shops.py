@@ -98,11 +98,12 @@ def pair(database, store, hold, products):
     store.command("FLUSHALL")
     with ExitStack() as stack:
         ours = stack.enter_context(lockstock(*urls["lockstock"], hold=hold))
-        columns = "name, description, price, stock, created_at, updated_at"
-        values = "'Product ' || n, '', 100 + n, 1000, now(), now()"
+        # What `prepare` gives the peer.
         database.sql(
             TABLES["lockstock"][0],
-            f"INSERT INTO products ({columns}) SELECT {values} FROM generate_series(1, {products}) n",
+            "INSERT INTO products (name, description, price, stock, created_at, updated_at)"
+            " SELECT 'Product ' || n, '', 100 + n, 1000, now(), now()"
+            f" FROM generate_series(1, {products}) n",
         )
         peer = stack.enter_context(django(*urls["django"], hold=hold, products=products))
         same_answers(ours, peer)
