@@ -4,28 +4,26 @@
 //! the lock by whoever releases it, through one channel a process; of one name only the
 //! first waiter of a process does so, the others stand in line behind it here.
 //!
-//! Bounded: a call is answered or fails within the store's timeout, and a lost connection
-//! is made anew by the next call. Every script may run twice with the same arguments, so a
-//! call whose answer was lost is simply sent again, and waiters ask again after a break.
+//! Every script may run twice with the same arguments, so a call whose answer was lost is
+//! simply sent again, and waiters ask again after a break.
 
 mod line;
 mod wakes;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use rand::RngExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script, ScriptInvocation,
-};
-use tokio::time::{Instant, sleep, timeout};
+use redis::{Script, ScriptInvocation};
+use tokio::time::{Instant, sleep};
 
 use self::line::{InLine, Lines, Place};
 use self::wakes::{Listening, Wake, Wakes};
-use super::{Answer, Attempt, How, Release, redacted};
-use crate::error::{Error, Result};
+use self::wire::Wire;
+use super::{Answer, Attempt, How, Release};
+use crate::error::Result;
 use crate::key::Keys;
 use crate::token::Token;
 
@@ -55,8 +53,7 @@ const FIRST_POLL: Duration = Duration::from_millis(20);
 const LAST_POLL: Duration = Duration::from_millis(100);
 
 pub(super) struct Redis {
-    connection: ConnectionManager,
-    timeout: Duration,
+    wire: Wire,
     /// This process, as the channel of its wakes and its waiters name it.
     process: String,
     wakes: Wakes,
@@ -99,69 +96,26 @@ impl Holder {
 
 impl Redis {
     pub(super) async fn connect(url: &str, limit: Duration) -> Result<Self> {
-        #[cfg(feature = "tls")]
-        // Fails when the application has chosen a provider already: theirs is used then.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-
-        let info = url.into_connection_info().map_err(|error| {
-            // Not the source: redis quotes the URL in some of its messages.
-            Error::invalid(format!(
-                "'{}' is not a Redis URL ({}): write redis://[user:password@]host[:port][/db]",
-                redacted(url),
-                error.category()
-            ))
-        })?;
-        // RESP3 carries what is pushed beside what is asked, in one connection.
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
-        let wakes = Wakes::new();
-        let pushed = wakes.clone();
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit))
-            .set_push_sender(
-                move |push: PushInfo| -> std::result::Result<(), redis::aio::SendError> {
-                    pushed.pushed(&push);
-                    Ok(())
-                },
-            )
-            .set_automatic_resubscription();
-        let explain = |why: String| {
-            Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
-        };
         let process = format!("{:016x}", rand::random::<u64>());
-        let connected = async {
-            let mut connection = ConnectionManager::new_with_config(client, config).await?;
-            connection
-                .subscribe(format!("lockstock:wake:{process}"))
-                .await?;
-            Ok::<_, redis::RedisError>(connection)
-        };
-        let connection = timeout(limit, connected)
-            .await
-            .map_err(|_| explain(format!("no answer within {limit:?}")))?
-            .map_err(|error| explain(error.to_string()))?;
+        let wakes = Wakes::new();
+        let channel = format!("lockstock:wake:{process}");
+        let wire = Wire::connect(url, channel, wakes.clone(), limit).await?;
         let redis = Self {
-            connection,
-            timeout: limit,
+            wire,
             process,
             wakes,
             lines: Lines::default(),
         };
-        redis
-            .ping()
-            .await
-            .map_err(|error| explain(error.to_string()))?;
+        redis.ping().await?;
         Ok(redis)
     }
 
     /// A script rather than `PING`: a user who may not run scripts cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
-        self.run::<bool>(&PING.prepare_invoke()).await.map(drop)
+        self.wire
+            .run::<bool>(&PING.prepare_invoke())
+            .await
+            .map(drop)
     }
 
     /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
@@ -282,7 +236,7 @@ impl Redis {
     }
 
     async fn question(&self, script: &ScriptInvocation<'_>) -> Result<Said> {
-        let ran = self.run::<(String, u64, i64, i64)>(script).await?;
+        let ran = self.wire.run::<(String, u64, i64, i64)>(script).await?;
         let (how, fence, left, clock) = ran.answer;
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         if how == "granted" {
@@ -302,7 +256,7 @@ impl Redis {
     pub(super) async fn release(&self, attempt: &Attempt) -> Result<Release> {
         let mut script = on(&RELEASE, &attempt.keys);
         script.arg(attempt.token.to_string());
-        let ran = self.run::<bool>(&script).await?;
+        let ran = self.wire.run::<bool>(&script).await?;
         Ok(match (ran.answer, ran.repeated) {
             (true, _) => Release::Done,
             (false, false) => Release::NotOurs,
@@ -313,51 +267,14 @@ impl Redis {
     pub(super) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
         let mut script = on(&KEEP, &attempt.keys);
         script.arg(attempt.token.to_string());
-        self.run(&script).await.map(|ran| ran.answer)
+        self.wire.run(&script).await.map(|ran| ran.answer)
     }
 
     pub(super) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
         let mut script = on(&RENEW, &attempt.keys);
         script.arg(attempt.token.to_string()).arg(millis(left));
-        self.run(&script).await.map(|ran| ran.answer)
+        self.wire.run(&script).await.map(|ran| ran.answer)
     }
-
-    /// Runs `script`, a second time if the connection broke under it.
-    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<Ran<T>> {
-        let attempts = async {
-            let mut connection = self.connection.clone();
-            let mut repeated = false;
-            loop {
-                let begun = Instant::now();
-                match script.invoke_async(&mut connection).await {
-                    // The connection that just failed may have been dead for hours: the
-                    // one that takes its place deserves a try. Bounded by the timeout.
-                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
-                        repeated = true;
-                    }
-                    answer => {
-                        return Ok(Ran {
-                            answer: answer?,
-                            begun,
-                            repeated,
-                        });
-                    }
-                }
-            }
-        };
-        timeout(self.timeout, attempts)
-            .await
-            .unwrap_or_else(|_| Err(Error::no_answer(self.timeout)))
-    }
-}
-
-/// A script that ran.
-struct Ran<T> {
-    answer: T,
-    /// When the attempt that was answered was begun.
-    begun: Instant,
-    /// An attempt before it may have run as well.
-    repeated: bool,
 }
 
 impl From<Said> for Answer {

@@ -71,9 +71,14 @@ impl Wakes {
                     let _ = waiter.send(wake);
                 }
             }
-            PushKind::Disconnection => self.0.breaks.send_modify(|breaks| *breaks += 1),
+            PushKind::Disconnection => self.broken(),
             _ => {}
         }
+    }
+
+    /// Something may have been pushed that nobody heard: every waiter asks again.
+    pub(super) fn broken(&self) {
+        self.0.breaks.send_modify(|breaks| *breaks += 1);
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Token, oneshot::Sender<Wake>>> {
