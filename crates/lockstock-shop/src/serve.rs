@@ -20,6 +20,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use lockstock::{Store, redacted};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -161,6 +162,8 @@ impl Connections {
         let (stream, _) = listener.accept().await?;
         // An answer is one small write: it must not wait for the next one.
         stream.set_nodelay(true)?;
+        // hyper waits for ever for a client that takes its answer and does not read it.
+        SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
         Ok((stream, place))
     }
 
