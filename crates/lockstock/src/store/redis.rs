@@ -20,12 +20,11 @@ use redis::{Script, ScriptInvocation};
 use tokio::time::{Instant, sleep};
 
 use self::line::{InLine, Lines, Place};
-use self::wakes::{Listening, Wake, Wakes};
+use self::wakes::{Wake, Wakes};
 use self::wire::Wire;
 use super::{Answer, Attempt, How, Release};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::token::Token;
 
 macro_rules! script {
     ($file:literal) => {
@@ -43,7 +42,7 @@ static LEAVE: LazyLock<Script> = script!("leave.lua");
 static RELEASE: LazyLock<Script> = script!("release.lua");
 static KEEP: LazyLock<Script> = script!("keep.lua");
 static RENEW: LazyLock<Script> = script!("renew.lua");
-static PING: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
+static PING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lock/ping.lua")));
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -110,12 +109,10 @@ impl Redis {
         Ok(redis)
     }
 
-    /// A script rather than `PING`: a user who may not run scripts cannot lock.
+    /// A script that writes, rather than `PING`: whoever cannot do that cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
-        self.wire
-            .run::<bool>(&PING.prepare_invoke())
-            .await
-            .map(drop)
+        let script = PING.key(format!("lockstock:ping:{}", self.process));
+        self.wire.run::<bool>(&script).await.map(drop)
     }
 
     /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
@@ -125,9 +122,8 @@ impl Redis {
         attempt: &Attempt,
         gone: impl Future<Output = ()> + Send,
     ) -> Result<Option<Answer>> {
-        let once = async || self.ask(attempt, "").await.map(|said| Some(said.into()));
         if attempt.is_over() {
-            return once().await;
+            return self.try_once(attempt).await;
         }
         let mut gone = std::pin::pin!(gone);
         let in_line = tokio::select! {
@@ -135,13 +131,27 @@ impl Redis {
             () = &mut gone => return Ok(None),
         };
         match in_line {
-            InLine::First(place) => self.wait(attempt, &place, gone).await,
+            InLine::First(place) => {
+                let answer = self.wait(attempt, &place, gone).await;
+                if let Err(error) = &answer {
+                    // They would hear the same, one after another, each after its timeout.
+                    place.tell_failed(&error.to_string());
+                }
+                answer
+            }
             InLine::Kept(ends) => Ok(Some(Answer::Busy {
                 left: Some(ends.saturating_duration_since(Instant::now())),
                 how: How::Kept,
             })),
-            InLine::TooLate => once().await,
+            InLine::Failed(why) => Err(Error::unavailable(why)),
+            InLine::TooLate => self.try_once(attempt).await,
         }
+    }
+
+    async fn try_once(&self, attempt: &Attempt) -> Result<Option<Answer>> {
+        attempt.member.get_or_init(String::new);
+        let (said, _) = self.ask(attempt).await?;
+        Ok(Some(said.into()))
     }
 
     /// Waits as the first in line.
@@ -151,22 +161,31 @@ impl Redis {
         place: &Place,
         mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Option<Answer>> {
-        let member = self.member(attempt);
+        attempt.member.get_or_init(|| self.member(attempt));
         let mut poll = FIRST_POLL;
         // Listening before asking: a grant that comes in between is heard.
         let mut listening = self.wakes.listen(attempt.token);
         loop {
-            let holder = match self.ask(attempt, &member).await? {
-                Said::Granted { fence, deadline } => {
+            let (holder, queued) = match self.ask(attempt).await? {
+                (Said::Granted { fence, deadline }, _) => {
                     return Ok(Some(Answer::Granted { fence, deadline }));
                 }
-                Said::Busy(holder) => holder,
+                (Said::Busy(holder), queued) => (holder, queued),
             };
+            if holder.how == How::Kept
+                && let Some(left) = holder.left
+            {
+                place.tell_kept(Instant::now() + left);
+            }
             if holder.is_kept_beyond(attempt) {
-                if let Some(left) = holder.left {
-                    place.tell_kept(Instant::now() + left);
-                }
-                return Ok(Some(holder.busy()));
+                return match queued {
+                    // The store thought that there was just time enough.
+                    true => self
+                        .leave(attempt, false)
+                        .await
+                        .map(|said| Some(said.into())),
+                    false => Ok(Some(holder.busy())),
+                };
             }
             let told = tokio::select! {
                 biased;
@@ -191,7 +210,7 @@ impl Redis {
                         .map(|said| Some(said.into()));
                 }
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                None => listening = self.listen_again(listening, attempt.token),
+                Some(Wake::Ask) | None => {}
             }
         }
     }
@@ -199,30 +218,27 @@ impl Redis {
     /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
     /// was granted.
     pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+        if attempt.member.get().is_none() {
+            return Ok(());
+        }
         self.leave(attempt, true).await.map(drop)
     }
 
     /// The attempt as the queue has it.
     fn member(&self, attempt: &Attempt) -> String {
-        let wait = attempt.wait.map_or(-1, signed_millis);
+        let wait = attempt.patience().map_or(-1, signed_millis);
         let (process, lease) = (&self.process, millis(attempt.lease));
         format!("{process}:{lease}:{wait}:{}", attempt.token)
     }
 
-    fn listen_again(&self, before: Listening, token: Token) -> Listening {
-        // In this order: the old ear takes its entry with it.
-        drop(before);
-        self.wakes.listen(token)
-    }
-
-    /// Asks for the lock; as `member` of the queue, or without waiting if that is empty.
-    async fn ask(&self, attempt: &Attempt, member: &str) -> Result<Said> {
+    /// Asks for the lock, and whether we stand in the queue now.
+    async fn ask(&self, attempt: &Attempt) -> Result<(Said, bool)> {
         let mut script = on(&ACQUIRE, &attempt.keys);
         script
             .arg(attempt.token.to_string())
             .arg(millis(attempt.lease))
             .arg(attempt.patience().map_or(-1, signed_millis))
-            .arg(member);
+            .arg(attempt.member.get().map_or("", String::as_str));
         self.question(&script).await
     }
 
@@ -230,27 +246,31 @@ impl Redis {
         let mut script = on(&LEAVE, &attempt.keys);
         script
             .arg(attempt.token.to_string())
-            .arg(self.member(attempt))
+            .arg(attempt.member.get().map_or("", String::as_str))
             .arg(u8::from(give_back));
-        self.question(&script).await
+        self.question(&script).await.map(|(said, _)| said)
     }
 
-    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<Said> {
-        let ran = self.wire.run::<(String, u64, i64, i64)>(script).await?;
-        let (how, fence, left, clock) = ran.answer;
+    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<(Said, bool)> {
+        let ran = self
+            .wire
+            .run::<(String, u64, i64, i64, bool)>(script)
+            .await?;
+        let (how, fence, left, clock, queued) = ran.answer;
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         if how == "granted" {
             // From before the last attempt was sent: never later than the server's own end.
             let deadline = ran.begun + left.unwrap_or_default();
-            return Ok(Said::Granted { fence, deadline });
+            return Ok((Said::Granted { fence, deadline }, false));
         }
-        Ok(Said::Busy(Holder {
+        let holder = Holder {
             is_ours: how != "foreign",
             how: if how == "kept" { How::Kept } else { How::Held },
             left,
             asked: ran.begun,
             clock,
-        }))
+        };
+        Ok((Said::Busy(holder), queued))
     }
 
     pub(super) async fn release(&self, attempt: &Attempt) -> Result<Release> {
