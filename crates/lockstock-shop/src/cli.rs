@@ -138,7 +138,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1000), help_heading = "Limits")]
     pub(crate) database_connections: u32,
 
-    /// How long a request's headers may take to arrive, and how long a connection may idle
+    /// How long a request's headers may take to arrive, a connection may idle, and a client
+    /// may take to read on in an answer
     #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = "Timeouts")]
     pub(crate) header_timeout: Duration,
 

@@ -5,8 +5,10 @@
 //! batch is order of arrival. Bounded: at most `lanes` batches run at once, of at most
 //! `most` jobs each, and callers wait in a bounded queue.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -41,7 +43,11 @@ impl<Job: Send + 'static> Combiner<Job> {
                     if taken == 0 {
                         return;
                     }
-                    run(batch).await;
+                    // A panic costs the callers of its batch their answer, and not the
+                    // lane its life.
+                    if AssertUnwindSafe(run(batch)).catch_unwind().await.is_err() {
+                        tracing::error!("a batch panicked");
+                    }
                 }
             });
         }

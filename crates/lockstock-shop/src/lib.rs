@@ -48,6 +48,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    logs::start(&options.log)?;
+    let _written = logs::start(&options.log)?;
     serve::serve(options).await
 }

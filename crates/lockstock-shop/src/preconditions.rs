@@ -25,7 +25,7 @@ impl IfMatch {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         match tags(headers, IF_MATCH) {
             None => Self::Absent,
-            Some(tags) if tags.contains(&"*") => Self::Any,
+            Some(tags) if tags[..] == ["*"] => Self::Any,
             // Weak tags never match here: the comparison is the strong one.
             Some(tags) => Self::OneOf(tags.into_iter().filter_map(version).collect()),
         }
@@ -44,12 +44,17 @@ fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&str>> {
     let mut values = headers.get_all(name).iter().peekable();
     values.peek()?;
     let lists = values.map(|value| value.to_str().unwrap_or_default());
-    Some(
-        lists
-            .flat_map(|list| list.split(','))
-            .map(str::trim)
-            .collect(),
-    )
+    Some(lists.flat_map(split).collect())
+}
+
+/// Cuts a list at its commas, but not at those within quotes.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let cut = move |c: char| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    };
+    list.split(cut).map(str::trim)
 }
 
 fn version(tag: &str) -> Option<i64> {
@@ -75,7 +80,17 @@ mod tests {
         assert_eq!(if_match("\"3\""), IfMatch::OneOf(vec![3]));
         assert_eq!(if_match("\"3\", \"4\""), IfMatch::OneOf(vec![3, 4]));
         assert_eq!(if_match("*"), IfMatch::Any);
-        for none in ["W/\"3\"", "3", "\"03\"", "\"+3\"", "\"abc\"", "", "\""] {
+        assert_eq!(if_match("\"99\", *"), IfMatch::OneOf(vec![99]));
+        for none in [
+            "\"a,*,b\"",
+            "W/\"3\"",
+            "3",
+            "\"03\"",
+            "\"+3\"",
+            "\"abc\"",
+            "",
+            "\"",
+        ] {
             assert_eq!(if_match(none), IfMatch::OneOf(vec![]), "{none}");
         }
         assert_eq!(IfMatch::of(&HeaderMap::new()), IfMatch::Absent);

@@ -221,6 +221,7 @@ async fn update(
         // Of a product that does not exist, that is the thing to say.
         Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
     };
+    exists(&shop, id).await?;
     let storage = shop.storage.clone();
     let product = shop
         .updates
@@ -249,6 +250,7 @@ async fn remove(
         Ok(if_match) => if_match,
         Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
     };
+    exists(&shop, id).await?;
     let storage = shop.storage.clone();
     // What is gone needs no cool-down: who comes next shall hear 404, not 429.
     let removed = shop.updates.run(id, Hold::Release, async move |turn| {
@@ -361,13 +363,16 @@ fn if_match(shop: &Shop, headers: &HeaderMap) -> Result<IfMatch, Refusal> {
     Ok(if_match)
 }
 
+/// Looked at before a lock is taken: a lock leaves a counter in the store, and there is no
+/// end of products that do not exist.
+async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
+    let product = shop.storage.get(id).await?;
+    product.map(drop).ok_or_else(Refusal::no_product)
+}
+
 /// The refusal for a product that does not exist, or else `refusal`.
 async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
-    match shop.storage.get(id).await {
-        Ok(Some(_)) => refusal,
-        Ok(None) => Refusal::no_product(),
-        Err(error) => error.into(),
-    }
+    exists(shop, id).await.err().unwrap_or(refusal)
 }
 
 /// What the write is held to, in its own transaction.

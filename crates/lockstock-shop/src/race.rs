@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lockstock::redacted;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
@@ -96,7 +97,7 @@ impl Course {
             .with_context(|| {
                 format!(
                     "'{}' is no URL of a server: write http://127.0.0.1:8000",
-                    options.url
+                    redacted(&options.url)
                 )
             })?;
         let client = client()?;
@@ -145,7 +146,7 @@ fn client() -> anyhow::Result<Client> {
 }
 
 async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
-    let place = url.to_string();
+    let place = redacted(url.as_str());
     let answer = client.get(url).send().await.map_err(|error| {
         let why = deepest(&error);
         anyhow::anyhow!("no answer from {place} ({why}): is the server running? Start it with `lockstock`, or name another with --url")
@@ -235,7 +236,7 @@ fn line(round: u32, course: &Course, change: &Value, finishes: &[Finish]) -> Val
     let winner = finishes.iter().position(Finish::won).map(|lane| lane + 1);
     json!({
         "round": round,
-        "url": course.product.as_str(),
+        "url": redacted(course.product.as_str()),
         "change": change,
         "winners": winners,
         "winner": winner.filter(|_| winners == 1),

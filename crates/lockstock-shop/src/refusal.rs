@@ -25,6 +25,7 @@ struct Inner {
     about: About,
     retry_after: Option<Duration>,
     etag: Option<i64>,
+    may_be_written: bool,
 }
 
 /// What the body says.
@@ -71,6 +72,7 @@ impl Refusal {
             about,
             retry_after: None,
             etag: None,
+            may_be_written: false,
         }))
     }
 
@@ -269,6 +271,11 @@ impl Refusal {
         )
     }
 
+    /// Whether what it refuses was carried out all the same, nobody knows.
+    pub(crate) fn may_be_written(&self) -> bool {
+        self.0.may_be_written
+    }
+
     /// The answer for a client that reads `form` and speaks `language`.
     pub(crate) fn render(self, form: Form, language: Language) -> Response {
         let Inner {
@@ -276,6 +283,7 @@ impl Refusal {
             about,
             retry_after,
             etag,
+            may_be_written: _,
         } = *self.0;
         let speaks = matches!(about, About::Coded { .. });
         let body = match form {
@@ -359,13 +367,15 @@ impl IntoResponse for Refusal {
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
         tracing::error!(%error, "the database failed");
-        Self::coded(
+        let mut refusal = Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "database_unavailable",
             "The database did not answer. Whether a change was saved is not known: look first, then repeat it.",
             "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
         )
-        .retry_after(Duration::from_secs(1))
+        .retry_after(Duration::from_secs(1));
+        refusal.0.may_be_written = error.may_be_written();
+        refusal
     }
 }
 

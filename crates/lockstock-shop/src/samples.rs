@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use crate::storage::{NewProduct, Selection, Storage};
+use crate::storage::{NewProduct, Storage};
 
 const SAMPLES: [(&str, &str, i64, i64); 5] = [
     (
@@ -24,19 +24,14 @@ const SAMPLES: [(&str, &str, i64, i64); 5] = [
 
 /// Creates the samples if there is no product at all.
 pub(crate) async fn create_if_empty(storage: &dyn Storage) -> anyhow::Result<()> {
-    if storage.count(&Selection::default()).await? > 0 {
-        return Ok(());
+    let samples = SAMPLES.map(|(name, description, price, stock)| NewProduct {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        price,
+        stock,
+    });
+    if storage.create_if_empty(&samples).await? {
+        info!(count = samples.len(), "created sample products");
     }
-    for (name, description, price, stock) in SAMPLES {
-        storage
-            .create(NewProduct {
-                name: name.to_owned(),
-                description: description.to_owned(),
-                price,
-                stock,
-            })
-            .await?;
-    }
-    info!(count = SAMPLES.len(), "created sample products");
     Ok(())
 }

@@ -6,7 +6,6 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +19,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use lockstock::{Store, redacted};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -35,6 +35,9 @@ use crate::update_lock::{Hold, UpdateLock, UpdateRules};
 
 /// The most bytes of a request's line and headers.
 const HEAD_BYTES: usize = 64 * 1024;
+
+/// The exit code of a server that was told twice to stop.
+const FAILED_TO_DRAIN: i32 = 1;
 
 /// Serves until told to stop.
 pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
@@ -53,10 +56,10 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     })?;
     let metrics = metrics()?;
     let store = Store::connect_within(&options.store, options.store_timeout).await?;
-    let _alone = alone_with_file(&options)?;
     let limits = Limits {
         connections: options.database_connections,
         timeout: options.database_timeout,
+        alone: options.store.starts_with("memory:"),
     };
     let storage = storage::open(&options.database, limits).await?;
     if !options.no_samples {
@@ -95,7 +98,12 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         "serving"
     );
     run(listener, shop, &options, signals).await;
-    storage.close().await;
+    if timeout(options.drain_timeout, storage.close())
+        .await
+        .is_err()
+    {
+        warn!("the database did not let go of its connections in time");
+    }
     info!("stopped");
     Ok(())
 }
@@ -109,16 +117,20 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
     };
     let mut upkeep = interval(Duration::from_secs(5));
     let mut stop = pin!(async {
-        let again = signals.next().await;
+        let interrupted = signals.next().await;
         info!("told to stop: finishing what is under way");
         shop.draining.store(true, Ordering::Relaxed);
+        tokio::spawn(async move {
+            signals.next().await;
+            warn!("told to stop at once");
+            std::process::exit(FAILED_TO_DRAIN);
+        });
         // Ctrl-C comes from a person who waits, not from a balancer that must notice.
-        if !again {
+        if !interrupted {
             sleep(options.drain_delay).await;
         }
-        signals
     });
-    let mut signals = loop {
+    loop {
         tokio::select! {
             accepted = connections.accept(&listener) => match accepted {
                 Ok((stream, place)) => connections.serve(stream, place, router.clone()),
@@ -129,20 +141,17 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
                 }
             },
             _ = upkeep.tick() => shop.metrics.run_upkeep(),
-            signals = &mut stop => break signals,
+            () = &mut stop => break,
         }
-    };
+    }
     drop(listener);
     let drained = async {
         connections.open.shutdown().await;
         shop.updates.finished().await;
         shop.store.settled().await;
     };
-    tokio::select! {
-        drained = timeout(options.drain_timeout, drained) => if drained.is_err() {
-            warn!("some requests did not finish in time; their locks end with their leases");
-        },
-        _ = signals.next() => warn!("told to stop at once"),
+    if timeout(options.drain_timeout, drained).await.is_err() {
+        warn!("some requests did not finish in time; their locks end with their leases");
     }
 }
 
@@ -161,6 +170,8 @@ impl Connections {
         let (stream, _) = listener.accept().await?;
         // An answer is one small write: it must not wait for the next one.
         stream.set_nodelay(true)?;
+        // hyper waits for ever for a client that takes its answer and does not read it.
+        SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
         Ok((stream, place))
     }
 
@@ -241,29 +252,6 @@ fn metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::counter!("lockstock_lock_lost_total").absolute(0);
     metrics::counter!("lockstock_fenced_writes_total").absolute(0);
     Ok(handle)
-}
-
-/// With locks in memory, a second server on the same file would know nothing of ours. Holds
-/// the file's lock until the process ends, however it ends.
-fn alone_with_file(options: &Serve) -> anyhow::Result<Option<std::fs::File>> {
-    let Some(file) = options.database.strip_prefix("sqlite://") else {
-        return Ok(None);
-    };
-    // A database in memory is refused later, and needs no lock file before that.
-    if !options.store.starts_with("memory:") || file.contains(":memory:") {
-        return Ok(None);
-    }
-    let file = file.split('?').next().unwrap_or_default();
-    let path = Path::new(file).with_added_extension("lock");
-    let lock = std::fs::File::create(&path)
-        .with_context(|| format!("cannot open the database: cannot write {}", path.display()))?;
-    lock.try_lock().map_err(|_| {
-        anyhow::anyhow!(
-            "another lockstock is serving {file}: stop it, choose another file with --database, \
-             or let both share a Redis with --store"
-        )
-    })?;
-    Ok(Some(lock))
 }
 
 /// What works, but not as somebody may believe.

@@ -8,11 +8,13 @@
 //! - versions count writes without gaps; stock is never negative;
 //! - no call waits without bound.
 
+mod claim;
 mod postgres;
 mod sql;
 mod sqlite;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -184,21 +186,61 @@ pub enum Direction {
     Descending,
 }
 
-/// The database could not answer. Whether a write was committed is not known then.
+/// The database could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the database failed: {0}")]
-// Shared: a batch that failed has one reason and many callers.
-pub struct StorageError(Arc<sqlx::Error>);
-
-impl From<sqlx::Error> for StorageError {
-    fn from(error: sqlx::Error) -> Self {
-        Self(Arc::new(error))
-    }
+#[error("the database failed: {cause}")]
+pub struct StorageError {
+    // Shared: a batch that failed has one reason and many callers.
+    cause: Arc<sqlx::Error>,
+    may_be_written: bool,
 }
 
 impl StorageError {
+    /// Whether a write was committed is not known: a commit was sent, and not answered.
+    pub fn may_be_written(&self) -> bool {
+        self.may_be_written
+    }
+
+    /// The database answered, and the answer was no: nothing was carried out.
+    fn is_the_database_speaking(&self) -> bool {
+        matches!(&*self.cause, sqlx::Error::Database(_))
+    }
+
+    /// A rule of the tables refused it (a CHECK, a NOT NULL, …): the caller's own affair.
+    fn breaks_a_rule(&self) -> bool {
+        let sqlx::Error::Database(error) = &*self.cause else {
+            return false;
+        };
+        !matches!(error.kind(), sqlx::error::ErrorKind::Other)
+    }
+
     fn closed() -> Self {
         sqlx::Error::PoolClosed.into()
+    }
+}
+
+impl From<sqlx::Error> for StorageError {
+    fn from(cause: sqlx::Error) -> Self {
+        Self {
+            cause: Arc::new(cause),
+            may_be_written: false,
+        }
+    }
+}
+
+/// Whether a transaction has come to its commit: an error after that leaves open what
+/// happened.
+#[derive(Clone, Default)]
+struct Committing(Arc<AtomicBool>);
+
+impl Committing {
+    fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn note(&self, mut error: StorageError) -> StorageError {
+        error.may_be_written |= self.0.load(Ordering::Relaxed);
+        error
     }
 }
 
@@ -216,6 +258,9 @@ pub trait Storage: Send + Sync {
     async fn list(&self, selection: &Selection, limit: i64, offset: i64) -> Result<Vec<Product>>;
     /// Adds one.
     async fn create(&self, new: NewProduct) -> Result<Product>;
+    /// Adds all of these if there is no product yet, whoever else is about to do the same.
+    /// Answers whether it did.
+    async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool>;
     /// Writes `changes`. Writes nothing where there is nothing to change, and answers the
     /// product as it is.
     async fn update(
@@ -239,6 +284,8 @@ pub struct Limits {
     pub connections: u32,
     /// How long a call may wait for a connection, and a connection to be made.
     pub timeout: Duration,
+    /// No other server may use the same file: its locks would not be ours.
+    pub alone: bool,
 }
 
 /// Opens the database behind `url`, creates or migrates its tables.

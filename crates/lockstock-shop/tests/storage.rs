@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 const LIMITS: Limits = Limits {
     connections: 8,
     timeout: Duration::from_secs(20),
+    alone: true,
 };
 
 /// Runs `test` on a new database of each kind.

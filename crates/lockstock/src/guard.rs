@@ -5,6 +5,7 @@
 //! carried out once called, whatever becomes of the future; dropping it never blocks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{counter, histogram};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
-use crate::lock::checked_lease;
+use crate::lock::{checked_lease, whole_millis};
 use crate::store::{Attempt, Release, Store};
 
 /// How often something is given back to a store that does not answer.
@@ -45,6 +46,8 @@ struct Hold {
     fence: u64,
     /// When the lock is lost, if nothing happens before.
     deadline: watch::Sender<Instant>,
+    /// A loss is told once, however often it is found out.
+    noted_lost: AtomicBool,
 }
 
 impl Guard {
@@ -55,6 +58,7 @@ impl Guard {
                 attempt,
                 fence,
                 deadline: watch::Sender::new(deadline),
+                noted_lost: AtomicBool::new(false),
             }),
             since: Instant::now(),
             renewal: None,
@@ -198,9 +202,9 @@ impl Guard {
     /// [`is_lost`](Error::is_lost) if the lock had been lost before: what was done under it
     /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
     /// if the store did not answer: it is asked again in the background until the lease ends.
-    pub async fn release(mut self) -> Result<()> {
+    pub fn release(mut self) -> impl Future<Output = Result<()>> + Send {
         let hold = self.finishing();
-        let released = self.in_background(async move {
+        self.finish(async move {
             match hold.store.release(&hold.attempt).await {
                 Ok(Release::Done) => Ok(true),
                 Ok(Release::NotOurs) => Ok(false),
@@ -211,8 +215,7 @@ impl Guard {
                     Err(error)
                 }
             }
-        });
-        self.settle(released.await?)
+        })
     }
 
     /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
@@ -223,10 +226,9 @@ impl Guard {
     ///
     /// As [`release`](Self::release); when the store does not answer the lock stays held,
     /// which keeps others out for just as long.
-    pub async fn keep(mut self) -> Result<()> {
+    pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
         let hold = self.finishing();
-        let kept = self.in_background(async move { hold.store.keep(&hold.attempt).await });
-        self.settle(kept.await?)
+        self.finish(async move { hold.store.keep(&hold.attempt).await })
     }
 
     /// From here on the guard is not what gives the lock back, and nothing renews it.
@@ -242,27 +244,26 @@ impl Guard {
         }
     }
 
-    /// Runs the last step where no cancellation reaches it.
-    async fn in_background(
-        &self,
+    /// Runs the last step from now on, where no cancellation reaches it.
+    fn finish(
+        self,
         step: impl Future<Output = Result<bool>> + Send + 'static,
-    ) -> Result<bool> {
+    ) -> impl Future<Output = Result<()>> + Send {
         let (answer, answered) = oneshot::channel();
         self.hold.store.in_background(async move {
             let _ = answer.send(step.await);
         });
-        answered
-            .await
-            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
-    }
-
-    fn settle(&self, ours: bool) -> Result<()> {
-        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-        if ours {
-            return Ok(());
+        async move {
+            let ours = answered
+                .await
+                .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
+            histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
+            if ours {
+                return Ok(());
+            }
+            self.hold.note_lost();
+            Err(Error::lost())
         }
-        self.hold.note_lost();
-        Err(Error::lost())
     }
 }
 
@@ -282,6 +283,8 @@ impl Hold {
     }
 
     async fn set_remaining(&self, left: Duration) -> Result<()> {
+        // As the store counts it: a fraction of a millisecond more would be ours alone.
+        let left = whole_millis(left);
         let ends = Instant::now() + left;
         match self.store.renew(&self.attempt, left).await {
             Ok(true) => {
@@ -314,8 +317,9 @@ impl Hold {
             }
             // The last renewal reaches to the end that was set, and not beyond it.
             let left = ends.map_or(lease, |ends| lease.min(ends - now));
+            // It was extended beyond that, by hand.
             if now + left <= self.ends() {
-                return;
+                continue;
             }
             match self.set_remaining(left).await {
                 Err(error) if error.is_lost() => return,
@@ -327,6 +331,9 @@ impl Hold {
     }
 
     fn note_lost(&self) {
+        if self.noted_lost.swap(true, Ordering::Relaxed) {
+            return;
+        }
         counter!("lockstock_lock_lost_total").increment(1);
         warn!(fence = self.fence, "lost");
         self.deadline.send_replace(Instant::now());
@@ -338,13 +345,20 @@ impl Hold {
 pub(crate) fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
     let asked = store.clone();
     store.in_background(async move {
+        if asked.withdraw(&attempt).await.is_ok() {
+            return;
+        }
+        // The store is down, and there may be thousands of us.
+        let Some(_permit) = asked.retrying(ends).await else {
+            return;
+        };
         let mut pause = FIRST_PAUSE;
-        while let Err(error) = asked.withdraw(&attempt).await {
-            debug!(%error, "something to give back waits for the store");
-            sleep(pause).await;
-            if Instant::now() >= ends {
-                return;
+        while Instant::now() < ends {
+            match asked.withdraw(&attempt).await {
+                Ok(()) => return,
+                Err(error) => debug!(%error, "something to give back waits for the store"),
             }
+            sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
     });

@@ -63,11 +63,16 @@ impl NamedLock {
 
 pub(crate) fn checked_lease(lease: Duration) -> Result<Duration> {
     if (MIN_LEASE..=MAX_LEASE).contains(&lease) {
-        return Ok(lease);
+        return Ok(whole_millis(lease));
     }
     Err(Error::invalid(format!(
         "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
     )))
+}
+
+/// A length of time as the stores count it.
+pub(crate) fn whole_millis(time: Duration) -> Duration {
+    time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000))
 }
 
 /// One name and one lease, ready to be acquired any number of times.
@@ -189,7 +194,9 @@ impl Lock {
     /// leaves a question in flight whose answer nobody reads.
     async fn drive(self, until: Option<Instant>, mut answer: oneshot::Sender<Result<Acquired>>) {
         let attempt = Arc::new(Attempt::new(&self.keys, self.lease, until));
-        let matters_until = Instant::now() + attempt.matters_for();
+        // For so long a grant or a place in the queue could stand in somebody's way.
+        let wait = attempt.patience().unwrap_or(MAX_LEASE);
+        let matters_until = Instant::now() + wait.saturating_add(self.lease);
         let acquired = match self.store.acquire(&attempt, answer.closed()).await {
             Ok(Some(Answer::Granted { fence, deadline })) => {
                 debug!(fence, "held");

@@ -7,10 +7,11 @@
 mod memory;
 mod redis;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -34,6 +35,8 @@ struct Inner {
     backend: Backend,
     /// Releases that nobody waits for any more still have to reach the store.
     background: TaskTracker,
+    /// While the store does not answer, one of them asks it at a time.
+    retrying: Semaphore,
     runtime: Handle,
 }
 
@@ -50,37 +53,30 @@ pub(crate) struct Attempt {
     pub(crate) lease: Duration,
     /// When it gives up; never, if `None`.
     pub(crate) until: Option<Instant>,
-    /// How long that was from the beginning.
-    wait: Option<Duration>,
+    /// As the store's queue has it, once the store was asked for it: until then there is
+    /// nothing there that could be withdrawn.
+    member: OnceLock<String>,
 }
 
 impl Attempt {
     pub(crate) fn new(keys: &Keys, lease: Duration, until: Option<Instant>) -> Self {
-        let now = Instant::now();
         Self {
             keys: keys.clone(),
             token: Token::random(),
             lease,
             until,
-            wait: until.map(|until| until.saturating_duration_since(now)),
+            member: OnceLock::new(),
         }
     }
 
     /// What is left of the wait; `None` for one without end.
-    fn patience(&self) -> Option<Duration> {
+    pub(crate) fn patience(&self) -> Option<Duration> {
         self.until
             .map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     fn is_over(&self) -> bool {
         self.patience().is_some_and(|patience| patience.is_zero())
-    }
-
-    /// How long it can matter to the store that nobody withdrew it.
-    pub(crate) fn matters_for(&self) -> Duration {
-        self.wait
-            .unwrap_or(crate::MAX_LEASE)
-            .saturating_add(self.lease)
     }
 }
 
@@ -171,10 +167,14 @@ impl Store {
     }
 
     fn over(backend: Backend) -> Self {
+        let background = TaskTracker::new();
+        // Closed means that waiting for it can end. It takes in new tasks all the same.
+        background.close();
         Self {
             inner: Arc::new(Inner {
                 backend,
-                background: TaskTracker::new(),
+                background,
+                retrying: Semaphore::new(1),
                 runtime: Handle::current(),
             }),
         }
@@ -212,9 +212,7 @@ impl Store {
     /// cancelled acquire) has reached the store or been given up. Call it before the
     /// process exits, after the last guard is gone, so that nobody waits for a lease to end.
     pub async fn settled(&self) {
-        self.inner.background.close();
         self.inner.background.wait().await;
-        self.inner.background.reopen();
     }
 
     /// Runs `task` to its end whatever happens to its caller.
@@ -223,6 +221,12 @@ impl Store {
         self.inner
             .runtime
             .spawn(self.inner.background.track_future(task));
+    }
+
+    /// The right to ask a store that did not answer once more. Not waited for beyond `ends`.
+    pub(crate) async fn retrying(&self, ends: Instant) -> Option<SemaphorePermit<'_>> {
+        let permit = self.inner.retrying.acquire();
+        tokio::time::timeout_at(ends, permit).await.ok()?.ok()
     }
 
     /// Runs `task` until it is aborted or the runtime ends.
@@ -304,8 +308,43 @@ pub fn redacted(url: &str) -> String {
         // No URL at all; it may still be a password somebody pasted in the wrong place.
         return "(not a URL)".to_owned();
     };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    // The last '@', and before looking for '/': a password may hold either unescaped.
-    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-    format!("{scheme}://{place}")
+    // The last '@', and before looking for anything else: a password may hold '/', '?' and
+    // '#' unescaped, and then nobody can tell where it ends.
+    match rest.rsplit_once('@') {
+        Some((secret, _)) if secret.contains(['?', '#']) => format!("{scheme}://(hidden)"),
+        Some((_, place)) => format!("{scheme}://{}", without_query(place)),
+        None => format!("{scheme}://{}", without_query(rest)),
+    }
+}
+
+fn without_query(place: &str) -> &str {
+    place.split(['?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn no_part_of_a_password_is_shown() {
+        for url in [
+            "postgres://shop:hunter2@host/shop",
+            "postgres://shop:hunter2secret@host/shop?sslmode=require",
+            "postgres://shop:hun#ter2@host/shop",
+            "postgres://shop:hun?ter2@host/shop",
+            "postgres://shop:hun/ter2@host/shop",
+            "postgres://shop:hun@ter2@host/shop",
+            "postgres://host/shop?password=hunter2",
+            "redis://:hunter2@host",
+            "hunter2",
+        ] {
+            let shown = redacted(url);
+            assert!(!shown.contains("hun") && !shown.contains("ter2"), "{shown}");
+        }
+        assert_eq!(redacted("redis://host:6379/1"), "redis://host:6379/1");
+        assert_eq!(
+            redacted("sqlite:///var/shop.sqlite3"),
+            "sqlite:///var/shop.sqlite3"
+        );
+    }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use lockstock::{Acquired, Guard, Lock, Store};
 use lockstock_testkit::{Proxy, Redis};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -333,4 +335,70 @@ async fn one_at_a_time_over_several_processes_and_none_stalls() {
         .await
         .expect("none stalls");
     println!("4000 hand-overs in {:?}", begun.elapsed());
+}
+
+/// Forwards to `redis`, until the switch is set: from then on it swallows whatever comes or
+/// goes on the connections it has by then, and breaks none of them.
+async fn swallowing(redis: &Redis) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/0", listener.local_addr().unwrap());
+    let upstream = redis.address();
+    let swallowed = Arc::new(AtomicUsize::new(0));
+    let switch = swallowed.clone();
+    tokio::spawn(async move {
+        for number in 1.. {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let switch = switch.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(upstream).await.unwrap();
+                let (mut from_near, mut from_far) = ([0; 4096], [0; 4096]);
+                loop {
+                    tokio::select! {
+                        read = near.read(&mut from_near) => match read {
+                            Ok(length @ 1..) if switch.load(Ordering::SeqCst) < number => {
+                                far.write_all(&from_near[..length]).await.unwrap();
+                            }
+                            Ok(1..) => {}
+                            _ => return,
+                        },
+                        read = far.read(&mut from_far) => match read {
+                            Ok(length @ 1..) if switch.load(Ordering::SeqCst) < number => {
+                                near.write_all(&from_far[..length]).await.unwrap();
+                            }
+                            Ok(1..) => {}
+                            _ => return,
+                        },
+                    }
+                }
+            });
+        }
+    });
+    (url, swallowed)
+}
+
+#[tokio::test]
+async fn a_connection_that_leads_nowhere_is_replaced() {
+    let redis = Redis::start();
+    let (url, swallowed) = swallowing(&redis).await;
+    let store = Store::connect_within(&url, SHORT).await.unwrap();
+    held(&hot(&store)).await.release().await.unwrap();
+    swallowed.store(1, Ordering::SeqCst);
+    assert!(
+        hot(&store)
+            .try_acquire()
+            .await
+            .unwrap_err()
+            .is_unavailable()
+    );
+    let begun = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(begun.elapsed() < PATIENCE, "no new connection");
+    }
+    // The new connection hears what is pushed, too.
+    store.settled().await;
+    let guard = held(&hot(&stores(&redis, 1).await[0])).await;
+    let waiter = waiting(&hot(&store));
+    queued(&redis, 1).await;
+    guard.release().await.unwrap();
+    got(waiter).await.release().await.unwrap();
 }

@@ -7,19 +7,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::sql::{self, Bind, PRODUCT};
 use super::{
-    Changes, Condition, Limits, NewProduct, Product, Result, Selection, Storage, StorageError,
-    Written, now,
+    Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
+    StorageError, Written, now,
 };
 use crate::combine::Combiner;
 
@@ -111,23 +113,15 @@ impl Storage for Postgres {
     }
 
     async fn create(&self, new: NewProduct) -> Result<Product> {
-        let text = format!(
-            "INSERT INTO products (name, description, price, stock, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $5) RETURNING {PRODUCT}"
-        );
         self.database
-            .run(|connection| {
-                Box::pin(async move {
-                    Ok(sqlx::query_as(AssertSqlSafe(text))
-                        .bind(new.name)
-                        .bind(new.description)
-                        .bind(new.price)
-                        .bind(new.stock)
-                        .bind(now())
-                        .fetch_one(connection)
-                        .await?)
-                })
-            })
+            .run(|connection| Box::pin(async move { insert(connection, &new).await }))
+            .await
+    }
+
+    async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
+        let new = new.to_vec();
+        self.database
+            .run(|connection| Box::pin(insert_if_empty(connection, new)))
             .await
     }
 
@@ -168,6 +162,8 @@ impl Storage for Postgres {
 struct Database {
     pool: PgPool,
     limit: Duration,
+    /// Places for writes that wait for a locked row: never all the connections.
+    alone: Arc<Semaphore>,
 }
 
 impl Database {
@@ -176,13 +172,16 @@ impl Database {
         let limit = limits.timeout;
         // One connection outside the pool first, to hear why there is none: the pool tries
         // again and again, and in the end knows only that it took too long.
-        timeout(limit, PgConnection::connect_with(&options))
+        let mut first = timeout(limit, PgConnection::connect_with(&options))
             .await
-            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??
-            .close()
+            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??;
+        // On it, because a migration may take longer than a call.
+        sqlx::migrate!("migrations/postgres")
+            .run(&mut first)
             .await?;
+        first.close().await?;
         let pool = PgPoolOptions::new()
-            .max_connections(limits.connections.max(1))
+            .max_connections(limits.connections.max(2))
             .acquire_timeout(limit)
             .test_before_acquire(false)
             // Under load a round trip before each call would cost much and prove little: a
@@ -195,8 +194,13 @@ impl Database {
             })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    // What we gave up waiting for must not be carried out later.
-                    let text = format!("SET statement_timeout = {}", limit.as_millis());
+                    // What we gave up waiting for must not be carried out later. And the
+                    // batch relies on a row that has changed being looked at again.
+                    let text = format!(
+                        "SET statement_timeout = {};
+                         SET default_transaction_isolation = 'read committed'",
+                        limit.as_millis()
+                    );
                     sqlx::raw_sql(AssertSqlSafe(text))
                         .execute(connection)
                         .await?;
@@ -205,8 +209,12 @@ impl Database {
             })
             .connect_with(options)
             .await?;
-        sqlx::migrate!("migrations/postgres").run(&pool).await?;
-        Ok(Self { pool, limit })
+        let waiting = usize::try_from(limits.connections / 2).unwrap_or(1).max(1);
+        Ok(Self {
+            pool,
+            limit,
+            alone: Arc::new(Semaphore::new(waiting)),
+        })
     }
 
     /// Runs `work` on a connection. One that did not answer in time is thrown away: nobody
@@ -215,13 +223,69 @@ impl Database {
     where
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
-        let mut connection = self.pool.acquire().await?;
-        if let Ok(done) = timeout(self.limit, work(&mut connection)).await {
+        let mut borrowed = Borrowed {
+            connection: Some(self.pool.acquire().await?),
+            limit: self.limit,
+        };
+        let Some(connection) = borrowed.connection.as_mut() else {
+            return Err(StorageError::closed());
+        };
+        if let Ok(done) = timeout(self.limit, work(connection)).await {
             return done;
         }
-        drop(connection.detach());
+        if let Some(connection) = borrowed.connection.take() {
+            drop(connection.detach());
+        }
         Err(sqlx::Error::PoolTimedOut.into())
     }
+}
+
+/// A connection that goes back to its pool within a limit, or not at all. sqlx pings it on
+/// its way, and a ping that nobody answers would keep its place in the pool for ever.
+struct Borrowed {
+    connection: Option<PoolConnection<sqlx::Postgres>>,
+    limit: Duration,
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            tokio::spawn(timeout(self.limit, connection.return_to_pool()));
+        }
+    }
+}
+
+async fn insert(connection: &mut PgConnection, new: &NewProduct) -> Result<Product> {
+    let text = format!(
+        "INSERT INTO products (name, description, price, stock, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $5) RETURNING {PRODUCT}"
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(text))
+        .bind(&new.name)
+        .bind(&new.description)
+        .bind(new.price)
+        .bind(new.stock)
+        .bind(now())
+        .fetch_one(connection)
+        .await?)
+}
+
+async fn insert_if_empty(connection: &mut PgConnection, new: Vec<NewProduct>) -> Result<bool> {
+    let mut transaction = connection.begin().await?;
+    // Another replica may be starting at the same moment. Readers are let through.
+    sqlx::raw_sql("LOCK TABLE products IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let any: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM products)")
+        .fetch_one(&mut *transaction)
+        .await?;
+    if !any {
+        for new in &new {
+            insert(&mut transaction, new).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(!any)
 }
 
 async fn get(database: Database, batch: Vec<Get>) {
@@ -278,9 +342,12 @@ async fn update(database: Database, batch: Vec<Update>) {
         }
         let rows = Rows::of(&together);
         let deadline = together.iter().map(|job| job.condition.turn.deadline).min();
+        let committing = Committing::default();
+        let commits = committing.clone();
         let written = database
-            .run(|connection| Box::pin(write_together(connection, rows, deadline)))
-            .await;
+            .run(|connection| Box::pin(write_together(connection, rows, deadline, commits)))
+            .await
+            .map_err(|error| committing.note(error));
         match written {
             // Somebody's turn ended on the way. Nothing is committed; the others go again.
             Ok(None) => {}
@@ -290,6 +357,13 @@ async fn update(database: Database, batch: Vec<Update>) {
                         Some(product) => drop(job.answer.send(Ok(Written::Done(product)))),
                         None => go_alone(&database, job),
                     }
+                }
+                return;
+            }
+            // One of them breaks a rule of the tables, nobody knows which, and none is written.
+            Err(error) if error.is_the_database_speaking() && !error.may_be_written() => {
+                for job in together {
+                    go_alone(&database, job);
                 }
                 return;
             }
@@ -336,7 +410,8 @@ impl Rows {
 async fn write_together(
     connection: &mut PgConnection,
     rows: Rows,
-    deadline: Option<tokio::time::Instant>,
+    deadline: Option<Instant>,
+    committing: Committing,
 ) -> Result<Option<HashMap<i64, Product>>> {
     let mut transaction = connection.begin().await?;
     let written: Vec<Product> = sqlx::query_as(
@@ -369,10 +444,11 @@ async fn write_together(
     .bind(now())
     .fetch_all(&mut *transaction)
     .await?;
-    if deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         transaction.rollback().await?;
         return Ok(None);
     }
+    committing.begin();
     transaction.commit().await?;
     Ok(Some(
         written
@@ -404,11 +480,19 @@ async fn alone(
     change: Change,
     condition: Condition,
 ) -> Result<Written<Product>> {
+    let turn = condition.turn;
+    let Ok(place) = timeout_at(turn.deadline, database.alone.acquire()).await else {
+        return Ok(Written::Lost);
+    };
+    let committing = Committing::default();
+    let commits = committing.clone();
     let written = database
-        .run(|connection| Box::pin(write_alone(connection, id, change, condition)))
-        .await;
+        .run(|connection| Box::pin(write_alone(connection, id, change, condition, commits)))
+        .await
+        .map_err(|error| committing.note(error));
+    drop(place);
     match written {
-        Err(_) if condition.turn.is_over() => Ok(Written::Lost),
+        Err(error) if turn.is_over() && !error.may_be_written() => Ok(Written::Lost),
         written => written,
     }
 }
@@ -418,8 +502,17 @@ async fn write_alone(
     id: i64,
     change: Change,
     condition: Condition,
+    committing: Committing,
 ) -> Result<Written<Product>> {
+    let left = condition
+        .turn
+        .deadline
+        .saturating_duration_since(Instant::now());
     let mut transaction = connection.begin().await?;
+    let text = format!("SET LOCAL lock_timeout = {}", left.as_millis().max(1));
+    sqlx::raw_sql(AssertSqlSafe(text))
+        .execute(&mut *transaction)
+        .await?;
     let locked: Option<(i64, i64)> =
         sqlx::query_as("SELECT version, fence FROM products WHERE id = $1 FOR UPDATE")
             .bind(id)
@@ -475,6 +568,7 @@ async fn write_alone(
         transaction.rollback().await?;
         return Ok(Written::Lost);
     }
+    committing.begin();
     transaction.commit().await?;
     Ok(Written::Done(product))
 }

@@ -15,10 +15,11 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
+use super::claim::Claim;
 use super::sql::{self, Bind, PRODUCT};
 use super::{
-    Changes, Condition, Limits, NewProduct, Product, Result, Selection, Storage, StorageError,
-    Written, now,
+    Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
+    StorageError, Written, now,
 };
 use crate::combine::Combiner;
 
@@ -26,6 +27,8 @@ pub(super) struct Sqlite {
     readers: SqlitePool,
     gets: Combiner<Get>,
     writes: Combiner<Write>,
+    /// Ends when the process does, however it ends.
+    _claim: Claim,
 }
 
 /// The most jobs in one transaction.
@@ -45,6 +48,7 @@ struct Write {
 
 enum What {
     Create(NewProduct),
+    CreateIfEmpty(Vec<NewProduct>),
     Update(i64, Changes, Condition),
     Delete(i64, Condition),
 }
@@ -62,17 +66,22 @@ impl Sqlite {
             .busy_timeout(limits.timeout)
             .foreign_keys(true);
         let mut writer = SqliteConnection::connect_with(&options).await?;
+        let claim = Claim::on(options.get_filename(), limits).await?;
         sqlx::migrate!("migrations/sqlite").run(&mut writer).await?;
+        let claim = claim.opened(limits)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(limits.connections.max(1))
             .acquire_timeout(limits.timeout)
             .test_before_acquire(false)
-            .connect_with(options.read_only(true))
+            .connect_with(options.clone().read_only(true))
             .await?;
-        let writer = Arc::new(Mutex::new(writer));
+        let writer = Arc::new(Mutex::new(Writer {
+            options,
+            connection: Some(writer),
+        }));
         let writes = Combiner::start(1, BATCH, move |batch| {
             let writer = writer.clone();
-            async move { write(&mut *writer.lock().await, batch).await }
+            async move { writer.lock().await.write(batch).await }
         });
         let pool = readers.clone();
         let gets = Combiner::start(GET_LANES, BATCH, move |batch| get(pool.clone(), batch));
@@ -80,6 +89,7 @@ impl Sqlite {
             readers,
             gets,
             writes,
+            _claim: claim,
         })
     }
 }
@@ -138,6 +148,11 @@ impl Storage for Sqlite {
         }
     }
 
+    async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
+        let written = self.write(What::CreateIfEmpty(new.to_vec())).await?;
+        Ok(matches!(written, Written::Done(_)))
+    }
+
     async fn update(
         &self,
         id: i64,
@@ -179,65 +194,107 @@ async fn get(readers: SqlitePool, batch: Vec<Get>) {
     }
 }
 
-async fn write(writer: &mut SqliteConnection, batch: Vec<Write>) {
-    let outcomes = loop {
-        match transaction(writer, &batch).await {
-            Ok(Some(outcomes)) => break Ok(outcomes),
-            // Somebody's turn ended on the way. Nothing is committed; the others go again.
-            Ok(None) => {}
-            Err(error) => break Err(error),
-        }
-    };
-    match outcomes {
-        Ok(outcomes) => {
-            for (write, outcome) in batch.into_iter().zip(outcomes) {
-                let _ = write.answer.send(outcome);
+/// The one connection that writes.
+struct Writer {
+    options: SqliteConnectOptions,
+    /// None once it failed: SQLite and sqlx may then be of two minds about whether a
+    /// transaction is open.
+    connection: Option<SqliteConnection>,
+}
+
+impl Writer {
+    async fn write(&mut self, batch: Vec<Write>) {
+        let outcomes = loop {
+            let committing = Committing::default();
+            match self.transaction(&batch, &committing).await {
+                Ok(Some(outcomes)) => break Ok(outcomes),
+                // Somebody's turn ended on the way. Nothing is committed; the others go again.
+                Ok(None) => {}
+                Err(error) => {
+                    self.connection = None;
+                    break Err(committing.note(error));
+                }
+            }
+        };
+        match outcomes {
+            Ok(outcomes) => {
+                for (write, outcome) in batch.into_iter().zip(outcomes) {
+                    let _ = write.answer.send(outcome);
+                }
+            }
+            Err(error) => {
+                for write in batch {
+                    let _ = write.answer.send(Err(error.clone()));
+                }
             }
         }
-        Err(error) => {
-            for write in batch {
-                let _ = write.answer.send(Err(error.clone()));
+    }
+
+    /// Applies each job in order and commits. `None` if the turn of one that wrote was over
+    /// before the commit, which then did not happen. A job that breaks a rule of the tables
+    /// is undone alone: SQLite rolls back the statement, not the transaction. Whatever else
+    /// fails ends the transaction, for SQLite may have ended it already.
+    async fn transaction(
+        &mut self,
+        batch: &[Write],
+        committing: &Committing,
+    ) -> Result<Option<Vec<Result<Written<Product>>>>> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(SqliteConnection::connect_with(&self.options).await?),
+        };
+        // IMMEDIATE: a transaction that begins by reading could find another process ahead
+        // of it when it wants to write, and would have to give up.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut earliest: Option<Instant> = None;
+        for write in batch {
+            let (outcome, condition) = match &write.what {
+                What::Create(new) => (create(&mut transaction, new).await, None),
+                What::CreateIfEmpty(new) => (create_if_empty(&mut transaction, new).await, None),
+                What::Update(id, changes, condition) => (
+                    update(&mut transaction, *id, changes, condition).await,
+                    Some(condition),
+                ),
+                What::Delete(id, condition) => (
+                    delete(&mut transaction, *id, condition).await,
+                    Some(condition),
+                ),
+            };
+            match (&outcome, condition) {
+                (Err(error), _) if !error.breaks_a_rule() => return outcome.map(|_| None),
+                (Ok(Written::Done(_)), Some(condition)) => {
+                    let deadline = condition.turn.deadline;
+                    earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+                }
+                _ => {}
             }
+            outcomes.push(outcome);
         }
+        if earliest.is_some_and(|earliest| earliest <= Instant::now()) {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        committing.begin();
+        transaction.commit().await?;
+        Ok(Some(outcomes))
     }
 }
 
-/// Applies each job in order and commits. `None` if the turn of one that wrote was over
-/// before the commit, which then did not happen. A job that fails is undone alone: SQLite
-/// rolls back the statement, not the transaction.
-async fn transaction(
+async fn create_if_empty(
     writer: &mut SqliteConnection,
-    batch: &[Write],
-) -> Result<Option<Vec<Result<Written<Product>>>>> {
-    // IMMEDIATE: a transaction that begins by reading could find another process ahead of
-    // it when it wants to write, and would have to give up.
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut outcomes = Vec::with_capacity(batch.len());
-    let mut earliest: Option<Instant> = None;
-    for write in batch {
-        let (outcome, condition) = match &write.what {
-            What::Create(new) => (create(&mut transaction, new).await, None),
-            What::Update(id, changes, condition) => (
-                update(&mut transaction, *id, changes, condition).await,
-                Some(condition),
-            ),
-            What::Delete(id, condition) => (
-                delete(&mut transaction, *id, condition).await,
-                Some(condition),
-            ),
-        };
-        if let (Ok(Written::Done(_)), Some(condition)) = (&outcome, condition) {
-            let deadline = condition.turn.deadline;
-            earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+    new: &[NewProduct],
+) -> Result<Written<Product>> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM products")
+        .fetch_one(&mut *writer)
+        .await?;
+    let mut last = Written::Missing;
+    if count == 0 {
+        for new in new {
+            last = create(&mut *writer, new).await?;
         }
-        outcomes.push(outcome);
     }
-    if earliest.is_some_and(|earliest| earliest <= Instant::now()) {
-        transaction.rollback().await?;
-        return Ok(None);
-    }
-    transaction.commit().await?;
-    Ok(Some(outcomes))
+    Ok(last)
 }
 
 async fn create(writer: &mut SqliteConnection, new: &NewProduct) -> Result<Written<Product>> {

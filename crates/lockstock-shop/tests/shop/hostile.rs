@@ -165,6 +165,27 @@ async fn slow_clients_are_cut_off() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_no_answers_is_cut_off() {
+    let server = Server::embedded()
+        .args(&["--header-timeout", "500ms"])
+        .start();
+    for _ in 0..30 {
+        let new = json!({ "name": "x", "price": 1, "description": "x".repeat(60_000) });
+        let request = server.request(Method::POST, "/api/products/").json(&new);
+        assert_eq!(server.send(request).await.status, 201);
+    }
+    let mut stream = connect(&server).await;
+    // Some 60 MB of answers, of which nobody reads a byte.
+    let request = b"GET /api/products/?page_size=30 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(40);
+    stream.write_all(&request).await.unwrap();
+    eventually("cut off", async || {
+        let written = stream.write_all(b"GET / HTTP/1.1\r\n").await;
+        written.is_err().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_request_that_two_servers_could_read_differently_ends_the_connection() {
     let server = Server::embedded().start();
     let id = server.create(10).await;

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::server::{Server, product};
+use crate::server::{Server, eventually, product};
 
 #[tokio::test]
 async fn a_refused_update_frees_the_lock_at_once() {
@@ -201,6 +202,45 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
     });
     assert_eq!(holding.status, 409, "{holding:?}");
     assert_eq!(server.stock(id).await, 10);
+}
+
+#[tokio::test]
+async fn nobody_holds_a_database_connection_while_waiting_for_a_lock() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+        .args(&["--database-connections", "2", "--database-timeout", "500ms"])
+        .args(&[
+            "--update-wait",
+            "20s",
+            "--update-lease",
+            "60s",
+            "--update-hold",
+            "release",
+        ])
+        .start();
+    let id = server.create(10).await;
+    let key = format!("product-update-lock-{id}");
+    // Somebody else has the lock for now.
+    redis.command(&["SET", &key, "theirs"]).unwrap();
+    let waiting = join_all((0..20).map(|_| server.patch(id, json!({ "stock": 9 }))));
+    let beside = async {
+        eventually("twenty wait", async || {
+            let metrics = server.get("/metrics").await.body;
+            let text = metrics.as_str().unwrap();
+            text.contains("lockstock_http_requests_in_flight 20")
+                .then_some(())
+        })
+        .await;
+        for _ in 0..20 {
+            assert_eq!(server.get(&product(id)).await.status, 200);
+        }
+        redis.command(&["DEL", &key]).unwrap();
+    };
+    let (waiting, ()) = tokio::join!(waiting, beside);
+    assert!(
+        waiting.iter().all(|answer| answer.status == 200),
+        "{waiting:?}"
+    );
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@
 -- ARGV[3]  how long to wait from now on in ms, -1 for as long as it takes
 -- ARGV[4]  our member of the queue, or '' to try without waiting
 --
--- Answers {'granted', fence, ms left, now}, or {how, 0, ms left, now}: busy; how is 'held',
--- 'kept' or 'foreign' (the holder is not one of ours and tells nobody), ms left is -1 for a
--- holder that never expires, now is this server's clock in µs. A waiter that a kept lock
--- will outlive is not queued.
+-- Answers {'granted', fence, ms left, now, 0}, or {how, 0, ms left, now, queued}: busy; how
+-- is 'held', 'kept' or 'foreign' (the holder is not one of ours and tells nobody), ms left is
+-- -1 for a holder that never expires, now is this server's clock in µs, queued is 1 if we
+-- stand in the queue. A waiter that a kept lock will outlive does not.
 --
 -- Atomic because a fence minted after the grant could be overtaken, and a waiter who joins
 -- after it looked could miss the release in between.
@@ -37,17 +37,22 @@ if not holder then
     -- only the first. A grant is better refused than a leaving.
     local fence = grant(token, lease)
     redis.call('ZREM', KEYS[3], member)
-    return {'granted', fence, tonumber(lease), now}
+    return {'granted', fence, tonumber(lease), now, 0}
   end
 end
 
 local left = redis.call('PTTL', KEYS[1])
 if holder == HELD .. token then
-  return {'granted', tonumber(redis.call('GET', KEYS[2]) or 0), left, now}
+  return {'granted', tonumber(redis.call('GET', KEYS[2]) or 0), left, now, 0}
 end
 local how = 'foreign'
 if string.sub(holder, 1, #HELD) == HELD then how = 'held' end
 if string.sub(holder, 1, #KEPT) == KEPT then how = 'kept' end
 local in_vain = how == 'kept' and patience >= 0 and patience < left
-if not in_vain then join() end
-return {how, 0, left, now}
+if in_vain then
+  -- It may stand there from before, when the lock was not kept yet.
+  redis.call('ZREM', KEYS[3], member)
+  return {how, 0, left, now, 0}
+end
+join()
+return {how, 0, left, now, member == '' and 0 or 1}

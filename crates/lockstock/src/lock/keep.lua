@@ -1,5 +1,6 @@
 -- Leaves the lock taken for the rest of its lease, for everybody, and tells each waiter that
--- cannot wait that long.
+-- cannot wait that long; the others ask again, so that those behind them in their process
+-- hear of it too.
 --
 -- KEYS     as in queue.lua
 -- ARGV[1]  token
@@ -19,6 +20,8 @@ for i = 1, #waiters, 2 do
   if in_vain then
     redis.call('ZREM', KEYS[3], waiters[i])
     wake(process, 'kept:' .. token .. ':' .. left)
+  else
+    wake(process, 'ask:' .. token)
   end
 end
 return 1

@@ -10,6 +10,7 @@
 -- its waiters:
 --   held:TOKEN:FENCE:LEASE:NOW   the lock is yours, since NOW (µs), for LEASE ms
 --   kept:TOKEN:LEFT              nobody gets it for LEFT ms; you are out of the queue
+--   ask:TOKEN                    what you know of the holder is not true any more: ask again
 local HELD, KEPT = 'lockstock:held:', 'lockstock:kept:'
 local FENCE_LIFE, QUEUE_LIFE = 30 * 24 * 3600 * 1000, 2 * 24 * 3600 * 1000
 
@@ -33,9 +34,20 @@ local function wake(process, message)
   return redis.call('PUBLISH', 'lockstock:wake:' .. process, message)
 end
 
+-- Lets the first waiter ask again: it sleeps until the end of a lease that may come sooner
+-- now.
+local function alarm()
+  local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+  if head then
+    local process, token = string.match(head, '^(%x+):.*:(%x+)$')
+    wake(process, 'ask:' .. token)
+  end
+end
+
 -- Gives the lock to the first waiter that is still there, or frees it. The grant is the
 -- lock: whoever hears it has nothing left to ask. Nobody hears: that process is gone.
 local function hand_over()
+  local left = redis.call('PTTL', KEYS[1])
   while true do
     local head = redis.call('ZPOPMIN', KEYS[3])
     if not head[1] then
@@ -47,7 +59,10 @@ local function hand_over()
     if in_time then
       local fence = grant(token, lease)
       local message = 'held:' .. token .. ':' .. whole(fence) .. ':' .. lease .. ':' .. whole(now)
-      if wake(process, message) > 0 then return end
+      if wake(process, message) > 0 then
+        if tonumber(lease) < left then alarm() end
+        return
+      end
     end
   end
 end

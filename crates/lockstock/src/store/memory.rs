@@ -1,14 +1,15 @@
 //! Locks in the memory of this process, with the semantics of the Redis store.
 //!
 //! Waiters of one name stand in a queue and are granted the lock in order, by whoever
-//! releases it; when a lease ends, the waiters' own timers see to it. A name that nobody
-//! holds takes no memory.
+//! releases it; when a lease ends, the waiters' own timers see to it. Names whose lease has
+//! ended with nobody waiting are forgotten now and then, so that they never outnumber the
+//! others by much.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Answer, Attempt, How};
@@ -21,6 +22,8 @@ pub(super) struct Memory(Arc<Mutex<State>>);
 
 struct State {
     locks: HashMap<Vec<u8>, Entry>,
+    /// How many names there may be before those whose lease has ended are looked for.
+    sweep_at: usize,
     /// One counter for all names: strictly rising for each of them, and nothing to forget.
     last_fence: u64,
 }
@@ -37,12 +40,15 @@ struct Waiter {
     lease: Duration,
     until: Option<Instant>,
     answer: oneshot::Sender<Answer>,
+    /// Told when the lease that it waits for ends sooner than it believes.
+    sooner: Arc<Notify>,
 }
 
 impl Memory {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             locks: HashMap::new(),
+            sweep_at: 0,
             last_fence: 0,
         })))
     }
@@ -55,13 +61,13 @@ impl Memory {
             until,
             ..
         } = attempt;
-        let (answer, mut granted, mut holder_ends) = {
+        let (answer, mut granted, sooner, mut holder_ends) = {
             let mut state = self.state();
             // Now that nobody else is at it: else a lease just begun had more left than it has.
             let now = Instant::now();
             state.hand_over_if_ended(&keys.holder, now);
             if !state.locks.contains_key(&keys.holder) {
-                return state.grant(&keys.holder, token, lease, VecDeque::new());
+                return state.grant(&keys.holder, token, lease, VecDeque::new(), None);
             }
             let state = &mut *state;
             let entry = state.locks.get_mut(&keys.holder).expect("just looked up");
@@ -69,13 +75,16 @@ impl Memory {
                 return entry.busy(now);
             }
             let (answer, granted) = oneshot::channel();
+            let sooner = Arc::new(Notify::new());
             entry.waiters.push_back(Waiter {
                 token,
                 lease,
                 until,
                 answer,
+                sooner: sooner.clone(),
             });
-            (Leaving::new(self, keys, token), granted, entry.ends)
+            let leaving = Leaving::new(self, keys, token);
+            (leaving, granted, sooner, entry.ends)
         };
         loop {
             let wake = until.map_or(holder_ends, |until| until.min(holder_ends));
@@ -86,6 +95,7 @@ impl Memory {
                     return granted.expect("a waiter is answered before it is dropped");
                 }
                 () = sleep_until(wake) => {}
+                () = sooner.notified() => {}
             }
             let mut state = self.state();
             let now = Instant::now();
@@ -143,8 +153,8 @@ impl Memory {
         let mut state = self.state();
         let ours = state.is_held_by(&keys.holder, token);
         if ours && let Some(entry) = state.locks.get_mut(&keys.holder) {
-            // Waiters are not woken: their timers find the new end by themselves.
-            entry.ends = Instant::now() + left;
+            // Waiters are not woken by a later end: their timers find it by themselves.
+            entry.end_at(Instant::now() + left);
         }
         ours
     }
@@ -177,7 +187,8 @@ impl State {
         while let Some(next) = entry.waiters.pop_front() {
             // Its wait may have just ended: as long as it listens, it is glad of the lock.
             if !next.answer.is_closed() {
-                let granted = self.grant(key, next.token, next.lease, entry.waiters);
+                let ended = Some(entry.ends);
+                let granted = self.grant(key, next.token, next.lease, entry.waiters, ended);
                 // If it left just now, its `Leaving` waits for the mutex to release this.
                 let _ = next.answer.send(granted);
                 return;
@@ -191,22 +202,28 @@ impl State {
         token: Token,
         lease: Duration,
         waiters: VecDeque<Waiter>,
+        before: Option<Instant>,
     ) -> Answer {
         let micros = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros());
         let clock = u64::try_from(micros).unwrap_or_default();
         self.last_fence = clock.max(self.last_fence + 1);
-        let deadline = Instant::now() + lease;
-        self.locks.insert(
-            key.to_vec(),
-            Entry {
-                token,
-                ends: deadline,
-                how: How::Held,
-                waiters,
-            },
-        );
+        let now = Instant::now();
+        let deadline = now + lease;
+        if self.locks.len() >= self.sweep_at {
+            self.locks
+                .retain(|_, entry| entry.ends > now || !entry.waiters.is_empty());
+            self.sweep_at = (self.locks.len() * 2).max(64);
+        }
+        let mut entry = Entry {
+            token,
+            ends: before.unwrap_or(deadline),
+            how: How::Held,
+            waiters,
+        };
+        entry.end_at(deadline);
+        self.locks.insert(key.to_vec(), entry);
         Answer::Granted {
             fence: self.last_fence,
             deadline,
@@ -215,6 +232,15 @@ impl State {
 }
 
 impl Entry {
+    fn end_at(&mut self, ends: Instant) {
+        if ends < self.ends {
+            self.waiters
+                .iter()
+                .for_each(|waiter| waiter.sooner.notify_one());
+        }
+        self.ends = ends;
+    }
+
     fn can_be_waited_for(&self, until: Option<Instant>, now: Instant) -> bool {
         until.is_none_or(|until| until > now && (self.how == How::Held || until >= self.ends))
     }

@@ -4,30 +4,27 @@
 //! the lock by whoever releases it, through one channel a process; of one name only the
 //! first waiter of a process does so, the others stand in line behind it here.
 //!
-//! Bounded: a call is answered or fails within the store's timeout, and a lost connection
-//! is made anew by the next call. Every script may run twice with the same arguments, so a
-//! call whose answer was lost is simply sent again, and waiters ask again after a break.
+//! Every script may run twice with the same arguments, so a call whose answer was lost is
+//! simply sent again, and waiters ask again after a break.
 
 mod line;
 mod wakes;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use rand::RngExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script, ScriptInvocation,
-};
-use tokio::time::{Instant, sleep, timeout};
+use redis::{Script, ScriptInvocation};
+use tokio::time::{Instant, sleep};
 
 use self::line::{InLine, Lines, Place};
-use self::wakes::{Listening, Wake, Wakes};
-use super::{Answer, Attempt, How, Release, redacted};
+use self::wakes::{Wake, Wakes};
+use self::wire::Wire;
+use super::{Answer, Attempt, How, Release};
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::token::Token;
 
 macro_rules! script {
     ($file:literal) => {
@@ -45,7 +42,7 @@ static LEAVE: LazyLock<Script> = script!("leave.lua");
 static RELEASE: LazyLock<Script> = script!("release.lua");
 static KEEP: LazyLock<Script> = script!("keep.lua");
 static RENEW: LazyLock<Script> = script!("renew.lua");
-static PING: LazyLock<Script> = LazyLock::new(|| Script::new("return 1"));
+static PING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lock/ping.lua")));
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -55,8 +52,7 @@ const FIRST_POLL: Duration = Duration::from_millis(20);
 const LAST_POLL: Duration = Duration::from_millis(100);
 
 pub(super) struct Redis {
-    connection: ConnectionManager,
-    timeout: Duration,
+    wire: Wire,
     /// This process, as the channel of its wakes and its waiters name it.
     process: String,
     wakes: Wakes,
@@ -99,69 +95,24 @@ impl Holder {
 
 impl Redis {
     pub(super) async fn connect(url: &str, limit: Duration) -> Result<Self> {
-        #[cfg(feature = "tls")]
-        // Fails when the application has chosen a provider already: theirs is used then.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-
-        let info = url.into_connection_info().map_err(|error| {
-            // Not the source: redis quotes the URL in some of its messages.
-            Error::invalid(format!(
-                "'{}' is not a Redis URL ({}): write redis://[user:password@]host[:port][/db]",
-                redacted(url),
-                error.category()
-            ))
-        })?;
-        // RESP3 carries what is pushed beside what is asked, in one connection.
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
-        let wakes = Wakes::new();
-        let pushed = wakes.clone();
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit))
-            .set_push_sender(
-                move |push: PushInfo| -> std::result::Result<(), redis::aio::SendError> {
-                    pushed.pushed(&push);
-                    Ok(())
-                },
-            )
-            .set_automatic_resubscription();
-        let explain = |why: String| {
-            Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
-        };
         let process = format!("{:016x}", rand::random::<u64>());
-        let connected = async {
-            let mut connection = ConnectionManager::new_with_config(client, config).await?;
-            connection
-                .subscribe(format!("lockstock:wake:{process}"))
-                .await?;
-            Ok::<_, redis::RedisError>(connection)
-        };
-        let connection = timeout(limit, connected)
-            .await
-            .map_err(|_| explain(format!("no answer within {limit:?}")))?
-            .map_err(|error| explain(error.to_string()))?;
+        let wakes = Wakes::new();
+        let channel = format!("lockstock:wake:{process}");
+        let wire = Wire::connect(url, channel, wakes.clone(), limit).await?;
         let redis = Self {
-            connection,
-            timeout: limit,
+            wire,
             process,
             wakes,
             lines: Lines::default(),
         };
-        redis
-            .ping()
-            .await
-            .map_err(|error| explain(error.to_string()))?;
+        redis.ping().await?;
         Ok(redis)
     }
 
-    /// A script rather than `PING`: a user who may not run scripts cannot lock.
+    /// A script that writes, rather than `PING`: whoever cannot do that cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
-        self.run::<bool>(&PING.prepare_invoke()).await.map(drop)
+        let script = PING.key(format!("lockstock:ping:{}", self.process));
+        self.wire.run::<bool>(&script).await.map(drop)
     }
 
     /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
@@ -171,9 +122,8 @@ impl Redis {
         attempt: &Attempt,
         gone: impl Future<Output = ()> + Send,
     ) -> Result<Option<Answer>> {
-        let once = async || self.ask(attempt, "").await.map(|said| Some(said.into()));
         if attempt.is_over() {
-            return once().await;
+            return self.try_once(attempt).await;
         }
         let mut gone = std::pin::pin!(gone);
         let in_line = tokio::select! {
@@ -181,13 +131,27 @@ impl Redis {
             () = &mut gone => return Ok(None),
         };
         match in_line {
-            InLine::First(place) => self.wait(attempt, &place, gone).await,
+            InLine::First(place) => {
+                let answer = self.wait(attempt, &place, gone).await;
+                if let Err(error) = &answer {
+                    // They would hear the same, one after another, each after its timeout.
+                    place.tell_failed(&error.to_string());
+                }
+                answer
+            }
             InLine::Kept(ends) => Ok(Some(Answer::Busy {
                 left: Some(ends.saturating_duration_since(Instant::now())),
                 how: How::Kept,
             })),
-            InLine::TooLate => once().await,
+            InLine::Failed(why) => Err(Error::unavailable(why)),
+            InLine::TooLate => self.try_once(attempt).await,
         }
+    }
+
+    async fn try_once(&self, attempt: &Attempt) -> Result<Option<Answer>> {
+        attempt.member.get_or_init(String::new);
+        let (said, _) = self.ask(attempt).await?;
+        Ok(Some(said.into()))
     }
 
     /// Waits as the first in line.
@@ -197,22 +161,31 @@ impl Redis {
         place: &Place,
         mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Option<Answer>> {
-        let member = self.member(attempt);
+        attempt.member.get_or_init(|| self.member(attempt));
         let mut poll = FIRST_POLL;
         // Listening before asking: a grant that comes in between is heard.
         let mut listening = self.wakes.listen(attempt.token);
         loop {
-            let holder = match self.ask(attempt, &member).await? {
-                Said::Granted { fence, deadline } => {
+            let (holder, queued) = match self.ask(attempt).await? {
+                (Said::Granted { fence, deadline }, _) => {
                     return Ok(Some(Answer::Granted { fence, deadline }));
                 }
-                Said::Busy(holder) => holder,
+                (Said::Busy(holder), queued) => (holder, queued),
             };
+            if holder.how == How::Kept
+                && let Some(left) = holder.left
+            {
+                place.tell_kept(Instant::now() + left);
+            }
             if holder.is_kept_beyond(attempt) {
-                if let Some(left) = holder.left {
-                    place.tell_kept(Instant::now() + left);
-                }
-                return Ok(Some(holder.busy()));
+                return match queued {
+                    // The store thought that there was just time enough.
+                    true => self
+                        .leave(attempt, false)
+                        .await
+                        .map(|said| Some(said.into())),
+                    false => Ok(Some(holder.busy())),
+                };
             }
             let told = tokio::select! {
                 biased;
@@ -237,7 +210,7 @@ impl Redis {
                         .map(|said| Some(said.into()));
                 }
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                None => listening = self.listen_again(listening, attempt.token),
+                Some(Wake::Ask) | None => {}
             }
         }
     }
@@ -245,30 +218,27 @@ impl Redis {
     /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
     /// was granted.
     pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+        if attempt.member.get().is_none() {
+            return Ok(());
+        }
         self.leave(attempt, true).await.map(drop)
     }
 
     /// The attempt as the queue has it.
     fn member(&self, attempt: &Attempt) -> String {
-        let wait = attempt.wait.map_or(-1, signed_millis);
+        let wait = attempt.patience().map_or(-1, signed_millis);
         let (process, lease) = (&self.process, millis(attempt.lease));
         format!("{process}:{lease}:{wait}:{}", attempt.token)
     }
 
-    fn listen_again(&self, before: Listening, token: Token) -> Listening {
-        // In this order: the old ear takes its entry with it.
-        drop(before);
-        self.wakes.listen(token)
-    }
-
-    /// Asks for the lock; as `member` of the queue, or without waiting if that is empty.
-    async fn ask(&self, attempt: &Attempt, member: &str) -> Result<Said> {
+    /// Asks for the lock, and whether we stand in the queue now.
+    async fn ask(&self, attempt: &Attempt) -> Result<(Said, bool)> {
         let mut script = on(&ACQUIRE, &attempt.keys);
         script
             .arg(attempt.token.to_string())
             .arg(millis(attempt.lease))
             .arg(attempt.patience().map_or(-1, signed_millis))
-            .arg(member);
+            .arg(attempt.member.get().map_or("", String::as_str));
         self.question(&script).await
     }
 
@@ -276,33 +246,37 @@ impl Redis {
         let mut script = on(&LEAVE, &attempt.keys);
         script
             .arg(attempt.token.to_string())
-            .arg(self.member(attempt))
+            .arg(attempt.member.get().map_or("", String::as_str))
             .arg(u8::from(give_back));
-        self.question(&script).await
+        self.question(&script).await.map(|(said, _)| said)
     }
 
-    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<Said> {
-        let ran = self.run::<(String, u64, i64, i64)>(script).await?;
-        let (how, fence, left, clock) = ran.answer;
+    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<(Said, bool)> {
+        let ran = self
+            .wire
+            .run::<(String, u64, i64, i64, bool)>(script)
+            .await?;
+        let (how, fence, left, clock, queued) = ran.answer;
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         if how == "granted" {
             // From before the last attempt was sent: never later than the server's own end.
             let deadline = ran.begun + left.unwrap_or_default();
-            return Ok(Said::Granted { fence, deadline });
+            return Ok((Said::Granted { fence, deadline }, false));
         }
-        Ok(Said::Busy(Holder {
+        let holder = Holder {
             is_ours: how != "foreign",
             how: if how == "kept" { How::Kept } else { How::Held },
             left,
             asked: ran.begun,
             clock,
-        }))
+        };
+        Ok((Said::Busy(holder), queued))
     }
 
     pub(super) async fn release(&self, attempt: &Attempt) -> Result<Release> {
         let mut script = on(&RELEASE, &attempt.keys);
         script.arg(attempt.token.to_string());
-        let ran = self.run::<bool>(&script).await?;
+        let ran = self.wire.run::<bool>(&script).await?;
         Ok(match (ran.answer, ran.repeated) {
             (true, _) => Release::Done,
             (false, false) => Release::NotOurs,
@@ -313,51 +287,14 @@ impl Redis {
     pub(super) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
         let mut script = on(&KEEP, &attempt.keys);
         script.arg(attempt.token.to_string());
-        self.run(&script).await.map(|ran| ran.answer)
+        self.wire.run(&script).await.map(|ran| ran.answer)
     }
 
     pub(super) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
         let mut script = on(&RENEW, &attempt.keys);
         script.arg(attempt.token.to_string()).arg(millis(left));
-        self.run(&script).await.map(|ran| ran.answer)
+        self.wire.run(&script).await.map(|ran| ran.answer)
     }
-
-    /// Runs `script`, a second time if the connection broke under it.
-    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<Ran<T>> {
-        let attempts = async {
-            let mut connection = self.connection.clone();
-            let mut repeated = false;
-            loop {
-                let begun = Instant::now();
-                match script.invoke_async(&mut connection).await {
-                    // The connection that just failed may have been dead for hours: the
-                    // one that takes its place deserves a try. Bounded by the timeout.
-                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
-                        repeated = true;
-                    }
-                    answer => {
-                        return Ok(Ran {
-                            answer: answer?,
-                            begun,
-                            repeated,
-                        });
-                    }
-                }
-            }
-        };
-        timeout(self.timeout, attempts)
-            .await
-            .unwrap_or_else(|_| Err(Error::no_answer(self.timeout)))
-    }
-}
-
-/// A script that ran.
-struct Ran<T> {
-    answer: T,
-    /// When the attempt that was answered was begun.
-    begun: Instant,
-    /// An attempt before it may have run as well.
-    repeated: bool,
 }
 
 impl From<Said> for Answer {

@@ -15,6 +15,19 @@ pub(super) struct Lines(Arc<Mutex<HashMap<Vec<u8>, Line>>>);
 #[derive(Default)]
 struct Line {
     behind: VecDeque<Waiter>,
+    /// How many may be behind before those who gave up are looked for.
+    sweep_at: usize,
+}
+
+impl Line {
+    /// Forgets those who gave up, now and then: so often that they never outnumber the
+    /// others by much, so seldom that it costs each newcomer next to nothing.
+    fn sweep(&mut self) {
+        if self.behind.len() >= self.sweep_at {
+            self.behind.retain(|waiter| !waiter.told.is_closed());
+            self.sweep_at = (self.behind.len() * 2).max(64);
+        }
+    }
 }
 
 struct Waiter {
@@ -27,6 +40,8 @@ enum Told {
     First(Place),
     /// The lock is kept until then, which is longer than the wait.
     Kept(Instant),
+    /// The store did not answer the first in line.
+    Failed(String),
 }
 
 /// How standing in line ended.
@@ -35,6 +50,8 @@ pub(super) enum InLine {
     First(Place),
     /// The lock is kept until then, which is longer than the wait.
     Kept(Instant),
+    /// The store did not answer the first in line.
+    Failed(String),
     /// The wait is over.
     TooLate,
 }
@@ -49,6 +66,7 @@ impl Lines {
                 return InLine::First(self.place(key));
             };
             let (told, hears) = oneshot::channel();
+            line.sweep();
             line.behind.push_back(Waiter { until, told });
             hears
         };
@@ -63,6 +81,7 @@ impl Lines {
             told = told => match told {
                 Ok(Told::First(place)) => InLine::First(place),
                 Ok(Told::Kept(ends)) => InLine::Kept(ends),
+                Ok(Told::Failed(why)) => InLine::Failed(why),
                 // Lines are never dropped with somebody in them.
                 Err(_) => InLine::TooLate,
             },
@@ -106,6 +125,18 @@ impl Place {
         line.behind = waiting;
         for loser in losing {
             let _ = loser.told.send(Told::Kept(ends));
+        }
+    }
+}
+
+impl Place {
+    /// Tells all in line that the store does not answer.
+    pub(super) fn tell_failed(&self, why: &str) {
+        let mut lines = self.lines.lines();
+        if let Some(line) = lines.get_mut(&self.key) {
+            for waiter in line.behind.drain(..) {
+                let _ = waiter.told.send(Told::Failed(why.to_owned()));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::token::Token;
 
@@ -17,7 +17,7 @@ use crate::token::Token;
 pub(super) struct Wakes(Arc<Inner>);
 
 struct Inner {
-    waiting: Mutex<HashMap<Token, oneshot::Sender<Wake>>>,
+    waiting: Mutex<HashMap<Token, mpsc::UnboundedSender<Wake>>>,
     /// Counts the broken connections.
     breaks: watch::Sender<u64>,
 }
@@ -33,6 +33,8 @@ pub(super) enum Wake {
     },
     /// Nobody gets it for so long; we are out of the queue.
     Kept { left: Duration },
+    /// Something changed that concerns us: ask again.
+    Ask,
 }
 
 impl Wakes {
@@ -45,12 +47,12 @@ impl Wakes {
 
     /// Listens for `token` until the listening is dropped.
     pub(super) fn listen(&self, token: Token) -> Listening {
-        let (told, wake) = oneshot::channel();
+        let (told, wakes) = mpsc::unbounded_channel();
         self.waiting().insert(token, told);
         Listening {
-            wakes: self.clone(),
+            of: self.clone(),
             token,
-            wake,
+            wakes,
             breaks: self.0.breaks.subscribe(),
         }
     }
@@ -65,18 +67,23 @@ impl Wakes {
                 // A message of a form that we do not know is of a version to come.
                 let text = std::str::from_utf8(message).unwrap_or_default();
                 if let Some((token, wake)) = parse(text)
-                    && let Some(waiter) = self.waiting().remove(&token)
+                    && let Some(waiter) = self.waiting().get(&token)
                 {
                     // Gone in this moment: its leaving gives the lock back.
                     let _ = waiter.send(wake);
                 }
             }
-            PushKind::Disconnection => self.0.breaks.send_modify(|breaks| *breaks += 1),
+            PushKind::Disconnection => self.broken(),
             _ => {}
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Token, oneshot::Sender<Wake>>> {
+    /// Something may have been pushed that nobody heard: every waiter asks again.
+    pub(super) fn broken(&self) {
+        self.0.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Token, mpsc::UnboundedSender<Wake>>> {
         // Held for one operation of the map, and never across an await.
         self.0
             .waiting
@@ -87,9 +94,11 @@ impl Wakes {
 
 /// A waiter's ear.
 pub(super) struct Listening {
-    wakes: Wakes,
+    of: Wakes,
     token: Token,
-    wake: oneshot::Receiver<Wake>,
+    /// At most a few: a place in the queue is granted or kept from once, and each `ask`
+    /// answers an event of the queue.
+    wakes: mpsc::UnboundedReceiver<Wake>,
     breaks: watch::Receiver<u64>,
 }
 
@@ -98,7 +107,7 @@ impl Listening {
     pub(super) async fn next(&mut self) -> Option<Wake> {
         tokio::select! {
             biased;
-            wake = &mut self.wake => wake.ok(),
+            wake = self.wakes.recv() => wake,
             _ = self.breaks.changed() => None,
         }
     }
@@ -106,7 +115,7 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.wakes.waiting().remove(&self.token);
+        self.of.waiting().remove(&self.token);
     }
 }
 
@@ -124,6 +133,7 @@ fn parse(message: &str) -> Option<(Token, Wake)> {
         "kept" => Wake::Kept {
             left: Duration::from_millis(number()?),
         },
+        "ask" => Wake::Ask,
         _ => return None,
     };
     Some((token, wake))

@@ -1,0 +1,177 @@
+//! The connection to Redis: one for what is asked and for what is pushed.
+//!
+//! Bounded: a call is answered or fails within the timeout. A connection that breaks is made
+//! anew by the next call; one that merely falls silent is replaced, because a network can
+//! swallow a connection without ever breaking it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
+use redis::{
+    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, ScriptInvocation,
+};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::wakes::Wakes;
+use crate::error::{Error, Result};
+use crate::store::redacted;
+
+#[derive(Clone)]
+pub(super) struct Wire(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    /// What is subscribed to.
+    channel: String,
+    wakes: Wakes,
+    limit: Duration,
+    /// std's mutex: held to clone or replace a handle, never across an await.
+    connection: Mutex<ConnectionManager>,
+    /// Somebody is about to replace the connection.
+    replacing: AtomicBool,
+}
+
+/// A script that ran.
+pub(super) struct Ran<T> {
+    pub(super) answer: T,
+    /// When the attempt that was answered was begun.
+    pub(super) begun: Instant,
+    /// An attempt before it may have run as well.
+    pub(super) repeated: bool,
+}
+
+impl Wire {
+    pub(super) async fn connect(
+        url: &str,
+        channel: String,
+        wakes: Wakes,
+        limit: Duration,
+    ) -> Result<Self> {
+        #[cfg(feature = "tls")]
+        // Fails when the application has chosen a provider already: theirs is used then.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+
+        let info = url.into_connection_info().map_err(|error| {
+            // Not the source: redis quotes the URL in some of its messages.
+            Error::invalid(format!(
+                "'{}' is not a Redis URL ({}): write redis://[user:password@]host[:port][/db]",
+                redacted(url),
+                error.category()
+            ))
+        })?;
+        // RESP3 carries what is pushed beside what is asked, in one connection.
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings))?;
+        let connection = open(&client, &channel, &wakes, limit)
+            .await
+            .map_err(|why| {
+                Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
+            })?;
+        Ok(Self(Arc::new(Inner {
+            client,
+            channel,
+            wakes,
+            limit,
+            connection: Mutex::new(connection),
+            replacing: AtomicBool::new(false),
+        })))
+    }
+
+    /// Runs `script`, a second time if the connection broke under it.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Ran<T>> {
+        let attempts = async {
+            let mut connection = self.connection().clone();
+            let mut repeated = false;
+            loop {
+                let begun = Instant::now();
+                match script.invoke_async(&mut connection).await {
+                    // The connection that just failed may have been dead for hours: the
+                    // one that takes its place deserves a try. Bounded by the timeout.
+                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
+                        repeated = true;
+                    }
+                    Err(error) if error.is_timeout() => return Err(self.silent()),
+                    answer => {
+                        return Ok(Ran {
+                            answer: answer?,
+                            begun,
+                            repeated,
+                        });
+                    }
+                }
+            }
+        };
+        timeout(self.0.limit, attempts)
+            .await
+            .unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    /// Nothing was heard in time: the server may hang, or this connection lead nowhere.
+    fn silent(&self) -> Error {
+        if !self.0.replacing.swap(true, Ordering::Relaxed) {
+            let wire = self.clone();
+            tokio::spawn(async move { wire.replace().await });
+        }
+        Error::no_answer(self.0.limit)
+    }
+
+    async fn replace(&self) {
+        let inner = &self.0;
+        match open(&inner.client, &inner.channel, &inner.wakes, inner.limit).await {
+            Ok(connection) => {
+                *self.connection() = connection;
+                warn!("the store was silent, and answers on a new connection");
+                // What was pushed into the old one is lost.
+                inner.wakes.broken();
+            }
+            Err(why) => debug!(why, "the store is silent on a new connection too"),
+        }
+        inner.replacing.store(false, Ordering::Relaxed);
+    }
+
+    fn connection(&self) -> std::sync::MutexGuard<'_, ConnectionManager> {
+        self.0
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects, subscribes, and hears that it can be done; or says why not.
+async fn open(
+    client: &Client,
+    channel: &str,
+    wakes: &Wakes,
+    limit: Duration,
+) -> std::result::Result<ConnectionManager, String> {
+    let pushed = wakes.clone();
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(limit))
+        .set_response_timeout(Some(limit))
+        .set_push_sender(
+            move |push: PushInfo| -> std::result::Result<(), SendError> {
+                pushed.pushed(&push);
+                Ok(())
+            },
+        )
+        .set_automatic_resubscription();
+    let opened = async {
+        let mut connection = ConnectionManager::new_with_config(client.clone(), config).await?;
+        connection.subscribe(channel).await?;
+        Ok::<_, redis::RedisError>(connection)
+    };
+    timeout(limit, opened)
+        .await
+        .map_err(|_| format!("no answer within {limit:?}"))?
+        .map_err(|error| error.to_string())
+}
