@@ -304,6 +304,11 @@ impl std::fmt::Debug for Store {
 /// );
 /// ```
 pub fn redacted(url: &str) -> String {
+    if let Some(file) = url.strip_prefix("sqlite:")
+        && !file.starts_with("//")
+    {
+        return format!("sqlite:{}", without_query(file));
+    }
     let Some((scheme, rest)) = url.split_once("://") else {
         // No URL at all; it may still be a password somebody pasted in the wrong place.
         return "(not a URL)".to_owned();

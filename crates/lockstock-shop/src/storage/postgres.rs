@@ -6,6 +6,7 @@
 //! update waits alone, for no longer than its lock is held.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,7 +237,8 @@ impl Database {
         if let Some(connection) = borrowed.connection.take() {
             drop(connection.detach());
         }
-        Err(sqlx::Error::PoolTimedOut.into())
+        let why = format!("no answer within {:?}", self.limit);
+        Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, why)).into())
     }
 }
 
