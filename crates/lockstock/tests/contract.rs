@@ -547,3 +547,71 @@ async fn a_renewal_that_finds_the_lock_gone_says_so_at_once() {
         .expect("before the lease ends");
     assert!(guard.remaining().is_zero());
 }
+
+#[tokio::test]
+async fn a_shorter_lease_of_the_next_holder_wakes_those_behind_it() {
+    on_each_store(async |store| {
+        let first = held(&lock(&store, "a", LEASE)).await;
+        let brief = lock(&store, "a", SHORT);
+        let next = tokio::spawn(async move { brief.acquire().await.unwrap().keep().await });
+        sleep(Duration::from_millis(30)).await;
+        let behind = lock(&store, "a", LEASE);
+        let last = tokio::spawn(async move { behind.acquire().await });
+        sleep(Duration::from_millis(30)).await;
+        first.release().await.unwrap();
+        next.await.unwrap().unwrap();
+        // It believes in 20 s, and is told of 200 ms.
+        let last = timeout(LEASE / 2, last).await.expect("woken").unwrap();
+        last.unwrap().release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_called_is_carried_out_though_nobody_waits_for_it() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        drop(held(&lock).await.release());
+        store.settled().await;
+        drop(held(&lock).await.keep());
+        store.settled().await;
+        assert!(busy(&lock).await.is_kept());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_waiter_told_busy_leaves_no_trace_in_the_queue() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let near = Store::connect(&redis.url()).await.unwrap();
+    let far = Store::connect(&format!("redis://{}/0", proxy.address()))
+        .await
+        .unwrap();
+    held(&lock(&near, "a", Duration::from_secs(2)))
+        .await
+        .keep()
+        .await
+        .unwrap();
+    proxy.delay(Duration::from_millis(40));
+    // Long enough when it is sent, too short when the answer comes.
+    let left = redis
+        .command(&["PTTL", "a"])
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
+    let wait = Duration::from_millis(left + 15);
+    let answer = lock(&far, "a", LEASE).acquire_within(wait).await.unwrap();
+    if let Acquired::Busy(_) = answer {
+        assert_eq!(
+            redis.command(&["EXISTS", "lockstock:{a}:queue"]),
+            Ok("0".to_owned())
+        );
+    }
+    drop(answer);
+    far.settled().await;
+    let _ = timeout(PATIENCE, lock(&near, "a", LEASE).acquire())
+        .await
+        .unwrap()
+        .unwrap();
+}

@@ -112,19 +112,29 @@ impl Starting {
     }
 
     /// Starts it, and waits until it says where it listens.
-    pub(crate) fn start(mut self) -> Server {
+    pub(crate) fn start(self) -> Server {
+        self.start_with(|process, log| {
+            let mut stderr = process.take_stderr().unwrap();
+            std::thread::spawn(move || {
+                let mut part = [0; 4096];
+                while let Ok(length @ 1..) = stderr.read(&mut part) {
+                    let text = String::from_utf8_lossy(&part[..length]);
+                    log.lock().unwrap().push_str(&text);
+                }
+            });
+        })
+    }
+
+    /// The same, but nobody reads its log.
+    pub(crate) fn start_unread(self) -> Server {
+        self.start_with(|_, _| ())
+    }
+
+    fn start_with(mut self, read: impl FnOnce(&Process, Arc<Mutex<String>>)) -> Server {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Process::spawn(self.command).unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let mut stderr = process.take_stderr().unwrap();
-        let logged = log.clone();
-        std::thread::spawn(move || {
-            let mut part = [0; 4096];
-            while let Ok(length @ 1..) = stderr.read(&mut part) {
-                let text = String::from_utf8_lossy(&part[..length]);
-                logged.lock().unwrap().push_str(&text);
-            }
-        });
+        read(&process, log.clone());
         let mut said = BufReader::new(process.take_stdout().unwrap()).lines();
         let url = said
             .by_ref()
