@@ -2,58 +2,52 @@
 //!
 //! A database answers one question or sixty in nearly the same time, so under load a batch
 //! costs what a single call did, and without load a call waits for nobody. Order within a
-//! batch is order of arrival. Bounded: at most `lanes` batches run at once, of at most
-//! `most` jobs each, and callers wait in a bounded queue.
+//! batch is order of arrival. Bounded: at most so many batches run at once, of so many jobs,
+//! and callers wait in a bounded queue.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::FutureExt;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 /// The entrance to the batches. A job carries its own way to be answered.
 pub(crate) struct Combiner<Job> {
     entrance: mpsc::Sender<Job>,
-    /// Ends the lanes when the combiner is dropped.
-    _lanes: JoinSet<()>,
+    /// Ends the batches when the combiner is dropped.
+    _dispatcher: JoinSet<()>,
+}
+
+/// How many batches there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lanes {
+    /// The most batches at once. The second and later ones only begin while those before
+    /// them are slow: one large batch costs less than two small ones.
+    pub(crate) most: usize,
+    /// The most jobs in one.
+    pub(crate) jobs: usize,
 }
 
 /// Jobs that may wait to be taken into a batch before callers wait outside.
 const QUEUE: usize = 4096;
 
+/// A batch that takes so long holds up the next one for no good reason: it may wait for a
+/// disk, or for a connection that is gone.
+const SLOW: Duration = Duration::from_millis(5);
+
 impl<Job: Send + 'static> Combiner<Job> {
-    /// Starts `lanes` tasks, each of which runs `run` on one batch after the other.
-    pub(crate) fn start<Run, Batch>(lanes: usize, most: usize, run: Run) -> Self
+    /// Runs `run` on one batch after the other.
+    pub(crate) fn start<Run, Batch>(lanes: Lanes, run: Run) -> Self
     where
-        Run: Fn(Vec<Job>) -> Batch + Clone + Send + 'static,
-        Batch: Future<Output = ()> + Send,
+        Run: Fn(Vec<Job>) -> Batch + Send + 'static,
+        Batch: Future<Output = ()> + Send + 'static,
     {
         let (entrance, exit) = mpsc::channel(QUEUE);
-        let exit = Arc::new(Mutex::new(exit));
-        let mut tasks = JoinSet::new();
-        for _ in 0..lanes {
-            let (exit, run) = (exit.clone(), run.clone());
-            tasks.spawn(async move {
-                loop {
-                    let mut batch = Vec::new();
-                    // The lock is held while waiting for jobs, by one idle lane; it is
-                    // free again before the batch runs.
-                    let taken = exit.lock().await.recv_many(&mut batch, most).await;
-                    if taken == 0 {
-                        return;
-                    }
-                    // A panic costs the callers of its batch their answer, and not the
-                    // lane its life.
-                    if AssertUnwindSafe(run(batch)).catch_unwind().await.is_err() {
-                        tracing::error!("a batch panicked");
-                    }
-                }
-            });
-        }
+        let mut dispatcher = JoinSet::new();
+        dispatcher.spawn(dispatch(exit, lanes, run));
         Self {
             entrance,
-            _lanes: tasks,
+            _dispatcher: dispatcher,
         }
     }
 
@@ -63,5 +57,106 @@ impl<Job: Send + 'static> Combiner<Job> {
         let (answer, answered) = oneshot::channel();
         self.entrance.send(job(answer)).await.ok()?;
         answered.await.ok()
+    }
+}
+
+async fn dispatch<Job, Run, Batch>(mut exit: mpsc::Receiver<Job>, lanes: Lanes, run: Run)
+where
+    Run: Fn(Vec<Job>) -> Batch,
+    Batch: Future<Output = ()> + Send + 'static,
+{
+    let mut next = Vec::new();
+    let mut running = JoinSet::new();
+    let mut slow = Instant::now();
+    loop {
+        let there_is_a_lane =
+            running.is_empty() || running.len() < lanes.most && slow <= Instant::now();
+        if there_is_a_lane && !next.is_empty() {
+            running.spawn(run(std::mem::take(&mut next)));
+            slow = Instant::now() + SLOW;
+        }
+        let room = lanes.jobs - next.len();
+        let waits_for_a_lane = !next.is_empty() && running.len() < lanes.most;
+        tokio::select! {
+            taken = exit.recv_many(&mut next, room), if room > 0 => {
+                if taken == 0 {
+                    return;
+                }
+            }
+            Some(ended) = running.join_next() => {
+                // Its callers get no answer, and hear that; the others are not affected.
+                if let Err(panic) = ended {
+                    tracing::error!(%panic, "a batch panicked");
+                }
+            }
+            () = sleep_until(slow), if waits_for_a_lane => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::sync::Notify;
+
+    type Job = (u32, oneshot::Sender<u32>);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_a_batch_is_under_way_joins_the_next_in_order() {
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let (gate, noted) = (Arc::new(Notify::new()), batches.clone());
+        let opened = gate.clone();
+        let lanes = Lanes { most: 1, jobs: 3 };
+        let combiner = Arc::new(Combiner::start(lanes, move |batch: Vec<Job>| {
+            let (gate, noted) = (gate.clone(), noted.clone());
+            async move {
+                let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
+                noted.lock().unwrap().push(numbers);
+                gate.notified().await;
+                for (number, answer) in batch {
+                    let _ = answer.send(number * 10);
+                }
+            }
+        }));
+        let mut callers = Vec::new();
+        for number in 0..6 {
+            let combiner = combiner.clone();
+            let call = async move { combiner.ask(|answer| (number, answer)).await };
+            callers.push(tokio::spawn(call));
+            // Paused time moves on when every task waits: so each is in its place.
+            tokio::time::sleep(SLOW * 2).await;
+        }
+        for _ in 0..3 {
+            opened.notify_one();
+            tokio::time::sleep(SLOW).await;
+        }
+        for (number, caller) in (0..).zip(callers) {
+            assert_eq!(caller.await.unwrap(), Some(number * 10));
+        }
+        assert_eq!(
+            *batches.lock().unwrap(),
+            [vec![0], vec![1, 2, 3], vec![4, 5]]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_batch_lets_the_next_one_pass_and_a_panic_ends_only_its_own() {
+        let lanes = Lanes { most: 2, jobs: 10 };
+        let combiner = Arc::new(Combiner::start(lanes, |batch: Vec<Job>| async move {
+            for (number, answer) in batch {
+                match number {
+                    0 => std::future::pending().await,
+                    1 => panic!("as told"),
+                    _ => drop(answer.send(number)),
+                }
+            }
+        }));
+        let stuck = combiner.clone();
+        let stuck = tokio::spawn(async move { stuck.ask(|answer| (0, answer)).await });
+        tokio::time::sleep(SLOW).await;
+        assert_eq!(combiner.ask(|answer| (1, answer)).await, None);
+        assert_eq!(combiner.ask(|answer| (2, answer)).await, Some(2));
+        assert!(!stuck.is_finished());
     }
 }

@@ -24,7 +24,7 @@ use super::{
     Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
     StorageError, Written, now,
 };
-use crate::combine::Combiner;
+use crate::combine::{Combiner, Lanes};
 
 pub(super) struct Postgres {
     database: Database,
@@ -32,11 +32,8 @@ pub(super) struct Postgres {
     updates: Combiner<Update>,
 }
 
-/// The most jobs in one statement.
-const BATCH: usize = 128;
-/// While one batch is being committed the next is already on its way.
-const LANES: usize = 2;
-
+/// One batch at a time, a second one beside a slow one.
+const LANES: Lanes = Lanes { most: 2, jobs: 128 };
 /// A connection used so recently needs no proof of life.
 const FRESH: Duration = Duration::from_millis(100);
 
@@ -58,8 +55,8 @@ impl Postgres {
         let (reading, writing) = (database.clone(), database.clone());
         Ok(Self {
             database,
-            gets: Combiner::start(LANES, BATCH, move |batch| get(reading.clone(), batch)),
-            updates: Combiner::start(LANES, BATCH, move |batch| update(writing.clone(), batch)),
+            gets: Combiner::start(LANES, move |batch| get(reading.clone(), batch)),
+            updates: Combiner::start(LANES, move |batch| update(writing.clone(), batch)),
         })
     }
 }

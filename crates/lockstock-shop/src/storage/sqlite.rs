@@ -21,7 +21,7 @@ use super::{
     Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
     StorageError, Written, now,
 };
-use crate::combine::Combiner;
+use crate::combine::{Combiner, Lanes};
 
 pub(super) struct Sqlite {
     readers: SqlitePool,
@@ -31,10 +31,10 @@ pub(super) struct Sqlite {
     _claim: Claim,
 }
 
-/// The most jobs in one transaction.
-const BATCH: usize = 256;
-/// Point reads come in batches too; two at once keep both cores of a small machine busy.
-const GET_LANES: usize = 2;
+/// SQLite has one writer.
+const WRITES: Lanes = Lanes { most: 1, jobs: 256 };
+/// Point reads come in batches too, a second one beside a slow one.
+const GETS: Lanes = Lanes { most: 2, jobs: 256 };
 
 struct Get {
     id: i64,
@@ -79,12 +79,12 @@ impl Sqlite {
             options,
             connection: Some(writer),
         }));
-        let writes = Combiner::start(1, BATCH, move |batch| {
+        let writes = Combiner::start(WRITES, move |batch| {
             let writer = writer.clone();
             async move { writer.lock().await.write(batch).await }
         });
         let pool = readers.clone();
-        let gets = Combiner::start(GET_LANES, BATCH, move |batch| get(pool.clone(), batch));
+        let gets = Combiner::start(GETS, move |batch| get(pool.clone(), batch));
         Ok(Self {
             readers,
             gets,
