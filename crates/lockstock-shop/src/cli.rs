@@ -57,7 +57,7 @@ pub(crate) struct Serve {
         long,
         env = "LOCKSTOCK_LISTEN",
         value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8000"
+        default_value = "127.0.0.1:8000", value_parser = address
     )]
     pub(crate) listen: SocketAddr,
 
@@ -195,6 +195,11 @@ pub(crate) struct Race {
     /// Print one line of JSON per round instead of a picture
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, like 127.0.0.1:8000".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

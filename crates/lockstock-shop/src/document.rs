@@ -143,6 +143,9 @@ pub(crate) enum UnderLock {
     /// There is no such product.
     #[response(status = 404)]
     Missing(#[to_schema] Detail),
+    /// The client reads nothing that is written here.
+    #[response(status = 406)]
+    NotAcceptable(#[to_schema] Detail),
     /// The lock was lost on the way; nothing was written.
     #[response(status = 409)]
     Lost(#[to_schema] Detail),

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, error, error_span, info};
 
 use crate::app::Shop;
 use crate::negotiate::{Form, Language};
@@ -34,7 +34,8 @@ pub(crate) async fn answer(State(shop): State<Shop>, request: Request, next: Nex
         .map_or("(none)", |_| route_of(&path));
     let form = Form::accepted(request.headers());
     let language = Language::preferred(request.headers());
-    let span = info_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
+    // Of the highest level, so that a warning has its request's id whatever is logged.
+    let span = error_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
 
     let is_api = path.starts_with("/api/");
     let mut response = async {
@@ -76,10 +77,12 @@ pub(crate) async fn answer(State(shop): State<Shop>, request: Request, next: Nex
             .or_insert(HeaderValue::from_static("Accept"));
     }
     // What the client still sends of such a request is not read any more.
-    if matches!(
+    let unread = matches!(
         status,
         StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
-    ) {
+    );
+    // And while the server drains, the client's next request belongs elsewhere.
+    if unread || shop.draining.load(Ordering::Relaxed) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let took = begun.elapsed();

@@ -1,6 +1,7 @@
 //! For those who run the server: is it alive, is it ready, what does it do.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -8,11 +9,15 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::Shop;
+
+/// How long the database may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether the server can do its work, and if not, what is missing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,9 +57,13 @@ async fn healthz() -> Json<serde_json::Value> {
     (status = 503, description = "Send them elsewhere", body = Readiness),
 ))]
 async fn readyz(State(shop): State<Shop>) -> Response {
-    let (database, store) = tokio::join!(shop.storage.ping(), shop.store.ping());
+    // A balancer asks often and waits little: no answer in time is an answer.
+    let database = timeout(PATIENCE, shop.storage.ping());
+    let (database, store) = tokio::join!(database, shop.store.ping());
+    let database = database.map_err(|_| format!("no answer within {PATIENCE:?}"));
+    let database = database.and_then(|answer| answer.map_err(|why| why.to_string()));
     if let Err(why) = &database {
-        tracing::warn!(%why, "the database is down");
+        tracing::warn!(why, "the database is down");
     }
     if let Err(why) = &store {
         tracing::warn!(%why, "the store is down");

@@ -615,3 +615,36 @@ async fn a_waiter_told_busy_leaves_no_trace_in_the_queue() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_handshake_refused_for_a_while_is_tried_again() {
+    let redis = Redis::start();
+    let acl = |words: &[&str]| redis.command(&[&["ACL", "SETUSER", "shop"], words].concat());
+    acl(&["on", ">pw", "~*", "&*", "+@all"]).unwrap();
+    let url = format!("redis://shop:pw@{}/0", redis.address());
+    let store = Store::connect(&url).await.unwrap();
+    held(&lock(&store, "a", LEASE))
+        .await
+        .release()
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        // Ends its connections, and answers WRONGPASS to new ones.
+        acl(&["off"]).unwrap();
+        redis.command(&["CLIENT", "KILL", "USER", "shop"]).unwrap();
+        let refused = lock(&store, "a", LEASE).try_acquire().await;
+        assert!(refused.unwrap_err().is_unavailable());
+        acl(&["on"]).unwrap();
+        let begun = Instant::now();
+        while store.ping().await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "down for good");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    store.settled().await;
+    held(&lock(&store, "a", LEASE))
+        .await
+        .release()
+        .await
+        .unwrap();
+}

@@ -221,6 +221,8 @@ impl Database {
     where
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
+        // Waiting for a connection counts.
+        let deadline = Instant::now() + self.limit;
         let mut borrowed = Borrowed {
             connection: Some(self.pool.acquire().await?),
             limit: self.limit,
@@ -228,7 +230,7 @@ impl Database {
         let Some(connection) = borrowed.connection.as_mut() else {
             return Err(StorageError::closed());
         };
-        if let Ok(done) = timeout(self.limit, work(connection)).await {
+        if let Ok(done) = timeout_at(deadline, work(connection)).await {
             return done;
         }
         if let Some(connection) = borrowed.connection.take() {

@@ -25,6 +25,7 @@ use crate::combine::{Combiner, Lanes};
 
 pub(super) struct Sqlite {
     readers: SqlitePool,
+    writer: Arc<Mutex<Writer>>,
     gets: Combiner<Get>,
     writes: Combiner<Write>,
     /// Ends when the process does, however it ends.
@@ -79,14 +80,16 @@ impl Sqlite {
             options,
             connection: Some(writer),
         }));
+        let writing = writer.clone();
         let writes = Combiner::start(WRITES, move |batch| {
-            let writer = writer.clone();
+            let writer = writing.clone();
             async move { writer.lock().await.write(batch).await }
         });
         let pool = readers.clone();
         let gets = Combiner::start(GETS, move |batch| get(pool.clone(), batch));
         Ok(Self {
             readers,
+            writer,
             gets,
             writes,
             _claim: claim,
@@ -173,6 +176,10 @@ impl Storage for Sqlite {
 
     async fn close(&self) {
         self.readers.close().await;
+        // The last one to close moves everything from the log into the file.
+        if let Some(writer) = self.writer.lock().await.connection.take() {
+            let _ = writer.close().await;
+        }
     }
 }
 

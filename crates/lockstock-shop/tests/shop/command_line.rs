@@ -66,7 +66,11 @@ fn a_bad_value_says_what_would_be_good() {
     );
     fails(&["--update-lease", "3"], 2, &["3s"]);
     fails(&["--update-hold", "maybe"], 2, &["keep", "release"]);
-    fails(&["--listen", "8000"], 2, &["--listen"]);
+    fails(
+        &["--listen", "8000"],
+        2,
+        &["--listen", "like 127.0.0.1:8000"],
+    );
     fails(&["--body-limit", "0"], 2, &["65536"]);
     fails(
         &["--listen", anywhere, "--store", "memcached://x"],

@@ -1,8 +1,9 @@
 //! The connection to Redis: one for what is asked and for what is pushed.
 //!
 //! Bounded: a call is answered or fails within the timeout. A connection that breaks is made
-//! anew by the next call; one that merely falls silent is replaced, because a network can
-//! swallow a connection without ever breaking it.
+//! anew by the next call; one that falls silent, or answers nothing but errors, is replaced: a
+//! network can swallow a connection without ever breaking it, and a server can refuse a
+//! handshake for a while.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,9 +101,15 @@ impl Wire {
                         repeated = true;
                     }
                     Err(error) if error.is_timeout() => return Err(self.silent()),
-                    answer => {
+                    Err(error) => {
+                        // Perhaps the answer to this script; perhaps what a handshake was
+                        // answered, which the manager would repeat for ever.
+                        self.doubt();
+                        return Err(error.into());
+                    }
+                    Ok(answer) => {
                         return Ok(Ran {
-                            answer: answer?,
+                            answer,
                             begun,
                             repeated,
                         });
@@ -117,11 +124,28 @@ impl Wire {
 
     /// Nothing was heard in time: the server may hang, or this connection lead nowhere.
     fn silent(&self) -> Error {
+        self.doubt();
+        Error::no_answer(self.0.limit)
+    }
+
+    /// Looks, in the background, whether the connection is still good for anything.
+    fn doubt(&self) {
         if !self.0.replacing.swap(true, Ordering::Relaxed) {
             let wire = self.clone();
-            tokio::spawn(async move { wire.replace().await });
+            tokio::spawn(async move {
+                if !wire.answers().await {
+                    wire.replace().await;
+                }
+                wire.0.replacing.store(false, Ordering::Relaxed);
+            });
         }
-        Error::no_answer(self.0.limit)
+    }
+
+    async fn answers(&self) -> bool {
+        let mut connection = self.connection().clone();
+        let ping = redis::cmd("PING");
+        let asked = ping.query_async::<()>(&mut connection);
+        matches!(timeout(self.0.limit, asked).await, Ok(Ok(())))
     }
 
     async fn replace(&self) {
@@ -129,13 +153,12 @@ impl Wire {
         match open(&inner.client, &inner.channel, &inner.wakes, inner.limit).await {
             Ok(connection) => {
                 *self.connection() = connection;
-                warn!("the store was silent, and answers on a new connection");
+                warn!("the store did not answer, and does on a new connection");
                 // What was pushed into the old one is lost.
                 inner.wakes.broken();
             }
-            Err(why) => debug!(why, "the store is silent on a new connection too"),
+            Err(why) => debug!(why, "the store does not answer on a new connection either"),
         }
-        inner.replacing.store(false, Ordering::Relaxed);
     }
 
     fn connection(&self) -> std::sync::MutexGuard<'_, ConnectionManager> {
