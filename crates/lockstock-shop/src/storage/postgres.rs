@@ -5,20 +5,16 @@
 //! a batch never waits for a row that somebody else has locked: it skips it, and that one
 //! update waits alone, for no longer than its lock is held.
 
+mod pool;
+
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
-use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
+use self::pool::Database;
 use super::sql::{self, Bind, PRODUCT};
 use super::{
     Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
@@ -34,9 +30,6 @@ pub(super) struct Postgres {
 
 /// One batch at a time, a second one beside a slow one.
 const LANES: Lanes = Lanes { most: 2, jobs: 128 };
-/// A connection used so recently needs no proof of life.
-const FRESH: Duration = Duration::from_millis(100);
-
 struct Get {
     id: i64,
     answer: oneshot::Sender<Result<Option<Product>>>,
@@ -152,107 +145,6 @@ impl Storage for Postgres {
 
     async fn close(&self) {
         self.database.pool.close().await;
-    }
-}
-
-/// Connections that never keep a caller waiting without bound.
-#[derive(Clone)]
-struct Database {
-    pool: PgPool,
-    limit: Duration,
-    /// Places for writes that wait for a locked row: never all the connections.
-    alone: Arc<Semaphore>,
-}
-
-impl Database {
-    async fn connect(url: &str, limits: Limits) -> anyhow::Result<Self> {
-        let options = PgConnectOptions::from_str(url)?.application_name("lockstock");
-        let limit = limits.timeout;
-        // One connection outside the pool first, to hear why there is none: the pool tries
-        // again and again, and in the end knows only that it took too long.
-        let mut first = timeout(limit, PgConnection::connect_with(&options))
-            .await
-            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??;
-        // On it, because a migration may take longer than a call.
-        sqlx::migrate!("migrations/postgres")
-            .run(&mut first)
-            .await?;
-        first.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(limits.connections.max(2))
-            .acquire_timeout(limit)
-            .test_before_acquire(false)
-            // Under load a round trip before each call would cost much and prove little: a
-            // connection in steady use that dies fails the call it is used for. One that has
-            // been idle may have died unseen, with all the others, in a restart.
-            .before_acquire(|connection, about| {
-                Box::pin(
-                    async move { Ok(about.idle_for < FRESH || connection.ping().await.is_ok()) },
-                )
-            })
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    // What we gave up waiting for must not be carried out later. And the
-                    // batch relies on a row that has changed being looked at again.
-                    let text = format!(
-                        "SET statement_timeout = {};
-                         SET default_transaction_isolation = 'read committed'",
-                        limit.as_millis()
-                    );
-                    sqlx::raw_sql(AssertSqlSafe(text))
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
-            })
-            .connect_with(options)
-            .await?;
-        let waiting = usize::try_from(limits.connections / 2).unwrap_or(1).max(1);
-        Ok(Self {
-            pool,
-            limit,
-            alone: Arc::new(Semaphore::new(waiting)),
-        })
-    }
-
-    /// Runs `work` on a connection. One that did not answer in time is thrown away: nobody
-    /// knows what it would say next.
-    async fn run<T, W>(&self, work: W) -> Result<T>
-    where
-        W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
-    {
-        // Waiting for a connection counts.
-        let deadline = Instant::now() + self.limit;
-        let mut borrowed = Borrowed {
-            connection: Some(self.pool.acquire().await?),
-            limit: self.limit,
-        };
-        let Some(connection) = borrowed.connection.as_mut() else {
-            return Err(StorageError::closed());
-        };
-        if let Ok(done) = timeout_at(deadline, work(connection)).await {
-            return done;
-        }
-        if let Some(connection) = borrowed.connection.take() {
-            drop(connection.detach());
-        }
-        let why = format!("no answer within {:?}", self.limit);
-        Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, why)).into())
-    }
-}
-
-/// A connection that goes back to its pool within a limit, or not at all. sqlx pings it on
-/// its way, and a ping that nobody answers would keep its place in the pool for ever.
-struct Borrowed {
-    connection: Option<PoolConnection<sqlx::Postgres>>,
-    limit: Duration,
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            tokio::spawn(timeout(self.limit, connection.return_to_pool()));
-        }
     }
 }
 
