@@ -347,27 +347,29 @@ async fn a_wait_shorter_than_any_pause_still_waits() {
 }
 
 #[tokio::test]
-async fn in_memory_waiters_are_served_in_order() {
-    let store = Store::memory();
-    let lock = lock(&store, "a", LEASE);
-    let guard = held(&lock).await;
-    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mut tasks = JoinSet::new();
-    for n in 0..20 {
-        let (lock, order) = (lock.clone(), order.clone());
-        tasks.spawn(async move {
-            let guard = lock.acquire().await.unwrap();
-            order.lock().unwrap().push(n);
-            guard.release().await.unwrap();
-        });
-        // On a current-thread runtime this lets the task just spawned reach its place.
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
+async fn waiters_of_one_process_are_served_in_the_order_they_came() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let guard = held(&lock).await;
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        for n in 0..20 {
+            let (lock, order) = (lock.clone(), order.clone());
+            tasks.spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                order.lock().unwrap().push(n);
+                guard.release().await.unwrap();
+            });
+            // On a current-thread runtime this lets the task just spawned reach its place.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
         }
-    }
-    guard.release().await.unwrap();
-    tasks.join_all().await;
-    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+        guard.release().await.unwrap();
+        timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -84,31 +84,6 @@ async fn processes_are_served_in_the_order_they_came() {
 }
 
 #[tokio::test]
-async fn waiters_of_one_process_are_served_in_the_order_they_came() {
-    let redis = Redis::start();
-    let store = &stores(&redis, 1).await[0];
-    let guard = held(&hot(store)).await;
-    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mut tasks = JoinSet::new();
-    for n in 0..20 {
-        let (lock, order) = (hot(store), order.clone());
-        tasks.spawn(async move {
-            let guard = lock.acquire().await.unwrap();
-            order.lock().unwrap().push(n);
-            guard.release().await.unwrap();
-        });
-        // On a current-thread runtime this lets the task just spawned reach its place.
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-    }
-    queued(&redis, 1).await;
-    guard.release().await.unwrap();
-    timeout(PATIENCE, tasks.join_all()).await.unwrap();
-    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
-}
-
-#[tokio::test]
 async fn idle_waiters_send_nothing() {
     let redis = Redis::start();
     let stores = stores(&redis, 4).await;

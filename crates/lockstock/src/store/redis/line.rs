@@ -32,16 +32,7 @@ impl Line {
 
 struct Waiter {
     until: Option<Instant>,
-    told: oneshot::Sender<Told>,
-}
-
-/// What somebody in line is told.
-enum Told {
-    First(Place),
-    /// The lock is kept until then, which is longer than the wait.
-    Kept(Instant),
-    /// The store did not answer the first in line.
-    Failed(String),
+    told: oneshot::Sender<InLine>,
 }
 
 /// How standing in line ended.
@@ -78,13 +69,8 @@ impl Lines {
         };
         tokio::select! {
             biased;
-            told = told => match told {
-                Ok(Told::First(place)) => InLine::First(place),
-                Ok(Told::Kept(ends)) => InLine::Kept(ends),
-                Ok(Told::Failed(why)) => InLine::Failed(why),
-                // Lines are never dropped with somebody in them.
-                Err(_) => InLine::TooLate,
-            },
+            // Lines are never dropped with somebody in them.
+            told = told => told.unwrap_or(InLine::TooLate),
             () = over => InLine::TooLate,
         }
     }
@@ -124,18 +110,16 @@ impl Place {
             .partition::<VecDeque<_>, _>(in_vain);
         line.behind = waiting;
         for loser in losing {
-            let _ = loser.told.send(Told::Kept(ends));
+            let _ = loser.told.send(InLine::Kept(ends));
         }
     }
-}
 
-impl Place {
     /// Tells all in line that the store does not answer.
     pub(super) fn tell_failed(&self, why: &str) {
         let mut lines = self.lines.lines();
         if let Some(line) = lines.get_mut(&self.key) {
             for waiter in line.behind.drain(..) {
-                let _ = waiter.told.send(Told::Failed(why.to_owned()));
+                let _ = waiter.told.send(InLine::Failed(why.to_owned()));
             }
         }
     }
@@ -155,8 +139,8 @@ impl Drop for Place {
                 continue;
             }
             let place = self.lines.place(&self.key);
-            match next.told.send(Told::First(place)) {
-                Err(Told::First(mut place)) => {
+            match next.told.send(InLine::First(place)) {
+                Err(InLine::First(mut place)) => {
                     // It left in this moment, and the place comes back. Dropped as it is, it
                     // would lock the lines a second time.
                     place.taken = false;
