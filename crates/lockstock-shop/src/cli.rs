@@ -2,6 +2,7 @@
 //! as `LOCKSTOCK_SOME_NAME`.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::builder::styling::AnsiColor;
@@ -135,7 +136,7 @@ pub(crate) struct Serve {
     pub(crate) most_connections: usize,
 
     /// The most connections to the database
-    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1000), help_heading = "Limits")]
+    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = whole(2..=1000), help_heading = "Limits")]
     pub(crate) database_connections: u32,
 
     /// How long a request's headers may take to arrive, a connection may idle, and a client
@@ -181,15 +182,15 @@ pub(crate) struct Race {
     pub(crate) url: String,
 
     /// The product to update; the first one of the list if not given
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = product_id)]
     pub(crate) product: Option<i64>,
 
     /// How many requests to fire at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=1000))]
-    pub(crate) requests: u16,
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = whole(2..=1000))]
+    pub(crate) requests: u32,
 
     /// How many times. Between two rounds the race waits until the product may be updated again
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole(1..=u32::MAX))]
     pub(crate) rounds: u32,
 
     /// Print one line of JSON per round instead of a picture
@@ -200,6 +201,18 @@ pub(crate) struct Race {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "write an IP address and a port, like 127.0.0.1:8000".to_owned())
+}
+
+fn product_id(text: &str) -> Result<i64, String> {
+    text.parse()
+        .map_err(|_| "write the id of a product, like 1".to_owned())
+}
+
+fn whole(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("write a whole number in {range:?}")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

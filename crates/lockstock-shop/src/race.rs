@@ -118,7 +118,7 @@ impl Course {
 
     /// As many clients, each with a connection of its own that is open already: the race is
     /// for the product, not for who connects first.
-    async fn line_up(&self, requests: u16) -> anyhow::Result<Vec<Client>> {
+    async fn line_up(&self, requests: u32) -> anyhow::Result<Vec<Client>> {
         let mut runners = Vec::new();
         for _ in 0..requests {
             let runner = client()?;

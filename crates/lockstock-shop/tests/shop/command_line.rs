@@ -88,6 +88,9 @@ fn a_bad_value_says_what_would_be_good() {
         &["name a file"],
     );
     fails(&["race", "--requests", "1"], 2, &["2..=1000"]);
+    fails(&["race", "--requests", "many"], 2, &["2..=1000"]);
+    fails(&["race", "--product", "abc"], 2, &["like 1"]);
+    fails(&["--database-connections", "x"], 2, &["2..=1000"]);
     fails(
         &["race", "--url", "localhost"],
         1,
