@@ -5,6 +5,7 @@
 //! could not be answered, that it made no sense, or that a lock was lost.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What every fallible call of this crate returns.
@@ -15,13 +16,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// private so that new causes are not breaking changes.
 ///
 /// No error text ever holds a password: URLs are shown without their credentials.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Kind {
     Invalid(String),
     Lost,
@@ -48,6 +49,12 @@ impl Error {
             kind: Kind::Unavailable(why.into()),
             source: None,
         }
+    }
+
+    /// The server's own word (NOAUTH, READONLY, OOM, LOADING …) is kept: it tells the operator
+    /// what to do, and it is never mistaken for "busy" or "granted".
+    pub(crate) fn refused(why: impl fmt::Display) -> Self {
+        Self::unavailable(format!("the store failed: {why}"))
     }
 
     pub(crate) fn no_answer(within: Duration) -> Self {
@@ -89,11 +96,9 @@ impl std::error::Error for Error {
 
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {
-        // The server's own word (NOAUTH, READONLY, OOM, LOADING …) is kept: it tells the
-        // operator what to do, and it is never mistaken for "busy" or "granted".
         Self {
-            kind: Kind::Unavailable(format!("the store failed: {error}")),
-            source: Some(Box::new(error)),
+            source: Some(Arc::new(error.clone())),
+            ..Self::refused(error)
         }
     }
 }

@@ -4,19 +4,21 @@
 //! a loss at its deadline at the latest, and as soon as the store says so; its release is
 //! carried out once called, whatever becomes of the future; dropping it never blocks.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::lock::{checked_lease, whole_millis};
-use crate::store::{Attempt, Release, Store};
+use crate::store::{Attempt, Grant, Place, Release as Released, Releasing, Store, Tenant};
 
 /// How often something is given back to a store that does not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -42,22 +44,26 @@ pub struct Guard {
 #[derive(Debug)]
 struct Hold {
     store: Store,
-    attempt: Arc<Attempt>,
-    fence: u64,
+    tenant: Tenant,
+    /// In front of those who wait in this process.
+    place: Option<Place>,
     /// When the lock is lost, if nothing happens before.
-    deadline: watch::Sender<Instant>,
+    deadline: Mutex<Instant>,
+    /// Tells that the deadline has moved.
+    moved: Notify,
     /// A loss is told once, however often it is found out.
     noted_lost: AtomicBool,
 }
 
 impl Guard {
-    pub(crate) fn new(store: Store, attempt: Arc<Attempt>, fence: u64, deadline: Instant) -> Self {
+    pub(crate) fn new(store: &Store, attempt: &Attempt, grant: Grant) -> Self {
         Self {
             hold: Arc::new(Hold {
-                store,
-                attempt,
-                fence,
-                deadline: watch::Sender::new(deadline),
+                store: store.clone(),
+                tenant: Tenant::new(attempt, &grant),
+                place: grant.place,
+                deadline: Mutex::new(grant.deadline),
+                moved: Notify::new(),
                 noted_lost: AtomicBool::new(false),
             }),
             since: Instant::now(),
@@ -69,13 +75,13 @@ impl Guard {
     /// The number of this grant: higher than that of any earlier grant of the name. Let
     /// whatever the lock protects refuse a number that is not higher than the last it saw.
     pub fn fence(&self) -> u64 {
-        self.hold.fence
+        self.hold.tenant.fence
     }
 
     /// Until when the lock is ours, on this machine's monotonic clock. Counted from before
     /// the request was sent that won it, so never later than the store's own end of it.
     pub fn deadline(&self) -> Instant {
-        *self.hold.deadline.borrow()
+        self.hold.ends()
     }
 
     /// What is left until the [`deadline`](Self::deadline); zero once the lock is lost.
@@ -100,16 +106,15 @@ impl Guard {
     /// # }
     /// ```
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut deadline = self.hold.deadline.subscribe();
+        let hold = self.hold.clone();
         async move {
             loop {
-                let until = *deadline.borrow_and_update();
+                // Before looking, so that no move goes unnoticed.
+                let moved = hold.moved.notified();
+                let until = hold.ends();
                 tokio::select! {
                     () = sleep_until(until) => return,
-                    moved = deadline.changed() => if moved.is_err() {
-                        sleep_until(until).await;
-                        return;
-                    },
+                    () = moved => {}
                 }
             }
         }
@@ -162,7 +167,7 @@ impl Guard {
     ///
     /// As [`extend`](Self::extend).
     pub async fn renew(&mut self) -> Result<()> {
-        self.hold.set_remaining(self.hold.attempt.lease).await
+        self.hold.set_remaining(self.hold.tenant.lease).await
     }
 
     /// Renews by itself from now on, each time a third of the lease has passed, until
@@ -204,23 +209,26 @@ impl Guard {
     /// if the store did not answer: it is asked again in the background until the lease ends.
     pub fn release(mut self) -> impl Future<Output = Result<()>> + Send {
         let hold = self.finishing();
-        self.finish(async move {
-            match hold.store.release(&hold.attempt).await {
-                Ok(Release::Done) => Ok(true),
-                Ok(Release::NotOurs) => Ok(false),
-                // If our lease cannot have ended yet, it was the release.
-                Ok(Release::Unclear) => Ok(Instant::now() < hold.ends()),
-                Err(error) => {
-                    withdraw(&hold.store, hold.attempt.clone(), hold.ends());
-                    Err(error)
-                }
-            }
-        })
+        let released = if hold.pass_on() {
+            None
+        } else {
+            let released = Some(hold.store.release(&hold.tenant, hold.place.as_ref()));
+            Some(Release { released, hold })
+        };
+        async move {
+            let ours = match released {
+                None => true,
+                Some(released) => released.await?,
+            };
+            self.finished(ours)
+        }
     }
 
     /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
     /// it again for so long. Waiters who cannot wait that long are told at once. Once called
     /// it is carried out, even if its future is dropped.
+    ///
+    /// A permit of a semaphore, or a place among the readers, stays taken in the same way.
     ///
     /// # Errors
     ///
@@ -228,7 +236,23 @@ impl Guard {
     /// which keeps others out for just as long.
     pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
         let hold = self.finishing();
-        self.finish(async move { hold.store.keep(&hold.attempt).await })
+        let (answer, answered) = oneshot::channel();
+        self.hold.store.in_background(async move {
+            let kept = hold.store.keep(&hold.tenant).await;
+            if matches!(kept, Ok(true))
+                && let Some(place) = &hold.place
+            {
+                place.tell_kept(hold.ends());
+            }
+            hold.step_back();
+            let _ = answer.send(kept);
+        });
+        async move {
+            let ours = answered
+                .await
+                .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
+            self.finished(ours)
+        }
     }
 
     /// From here on the guard is not what gives the lock back, and nothing renews it.
@@ -244,26 +268,13 @@ impl Guard {
         }
     }
 
-    /// Runs the last step from now on, where no cancellation reaches it.
-    fn finish(
-        self,
-        step: impl Future<Output = Result<bool>> + Send + 'static,
-    ) -> impl Future<Output = Result<()>> + Send {
-        let (answer, answered) = oneshot::channel();
-        self.hold.store.in_background(async move {
-            let _ = answer.send(step.await);
-        });
-        async move {
-            let ours = answered
-                .await
-                .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
-            histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-            if ours {
-                return Ok(());
-            }
-            self.hold.note_lost();
-            Err(Error::lost())
+    fn finished(&self, ours: bool) -> Result<()> {
+        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
+        if ours {
+            return Ok(());
         }
+        self.hold.note_lost();
+        Err(Error::lost())
     }
 }
 
@@ -271,24 +282,96 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.stop_renewal();
         if !self.done {
-            let hold = &self.hold;
-            withdraw(&hold.store, hold.attempt.clone(), hold.ends());
+            self.hold.give_back();
+        }
+    }
+}
+
+/// A release that the store was asked for. Dropped before the answer, it goes on in the
+/// background: the store may have to be asked again.
+struct Release {
+    released: Option<Releasing>,
+    hold: Arc<Hold>,
+}
+
+impl Future for Release {
+    /// Whether it was ours to release.
+    type Output = Result<bool>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(released) = &mut self.released else {
+            return Poll::Pending;
+        };
+        let answer = ready!(Pin::new(released).poll(context));
+        self.released = None;
+        Poll::Ready(match answer {
+            Ok(Released::Done) => Ok(true),
+            Ok(Released::NotOurs) => Ok(false),
+            // If our lease cannot have ended yet, it was the release.
+            Ok(Released::Unclear) => Ok(Instant::now() < self.hold.ends()),
+            Err(error) => {
+                self.hold.give_back();
+                Err(error)
+            }
+        })
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if let Some(released) = self.released.take() {
+            let hold = self.hold.clone();
+            self.hold.store.in_background(async move {
+                if released.await.is_err() {
+                    hold.give_back();
+                }
+            });
         }
     }
 }
 
 impl Hold {
     fn ends(&self) -> Instant {
-        *self.deadline.borrow()
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes the lock on to the next who waits in this process, if that is fair and safe.
+    fn pass_on(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::pass_on)
+    }
+
+    /// The next who waits in this process asks for itself.
+    fn step_back(&self) {
+        if let Some(place) = &self.place {
+            place.step_back();
+        }
+    }
+
+    fn give_back(self: &Arc<Self>) {
+        if !self.pass_on() {
+            let hold = self.clone();
+            give_back(&self.store, self.ends(), move || {
+                let released = hold.store.release(&hold.tenant, hold.place.as_ref());
+                async { released.await.map(drop) }
+            });
+        }
+    }
+
+    fn set_ends(&self, ends: Instant) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        self.moved.notify_waiters();
+        if let Some(place) = &self.place {
+            place.set_ends(ends);
+        }
     }
 
     async fn set_remaining(&self, left: Duration) -> Result<()> {
         // As the store counts it: a fraction of a millisecond more would be ours alone.
         let left = whole_millis(left);
         let ends = Instant::now() + left;
-        match self.store.renew(&self.attempt, left).await {
+        match self.store.renew(&self.tenant, left).await {
             Ok(true) => {
-                self.deadline.send_replace(ends);
+                self.set_ends(ends);
                 Ok(())
             }
             Ok(false) => {
@@ -297,18 +380,16 @@ impl Hold {
             }
             Err(error) => {
                 // It may have been done: then a lease made shorter ends earlier than we knew.
-                self.deadline.send_if_modified(|deadline| {
-                    let earlier = ends < *deadline;
-                    *deadline = ends.min(*deadline);
-                    earlier
-                });
+                if ends < self.ends() {
+                    self.set_ends(ends);
+                }
                 Err(error)
             }
         }
     }
 
     async fn renew_until(&self, ends: Option<Instant>) {
-        let lease = self.attempt.lease;
+        let lease = self.tenant.lease;
         loop {
             sleep(lease / 3).await;
             let now = Instant::now();
@@ -335,17 +416,22 @@ impl Hold {
             return;
         }
         counter!("lockstock_lock_lost_total").increment(1);
-        warn!(fence = self.fence, "lost");
-        self.deadline.send_replace(Instant::now());
+        warn!(fence = self.tenant.fence, "lost");
+        self.set_ends(Instant::now());
     }
 }
 
-/// Gives back whatever an attempt has got or will get, in the background: again and again,
-/// until the store has answered or it does not matter any more.
-pub(crate) fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
+/// Gives something back in the background: again and again, until the store has answered or it
+/// does not matter any more.
+pub(crate) fn give_back<F>(store: &Store, ends: Instant, ask: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
     let asked = store.clone();
+    // Asked for now: what is asked for later finds it done.
+    let first = ask();
     store.in_background(async move {
-        if asked.withdraw(&attempt).await.is_ok() {
+        if first.await.is_ok() {
             return;
         }
         // The store is down, and there may be thousands of us.
@@ -354,7 +440,7 @@ pub(crate) fn withdraw(store: &Store, attempt: Arc<Attempt>, ends: Instant) {
         };
         let mut pause = FIRST_PAUSE;
         while Instant::now() < ends {
-            match asked.withdraw(&attempt).await {
+            match ask().await {
                 Ok(()) => return,
                 Err(error) => debug!(%error, "something to give back waits for the store"),
             }

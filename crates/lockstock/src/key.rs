@@ -4,17 +4,24 @@
 //! a key; an ordinary name *is* its key, so that redis-py, django-redis and rslock, which
 //! know nothing of us, can contend for the same lock.
 //!
-//! | name | holder's key | side keys |
+//! Of a lock, whose side key is its queue:
+//!
+//! | name | holder's key | side key |
 //! |---|---|---|
-//! | no `}` in it | the name | `lockstock:{NAME}:KIND` |
-//! | with a hash tag, `a{tag}b` | the name | `lockstock:t:{tag}:KIND:NAME` |
-//! | braces that leave no usable tag, or a name that begins with `lockstock:` | `lockstock:e:{ENCODED}` | `lockstock:e:{ENCODED}:KIND` |
+//! | no `}` in it | the name | `lockstock:{NAME}:queue` |
+//! | with a hash tag, `a{tag}b` | the name | `lockstock:t:{tag}:queue:NAME` |
+//! | braces that leave no usable tag, or a name that begins with `lockstock:` | `lockstock:e:{ENCODED}` | `lockstock:e:{ENCODED}:queue` |
+//!
+//! Of a semaphore both keys are side keys, called `permits` and `permits-queue`; of a
+//! read-write lock `holders` and `holders-queue`.
 //!
 //! A hash tag is what [the Cluster specification] says it is: what stands between the
 //! first `{` and the first `}` after it, if that is not empty. ENCODED is the name with
 //! `%`, `{` and `}` written as `%25`, `%7B` and `%7D`.
 //!
 //! [the Cluster specification]: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+
+use std::hash::{Hash, Hasher};
 
 use crate::error::{Error, Result};
 
@@ -23,64 +30,102 @@ pub const MAX_NAME_BYTES: usize = 1024;
 
 const RESERVED: &[u8] = b"lockstock:";
 
+/// What kind of lock a name is of. Names of different families have nothing to do with each
+/// other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Family {
+    /// One holder at a time.
+    Lock,
+    /// So many at a time.
+    Semaphore,
+    /// Many readers or one writer.
+    ReadWrite,
+}
+
 /// The keys of one lock in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(crate) struct Keys {
-    /// Holds the token of the holder; absent when the lock is free.
+    pub(crate) family: Family,
+    /// Holds the token of the holder, or those of the holders; absent when there is none.
     pub(crate) holder: Vec<u8>,
-    /// Counts the fences given out.
-    pub(crate) fence: Vec<u8>,
     /// Who waits, in order of arrival.
     pub(crate) queue: Vec<u8>,
 }
 
 impl Keys {
     /// Fails on an empty name and on one longer than [`MAX_NAME_BYTES`].
-    pub(crate) fn of(name: &[u8]) -> Result<Self> {
+    pub(crate) fn of(family: Family, name: &[u8]) -> Result<Self> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(Error::invalid(format!(
                 "a lock's name takes 1 to {MAX_NAME_BYTES} bytes, this one has {}",
                 name.len()
             )));
         }
-        Ok(if name.starts_with(RESERVED) {
-            Self::encoded(name)
+        let encoded;
+        let (front, back, plain) = if name.starts_with(RESERVED) {
+            encoded = encode(name);
+            (
+                [b"lockstock:e:{", &encoded[..], b"}"].concat(),
+                &b""[..],
+                false,
+            )
         } else if let Some(tag) = hash_tag(name) {
-            let side = |kind: &[u8]| [b"lockstock:t:{", tag, b"}:", kind, b":", name].concat();
-            Self {
-                holder: name.to_vec(),
-                fence: side(b"fence"),
-                queue: side(b"queue"),
-            }
+            ([b"lockstock:t:{", tag, b"}"].concat(), name, true)
         } else if name.contains(&b'}') {
-            Self::encoded(name)
+            encoded = encode(name);
+            (
+                [b"lockstock:e:{", &encoded[..], b"}"].concat(),
+                &b""[..],
+                false,
+            )
         } else {
-            let side = |kind: &[u8]| [b"lockstock:{", name, b"}:", kind].concat();
-            Self {
-                holder: name.to_vec(),
-                fence: side(b"fence"),
-                queue: side(b"queue"),
-            }
+            ([b"lockstock:{", name, b"}"].concat(), &b""[..], true)
+        };
+        let side = |kind: &[u8]| {
+            let colon: &[u8] = if back.is_empty() { b"" } else { b":" };
+            [&front[..], b":", kind, colon, back].concat()
+        };
+        let (holder, queue) = match family {
+            Family::Lock if plain => (name.to_vec(), side(b"queue")),
+            Family::Lock => (front.clone(), side(b"queue")),
+            Family::Semaphore => (side(b"permits"), side(b"permits-queue")),
+            Family::ReadWrite => (side(b"holders"), side(b"holders-queue")),
+        };
+        Ok(Self {
+            family,
+            holder,
+            queue,
         })
     }
+}
 
-    fn encoded(name: &[u8]) -> Self {
-        let mut encoded = Vec::with_capacity(name.len() + 8);
-        for &byte in name {
-            match byte {
-                b'%' => encoded.extend_from_slice(b"%25"),
-                b'{' => encoded.extend_from_slice(b"%7B"),
-                b'}' => encoded.extend_from_slice(b"%7D"),
-                _ => encoded.push(byte),
-            }
-        }
-        let holder = [b"lockstock:e:{", &encoded[..], b"}"].concat();
-        Self {
-            fence: [&holder[..], b":fence"].concat(),
-            queue: [&holder[..], b":queue"].concat(),
-            holder,
+// The holder's key is nobody else's.
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        self.holder == other.holder
+    }
+}
+
+impl Eq for Keys {}
+
+impl Hash for Keys {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.holder.hash(state);
+    }
+}
+
+/// A name that can stand in braces.
+fn encode(name: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(name.len() + 8);
+    for &byte in name {
+        match byte {
+            b'%' => encoded.extend_from_slice(b"%25"),
+            b'{' => encoded.extend_from_slice(b"%7B"),
+            b'}' => encoded.extend_from_slice(b"%7D"),
+            _ => encoded.push(byte),
         }
     }
+    encoded
 }
 
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
@@ -124,13 +169,14 @@ mod tests {
         ];
         let mut owner: HashMap<Vec<u8>, &[u8]> = HashMap::new();
         for name in names {
-            let keys = Keys::of(name).unwrap();
-            for side in [&keys.fence, &keys.queue] {
-                assert_eq!(hashed(&keys.holder), hashed(side), "slots of {name:?}");
-            }
-            for key in [keys.holder, keys.fence, keys.queue] {
-                if let Some(other) = owner.insert(key.clone(), name) {
-                    panic!("{name:?} and {other:?} share {key:?}");
+            for family in [Family::Lock, Family::Semaphore, Family::ReadWrite] {
+                let keys = Keys::of(family, name).unwrap();
+                let slots = (hashed(&keys.holder), hashed(&keys.queue));
+                assert_eq!(slots.0, slots.1, "slots of {name:?}");
+                for key in [keys.holder, keys.queue] {
+                    if let Some(other) = owner.insert(key.clone(), name) {
+                        panic!("{name:?} and {other:?} share {key:?}");
+                    }
                 }
             }
         }
@@ -139,16 +185,25 @@ mod tests {
     #[test]
     fn an_ordinary_name_is_its_own_key() {
         assert_eq!(
-            Keys::of(b"product-update-lock-42").unwrap().holder,
+            Keys::of(Family::Lock, b"product-update-lock-42")
+                .unwrap()
+                .holder,
             b"product-update-lock-42"
         );
-        assert_eq!(Keys::of(b"cart:{7}").unwrap().holder, b"cart:{7}");
+        assert_eq!(
+            Keys::of(Family::Lock, b"cart:{7}").unwrap().holder,
+            b"cart:{7}"
+        );
     }
 
     #[test]
     fn a_name_is_1_to_1024_bytes() {
-        assert!(Keys::of(b"").unwrap_err().is_invalid());
-        assert!(Keys::of(&[b'x'; 1024]).is_ok());
-        assert!(Keys::of(&[b'x'; 1025]).unwrap_err().is_invalid());
+        assert!(Keys::of(Family::Lock, b"").unwrap_err().is_invalid());
+        assert!(Keys::of(Family::Lock, &[b'x'; 1024]).is_ok());
+        assert!(
+            Keys::of(Family::Lock, &[b'x'; 1025])
+                .unwrap_err()
+                .is_invalid()
+        );
     }
 }

@@ -40,6 +40,7 @@ mod error;
 mod guard;
 mod key;
 mod lock;
+mod redacted;
 mod store;
 mod token;
 
@@ -47,4 +48,5 @@ pub use error::{Error, Result};
 pub use guard::Guard;
 pub use key::MAX_NAME_BYTES;
 pub use lock::{Acquired, Busy, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
-pub use store::{DEFAULT_TIMEOUT, Store, redacted};
+pub use redacted::redacted;
+pub use store::{DEFAULT_TIMEOUT, Store};

@@ -14,14 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::error::{Error, Result};
-use crate::guard::{Guard, withdraw};
-use crate::key::Keys;
-use crate::store::{Answer, Attempt, How, Store};
+use crate::guard::{Guard, give_back};
+use crate::key::{Family, Keys};
+use crate::store::{Answer, Attempt, How, Mode, Store};
 
 /// The shortest lease.
 pub const MIN_LEASE: Duration = Duration::from_millis(1);
@@ -33,14 +32,21 @@ pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 #[must_use = "say how long the lease is"]
 pub struct NamedLock {
     store: Store,
-    keys: std::result::Result<Keys, String>,
+    /// Or what is wrong with the name or the number of permits.
+    what: std::result::Result<(Arc<Keys>, Mode), String>,
 }
 
 impl NamedLock {
-    pub(crate) fn new(store: Store, name: &[u8]) -> Self {
+    pub(crate) fn new(
+        store: &Store,
+        family: Family,
+        mode: std::result::Result<Mode, String>,
+        name: &[u8],
+    ) -> Self {
+        let keys = Keys::of(family, name).map_err(|error| error.to_string());
         Self {
-            store,
-            keys: Keys::of(name).map_err(|error| error.to_string()),
+            store: store.clone(),
+            what: keys.and_then(|keys| Ok((Arc::new(keys), mode?))),
         }
     }
 
@@ -50,11 +56,13 @@ impl NamedLock {
     ///
     /// # Errors
     ///
-    /// [`is_invalid`](Error::is_invalid) for a lease out of range or a name that is empty
-    /// or too long. There is no lock without a lease.
+    /// [`is_invalid`](Error::is_invalid) for a lease out of range, a name that is empty or
+    /// too long, a semaphore without permits. There is no lock without a lease.
     pub fn lease(self, lease: Duration) -> Result<Lock> {
+        let (keys, mode) = self.what.map_err(Error::invalid)?;
         Ok(Lock {
-            keys: self.keys.map_err(Error::invalid)?,
+            keys,
+            mode,
             lease: checked_lease(lease)?,
             store: self.store,
         })
@@ -79,7 +87,8 @@ pub(crate) fn whole_millis(time: Duration) -> Duration {
 #[derive(Debug, Clone)]
 pub struct Lock {
     store: Store,
-    keys: Keys,
+    keys: Arc<Keys>,
+    mode: Mode,
     lease: Duration,
 }
 
@@ -174,47 +183,60 @@ impl Lock {
     }
 
     async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
-        let begun = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let lock = self.clone();
-        self.store
-            .in_background(async move { lock.drive(until, answer).await });
-        let acquired = answered
-            .await
-            .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
-        histogram!("lockstock_lock_wait_seconds").record(begun.elapsed());
-        match acquired {
-            Acquired::Held(_) => counter!("lockstock_lock_held_total").increment(1),
-            Acquired::Busy(_) => counter!("lockstock_lock_busy_total").increment(1),
+        let (keys, lease) = (self.keys.clone(), self.lease);
+        let attempt = Attempt::new(self.store.process(), keys, self.mode, lease, until);
+        let mut pending = Pending {
+            store: &self.store,
+            attempt: Some(Arc::new(attempt)),
+        };
+        let answer = self.store.acquire(pending.attempt()).await?;
+        let attempt = pending.settle();
+        histogram!("lockstock_lock_wait_seconds").record(attempt.begun.elapsed());
+        match answer {
+            Answer::Granted(grant) => {
+                counter!("lockstock_lock_held_total").increment(1);
+                debug!(fence = grant.fence, "held");
+                Ok(Acquired::Held(Guard::new(&self.store, &attempt, grant)))
+            }
+            Answer::Busy { left, how } => {
+                counter!("lockstock_lock_busy_total").increment(1);
+                let kept = how == How::Kept;
+                Ok(Acquired::Busy(Busy { left, kept }))
+            }
         }
-        Ok(acquired)
+    }
+}
+
+/// An attempt that nobody knows the end of yet. Dropped, because its future is or because the
+/// store did not answer, it is withdrawn: it may have been granted, or queued.
+struct Pending<'a> {
+    store: &'a Store,
+    attempt: Option<Arc<Attempt>>,
+}
+
+impl Pending<'_> {
+    fn attempt(&self) -> &Arc<Attempt> {
+        self.attempt.as_ref().expect("taken by `settle` only")
     }
 
-    /// Owns one attempt from the first question to the answer, so that no cancellation
-    /// leaves a question in flight whose answer nobody reads.
-    async fn drive(self, until: Option<Instant>, mut answer: oneshot::Sender<Result<Acquired>>) {
-        let attempt = Arc::new(Attempt::new(&self.keys, self.lease, until));
-        // For so long a grant or a place in the queue could stand in somebody's way.
-        let wait = attempt.patience().unwrap_or(MAX_LEASE);
-        let matters_until = Instant::now() + wait.saturating_add(self.lease);
-        let acquired = match self.store.acquire(&attempt, answer.closed()).await {
-            Ok(Some(Answer::Granted { fence, deadline })) => {
-                debug!(fence, "held");
-                let guard = Guard::new(self.store, attempt, fence, deadline);
-                Ok(Acquired::Held(guard))
-            }
-            Ok(Some(Answer::Busy { left, how })) => Ok(Acquired::Busy(Busy {
-                left,
-                kept: how == How::Kept,
-            })),
-            Ok(None) => return withdraw(&self.store, attempt, matters_until),
-            Err(error) => {
-                // It may have been granted, or queued, and only the answer be lost.
-                withdraw(&self.store, attempt, matters_until);
-                Err(error)
-            }
-        };
-        // Nobody there any more: the guard comes back with the error and is dropped here.
-        drop(answer.send(acquired));
+    fn settle(&mut self) -> Arc<Attempt> {
+        self.attempt.take().expect("settled once")
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take()
+            && attempt.was_made()
+        {
+            // For so long a grant or a place in the queue could stand in somebody's way.
+            let wait = attempt.patience().unwrap_or(MAX_LEASE);
+            let matters_until = Instant::now() + wait.saturating_add(attempt.lease);
+            let store = self.store.clone();
+            give_back(self.store, matters_until, move || {
+                let (store, attempt) = (store.clone(), attempt.clone());
+                async move { store.withdraw(&attempt).await }
+            });
+        }
     }
 }

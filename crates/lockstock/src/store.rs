@@ -4,10 +4,14 @@
 //! Everything a lock promises holds on each kind of store, by one contract suite; what a
 //! store can promise about *remembering* differs, see the table in `docs/guarantees.md`.
 
+mod attempt;
 mod memory;
 mod redis;
 
-use std::sync::{Arc, OnceLock};
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -16,10 +20,13 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::attempt::{Answer, Attempt, Grant, How, Mode, Release, Tenant};
+pub(crate) use self::redis::Place;
 use crate::error::{Error, Result};
-use crate::key::Keys;
+use crate::key::Family;
 use crate::lock::NamedLock;
-use crate::token::Token;
+use crate::redacted::redacted;
+use crate::token::Process;
 
 /// How long a store may take to answer one command, unless
 /// [`Store::connect_within`] says otherwise.
@@ -38,72 +45,13 @@ struct Inner {
     /// While the store does not answer, one of them asks it at a time.
     retrying: Semaphore,
     runtime: Handle,
+    /// Whose locks they are.
+    process: Process,
 }
 
 enum Backend {
     Memory(memory::Memory),
     Redis(redis::Redis),
-}
-
-/// One attempt to get one lock, from the first question to the answer.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    pub(crate) keys: Keys,
-    pub(crate) token: Token,
-    pub(crate) lease: Duration,
-    /// When it gives up; never, if `None`.
-    pub(crate) until: Option<Instant>,
-    /// As the store's queue has it, once the store was asked for it: until then there is
-    /// nothing there that could be withdrawn.
-    member: OnceLock<String>,
-}
-
-impl Attempt {
-    pub(crate) fn new(keys: &Keys, lease: Duration, until: Option<Instant>) -> Self {
-        Self {
-            keys: keys.clone(),
-            token: Token::random(),
-            lease,
-            until,
-            member: OnceLock::new(),
-        }
-    }
-
-    /// What is left of the wait; `None` for one without end.
-    pub(crate) fn patience(&self) -> Option<Duration> {
-        self.until
-            .map(|until| until.saturating_duration_since(Instant::now()))
-    }
-
-    fn is_over(&self) -> bool {
-        self.patience().is_some_and(|patience| patience.is_zero())
-    }
-}
-
-/// What a store says to one attempt.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Granted { fence: u64, deadline: Instant },
-    Busy { left: Option<Duration>, how: How },
-}
-
-/// In which way a lock is not free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
-    /// Held: it may be released at any moment.
-    Held,
-    /// Kept: it stays taken to the end of its lease, waiting for less is in vain.
-    Kept,
-}
-
-/// What became of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Release {
-    Done,
-    NotOurs,
-    /// It is not ours any more; whether by this very release, whose first answer was lost,
-    /// nobody can tell.
-    Unclear,
 }
 
 impl Store {
@@ -141,10 +89,11 @@ impl Store {
     /// As [`connect`](Self::connect).
     pub async fn connect_within(url: &str, timeout: Duration) -> Result<Self> {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let process = Process::random();
         let backend = match scheme {
             "memory" => Backend::Memory(memory::Memory::new()),
             "redis" | "rediss" | "redis+unix" => {
-                Backend::Redis(redis::Redis::connect(url, timeout).await?)
+                Backend::Redis(redis::Redis::connect(url, process, timeout).await?)
             }
             _ => {
                 return Err(Error::invalid(format!(
@@ -154,7 +103,7 @@ impl Store {
                 )));
             }
         };
-        Ok(Self::over(backend))
+        Ok(Self::over(backend, process))
     }
 
     /// An empty store in the memory of this process.
@@ -163,10 +112,10 @@ impl Store {
     ///
     /// Outside a tokio runtime: leases are ended by its timers.
     pub fn memory() -> Self {
-        Self::over(Backend::Memory(memory::Memory::new()))
+        Self::over(Backend::Memory(memory::Memory::new()), Process::random())
     }
 
-    fn over(backend: Backend) -> Self {
+    fn over(backend: Backend, process: Process) -> Self {
         let background = TaskTracker::new();
         // Closed means that waiting for it can end. It takes in new tasks all the same.
         background.close();
@@ -176,6 +125,7 @@ impl Store {
                 background,
                 retrying: Semaphore::new(1),
                 runtime: Handle::current(),
+                process,
             }),
         }
     }
@@ -193,7 +143,61 @@ impl Store {
     /// # }
     /// ```
     pub fn lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
-        NamedLock::new(self.clone(), name.as_ref())
+        NamedLock::new(self, Family::Lock, Ok(Mode::Exclusive), name.as_ref())
+    }
+
+    /// The semaphore called `name`: at most `permits` holders at once, each for its own lease.
+    /// Everybody who uses it should name the same number; a holder is let in by its own.
+    ///
+    /// What it guarantees and how it is acquired is as for a [`lock`](Self::lock), whose
+    /// names it does not share. Its fences tell the order of the grants.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let uploads = store.semaphore("uploads", 2).lease(Duration::from_secs(30))?;
+    /// let (one, _two) = (uploads.acquire().await?, uploads.acquire().await?);
+    /// assert!(matches!(uploads.try_acquire().await?, lockstock::Acquired::Busy(_)));
+    /// one.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn semaphore(&self, name: impl AsRef<[u8]>, permits: u32) -> NamedLock {
+        let mode = NonZeroU32::new(permits)
+            .map(Mode::Permit)
+            .ok_or_else(|| "a semaphore has at least one permit".to_owned());
+        NamedLock::new(self, Family::Semaphore, mode, name.as_ref())
+    }
+
+    /// The reading side of the read-write lock called `name`: any number of readers at once,
+    /// and no [writer](Self::write_lock). A reader that comes after a waiting writer waits
+    /// behind it, so that writers do not starve.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let read = store.read_lock("catalog").lease(Duration::from_secs(3))?;
+    /// let write = store.write_lock("catalog").lease(Duration::from_secs(3))?;
+    /// let (one, two) = (read.acquire().await?, read.acquire().await?);
+    /// assert!(matches!(write.try_acquire().await?, lockstock::Acquired::Busy(_)));
+    /// one.release().await?;
+    /// two.release().await?;
+    /// write.acquire().await?.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
+        NamedLock::new(self, Family::ReadWrite, Ok(Mode::Read), name.as_ref())
+    }
+
+    /// The writing side of the read-write lock called `name`: one writer, and no
+    /// [reader](Self::read_lock).
+    pub fn write_lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
+        NamedLock::new(self, Family::ReadWrite, Ok(Mode::Exclusive), name.as_ref())
     }
 
     /// Asks the store whether it is there.
@@ -215,6 +219,11 @@ impl Store {
         self.inner.background.wait().await;
     }
 
+    /// Whose locks they are that are acquired here.
+    pub(crate) fn process(&self) -> Process {
+        self.inner.process
+    }
+
     /// Runs `task` to its end whatever happens to its caller.
     pub(crate) fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
         // A handle rather than `tokio::spawn`: a guard may be dropped outside the runtime.
@@ -234,19 +243,12 @@ impl Store {
         self.inner.runtime.spawn(task).abort_handle()
     }
 
-    /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
-    /// gets that or an error [withdraws](Self::withdraw) the attempt.
-    pub(crate) async fn acquire(
-        &self,
-        attempt: &Attempt,
-        gone: impl Future<Output = ()> + Send,
-    ) -> Result<Option<Answer>> {
+    /// Waits for the lock as long as the attempt may. Whoever gets an error, or drops the
+    /// future, [withdraws](Self::withdraw) the attempt.
+    pub(crate) async fn acquire(&self, attempt: &Arc<Attempt>) -> Result<Answer> {
         match &self.inner.backend {
-            Backend::Memory(memory) => tokio::select! {
-                answer = memory.acquire(attempt) => Ok(Some(answer)),
-                () = gone => Ok(None),
-            },
-            Backend::Redis(redis) => redis.acquire(attempt, gone).await,
+            Backend::Memory(memory) => Ok(memory.acquire(attempt).await),
+            Backend::Redis(redis) => redis.acquire(attempt).await,
         }
     }
 
@@ -255,32 +257,55 @@ impl Store {
         match &self.inner.backend {
             // It left the queue when its future was dropped.
             Backend::Memory(memory) => {
-                memory.release(attempt);
+                memory.release(&attempt.keys, attempt.token);
                 Ok(())
             }
             Backend::Redis(redis) => redis.withdraw(attempt).await,
         }
     }
 
-    pub(crate) async fn release(&self, attempt: &Attempt) -> Result<Release> {
+    /// Gives the lock back from now on; what is answered is what became of it.
+    pub(crate) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Releasing {
         match &self.inner.backend {
-            Backend::Memory(memory) if memory.release(attempt) => Ok(Release::Done),
-            Backend::Memory(_) => Ok(Release::NotOurs),
-            Backend::Redis(redis) => redis.release(attempt).await,
+            Backend::Memory(memory) if memory.release(&tenant.keys, tenant.claim.token) => {
+                Releasing::Over(Release::Done)
+            }
+            Backend::Memory(_) => Releasing::Over(Release::NotOurs),
+            Backend::Redis(redis) => Releasing::Asked(redis.release(tenant, place)),
         }
     }
 
-    pub(crate) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
+    pub(crate) async fn keep(&self, tenant: &Tenant) -> Result<bool> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.keep(attempt)),
-            Backend::Redis(redis) => redis.keep(attempt).await,
+            Backend::Memory(memory) => Ok(memory.keep(&tenant.keys, tenant.claim.token)),
+            Backend::Redis(redis) => redis.keep(tenant).await,
         }
     }
 
-    pub(crate) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
+    pub(crate) async fn renew(&self, tenant: &Tenant, left: Duration) -> Result<bool> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.renew(attempt, left)),
-            Backend::Redis(redis) => redis.renew(attempt, left).await,
+            Backend::Memory(memory) => Ok(memory.renew(&tenant.keys, tenant.claim.token, left)),
+            Backend::Redis(redis) => redis.renew(tenant, left).await,
+        }
+    }
+}
+
+/// A release under way, or over.
+pub(crate) enum Releasing {
+    Over(Release),
+    Asked(redis::Asked),
+}
+
+impl Future for Releasing {
+    type Output = Result<Release>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Over(release) => Poll::Ready(Ok(*release)),
+            Self::Asked(asked) => {
+                let answered = ready!(Pin::new(asked).poll(context))?;
+                Poll::Ready(redis::released(&answered))
+            }
         }
     }
 }
@@ -292,64 +317,5 @@ impl std::fmt::Debug for Store {
             Backend::Memory(_) => "Store(memory)",
             Backend::Redis(_) => "Store(redis)",
         })
-    }
-}
-
-/// `url` as it may be shown to anybody: without user, password and query.
-///
-/// ```
-/// assert_eq!(
-///     lockstock::redacted("redis://shop:hunter2@redis.internal:6379/1"),
-///     "redis://redis.internal:6379/1",
-/// );
-/// ```
-pub fn redacted(url: &str) -> String {
-    if let Some(file) = url.strip_prefix("sqlite:")
-        && !file.starts_with("//")
-    {
-        return format!("sqlite:{}", without_query(file));
-    }
-    let Some((scheme, rest)) = url.split_once("://") else {
-        // No URL at all; it may still be a password somebody pasted in the wrong place.
-        return "(not a URL)".to_owned();
-    };
-    // The last '@', and before looking for anything else: a password may hold '/', '?' and
-    // '#' unescaped, and then nobody can tell where it ends.
-    match rest.rsplit_once('@') {
-        Some((secret, _)) if secret.contains(['?', '#']) => format!("{scheme}://(hidden)"),
-        Some((_, place)) => format!("{scheme}://{}", without_query(place)),
-        None => format!("{scheme}://{}", without_query(rest)),
-    }
-}
-
-fn without_query(place: &str) -> &str {
-    place.split(['?', '#']).next().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::redacted;
-
-    #[test]
-    fn no_part_of_a_password_is_shown() {
-        for url in [
-            "postgres://shop:hunter2@host/shop",
-            "postgres://shop:hunter2secret@host/shop?sslmode=require",
-            "postgres://shop:hun#ter2@host/shop",
-            "postgres://shop:hun?ter2@host/shop",
-            "postgres://shop:hun/ter2@host/shop",
-            "postgres://shop:hun@ter2@host/shop",
-            "postgres://host/shop?password=hunter2",
-            "redis://:hunter2@host",
-            "hunter2",
-        ] {
-            let shown = redacted(url);
-            assert!(!shown.contains("hun") && !shown.contains("ter2"), "{shown}");
-        }
-        assert_eq!(redacted("redis://host:6379/1"), "redis://host:6379/1");
-        assert_eq!(
-            redacted("sqlite:///var/shop.sqlite3"),
-            "sqlite:///var/shop.sqlite3"
-        );
     }
 }

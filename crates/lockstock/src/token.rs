@@ -1,16 +1,19 @@
-//! Who holds a lock: 128 random bits, written so that an operator who reads the key knows
-//! what it is. The marks in front of it, `lockstock:held:` and `lockstock:kept:`, are the
-//! scripts' (`lock/queue.lua`).
+//! Who holds a lock, written so that an operator who reads the key knows what it is. The
+//! marks in front of it, `lockstock:held:` and `lockstock:kept:`, are the scripts'
+//! (`lock/exclusive.lua`).
 
 use std::fmt;
 
 /// One attempt to hold a lock. Never used for a second one.
+///
+/// 128 random bits: the first half is the process' and tells an operator whose it is, the
+/// second the attempt's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u128);
 
 impl Token {
-    pub(crate) fn random() -> Self {
-        Self(rand::random())
+    pub(crate) fn random(process: Process) -> Self {
+        Self(u128::from(process.0) << 64 | u128::from(rand::random::<u64>()))
     }
 
     /// Reads what [`Display`](fmt::Display) has written.
@@ -22,5 +25,21 @@ impl Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Which process: strictly, which connection to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Process(u64);
+
+impl Process {
+    pub(crate) fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }

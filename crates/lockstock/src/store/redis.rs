@@ -1,48 +1,62 @@
 //! Locks in one Redis or Valkey.
 //!
-//! Each step is one script, one round trip. A waiter stands in a queue there and is handed
-//! the lock by whoever releases it, through one channel a process; of one name only the
-//! first waiter of a process does so, the others stand in line behind it here.
+//! Each step is part of a script. A waiter stands in a queue there and is handed the lock by
+//! whoever releases it, through one channel a process; of one name only the first waiter of a
+//! process does so, the others stand in line behind it here. What can be shared (permits,
+//! readers) has no such line: there everybody asks.
 //!
-//! Every script may run twice with the same arguments, so a call whose answer was lost is
+//! Every step may be taken twice with the same arguments, so a call whose answer was lost is
 //! simply sent again, and waiters ask again after a break.
 
+mod calls;
 mod line;
 mod wakes;
 mod wire;
 
-use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use metrics::counter;
 use rand::RngExt;
-use redis::{Script, ScriptInvocation};
+use redis::{FromRedisValue, Value};
 use tokio::time::{Instant, sleep};
 
-use self::line::{InLine, Lines, Place};
+pub(super) use self::calls::Asked;
+use self::calls::{Answered, Calls, Step, What};
+use self::line::{InLine, Lines, Tenure};
+pub(crate) use self::line::{MOST_PASSES, Place};
 use self::wakes::{Wake, Wakes};
-use self::wire::Wire;
-use super::{Answer, Attempt, How, Release};
+use self::wire::{By, Lua, Wire};
+use super::attempt::{Answer, Attempt, Claim, Grant, How, Release, Tenant};
 use crate::error::{Error, Result};
-use crate::key::Keys;
+use crate::key::Family;
+use crate::token::Process;
 
 macro_rules! script {
-    ($file:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("../lock/queue.lua"),
-                include_str!(concat!("../lock/", $file))
-            ))
-        })
+    ($($file:literal),*) => {
+        LazyLock::new(|| Lua::new(concat!($(include_str!(concat!("../lock/", $file))),*)))
     };
 }
 
-static ACQUIRE: LazyLock<Script> = script!("acquire.lua");
-static LEAVE: LazyLock<Script> = script!("leave.lua");
-static RELEASE: LazyLock<Script> = script!("release.lua");
-static KEEP: LazyLock<Script> = script!("keep.lua");
-static RENEW: LazyLock<Script> = script!("renew.lua");
-static PING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lock/ping.lua")));
+/// Locks: one holder at a time.
+static LOCKS: LazyLock<Lua> = script!(
+    "head.lua",
+    "shortcuts.lua",
+    "exclusive.lua",
+    "queue.lua",
+    "steps.lua",
+    "keep.lua",
+    "each.lua"
+);
+/// Semaphores and read-write locks.
+static SHARES: LazyLock<Lua> = script!(
+    "head.lua",
+    "shared.lua",
+    "queue.lua",
+    "steps.lua",
+    "each.lua"
+);
+static PING: LazyLock<Lua> = script!("ping.lua");
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -53,15 +67,17 @@ const LAST_POLL: Duration = Duration::from_millis(100);
 
 pub(super) struct Redis {
     wire: Wire,
+    calls: Calls,
+    limit: Duration,
     /// This process, as the channel of its wakes and its waiters name it.
-    process: String,
+    process: Process,
     wakes: Wakes,
     lines: Lines,
 }
 
 /// What the store said to one question.
 enum Said {
-    Granted { fence: u64, deadline: Instant },
+    Granted(Grant),
     Busy(Holder),
 }
 
@@ -70,6 +86,8 @@ struct Holder {
     how: How,
     is_ours: bool,
     left: Option<Duration>,
+    /// Whether we stand in the queue behind it.
+    queued: bool,
     /// When we asked, and what the server's clock said in its answer, in µs.
     asked: Instant,
     clock: i64,
@@ -94,16 +112,16 @@ impl Holder {
 }
 
 impl Redis {
-    pub(super) async fn connect(url: &str, limit: Duration) -> Result<Self> {
-        let process = format!("{:016x}", rand::random::<u64>());
+    pub(super) async fn connect(url: &str, process: Process, limit: Duration) -> Result<Self> {
         let wakes = Wakes::new();
-        let channel = format!("lockstock:wake:{process}");
-        let wire = Wire::connect(url, channel, wakes.clone(), limit).await?;
+        let wire = Wire::connect(url, process, wakes.clone(), limit).await?;
         let redis = Self {
+            calls: Calls::new(wire.clone(), limit),
             wire,
+            limit,
             process,
+            lines: Lines::new(wakes.clone()),
             wakes,
-            lines: Lines::default(),
         };
         redis.ping().await?;
         Ok(redis)
@@ -111,205 +129,307 @@ impl Redis {
 
     /// A script that writes, rather than `PING`: whoever cannot do that cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
-        let script = PING.key(format!("lockstock:ping:{}", self.process));
-        self.wire.run::<bool>(&script).await.map(drop)
+        let ping = |by: By| {
+            let mut ping = by.command(&PING);
+            ping.arg(1).arg(format!("lockstock:ping:{}", self.process));
+            ping
+        };
+        let until = Instant::now() + self.limit;
+        self.wire.run::<bool>(ping, until).await.map(drop)
     }
 
-    /// Waits for the lock as long as the attempt may. `None` once `gone` is done; whoever
-    /// gets that or an error withdraws the attempt.
-    pub(super) async fn acquire(
-        &self,
-        attempt: &Attempt,
-        gone: impl Future<Output = ()> + Send,
-    ) -> Result<Option<Answer>> {
+    /// Waits for the lock as long as the attempt may. Whoever gets an error, or drops the
+    /// future, withdraws the attempt.
+    pub(super) async fn acquire(&self, attempt: &Arc<Attempt>) -> Result<Answer> {
         if attempt.is_over() {
             return self.try_once(attempt).await;
         }
-        let mut gone = std::pin::pin!(gone);
-        let in_line = tokio::select! {
-            in_line = self.lines.stand(&attempt.keys.holder, attempt.until) => in_line,
-            () = &mut gone => return Ok(None),
-        };
-        match in_line {
+        if attempt.keys.family != Family::Lock {
+            return self.wait(attempt, None).await;
+        }
+        match self.lines.stand(attempt).await {
             InLine::First(place) => {
-                let answer = self.wait(attempt, &place, gone).await;
-                if let Err(error) = &answer {
-                    // They would hear the same, one after another, each after its timeout.
-                    place.tell_failed(&error.to_string());
+                let answer = self.wait(attempt, Some(&place)).await;
+                match answer {
+                    Ok(Answer::Granted(grant)) => {
+                        let place = Some(place);
+                        Ok(Answer::Granted(Grant { place, ..grant }))
+                    }
+                    Err(error) => {
+                        // They would hear the same, one after another, each after its timeout.
+                        place.tell_failed(&error.to_string());
+                        Err(error)
+                    }
+                    busy => busy,
                 }
-                answer
             }
-            InLine::Kept(ends) => Ok(Some(Answer::Busy {
+            InLine::Passed(place, passed) => {
+                handed_over("local");
+                Ok(Answer::Granted(Grant {
+                    claim: passed.claim,
+                    fence: passed.fence,
+                    deadline: passed.deadline,
+                    place: Some(place),
+                }))
+            }
+            InLine::Kept(ends) => Ok(Answer::Busy {
                 left: Some(ends.saturating_duration_since(Instant::now())),
                 how: How::Kept,
-            })),
+            }),
             InLine::Failed(why) => Err(Error::unavailable(why)),
             InLine::TooLate => self.try_once(attempt).await,
         }
     }
 
-    async fn try_once(&self, attempt: &Attempt) -> Result<Option<Answer>> {
-        attempt.member.get_or_init(String::new);
-        let (said, _) = self.ask(attempt).await?;
-        Ok(Some(said.into()))
+    async fn try_once(&self, attempt: &Attempt) -> Result<Answer> {
+        attempt.block.get_or_init(|| 1);
+        Ok(match self.ask(attempt, false).await? {
+            Said::Granted(grant) => Answer::Granted(grant),
+            Said::Busy(holder) => holder.busy(),
+        })
     }
 
-    /// Waits as the first in line.
-    async fn wait(
-        &self,
-        attempt: &Attempt,
-        place: &Place,
-        mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
-    ) -> Result<Option<Answer>> {
-        attempt.member.get_or_init(|| self.member(attempt));
+    /// Waits for what Redis says.
+    async fn wait(&self, attempt: &Attempt, place: Option<&Place>) -> Result<Answer> {
+        // As many fences as there may be holders, if there is somebody to pass it on to.
+        let block = *attempt
+            .block
+            .get_or_init(|| match place.is_some_and(Place::is_waited_for) {
+                true => MOST_PASSES,
+                false => 1,
+            });
         let mut poll = FIRST_POLL;
+        let mut waited_for_lease = false;
         // Listening before asking: a grant that comes in between is heard.
         let mut listening = self.wakes.listen(attempt.token);
         loop {
-            let (holder, queued) = match self.ask(attempt).await? {
-                (Said::Granted { fence, deadline }, _) => {
-                    return Ok(Some(Answer::Granted { fence, deadline }));
+            let breaks = self.wakes.breaks();
+            let holder = match self.ask(attempt, true).await? {
+                Said::Granted(grant) => {
+                    if waited_for_lease {
+                        handed_over("expiry");
+                    }
+                    return Ok(Answer::Granted(self.hold(grant, block, place, breaks)));
                 }
-                (Said::Busy(holder), queued) => (holder, queued),
+                Said::Busy(holder) => holder,
             };
             if holder.how == How::Kept
-                && let Some(left) = holder.left
+                && let (Some(left), Some(place)) = (holder.left, place)
             {
                 place.tell_kept(Instant::now() + left);
             }
             if holder.is_kept_beyond(attempt) {
-                return match queued {
+                return match holder.queued {
                     // The store thought that there was just time enough.
-                    true => self
-                        .leave(attempt, false)
-                        .await
-                        .map(|said| Some(said.into())),
-                    false => Ok(Some(holder.busy())),
+                    true => self.give_up(attempt).await,
+                    false => Ok(holder.busy()),
                 };
             }
             let told = tokio::select! {
                 biased;
-                told = listening.next() => told,
+                told = listening.next(breaks) => told,
                 () = sleep(nap(&holder, attempt.patience(), &mut poll)) => None,
-                () = &mut gone => return Ok(None),
             };
             match told {
                 Some(Wake::Held { fence, lease, at }) => {
-                    let deadline = granted_until(&holder, lease, at);
-                    return Ok(Some(Answer::Granted { fence, deadline }));
+                    handed_over("remote");
+                    let grant = Grant {
+                        claim: Claim {
+                            token: attempt.token,
+                            last_fence: fence,
+                        },
+                        fence,
+                        deadline: granted_until(&holder, lease, at),
+                        place: None,
+                    };
+                    return Ok(Answer::Granted(self.hold(grant, block, place, breaks)));
                 }
                 Some(Wake::Kept { left }) => {
-                    place.tell_kept(Instant::now() + left);
+                    if let Some(place) = place {
+                        place.tell_kept(Instant::now() + left);
+                    }
                     let (left, how) = (Some(left), How::Kept);
-                    return Ok(Some(Answer::Busy { left, how }));
+                    return Ok(Answer::Busy { left, how });
                 }
-                None if attempt.is_over() => {
-                    return self
-                        .leave(attempt, false)
-                        .await
-                        .map(|said| Some(said.into()));
-                }
+                None if attempt.is_over() => return self.give_up(attempt).await,
+                Some(Wake::Ask) => {}
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                Some(Wake::Ask) | None => {}
+                None => waited_for_lease = true,
             }
         }
+    }
+
+    /// The wait is over, unless the lock was granted in this moment.
+    async fn give_up(&self, attempt: &Attempt) -> Result<Answer> {
+        Ok(match self.leave(attempt, false).await? {
+            // Of the fences that came with it only the last: nobody looks behind us any more.
+            Said::Granted(grant) => Answer::Granted(grant),
+            Said::Busy(holder) => holder.busy(),
+        })
+    }
+
+    /// Makes a grant known to those in line behind: it may be passed on to them.
+    fn hold(&self, mut grant: Grant, block: u64, place: Option<&Place>, breaks: u64) -> Grant {
+        if let Some(place) = place {
+            let last = grant.fence;
+            grant.fence = last + 1 - block;
+            place.hold(Tenure {
+                claim: grant.claim,
+                ends: grant.deadline,
+                since: Instant::now(),
+                fences: grant.fence + 1..=last,
+                breaks,
+            });
+        }
+        grant
     }
 
     /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
     /// was granted.
     pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
-        if attempt.member.get().is_none() {
-            return Ok(());
-        }
         self.leave(attempt, true).await.map(drop)
     }
 
-    /// The attempt as the queue has it.
-    fn member(&self, attempt: &Attempt) -> String {
-        let wait = attempt.patience().map_or(-1, signed_millis);
-        let (process, lease) = (&self.process, millis(attempt.lease));
-        format!("{process}:{lease}:{wait}:{}", attempt.token)
-    }
-
-    /// Asks for the lock, and whether we stand in the queue now.
-    async fn ask(&self, attempt: &Attempt) -> Result<(Said, bool)> {
-        let mut script = on(&ACQUIRE, &attempt.keys);
-        script
-            .arg(attempt.token.to_string())
-            .arg(millis(attempt.lease))
-            .arg(attempt.patience().map_or(-1, signed_millis))
-            .arg(attempt.member.get().map_or("", String::as_str));
-        self.question(&script).await
+    async fn ask(&self, attempt: &Attempt, waits: bool) -> Result<Said> {
+        let step = Step::Acquire {
+            what: what(attempt, waits),
+            waited: waited(attempt),
+        };
+        let asked = self
+            .calls
+            .ask(script(attempt.keys.family), &attempt.keys, step);
+        said(attempt, &asked.await?)
     }
 
     async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<Said> {
-        let mut script = on(&LEAVE, &attempt.keys);
-        script
-            .arg(attempt.token.to_string())
-            .arg(attempt.member.get().map_or("", String::as_str))
-            .arg(u8::from(give_back));
-        self.question(&script).await.map(|(said, _)| said)
+        let what = what(attempt, true);
+        let step = Step::Leave { what, give_back };
+        let asked = self
+            .calls
+            .ask(script(attempt.keys.family), &attempt.keys, step);
+        said(attempt, &asked.await?)
     }
 
-    async fn question(&self, script: &ScriptInvocation<'_>) -> Result<(Said, bool)> {
-        let ran = self
-            .wire
-            .run::<(String, u64, i64, i64, bool)>(script)
-            .await?;
-        let (how, fence, left, clock, queued) = ran.answer;
-        let left = u64::try_from(left).ok().map(Duration::from_millis);
-        if how == "granted" {
-            // From before the last attempt was sent: never later than the server's own end.
-            let deadline = ran.begun + left.unwrap_or_default();
-            return Ok((Said::Granted { fence, deadline }, false));
-        }
-        let holder = Holder {
-            is_ours: how != "foreign",
-            how: if how == "kept" { How::Kept } else { How::Held },
-            left,
-            asked: ran.begun,
-            clock,
+    /// Gives the lock back. Whoever is next in line here stands in the queue before that, so
+    /// that nobody is given it who came later.
+    pub(super) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Asked {
+        let Tenant { claim, fence, .. } = *tenant;
+        let used = (fence != claim.last_fence).then_some(fence);
+        let Some(next) = place.and_then(Place::next) else {
+            return self.step(tenant, Step::Release { claim, used });
         };
-        Ok((Said::Busy(holder), queued))
-    }
-
-    pub(super) async fn release(&self, attempt: &Attempt) -> Result<Release> {
-        let mut script = on(&RELEASE, &attempt.keys);
-        script.arg(attempt.token.to_string());
-        let ran = self.wire.run::<bool>(&script).await?;
-        Ok(match (ran.answer, ran.repeated) {
-            (true, _) => Release::Done,
-            (false, false) => Release::NotOurs,
-            (false, true) => Release::Unclear,
-        })
-    }
-
-    pub(super) async fn keep(&self, attempt: &Attempt) -> Result<bool> {
-        let mut script = on(&KEEP, &attempt.keys);
-        script.arg(attempt.token.to_string());
-        self.wire.run(&script).await.map(|ran| ran.answer)
-    }
-
-    pub(super) async fn renew(&self, attempt: &Attempt, left: Duration) -> Result<bool> {
-        let mut script = on(&RENEW, &attempt.keys);
-        script.arg(attempt.token.to_string()).arg(millis(left));
-        self.wire.run(&script).await.map(|ran| ran.answer)
-    }
-}
-
-impl From<Said> for Answer {
-    fn from(said: Said) -> Self {
-        match said {
-            Said::Granted { fence, deadline } => Self::Granted { fence, deadline },
-            Said::Busy(holder) => holder.busy(),
+        let attempt = next.attempt().clone();
+        attempt.block_for(next.is_waited_for());
+        let (what, waited) = (what(&attempt, true), waited(&attempt));
+        let pass = Step::Pass {
+            claim,
+            used,
+            what,
+            waited,
+        };
+        let asked = self.step(tenant, pass);
+        if !next.call() {
+            // It left, and may not know that it stands there.
+            let give_back = true;
+            drop(self.step(tenant, Step::Leave { what, give_back }));
         }
+        asked
+    }
+
+    pub(super) async fn keep(&self, tenant: &Tenant) -> Result<bool> {
+        read(&self.step(tenant, Step::Keep(tenant.claim.token)).await?)
+    }
+
+    pub(super) async fn renew(&self, tenant: &Tenant, left: Duration) -> Result<bool> {
+        let step = Step::Renew(tenant.claim.token, millis(left));
+        read(&self.step(tenant, step).await?)
+    }
+
+    fn step(&self, tenant: &Tenant, step: Step) -> Asked {
+        self.calls
+            .ask(script(tenant.keys.family), &tenant.keys, step)
     }
 }
 
-fn on<'a>(script: &'a Script, keys: &Keys) -> ScriptInvocation<'a> {
-    let mut script = script.key(&keys.holder[..]);
-    script.key(&keys.fence[..]).key(&keys.queue[..]);
-    script
+fn script(family: Family) -> &'static Lua {
+    match family {
+        Family::Lock => &LOCKS,
+        Family::Semaphore | Family::ReadWrite => &SHARES,
+    }
+}
+
+/// For how long it has been waiting here, which counts as waiting there; in µs.
+fn waited(attempt: &Attempt) -> u64 {
+    match attempt.begun.elapsed().as_micros() {
+        ..1000 => 0,
+        waited => u64::try_from(waited).unwrap_or(u64::MAX),
+    }
+}
+
+/// What is waited for, or only asked for once.
+fn what(attempt: &Attempt, waits: bool) -> What {
+    let wait = attempt
+        .until
+        .map_or(-1, |until| signed_millis(until - attempt.begun));
+    What {
+        token: attempt.token,
+        lease: millis(attempt.lease),
+        wait: waits.then_some(wait),
+        block: attempt.block.get().copied().unwrap_or(1),
+        mode: attempt.mode,
+    }
+}
+
+/// Reads the answer to a `release`.
+pub(super) fn released(answered: &Answered) -> Result<Release> {
+    Ok(match (read::<bool>(answered)?, answered.repeated) {
+        (true, _) => Release::Done,
+        (false, false) => Release::NotOurs,
+        (false, true) => Release::Unclear,
+    })
+}
+
+/// Reads the answer to an `acquire` or a `leave`.
+fn said(attempt: &Attempt, answered: &Answered) -> Result<Said> {
+    // From before the last call was sent: never later than the server's own end.
+    let granted = |fence, left| {
+        Said::Granted(Grant {
+            claim: Claim {
+                token: attempt.token,
+                last_fence: fence,
+            },
+            fence,
+            deadline: answered.begun + left,
+            place: None,
+        })
+    };
+    if let Value::Int(fence) = answered.value {
+        let fence = u64::try_from(fence).unwrap_or_default();
+        return Ok(granted(fence, attempt.lease));
+    }
+    let (how, fence, left, queued) = read::<(String, u64, i64, bool)>(answered)?;
+    let left = u64::try_from(left).ok().map(Duration::from_millis);
+    if how == "granted" {
+        return Ok(granted(fence, left.unwrap_or_default()));
+    }
+    Ok(Said::Busy(Holder {
+        is_ours: how != "foreign",
+        how: if how == "kept" { How::Kept } else { How::Held },
+        left,
+        queued,
+        asked: answered.begun,
+        clock: answered.clock,
+    }))
+}
+
+fn read<T: FromRedisValue>(answered: &Answered) -> Result<T> {
+    T::from_redis_value_ref(&answered.value).map_err(Error::refused)
+}
+
+/// A lock went from one holder to the next: passed on in this process, granted by whoever
+/// released it, or taken when its lease had ended.
+fn handed_over(how: &'static str) {
+    counter!("lockstock_lock_handovers_total", "kind" => how).increment(1);
 }
 
 /// How long to wait before asking again, should nobody tell us anything: until a little

@@ -1,22 +1,117 @@
 //! The waiters of one name in this process: they stand in line here, and only the first of
-//! them speaks to Redis.
+//! them speaks to Redis. When it has the lock, it passes it on to the next in line without
+//! asking anybody (cohort hand-over: Dice, Marathe, Shavit 2012, "Lock cohorting").
+//!
+//! Passing on is fair and safe by four bounds. Of one grant at most [`MOST_PASSES`] holders
+//! in a row, and none later than [`MOST_TIME`] after it, so that other processes are passed
+//! over no longer than that. Each holder has at least nine tenths of its lease left, and no
+//! more than its lease, so that nothing has to be renewed meanwhile and a holder that crashes
+//! is in nobody's way for longer than it should be. Each has a fence of its own, out of a
+//! block that was minted with the grant. And none once the connection broke: the store may
+//! have forgotten us.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// The lines, by the holder's key.
-#[derive(Clone, Default)]
-pub(super) struct Lines(Arc<Mutex<HashMap<Vec<u8>, Line>>>);
+use super::wakes::Wakes;
+use crate::key::Keys;
+use crate::store::attempt::{Attempt, Claim};
 
-/// Those behind the first.
-#[derive(Default)]
+/// How many holders one grant is for, at most.
+pub(crate) const MOST_PASSES: u64 = 128;
+/// For how long after a grant it is passed on.
+const MOST_TIME: Duration = Duration::from_millis(5);
+/// After the end of a lease the next in line waits for so long before asking: the store may
+/// be that late.
+const AFTER_LEASE: Duration = Duration::from_millis(1);
+
+/// The lines of all names.
+#[derive(Debug, Clone)]
+pub(super) struct Lines(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    wakes: Wakes,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: HashMap<Arc<Keys>, Line>,
+    /// Counts those who were first, of all lines.
+    turns: u64,
+}
+
+#[derive(Debug, Default)]
 struct Line {
+    /// Whose turn it is: a place with another one is not in front any more.
+    turn: u64,
+    /// What the first has, once it has the lock.
+    tenure: Option<Tenure>,
+    /// Those behind the first.
     behind: VecDeque<Waiter>,
     /// How many may be behind before those who gave up are looked for.
     sweep_at: usize,
+    watch: Option<Watch>,
+}
+
+/// Sees to it that those behind go on when the lease of the first ends. Ends with the line.
+#[derive(Debug)]
+struct Watch {
+    wakes: Instant,
+    task: AbortHandle,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A lock that this process has.
+#[derive(Debug, Clone)]
+pub(super) struct Tenure {
+    pub(super) claim: Claim,
+    pub(super) ends: Instant,
+    pub(super) since: Instant,
+    /// The fences that are left of the grant's.
+    pub(super) fences: std::ops::RangeInclusive<u64>,
+    /// How many connections had broken when the lock was granted.
+    pub(super) breaks: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    attempt: Arc<Attempt>,
+    told: oneshot::Sender<InLine>,
+}
+
+/// How standing in line ended.
+#[derive(Debug)]
+pub(super) enum InLine {
+    /// First: ask Redis.
+    First(Place),
+    /// The lock was passed on.
+    Passed(Place, Passed),
+    /// The lock is kept until then, which is longer than the wait.
+    Kept(Instant),
+    /// The store did not answer the first in line.
+    Failed(String),
+    /// The wait is over.
+    TooLate,
+}
+
+/// A lock that was passed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passed {
+    pub(super) claim: Claim,
+    pub(super) fence: u64,
+    pub(super) deadline: Instant,
 }
 
 impl Line {
@@ -28,126 +123,287 @@ impl Line {
             self.sweep_at = (self.behind.len() * 2).max(64);
         }
     }
-}
 
-struct Waiter {
-    until: Option<Instant>,
-    told: oneshot::Sender<InLine>,
-}
-
-/// How standing in line ended.
-pub(super) enum InLine {
-    /// First: ask Redis.
-    First(Place),
-    /// The lock is kept until then, which is longer than the wait.
-    Kept(Instant),
-    /// The store did not answer the first in line.
-    Failed(String),
-    /// The wait is over.
-    TooLate,
+    /// What `waiter` would be passed.
+    fn passable(&mut self, waiter: &Waiter, breaks: u64, now: Instant) -> Option<Passed> {
+        let tenure = self.tenure.as_mut()?;
+        let left = tenure.ends.saturating_duration_since(now);
+        let fair = now < tenure.since + MOST_TIME;
+        let safe = left >= waiter.attempt.lease * 9 / 10 && left <= waiter.attempt.lease;
+        if !fair || !safe || tenure.breaks != breaks {
+            return None;
+        }
+        Some(Passed {
+            claim: tenure.claim,
+            fence: tenure.fences.next()?,
+            deadline: tenure.ends,
+        })
+    }
 }
 
 impl Lines {
-    /// Stands in line for `key` until first, or until `until`.
-    pub(super) async fn stand(&self, key: &[u8], until: Option<Instant>) -> InLine {
+    pub(super) fn new(wakes: Wakes) -> Self {
+        let state = Mutex::default();
+        Self(Arc::new(Inner { state, wakes }))
+    }
+
+    /// Stands in line for the lock until first, or until `until`.
+    pub(super) async fn stand(&self, attempt: &Arc<Attempt>) -> InLine {
+        let keys = &attempt.keys;
         let told = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(key) else {
-                lines.insert(key.to_vec(), Line::default());
-                return InLine::First(self.place(key));
+            let mut state = self.state();
+            let state = &mut *state;
+            let Some(line) = state.lines.get_mut(keys) else {
+                state.turns += 1;
+                let line = Line {
+                    turn: state.turns,
+                    ..Line::default()
+                };
+                state.lines.insert(keys.clone(), line);
+                return InLine::First(self.place(keys, state.turns));
             };
             let (told, hears) = oneshot::channel();
             line.sweep();
-            line.behind.push_back(Waiter { until, told });
+            let attempt = attempt.clone();
+            line.behind.push_back(Waiter { attempt, told });
+            self.watch(keys, line);
             hears
         };
-        let over = async {
-            match until {
-                Some(until) => sleep_until(until).await,
-                None => std::future::pending().await,
-            }
+        let Some(until) = attempt.until else {
+            // Lines are never dropped with somebody in them.
+            return told.await.unwrap_or(InLine::TooLate);
         };
         tokio::select! {
             biased;
-            // Lines are never dropped with somebody in them.
             told = told => told.unwrap_or(InLine::TooLate),
-            () = over => InLine::TooLate,
+            () = sleep_until(until) => InLine::TooLate,
         }
     }
 
-    fn place(&self, key: &[u8]) -> Place {
+    /// Sees to it that those in `line` do not wait for a holder beyond its lease: it may hang.
+    fn watch(&self, keys: &Arc<Keys>, line: &mut Line) {
+        let Some(tenure) = &line.tenure else {
+            return;
+        };
+        let wakes = tenure.ends + AFTER_LEASE;
+        // A watch that wakes too early sleeps again.
+        let watched = line
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.wakes <= wakes);
+        if watched || line.behind.is_empty() {
+            return;
+        }
+        let (all, keys) = (self.clone(), keys.clone());
+        let task = tokio::spawn(async move {
+            let mut next = Some(wakes);
+            while let Some(wakes) = next {
+                sleep_until(wakes).await;
+                next = all.look(&keys);
+            }
+        });
+        line.watch = Some(Watch {
+            wakes,
+            task: task.abort_handle(),
+        });
+    }
+
+    /// Lets the next in line step forward if the lease of the first has ended, and answers when
+    /// to look again.
+    fn look(&self, keys: &Arc<Keys>) -> Option<Instant> {
+        let mut state = self.state();
+        let line = state.lines.get_mut(keys)?;
+        let ends = line.tenure.as_ref().map(|tenure| tenure.ends + AFTER_LEASE);
+        match (ends, &mut line.watch) {
+            (Some(ends), Some(watch)) if ends > Instant::now() => {
+                watch.wakes = ends;
+                Some(ends)
+            }
+            (ends, watch) => {
+                // Whoever steps forward is watched when it has the lock.
+                *watch = None;
+                ends?;
+                let turn = line.turn;
+                let next = self.next(&mut state, keys, turn);
+                drop(state);
+                next.map(Next::call);
+                None
+            }
+        }
+    }
+
+    /// Whose turn it is after `turn`, unless that is over. Whoever is not called leaves the
+    /// turn to those behind.
+    fn next(&self, state: &mut State, keys: &Arc<Keys>, turn: u64) -> Option<Next> {
+        let line = state.lines.get_mut(keys)?;
+        if line.turn != turn {
+            return None;
+        }
+        line.tenure = None;
+        while let Some(waiter) = line.behind.pop_front() {
+            if !waiter.told.is_closed() {
+                state.turns += 1;
+                line.turn = state.turns;
+                let place = self.place(keys, line.turn);
+                return Some(Next { waiter, place });
+            }
+        }
+        state.lines.remove(keys);
+        None
+    }
+
+    fn place(&self, keys: &Arc<Keys>, turn: u64) -> Place {
         Place {
-            lines: self.clone(),
-            key: key.to_vec(),
-            taken: true,
+            lines: Some(self.clone()),
+            keys: keys.clone(),
+            turn,
         }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Line>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Held for a few operations of the map, and never across an await.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever steps forward next.
+#[derive(Debug)]
+pub(super) struct Next {
+    waiter: Waiter,
+    place: Place,
+}
+
+impl Next {
+    pub(super) fn attempt(&self) -> &Arc<Attempt> {
+        &self.waiter.attempt
+    }
+
+    /// Whether somebody waits behind it.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.place.is_waited_for()
+    }
+
+    /// Tells it. Whether it was still there; else those behind it step forward.
+    pub(super) fn call(self) -> bool {
+        let told = self.waiter.told.send(InLine::First(self.place));
+        told.is_ok()
     }
 }
 
 /// The first place in a line. Dropping it lets the next one step forward.
-pub(super) struct Place {
-    lines: Lines,
-    key: Vec<u8>,
-    /// Whether this is the place, and not one that nobody took.
-    taken: bool,
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// `None` once nobody's.
+    lines: Option<Lines>,
+    keys: Arc<Keys>,
+    turn: u64,
 }
 
 impl Place {
-    /// Tells those in line who cannot wait until `ends` that they wait in vain.
-    pub(super) fn tell_kept(&self, ends: Instant) {
-        let mut lines = self.lines.lines();
-        let Some(line) = lines.get_mut(&self.key) else {
-            return;
+    /// Whether somebody waits behind.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.in_line(|_, line| !line.behind.is_empty())
+            .unwrap_or_default()
+    }
+
+    /// The lock is ours.
+    pub(super) fn hold(&self, tenure: Tenure) {
+        self.in_line(|lines, line| {
+            line.tenure = Some(tenure);
+            lines.watch(&self.keys, line);
+        });
+    }
+
+    /// The lock is ours until then.
+    pub(crate) fn set_ends(&self, ends: Instant) {
+        self.in_line(|lines, line| {
+            if let Some(tenure) = &mut line.tenure {
+                tenure.ends = ends;
+                lines.watch(&self.keys, line);
+            }
+        });
+    }
+
+    /// Passes the lock on to the next in line, if that is fair and safe.
+    pub(crate) fn pass_on(&self) -> bool {
+        let Some(lines) = &self.lines else {
+            return false;
         };
-        let in_vain = |waiter: &Waiter| waiter.until.is_some_and(|until| until < ends);
-        let (losing, waiting) = std::mem::take(&mut line.behind)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(in_vain);
-        line.behind = waiting;
-        for loser in losing {
-            let _ = loser.told.send(InLine::Kept(ends));
+        let now = Instant::now();
+        let breaks = lines.0.wakes.breaks();
+        let mut state = lines.state();
+        let state = &mut *state;
+        let Some(line) = state.lines.get_mut(&self.keys) else {
+            return false;
+        };
+        if line.turn != self.turn {
+            return false;
         }
+        while let Some(next) = line.behind.pop_front() {
+            let Some(passed) = line.passable(&next, breaks, now) else {
+                line.behind.push_front(next);
+                return false;
+            };
+            state.turns += 1;
+            let place = lines.place(&self.keys, state.turns);
+            match next.told.send(InLine::Passed(place, passed)) {
+                Ok(()) => {
+                    line.turn = state.turns;
+                    return true;
+                }
+                // It left in this moment. Dropped as it is, its place would lock the lines
+                // a second time.
+                Err(InLine::Passed(mut place, _)) => place.lines = None,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    /// Whose turn it is next. It is not ours any more.
+    pub(super) fn next(&self) -> Option<Next> {
+        let lines = self.lines.as_ref()?;
+        lines.next(&mut lines.state(), &self.keys, self.turn)
+    }
+
+    /// Lets the next in line step forward, to ask for itself.
+    pub(crate) fn step_back(&self) {
+        self.next().map(Next::call);
+    }
+
+    /// Tells those in line who cannot wait until `ends` that they wait in vain.
+    pub(crate) fn tell_kept(&self, ends: Instant) {
+        self.in_line(|_, line| {
+            let in_vain = |waiter: &Waiter| waiter.attempt.until.is_some_and(|until| until < ends);
+            let (losing, waiting) = std::mem::take(&mut line.behind)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(in_vain);
+            line.behind = waiting;
+            for loser in losing {
+                let _ = loser.told.send(InLine::Kept(ends));
+            }
+        });
     }
 
     /// Tells all in line that the store does not answer.
     pub(super) fn tell_failed(&self, why: &str) {
-        let mut lines = self.lines.lines();
-        if let Some(line) = lines.get_mut(&self.key) {
+        self.in_line(|_, line| {
             for waiter in line.behind.drain(..) {
                 let _ = waiter.told.send(InLine::Failed(why.to_owned()));
             }
-        }
+        });
+    }
+
+    fn in_line<T>(&self, act: impl FnOnce(&Lines, &mut Line) -> T) -> Option<T> {
+        let lines = self.lines.as_ref()?;
+        let mut state = lines.state();
+        let line = state.lines.get_mut(&self.keys)?;
+        (line.turn == self.turn).then(|| act(lines, line))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.taken {
-            return;
-        }
-        let mut lines = self.lines.lines();
-        let Some(line) = lines.get_mut(&self.key) else {
-            return;
-        };
-        while let Some(next) = line.behind.pop_front() {
-            if next.told.is_closed() {
-                continue;
-            }
-            let place = self.lines.place(&self.key);
-            match next.told.send(InLine::First(place)) {
-                Err(InLine::First(mut place)) => {
-                    // It left in this moment, and the place comes back. Dropped as it is, it
-                    // would lock the lines a second time.
-                    place.taken = false;
-                }
-                _ => return,
-            }
-        }
-        lines.remove(&self.key);
+        self.step_back();
     }
 }

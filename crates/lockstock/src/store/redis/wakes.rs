@@ -3,23 +3,36 @@
 //!
 //! One channel a process, whatever the number of its waiters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::token::Token;
 
 /// The waiters of this process, by their tokens.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Wakes(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
-    waiting: Mutex<HashMap<Token, mpsc::UnboundedSender<Wake>>>,
+    waiting: Mutex<HashMap<Token, Ear>>,
     /// Counts the broken connections.
     breaks: watch::Sender<u64>,
+}
+
+/// What a waiter was told and has not heard. Most have what they want before they ever wait,
+/// so this is kept small.
+#[derive(Debug, Default)]
+struct Ear {
+    /// At most a few: a place in the queue is granted or kept from once, and each `ask`
+    /// answers an event of the queue.
+    told: VecDeque<Wake>,
+    sleeper: Option<Waker>,
 }
 
 /// What a waiter is told.
@@ -46,15 +59,9 @@ impl Wakes {
     }
 
     /// Listens for `token` until the listening is dropped.
-    pub(super) fn listen(&self, token: Token) -> Listening {
-        let (told, wakes) = mpsc::unbounded_channel();
-        self.waiting().insert(token, told);
-        Listening {
-            of: self.clone(),
-            token,
-            wakes,
-            breaks: self.0.breaks.subscribe(),
-        }
+    pub(super) fn listen(&self, token: Token) -> Listening<'_> {
+        self.waiting().insert(token, Ear::default());
+        Listening { of: self, token }
     }
 
     /// Takes in what was pushed.
@@ -67,10 +74,13 @@ impl Wakes {
                 // A message of a form that we do not know is of a version to come.
                 let text = std::str::from_utf8(message).unwrap_or_default();
                 if let Some((token, wake)) = parse(text)
-                    && let Some(waiter) = self.waiting().get(&token)
-                {
                     // Gone in this moment: its leaving gives the lock back.
-                    let _ = waiter.send(wake);
+                    && let Some(ear) = self.waiting().get_mut(&token)
+                {
+                    ear.told.push_back(wake);
+                    if let Some(sleeper) = ear.sleeper.take() {
+                        sleeper.wake();
+                    }
                 }
             }
             PushKind::Disconnection => self.broken(),
@@ -83,7 +93,12 @@ impl Wakes {
         self.0.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Token, mpsc::UnboundedSender<Wake>>> {
+    /// How many connections have broken.
+    pub(super) fn breaks(&self) -> u64 {
+        *self.0.breaks.borrow()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Token, Ear>> {
         // Held for one operation of the map, and never across an await.
         self.0
             .waiting
@@ -92,28 +107,38 @@ impl Wakes {
     }
 }
 
-/// A waiter's ear.
-pub(super) struct Listening {
-    of: Wakes,
+/// Listens for what one waiter is told.
+pub(super) struct Listening<'a> {
+    of: &'a Wakes,
     token: Token,
-    /// At most a few: a place in the queue is granted or kept from once, and each `ask`
-    /// answers an event of the queue.
-    wakes: mpsc::UnboundedReceiver<Wake>,
-    breaks: watch::Receiver<u64>,
 }
 
-impl Listening {
-    /// What the waiter is told; `None` if the connection broke and it has to ask again.
-    pub(super) async fn next(&mut self) -> Option<Wake> {
+impl Listening<'_> {
+    /// What the waiter is told; `None` if more than `breaks` connections broke and it has to
+    /// ask again.
+    pub(super) async fn next(&mut self, breaks: u64) -> Option<Wake> {
+        let mut broken = self.of.0.breaks.subscribe();
         tokio::select! {
             biased;
-            wake = self.wakes.recv() => wake,
-            _ = self.breaks.changed() => None,
+            wake = poll_fn(|context| self.heard(context)) => Some(wake),
+            _ = broken.wait_for(|now| *now > breaks) => None,
+        }
+    }
+
+    fn heard(&self, context: &mut Context<'_>) -> Poll<Wake> {
+        let mut waiting = self.of.waiting();
+        let ear = waiting.entry(self.token).or_default();
+        match ear.told.pop_front() {
+            Some(wake) => Poll::Ready(wake),
+            None => {
+                ear.sleeper = Some(context.waker().clone());
+                Poll::Pending
+            }
         }
     }
 }
 
-impl Drop for Listening {
+impl Drop for Listening<'_> {
     fn drop(&mut self) {
         self.of.waiting().remove(&self.token);
     }
@@ -145,7 +170,7 @@ mod tests {
 
     #[test]
     fn messages_of_the_scripts_are_understood_and_no_others() {
-        let token = Token::random();
+        let token = Token::random(crate::token::Process::random());
         let held = format!("held:{token}:1763865225000001:3000:1763865225000000");
         let wake = Wake::Held {
             fence: 1_763_865_225_000_001,

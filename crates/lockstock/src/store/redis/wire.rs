@@ -11,14 +11,69 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
 use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, ScriptInvocation,
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script,
+    ServerErrorKind,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::wakes::Wakes;
 use crate::error::{Error, Result};
-use crate::store::redacted;
+use crate::key::Keys;
+use crate::redacted::redacted;
+use crate::token::Process;
+
+/// What the name of a process' channel begins with.
+const CHANNELS: &str = "lockstock:wake:";
+
+const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+
+/// What the scripts have to know of where a lock is.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// The key of the highest fence there.
+    pub(super) clock: String,
+    /// What the channels begin with on which waiters are told.
+    pub(super) channels: String,
+    /// This process, as its channel and its waiters name it.
+    pub(super) process: String,
+}
+
+/// How a script is named.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// For a server that knows it.
+    Hash,
+    Text,
+}
+
+/// A script, and the hash that a server knows it by.
+#[derive(Debug)]
+pub(super) struct Lua {
+    text: &'static str,
+    hash: String,
+}
+
+impl Lua {
+    pub(super) fn new(text: &'static str) -> Self {
+        let hash = Script::new(text).get_hash().to_owned();
+        Self { text, hash }
+    }
+}
+
+impl By {
+    pub(super) fn command(self, script: &Lua) -> Cmd {
+        let mut cmd = redis::cmd(match self {
+            Self::Hash => "EVALSHA",
+            Self::Text => "EVAL",
+        });
+        cmd.arg(match self {
+            Self::Hash => &*script.hash,
+            Self::Text => script.text,
+        });
+        cmd
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Wire(Arc<Inner>);
@@ -29,6 +84,7 @@ struct Inner {
     channel: String,
     wakes: Wakes,
     limit: Duration,
+    slot: Arc<Slot>,
     /// std's mutex: held to clone or replace a handle, never across an await.
     connection: Mutex<ConnectionManager>,
     /// Somebody is about to replace the connection.
@@ -47,7 +103,7 @@ pub(super) struct Ran<T> {
 impl Wire {
     pub(super) async fn connect(
         url: &str,
-        channel: String,
+        process: Process,
         wakes: Wakes,
         limit: Duration,
     ) -> Result<Self> {
@@ -69,6 +125,12 @@ impl Wire {
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;
+        let slot = Slot {
+            clock: "lockstock:clock".to_owned(),
+            channels: CHANNELS.to_owned(),
+            process: process.to_string(),
+        };
+        let channel = format!("{CHANNELS}{process}");
         let connection = open(&client, &channel, &wakes, limit)
             .await
             .map_err(|why| {
@@ -79,22 +141,33 @@ impl Wire {
             channel,
             wakes,
             limit,
+            slot: Arc::new(slot),
             connection: Mutex::new(connection),
             replacing: AtomicBool::new(false),
         })))
     }
 
-    /// Runs `script`, a second time if the connection broke under it.
+    /// Where a lock is.
+    pub(super) fn slot(&self, _keys: &Keys) -> Arc<Slot> {
+        self.0.slot.clone()
+    }
+
+    /// Runs a script, a second time if the connection broke under it. Not waited for beyond
+    /// `until`.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
-        script: &ScriptInvocation<'_>,
+        command: impl Fn(By) -> Cmd,
+        until: Instant,
     ) -> Result<Ran<T>> {
         let attempts = async {
             let mut connection = self.connection().clone();
             let mut repeated = false;
+            let mut asked = command(By::Hash);
             loop {
                 let begun = Instant::now();
-                match script.invoke_async(&mut connection).await {
+                match asked.query_async(&mut connection).await {
+                    // New to it, or restarted.
+                    Err(error) if error.kind() == NO_SCRIPT => asked = command(By::Text),
                     // The connection that just failed may have been dead for hours: the
                     // one that takes its place deserves a try. Bounded by the timeout.
                     Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
@@ -117,7 +190,7 @@ impl Wire {
                 }
             }
         };
-        timeout(self.0.limit, attempts)
+        timeout_at(until, attempts)
             .await
             .unwrap_or_else(|_| Err(self.silent()))
     }
@@ -129,7 +202,7 @@ impl Wire {
     }
 
     /// Looks, in the background, whether the connection is still good for anything.
-    fn doubt(&self) {
+    pub(super) fn doubt(&self) {
         if !self.0.replacing.swap(true, Ordering::Relaxed) {
             let wire = self.clone();
             tokio::spawn(async move {

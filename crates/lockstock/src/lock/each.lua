@@ -1,0 +1,41 @@
+-- Takes those steps that no short cut has taken, in their order.
+
+local function take_step(step, arguments, at)
+  local taken, answer = pcall(step, unpack(ARGV, at, at + arguments - 1))
+  if taken then
+    mark_wanted()
+    return answer
+  end
+  return { 'failed', type(answer) == 'table' and answer.err or tostring(answer) }
+end
+
+-- Of the others: their arguments have names before them.
+local next_other = 5 + 2 * RELEASES + 6 * ACQUIRES
+
+local function other()
+  local name, at = ARGV[next_other], next_other + 1
+  local step, arguments = keep, 1
+  if name == 'leave' then
+    step, arguments = leave, 6
+  elseif name == 'pass' then
+    step, arguments = pass, 8
+  elseif name == 'renew' then
+    step, arguments = renew, 2
+  end
+  next_other = at + arguments
+  return take_step(step, arguments, at)
+end
+
+for i = 1, STEPS do
+  holder_key, queue_key = KEYS[2 * i], KEYS[2 * i + 1]
+  if answers[1 + i] == nil then
+    if i <= RELEASES then
+      answers[1 + i] = take_step(release, 2, 3 + 2 * i)
+    elseif i <= RELEASES + ACQUIRES then
+      answers[1 + i] = take_step(acquire, 6, 5 + 2 * RELEASES + 6 * (i - RELEASES - 1))
+    else
+      answers[1 + i] = other()
+    end
+  end
+end
+return finish()

@@ -1,0 +1,50 @@
+-- The beginning of both scripts. A script is put together from the files of this folder:
+--
+--   locks:   head, shortcuts, exclusive, queue, steps, keep, each
+--   shares:  head,            shared,    queue, steps,       each
+--
+-- A call takes any number of steps, all of them in one Cluster slot: first those that
+-- release, then those that acquire, then the others.
+--
+-- KEYS[1]  the clock: the highest fence of all that was given out, see mint
+-- KEYS     two for each step:
+--            holder  who holds: see exclusive.lua and shared.lua
+--            queue   a sorted set of waiters. The score is the time of arrival in µs by this
+--                    server's clock; the member is PROCESS:LEASE:WAIT:BLOCK:MODE:TOKEN, times
+--                    in ms, WAIT -1 for a waiter that waits as long as it takes
+-- ARGV[1]  what the names of channels begin with: 'lockstock:wake:', or in a Cluster
+--          'lockstock:wake:{TAG}:' with a tag of the keys' slot
+-- ARGV[2]  the process that asks
+-- ARGV[3]  how many steps release, ARGV[4] how many acquire
+-- ARGV     then the arguments of each step, see steps.lua; those of the others behind the
+--          name of the step
+--
+-- Answers {now, answer of the first step, …}: now is this server's clock in µs. A step that
+-- failed answers {'failed', why}, and the others are taken nevertheless.
+--
+-- Each process listens on one channel for all of its waiters, and is told there:
+--   held:TOKEN:FENCE:LEASE:NOW   the lock is yours, since NOW (µs), for LEASE ms
+--   kept:TOKEN:LEFT              nobody gets it for LEFT ms; you are out of the queue
+--   ask:TOKEN                    what you know of the holder is not true any more: ask again
+--
+-- Every step may be taken twice with the same arguments.
+local CHANNEL, PROCESS = ARGV[1], ARGV[2]
+local RELEASES, ACQUIRES = tonumber(ARGV[3]), tonumber(ARGV[4])
+local STEPS = (#KEYS - 1) / 2
+
+-- Numbers beyond 2^31 keep their digits only when written like this.
+local function whole(number) return string.format('%.0f', number) end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local highest = tonumber(redis.call('GET', KEYS[1]) or 0) or 0
+local highest_before = highest
+
+local answers = { now }
+-- Of the step at hand.
+local holder_key, queue_key
+
+local function finish()
+  if highest ~= highest_before then redis.call('SET', KEYS[1], whole(highest)) end
+  return answers
+end

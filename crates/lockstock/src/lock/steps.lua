@@ -1,0 +1,116 @@
+-- The steps that both kinds of lock have.
+
+-- Takes the lock, or a place in the queue. Asked again with the same token it answers the
+-- same, and the place in the queue stays what it was.
+--
+-- wait: for how long in all in ms, -1 for as long as it takes, '' not at all; waited: for how
+-- long already, in µs; block: how many fences.
+--
+-- Answers the fence, the last of the block: it was free. Or {'granted', fence, ms left, 0}: it
+-- was ours already. Or {how, 0, ms left, queued}: busy; how and ms left as `standing` tells
+-- them, queued is 1 if we stand in the queue. A waiter that a kept lock will outlive does not.
+--
+-- Atomic because a fence minted after the grant could be overtaken, and a waiter who joins
+-- after it looked could miss the release in between.
+local function acquire(token, lease, wait, waited, block, mode)
+  local member = as_member(token, lease, wait, block, mode)
+  local ours, fence = held_by(token)
+  if not ours and admits(mode) then
+    -- Free, or its lease has ended: those who came before us go first.
+    local head = first()
+    if head and head ~= member then
+      join(member, waited)
+      hand_over(0)
+      ours, fence = held_by(token)
+      head = first()
+    end
+    if not ours and (not head or head == member) then
+      fence = mint(block)
+      -- In this order: with its memory full Redis refuses the first write of a script, and
+      -- only the first. A grant is better refused than a leaving.
+      if take(token, lease, mode, fence) then
+        redis.call('ZREM', queue_key, member)
+        -- There may be something left for those behind.
+        hand_over(0)
+        return fence
+      end
+    end
+  end
+  if ours then return { 'granted', fence or mint(block), ours, 0 } end
+  local how, left = standing()
+  if how == 'kept' and wait ~= '-1' and (tonumber(wait) or 0) - waited / 1000 < left then
+    -- It may stand there from before, when the lock was not kept yet.
+    redis.call('ZREM', queue_key, member)
+    return { how, 0, left, 0 }
+  end
+  join(member, waited)
+  return { how, 0, left, member == '' and 0 or 1 }
+end
+
+-- Gives the lock back: to the first waiter, or to nobody.
+--
+-- claim: TOKEN:FENCE; used: the last fence of the block that was used, if not the first.
+--
+-- Answers 1: released, 0: it was not ours any more.
+--
+-- Atomic because between a compare and a delete the lease may end and the next holder come:
+-- we would delete theirs.
+local function release(claim, used)
+  local token = string.match(claim, '^%x+')
+  if not held_by(token) then return 0 end
+  if used ~= '' then highest = math.max(highest, used) end
+  local _, left = standing()
+  vacate(token)
+  hand_over(left)
+  return 1
+end
+
+-- Gives the lock back with somebody waiting in the same process, who takes the place in the
+-- queue that it has by the time it has `waited`.
+--
+-- Answers as release does. Atomic because whoever came later must not be given it in between.
+local function pass(claim, used, token, lease, wait, waited, block, mode)
+  if not held_by(string.match(claim, '^%x+')) then return 0 end
+  join(as_member(token, lease, wait, block, mode), waited)
+  return release(claim, used)
+end
+
+-- Leaves the queue, because the wait is over or nobody waits any more. What was granted in the
+-- meantime is given back if `give_back` is '1'.
+--
+-- Answers as acquire does: a lock that was granted in the last moment is the waiter's, unless
+-- it does not want it any more.
+--
+-- Atomic because between a look at the holder and the leaving the grant may come.
+local function leave(token, lease, wait, block, mode, give_back)
+  local member = as_member(token, lease, wait, block, mode)
+  local was_first = first() == member
+  redis.call('ZREM', queue_key, member)
+  if give_back == '1' then release(token, '') end
+  local ours, fence = held_by(token)
+  if ours then return { 'granted', fence or mint(block), ours, 0 } end
+  if was_first then
+    -- Whom it stood in front of: there may be something for them, or an end to wait for.
+    local _, left = standing()
+    hand_over(left)
+    alarm()
+  end
+  local how, left = standing()
+  return { how, 0, math.max(left, 0), 0 }
+end
+
+-- Sets how much is left of the lease, in ms: `renew` asks for the whole lease again, `extend`
+-- for what it believes is left and some more. A length, not a sum, so that taking it twice
+-- does no harm. Wakes nobody, unless the lease ends sooner now.
+--
+-- Answers 1: done, 0: it was not ours any more.
+--
+-- Atomic because between a compare and an expire the next holder may come: we would change
+-- their lease.
+local function renew(token, left)
+  local before = held_by(token)
+  if not before then return 0 end
+  lasts(token, left)
+  if tonumber(left) < before then alarm() end
+  return 1
+end

@@ -1,0 +1,143 @@
+//! What the lock and its stores say to each other.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::redis::{MOST_PASSES, Place};
+use crate::key::Keys;
+use crate::token::{Process, Token};
+
+/// One attempt to get one lock, from the first question to the answer.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) mode: Mode,
+    pub(crate) token: Token,
+    pub(crate) lease: Duration,
+    /// When it gives up; never, if `None`.
+    pub(crate) until: Option<Instant>,
+    pub(crate) begun: Instant,
+    /// How many fences the store was asked for, once it was asked: until then there is nothing
+    /// there that could be withdrawn.
+    pub(super) block: OnceLock<u64>,
+}
+
+/// With whom a lock can be shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// With nobody.
+    Exclusive,
+    /// With so many others less one.
+    Permit(NonZeroU32),
+    /// With everybody who reads.
+    Read,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        process: Process,
+        keys: Arc<Keys>,
+        mode: Mode,
+        lease: Duration,
+        until: Option<Instant>,
+    ) -> Self {
+        Self {
+            keys,
+            mode,
+            token: Token::random(process),
+            lease,
+            until,
+            begun: Instant::now(),
+            block: OnceLock::new(),
+        }
+    }
+
+    /// What is left of the wait; `None` for one without end.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.patience().is_some_and(|patience| patience.is_zero())
+    }
+
+    /// How many fences it asks for: as many as there may be holders, if somebody waits to whom
+    /// the lock can be passed on. The same each time.
+    pub(super) fn block_for(&self, is_waited_for: bool) -> u64 {
+        let block = if is_waited_for { MOST_PASSES } else { 1 };
+        *self.block.get_or_init(|| block)
+    }
+
+    /// Whether the store may know of it.
+    pub(crate) fn was_made(&self) -> bool {
+        self.block.get().is_some()
+    }
+}
+
+/// What a store says to one attempt.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted(Grant),
+    Busy { left: Option<Duration>, how: How },
+}
+
+/// As the store knows a holder: of whoever in this process had the lock first, if it was passed
+/// on here; with the last of the fences that came with the grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) token: Token,
+    pub(crate) last_fence: u64,
+}
+
+/// Whoever holds a lock.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) lease: Duration,
+    pub(crate) claim: Claim,
+    pub(crate) fence: u64,
+}
+
+impl Tenant {
+    pub(crate) fn new(attempt: &Attempt, grant: &Grant) -> Self {
+        Self {
+            keys: attempt.keys.clone(),
+            lease: attempt.lease,
+            claim: grant.claim,
+            fence: grant.fence,
+        }
+    }
+}
+
+/// A lock that is ours.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) claim: Claim,
+    pub(crate) fence: u64,
+    pub(crate) deadline: Instant,
+    /// The place in front of those who wait in this process.
+    pub(crate) place: Option<Place>,
+}
+
+/// In which way a lock is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Held: it may be released at any moment.
+    Held,
+    /// Kept: it stays taken to the end of its lease, waiting for less is in vain.
+    Kept,
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Release {
+    Done,
+    NotOurs,
+    /// It is not ours any more; whether by this very release, whose first answer was lost,
+    /// nobody can tell.
+    Unclear,
+}

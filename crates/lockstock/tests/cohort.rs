@@ -1,0 +1,202 @@
+//! A lock that is passed on inside a process, without asking anybody, and the bounds of that.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockstock::{Acquired, Guard, Lock, Store};
+use lockstock_testkit::Redis;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+const LEASE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn store(redis: &Redis) -> Store {
+    Store::connect(&redis.url()).await.unwrap()
+}
+
+fn hot(store: &Store, lease: Duration) -> Lock {
+    store.lock("hot").lease(lease).unwrap()
+}
+
+fn waiting(lock: &Lock) -> JoinHandle<Guard> {
+    let lock = lock.clone();
+    tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+async fn got(waiter: JoinHandle<Guard>) -> Guard {
+    timeout(PATIENCE, waiter).await.expect("woken").unwrap()
+}
+
+/// The scripts that were run so far.
+fn scripts(redis: &Redis) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_a_process_pass_the_lock_on_for_next_to_no_commands() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let (inside, last) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let before = scripts(&redis);
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let lock = hot(&store, LEASE);
+        let (inside, last) = (inside.clone(), last.clone());
+        tasks.spawn(async move {
+            for _ in 0..500 {
+                let guard = lock.acquire().await.unwrap();
+                assert!(!inside.swap(true, Ordering::SeqCst), "two at once");
+                let fence = guard.fence();
+                assert!(last.swap(fence, Ordering::SeqCst) < fence, "fences rise");
+                assert!(guard.remaining() > LEASE * 8 / 10);
+                inside.store(false, Ordering::SeqCst);
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let each = (scripts(&redis) - before) as f64 / 8000.0;
+    assert!(each < 0.5, "{each} commands each");
+    assert_eq!(redis.command(&["EXISTS", "hot"]), Ok("0".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_is_passed_over_for_a_few_milliseconds_at_most() {
+    let redis = Redis::start();
+    let (busy, other) = (store(&redis).await, store(&redis).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let passed = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let (lock, stop, passed) = (hot(&busy, LEASE), stop.clone(), passed.clone());
+        tasks.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let guard = lock.acquire().await.unwrap();
+                passed.fetch_add(1, Ordering::Relaxed);
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    for _ in 0..50 {
+        let (before, lock) = (passed.load(Ordering::Relaxed), hot(&other, LEASE));
+        let guard = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        let over = passed.load(Ordering::Relaxed) - before;
+        // Those before it in the queue, and what goes on while its question is under way.
+        assert!(over < 20_000, "{over} were served before it");
+        guard.release().await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
+}
+
+#[tokio::test]
+async fn whoever_waited_here_first_is_served_first_among_all_processes() {
+    let redis = Redis::start();
+    let (here, there) = (store(&redis).await, store(&redis).await);
+    let guard = hot(&here, LEASE).acquire().await.unwrap();
+    let first = waiting(&hot(&here, LEASE));
+    sleep(Duration::from_millis(50)).await;
+    let second = waiting(&hot(&there, LEASE));
+    sleep(Duration::from_millis(50)).await;
+    let third = waiting(&hot(&here, LEASE));
+    sleep(Duration::from_millis(50)).await;
+    guard.release().await.unwrap();
+    let one = got(first).await;
+    sleep(Duration::from_millis(20)).await;
+    assert!(!second.is_finished() && !third.is_finished());
+    one.release().await.unwrap();
+    let two = got(second).await;
+    assert!(!third.is_finished());
+    two.release().await.unwrap();
+    got(third).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_that_hangs_is_waited_for_until_its_lease_ends() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let short = hot(&store, Duration::from_millis(300));
+    std::mem::forget(short.acquire().await.unwrap());
+    let waiters = [waiting(&short), waiting(&short), waiting(&short)];
+    for waiter in waiters {
+        got(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_lease_that_moves_is_followed() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let lock = hot(&store, LEASE);
+    let mut guard = lock.acquire().await.unwrap();
+    let waiter = waiting(&lock);
+    sleep(Duration::from_millis(20)).await;
+    // Much sooner than the waiter was told.
+    let left = guard.remaining();
+    assert!(guard.extend(Duration::from_millis(1)).await.is_ok());
+    assert!(guard.remaining() > left - Duration::from_secs(1));
+    redis.command(&["PEXPIRE", "hot", "100"]).unwrap();
+    guard.renew().await.unwrap();
+    assert!(!waiter.is_finished());
+    std::mem::forget(guard);
+    redis.command(&["DEL", "hot"]).unwrap();
+    waiter.abort();
+    // Nobody is in anybody's way afterwards.
+    match timeout(PATIENCE, lock.try_acquire())
+        .await
+        .unwrap()
+        .unwrap()
+    {
+        Acquired::Held(guard) => guard.release().await.unwrap(),
+        Acquired::Busy(busy) => panic!("{busy:?}"),
+    }
+}
+
+#[tokio::test]
+async fn different_leases_are_each_honoured() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let long = hot(&store, LEASE).acquire().await.unwrap();
+    let short = waiting(&hot(&store, Duration::from_millis(200)));
+    let longer = waiting(&hot(&store, LEASE * 2));
+    sleep(Duration::from_millis(20)).await;
+    long.release().await.unwrap();
+    let short = got(short).await;
+    assert!(short.remaining() <= Duration::from_millis(200));
+    let ends = short.deadline();
+    // It hangs: its own lease counts, not the one before.
+    std::mem::forget(short);
+    let longer = got(longer).await;
+    assert!(Instant::now() >= ends && longer.remaining() > LEASE);
+    longer.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_break_of_the_connection_the_store_is_asked_again() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let lock = hot(&store, LEASE);
+    for _ in 0..20 {
+        let guard = lock.acquire().await.unwrap();
+        let waiter = waiting(&lock);
+        tokio::task::yield_now().await;
+        redis
+            .command(&["CLIENT", "KILL", "TYPE", "pubsub"])
+            .unwrap();
+        guard.release().await.unwrap();
+        let guard = got(waiter).await;
+        assert!(guard.remaining() > LEASE / 2);
+        guard.release().await.unwrap();
+    }
+}
