@@ -41,6 +41,7 @@ mod guard;
 mod key;
 mod lock;
 mod redacted;
+mod several;
 mod store;
 mod token;
 
@@ -49,4 +50,5 @@ pub use guard::Guard;
 pub use key::MAX_NAME_BYTES;
 pub use lock::{Acquired, Busy, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
 pub use redacted::redacted;
+pub use several::{GuardAll, LockAll, NamedLocks};
 pub use store::{DEFAULT_TIMEOUT, Store};

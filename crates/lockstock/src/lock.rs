@@ -95,9 +95,9 @@ pub struct Lock {
 /// The answer to an attempt. That somebody else holds the lock is an ordinary answer.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped gives the lock back"]
-pub enum Acquired {
+pub enum Acquired<G = Guard> {
     /// The lock is ours.
-    Held(Guard),
+    Held(G),
     /// Somebody else has it, and still had it when the wait was over.
     Busy(Busy),
 }
@@ -182,7 +182,7 @@ impl Lock {
         self.attempt(Some(Instant::now())).await
     }
 
-    async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
+    pub(crate) async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
         let (keys, lease) = (self.keys.clone(), self.lease);
         let attempt = Attempt::new(self.store.process(), keys, self.mode, lease, until);
         let mut pending = Pending {

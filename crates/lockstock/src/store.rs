@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::key::Family;
 use crate::lock::NamedLock;
 use crate::redacted::redacted;
+use crate::several::NamedLocks;
 use crate::token::Process;
 
 /// How long a store may take to answer one command, unless
@@ -198,6 +199,30 @@ impl Store {
     /// [reader](Self::read_lock).
     pub fn write_lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
         NamedLock::new(self, Family::ReadWrite, Ok(Mode::Exclusive), name.as_ref())
+    }
+
+    /// The locks of all `names` at once: a cart of products. Each is the lock that
+    /// [`lock`](Self::lock) gives, and they are taken one after another in one order that is
+    /// the same for everybody, so that two carts never wait for each other. All or none: what
+    /// was taken is given back when the rest is not to be had. A name given twice counts once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let cart = store.lock_all(["shoes-42", "laces-7"]).lease(Duration::from_secs(3))?;
+    /// if let Acquired::Held(guards) = cart.acquire_within(Duration::from_secs(1)).await? {
+    ///     // UPDATE … WHERE id = 42 AND fence < $f, for each of them
+    ///     assert!(guards.fence_of("shoes-42").is_some());
+    ///     guards.release().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_all<N: AsRef<[u8]>>(&self, names: impl IntoIterator<Item = N>) -> NamedLocks {
+        NamedLocks::new(self, names)
     }
 
     /// Asks the store whether it is there.

@@ -6,40 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockstock::{Acquired, Busy, Guard, Lock, Store};
+use lockstock::{Acquired, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-const LEASE: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(200);
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+mod kit;
 
-/// Runs `test` against each kind of store, each time a new one.
-async fn on_each_store(test: impl AsyncFn(Store)) {
-    test(Store::memory()).await;
-    let redis = Redis::start();
-    test(Store::connect(&redis.url()).await.unwrap()).await;
-}
-
-fn lock(store: &Store, name: &str, lease: Duration) -> Lock {
-    store.lock(name).lease(lease).unwrap()
-}
-
-async fn held(lock: &Lock) -> Guard {
-    match lock.try_acquire().await.unwrap() {
-        Acquired::Held(guard) => guard,
-        Acquired::Busy(busy) => panic!("{busy:?}"),
-    }
-}
-
-async fn busy(lock: &Lock) -> Busy {
-    match lock.try_acquire().await.unwrap() {
-        Acquired::Held(guard) => panic!("{guard:?}"),
-        Acquired::Busy(busy) => busy,
-    }
-}
+use kit::{LEASE, PATIENCE, SHORT, busy, held, lock, on_each_store};
 
 #[tokio::test]
 async fn one_holds_the_others_hear_for_how_long() {

@@ -1,0 +1,346 @@
+//! Semaphores, read-write locks and several names at once, on every kind of store.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
+use lockstock::{Acquired, Lock, Store};
+use rand::RngExt;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, timeout};
+
+fn permits(store: &Store, permits: u32, lease: Duration) -> Lock {
+    store.semaphore("uploads", permits).lease(lease).unwrap()
+}
+
+fn reader(store: &Store, lease: Duration) -> Lock {
+    store.read_lock("catalog").lease(lease).unwrap()
+}
+
+fn writer(store: &Store, lease: Duration) -> Lock {
+    store.write_lock("catalog").lease(lease).unwrap()
+}
+
+/// Lets whoever is about to wait get into the queue.
+async fn settle() {
+    sleep(Duration::from_millis(40)).await;
+}
+
+#[tokio::test]
+async fn a_semaphore_lets_in_as_many_as_it_has_permits() {
+    on_each_store(async |store| {
+        let lock = permits(&store, 3, LEASE);
+        let mut guards = vec![held(&lock).await, held(&lock).await, held(&lock).await];
+        let answer = busy(&lock).await;
+        assert!(!answer.is_kept());
+        let left = answer.retry_after().unwrap();
+        assert!(left <= LEASE && left > LEASE / 2, "{left:?}");
+        let fences = guards.iter().map(lockstock::Guard::fence);
+        assert!(fences.is_sorted_by(|one, next| one < next), "in order");
+        guards.pop().unwrap().release().await.unwrap();
+        guards.push(held(&lock).await);
+        busy(&lock).await;
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+        assert!(
+            store
+                .semaphore("uploads", 0)
+                .lease(LEASE)
+                .unwrap_err()
+                .is_invalid()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waiters_for_a_permit_are_served_in_order() {
+    on_each_store(async |store| {
+        let lock = permits(&store, 2, LEASE);
+        let (one, two) = (held(&lock).await, held(&lock).await);
+        let mut waiters = Vec::new();
+        for _ in 0..4 {
+            waiters.push(waiting(&lock));
+            settle().await;
+        }
+        // Whoever comes now comes behind them.
+        one.release().await.unwrap();
+        let first = got(waiters.remove(0)).await;
+        busy(&lock).await;
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+        two.release().await.unwrap();
+        let second = got(waiters.remove(0)).await;
+        assert!(second.fence() > first.fence());
+        first.release().await.unwrap();
+        second.release().await.unwrap();
+        for waiter in waiters {
+            got(waiter).await.release().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_permit_of_a_holder_that_vanished_comes_back_with_its_lease() {
+    on_each_store(async |store| {
+        let lock = permits(&store, 2, SHORT);
+        std::mem::forget(held(&lock).await);
+        std::mem::forget(held(&permits(&store, 2, LEASE)).await);
+        let begun = Instant::now();
+        let guard = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        assert!(begun.elapsed() >= SHORT * 9 / 10);
+        // The other one is held still.
+        busy(&lock).await;
+        guard.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_permit_is_renewed_kept_and_lost_as_a_lock_is() {
+    on_each_store(async |store| {
+        let lock = permits(&store, 1, SHORT);
+        let mut guard = held(&lock).await;
+        guard.extend(LEASE).await.unwrap();
+        sleep(SHORT * 2).await;
+        busy(&lock).await;
+        guard.renew().await.unwrap();
+        guard.keep().await.unwrap();
+        busy(&lock).await;
+        let guard = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        guard.lost().await;
+        assert!(guard.release().await.unwrap_err().is_lost());
+        held(&lock).await.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readers_share_and_a_writer_is_alone() {
+    on_each_store(async |store| {
+        let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
+        let readers = [held(&read).await, held(&read).await, held(&read).await];
+        busy(&write).await;
+        for guard in readers {
+            guard.release().await.unwrap();
+        }
+        let guard = held(&write).await;
+        busy(&read).await;
+        busy(&write).await;
+        guard.release().await.unwrap();
+        held(&read).await.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_waiting_writer_is_not_passed_by_readers_and_lets_them_all_in_together() {
+    on_each_store(async |store| {
+        let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
+        let first = held(&read).await;
+        let waiting_writer = waiting(&write);
+        settle().await;
+        busy(&read).await;
+        let readers = [waiting(&read), waiting(&read), waiting(&read)];
+        settle().await;
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        first.release().await.unwrap();
+        let writes = got(waiting_writer).await;
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        writes.release().await.unwrap();
+        let mut reads = Vec::new();
+        for reader in readers {
+            reads.push(got(reader).await);
+        }
+        for guard in reads {
+            assert!(guard.remaining() > LEASE / 2);
+            guard.release().await.unwrap();
+        }
+        held(&write).await.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
+    on_each_store(async |store| {
+        let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
+        let first = held(&read).await;
+        let impatient = tokio::spawn(async move { write.acquire_within(SHORT * 2).await });
+        settle().await;
+        let reader = waiting(&read);
+        assert!(matches!(
+            impatient.await.unwrap().unwrap(),
+            Acquired::Busy(_)
+        ));
+        got(reader).await.release().await.unwrap();
+        first.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn families_do_not_share_names() {
+    on_each_store(async |store| {
+        let locks = [
+            store.lock("a").lease(LEASE).unwrap(),
+            store.semaphore("a", 1).lease(LEASE).unwrap(),
+            store.write_lock("a").lease(LEASE).unwrap(),
+        ];
+        for lock in &locks {
+            std::mem::forget(held(lock).await);
+        }
+        for lock in &locks {
+            busy(lock).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn never_more_than_the_permits_whatever_is_cancelled() {
+    on_each_store(async |store| {
+        let inside = Arc::new(AtomicI64::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..16 {
+            let (lock, inside) = (permits(&store, 3, LEASE), inside.clone());
+            tasks.spawn(async move {
+                for n in 0..40 {
+                    let patience = Duration::from_micros(rand::rng().random_range(0..3000));
+                    let Ok(guard) = timeout(patience, lock.acquire()).await else {
+                        continue;
+                    };
+                    let guard = guard.unwrap();
+                    assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                    yield_now().await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    match n % 3 {
+                        0 => guard.release().await.unwrap(),
+                        1 => drop(guard.release()),
+                        _ => drop(guard),
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        store.settled().await;
+        let lock = permits(&store, 3, LEASE);
+        let all = [held(&lock).await, held(&lock).await, held(&lock).await];
+        drop(all);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_and_writers_never_meet() {
+    on_each_store(async |store| {
+        // Readers count up, a writer takes a thousand away.
+        let inside = Arc::new(AtomicI64::new(0));
+        let mut tasks = JoinSet::new();
+        for n in 0..12 {
+            let (store, inside) = (store.clone(), inside.clone());
+            tasks.spawn(async move {
+                for _ in 0..30 {
+                    let (lock, weight) = match n % 4 {
+                        0 => (writer(&store, LEASE), -1000),
+                        _ => (reader(&store, LEASE), 1),
+                    };
+                    let guard = lock.acquire().await.unwrap();
+                    let before = inside.fetch_add(weight, Ordering::SeqCst);
+                    assert!(before >= 0 && (weight > 0 || before == 0), "{before}");
+                    yield_now().await;
+                    inside.fetch_sub(weight, Ordering::SeqCst);
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+        tasks.join_all().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn several_names_are_all_taken_or_none() {
+    on_each_store(async |store| {
+        let cart = store.lock_all(["b", "a", "c", "a"]).lease(LEASE).unwrap();
+        let other = held(&lock(&store, "c", LEASE)).await;
+        assert!(matches!(
+            cart.try_acquire().await.unwrap(),
+            Acquired::Busy(_)
+        ));
+        held(&lock(&store, "a", LEASE))
+            .await
+            .release()
+            .await
+            .unwrap();
+        other.release().await.unwrap();
+        let guards = cart.acquire().await.unwrap();
+        for name in ["a", "b", "c"] {
+            busy(&lock(&store, name, LEASE)).await;
+            assert!(guards.fence_of(name).is_some());
+        }
+        assert_eq!(guards.fence_of("d"), None);
+        assert!(guards.remaining() > LEASE / 2);
+        assert_eq!(guards.run(async { 42 }).await.unwrap(), 42);
+        guards.release().await.unwrap();
+        held(&lock(&store, "b", LEASE))
+            .await
+            .release()
+            .await
+            .unwrap();
+        let none: [&str; 0] = [];
+        assert!(store.lock_all(none).lease(LEASE).unwrap_err().is_invalid());
+        assert!(store.lock_all([""]).lease(LEASE).unwrap_err().is_invalid());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_taken_lasts_while_the_rest_is_waited_for() {
+    on_each_store(async |store| {
+        let last = held(&lock(&store, "z", LEASE)).await;
+        let cart = store.lock_all(["a", "z"]).lease(SHORT).unwrap();
+        let waiter = tokio::spawn(async move { cart.acquire().await.unwrap() });
+        sleep(SHORT * 3).await;
+        busy(&lock(&store, "a", LEASE)).await;
+        last.release().await.unwrap();
+        let guards = timeout(PATIENCE, waiter).await.unwrap().unwrap();
+        assert!(guards.remaining() > SHORT / 2);
+        guards.lost().await;
+        assert!(guards.release().await.unwrap_err().is_lost());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carts_that_overlap_in_every_order_never_block_each_other() {
+    on_each_store(async |store| {
+        let done = Arc::new(AtomicUsize::new(0));
+        let mut tasks = JoinSet::new();
+        for n in 0..12_usize {
+            let (store, done) = (store.clone(), done.clone());
+            tasks.spawn(async move {
+                for round in 0..20 {
+                    let mut names = ["a", "b", "c", "d"];
+                    names.rotate_left((n + round) % 4);
+                    let cart = store.lock_all(&names[..2 + n % 3]).lease(LEASE).unwrap();
+                    let guards = cart.acquire().await.unwrap();
+                    match n % 2 {
+                        0 => guards.release().await.unwrap(),
+                        _ => drop(guards),
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        assert_eq!(done.load(Ordering::Relaxed), 240);
+    })
+    .await;
+}
