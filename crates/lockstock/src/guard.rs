@@ -14,7 +14,7 @@ use metrics::{counter, histogram};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, warn};
+use tracing::{Span, debug, debug_span, warn};
 
 use crate::error::{Error, Result};
 use crate::lock::{checked_lease, whole_millis};
@@ -34,6 +34,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Guard {
     hold: Arc<Hold>,
     since: Instant,
+    /// Open as long as it is held.
+    _span: Span,
     /// Ends with the guard, in whatever way that ends.
     renewal: Option<AbortHandle>,
     /// Released or kept: dropping it does nothing any more.
@@ -57,6 +59,7 @@ struct Hold {
 
 impl Guard {
     pub(crate) fn new(store: &Store, attempt: &Attempt, grant: Grant) -> Self {
+        let fence = grant.fence;
         Self {
             hold: Arc::new(Hold {
                 store: store.clone(),
@@ -67,6 +70,7 @@ impl Guard {
                 noted_lost: AtomicBool::new(false),
             }),
             since: Instant::now(),
+            _span: debug_span!("lock.hold", lock = %attempt.keys, fence),
             renewal: None,
             done: false,
         }
@@ -416,7 +420,7 @@ impl Hold {
             return;
         }
         counter!("lockstock_lock_lost_total").increment(1);
-        warn!(fence = self.tenant.fence, "lost");
+        warn!(lock = %self.tenant.keys, fence = self.tenant.fence, "lost");
         self.set_ends(Instant::now());
     }
 }

@@ -21,6 +21,7 @@
 //!
 //! [the Cluster specification]: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use crate::error::{Error, Result};
@@ -96,6 +97,13 @@ impl Keys {
             holder,
             queue,
         })
+    }
+}
+
+impl fmt::Display for Keys {
+    /// As logs name the lock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.holder.escape_ascii())
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{Instrument, debug, debug_span};
 
 use crate::error::{Error, Result};
 use crate::guard::{Guard, give_back};
@@ -189,13 +189,18 @@ impl Lock {
             store: &self.store,
             attempt: Some(Arc::new(attempt)),
         };
-        let answer = self.store.acquire(pending.attempt()).await?;
+        let wait = debug_span!("lock.wait", lock = %self.keys);
+        let answer = self
+            .store
+            .acquire(pending.attempt())
+            .instrument(wait)
+            .await?;
         let attempt = pending.settle();
         histogram!("lockstock_lock_wait_seconds").record(attempt.begun.elapsed());
         match answer {
             Answer::Granted(grant) => {
                 counter!("lockstock_lock_held_total").increment(1);
-                debug!(fence = grant.fence, "held");
+                debug!(lock = %self.keys, fence = grant.fence, "held");
                 Ok(Acquired::Held(Guard::new(&self.store, &attempt, grant)))
             }
             Answer::Busy { left, how } => {

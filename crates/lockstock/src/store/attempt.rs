@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use metrics::counter;
 use tokio::time::Instant;
 
 use super::redis::{MOST_PASSES, Place};
@@ -140,4 +141,26 @@ pub(crate) enum Release {
     /// It is not ours any more; whether by this very release, whose first answer was lost,
     /// nobody can tell.
     Unclear,
+}
+
+/// How a lock went from one holder to the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HandOver {
+    /// Passed on in this process.
+    Local,
+    /// Granted by another process, or by the store for it.
+    Remote,
+    /// Taken when the lease before it had ended.
+    Expiry,
+}
+
+impl HandOver {
+    pub(super) fn count(self) {
+        let kind = match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::Expiry => "expiry",
+        };
+        counter!("lockstock_lock_handovers_total", "kind" => kind).increment(1);
+    }
 }

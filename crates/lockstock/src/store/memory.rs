@@ -3,25 +3,29 @@
 //! Waiters of one name stand in a queue and are granted the lock in order, by whoever
 //! releases it; when a lease ends, the waiters' own timers see to it.
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod rooms;
+mod schedule;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::rooms::{Entered, Queued, Rooms};
-use super::attempt::{Answer, Attempt};
+use self::schedule::{Mutex, MutexGuard, sleep_until};
+use super::attempt::{Answer, Attempt, HandOver};
 use crate::key::Keys;
 use crate::token::Token;
 
-/// std's mutex, not tokio's: it is held for a few map operations and never across an await.
+/// No mutex of tokio's: it is held for a few map operations and never across an await.
 #[derive(Clone)]
 pub(super) struct Memory(Arc<Mutex<Rooms>>);
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Mutex::new(Rooms::default())))
     }
 
     pub(super) async fn acquire(&self, attempt: &Attempt) -> Answer {
@@ -43,14 +47,14 @@ impl Memory {
         loop {
             if let Some(answer) = self.wait(attempt, &mut queued).await {
                 leaving.stayed();
-                return answer;
+                return count(answer, HandOver::Local);
             }
             let now = Instant::now();
             let (next_end, busy) = self.rooms().look(&attempt.keys, now);
             // The look may have been what ended a lease, and the lock be ours now.
             if let Ok(answer) = queued.answer.try_recv() {
                 leaving.stayed();
-                return answer;
+                return count(answer, HandOver::Expiry);
             }
             if attempt.until.is_some_and(|until| until <= now) {
                 return busy;
@@ -90,6 +94,13 @@ impl Memory {
         // Nothing in there panics halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn count(answer: Answer, how: HandOver) -> Answer {
+    if matches!(answer, Answer::Granted(_)) {
+        how.count();
+    }
+    answer
 }
 
 /// Takes a waiter out of the queue when its future is dropped, and gives back a lock that

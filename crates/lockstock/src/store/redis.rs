@@ -16,7 +16,6 @@ mod wire;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use metrics::counter;
 use rand::RngExt;
 use redis::{FromRedisValue, Value};
 use tokio::time::{Instant, sleep};
@@ -27,7 +26,7 @@ use self::line::{InLine, Lines, Tenure};
 pub(crate) use self::line::{MOST_PASSES, Place};
 use self::wakes::{Wake, Wakes};
 use self::wire::{By, Lua, Wire};
-use super::attempt::{Answer, Attempt, Claim, Grant, How, Release, Tenant};
+use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Release, Tenant};
 use crate::error::{Error, Result};
 use crate::key::Family;
 use crate::token::Process;
@@ -164,7 +163,7 @@ impl Redis {
                 }
             }
             InLine::Passed(place, passed) => {
-                handed_over("local");
+                HandOver::Local.count();
                 Ok(Answer::Granted(Grant {
                     claim: passed.claim,
                     fence: passed.fence,
@@ -207,7 +206,7 @@ impl Redis {
             let holder = match self.ask(attempt, true).await? {
                 Said::Granted(grant) => {
                     if waited_for_lease {
-                        handed_over("expiry");
+                        HandOver::Expiry.count();
                     }
                     return Ok(Answer::Granted(self.hold(grant, block, place, breaks)));
                 }
@@ -232,7 +231,7 @@ impl Redis {
             };
             match told {
                 Some(Wake::Held { fence, lease, at }) => {
-                    handed_over("remote");
+                    HandOver::Remote.count();
                     let grant = Grant {
                         claim: Claim {
                             token: attempt.token,
@@ -424,12 +423,6 @@ fn said(attempt: &Attempt, answered: &Answered) -> Result<Said> {
 
 fn read<T: FromRedisValue>(answered: &Answered) -> Result<T> {
     T::from_redis_value_ref(&answered.value).map_err(Error::refused)
-}
-
-/// A lock went from one holder to the next: passed on in this process, granted by whoever
-/// released it, or taken when its lease had ended.
-fn handed_over(how: &'static str) {
-    counter!("lockstock_lock_handovers_total", "kind" => how).increment(1);
 }
 
 /// How long to wait before asking again, should nobody tell us anything: until a little
