@@ -180,6 +180,12 @@ class Bench:
         if scenario.spread:
             spread = middle([each.p99 / each.p50 for each in rounds[OURS] if each.p50] or [0])
             self.report.add(f"{name}: p99 / p50", "", spread, {}, must=scenario.spread)
+        if scenario.ours.names == 1:
+            self.report.note(
+                f"{name}: under FIFO a wait is the number of waiters times one hand-over; a lock"
+                " that is polled for goes back to the last holder, hence its short p50 and the"
+                " longest wait"
+            )
         for library, some in rounds.items():
             self.judge(name, labels[library], some)
 

@@ -16,7 +16,7 @@ mod team;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use lockstock::redacted;
 
 use self::commands::Counter;
@@ -28,12 +28,11 @@ use crate::cli::{Bench, LockBench, Measured};
 
 /// Between the word that starts all processes and the start: they all have to hear it.
 const LEAD: Duration = Duration::from_millis(200);
-/// How long everybody goes on after the measurement, for a look at what is sent. `MONITOR`
-/// costs a Redis too much to have it on while the clock runs.
-const TAIL: Duration = Duration::from_millis(400);
-/// How much of that is looked at, after what everybody needs to get there.
+/// How long it is looked at what is sent, after the measurement: `MONITOR` costs a Redis too much
+/// to have it on while the clock runs. At least so long, and at least two holds.
 const LOOK: Duration = Duration::from_millis(250);
-const LOOK_AFTER: Duration = Duration::from_millis(50);
+/// Before and after that look everybody goes on for so long.
+const MARGIN: Duration = Duration::from_millis(50);
 
 /// Measures as told. An error, and so a non-zero exit, unless the lock was one.
 pub(crate) async fn bench(options: Bench) -> anyhow::Result<()> {
@@ -51,7 +50,11 @@ fn lock(options: LockBench) -> anyhow::Result<()> {
     // After all have connected: what that takes is not part of an acquisition.
     let mut counter = (!in_memory).then(|| Counter::open(&options.store));
     let seconds = Duration::from_secs(options.seconds.into());
-    let tail = if in_memory { Duration::ZERO } else { TAIL };
+    let look = LOOK.max(options.hold * 2);
+    let tail = match in_memory {
+        true => Duration::ZERO,
+        false => look + 2 * MARGIN,
+    };
     let start = clock::now() + nanos(LEAD);
     let measured = start + nanos(seconds);
     team.go(&Go {
@@ -60,9 +63,9 @@ fn lock(options: LockBench) -> anyhow::Result<()> {
         end: measured + nanos(tail),
     })?;
     let progress = Progress::new(&options, start);
-    team.watch_until(measured + nanos(LOOK_AFTER), |done| progress.show(done))?;
+    team.watch_until(measured + nanos(MARGIN), |done| progress.show(done))?;
     if let Some(Ok(counter)) = &mut counter {
-        counter.look(LOOK);
+        counter.look(look);
     }
     let (tallies, records) = team.finish(options.lease)?;
     progress.say("checking who held what when");
@@ -176,9 +179,4 @@ impl Progress {
             eprint!("\r\x1b[K");
         }
     }
-}
-
-/// The words for a process that is not what it should be.
-fn own_program() -> anyhow::Result<std::path::PathBuf> {
-    std::env::current_exe().context("cannot find this program, to start it again")
 }

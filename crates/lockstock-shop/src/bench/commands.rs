@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ConnectionLike, cmd};
+use redis::{Client, Connection, cmd};
 
 const ANSWER: Duration = Duration::from_secs(5);
 /// As many lines say it as well as all.
@@ -61,9 +61,8 @@ impl Counter {
     }
 
     fn try_look(&mut self, time: Duration) -> redis::RedisResult<()> {
-        let monitor = cmd("MONITOR");
-        self.looking
-            .req_packed_command(&monitor.get_packed_command())?;
+        // Its answers come as those of no other command, one after another.
+        cmd("MONITOR").query::<()>(&mut self.looking)?;
         let end = Instant::now() + time;
         for _ in 0..MOST_LINES {
             let left = end.saturating_duration_since(Instant::now());
@@ -90,6 +89,9 @@ impl Counter {
         let after = calls(&mut self.asking)?;
         if let Some(why) = self.blind {
             return Err(why);
+        }
+        if self.shares.is_empty() {
+            return Err("MONITOR showed nothing: the processes had stopped".to_owned());
         }
         if acquisitions == 0 {
             return Err("nothing was acquired".to_owned());

@@ -1,5 +1,6 @@
 //! The processes of a bench: started as this very program, and ended with it.
 
+use std::env::current_exe;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::clock;
 use super::messages::{Go, Message, Orders, Tally};
-use super::{clock, own_program};
 
 /// Each says something once a second. With hundreds of them on a small machine it takes a while
 /// until all have started, and until all have a turn.
@@ -54,8 +55,9 @@ impl Team {
             done: vec![0; orders.len()],
             finished: orders.iter().map(|_| None).collect(),
         };
+        let program = current_exe().context("cannot find this program, to start it again")?;
         for (number, orders) in orders.iter().enumerate() {
-            let mut child = Command::new(own_program()?)
+            let mut child = Command::new(&program)
                 .args(["bench", "holders"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())

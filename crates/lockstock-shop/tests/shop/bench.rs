@@ -65,17 +65,20 @@ fn in_memory_nothing_is_sent() {
 
 #[test]
 fn a_redis_that_does_not_tell_leaves_that_figure_out_and_says_why() {
-    let redis = Redis::start();
-    let user = [
-        "ACL", "SETUSER", "app", "on", ">hush", "~*", "&*", "+@all", "-info",
-    ];
-    redis.command(&user).unwrap();
-    let store = redis.url().replace("redis://", "redis://app:hush@");
-    let line = measured(&["--store", &store]);
-    assert_eq!(line["commands_per_acquisition"], Value::Null);
-    let why = line["commands_unknown_because"].as_str().unwrap();
-    assert!(why.contains("INFO"), "{why}");
-    assert!(!line.to_string().contains("hush"), "{line}");
+    for denied in ["INFO", "MONITOR"] {
+        let redis = Redis::start();
+        let but = format!("-{denied}");
+        let user = [
+            "ACL", "SETUSER", "app", "on", ">hush", "~*", "&*", "+@all", &but,
+        ];
+        redis.command(&user).unwrap();
+        let store = redis.url().replace("redis://", "redis://app:hush@");
+        let line = measured(&["--store", &store]);
+        assert_eq!(line["commands_per_acquisition"], Value::Null);
+        let why = line["commands_unknown_because"].as_str().unwrap();
+        assert!(why.contains(denied) && why.contains("permission"), "{why}");
+        assert!(!line.to_string().contains("hush"), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -95,6 +98,23 @@ async fn holders_that_overlap_are_found_out_and_fail_it() {
     let line: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(line["overlaps"].as_u64().unwrap() > 0, "{line}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn help_teaches() {
+    let help = bench(&["--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    for word in [
+        "--store",
+        "--processes",
+        "--names",
+        "clock",
+        "exit code",
+        "Examples:",
+    ] {
+        assert!(help.contains(word), "{word} is missing in {help}");
+    }
 }
 
 #[test]
