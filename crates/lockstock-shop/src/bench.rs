@@ -30,7 +30,7 @@ use crate::cli::{Bench, LockBench, Measured};
 const LEAD: Duration = Duration::from_millis(200);
 /// How long it is looked at what is sent, after the measurement: `MONITOR` costs a Redis too much
 /// to have it on while the clock runs. At least so long, and at least two holds.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(500);
 /// Before and after that look everybody goes on for so long.
 const MARGIN: Duration = Duration::from_millis(50);
 

@@ -29,6 +29,15 @@ fn measured(args: &[&str]) -> Value {
     line
 }
 
+/// A script calls several commands more, which do not count.
+fn counted(line: &Value) {
+    match line["commands_per_acquisition"].as_f64() {
+        Some(commands) => assert!(commands > 0.0 && commands < 3.0, "{line}"),
+        // A busy machine is no failure, and no reason to guess.
+        None => assert!(line.to_string().contains("too little"), "{line}"),
+    }
+}
+
 /// Runs what must fail, and gives what it says.
 fn refused(args: &[&str], code: i32) -> String {
     let output = bench(args);
@@ -43,9 +52,7 @@ fn processes_take_turns_on_one_name_and_every_figure_is_there() {
     let redis = Redis::start();
     let args = ["--store", &redis.url(), "--processes", "2", "--tasks", "2"];
     let line = measured(&args);
-    let commands = line["commands_per_acquisition"].as_f64().unwrap();
-    // A script calls several more, which do not count.
-    assert!(commands > 0.0 && commands < 3.0, "{line}");
+    counted(&line);
 }
 
 #[test]
@@ -53,8 +60,7 @@ fn names_enough_for_all_leave_nobody_waiting_for_another() {
     let redis = Redis::start();
     let store = ["--store", &redis.url(), "--processes", "2"];
     let line = measured(&[&store[..], &["--tasks", "20", "--names", "40"]].concat());
-    let commands = line["commands_per_acquisition"].as_f64().unwrap();
-    assert!(commands > 0.0 && commands < 3.0, "{line}");
+    counted(&line);
 }
 
 #[test]
