@@ -46,7 +46,8 @@ class Process:
         self._log = Path(log)
         self._stop_with = stop_with
         with open(log, "ab") as output:
-            more |= {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            more = {"stdin": subprocess.DEVNULL} | more
+            more |= {"stdout": output, "stderr": subprocess.STDOUT}
             try:
                 self._child = subprocess.Popen(
                     [str(word) for word in command],
@@ -63,6 +64,14 @@ class Process:
 
     def __exit__(self, *_):
         self.stop()
+
+    def tell(self, line):
+        """Writes to its standard input, if it was started with a pipe there."""
+        try:
+            self._child.stdin.write(f"{line}\n".encode())
+            self._child.stdin.flush()
+        except OSError:
+            raise Failed(f"{self.name} does not listen:\n{self.log()}") from None
 
     def log(self):
         """The end of what it has printed."""

@@ -35,12 +35,14 @@ class Bound:
     value: float
 
     def __str__(self):
-        return f"≥ {self.value:g} ×" if self.kind == "ratio" else f"≤ {self.value:g}"
+        if self.kind == "ratio":
+            return f"≥ {self.value:g} ×"
+        return f"≥ {self.value:g}" if self.kind == "at least" else f"≤ {self.value:g}"
 
     def met(self, value, ratio):
         if self.kind == "ratio":
             return ratio is not None and ratio >= self.value
-        return value <= self.value
+        return value >= self.value if self.kind == "at least" else value <= self.value
 
 
 def ratio(value):
@@ -53,6 +55,11 @@ def at_most(value):
     return Bound("at most", value)
 
 
+def at_least(value):
+    """At least so much, whatever the peer does."""
+    return Bound("at least", value)
+
+
 class Report:
     def __init__(self, bench):
         self.bench = bench
@@ -61,12 +68,14 @@ class Report:
         self._rows = [("", "", "ours", "peer", "", "ratio", "must", "aim", "")]
 
     def add(self, metric, unit, ours, peers, *, must=None, aim=None):
-        """One metric of ours, and the same of each peer by its name."""
+        """One metric of ours, and the same of each peer by its name. A bound is one for all
+        peers, or one by each peer's name."""
         self._line(OURS, metric, ours, unit, None)
         for peer, value in peers.items():
             better = times_better(ours, value, unit)
             self._line(peer, metric, value, unit, better)
-            self._row(metric, unit, ours, peer, value, better, must, aim)
+            its = [each.get(peer) if isinstance(each, dict) else each for each in (must, aim)]
+            self._row(metric, unit, ours, peer, value, better, *its)
         if not peers:
             self._row(metric, unit, ours, "", None, None, must, aim)
 

@@ -20,6 +20,8 @@ const EXAMPLES: &str = "\
 Examples:
   lockstock                                     the shop, in memory and in a SQLite file
   lockstock race                                five identical updates at once: one may win
+  lockstock bench lock --store redis://127.0.0.1:6379/1
+                                                how fast its lock is on your Redis
   lockstock --update-hold release               one update at a time instead of one per lease
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Fire identical updates at the same moment and see who wins
     Race(Race),
+    /// Measure, on your store and your machine
+    Bench(Bench),
 }
 
 /// How to serve.
@@ -198,6 +202,83 @@ pub(crate) struct Race {
     pub(crate) json: bool,
 }
 
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) what: Measured,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Measured {
+    /// How fast a lock goes from hand to hand, how long one waits for it, and whether two ever
+    /// hold it at once
+    #[command(args_override_self = true, after_help = LOCK_BENCH)]
+    Lock(LockBench),
+    /// One of the processes that `bench lock` starts.
+    #[command(hide = true)]
+    Holders,
+}
+
+const LOCK_BENCH: &str = "\
+Each task acquires its lock, works for --hold, releases it, and begins again. Whether two held
+one name at the same time is judged outside the lock, by the clock that all processes share;
+if they did, or if a fence was not higher than the one before it, the exit code is 1.
+
+Names are lockstock-bench-0 and so on. A Redis keeps one small counter for each for a while.
+Commands are counted by the Redis itself (INFO and, for a moment after the measurement,
+MONITOR), so those of its other clients count too: use one that is idle. Each acquisition takes
+28 bytes in the folder for temporary files until the end.
+
+Examples:
+  lockstock bench lock                                     in memory: 16 tasks, one name
+  lockstock bench lock --store redis://127.0.0.1:6379/1 --processes 4 --tasks 4
+                                                           one hot name, four processes
+  lockstock bench lock --store redis://127.0.0.1:6379/1 --names 64 --tasks 64
+                                                           nobody waits for anybody";
+
+/// How to measure the lock.
+#[derive(Debug, Args)]
+pub(crate) struct LockBench {
+    /// Where the locks are, as for the shop. memory:// is one process's own
+    #[arg(
+        long,
+        env = "LOCKSTOCK_STORE",
+        value_name = "URL",
+        default_value = "memory://",
+        hide_env_values = true
+    )]
+    pub(crate) store: String,
+
+    /// How many names there are to lock. Each task keeps to one
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole(1..=1_000_000))]
+    pub(crate) names: u32,
+
+    /// How many tasks each process has
+    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = whole(1..=100_000))]
+    pub(crate) tasks: u32,
+
+    /// How many processes there are, each with a store of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole(1..=256))]
+    pub(crate) processes: u32,
+
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = whole(1..=86_400))]
+    pub(crate) seconds: u32,
+
+    /// How long a lease is
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = lease)]
+    pub(crate) lease: Duration,
+
+    /// How long the work under the lock takes
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = hold)]
+    pub(crate) hold: Duration,
+
+    /// Print one line of JSON instead of a picture
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "write an IP address and a port, like 127.0.0.1:8000".to_owned())
@@ -234,6 +315,14 @@ fn wait(text: &str) -> Result<Duration, String> {
         return Ok(wait);
     }
     Err("at most an hour (1h), like 1s".to_owned())
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let hold = duration(text)?;
+    if hold <= Duration::from_secs(60) {
+        return Ok(hold);
+    }
+    Err("at most a minute (1m), like 250us or 2ms".to_owned())
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -1,11 +1,13 @@
 //! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
 //! once. A binary first; what is public here is public for its tests.
 //!
-//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command.
+//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command;
+//!   `bench`: the lock measured and checked on a store of the user's.
 //! - `app`: the routes together; `face`: what every request meets first.
 //! - `products`: the resource; `update_lock`: its turns; [`storage`]: its databases.
 
 mod app;
+mod bench;
 mod body;
 mod cli;
 mod combine;
@@ -41,6 +43,7 @@ use cli::Command;
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
+        Some(Command::Bench(options)) => bench::bench(options).await,
         Some(Command::Race(options)) => race::race(options).await,
         Some(Command::Serve(options)) => start(*options).await,
         None => start(cli.serve).await,

@@ -4,6 +4,7 @@
 
 mod adversity;
 mod article;
+mod bench;
 mod command_line;
 mod faults;
 mod hostile;

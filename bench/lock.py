@@ -1,0 +1,285 @@
+"""The lock against other libraries and the raw commands: rates, waits, commands, a crash."""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+from dataclasses import dataclass, field
+
+from load import quiet
+from lock_clients import install, versions
+from lock_crash import LEASE_MS, crashes
+from lock_round import GRACE, Shape, play, quantile
+from process import Failed
+from report import OURS, Report, at_least, at_most, progress, ratio
+from servers import redis, run
+from shops import LOCKSTOCK
+
+RAW = ("raw-delete", "raw-script")
+# What a hot lock of ours is judged by, however many tasks ours has.
+REDIS_PY = Shape(16, 1)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    ours: Shape
+    # Which libraries beside it, and in which shape.
+    peers: dict
+    # Bounds of acquisitions per second, of the longest wait, and of p99, each beside a peer.
+    must: dict
+    aim: dict
+    longest: dict = field(default_factory=dict)
+    p99: dict = field(default_factory=dict)
+    # Of p99 in multiples of p50.
+    spread: object = None
+
+
+def uncontended(tasks, alone):
+    """Each task has a name of its own. `alone`: libraries that have one task a process."""
+    shape = Shape(1, tasks, names=tasks)
+    peers = {library: shape for library in (*RAW, "rslock", "redis-semaphore", "redlock")}
+    return Scenario(
+        ours=shape,
+        peers=peers | {library: Shape(1, 1) for library in alone},
+        must={"raw-delete": ratio(0.6), "raw-script": ratio(0.6), "rslock": ratio(1)},
+        aim={library: ratio(0.9) for library in RAW},
+    )
+
+
+SCENARIOS = {
+    "pairs-64": uncontended(64, alone=("redis-py", "python-redis-lock")),
+    "pairs-512": uncontended(512, alone=()),
+    "hot-16x1": Scenario(
+        ours=Shape(16, 1),
+        peers={
+            "redis-py": REDIS_PY,
+            "python-redis-lock": Shape(16, 1),
+            "rslock": Shape(16, 1),
+        },
+        must={"redis-py": ratio(1.4)},
+        aim={"redis-py": ratio(1.8)},
+        longest={"redis-py": at_most(100)},
+        spread=at_most(3),
+    ),
+    "hot-4x4": Scenario(
+        ours=Shape(4, 4),
+        peers={"redis-py": REDIS_PY, "rslock": Shape(4, 4)},
+        must={"redis-py": ratio(3)},
+        aim={"redis-py": ratio(6)},
+        p99={"redis-py": at_most(10)},
+    ),
+    "hot-1x16": Scenario(
+        ours=Shape(1, 16),
+        peers={
+            "redis-py": REDIS_PY,
+            "rslock": Shape(1, 16),
+            "redis-semaphore": Shape(1, 16),
+            "redlock": Shape(1, 16),
+        },
+        must={"redis-py": ratio(30)},
+        aim={"redis-py": at_least(300_000)},
+    ),
+}
+# Of ours: what a `lockstock bench lock` says each acquisition sends.
+COMMANDS = {
+    "1 waiter": (Shape(1, 2), 2.2),
+    "100 waiters": (Shape(1, 101), 2.2),
+    "10,000 waiters": (Shape(1, 10_001), 2.2),
+    "10,000 waiters, 4 processes": (Shape(4, 2_501), 2.2),
+    "4 processes × 4 tasks": (Shape(4, 4), 1),
+    "1 process × 16 tasks": (Shape(1, 16), 0.2),
+}
+BENCHES = (*SCENARIOS, "commands", "crash")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        prog="./dev bench lock",
+        epilog="All of it takes about a quarter of an hour on a quiet machine.",
+    )
+    parser.add_argument("--seconds", type=float, default=3, help="of one round (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each library (5)")
+    parser.add_argument("--crashes", type=int, default=50, help="holders to kill (50)")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=20,
+        help="seconds to wait before each round for other programs to be done (20)",
+    )
+    parser.add_argument("--only", choices=BENCHES, action="append", help="may be repeated")
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    given = parser.parse_args()
+    if given.seconds <= 0 or min(given.rounds, given.crashes) < 1:
+        parser.error("--seconds is above 0, --rounds and --crashes are at least 1")
+    return given
+
+
+class Bench:
+    def __init__(self, given, store, report):
+        self.given, self.store, self.report = given, store, report
+        # What went wrong with ours, which makes the run fail.
+        self.failures = []
+
+    def scenario(self, name, missing):
+        """All rounds of ours and of each peer, in turn."""
+        scenario = SCENARIOS[name]
+        shapes = {OURS: scenario.ours} | scenario.peers
+        rounds = {library: [] for library in shapes if library not in missing}
+        for number in range(self.given.rounds):
+            # The other way round each time: whatever drifts meets all alike.
+            turn = list(rounds) if number % 2 == 0 else list(reversed(rounds))
+            for library in turn:
+                seen = self.round(name, library, shapes[library])
+                if seen is None:
+                    # It will not do better next time.
+                    del rounds[library]
+                    continue
+                rounds[library].append(seen)
+                progress(
+                    f"{name:9} {library:17} {shapes[library]!s:8}"
+                    f" round {number + 1}/{self.given.rounds}: {seen.rate:9,.0f}/s"
+                    f"  p50 {seen.p50:7.3f}  p99 {seen.p99:8.3f}  max {seen.longest:8.2f} ms"
+                    f"  overlaps {seen.overlaps}  stalled {seen.stalled}"
+                )
+        self.add(name, scenario, shapes, rounds)
+
+    def round(self, name, library, shape):
+        given = self.given
+        try:
+            return play(self.store, library, shape, given.seconds, given.patience)
+        except Failed as error:
+            if library == OURS:
+                raise
+            progress(f"{name:9} {library}: {error}")
+            last = str(error).strip().splitlines()[-1]
+            self.report.note(f"{name}: {library} failed and is left out: {last}")
+            return None
+
+    def add(self, name, scenario, shapes, rounds):
+        labels = {library: label(library, shapes, scenario) for library in shapes}
+
+        def add(metric, unit, combine, value, must=None, aim=None):
+            values = {
+                labels[library]: combine([value(each) for each in some])
+                for library, some in rounds.items()
+            }
+            bounds = [
+                {labels[library]: bound for library, bound in (bounds or {}).items()}
+                for bounds in (must, aim)
+            ]
+            ours = values.pop(OURS)
+            self.report.add(f"{name}: {metric}", unit, ours, values, must=bounds[0], aim=bounds[1])
+
+        middle = statistics.median
+        add("acquisitions", "1/s", middle, lambda each: each.rate, scenario.must, scenario.aim)
+        add("wait p50", "ms", middle, lambda each: each.p50)
+        add("wait p99", "ms", middle, lambda each: each.p99, scenario.p99)
+        add("longest wait", "ms", max, lambda each: each.longest, scenario.longest)
+        if scenario.spread:
+            spread = middle([each.p99 / each.p50 for each in rounds[OURS] if each.p50] or [0])
+            self.report.add(f"{name}: p99 / p50", "", spread, {}, must=scenario.spread)
+        if scenario.ours.names == 1:
+            self.report.note(
+                f"{name}: under FIFO a wait is the number of waiters times one hand-over; a lock"
+                " that is polled for goes back to the last holder, hence its short p50 and the"
+                " longest wait"
+            )
+        for library, some in rounds.items():
+            self.judge(name, labels[library], some)
+
+    def judge(self, name, library, rounds):
+        """What must never happen, whoever's lock it is."""
+        turns = sum(each.turns for each in rounds)
+        overlaps = sum(each.overlaps for each in rounds)
+        stalled = sum(each.stalled for each in rounds)
+        words = f"{name}: {library}: of {turns:,} holders {overlaps} overlapped with another,"
+        words += f" and {stalled} waiters were still waiting {GRACE:g} s after the end"
+        if library == OURS:
+            bad = overlaps + stalled
+            self.report.add(f"{name}: overlaps and stalls", "", bad, {}, must=at_most(0))
+            if bad:
+                self.failures.append(words)
+        elif overlaps or stalled:
+            self.report.note(words)
+
+    def commands(self):
+        """What each acquisition sends, by the account of the Redis, which tells a command that
+        a script calls from one that a client sends: see `lockstock bench lock --help`."""
+        for title, (shape, most) in COMMANDS.items():
+            quiet(self.given.patience)
+            self.store.command("FLUSHALL")
+            words = [LOCKSTOCK, "bench", "lock", "--json", "--store", self.store.url(0)]
+            words += ["--processes", shape.processes, "--tasks", shape.tasks]
+            # Its seconds are whole.
+            words += ["--seconds", max(1, round(self.given.seconds))]
+            seen = json.loads(run(words))
+            each = seen["commands_per_acquisition"]
+            if each is None:
+                why = seen["commands_unknown_because"]
+                self.report.note(f"commands: {title}: unknown, {why}")
+                continue
+            progress(
+                f"commands  {title:27}: {each:.3f} each,"
+                f" {seen['acquisitions_per_s']:,.0f}/s, longest wait {seen['wait_max_ms']:,.0f} ms"
+            )
+            self.report.add(f"commands: {title}", "each", each, {}, must=at_most(most))
+
+    def crash(self):
+        quiet(self.given.patience)
+        self.store.command("FLUSHALL")
+        late = crashes(self.store, self.given.crashes)
+        bounds = {"must": at_most(20), "aim": at_most(5)}
+        self.report.add("crash: next holder, p99", "ms", quantile(late, 0.99), {}, **bounds)
+        self.report.add("crash: next holder, p50", "ms", quantile(late, 0.5), {})
+        self.report.note(
+            f"crash: after the end of the lease of a holder that was killed, {len(late)} times"
+            f" with leases of {LEASE_MS} ms"
+        )
+
+
+def label(library, shapes, scenario):
+    """Its name; and its shape, where that is not ours."""
+    shape = shapes[library]
+    return library if shape == scenario.ours else f"{library} ({shape})"
+
+
+def measure(given, report):
+    """Gives what went wrong with ours."""
+    wanted = [name for name in BENCHES if name in (given.only or BENCHES)]
+    libraries = {OURS: None}
+    for name in wanted:
+        libraries |= SCENARIOS[name].peers if name in SCENARIOS else {}
+    missing = install(libraries)
+    for library, why in missing.items():
+        report.note(f"{library} is left out: {why}")
+    with redis() as store:
+        bench = Bench(given, store, report)
+        for name in wanted:
+            if name in SCENARIOS:
+                bench.scenario(name, missing)
+            else:
+                getattr(bench, name)()
+    named = versions(library for library in libraries if library not in missing)
+    report.note("libraries: " + ", ".join(f"{name} {number}" for name, number in named.items()))
+    return bench.failures
+
+
+def main():
+    given = arguments()
+    # So that what was started is ended in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    report = Report("lock")
+    try:
+        failures = measure(given, report)
+    except Failed as error:
+        sys.exit(f"bench lock: {error}")
+    report.finish(as_json=given.json)
+    if failures:
+        sys.exit("\nbench lock: FAILED:\n" + "\n".join(f"  {each}" for each in failures))
+
+
+if __name__ == "__main__":
+    main()
