@@ -29,12 +29,19 @@
 //! # A map of the crate
 //!
 //! - [`Store`]: where locks live, opened from a URL.
-//! - [`Store::lock`] → [`NamedLock::lease`] → [`Lock`]: acquired any number of times.
+//! - [`Store::lock`] → [`NamedLock::lease`] → [`Lock`]: acquired any number of times. One
+//!   holder at a time; [`release`](Guard::release) when done, or [`keep`](Guard::keep) for once
+//!   in so long.
+//! - [`Store::semaphore`], [`Store::read_lock`], [`Store::write_lock`]: the same for so many at
+//!   a time, for many who read or one who writes.
+//! - [`Store::lock_all`] → [`NamedLocks::lease`] → [`LockAll`] → [`GuardAll`]: several names,
+//!   all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
 //! - [`Error`]: what went wrong, by predicates.
 //!
 //! Metrics go through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
-//! `…_lost_total`, `lockstock_lock_wait_seconds`, `lockstock_lock_hold_seconds`.
+//! `…_lost_total`, `…_handovers_total` by `kind`, `lockstock_lock_wait_seconds`,
+//! `lockstock_lock_hold_seconds`.
 
 mod error;
 mod guard;
