@@ -286,6 +286,10 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.stop_renewal();
         if !self.done {
+            histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
+            if self.hold.ends() <= Instant::now() {
+                self.hold.note_lost();
+            }
             self.hold.give_back();
         }
     }

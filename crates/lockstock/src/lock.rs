@@ -231,9 +231,12 @@ impl Pending<'_> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if let Some(attempt) = self.attempt.take()
-            && attempt.was_made()
-        {
+        let Some(attempt) = self.attempt.take() else {
+            return;
+        };
+        if let Some(grant) = attempt.passed_too_late() {
+            drop(Guard::new(self.store, &attempt, grant));
+        } else if attempt.was_made() {
             // For so long a grant or a place in the queue could stand in somebody's way.
             let wait = attempt.patience().unwrap_or(MAX_LEASE);
             let matters_until = Instant::now() + wait.saturating_add(attempt.lease);

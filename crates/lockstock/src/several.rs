@@ -100,8 +100,11 @@ impl LockAll {
             match self.take_each(until).await {
                 Ok(Taken::All(guards)) => return Ok(Acquired::Held(guards)),
                 Ok(Taken::NotAll(busy, guards)) => {
-                    guards.release().await?;
-                    return Ok(Acquired::Busy(busy));
+                    // Nothing was done under them: that one is lost is no harm.
+                    match guards.release().await {
+                        Err(error) if !error.is_lost() => return Err(error),
+                        _ => return Ok(Acquired::Busy(busy)),
+                    }
                 }
                 // One was lost while we waited for another: from the beginning.
                 Err(error) if error.is_lost() => {}

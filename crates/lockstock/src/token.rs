@@ -1,6 +1,5 @@
-//! Who holds a lock, written so that an operator who reads the key knows what it is. The
-//! marks in front of it, `lockstock:held:` and `lockstock:kept:`, are the scripts'
-//! (`lock/exclusive.lua`).
+//! Who holds a lock, written so that an operator who reads the key knows what it is. What
+//! stands before and behind it there is the scripts' (`lock/exclusive.lua`).
 
 use std::fmt;
 

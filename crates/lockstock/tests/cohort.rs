@@ -142,7 +142,6 @@ async fn the_end_of_a_lease_that_moves_is_followed() {
     let mut guard = lock.acquire().await.unwrap();
     let waiter = waiting(&lock);
     sleep(Duration::from_millis(20)).await;
-    // Much sooner than the waiter was told.
     let left = guard.remaining();
     assert!(guard.extend(Duration::from_millis(1)).await.is_ok());
     assert!(guard.remaining() > left - Duration::from_secs(1));
@@ -199,4 +198,59 @@ async fn after_a_break_of_the_connection_the_store_is_asked_again() {
         assert!(guard.remaining() > LEASE / 2);
         guard.release().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_lock_passed_to_a_waiter_that_is_gone_goes_on() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    for _ in 0..20 {
+        let guard = hot(&store, LEASE).acquire().await.unwrap();
+        let first = waiting(&hot(&store, LEASE));
+        let second = waiting(&hot(&store, LEASE));
+        tokio::task::yield_now().await;
+        // On one thread: it is told, and is gone before it hears.
+        guard.release().await.unwrap();
+        let head = got(first).await;
+        let passed = waiting(&hot(&store, LEASE));
+        tokio::task::yield_now().await;
+        drop(head);
+        second.abort();
+        passed.abort();
+        let _ = (second.await, passed.await);
+        store.settled().await;
+        assert_eq!(redis.command(&["EXISTS", "hot"]), Ok("0".to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fences_rise_whatever_the_clock_does() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    let ahead = 4_102_444_800_000_000_u64;
+    let clock = ahead.to_string();
+    redis.command(&["SET", "lockstock:clock", &clock]).unwrap();
+    let last = Arc::new(AtomicU64::new(ahead));
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let (lock, last) = (hot(&store, Duration::from_millis(100)), last.clone());
+        tasks.spawn(async move {
+            for n in 0..200 {
+                let guard = lock.acquire().await.unwrap();
+                let fence = guard.fence();
+                assert!(
+                    last.swap(fence, Ordering::SeqCst) < fence,
+                    "{n}: fences rise"
+                );
+                match n % 50 {
+                    // It vanishes, and takes along what it knows of the block.
+                    47 => std::mem::forget(guard),
+                    48 => guard.keep().await.unwrap(),
+                    49 => drop(guard),
+                    _ => guard.release().await.unwrap(),
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
 }

@@ -124,7 +124,7 @@ async fn a_waiter_whose_process_is_gone_is_passed_over() {
     let guard = held(&hot(&stores[0])).await;
     // As a process leaves them that was killed.
     for n in 0..3 {
-        let member = format!("dead:60000:-1:{n:032x}");
+        let member = format!("dead:60000:-1:1:x:{n:032x}");
         redis
             .command(&["ZADD", QUEUE, &n.to_string(), &member])
             .unwrap();

@@ -14,13 +14,17 @@ local next_other = 5 + 2 * RELEASES + 6 * ACQUIRES
 
 local function other()
   local name, at = ARGV[next_other], next_other + 1
-  local step, arguments = keep, 1
+  local step, arguments
   if name == 'leave' then
     step, arguments = leave, 6
+  elseif name == 'keep' then
+    step, arguments = keep, 2
   elseif name == 'pass' then
     step, arguments = pass, 8
   elseif name == 'renew' then
     step, arguments = renew, 2
+  else
+    error('there is no step ' .. name)
   end
   next_other = at + arguments
   return take_step(step, arguments, at)

@@ -6,7 +6,7 @@
 -- A call takes any number of steps, all of them in one Cluster slot: first those that
 -- release, then those that acquire, then the others.
 --
--- KEYS[1]  the clock: the highest fence of all that was given out, see mint
+-- KEYS[1]  the clock: the highest fence of all that are noted, see mint
 -- KEYS     two for each step:
 --            holder  who holds: see exclusive.lua and shared.lua
 --            queue   a sorted set of waiters. The score is the time of arrival in µs by this
@@ -45,6 +45,7 @@ local answers = { now }
 local holder_key, queue_key
 
 local function finish()
-  if highest ~= highest_before then redis.call('SET', KEYS[1], whole(highest)) end
+  -- Refused only when nothing was written, and so nothing was granted.
+  if highest ~= highest_before then redis.pcall('SET', KEYS[1], whole(highest)) end
   return answers
 end

@@ -2,13 +2,17 @@
 -- cannot wait that long; the others ask again, so that those behind them in their process
 -- hear of it too.
 --
+-- claim, used: as for release.
+--
 -- Answers 1: kept (also when asked again), 0: it was not ours any more.
 --
 -- Atomic because between a compare and a set the next holder may come.
-local function keep(token)
+local function keep(claim, used)
+  local token = string.match(claim, '^%x+')
   local mark, held_by, fence = holder()
   if held_by ~= token then return 0 end
   if mark == 'kept' then return 1 end
+  note_used(used)
   set_mark('kept', token, fence)
   local left = redis.call('PTTL', holder_key)
   local waiters = redis.call('ZRANGE', queue_key, 0, -1, 'WITHSCORES')

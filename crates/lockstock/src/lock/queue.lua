@@ -1,6 +1,6 @@
 -- The queue: who waits, in order of arrival, and how a lock goes from one to the next.
 
--- 2 days, in ms: longer than anybody waits.
+-- 2 days, in ms: whoever waits asks again when a lease has ended, after 24 h at the latest.
 local QUEUE_LIFE = '172800000'
 -- In a Cluster only the shards' channels tell how many heard.
 local PUBLISH = CHANNEL == 'lockstock:wake:' and 'PUBLISH' or 'SPUBLISH'
@@ -9,11 +9,17 @@ local PUBLISH = CHANNEL == 'lockstock:wake:' and 'PUBLISH' or 'SPUBLISH'
 -- microseconds keep them rising when the clock's key was lost or rolled back (flush, restart
 -- without a log, failover to a stale replica). Exact below 2^53, the year 2255.
 --
--- Only the first is noted. Of the others a holder says when it releases how many it used; and
--- if it never does, its lease has ended, and that is longer than a block has microseconds.
+-- Of a block only the first is noted, for as long as the clock goes on: a holder says how far it
+-- got when it is done, and if it never does its lease ends, which takes longer than a block has
+-- microseconds. When the clock's key is ahead of the clock, nothing but the key keeps count.
 local function mint(block)
-  highest = math.max(now, highest + 1)
-  return highest + block - 1
+  local fence = math.max(now, highest + 1)
+  highest = fence > now and fence + block - 1 or fence
+  return fence + block - 1
+end
+
+local function note_used(used)
+  if used ~= '' then highest = math.max(highest, used) end
 end
 
 -- As the queue has it.
@@ -31,11 +37,8 @@ local function first() return redis.call('ZRANGE', queue_key, 0, 0)[1] end
 -- Lets the first waiter ask again: it sleeps until the end of a lease that may come sooner
 -- now.
 local function alarm()
-  local head = first()
-  if head then
-    local process, token = string.match(head, '^(%x+):.*:(%x+)$')
-    wake(process, 'ask:' .. token)
-  end
+  local process, token = string.match(first() or '', '^(%x+):.*:(%x+)$')
+  if process then wake(process, 'ask:' .. token) end
 end
 
 -- Takes a place: behind everybody, or among them if it has waited elsewhere for `waited` µs

@@ -58,7 +58,7 @@ local function standing()
 end
 
 -- It stays taken to the end of its lease, as it would anyway.
-local function keep(token) return held_by(token) and 1 or 0 end
+local function keep(claim) return held_by(string.match(claim, '^%x+')) and 1 or 0 end
 
 -- What is shared has no short cuts, and nothing to mark for them.
 local function mark_wanted() end

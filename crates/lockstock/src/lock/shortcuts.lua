@@ -31,9 +31,9 @@ if ACQUIRES > 0 then
       local value = HELD .. ARGV[at] .. ':' .. whole(last)
       local holder = KEYS[2 * (RELEASES + i)]
       local held = redis.pcall('SET', holder, value, 'NX', 'PX', ARGV[at + 1])
-      if held then
-        highest = fence
-        answers[1 + RELEASES + i] = held.err and { 'failed', held.err } or last
+      if held and not held.err then
+        highest = math.max(highest, fence > now and last or fence)
+        answers[1 + RELEASES + i] = last
         taken = taken + 1
       end
     end

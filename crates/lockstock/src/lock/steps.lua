@@ -1,7 +1,7 @@
 -- The steps that both kinds of lock have.
 
--- Takes the lock, or a place in the queue. Asked again with the same token it answers the
--- same, and the place in the queue stays what it was.
+-- Takes the lock, or a place in the queue. Asked again with the same token it finds the lock
+-- its own (what is shared with a new fence), and the place in the queue what it was.
 --
 -- wait: for how long in all in ms, -1 for as long as it takes, '' not at all; waited: for how
 -- long already, in µs; block: how many fences.
@@ -27,7 +27,7 @@ local function acquire(token, lease, wait, waited, block, mode)
     if not ours and (not head or head == member) then
       fence = mint(block)
       -- In this order: with its memory full Redis refuses the first write of a script, and
-      -- only the first. A grant is better refused than a leaving.
+      -- only the first. The grant of a lock is better refused than a leaving.
       if take(token, lease, mode, fence) then
         redis.call('ZREM', queue_key, member)
         -- There may be something left for those behind.
@@ -49,7 +49,7 @@ end
 
 -- Gives the lock back: to the first waiter, or to nobody.
 --
--- claim: TOKEN:FENCE; used: the last fence of the block that was used, if not the first.
+-- claim: TOKEN:FENCE; used: the last fence of a block that was used, '' if it has only one.
 --
 -- Answers 1: released, 0: it was not ours any more.
 --
@@ -58,7 +58,7 @@ end
 local function release(claim, used)
   local token = string.match(claim, '^%x+')
   if not held_by(token) then return 0 end
-  if used ~= '' then highest = math.max(highest, used) end
+  note_used(used)
   local _, left = standing()
   vacate(token)
   hand_over(left)

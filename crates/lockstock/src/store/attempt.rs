@@ -1,13 +1,14 @@
 //! What the lock and its stores say to each other.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::redis::{MOST_PASSES, Place};
+use super::redis::{InLine, MOST_PASSES, Place};
 use crate::key::Keys;
 use crate::token::{Process, Token};
 
@@ -24,6 +25,8 @@ pub(crate) struct Attempt {
     /// How many fences the store was asked for, once it was asked: until then there is nothing
     /// there that could be withdrawn.
     pub(super) block: OnceLock<u64>,
+    /// How it hears of its place in line, while it stands there.
+    line: Mutex<Option<oneshot::Receiver<InLine>>>,
 }
 
 /// With whom a lock can be shared.
@@ -53,6 +56,7 @@ impl Attempt {
             until,
             begun: Instant::now(),
             block: OnceLock::new(),
+            line: Mutex::default(),
         }
     }
 
@@ -71,6 +75,20 @@ impl Attempt {
     pub(super) fn block_for(&self, is_waited_for: bool) -> u64 {
         let block = if is_waited_for { MOST_PASSES } else { 1 };
         *self.block.get_or_init(|| block)
+    }
+
+    /// What was passed on to it in the moment in which it gave up standing in line.
+    pub(crate) fn passed_too_late(&self) -> Option<Grant> {
+        let mut hears = self.line().take()?;
+        hears.close();
+        match hears.try_recv() {
+            Ok(InLine::Passed(grant)) => Some(grant),
+            _ => None,
+        }
+    }
+
+    pub(super) fn line(&self) -> MutexGuard<'_, Option<oneshot::Receiver<InLine>>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the store may know of it.
@@ -92,6 +110,14 @@ pub(crate) enum Answer {
 pub(crate) struct Claim {
     pub(crate) token: Token,
     pub(crate) last_fence: u64,
+    /// How many fences came with it.
+    pub(crate) block: u64,
+}
+
+impl Claim {
+    pub(crate) fn first_fence(self) -> u64 {
+        self.last_fence + 1 - self.block
+    }
 }
 
 /// Whoever holds a lock.
@@ -111,6 +137,11 @@ impl Tenant {
             claim: grant.claim,
             fence: grant.fence,
         }
+    }
+
+    /// How far the fences were used that came with the grant, if there were several.
+    pub(super) fn used(&self) -> Option<u64> {
+        (self.claim.block > 1).then_some(self.fence)
     }
 }
 

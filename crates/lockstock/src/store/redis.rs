@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep};
 
 pub(super) use self::calls::Asked;
 use self::calls::{Answered, Calls, Step, What};
-use self::line::{InLine, Lines, Tenure};
-pub(crate) use self::line::{MOST_PASSES, Place};
+pub(crate) use self::line::{InLine, MOST_PASSES, Place};
+use self::line::{Lines, Tenure};
 use self::wakes::{Wake, Wakes};
 use self::wire::{By, Lua, Wire};
 use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Release, Tenant};
@@ -162,21 +162,19 @@ impl Redis {
                     busy => busy,
                 }
             }
-            InLine::Passed(place, passed) => {
+            InLine::Passed(grant) => {
                 HandOver::Local.count();
-                Ok(Answer::Granted(Grant {
-                    claim: passed.claim,
-                    fence: passed.fence,
-                    deadline: passed.deadline,
-                    place: Some(place),
-                }))
+                Ok(Answer::Granted(grant))
             }
             InLine::Kept(ends) => Ok(Answer::Busy {
                 left: Some(ends.saturating_duration_since(Instant::now())),
                 how: How::Kept,
             }),
             InLine::Failed(why) => Err(Error::unavailable(why)),
-            InLine::TooLate => self.try_once(attempt).await,
+            InLine::TooLate => match attempt.passed_too_late() {
+                Some(grant) => Ok(Answer::Granted(grant)),
+                None => self.try_once(attempt).await,
+            },
         }
     }
 
@@ -198,17 +196,17 @@ impl Redis {
                 false => 1,
             });
         let mut poll = FIRST_POLL;
-        let mut waited_for_lease = false;
+        let mut lease_ended = false;
         // Listening before asking: a grant that comes in between is heard.
         let mut listening = self.wakes.listen(attempt.token);
         loop {
             let breaks = self.wakes.breaks();
             let holder = match self.ask(attempt, true).await? {
                 Said::Granted(grant) => {
-                    if waited_for_lease {
+                    if lease_ended {
                         HandOver::Expiry.count();
                     }
-                    return Ok(Answer::Granted(self.hold(grant, block, place, breaks)));
+                    return Ok(Answer::Granted(self.hold(attempt, grant, place, breaks)));
                 }
                 Said::Busy(holder) => holder,
             };
@@ -227,7 +225,10 @@ impl Redis {
             let told = tokio::select! {
                 biased;
                 told = listening.next(breaks) => told,
-                () = sleep(nap(&holder, attempt.patience(), &mut poll)) => None,
+                () = sleep(nap(&holder, attempt.patience(), &mut poll)) => {
+                    lease_ended = holder.is_ours;
+                    None
+                }
             };
             match told {
                 Some(Wake::Held { fence, lease, at }) => {
@@ -236,12 +237,13 @@ impl Redis {
                         claim: Claim {
                             token: attempt.token,
                             last_fence: fence,
+                            block,
                         },
                         fence,
                         deadline: granted_until(&holder, lease, at),
                         place: None,
                     };
-                    return Ok(Answer::Granted(self.hold(grant, block, place, breaks)));
+                    return Ok(Answer::Granted(self.hold(attempt, grant, place, breaks)));
                 }
                 Some(Wake::Kept { left }) => {
                     if let Some(place) = place {
@@ -251,9 +253,8 @@ impl Redis {
                     return Ok(Answer::Busy { left, how });
                 }
                 None if attempt.is_over() => return self.give_up(attempt).await,
-                Some(Wake::Ask) => {}
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                None => waited_for_lease = true,
+                Some(Wake::Ask) | None => {}
             }
         }
     }
@@ -268,15 +269,20 @@ impl Redis {
     }
 
     /// Makes a grant known to those in line behind: it may be passed on to them.
-    fn hold(&self, mut grant: Grant, block: u64, place: Option<&Place>, breaks: u64) -> Grant {
+    fn hold(
+        &self,
+        attempt: &Attempt,
+        mut grant: Grant,
+        place: Option<&Place>,
+        breaks: u64,
+    ) -> Grant {
         if let Some(place) = place {
-            let last = grant.fence;
-            grant.fence = last + 1 - block;
+            grant.fence = grant.claim.first_fence();
             place.hold(Tenure {
                 claim: grant.claim,
                 ends: grant.deadline,
-                since: Instant::now(),
-                fences: grant.fence + 1..=last,
+                since: grant.deadline - attempt.lease,
+                fences: grant.fence + 1..=grant.claim.last_fence,
                 breaks,
             });
         }
@@ -312,8 +318,7 @@ impl Redis {
     /// Gives the lock back. Whoever is next in line here stands in the queue before that, so
     /// that nobody is given it who came later.
     pub(super) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Asked {
-        let Tenant { claim, fence, .. } = *tenant;
-        let used = (fence != claim.last_fence).then_some(fence);
+        let (claim, used) = (tenant.claim, tenant.used());
         let Some(next) = place.and_then(Place::next) else {
             return self.step(tenant, Step::Release { claim, used });
         };
@@ -336,7 +341,8 @@ impl Redis {
     }
 
     pub(super) async fn keep(&self, tenant: &Tenant) -> Result<bool> {
-        read(&self.step(tenant, Step::Keep(tenant.claim.token)).await?)
+        let (claim, used) = (tenant.claim, tenant.used());
+        read(&self.step(tenant, Step::Keep { claim, used }).await?)
     }
 
     pub(super) async fn renew(&self, tenant: &Tenant, left: Duration) -> Result<bool> {
@@ -396,6 +402,7 @@ fn said(attempt: &Attempt, answered: &Answered) -> Result<Said> {
             claim: Claim {
                 token: attempt.token,
                 last_fence: fence,
+                block: attempt.block.get().copied().unwrap_or(1),
             },
             fence,
             deadline: answered.begun + left,

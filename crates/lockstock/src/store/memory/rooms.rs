@@ -241,6 +241,7 @@ impl Rooms {
             claim: Claim {
                 token: asked.token,
                 last_fence: self.last_fence,
+                block: 1,
             },
             fence: self.last_fence,
             deadline,

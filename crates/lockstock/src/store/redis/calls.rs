@@ -2,7 +2,9 @@
 //! in one call of one script: the server is spared the calls, the network the packets, and
 //! this process most of the work.
 //!
-//! Steps reach Redis in the order in which they were asked for, unless a connection breaks.
+//! Calls reach Redis in the order in which they were asked for, unless a connection breaks; of
+//! the steps of one call those that release come first, and nobody's second step comes before
+//! the first.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -53,7 +55,10 @@ pub(super) enum Step {
         what: What,
         give_back: bool,
     },
-    Keep(Token),
+    Keep {
+        claim: Claim,
+        used: Option<u64>,
+    },
     /// In ms.
     Renew(Token, u64),
 }
@@ -77,7 +82,7 @@ impl Step {
         match self {
             Self::Release { .. } => 0,
             Self::Acquire { .. } => 1,
-            Self::Pass { .. } | Self::Leave { .. } | Self::Keep(_) | Self::Renew(..) => 2,
+            Self::Pass { .. } | Self::Leave { .. } | Self::Keep { .. } | Self::Renew(..) => 2,
         }
     }
 }
@@ -291,8 +296,9 @@ impl Step {
                     .arg(mode(what.mode))
                     .arg(u8::from(give_back));
             }
-            Self::Keep(token) => {
-                cmd.arg("keep").arg(token.to_string());
+            Self::Keep { claim, used } => {
+                cmd.arg("keep");
+                write_claim(cmd, claim, used);
             }
             Self::Renew(token, left) => {
                 cmd.arg("renew").arg(token.to_string()).arg(left);

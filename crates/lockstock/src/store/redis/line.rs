@@ -11,7 +11,10 @@
 //! have forgotten us.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -20,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::wakes::Wakes;
 use crate::key::Keys;
-use crate::store::attempt::{Attempt, Claim};
+use crate::store::attempt::{Attempt, Claim, Grant};
 
 /// How many holders one grant is for, at most.
 pub(crate) const MOST_PASSES: u64 = 128;
@@ -93,25 +96,17 @@ struct Waiter {
 
 /// How standing in line ended.
 #[derive(Debug)]
-pub(super) enum InLine {
+pub(crate) enum InLine {
     /// First: ask Redis.
     First(Place),
     /// The lock was passed on.
-    Passed(Place, Passed),
+    Passed(Grant),
     /// The lock is kept until then, which is longer than the wait.
     Kept(Instant),
     /// The store did not answer the first in line.
     Failed(String),
     /// The wait is over.
     TooLate,
-}
-
-/// A lock that was passed on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Passed {
-    pub(super) claim: Claim,
-    pub(super) fence: u64,
-    pub(super) deadline: Instant,
 }
 
 impl Line {
@@ -125,7 +120,7 @@ impl Line {
     }
 
     /// What `waiter` would be passed.
-    fn passable(&mut self, waiter: &Waiter, breaks: u64, now: Instant) -> Option<Passed> {
+    fn passable(&mut self, waiter: &Waiter, breaks: u64, now: Instant) -> Option<Grant> {
         let tenure = self.tenure.as_mut()?;
         let left = tenure.ends.saturating_duration_since(now);
         let fair = now < tenure.since + MOST_TIME;
@@ -133,10 +128,11 @@ impl Line {
         if !fair || !safe || tenure.breaks != breaks {
             return None;
         }
-        Some(Passed {
+        Some(Grant {
             claim: tenure.claim,
             fence: tenure.fences.next()?,
             deadline: tenure.ends,
+            place: None,
         })
     }
 }
@@ -150,7 +146,7 @@ impl Lines {
     /// Stands in line for the lock until first, or until `until`.
     pub(super) async fn stand(&self, attempt: &Arc<Attempt>) -> InLine {
         let keys = &attempt.keys;
-        let told = {
+        {
             let mut state = self.state();
             let state = &mut *state;
             let Some(line) = state.lines.get_mut(keys) else {
@@ -164,20 +160,29 @@ impl Lines {
             };
             let (told, hears) = oneshot::channel();
             line.sweep();
+            // There it is found when the future is dropped.
+            *attempt.line() = Some(hears);
             let attempt = attempt.clone();
             line.behind.push_back(Waiter { attempt, told });
             self.watch(keys, line);
-            hears
-        };
-        let Some(until) = attempt.until else {
-            // Lines are never dropped with somebody in them.
-            return told.await.unwrap_or(InLine::TooLate);
-        };
-        tokio::select! {
-            biased;
-            told = told => told.unwrap_or(InLine::TooLate),
-            () = sleep_until(until) => InLine::TooLate,
         }
+        let told = poll_fn(|context| match &mut *attempt.line() {
+            // Lines are never dropped with somebody in them.
+            Some(hears) => Pin::new(hears)
+                .poll(context)
+                .map(|told| told.unwrap_or(InLine::TooLate)),
+            None => Poll::Ready(InLine::TooLate),
+        });
+        let told = match attempt.until {
+            None => told.await,
+            Some(until) => tokio::select! {
+                biased;
+                told = told => told,
+                () = sleep_until(until) => return InLine::TooLate,
+            },
+        };
+        attempt.line().take();
+        told
     }
 
     /// Sees to it that those in `line` do not wait for a holder beyond its lease: it may hang.
@@ -340,20 +345,20 @@ impl Place {
             return false;
         }
         while let Some(next) = line.behind.pop_front() {
-            let Some(passed) = line.passable(&next, breaks, now) else {
+            let Some(grant) = line.passable(&next, breaks, now) else {
                 line.behind.push_front(next);
                 return false;
             };
             state.turns += 1;
-            let place = lines.place(&self.keys, state.turns);
-            match next.told.send(InLine::Passed(place, passed)) {
+            let place = Some(lines.place(&self.keys, state.turns));
+            match next.told.send(InLine::Passed(Grant { place, ..grant })) {
                 Ok(()) => {
                     line.turn = state.turns;
                     return true;
                 }
                 // It left in this moment. Dropped as it is, its place would lock the lines
                 // a second time.
-                Err(InLine::Passed(mut place, _)) => place.lines = None,
+                Err(InLine::Passed(mut grant)) => grant.place.iter_mut().for_each(Place::forget),
                 Err(_) => {}
             }
         }
@@ -392,6 +397,10 @@ impl Place {
                 let _ = waiter.told.send(InLine::Failed(why.to_owned()));
             }
         });
+    }
+
+    fn forget(&mut self) {
+        self.lines = None;
     }
 
     fn in_line<T>(&self, act: impl FnOnce(&Lines, &mut Line) -> T) -> Option<T> {
