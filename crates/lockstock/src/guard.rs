@@ -53,6 +53,8 @@ struct Hold {
     deadline: Mutex<Instant>,
     /// Tells that the deadline has moved.
     moved: Notify,
+    /// One renewal at a time: what is asked for last is what the store is told last.
+    renewing: tokio::sync::Mutex<()>,
     /// A loss is told once, however often it is found out.
     noted_lost: AtomicBool,
 }
@@ -67,6 +69,7 @@ impl Guard {
                 place: grant.place,
                 deadline: Mutex::new(grant.deadline),
                 moved: Notify::new(),
+                renewing: tokio::sync::Mutex::default(),
                 noted_lost: AtomicBool::new(false),
             }),
             since: Instant::now(),
@@ -374,32 +377,31 @@ impl Hold {
     }
 
     async fn set_remaining(&self, left: Duration) -> Result<()> {
+        let _one_at_a_time = self.renewing.lock().await;
+        self.renew_to(left).await
+    }
+
+    async fn renew_to(&self, left: Duration) -> Result<()> {
         // As the store counts it: a fraction of a millisecond more would be ours alone.
         let left = whole_millis(left);
         let ends = Instant::now() + left;
-        match self.store.renew(&self.tenant, left).await {
-            Ok(true) => {
-                self.set_ends(ends);
-                Ok(())
-            }
-            Ok(false) => {
-                self.note_lost();
-                Err(Error::lost())
-            }
-            Err(error) => {
-                // It may have been done: then a lease made shorter ends earlier than we knew.
-                if ends < self.ends() {
-                    self.set_ends(ends);
-                }
-                Err(error)
-            }
+        if ends < self.ends() {
+            // Whatever becomes of the answer.
+            self.set_ends(ends);
         }
+        if self.store.renew(&self.tenant, left).await? {
+            self.set_ends(ends);
+            return Ok(());
+        }
+        self.note_lost();
+        Err(Error::lost())
     }
 
     async fn renew_until(&self, ends: Option<Instant>) {
         let lease = self.tenant.lease;
         loop {
             sleep(lease / 3).await;
+            let _one_at_a_time = self.renewing.lock().await;
             let now = Instant::now();
             if ends.is_some_and(|ends| ends <= now) {
                 return;
@@ -410,7 +412,7 @@ impl Hold {
             if now + left <= self.ends() {
                 continue;
             }
-            match self.set_remaining(left).await {
+            match self.renew_to(left).await {
                 Err(error) if error.is_lost() => return,
                 // Asked again in a third of the lease, as long as the lock may be ours.
                 Err(_) if self.ends() <= Instant::now() => return,

@@ -183,6 +183,28 @@ impl Lock {
     }
 
     pub(crate) async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
+        let begun = Instant::now();
+        let answered = match self.ask(until).await? {
+            (_, Answer::NotAsked) => self.ask(Some(Instant::now())).await?,
+            answered => answered,
+        };
+        histogram!("lockstock_lock_wait_seconds").record(begun.elapsed());
+        match answered {
+            (attempt, Answer::Granted(grant)) => {
+                counter!("lockstock_lock_held_total").increment(1);
+                debug!(lock = %self.keys, fence = grant.fence, "held");
+                Ok(Acquired::Held(Guard::new(&self.store, &attempt, grant)))
+            }
+            (_, Answer::Busy { left, how }) => {
+                counter!("lockstock_lock_busy_total").increment(1);
+                let kept = how == How::Kept;
+                Ok(Acquired::Busy(Busy { left, kept }))
+            }
+            (_, Answer::NotAsked) => Err(Error::unavailable("the store was not asked")),
+        }
+    }
+
+    async fn ask(&self, until: Option<Instant>) -> Result<(Arc<Attempt>, Answer)> {
         let (keys, lease) = (self.keys.clone(), self.lease);
         let attempt = Attempt::new(self.store.process(), keys, self.mode, lease, until);
         let mut pending = Pending {
@@ -195,20 +217,7 @@ impl Lock {
             .acquire(pending.attempt())
             .instrument(wait)
             .await?;
-        let attempt = pending.settle();
-        histogram!("lockstock_lock_wait_seconds").record(attempt.begun.elapsed());
-        match answer {
-            Answer::Granted(grant) => {
-                counter!("lockstock_lock_held_total").increment(1);
-                debug!(lock = %self.keys, fence = grant.fence, "held");
-                Ok(Acquired::Held(Guard::new(&self.store, &attempt, grant)))
-            }
-            Answer::Busy { left, how } => {
-                counter!("lockstock_lock_busy_total").increment(1);
-                let kept = how == How::Kept;
-                Ok(Acquired::Busy(Busy { left, kept }))
-            }
-        }
+        Ok((pending.settle(), answer))
     }
 }
 

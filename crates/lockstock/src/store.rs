@@ -151,7 +151,7 @@ impl Store {
     /// Everybody who uses it should name the same number; a holder is let in by its own.
     ///
     /// What it guarantees and how it is acquired is as for a [`lock`](Self::lock), whose
-    /// names it does not share. Its fences tell the order of the grants.
+    /// names it does not share. Its fences rise from grant to grant.
     ///
     /// ```
     /// # use std::time::Duration;

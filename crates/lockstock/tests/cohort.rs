@@ -182,6 +182,81 @@ async fn different_leases_are_each_honoured() {
 }
 
 #[tokio::test]
+async fn a_crash_behind_a_holder_of_a_long_lease_delays_nobody_for_that_long() {
+    let redis = Redis::start();
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(store(&redis).await);
+    }
+    let short = Duration::from_millis(500);
+    let long = hot(&stores[0], LEASE).acquire().await.unwrap();
+    let mut waiters = Vec::new();
+    for store in &stores[1..] {
+        waiters.push(waiting(&hot(store, short)));
+        sleep(Duration::from_millis(50)).await;
+    }
+    long.release().await.unwrap();
+    let mut waiters = waiters.into_iter();
+    got(waiters.next().unwrap()).await.release().await.unwrap();
+    // It crashes, and the one behind it has been told of the long lease only.
+    std::mem::forget(got(waiters.next().unwrap()).await);
+    got(waiters.next().unwrap()).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiter_that_nobody_polls_stands_in_nobodys_way_for_ever() {
+    let redis = Redis::start();
+    let (here, there) = (store(&redis).await, store(&redis).await);
+    let lock = hot(&here, Duration::from_millis(300));
+    let holder = hot(&there, Duration::from_secs(1)).acquire().await.unwrap();
+    let mut front = Box::pin(lock.acquire());
+    // In the queue, and polled no more.
+    let polled = timeout(Duration::from_millis(50), &mut front).await;
+    assert!(polled.is_err());
+    let behind = waiting(&lock);
+    sleep(Duration::from_millis(50)).await;
+    holder.release().await.unwrap();
+    got(behind).await.release().await.unwrap();
+    drop(front);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_ends_in_the_moment_of_the_release_ends_one_way() {
+    let redis = Redis::start();
+    let store = store(&redis).await;
+    for round in 0..300_u64 {
+        let guard = hot(&store, LEASE).acquire().await.unwrap();
+        let waiter = tokio::spawn({
+            let lock = hot(&store, LEASE);
+            async move {
+                lock.acquire_within(Duration::from_millis(10))
+                    .await
+                    .unwrap()
+            }
+        });
+        sleep(Duration::from_micros(7000 + round % 60 * 100)).await;
+        guard.release().await.unwrap();
+        match waiter.await.unwrap() {
+            // Ours, as long as nobody else has it.
+            Acquired::Held(guard) => {
+                let value = redis.command(&["GET", "hot"]).unwrap();
+                assert!(value.starts_with("lockstock:"), "{round}: '{value}'");
+                guard.release().await.unwrap();
+            }
+            Acquired::Busy(_) => {
+                store.settled().await;
+                let next = timeout(LEASE / 2, hot(&store, LEASE).acquire()).await;
+                next.expect("nobody has it")
+                    .unwrap()
+                    .release()
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn after_a_break_of_the_connection_the_store_is_asked_again() {
     let redis = Redis::start();
     let store = store(&redis).await;

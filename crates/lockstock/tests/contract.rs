@@ -634,3 +634,36 @@ async fn a_handshake_refused_for_a_while_is_tried_again() {
         .await
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_by_itself_does_not_undo_one_by_hand() {
+    on_each_store(async |store| {
+        for n in 0..60 {
+            let lock = lock(&store, &format!("n{n}"), SHORT);
+            let mut guard = held(&lock).await.renew_up_to(PATIENCE);
+            sleep(SHORT / 3 - Duration::from_micros(n * 40)).await;
+            guard.extend(LEASE).await.unwrap();
+            sleep(SHORT / 20).await;
+            assert!(guard.remaining() > LEASE / 2);
+            let left = busy(&lock).await.retry_after().unwrap();
+            assert!(
+                left + Duration::from_millis(2) >= guard.remaining(),
+                "{left:?}"
+            );
+            guard.release().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shortened_lease_is_believed_whatever_becomes_of_the_answer() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", SHORT);
+        let mut guard = held(&lock).await;
+        guard.extend(LEASE).await.unwrap();
+        let _ = timeout(Duration::ZERO, guard.renew()).await;
+        assert!(guard.remaining() <= SHORT);
+    })
+    .await;
+}

@@ -266,6 +266,22 @@ async fn readers_and_writers_never_meet() {
 }
 
 #[tokio::test]
+async fn a_writer_believes_in_its_lease_no_longer_than_the_store_does() {
+    on_each_store(async |store| {
+        let write = writer(&store, Duration::from_millis(3));
+        let mut last = None;
+        for _ in 0..100 {
+            let guard = write.acquire().await.unwrap();
+            let now = Instant::now();
+            assert!(last.is_none_or(|ends| ends <= now), "two writers at once");
+            last = Some(guard.deadline());
+            std::mem::forget(guard);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn several_names_are_all_taken_or_none() {
     on_each_store(async |store| {
         let cart = store.lock_all(["b", "a", "c", "a"]).lease(LEASE).unwrap();

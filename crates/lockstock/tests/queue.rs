@@ -377,3 +377,46 @@ async fn a_connection_that_leads_nowhere_is_replaced() {
     guard.release().await.unwrap();
     got(waiter).await.release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_does_not_leave_before_it_has_come() {
+    // Calls are repeated, and may then arrive behind later ones.
+    let redis = Redis::start();
+    let store = &stores(&redis, 1).await[0];
+    let mut tasks = JoinSet::new();
+    for n in 0..64 {
+        let lock = store.lock(format!("n{n}")).lease(LEASE).unwrap();
+        tasks.spawn(async move {
+            for round in 0..60 {
+                let patience = Duration::from_micros((n * 7 + round * 13) % 900);
+                if let Ok(guard) = timeout(patience, lock.acquire()).await {
+                    guard.unwrap().release().await.unwrap();
+                }
+            }
+        });
+    }
+    for _ in 0..40 {
+        redis.command(&["SCRIPT", "FLUSH"]).unwrap();
+        sleep(Duration::from_millis(5)).await;
+    }
+    tasks.join_all().await;
+    store.settled().await;
+    assert_eq!(redis.command(&["KEYS", "n*"]), Ok(String::new()));
+}
+
+#[tokio::test]
+async fn whoever_listens_to_everything_is_not_taken_for_a_waiter() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let mut monitor = TcpStream::connect(redis.address()).await.unwrap();
+    monitor.write_all(b"PSUBSCRIBE *\r\n").await.unwrap();
+    let mut subscribed = [0; 16];
+    monitor.read_exact(&mut subscribed).await.unwrap();
+    let guard = held(&hot(&stores[0])).await;
+    let member = format!("dead:60000:-1:1:x:{:032x}", 1);
+    redis.command(&["ZADD", QUEUE, "1", &member]).unwrap();
+    let waiter = waiting(&hot(&stores[1]));
+    queued(&redis, 2).await;
+    guard.release().await.unwrap();
+    got(waiter).await.release().await.unwrap();
+}

@@ -2,8 +2,10 @@
 
 -- 2 days, in ms: whoever waits asks again when a lease has ended, after 24 h at the latest.
 local QUEUE_LIFE = '172800000'
--- In a Cluster only the shards' channels tell how many heard.
-local PUBLISH = CHANNEL == 'lockstock:wake:' and 'PUBLISH' or 'SPUBLISH'
+-- In a Cluster only the shards' channels tell who listens.
+local SHARDED = CHANNEL ~= 'lockstock:wake:'
+local PUBLISH = SHARDED and 'SPUBLISH' or 'PUBLISH'
+local NUMSUB = SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
 
 -- Fences for a new holder: the last of `block` numbers, all higher than any before. The clock's
 -- microseconds keep them rising when the clock's key was lost or rolled back (flush, restart
@@ -32,13 +34,20 @@ local function wake(process, message)
   return redis.call(PUBLISH, CHANNEL .. process, message)
 end
 
+-- Whether `process` listens. PUBLISH would count whoever listens to everything as well.
+local function is_there(process)
+  return redis.call('PUBSUB', NUMSUB, CHANNEL .. process)[2] > 0
+end
+
 local function first() return redis.call('ZRANGE', queue_key, 0, 0)[1] end
 
--- Lets the first waiter ask again: it sleeps until the end of a lease that may come sooner
--- now.
+-- A lease ends sooner than the waiters believe: each asks again. As long as everybody is told,
+-- nobody ever believes in an end that is later than the true one.
 local function alarm()
-  local process, token = string.match(first() or '', '^(%x+):.*:(%x+)$')
-  if process then wake(process, 'ask:' .. token) end
+  for _, member in ipairs(redis.call('ZRANGE', queue_key, 0, -1)) do
+    local process, token = string.match(member, '^(%x+):.*:(%x+)$')
+    if process then wake(process, 'ask:' .. token) end
+  end
 end
 
 -- Takes a place: behind everybody, or among them if it has waited elsewhere for `waited` µs
@@ -54,9 +63,9 @@ local function join(member, waited)
   redis.call('PEXPIRE', queue_key, QUEUE_LIFE)
 end
 
--- Gives what is free to the first waiters that are still there. The grant is the lock:
--- whoever hears it has nothing left to ask. Nobody hears: that process is gone. `left` is
--- until when, in ms, the others believe that there is nothing for them.
+-- Gives what is free to the first waiters that are still there. The grant is the lock: whoever
+-- hears it has nothing left to ask. `left` is until when, in ms, the others believe that there
+-- is nothing for them.
 local function hand_over(left)
   while true do
     local head = redis.call('ZRANGE', queue_key, 0, 0, 'WITHSCORES')
@@ -66,15 +75,11 @@ local function hand_over(left)
     if process and not admits(mode) then return end
     redis.call('ZREM', queue_key, head[1])
     local in_time = process and (tonumber(wait) < 0 or head[2] + wait * 1000 >= now)
-    if in_time then
+    if in_time and is_there(process) then
       local fence = mint(block)
       take(token, lease, mode, fence)
-      local message = table.concat({ 'held', token, whole(fence), lease, whole(now) }, ':')
-      if wake(process, message) == 0 then
-        vacate(token)
-      elseif tonumber(lease) < left then
-        alarm()
-      end
+      wake(process, table.concat({ 'held', token, whole(fence), lease, whole(now) }, ':'))
+      if tonumber(lease) < left then alarm() end
     end
   end
 end

@@ -4,7 +4,10 @@
 --   x   alone: a writer
 --   sN  with N - 1 others at most, or with any number of them if N is 0: permits, readers
 
+-- A lease ends with the whole ms that is not before its time.
 local now_ms = math.floor(now / 1000)
+local begins = math.ceil(now / 1000)
+local function left_until(ends) return math.floor(ends - now / 1000) end
 
 -- Forgets those whose lease has ended, and answers when the next one does.
 local function earliest_end()
@@ -33,9 +36,9 @@ end
 
 local function lasts(token, left, mode)
   local member = member_of(token) or string.sub(mode, 1, 1) .. ':' .. token
-  redis.call('ZADD', holder_key, now_ms + left, member)
-  if redis.call('PTTL', holder_key) < tonumber(left) then
-    redis.call('PEXPIRE', holder_key, left)
+  redis.call('ZADD', holder_key, begins + left, member)
+  if redis.call('PTTL', holder_key) <= tonumber(left) then
+    redis.call('PEXPIRE', holder_key, left + 1)
   end
   return 1
 end
@@ -43,7 +46,7 @@ end
 local function held_by(token)
   earliest_end()
   local _, ends = member_of(token)
-  return ends and ends - now_ms
+  return ends and left_until(ends)
 end
 
 local function take(token, lease, mode)
@@ -54,7 +57,8 @@ end
 local function vacate(token) redis.call('ZREM', holder_key, (member_of(token))) end
 
 local function standing()
-  return 'held', (earliest_end() or now_ms) - now_ms
+  local ends = earliest_end()
+  return 'held', ends and left_until(ends) or 0
 end
 
 -- It stays taken to the end of its lease, as it would anyway.

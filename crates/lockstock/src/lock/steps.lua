@@ -55,12 +55,13 @@ end
 --
 -- Atomic because between a compare and a delete the lease may end and the next holder come:
 -- we would delete theirs.
-local function release(claim, used)
+local function release(claim, used, next_member, waited)
   local token = string.match(claim, '^%x+')
   if not held_by(token) then return 0 end
   note_used(used)
   local _, left = standing()
   vacate(token)
+  if next_member then join(next_member, waited) end
   hand_over(left)
   return 1
 end
@@ -70,9 +71,7 @@ end
 --
 -- Answers as release does. Atomic because whoever came later must not be given it in between.
 local function pass(claim, used, token, lease, wait, waited, block, mode)
-  if not held_by(string.match(claim, '^%x+')) then return 0 end
-  join(as_member(token, lease, wait, block, mode), waited)
-  return release(claim, used)
+  return release(claim, used, as_member(token, lease, wait, block, mode), waited)
 end
 
 -- Leaves the queue, because the wait is over or nobody waits any more. What was granted in the
@@ -90,10 +89,9 @@ local function leave(token, lease, wait, block, mode, give_back)
   local ours, fence = held_by(token)
   if ours then return { 'granted', fence or mint(block), ours, 0 } end
   if was_first then
-    -- Whom it stood in front of: there may be something for them, or an end to wait for.
+    -- There may be something for those whom it stood in front of.
     local _, left = standing()
     hand_over(left)
-    alarm()
   end
   local how, left = standing()
   return { how, 0, math.max(left, 0), 0 }

@@ -77,12 +77,17 @@ impl Attempt {
         *self.block.get_or_init(|| block)
     }
 
-    /// What was passed on to it in the moment in which it gave up standing in line.
-    pub(crate) fn passed_too_late(&self) -> Option<Grant> {
+    /// Stands in line no longer, and hears what it was told in this moment.
+    pub(super) fn leave_line(&self) -> Option<InLine> {
         let mut hears = self.line().take()?;
         hears.close();
-        match hears.try_recv() {
-            Ok(InLine::Passed(grant)) => Some(grant),
+        hears.try_recv().ok()
+    }
+
+    /// The lock, if it was passed on in the moment in which nobody waited for it any more.
+    pub(crate) fn passed_too_late(&self) -> Option<Grant> {
+        match self.leave_line()? {
+            InLine::Passed(grant) => Some(grant),
             _ => None,
         }
     }
@@ -101,7 +106,12 @@ impl Attempt {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Granted(Grant),
-    Busy { left: Option<Duration>, how: How },
+    Busy {
+        left: Option<Duration>,
+        how: How,
+    },
+    /// The wait was over before the store was asked.
+    NotAsked,
 }
 
 /// As the store knows a holder: of whoever in this process had the lock first, if it was passed

@@ -7,6 +7,7 @@
 //! the first.
 
 use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -158,35 +159,93 @@ fn over() -> Error {
 /// Sends what is asked, in order, until nobody can ask any more.
 async fn drive(wire: Wire, limit: Duration, mut queue: mpsc::UnboundedReceiver<Call>) {
     let mut calls = Vec::new();
-    let mut under_way = FuturesUnordered::<BoxFuture<'static, ()>>::new();
-    loop {
+    let mut order = Order::default();
+    let mut under_way = FuturesUnordered::<BoxFuture<'static, u64>>::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
         tokio::select! {
             biased;
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            Some(number) = under_way.next(), if !under_way.is_empty() => order.answered(number),
             asked = queue.recv_many(&mut calls, MOST_STEPS),
-                if under_way.len() < MOST_CALLS =>
+                if open && under_way.len() < MOST_CALLS =>
             {
-                if asked == 0 {
-                    break;
-                }
+                open = asked > 0;
                 // Whoever else has something to ask in this moment comes first.
                 yield_now().await;
                 while calls.len() < MOST_STEPS && let Ok(call) = queue.try_recv() {
                     calls.push(call);
                 }
-                for batch in batches(&mut calls) {
-                    under_way.push(Box::pin(send(wire.clone(), limit, batch)));
-                }
             }
         }
+        let leaving = take_leaving(&mut calls);
+        let mut batches = batches(calls.drain(..));
+        order.hold_back(leaving, batches.len());
+        batches.extend(self::batches(order.ready()));
+        for batch in batches {
+            let number = order.sent();
+            let wire = wire.clone();
+            under_way.push(Box::pin(async move {
+                send(wire, limit, batch).await;
+                number
+            }));
+        }
     }
-    while under_way.next().await.is_some() {}
+}
+
+/// Calls that are repeated (the server did not know the script, a connection broke) may arrive
+/// behind later ones. Mostly that does no harm; but whoever leaves must not leave before it has
+/// come, or what it is granted afterwards is nobody's.
+#[derive(Default)]
+struct Order {
+    sent: u64,
+    /// The numbers of the calls that were sent and not answered.
+    unanswered: BTreeSet<u64>,
+    /// Those that leave, and the last call that was sent before them.
+    held_back: VecDeque<(u64, Call)>,
+}
+
+impl Order {
+    fn sent(&mut self) -> u64 {
+        self.sent += 1;
+        self.unanswered.insert(self.sent);
+        self.sent
+    }
+
+    fn answered(&mut self, number: u64) {
+        self.unanswered.remove(&number);
+    }
+
+    /// Lets those that leave wait for all that was sent, and the next so many calls.
+    fn hold_back(&mut self, leaving: Vec<Call>, next_calls: usize) {
+        let after = self.sent + u64::try_from(next_calls).unwrap_or_default();
+        self.held_back
+            .extend(leaving.into_iter().map(|call| (after, call)));
+    }
+
+    /// Those that have nothing to wait for any more.
+    fn ready(&mut self) -> impl Iterator<Item = Call> {
+        let next = self.sent + 1;
+        let oldest = self.unanswered.first().copied().unwrap_or(next);
+        let ready = self.held_back.partition_point(|(after, _)| *after < oldest);
+        self.held_back.drain(..ready).map(|(_, call)| call)
+    }
+}
+
+/// Nearly always nobody.
+fn take_leaving(calls: &mut Vec<Call>) -> Vec<Call> {
+    let leaves = |call: &Call| matches!(call.step, Step::Leave { .. });
+    if !calls.iter().any(leaves) {
+        return Vec::new();
+    }
+    let (leaving, others) = calls.drain(..).partition(leaves);
+    *calls = others;
+    leaving
 }
 
 /// Those of one script and one slot can go together.
-fn batches(calls: &mut Vec<Call>) -> Vec<Vec<Call>> {
+fn batches(calls: impl Iterator<Item = Call>) -> Vec<Vec<Call>> {
     let mut batches = Vec::<Vec<Call>>::new();
-    for call in calls.drain(..) {
+    for call in calls {
         // Nobody waits for it, and Redis has never heard of it.
         if matches!(call.step, Step::Acquire { .. }) && call.answer.is_closed() {
             continue;

@@ -32,6 +32,8 @@ const MOST_TIME: Duration = Duration::from_millis(5);
 /// After the end of a lease the next in line waits for so long before asking: the store may
 /// be that late.
 const AFTER_LEASE: Duration = Duration::from_millis(1);
+/// For so long may the first be late. Let forward too early, the next only asks for itself.
+const AFTER_WAKING: Duration = Duration::from_millis(100);
 
 /// The lines of all names.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ struct Line {
     turn: u64,
     /// What the first has, once it has the lock.
     tenure: Option<Tenure>,
+    /// When the first wakes at the latest, while it waits for the lock.
+    wakes: Option<Instant>,
     /// Those behind the first.
     behind: VecDeque<Waiter>,
     /// How many may be behind before those who gave up are looked for.
@@ -63,7 +67,7 @@ struct Line {
     watch: Option<Watch>,
 }
 
-/// Sees to it that those behind go on when the lease of the first ends. Ends with the line.
+/// Sees to it that those behind go on when the first is at its end. Ends with the line.
 #[derive(Debug)]
 struct Watch {
     wakes: Instant,
@@ -116,6 +120,15 @@ impl Line {
         if self.behind.len() >= self.sweep_at {
             self.behind.retain(|waiter| !waiter.told.is_closed());
             self.sweep_at = (self.behind.len() * 2).max(64);
+        }
+    }
+
+    /// When it is certain that the first does nothing any more for those behind: its lease has
+    /// ended; or it should have woken and has not, because nobody polls it.
+    fn front_ends(&self) -> Option<Instant> {
+        match &self.tenure {
+            Some(tenure) => Some(tenure.ends + AFTER_LEASE),
+            None => self.wakes.map(|wakes| wakes + AFTER_WAKING),
         }
     }
 
@@ -178,7 +191,9 @@ impl Lines {
             Some(until) => tokio::select! {
                 biased;
                 told = told => told,
-                () = sleep_until(until) => return InLine::TooLate,
+                () = sleep_until(until) => {
+                    return attempt.leave_line().unwrap_or(InLine::TooLate);
+                }
             },
         };
         attempt.line().take();
@@ -187,10 +202,9 @@ impl Lines {
 
     /// Sees to it that those in `line` do not wait for a holder beyond its lease: it may hang.
     fn watch(&self, keys: &Arc<Keys>, line: &mut Line) {
-        let Some(tenure) = &line.tenure else {
+        let Some(wakes) = line.front_ends() else {
             return;
         };
-        let wakes = tenure.ends + AFTER_LEASE;
         // A watch that wakes too early sleeps again.
         let watched = line
             .watch
@@ -218,8 +232,7 @@ impl Lines {
     fn look(&self, keys: &Arc<Keys>) -> Option<Instant> {
         let mut state = self.state();
         let line = state.lines.get_mut(keys)?;
-        let ends = line.tenure.as_ref().map(|tenure| tenure.ends + AFTER_LEASE);
-        match (ends, &mut line.watch) {
+        match (line.front_ends(), &mut line.watch) {
             (Some(ends), Some(watch)) if ends > Instant::now() => {
                 watch.wakes = ends;
                 Some(ends)
@@ -245,6 +258,7 @@ impl Lines {
             return None;
         }
         line.tenure = None;
+        line.wakes = None;
         while let Some(waiter) = line.behind.pop_front() {
             if !waiter.told.is_closed() {
                 state.turns += 1;
@@ -309,6 +323,14 @@ impl Place {
     pub(super) fn is_waited_for(&self) -> bool {
         self.in_line(|_, line| !line.behind.is_empty())
             .unwrap_or_default()
+    }
+
+    /// Until then we are heard of again.
+    pub(super) fn sleeps_until(&self, wakes: Instant) {
+        self.in_line(|lines, line| {
+            line.wakes = Some(wakes);
+            lines.watch(&self.keys, line);
+        });
     }
 
     /// The lock is ours.
