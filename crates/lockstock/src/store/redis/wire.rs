@@ -1,38 +1,42 @@
-//! The connection to Redis: one for what is asked and for what is pushed.
+//! The way to Redis: to one server, to the one that sentinels call the master, or to a
+//! Cluster. Scripts go out, and what is pushed comes in.
 //!
 //! Bounded: a call is answered or fails within the timeout. A connection that breaks is made
-//! anew by the next call; one that falls silent, or answers nothing but errors, is replaced: a
-//! network can swallow a connection without ever breaking it, and a server can refuse a
-//! handshake for a while.
+//! anew by the next call; one that falls silent is replaced in the background.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod address;
+mod cluster;
+mod link;
+mod sentinel;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
-use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, ScriptInvocation,
-};
+use redis::{Client, FromRedisValue, PushInfo, ScriptInvocation, ServerErrorKind};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
 
+use self::address::Address;
+use self::cluster::Cluster;
+use self::link::{Hear, Link, Open, Server, Trouble};
+use self::sentinel::{Sentinels, Watch};
 use super::wakes::Wakes;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::redacted;
 
-#[derive(Clone)]
-pub(super) struct Wire(Arc<Inner>);
+/// What the channels of all processes begin with.
+const EARS: &str = "lockstock:wake:";
 
-struct Inner {
-    client: Client,
-    /// What is subscribed to.
-    channel: String,
-    wakes: Wakes,
-    limit: Duration,
-    /// std's mutex: held to clone or replace a handle, never across an await.
-    connection: Mutex<ConnectionManager>,
-    /// Somebody is about to replace the connection.
-    replacing: AtomicBool,
+#[derive(Clone)]
+pub(super) struct Wire(Arc<Way>);
+
+enum Way {
+    Single(Link<Server>),
+    Sentinel {
+        link: Link<Sentinels>,
+        /// Ends with us.
+        _watch: Watch,
+    },
+    Cluster(Cluster),
 }
 
 /// A script that ran.
@@ -45,6 +49,7 @@ pub(super) struct Ran<T> {
 }
 
 impl Wire {
+    /// `channel`: `lockstock:wake:PROCESS`, where one server or a master pushes to.
     pub(super) async fn connect(
         url: &str,
         channel: String,
@@ -55,33 +60,48 @@ impl Wire {
         // Fails when the application has chosen a provider already: theirs is used then.
         let _ = rustls::crypto::ring::default_provider().install_default();
 
-        let info = url.into_connection_info().map_err(|error| {
-            // Not the source: redis quotes the URL in some of its messages.
-            Error::invalid(format!(
-                "'{}' is not a Redis URL ({}): write redis://[user:password@]host[:port][/db]",
-                redacted(url),
-                error.category()
-            ))
-        })?;
-        // RESP3 carries what is pushed beside what is asked, in one connection.
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
-        let connection = open(&client, &channel, &wakes, limit)
-            .await
-            .map_err(|why| {
-                Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
-            })?;
-        Ok(Self(Arc::new(Inner {
-            client,
-            channel,
-            wakes,
-            limit,
-            connection: Mutex::new(connection),
-            replacing: AtomicBool::new(false),
-        })))
+        let place = redacted(url);
+        let way = match Address::parse(url)? {
+            Address::Single(info) => {
+                let opens = Server {
+                    client: Client::open(info)?,
+                    channel: Some(channel),
+                };
+                let link = Link::new(place, opens, Arc::new(wakes), limit);
+                link.line().await.map_err(|trouble| link.error(trouble))?;
+                Way::Single(link)
+            }
+            Address::Sentinel {
+                sentinels,
+                service,
+                servers,
+            } => {
+                let opens = Sentinels::new(sentinels, service, servers, channel, limit)?;
+                let link = Link::new(place, opens, Arc::new(wakes), limit);
+                link.line().await.map_err(|trouble| link.error(trouble))?;
+                let _watch = sentinel::watch(&link);
+                Way::Sentinel { link, _watch }
+            }
+            Address::Cluster { seeds } => {
+                let process = channel.strip_prefix(EARS).unwrap_or(&channel);
+                Way::Cluster(Cluster::connect(place, seeds, process, wakes, limit).await?)
+            }
+        };
+        Ok(Self(Arc::new(way)))
+    }
+
+    /// Makes sure that what scripts push about `key` is heard, and answers the prefix that
+    /// they put before the name of a process to push to it.
+    ///
+    /// Before each question that puts a waiter into the queue or leaves it there: what was
+    /// listened to may have moved to another server since.
+    #[allow(dead_code, reason = "the scripts that take the prefix are yet to come")]
+    pub(super) async fn ear(&self, key: &[u8]) -> Result<Arc<str>> {
+        match &*self.0 {
+            // Listened to since the connection was opened.
+            Way::Single(_) | Way::Sentinel { .. } => Ok(Arc::from(EARS)),
+            Way::Cluster(cluster) => cluster.ear(key).await,
+        }
     }
 
     /// Runs `script`, a second time if the connection broke under it.
@@ -89,112 +109,65 @@ impl Wire {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<Ran<T>> {
-        let attempts = async {
-            let mut connection = self.connection().clone();
-            let mut repeated = false;
-            loop {
-                let begun = Instant::now();
-                match script.invoke_async(&mut connection).await {
-                    // The connection that just failed may have been dead for hours: the
-                    // one that takes its place deserves a try. Bounded by the timeout.
-                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
-                        repeated = true;
-                    }
-                    Err(error) if error.is_timeout() => return Err(self.silent()),
-                    Err(error) => {
-                        // Perhaps the answer to this script; perhaps what a handshake was
-                        // answered, which the manager would repeat for ever.
-                        self.doubt();
-                        return Err(error.into());
-                    }
-                    Ok(answer) => {
-                        return Ok(Ran {
-                            answer,
-                            begun,
-                            repeated,
-                        });
-                    }
-                }
-            }
-        };
-        timeout(self.0.limit, attempts)
-            .await
-            .unwrap_or_else(|_| Err(self.silent()))
-    }
-
-    /// Nothing was heard in time: the server may hang, or this connection lead nowhere.
-    fn silent(&self) -> Error {
-        self.doubt();
-        Error::no_answer(self.0.limit)
-    }
-
-    /// Looks, in the background, whether the connection is still good for anything.
-    fn doubt(&self) {
-        if !self.0.replacing.swap(true, Ordering::Relaxed) {
-            let wire = self.clone();
-            tokio::spawn(async move {
-                if !wire.answers().await {
-                    wire.replace().await;
-                }
-                wire.0.replacing.store(false, Ordering::Relaxed);
-            });
+        match &*self.0 {
+            Way::Single(link) => run(link, script).await,
+            Way::Sentinel { link, .. } => run(link, script).await,
+            Way::Cluster(cluster) => cluster.run(script).await,
         }
-    }
-
-    async fn answers(&self) -> bool {
-        let mut connection = self.connection().clone();
-        let ping = redis::cmd("PING");
-        let asked = ping.query_async::<()>(&mut connection);
-        matches!(timeout(self.0.limit, asked).await, Ok(Ok(())))
-    }
-
-    async fn replace(&self) {
-        let inner = &self.0;
-        match open(&inner.client, &inner.channel, &inner.wakes, inner.limit).await {
-            Ok(connection) => {
-                *self.connection() = connection;
-                warn!("the store did not answer, and does on a new connection");
-                // What was pushed into the old one is lost.
-                inner.wakes.broken();
-            }
-            Err(why) => debug!(why, "the store does not answer on a new connection either"),
-        }
-    }
-
-    fn connection(&self) -> std::sync::MutexGuard<'_, ConnectionManager> {
-        self.0
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Connects, subscribes, and hears that it can be done; or says why not.
-async fn open(
-    client: &Client,
-    channel: &str,
-    wakes: &Wakes,
-    limit: Duration,
-) -> std::result::Result<ConnectionManager, String> {
-    let pushed = wakes.clone();
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(limit))
-        .set_response_timeout(Some(limit))
-        .set_push_sender(
-            move |push: PushInfo| -> std::result::Result<(), SendError> {
-                pushed.pushed(&push);
-                Ok(())
-            },
-        )
-        .set_automatic_resubscription();
-    let opened = async {
-        let mut connection = ConnectionManager::new_with_config(client.clone(), config).await?;
-        connection.subscribe(channel).await?;
-        Ok::<_, redis::RedisError>(connection)
+async fn run<T: FromRedisValue>(
+    link: &Link<impl Open>,
+    script: &ScriptInvocation<'_>,
+) -> Result<Ran<T>> {
+    let attempts = async {
+        let (mut repeated, mut turned_away) = (false, false);
+        loop {
+            let mut line = link.line().await?;
+            let begun = Instant::now();
+            let error = match script.invoke_async(&mut line.connection).await {
+                Ok(answer) => {
+                    return Ok(Ran {
+                        answer,
+                        begun,
+                        repeated,
+                    });
+                }
+                Err(error) => error,
+            };
+            match link.trouble(&line, error) {
+                // The connection that just failed may have been dead for hours: the one that
+                // takes its place deserves a try.
+                Trouble::Broken(_) if !repeated => repeated = true,
+                // A master no more: whoever is now has the same name.
+                Trouble::Refused(error)
+                    if error.kind() == ServerErrorKind::ReadOnly.into() && !turned_away =>
+                {
+                    turned_away = true;
+                    link.close(&line);
+                }
+                trouble => return Err(trouble),
+            }
+        }
     };
-    timeout(limit, opened)
+    let ran = timeout(link.limit(), attempts)
         .await
-        .map_err(|_| format!("no answer within {limit:?}"))?
-        .map_err(|error| error.to_string())
+        .unwrap_or(Err(Trouble::Silent));
+    ran.map_err(|trouble| {
+        if matches!(trouble, Trouble::Silent) {
+            link.doubt();
+        }
+        link.error(trouble)
+    })
+}
+
+impl Hear for Wakes {
+    fn pushed(&self, push: &PushInfo) {
+        Wakes::pushed(self, push);
+    }
+
+    fn lost(&self) {
+        self.broken();
+    }
 }
