@@ -82,11 +82,12 @@ impl Cluster {
                 .map(|node| node.expect("a server"))
                 .collect::<Vec<_>>()
         });
+        // All of them first: a node that has met another one refuses.
         for (number, (node, _)) in nodes.iter().enumerate() {
-            order(
-                node,
-                &["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()],
-            );
+            let epoch = (number + 1).to_string();
+            order(node, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+        }
+        for (number, (node, _)) in nodes.iter().enumerate() {
             for (other, bus) in &nodes[number + 1..] {
                 let port = other.address().port().to_string();
                 order(node, &["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
@@ -233,13 +234,23 @@ impl Cluster {
         self.node(node).restart();
     }
 
+    /// Waits until the replica of `master` has all that the master has now: what is written
+    /// later may be lost with the master.
+    pub fn await_copied(&self, master: SocketAddr) {
+        self.node(master).await_copied_to(self.partner(master));
+    }
+
+    /// The other node of the same shard: there are two of each.
+    fn partner(&self, of: SocketAddr) -> &Redis {
+        let number = self.nodes.iter().position(|node| node.address() == of);
+        let number = number.unwrap_or_else(|| panic!("no node at {of}"));
+        &self.nodes[(number + MASTERS) % self.nodes.len()]
+    }
+
     /// Waits until another node serves the slots that `gone` served, and says
     /// which. `gone` is dead or stands still.
     pub fn await_failover(&self, gone: SocketAddr) -> SocketAddr {
-        let number = self.nodes.iter().position(|node| node.address() == gone);
-        let number = number.unwrap_or_else(|| panic!("no node at {gone}"));
-        // There are two of each shard.
-        let heir = self.nodes[(number + MASTERS) % self.nodes.len()].address();
+        let heir = self.partner(gone).address();
         let taken = poll(SETTLE, || self.masters().contains(&heir).then_some(()));
         assert!(taken.is_some(), "{heir} did not take over from {gone}");
         self.await_ok();

@@ -205,6 +205,21 @@ impl Redis {
         self.server().resume();
     }
 
+    /// Waits until `replica` has all that has been written here so far. `WAIT` would not do: it
+    /// knows only what was written on its own connection.
+    pub(crate) fn await_copied_to(&self, replica: &Redis) {
+        let offset = |redis: &Redis, name| {
+            let info = redis.command(&["INFO", "replication"]).ok()?;
+            let offset = info.lines().find_map(|line| line.strip_prefix(name))?;
+            offset.parse::<u64>().ok()
+        };
+        let written = offset(self, "master_repl_offset:").expect("a master that answers");
+        let copied = poll(START, || {
+            (offset(replica, "slave_repl_offset:")? >= written).then_some(())
+        });
+        assert!(copied.is_some(), "the replica never had it all");
+    }
+
     /// Whether it can be expected to answer.
     pub(crate) fn is_running(&self) -> bool {
         self.server().exited().is_none() && !self.paused.load(Ordering::SeqCst)
@@ -242,7 +257,7 @@ pub(crate) fn address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn log(folder: &Scratch) -> String {
+pub(crate) fn log(folder: &Scratch) -> String {
     let bytes = std::fs::read(folder.path().join("log")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::port::free_port;
 use crate::process::{Process, poll};
-use crate::redis::{Redis, address, call, program, ready, run};
+use crate::redis::{Redis, address, call, log, program, ready, run};
 use crate::scratch::Scratch;
 
 const SETTLE: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ struct Watcher {
     // Before the folder: fields are dropped in order.
     process: Process,
     address: SocketAddr,
-    _folder: Scratch,
+    folder: Scratch,
 }
 
 impl Sentinel {
@@ -164,11 +164,9 @@ impl Sentinel {
             let role = other.command(&["ROLE"]).ok()?;
             (agreed && role.starts_with("master")).then_some(())
         });
-        assert!(
-            replaced.is_some(),
-            "{} never replaced {old}",
-            other.address()
-        );
+        if replaced.is_none() {
+            panic!("{} never replaced {old}:\n{}", other.address(), self.log());
+        }
         other.address()
     }
 
@@ -178,21 +176,43 @@ impl Sentinel {
         self.node(server).restart();
     }
 
-    /// Waits until `server` is a replica and has what its master has.
+    /// Waits until `server` is a replica that has what its master has, and the sentinels know
+    /// it: one that does not would make it a replica again after the next failover.
     pub fn await_replica(&self, server: SocketAddr) {
+        let name = format!("name\n{server}\n");
         let obeys = poll(SETTLE, || {
             let role = self.node(server).command(&["ROLE"]).ok()?;
             let mut words = role.lines();
             let is = words.next() == Some("slave") && words.nth(2) == Some("connected");
-            is.then_some(())
+            let known = self.watchers.iter().filter(|watcher| watcher.runs());
+            let known = known.map(Watcher::replicas).all(|replicas| {
+                let about = replicas.find(&name).map(|at| &replicas[at..]);
+                let says = |line| about.is_some_and(|about| about.contains(line));
+                says("\nrole-reported\nslave\n") && says("\nmaster-link-status\nok\n")
+            });
+            (is && known).then_some(())
         });
         assert!(obeys.is_some(), "{server} never became a replica");
+    }
+
+    /// Waits until the replica has all that the master has now: what is written later may be
+    /// lost with the master.
+    pub fn await_copied(&self) {
+        let master = self.master();
+        let replicas = self.nodes.iter().filter(|node| node.address() != master);
+        replicas.for_each(|replica| self.node(master).await_copied_to(replica));
     }
 
     /// SIGKILL to one of the sentinels, by its place in
     /// [`sentinels`](Sentinel::sentinels). Two are enough for a failover.
     pub fn kill_sentinel(&self, number: usize) {
         self.watchers[number].process.kill();
+    }
+
+    /// What the sentinels have written to their logs, one after the other.
+    pub fn log(&self) -> String {
+        let logs = self.watchers.iter().map(|watcher| log(&watcher.folder));
+        logs.collect::<Vec<_>>().join("\n")
     }
 
     fn await_ready(&self) {
@@ -205,6 +225,11 @@ impl Sentinel {
             all.then_some(())
         });
         assert!(ready.is_some(), "the sentinels never met");
+        // Four of them have to pass before a sentinel corrects a server that says something
+        // else than the others: in less, it undoes a failover that it has not yet heard of.
+        for watcher in &self.watchers {
+            hurry(watcher.address, &["PUBLISH-PERIOD", "800"]);
+        }
         self.await_replica(self.nodes[1].address());
     }
 }
@@ -231,21 +256,16 @@ impl Watcher {
             command.arg(&file).arg("--sentinel");
             let process = run(command, &folder);
             if ready(&process, port, None, &folder) {
-                // The usual ones make a test wait for ten seconds and more.
-                let quick = [
-                    "INFO-PERIOD",
-                    "200",
-                    "PING-PERIOD",
-                    "100",
-                    "PUBLISH-PERIOD",
-                    "200",
-                ];
-                let words = [&["SENTINEL", "DEBUG"][..], &quick].concat();
-                call(address(port), None, &words).expect("a sentinel that can be hurried");
+                // The usual ones make a test wait for ten seconds and more. Not the one of pings:
+                // a replica about which nothing was heard for five of them is not promoted.
+                hurry(
+                    address(port),
+                    &["INFO-PERIOD", "200", "PUBLISH-PERIOD", "200"],
+                );
                 return Watcher {
                     process,
                     address: address(port),
-                    _folder: folder,
+                    folder,
                 };
             }
         }
@@ -263,7 +283,17 @@ impl Watcher {
         format!("{host}:{port}").parse().ok()
     }
 
+    fn replicas(&self) -> String {
+        let words = ["SENTINEL", "REPLICAS", SERVICE];
+        call(self.address, None, &words).unwrap_or_default()
+    }
+
     fn info(&self) -> String {
         call(self.address, None, &["SENTINEL", "MASTER", SERVICE]).unwrap_or_default()
     }
+}
+
+fn hurry(sentinel: SocketAddr, periods: &[&str]) {
+    let words = [&["SENTINEL", "DEBUG"], periods].concat();
+    call(sentinel, None, &words).expect("a sentinel that can be hurried");
 }

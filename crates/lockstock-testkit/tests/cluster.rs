@@ -100,7 +100,7 @@ fn a_master_that_dies_is_replaced_and_comes_back_as_a_replica() {
     let cluster = Cluster::start();
     let old = cluster.owner("k");
     cluster.command("k", &["SET", "k", "v"]).unwrap();
-    cluster.command("k", &["WAIT", "1", "5000"]).unwrap();
+    cluster.await_copied(old);
     cluster.kill(old);
     let new = cluster.await_failover(old);
     assert_eq!(cluster.owner("k"), new);

@@ -13,7 +13,7 @@ fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     let old = sentinel.master();
     assert_eq!(old, sentinel.nodes()[0].address());
     sentinel.command(&["SET", "k", "v"]).unwrap();
-    sentinel.command(&["WAIT", "1", "5000"]).unwrap();
+    sentinel.await_copied();
 
     let begun = Instant::now();
     sentinel.kill_master();

@@ -103,11 +103,12 @@ pub(crate) fn explained(error: &redis::RedisError) -> String {
     let Some(code) = error.code() else {
         return without_arguments(&error.to_string());
     };
+    const ACL: &str = "the user's ACL has to allow it";
     let said = without_arguments(error.detail().unwrap_or_default());
     let advice = match code {
         "NOAUTH" => "write user and password into the URL, redis://user:password@host",
         "WRONGPASS" => "look at user and password in the URL",
-        "NOPERM" => "the user's ACL has to allow it",
+        "NOPERM" => ACL,
         "READONLY" => {
             "the server is a replica: connect to the master, or to redis+sentinel:// or \
              redis+cluster://, which find it"
@@ -120,6 +121,8 @@ pub(crate) fn explained(error: &redis::RedisError) -> String {
         "MOVED" | "ASK" | "CROSSSLOT" => "the server is part of a Cluster: write redis+cluster://",
         "TRYAGAIN" => "the slot of this name is being moved to another server",
         "CLUSTERDOWN" | "MASTERDOWN" => "it serves again when each slot has a master",
+        // Of a command in a script.
+        "ERR" if said.contains("can't run this command") => ACL,
         "ERR" if said.starts_with("unknown command") => "Redis 6.2 or later, or Valkey, is needed",
         _ => return format!("{code} {said}").trim_end().to_owned(),
     };

@@ -171,3 +171,6 @@ impl Hear for Wakes {
         self.broken();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ use crate::store::redis::wakes::Wakes;
 
 /// How many nodes are asked who serves what.
 const ASKED: usize = 3;
+/// How soon they are asked again, when nothing is wrong but that something has moved.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How often they are asked while somebody waits: nobody tells a process that only
 /// listens when the server it listens to has been replaced.
 const LOOK_ROUND: Duration = Duration::from_secs(2);
@@ -212,19 +214,17 @@ impl Cluster {
         Ok(node)
     }
 
-    /// A node of that address: the one we know, or a new one.
+    /// A node of that address: the one we know, or a new one. Kept until the next map is
+    /// drawn, even if it serves nothing yet.
     fn node(&self, host: &str, port: u16) -> Result<Arc<Node>> {
-        let inner = &self.0;
-        let known = inner
-            .map()
-            .nodes
-            .iter()
-            .find(|node| node.is_at(host, port))
-            .cloned();
-        match known {
-            Some(node) => Ok(node),
-            None => Node::new(&inner.servers, host, port, inner.wakes.clone(), inner.limit),
+        let (inner, mut map) = (&self.0, self.0.map());
+        let known = map.nodes.iter().find(|node| node.is_at(host, port));
+        if let Some(node) = known {
+            return Ok(node.clone());
         }
+        let node = Node::new(&inner.servers, host, port, inner.wakes.clone(), inner.limit)?;
+        map.nodes.push(node.clone());
+        Ok(node)
     }
 
     /// After `node` failed to serve `slot`: asks others who does now.
@@ -236,27 +236,32 @@ impl Cluster {
         }
     }
 
+    /// Asks in the background, unless that was done a moment ago: until the nodes have told
+    /// each other, a second question has the same answer.
     fn look_soon(&self) {
         let cluster = self.clone();
         tokio::spawn(async move {
-            if let Err(why) = cluster.look().await {
+            let wanted = Instant::now() - AGAIN;
+            if let Err(why) = cluster.look_since(wanted).await {
                 debug!(why, "nobody tells who serves what");
             }
         });
     }
 
-    /// Asks who serves what, unless somebody has just done so.
+    /// Asks who serves what, unless somebody else does just now.
     async fn look(&self) -> Result<(), String> {
-        let wanted = Instant::now();
+        self.look_since(Instant::now()).await
+    }
+
+    async fn look_since(&self, wanted: Instant) -> Result<(), String> {
         let mut looked = self.0.looked.lock().await;
         if looked.is_some_and(|begun| begun >= wanted) {
             return Ok(());
         }
-        let begun = Instant::now();
+        // In vain as well: when nobody answers, each who waits here would ask in turn.
+        *looked = Some(Instant::now());
         let view = self.ask().await?;
-        self.draw(&view).map_err(|error| error.to_string())?;
-        *looked = Some(begun);
-        Ok(())
+        self.draw(&view).map_err(|error| error.to_string())
     }
 
     async fn ask(&self) -> Result<View, String> {
@@ -334,3 +339,6 @@ impl Inner {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

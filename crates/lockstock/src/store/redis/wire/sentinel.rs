@@ -216,3 +216,6 @@ fn is_about(push: &PushInfo, service: &[u8]) -> bool {
     };
     message.split(|&byte| byte == b' ').next() == Some(service)
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,9 +82,8 @@ impl<'a> Routed<'a> {
         // Where we were sent by way of exception.
         let mut exception = None::<Arc<Node>>;
         loop {
-            let asking = exception.is_some();
             let (node, asking) = match (exception.take(), slot, &self.last) {
-                (Some(node), ..) => (node, asking),
+                (Some(node), ..) => (node, true),
                 (None, Some(slot), _) => match self.cluster.owner(slot).await {
                     Ok(node) => (node, false),
                     Err(error) => return Err(self.fail(error)),

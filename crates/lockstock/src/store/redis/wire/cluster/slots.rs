@@ -62,7 +62,12 @@ mod tests {
     #[test]
     fn a_tag_is_in_its_slot_and_stays_what_it_is() {
         // A process of another version listens there.
-        for (number, text) in [(0, "265b"), (1, "12dd9"), (12_182, "43681"), (16_383, "3d43")] {
+        for (number, text) in [
+            (0, "265b"),
+            (1, "12dd9"),
+            (12_182, "43681"),
+            (16_383, "3d43"),
+        ] {
             assert_eq!(tag(number), text);
             let channel = format!("lockstock:wake:{{{text}}}:x");
             assert_eq!(slot(channel.as_bytes()), number);
