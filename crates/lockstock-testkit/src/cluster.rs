@@ -46,6 +46,8 @@ struct Node {
     address: SocketAddr,
     flags: String,
     master: String,
+    /// Of two who claim a slot the one with the higher one has it.
+    epoch: u64,
     slots: Slots,
 }
 
@@ -366,14 +368,18 @@ fn view_of(node: &Redis) -> Option<Vec<Node>> {
 }
 
 /// Who serves what, as `node` sees it.
-fn serving(node: &Redis) -> Option<Vec<(SocketAddr, Slots)>> {
+fn serving(node: &Redis) -> Option<Vec<(SocketAddr, u64, Slots)>> {
     let all = view_of(node)?;
     // Whose master is dead is about to become one: not settled.
     let orphaned = all.iter().any(|node| {
         node.flags.contains("slave") && !all.iter().any(|master| master.id == node.master)
     });
     let serving = all.into_iter().filter(Node::serves);
-    (!orphaned).then(|| serving.map(|node| (node.address, node.slots)).collect())
+    (!orphaned).then(|| {
+        serving
+            .map(|node| (node.address, node.epoch, node.slots))
+            .collect()
+    })
 }
 
 fn parse(line: &str) -> Option<Node> {
@@ -382,8 +388,9 @@ fn parse(line: &str) -> Option<Node> {
     let address = fields.next()?.split('@').next()?.parse().ok()?;
     let flags = fields.next()?.to_owned();
     let master = fields.next()?.to_owned();
+    let epoch = fields.nth(2)?.parse().ok()?;
     let slots = fields
-        .skip(4)
+        .skip(1)
         // In brackets: on the move.
         .filter(|range| !range.starts_with('['))
         .map(|range| {
@@ -396,6 +403,7 @@ fn parse(line: &str) -> Option<Node> {
         address,
         flags,
         master,
+        epoch,
         slots,
     })
 }

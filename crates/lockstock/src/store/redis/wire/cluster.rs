@@ -118,10 +118,13 @@ impl Cluster {
                 repeated: routed.repeated,
             }),
             Ok(Err(error)) => Err(routed.failed.unwrap_or_else(|| error.into())),
-            Err(_) => {
-                routed.doubt();
-                Err(Error::no_answer(self.0.limit))
-            }
+            Err(_) => Err(match routed.not_yet.take() {
+                Some(said) => said.into(),
+                None => {
+                    routed.doubt();
+                    Error::no_answer(self.0.limit)
+                }
+            }),
         }
     }
 

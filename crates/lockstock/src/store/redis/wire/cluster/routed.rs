@@ -21,7 +21,6 @@ const MOVES: usize = 8;
 /// What the redis crate runs one script on. It keeps account of what happened to it.
 pub(super) struct Routed<'a> {
     cluster: &'a Cluster,
-    gives_up: Instant,
     /// Where the last command went, and whether as an exception. A script that is not known
     /// there is loaded there.
     last: Option<(Arc<Node>, bool)>,
@@ -29,6 +28,8 @@ pub(super) struct Routed<'a> {
     pub(super) begun: Instant,
     /// Whether an attempt before it may have run as well.
     pub(super) repeated: bool,
+    /// What was said last by a server that has to be asked again in a moment.
+    pub(super) not_yet: Option<RedisError>,
     /// Why there is no answer, where it is not a server's.
     pub(super) failed: Option<Error>,
 }
@@ -56,13 +57,12 @@ pub(super) fn redirection(error: &RedisError) -> Option<Moved<'_>> {
 
 impl<'a> Routed<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
-        let now = Instant::now();
         Self {
             cluster,
-            gives_up: now + cluster.0.limit,
             last: None,
-            begun: now,
+            begun: Instant::now(),
             repeated: false,
+            not_yet: None,
             failed: None,
         }
     }
@@ -99,6 +99,7 @@ impl<'a> Routed<'a> {
                 Ok(value) => return Ok(value),
                 Err(trouble) => trouble,
             };
+            self.not_yet = None;
             let again = match &trouble {
                 // Dead for hours perhaps, or in this moment: then somebody takes over.
                 Trouble::Broken(_) if !self.repeated => {
@@ -128,9 +129,8 @@ impl<'a> Routed<'a> {
                     }
                     // Some of the keys have moved already. It takes a moment, or as long as
                     // it takes.
-                    (_, ErrorKind::Server(ServerErrorKind::TryAgain))
-                        if Instant::now() + pause < self.gives_up =>
-                    {
+                    (_, ErrorKind::Server(ServerErrorKind::TryAgain)) => {
+                        self.not_yet = Some(error.clone());
                         sleep(pause).await;
                         pause = (2 * pause).min(LAST_PAUSE);
                         continue;
