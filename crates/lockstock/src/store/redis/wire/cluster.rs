@@ -173,16 +173,19 @@ impl Cluster {
     }
 
     fn ear_of(&self, slot: u16) -> Ear {
-        let mut ears = self.0.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        let ear = ears.entry(slot).or_insert_with(|| {
-            let prefix = format!("{EARS}{{{}}}:", slots::tag(slot));
-            let channel = format!("{prefix}{}", self.0.process);
-            Ear {
-                prefix: prefix.into(),
-                channel: channel.into(),
-            }
-        });
-        ear.clone()
+        let ears = || self.0.ears.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ear) = ears().get(&slot) {
+            return ear.clone();
+        }
+        // Takes a moment: not while others wait for theirs.
+        let prefix = format!("{EARS}{{{}}}:", slots::tag(slot));
+        let channel = format!("{prefix}{}", self.0.process);
+        let ear = Ear {
+            prefix: prefix.into(),
+            channel: channel.into(),
+        };
+        ears().insert(slot, ear.clone());
+        ear
     }
 
     /// Who serves `slot`, as far as we know.

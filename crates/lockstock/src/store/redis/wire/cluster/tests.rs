@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstock_testkit::{Cluster, Redis};
@@ -111,9 +111,10 @@ async fn while_slots_move_each_answer_goes_to_its_question() {
     let end = Arc::new(End::at(&cluster.url()).await);
     let keys: Vec<_> = (0..6).map(|n| format!("product-{n}")).collect();
     let done = Arc::new(AtomicBool::new(false));
+    let total = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for (number, key) in keys.iter().cloned().enumerate() {
-        let (end, done) = (end.clone(), done.clone());
+        let (end, done, total) = (end.clone(), done.clone(), total.clone());
         tasks.spawn(async move {
             let script = Script::new("redis.call('INCR', KEYS[1]) return ARGV[1]");
             let (mut round, mut ran) = (0_u64, 0_u64);
@@ -129,6 +130,7 @@ async fn while_slots_move_each_answer_goes_to_its_question() {
                         assert_eq!(answer.answer, question);
                         assert!(!answer.repeated, "nothing broke");
                         ran += 1;
+                        total.fetch_add(1, Ordering::SeqCst);
                     }
                     Err(error) => panic!("{error}"),
                 }
@@ -139,6 +141,11 @@ async fn while_slots_move_each_answer_goes_to_its_question() {
     for key in keys.iter().cycle().take(12) {
         let to = another(&cluster, cluster.owner(key));
         cluster.move_slot(Cluster::slot(key), to);
+        let (begun, before) = (Instant::now(), total.load(Ordering::SeqCst));
+        while total.load(Ordering::SeqCst) < before + 30 {
+            assert!(begun.elapsed() < PATIENCE, "they stand still");
+            sleep(Duration::from_millis(1)).await;
+        }
     }
     done.store(true, Ordering::SeqCst);
     while let Some(ended) = tasks.join_next().await {
