@@ -4,6 +4,9 @@
 //! | item | what it is |
 //! |---|---|
 //! | [`Redis`] | a `redis-server` of one's own: kill, restart empty, pause |
+//! | [`Cluster`] | a Redis Cluster: move slots, kill and pause its nodes |
+//! | [`Sentinel`] | a master, its replica and three sentinels: fail over |
+//! | [`Authority`] | certificates for servers that speak TLS, good and bad ones |
 //! | [`Postgres`] | a PostgreSQL cluster of one's own: kill, restart with recovery, pause |
 //! | [`Proxy`] | a TCP proxy whose connections can be cut, stalled, delayed, robbed of replies |
 //! | [`Process`] | any other child process, with the same care |
@@ -38,18 +41,24 @@
 //! ```
 //!
 //! The programs come from `PATH` or from the environment
-//! (`LOCKSTOCK_REDIS_SERVER`, `LOCKSTOCK_POSTGRES_BIN`); `./dev setup`
-//! installs them.
+//! (`LOCKSTOCK_REDIS_SERVER`, `LOCKSTOCK_VALKEY_SERVER`,
+//! `LOCKSTOCK_POSTGRES_BIN`); `./dev setup` installs them.
 
+mod cluster;
 mod port;
 mod postgres;
 mod process;
 mod proxy;
 mod redis;
 mod scratch;
+mod sentinel;
+mod tls;
 
+pub use cluster::{Cluster, SlotMove};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::Process;
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use sentinel::Sentinel;
+pub use tls::{Authority, Certificate};

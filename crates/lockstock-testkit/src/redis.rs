@@ -1,16 +1,18 @@
 //! A `redis-server` of one's own.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::port::free_port;
 use crate::process::{Process, describe, poll};
 use crate::scratch::Scratch;
+use crate::tls::Certificate;
 
 const START: Duration = Duration::from_secs(30);
 const REPLY: Duration = Duration::from_secs(10);
@@ -33,9 +35,12 @@ const PORTS: usize = 10;
 pub struct Redis {
     // Before the folder: fields are dropped in order.
     server: Mutex<Process>,
+    paused: AtomicBool,
+    program: OsString,
     arguments: Vec<String>,
     password: Option<String>,
     port: u16,
+    tls_port: Option<u16>,
     folder: Scratch,
 }
 
@@ -55,21 +60,74 @@ impl Redis {
     /// assert_eq!(redis.command(&["PING"]), Ok("PONG".into()));
     /// ```
     pub fn start_with(arguments: &[&str]) -> Redis {
-        let arguments: Vec<String> = arguments.iter().map(|&text| text.into()).collect();
+        Redis::launch(program(), arguments, None)
+    }
+
+    /// A server that speaks TLS, and shows `certificate`.
+    ///
+    /// [`url`](Redis::url) and [`tls_address`](Redis::tls_address) lead to the
+    /// port that speaks nothing but TLS; [`address`](Redis::address) is one
+    /// without, for [`command`](Redis::command).
+    ///
+    /// ```
+    /// use lockstock_testkit::{Authority, Redis};
+    ///
+    /// let authority = Authority::new();
+    /// let redis = Redis::start_tls(&authority.issue(&["localhost", "127.0.0.1"]));
+    /// assert!(redis.url().starts_with("rediss://localhost:"));
+    /// // A client has to trust:
+    /// assert!(authority.file().exists());
+    /// ```
+    pub fn start_tls(certificate: &Certificate) -> Redis {
+        Redis::launch(program(), &[], Some(certificate))
+    }
+
+    /// The same on Valkey's server; `None`, and a line on standard error that
+    /// says so, where there is none.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Redis;
+    /// let Some(valkey) = Redis::start_valkey() else { return };
+    /// let server = valkey.command(&["INFO", "server"]).unwrap();
+    /// assert!(server.contains("server_name:valkey"));
+    /// ```
+    pub fn start_valkey() -> Option<Redis> {
+        const PROGRAM: &str = "valkey-server";
+        let program =
+            std::env::var_os("LOCKSTOCK_VALKEY_SERVER").unwrap_or_else(|| OsString::from(PROGRAM));
+        match Command::new(&program).arg("--version").output() {
+            Ok(_) => Some(Redis::launch(program, &[], None)),
+            Err(error) => {
+                eprintln!("NOT TESTED on Valkey: cannot start {program:?}: {error}");
+                None
+            }
+        }
+    }
+
+    fn launch(program: OsString, arguments: &[&str], certificate: Option<&Certificate>) -> Redis {
+        let mut arguments: Vec<String> = arguments.iter().map(|&text| text.into()).collect();
         let password = arguments
             .iter()
             .position(|text| text == "--requirepass")
             .and_then(|at| arguments.get(at + 1).cloned());
+        let tls_port = certificate.map(|certificate| {
+            let port = free_port();
+            arguments.extend(certificate.arguments(port));
+            port
+        });
         let folder = Scratch::new("redis");
         for _ in 0..PORTS {
             let port = free_port();
-            let server = spawn(&folder, port, &arguments);
+            let server = spawn(&program, &folder, port, &arguments);
             if ready(&server, port, password.as_deref(), &folder) {
                 return Redis {
                     server: Mutex::new(server),
+                    paused: AtomicBool::new(false),
+                    program,
                     arguments,
                     password,
                     port,
+                    tls_port,
                     folder,
                 };
             }
@@ -77,14 +135,38 @@ impl Redis {
         panic!("redis-server found every one of {PORTS} ports taken");
     }
 
-    /// `redis://127.0.0.1:PORT/0`, without a password even if there is one.
+    /// `redis://127.0.0.1:PORT/0`, without a password even if there is one;
+    /// `rediss://localhost:PORT/0` if the server speaks TLS.
     pub fn url(&self) -> String {
-        format!("redis://{}/0", self.address())
+        match self.tls_port {
+            Some(port) => format!("rediss://localhost:{port}/0"),
+            None => format!("redis://{}/0", self.address()),
+        }
+    }
+
+    /// The same for a user of the server's, as `--user` or `ACL SETUSER` made
+    /// them. For names and passwords that a URL can hold as they are.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Redis;
+    /// let redis = Redis::start_with(&["--user", "shop", "on", ">pw", "~*", "&*", "+@all"]);
+    /// assert!(redis.url_as("shop", "pw").starts_with("redis://shop:pw@127.0.0.1:"));
+    /// ```
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        self.url()
+            .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
     /// Where the server listens. The same after a restart.
     pub fn address(&self) -> SocketAddr {
         address(self.port)
+    }
+
+    /// Where a server that speaks TLS does so.
+    ///
+    /// Panics if it does not.
+    pub fn tls_address(&self) -> SocketAddr {
+        address(self.tls_port.expect("a server started with start_tls"))
     }
 
     /// The server's process id; another one after a restart.
@@ -103,7 +185,8 @@ impl Redis {
     pub fn restart(&self) {
         let mut server = self.server();
         server.kill();
-        *server = spawn(&self.folder, self.port, &self.arguments);
+        self.paused.store(false, Ordering::SeqCst);
+        *server = spawn(&self.program, &self.folder, self.port, &self.arguments);
         let password = self.password.as_deref();
         if !ready(&server, self.port, password, &self.folder) {
             panic!("port {} was taken while redis-server was down", self.port);
@@ -113,11 +196,33 @@ impl Redis {
     /// SIGSTOP: connections stay open and are accepted, nothing is answered.
     pub fn pause(&self) {
         self.server().pause();
+        self.paused.store(true, Ordering::SeqCst);
     }
 
     /// SIGCONT: what was sent meanwhile is answered now.
     pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
         self.server().resume();
+    }
+
+    /// Waits until `replica` has all that has been written here so far. `WAIT` would not do: it
+    /// knows only what was written on its own connection.
+    pub(crate) fn await_copied_to(&self, replica: &Redis) {
+        let offset = |redis: &Redis, name| {
+            let info = redis.command(&["INFO", "replication"]).ok()?;
+            let offset = info.lines().find_map(|line| line.strip_prefix(name))?;
+            offset.parse::<u64>().ok()
+        };
+        let written = offset(self, "master_repl_offset:").expect("a master that answers");
+        let copied = poll(START, || {
+            (offset(replica, "slave_repl_offset:")? >= written).then_some(())
+        });
+        assert!(copied.is_some(), "the replica never had it all");
+    }
+
+    /// Whether it can be expected to answer.
+    pub(crate) fn is_running(&self) -> bool {
+        self.server().exited().is_none() && !self.paused.load(Ordering::SeqCst)
     }
 
     /// Sends one command on a connection of its own, for assertions.
@@ -148,41 +253,48 @@ impl Redis {
     }
 }
 
-fn address(port: u16) -> SocketAddr {
+pub(crate) fn address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn log(folder: &Scratch) -> String {
+pub(crate) fn log(folder: &Scratch) -> String {
     let bytes = std::fs::read(folder.path().join("log")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn spawn(folder: &Scratch, port: u16, arguments: &[String]) -> Process {
-    let program = std::env::var_os("LOCKSTOCK_REDIS_SERVER")
-        .unwrap_or_else(|| OsString::from("redis-server"));
+/// Redis' server.
+pub(crate) fn program() -> OsString {
+    std::env::var_os("LOCKSTOCK_REDIS_SERVER").unwrap_or_else(|| OsString::from("redis-server"))
+}
+
+fn spawn(program: &OsStr, folder: &Scratch, port: u16, arguments: &[String]) -> Process {
+    let mut command = Command::new(program);
+    command
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(folder.path())
+        .args(arguments);
+    run(command, folder)
+}
+
+/// Starts a server that writes to the log in `folder`.
+pub(crate) fn run(mut command: Command, folder: &Scratch) -> Process {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.path().join("log"))
         .and_then(|log| Ok((log.try_clone()?, log)));
     let (stdout, stderr) = log.expect("a log file in a folder of our own");
-    let mut command = Command::new(&program);
-    command
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--save", "", "--appendonly", "no"])
-        .arg("--dir")
-        .arg(folder.path())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let program = command.get_program().to_owned();
     Process::spawn(command).unwrap_or_else(|error| {
         panic!("cannot start {program:?}: {error}. Run `./dev setup` to install it")
     })
 }
 
 /// Waits for the answer of this very server. False: somebody else has the port.
-fn ready(server: &Process, port: u16, password: Option<&str>, folder: &Scratch) -> bool {
+pub(crate) fn ready(server: &Process, port: u16, password: Option<&str>, folder: &Scratch) -> bool {
     let outcome = poll(START, || {
         if let Some(status) = server.exited() {
             return Some(Err(status));
@@ -203,7 +315,12 @@ fn ready(server: &Process, port: u16, password: Option<&str>, folder: &Scratch) 
     }
 }
 
-fn call(address: SocketAddr, password: Option<&str>, words: &[&str]) -> Result<String, String> {
+/// One command on a connection of its own.
+pub(crate) fn call(
+    address: SocketAddr,
+    password: Option<&str>,
+    words: &[&str],
+) -> Result<String, String> {
     let unreachable = |error: io::Error| format!("unreachable: {error}");
     let stream = TcpStream::connect_timeout(&address, REPLY).map_err(unreachable)?;
     stream.set_read_timeout(Some(REPLY)).map_err(unreachable)?;

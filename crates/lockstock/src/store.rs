@@ -93,7 +93,8 @@ impl Store {
         let process = Process::random();
         let backend = match scheme {
             "memory" => Backend::Memory(memory::Memory::new()),
-            "redis" | "rediss" | "redis+unix" => {
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
+            | "redis+cluster" | "rediss+cluster" => {
                 Backend::Redis(redis::Redis::connect(url, process, timeout).await?)
             }
             _ => {

@@ -6,7 +6,10 @@ local function take_step(step, arguments, at)
     mark_wanted()
     return answer
   end
-  return { 'failed', type(answer) == 'table' and answer.err or tostring(answer) }
+  local why = type(answer) == 'table' and answer.err or tostring(answer)
+  -- No step can be taken here, and whoever asked has to find out where.
+  if string.find(why, '^READONLY') then error(answer) end
+  return { 'failed', why }
 end
 
 -- Of the others: their arguments have names before them.

@@ -199,6 +199,7 @@ impl Redis {
         let mut listening = self.wakes.listen(attempt.token);
         loop {
             let breaks = self.wakes.breaks();
+            self.wire.hear(&attempt.keys).await?;
             let holder = match self.ask(attempt, true).await? {
                 Said::Granted(grant) => {
                     if lease_ended {

@@ -22,7 +22,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::wire::{By, Lua, Slot, Wire};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, explained_step};
 use crate::key::Keys;
 use crate::store::attempt::{Claim, Mode};
 use crate::token::Token;
@@ -286,10 +286,7 @@ async fn send(wire: Wire, limit: Duration, batch: Vec<Call>) {
     };
     for (call, value) in batch.into_iter().zip(answers) {
         let answer = match refusal(&value) {
-            Some(why) => {
-                wire.doubt();
-                Err(Error::refused(&why))
-            }
+            Some(why) => Err(Error::refused(explained_step(&why))),
             None => Ok(Answered {
                 value,
                 clock,

@@ -67,7 +67,7 @@ impl Wakes {
     /// Takes in what was pushed.
     pub(super) fn pushed(&self, push: &PushInfo) {
         match push.kind {
-            PushKind::Message => {
+            PushKind::Message | PushKind::SMessage => {
                 let [_, Value::BulkString(message)] = &push.data[..] else {
                     return;
                 };

@@ -1,29 +1,31 @@
-//! The connection to Redis: one for what is asked and for what is pushed.
+//! The way to Redis: to one server, to the one that sentinels call the master, or to a
+//! Cluster. Scripts go out, and what is pushed comes in.
 //!
 //! Bounded: a call is answered or fails within the timeout. A connection that breaks is made
-//! anew by the next call; one that falls silent, or answers nothing but errors, is replaced: a
-//! network can swallow a connection without ever breaking it, and a server can refuse a
-//! handshake for a while.
+//! anew by the next call; one that falls silent is replaced in the background.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod address;
+mod cluster;
+mod link;
+mod sentinel;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
-use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script,
-    ServerErrorKind,
-};
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, warn};
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind};
+use tokio::time::{Instant, timeout_at};
 
+use self::address::Address;
+use self::cluster::Cluster;
+use self::link::{Hear, Link, Open, Server, Trouble};
+use self::sentinel::{Sentinels, Watch};
 use super::wakes::Wakes;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::Keys;
 use crate::redacted::redacted;
 use crate::token::Process;
 
-/// What the name of a process' channel begins with.
+/// What the channels of all processes begin with.
 const CHANNELS: &str = "lockstock:wake:";
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
@@ -39,14 +41,6 @@ pub(super) struct Slot {
     pub(super) process: String,
 }
 
-/// How a script is named.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum By {
-    /// For a server that knows it.
-    Hash,
-    Text,
-}
-
 /// A script, and the hash that a server knows it by.
 #[derive(Debug)]
 pub(super) struct Lua {
@@ -59,6 +53,14 @@ impl Lua {
         let hash = Script::new(text).get_hash().to_owned();
         Self { text, hash }
     }
+}
+
+/// How a script is named.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// For a server that knows it.
+    Hash,
+    Text,
 }
 
 impl By {
@@ -76,19 +78,17 @@ impl By {
 }
 
 #[derive(Clone)]
-pub(super) struct Wire(Arc<Inner>);
+pub(super) struct Wire(Arc<Way>);
 
-struct Inner {
-    client: Client,
-    /// What is subscribed to.
-    channel: String,
-    wakes: Wakes,
-    limit: Duration,
-    slot: Arc<Slot>,
-    /// std's mutex: held to clone or replace a handle, never across an await.
-    connection: Mutex<ConnectionManager>,
-    /// Somebody is about to replace the connection.
-    replacing: AtomicBool,
+enum Way {
+    Single(Link<Server>, Arc<Slot>),
+    Sentinel {
+        link: Link<Sentinels>,
+        slot: Arc<Slot>,
+        /// Ends with us.
+        _watch: Watch,
+    },
+    Cluster(Cluster),
 }
 
 /// A script that ran.
@@ -111,45 +111,60 @@ impl Wire {
         // Fails when the application has chosen a provider already: theirs is used then.
         let _ = rustls::crypto::ring::default_provider().install_default();
 
-        let info = url.into_connection_info().map_err(|error| {
-            // Not the source: redis quotes the URL in some of its messages.
-            Error::invalid(format!(
-                "'{}' is not a Redis URL ({}): write redis://[user:password@]host[:port][/db]",
-                redacted(url),
-                error.category()
-            ))
-        })?;
-        // RESP3 carries what is pushed beside what is asked, in one connection.
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
-        let slot = Slot {
+        let place = redacted(url);
+        // Where one server, or a master, pushes to.
+        let channel = format!("{CHANNELS}{process}");
+        let slot = Arc::new(Slot {
             clock: "lockstock:clock".to_owned(),
             channels: CHANNELS.to_owned(),
             process: process.to_string(),
+        });
+        let way = match Address::parse(url)? {
+            Address::Single(info) => {
+                let opens = Server {
+                    client: Client::open(info)?,
+                    channel: Some(channel),
+                };
+                let link = Link::new(place, opens, Arc::new(wakes), limit);
+                link.line().await.map_err(|trouble| link.error(trouble))?;
+                Way::Single(link, slot)
+            }
+            Address::Sentinel {
+                sentinels,
+                service,
+                servers,
+            } => {
+                let opens = Sentinels::new(sentinels, service, servers, channel, limit)?;
+                let link = Link::new(place, opens, Arc::new(wakes), limit);
+                link.line().await.map_err(|trouble| link.error(trouble))?;
+                let _watch = sentinel::watch(&link);
+                Way::Sentinel { link, slot, _watch }
+            }
+            Address::Cluster { seeds } => {
+                Way::Cluster(Cluster::connect(place, seeds, process, wakes, limit).await?)
+            }
         };
-        let channel = format!("{CHANNELS}{process}");
-        let connection = open(&client, &channel, &wakes, limit)
-            .await
-            .map_err(|why| {
-                Error::unavailable(format!("no Redis answers at {}: {why}", redacted(url)))
-            })?;
-        Ok(Self(Arc::new(Inner {
-            client,
-            channel,
-            wakes,
-            limit,
-            slot: Arc::new(slot),
-            connection: Mutex::new(connection),
-            replacing: AtomicBool::new(false),
-        })))
+        Ok(Self(Arc::new(way)))
     }
 
     /// Where a lock is.
-    pub(super) fn slot(&self, _keys: &Keys) -> Arc<Slot> {
-        self.0.slot.clone()
+    pub(super) fn slot(&self, keys: &Keys) -> Arc<Slot> {
+        match &*self.0 {
+            Way::Single(_, slot) | Way::Sentinel { slot, .. } => slot.clone(),
+            Way::Cluster(cluster) => cluster.slot(&keys.holder),
+        }
+    }
+
+    /// Makes sure that what scripts push about a lock is heard.
+    ///
+    /// Before each question that puts a waiter into the queue or leaves it there: what was
+    /// listened to may have moved to another server since.
+    pub(super) async fn hear(&self, keys: &Keys) -> Result<()> {
+        match &*self.0 {
+            // Listened to since the connection was opened.
+            Way::Single(..) | Way::Sentinel { .. } => Ok(()),
+            Way::Cluster(cluster) => cluster.hear(&keys.holder).await,
+        }
     }
 
     /// Runs a script, a second time if the connection broke under it. Not waited for beyond
@@ -159,115 +174,72 @@ impl Wire {
         command: impl Fn(By) -> Cmd,
         until: Instant,
     ) -> Result<Ran<T>> {
-        let attempts = async {
-            let mut connection = self.connection().clone();
-            let mut repeated = false;
-            let mut asked = command(By::Hash);
-            loop {
-                let begun = Instant::now();
-                match asked.query_async(&mut connection).await {
-                    // New to it, or restarted.
-                    Err(error) if error.kind() == NO_SCRIPT => asked = command(By::Text),
-                    // The connection that just failed may have been dead for hours: the
-                    // one that takes its place deserves a try. Bounded by the timeout.
-                    Err(error) if !repeated && error.is_io_error() && !error.is_timeout() => {
-                        repeated = true;
-                    }
-                    Err(error) if error.is_timeout() => return Err(self.silent()),
-                    Err(error) => {
-                        // Perhaps the answer to this script; perhaps what a handshake was
-                        // answered, which the manager would repeat for ever.
-                        self.doubt();
-                        return Err(error.into());
-                    }
-                    Ok(answer) => {
-                        return Ok(Ran {
-                            answer,
-                            begun,
-                            repeated,
-                        });
-                    }
-                }
-            }
-        };
-        timeout_at(until, attempts)
-            .await
-            .unwrap_or_else(|_| Err(self.silent()))
-    }
-
-    /// Nothing was heard in time: the server may hang, or this connection lead nowhere.
-    fn silent(&self) -> Error {
-        self.doubt();
-        Error::no_answer(self.0.limit)
-    }
-
-    /// Looks, in the background, whether the connection is still good for anything.
-    pub(super) fn doubt(&self) {
-        if !self.0.replacing.swap(true, Ordering::Relaxed) {
-            let wire = self.clone();
-            tokio::spawn(async move {
-                if !wire.answers().await {
-                    wire.replace().await;
-                }
-                wire.0.replacing.store(false, Ordering::Relaxed);
-            });
+        match &*self.0 {
+            Way::Single(link, _) => run(link, command, until).await,
+            Way::Sentinel { link, .. } => run(link, command, until).await,
+            Way::Cluster(cluster) => cluster.run(command, until).await,
         }
-    }
-
-    async fn answers(&self) -> bool {
-        let mut connection = self.connection().clone();
-        let ping = redis::cmd("PING");
-        let asked = ping.query_async::<()>(&mut connection);
-        matches!(timeout(self.0.limit, asked).await, Ok(Ok(())))
-    }
-
-    async fn replace(&self) {
-        let inner = &self.0;
-        match open(&inner.client, &inner.channel, &inner.wakes, inner.limit).await {
-            Ok(connection) => {
-                *self.connection() = connection;
-                warn!("the store did not answer, and does on a new connection");
-                // What was pushed into the old one is lost.
-                inner.wakes.broken();
-            }
-            Err(why) => debug!(why, "the store does not answer on a new connection either"),
-        }
-    }
-
-    fn connection(&self) -> std::sync::MutexGuard<'_, ConnectionManager> {
-        self.0
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Connects, subscribes, and hears that it can be done; or says why not.
-async fn open(
-    client: &Client,
-    channel: &str,
-    wakes: &Wakes,
-    limit: Duration,
-) -> std::result::Result<ConnectionManager, String> {
-    let pushed = wakes.clone();
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(limit))
-        .set_response_timeout(Some(limit))
-        .set_push_sender(
-            move |push: PushInfo| -> std::result::Result<(), SendError> {
-                pushed.pushed(&push);
-                Ok(())
-            },
-        )
-        .set_automatic_resubscription();
-    let opened = async {
-        let mut connection = ConnectionManager::new_with_config(client.clone(), config).await?;
-        connection.subscribe(channel).await?;
-        Ok::<_, redis::RedisError>(connection)
+async fn run<T: FromRedisValue>(
+    link: &Link<impl Open>,
+    command: impl Fn(By) -> Cmd,
+    until: Instant,
+) -> Result<Ran<T>> {
+    let attempts = async {
+        let (mut repeated, mut turned_away) = (false, false);
+        let mut asked = command(By::Hash);
+        loop {
+            let mut line = link.line().await?;
+            let begun = Instant::now();
+            let error = match asked.query_async(&mut line.connection).await {
+                Ok(answer) => {
+                    return Ok(Ran {
+                        answer,
+                        begun,
+                        repeated,
+                    });
+                }
+                Err(error) => error,
+            };
+            match link.trouble(&line, error) {
+                // New to that server, or it has been restarted.
+                Trouble::Refused(error) if error.kind() == NO_SCRIPT => asked = command(By::Text),
+                // The connection that just failed may have been dead for hours: the one that
+                // takes its place deserves a try.
+                Trouble::Broken(_) if !repeated => repeated = true,
+                // A master no more: whoever is now has the same name.
+                Trouble::Refused(error)
+                    if error.kind() == ServerErrorKind::ReadOnly.into() && !turned_away =>
+                {
+                    turned_away = true;
+                    link.close(&line);
+                }
+                trouble => return Err(trouble),
+            }
+        }
     };
-    timeout(limit, opened)
+    let ran = timeout_at(until, attempts)
         .await
-        .map_err(|_| format!("no answer within {limit:?}"))?
-        .map_err(|error| error.to_string())
+        .unwrap_or(Err(Trouble::Silent));
+    ran.map_err(|trouble| {
+        if matches!(trouble, Trouble::Silent) {
+            link.doubt();
+        }
+        link.error(trouble)
+    })
 }
+
+impl Hear for Wakes {
+    fn pushed(&self, push: &PushInfo) {
+        Wakes::pushed(self, push);
+    }
+
+    fn lost(&self) {
+        self.broken();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! A master, its replica, and the sentinels that watch over them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::port::free_port;
+use crate::process::{Process, poll};
+use crate::redis::{Redis, address, call, log, program, ready, run};
+use crate::scratch::Scratch;
+
+const SETTLE: Duration = Duration::from_secs(60);
+const SERVICE: &str = "shop";
+const SENTINELS: usize = 3;
+const PORTS: usize = 10;
+
+/// A Redis master, one replica, and three sentinels that replace the master by
+/// the replica when it has been silent for half a second.
+///
+/// Starting takes about two seconds, a failover another two.
+///
+/// ```
+/// use lockstock_testkit::Sentinel;
+///
+/// let sentinel = Sentinel::start();
+/// assert!(sentinel.url().starts_with("redis+sentinel://127.0.0.1:"));
+/// let old = sentinel.master();
+/// sentinel.kill_master();
+/// let new = sentinel.await_failover(old);
+/// assert_ne!(new, old);
+/// assert_eq!(sentinel.command(&["SET", "stock", "1"]), Ok("OK".into()));
+/// ```
+pub struct Sentinel {
+    watchers: Vec<Watcher>,
+    nodes: Vec<Redis>,
+}
+
+struct Watcher {
+    // Before the folder: fields are dropped in order.
+    process: Process,
+    address: SocketAddr,
+    folder: Scratch,
+}
+
+impl Sentinel {
+    /// Starts all five, and waits until the sentinels know each other and the
+    /// replica has what the master has.
+    pub fn start() -> Sentinel {
+        Sentinel::start_with(&[])
+    }
+
+    /// The same with further arguments for the master and the replica. With
+    /// `--requirepass`, replica and sentinels know the password.
+    pub fn start_with(arguments: &[&str]) -> Sentinel {
+        let password = arguments
+            .iter()
+            .position(|&text| text == "--requirepass")
+            .and_then(|at| arguments.get(at + 1).copied());
+        let mut all = vec!["--repl-diskless-sync-delay", "0"];
+        all.extend(arguments);
+        if let Some(password) = password {
+            all.extend(["--masterauth", password]);
+        }
+        let master = Redis::start_with(&all);
+        let port = master.address().port().to_string();
+        all.extend(["--replicaof", "127.0.0.1", &port]);
+        let replica = Redis::start_with(&all);
+        let master_address = master.address();
+        let watchers = thread::scope(|scope| {
+            let start = || Watcher::start(master_address, password);
+            let starting: Vec<_> = (0..SENTINELS).map(|_| scope.spawn(start)).collect();
+            let started = starting.into_iter().map(|watcher| watcher.join());
+            started
+                .map(|watcher| watcher.expect("a sentinel"))
+                .collect()
+        });
+        let sentinel = Sentinel {
+            watchers,
+            nodes: vec![master, replica],
+        };
+        sentinel.await_ready();
+        sentinel
+    }
+
+    /// `redis+sentinel://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT/shop/0`,
+    /// without a password even if there is one.
+    pub fn url(&self) -> String {
+        let watchers: Vec<_> = self.sentinels().iter().map(SocketAddr::to_string).collect();
+        format!("redis+sentinel://{}/{SERVICE}/0", watchers.join(","))
+    }
+
+    /// Where the sentinels are.
+    pub fn sentinels(&self) -> Vec<SocketAddr> {
+        self.watchers
+            .iter()
+            .map(|watcher| watcher.address)
+            .collect()
+    }
+
+    /// Where the master is, as most sentinels say.
+    pub fn master(&self) -> SocketAddr {
+        let agreed = poll(SETTLE, || {
+            let named: Vec<_> = self.watchers.iter().filter_map(Watcher::master).collect();
+            let votes = |address| named.iter().filter(|&&other| other == address).count();
+            let most = |&address: &SocketAddr| 2 * votes(address) > SENTINELS;
+            named.iter().copied().find(most)
+        });
+        agreed.expect("sentinels that agree")
+    }
+
+    /// Both servers: the first was the master in the beginning.
+    pub fn nodes(&self) -> &[Redis] {
+        &self.nodes
+    }
+
+    /// The server that listens there.
+    pub fn node(&self, address: SocketAddr) -> &Redis {
+        let found = self.nodes.iter().find(|node| node.address() == address);
+        found.unwrap_or_else(|| panic!("no server at {address}"))
+    }
+
+    /// Sends one command to the master. The answer is as [`Redis::command`]
+    /// gives it.
+    pub fn command(&self, words: &[&str]) -> Result<String, String> {
+        self.node(self.master()).command(words)
+    }
+
+    /// SIGKILL to the master, which stays down until
+    /// [`restart`](Sentinel::restart).
+    pub fn kill_master(&self) {
+        self.node(self.master()).kill();
+    }
+
+    /// SIGSTOP to the master: when it [resumes](Redis::resume) it does not know
+    /// that it has been replaced, until a sentinel tells it.
+    pub fn pause_master(&self) {
+        self.node(self.master()).pause();
+    }
+
+    /// Makes the sentinels replace a master that is in good health.
+    pub fn fail_over(&self) -> SocketAddr {
+        let old = self.master();
+        let asked = poll(SETTLE, || {
+            let words = ["SENTINEL", "FAILOVER", SERVICE];
+            // Refused while the last one is not over.
+            call(self.watchers[0].address, None, &words).ok()
+        });
+        assert!(asked.is_some(), "no failover was begun");
+        self.await_failover(old)
+    }
+
+    /// Waits until another server than `old` is the master, for itself and for
+    /// all sentinels that run, and says which.
+    pub fn await_failover(&self, old: SocketAddr) -> SocketAddr {
+        let other = self.nodes.iter().find(|node| node.address() != old);
+        let other = other.expect("there are two");
+        let replaced = poll(SETTLE, || {
+            let running = self.watchers.iter().filter(|watcher| watcher.runs());
+            let agreed = running
+                .map(Watcher::master)
+                .all(|master| master == Some(other.address()));
+            let role = other.command(&["ROLE"]).ok()?;
+            (agreed && role.starts_with("master")).then_some(())
+        });
+        if replaced.is_none() {
+            panic!("{} never replaced {old}:\n{}", other.address(), self.log());
+        }
+        other.address()
+    }
+
+    /// Starts a dead server again, empty. It believes to be what it was, and
+    /// comes back as the replica of its heir when a sentinel has told it.
+    pub fn restart(&self, server: SocketAddr) {
+        self.node(server).restart();
+    }
+
+    /// Waits until `server` is a replica that has what its master has, and the sentinels know
+    /// it: one that does not would make it a replica again after the next failover.
+    pub fn await_replica(&self, server: SocketAddr) {
+        let name = format!("name\n{server}\n");
+        let obeys = poll(SETTLE, || {
+            let role = self.node(server).command(&["ROLE"]).ok()?;
+            let mut words = role.lines();
+            let is = words.next() == Some("slave") && words.nth(2) == Some("connected");
+            let known = self.watchers.iter().filter(|watcher| watcher.runs());
+            let known = known.map(Watcher::replicas).all(|replicas| {
+                let about = replicas.find(&name).map(|at| &replicas[at..]);
+                let says = |line| about.is_some_and(|about| about.contains(line));
+                says("\nrole-reported\nslave\n") && says("\nmaster-link-status\nok\n")
+            });
+            (is && known).then_some(())
+        });
+        assert!(obeys.is_some(), "{server} never became a replica");
+    }
+
+    /// Waits until the replica has all that the master has now: what is written later may be
+    /// lost with the master.
+    pub fn await_copied(&self) {
+        let master = self.master();
+        let replicas = self.nodes.iter().filter(|node| node.address() != master);
+        replicas.for_each(|replica| self.node(master).await_copied_to(replica));
+    }
+
+    /// SIGKILL to one of the sentinels, by its place in
+    /// [`sentinels`](Sentinel::sentinels). Two are enough for a failover.
+    pub fn kill_sentinel(&self, number: usize) {
+        self.watchers[number].process.kill();
+    }
+
+    /// What the sentinels have written to their logs, one after the other.
+    pub fn log(&self) -> String {
+        let logs = self.watchers.iter().map(|watcher| log(&watcher.folder));
+        logs.collect::<Vec<_>>().join("\n")
+    }
+
+    fn await_ready(&self) {
+        let ready = poll(SETTLE, || {
+            let all = self.watchers.iter().all(|watcher| {
+                let info = watcher.info();
+                info.contains("\nnum-slaves\n1\n")
+                    && info.contains(&format!("\nnum-other-sentinels\n{}\n", SENTINELS - 1))
+            });
+            all.then_some(())
+        });
+        assert!(ready.is_some(), "the sentinels never met");
+        // Four of them have to pass before a sentinel corrects a server that says something
+        // else than the others: in less, it undoes a failover that it has not yet heard of.
+        for watcher in &self.watchers {
+            hurry(watcher.address, &["PUBLISH-PERIOD", "800"]);
+        }
+        self.await_replica(self.nodes[1].address());
+    }
+}
+
+impl Watcher {
+    fn start(master: SocketAddr, password: Option<&str>) -> Watcher {
+        for _ in 0..PORTS {
+            let (folder, port) = (Scratch::new("sentinel"), free_port());
+            // Sentinels write down in it what they learn.
+            let file = folder.path().join("sentinel.conf");
+            let mut text = format!(
+                "bind 127.0.0.1\nport {port}\ndir {}\n\
+                 sentinel monitor {SERVICE} 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds {SERVICE} 500\n\
+                 sentinel failover-timeout {SERVICE} 3000\n",
+                folder.path().display(),
+                master.port(),
+            );
+            if let Some(password) = password {
+                text += &format!("sentinel auth-pass {SERVICE} {password}\n");
+            }
+            fs::write(&file, text).unwrap_or_else(|error| panic!("cannot write {file:?}: {error}"));
+            let mut command = Command::new(program());
+            command.arg(&file).arg("--sentinel");
+            let process = run(command, &folder);
+            if ready(&process, port, None, &folder) {
+                // The usual ones make a test wait for ten seconds and more. Not the one of pings:
+                // a replica about which nothing was heard for five of them is not promoted.
+                hurry(
+                    address(port),
+                    &["INFO-PERIOD", "200", "PUBLISH-PERIOD", "200"],
+                );
+                return Watcher {
+                    process,
+                    address: address(port),
+                    folder,
+                };
+            }
+        }
+        panic!("every one of {PORTS} ports was taken for a sentinel");
+    }
+
+    fn runs(&self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    fn master(&self) -> Option<SocketAddr> {
+        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
+        let answer = call(self.address, None, &words).ok()?;
+        let (host, port) = answer.split_once('\n')?;
+        format!("{host}:{port}").parse().ok()
+    }
+
+    fn replicas(&self) -> String {
+        let words = ["SENTINEL", "REPLICAS", SERVICE];
+        call(self.address, None, &words).unwrap_or_default()
+    }
+
+    fn info(&self) -> String {
+        call(self.address, None, &["SENTINEL", "MASTER", SERVICE]).unwrap_or_default()
+    }
+}
+
+fn hurry(sentinel: SocketAddr, periods: &[&str]) {
+    let words = [&["SENTINEL", "DEBUG"], periods].concat();
+    call(sentinel, None, &words).expect("a sentinel that can be hurried");
+}

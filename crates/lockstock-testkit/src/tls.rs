@@ -1,0 +1,123 @@
+//! Certificates made while the test runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+
+use crate::scratch::Scratch;
+
+/// A certificate authority of one's own. What it issued may be used for as long
+/// as it lives: the files are in its folder.
+///
+/// ```
+/// let authority = lockstock_testkit::Authority::new();
+/// let text = std::fs::read_to_string(authority.file()).unwrap();
+/// assert!(text.starts_with("-----BEGIN CERTIFICATE-----"));
+/// ```
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    file: PathBuf,
+    issued: AtomicU64,
+    folder: Scratch,
+}
+
+/// What a server shows to its clients.
+pub struct Certificate {
+    certificate: PathBuf,
+    key: PathBuf,
+    authority: PathBuf,
+}
+
+impl Authority {
+    /// Makes a new one, which nobody trusts yet.
+    #[expect(clippy::new_without_default, reason = "it writes files")]
+    pub fn new() -> Authority {
+        let folder = Scratch::new("tls");
+        let mut params = params(&[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "lockstock test authority");
+        let key = key();
+        let certificate = params.self_signed(&key).expect("a sound authority");
+        let file = folder.path().join("authority.pem");
+        write(&file, &certificate.pem());
+        Authority {
+            issuer: Issuer::new(params, key),
+            file,
+            issued: AtomicU64::new(0),
+            folder,
+        }
+    }
+
+    /// Its own certificate in PEM, which a client has to trust.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// A certificate for host names and addresses.
+    pub fn issue(&self, names: &[&str]) -> Certificate {
+        self.sign(params(names))
+    }
+
+    /// One that was good until the end of the year 2001.
+    pub fn issue_expired(&self, names: &[&str]) -> Certificate {
+        let mut params = params(names);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2001, 12, 31);
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Certificate {
+        let key = key();
+        let signed = params
+            .signed_by(&key, &self.issuer)
+            .expect("a sound certificate");
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        let path = |kind: &str| self.folder.path().join(format!("{number}.{kind}.pem"));
+        let certificate = Certificate {
+            certificate: path("certificate"),
+            key: path("key"),
+            authority: self.file.clone(),
+        };
+        write(&certificate.certificate, &signed.pem());
+        write(&certificate.key, &key.serialize_pem());
+        certificate
+    }
+}
+
+impl Certificate {
+    /// As `redis-server` wants to be told.
+    pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
+        let file = |path: &Path| path.to_str().expect("a path of our own").to_owned();
+        [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", file(&self.certificate)),
+            ("--tls-key-file", file(&self.key)),
+            ("--tls-ca-cert-file", file(&self.authority)),
+            // Clients show none.
+            ("--tls-auth-clients", "no".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+    }
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+    CertificateParams::new(names).expect("names of hosts")
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {path:?}: {error}"));
+}
