@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "not every suite needs all of it")]
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use lockstock::{Acquired, Busy, Guard, Lock, Store};
-use lockstock_testkit::Redis;
+use lockstock_testkit::{Cluster, Redis};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -19,6 +21,13 @@ pub(crate) async fn on_each_store(test: impl AsyncFn(Store)) {
     test(Store::memory()).await;
     let redis = Redis::start();
     test(Store::connect(&redis.url()).await.unwrap()).await;
+    // Six servers: one Cluster for all tests, one test at a time, each from the beginning.
+    static CLUSTER: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::start()));
+    let cluster = CLUSTER.lock().await;
+    for master in cluster.masters() {
+        cluster.node(master).command(&["FLUSHALL"]).unwrap();
+    }
+    test(Store::connect(&cluster.url()).await.unwrap()).await;
 }
 
 pub(crate) fn lock(store: &Store, name: &str, lease: Duration) -> Lock {
