@@ -66,8 +66,9 @@ pub(crate) struct Serve {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Where the locks are: memory://, redis://HOST:PORT/DB, rediss://… (TLS) or
-    /// redis+unix:///PATH. Replicas share a Redis
+    /// Where the locks are: memory://, redis://HOST:PORT/DB, redis+unix:///PATH,
+    /// redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT;
+    /// rediss… for TLS. Replicas share a Redis
     #[arg(
         long,
         env = "LOCKSTOCK_STORE",

@@ -62,8 +62,14 @@ impl Store {
     /// |---|---|
     /// | `memory://` | this process; a new, empty store each time |
     /// | `redis://[user:password@]host[:port][/db]` | one Redis (6.2 or later) or Valkey |
-    /// | `rediss://…` | the same through TLS, chain and host name checked |
     /// | `redis+unix:///path?db=1` | the same through a Unix socket |
+    /// | `redis+sentinel://[user:password@]host[:port],host[:port]/SERVICE[/db]` | whichever server these sentinels call the master |
+    /// | `redis+cluster://[user:password@]host[:port],host[:port]` | a Cluster (7.0 or later), found by some of its nodes |
+    /// | `rediss://…`, `rediss+sentinel://…`, `rediss+cluster://…` | the same through TLS, chain and host name checked |
+    ///
+    /// `?ssl_ca_certs=FILE` names the authorities to trust instead of the system's;
+    /// `?sentinel_username=…&sentinel_password=…` are the sentinels' own. Percent signs, slashes
+    /// and question marks of a password are written as in any URL: `%25`, `%2F`, `%3F`.
     ///
     /// # Errors
     ///
@@ -100,7 +106,8 @@ impl Store {
             _ => {
                 return Err(Error::invalid(format!(
                     "'{}' names no store: write memory://, redis://host:port/db, \
-                     rediss://host:port/db or redis+unix:///path",
+                     rediss://host:port/db, redis+sentinel://host:port,host:port/SERVICE/db, \
+                     redis+cluster://host:port,host:port or redis+unix:///path",
                     redacted(url)
                 )));
             }

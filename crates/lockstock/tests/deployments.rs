@@ -1,0 +1,288 @@
+//! The lock where it is deployed: behind sentinels, in a Cluster, through TLS, as a user with
+//! few rights, on Valkey.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kit::{LEASE, PATIENCE, busy, got, held, lock, waiting};
+use lockstock::{Acquired, Guard, Lock, Store};
+use lockstock_testkit::{Authority, Cluster, Redis, Sentinel};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The rights that docs/operations.md lists for a user who locks.
+const RIGHTS: &str = include_str!("../../../docs/acl.txt");
+
+/// Asks until the store can be asked again.
+async fn held_at_last(lock: &Lock) -> Guard {
+    let begun = Instant::now();
+    loop {
+        match lock.acquire_within(PATIENCE).await {
+            Ok(Acquired::Held(guard)) => return guard,
+            Ok(Acquired::Busy(busy)) => panic!("{busy:?}"),
+            Err(error) => {
+                assert!(error.is_unavailable(), "{error}");
+                assert!(begun.elapsed() < PATIENCE, "{error}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_locks_are_had_again_and_fences_do_not_go_back() {
+    let sentinel = Sentinel::start();
+    let store = Store::connect(&sentinel.url()).await.unwrap();
+    let hot = lock(&store, "hot", Duration::from_secs(1));
+    let mut last = 0;
+    for _ in 0..20 {
+        let guard = held(&hot).await;
+        last = guard.fence();
+        guard.release().await.unwrap();
+    }
+    let other = Store::connect(&sentinel.url()).await.unwrap();
+    let guard = held(&hot).await;
+    last = last.max(guard.fence());
+    let waiter = tokio::spawn({
+        let hot = lock(&other, "hot", LEASE);
+        async move { held_at_last(&hot).await }
+    });
+    sleep(Duration::from_millis(50)).await;
+    let old = sentinel.master();
+    sentinel.kill_master();
+    // The holder cannot tell anybody any more that it is done.
+    drop(guard);
+    sentinel.await_failover(old);
+    let next = timeout(PATIENCE, waiter).await.expect("recovers").unwrap();
+    assert!(next.fence() > last, "{} after {last}", next.fence());
+    last = next.fence();
+    busy(&hot).await;
+    next.release().await.unwrap();
+    // And so on, by push: the connection that hears is a new one as well.
+    let guard = held_at_last(&hot).await;
+    let waiter = waiting(&lock(&other, "hot", LEASE));
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    guard.release().await.unwrap();
+    let next = got(waiter).await;
+    assert!(next.fence() > last && begun.elapsed() < Duration::from_millis(900));
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_stands_still_is_left_for_the_next() {
+    let sentinel = Sentinel::start();
+    let store = Store::connect(&sentinel.url()).await.unwrap();
+    let hot = lock(&store, "hot", Duration::from_secs(1));
+    held(&hot).await.release().await.unwrap();
+    let old = sentinel.master();
+    sentinel.pause_master();
+    sentinel.await_failover(old);
+    held_at_last(&hot).await.release().await.unwrap();
+    sentinel.node(old).resume();
+    for _ in 0..20 {
+        held_at_last(&hot).await.release().await.unwrap();
+    }
+}
+
+/// Tasks of several processes that hold each of `names` in turn, until told to stop. Two at
+/// once, and fences that do not rise, are failures; that the store cannot be asked is not.
+struct Crowd {
+    stop: Arc<AtomicBool>,
+    held: Arc<AtomicU64>,
+    tasks: JoinSet<()>,
+}
+
+impl Crowd {
+    fn gather(stores: &[Store], names: &'static [&'static str]) -> Self {
+        let inside: Arc<Vec<AtomicI64>> =
+            Arc::new(names.iter().map(|_| AtomicI64::new(0)).collect());
+        let fences: Arc<Vec<AtomicU64>> =
+            Arc::new(names.iter().map(|_| AtomicU64::new(0)).collect());
+        let (stop, held) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let mut tasks = JoinSet::new();
+        for task in 0..stores.len() * 4 {
+            let store = stores[task % stores.len()].clone();
+            let (inside, fences) = (inside.clone(), fences.clone());
+            let (stop, held) = (stop.clone(), held.clone());
+            tasks.spawn(async move {
+                let mut n = task;
+                while !stop.load(Ordering::Relaxed) {
+                    n = (n + 1) % names.len();
+                    let Ok(guard) = lock(&store, names[n], LEASE).acquire().await else {
+                        sleep(Duration::from_millis(5)).await;
+                        continue;
+                    };
+                    assert_eq!(inside[n].fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    let fence = guard.fence();
+                    assert!(
+                        fences[n].swap(fence, Ordering::SeqCst) < fence,
+                        "fences rise"
+                    );
+                    tokio::task::yield_now().await;
+                    inside[n].fetch_sub(1, Ordering::SeqCst);
+                    held.fetch_add(1, Ordering::Relaxed);
+                    // Unavailable: it goes on in the background.
+                    let _ = guard.release().await;
+                }
+            });
+        }
+        Self { stop, held, tasks }
+    }
+
+    /// Waits until so many more have held.
+    async fn goes_on(&self, more: u64) {
+        let (begun, goal) = (Instant::now(), self.held.load(Ordering::Relaxed) + more);
+        while self.held.load(Ordering::Relaxed) < goal {
+            assert!(begun.elapsed() < PATIENCE, "they stand still");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn ends(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        timeout(PATIENCE, self.tasks.join_all())
+            .await
+            .expect("they end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_under_load_and_nobody_holds_twice() {
+    const NAMES: &[&str] = &["product-1", "cart:{7}", "}odd{", "{}", "product-2"];
+    let cluster = Cluster::start();
+    let mut stores = Vec::new();
+    for _ in 0..3 {
+        stores.push(Store::connect(&cluster.url()).await.unwrap());
+    }
+    let crowd = Crowd::gather(&stores, NAMES);
+    crowd.goes_on(100).await;
+    for name in ["product-1", "7", "product-2", "product-1"] {
+        let from = cluster.owner(name);
+        let mut others = cluster.masters().into_iter();
+        let to = others.find(|&master| master != from).unwrap();
+        cluster.move_slot(Cluster::slot(name), to);
+        crowd.goes_on(100).await;
+    }
+    crowd.ends().await;
+    for store in &stores {
+        store.settled().await;
+    }
+    for name in NAMES {
+        held(&lock(&stores[0], name, LEASE))
+            .await
+            .release()
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_in_different_processes_of_a_cluster_are_woken_by_push_and_in_order() {
+    let cluster = Cluster::start();
+    for name in ["hot", "cart:{7}", "}odd{"] {
+        let mut stores = Vec::new();
+        for _ in 0..4 {
+            stores.push(Store::connect(&cluster.url()).await.unwrap());
+        }
+        let guard = held(&lock(&stores[0], name, LEASE)).await;
+        let mut waiters = Vec::new();
+        for store in &stores[1..] {
+            waiters.push(waiting(&lock(store, name, LEASE)));
+            sleep(Duration::from_millis(100)).await;
+        }
+        guard.release().await.unwrap();
+        for waiter in waiters {
+            // Far from the end of the lease: whoever is not told is not found here.
+            got(waiter).await.release().await.unwrap();
+        }
+    }
+}
+
+/// Everything that a lock does.
+async fn everything(url: &str) {
+    let (here, there) = (
+        Store::connect(url).await.unwrap(),
+        Store::connect(url).await.unwrap(),
+    );
+    here.ping().await.unwrap();
+    let mut guard = held(&lock(&here, "shop:a", LEASE)).await;
+    let waiter = waiting(&lock(&there, "shop:a", LEASE));
+    sleep(Duration::from_millis(50)).await;
+    guard.extend(LEASE).await.unwrap();
+    guard.renew().await.unwrap();
+    guard.release().await.unwrap();
+    let guard = got(waiter).await;
+    let waiter = tokio::spawn({
+        let lock = lock(&here, "shop:a", LEASE);
+        async move { lock.acquire_within(LEASE / 2).await.unwrap() }
+    });
+    sleep(Duration::from_millis(50)).await;
+    guard.keep().await.unwrap();
+    assert!(matches!(waiter.await.unwrap(), Acquired::Busy(busy) if busy.is_kept()));
+    let permits = here.semaphore("shop:s", 2).lease(LEASE).unwrap();
+    let (one, two) = (held(&permits).await, held(&permits).await);
+    busy(&permits).await;
+    one.release().await.unwrap();
+    drop(two);
+    let (read, write) = (here.read_lock("shop:rw"), there.write_lock("shop:rw"));
+    let reader = held(&read.lease(LEASE).unwrap()).await;
+    let writer = waiting(&write.lease(LEASE).unwrap());
+    sleep(Duration::from_millis(50)).await;
+    reader.release().await.unwrap();
+    got(writer).await.release().await.unwrap();
+    let cart = here.lock_all(["shop:x", "shop:y"]).lease(LEASE).unwrap();
+    cart.acquire().await.unwrap().release().await.unwrap();
+    here.settled().await;
+}
+
+#[tokio::test]
+async fn a_user_with_few_rights_can_lock() {
+    let rights = RIGHTS.split_whitespace().collect::<Vec<_>>();
+    let mut user = vec!["--user", "locks", "on", ">pw", "~shop:*"];
+    user.extend(rights);
+    let redis = Redis::start_with(&user);
+    everything(&redis.url_as("locks", "pw")).await;
+    let store = Store::connect(&redis.url_as("locks", "pw")).await.unwrap();
+    let error = lock(&store, "other", LEASE)
+        .try_acquire()
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_unavailable() && error.to_string().contains("NOPERM"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn through_tls() {
+    let authority = Authority::new();
+    let redis = Redis::start_tls(&authority.issue(&["localhost"]));
+    let url = format!(
+        "{}?ssl_ca_certs={}",
+        redis.url(),
+        authority.file().display()
+    );
+    everything(&url).await;
+}
+
+#[tokio::test]
+async fn on_valkey() {
+    if let Some(valkey) = Redis::start_valkey() {
+        everything(&valkey.url()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_and_behind_sentinels() {
+    everything(&Cluster::start().url()).await;
+    everything(&Sentinel::start().url()).await;
+}
