@@ -9,7 +9,7 @@ mod cluster;
 mod link;
 mod sentinel;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::{Client, FromRedisValue, PushInfo, ScriptInvocation, ServerErrorKind};
@@ -25,6 +25,7 @@ use crate::store::redacted;
 
 /// What the channels of all processes begin with.
 const EARS: &str = "lockstock:wake:";
+static EVERYWHERE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(EARS));
 
 #[derive(Clone)]
 pub(super) struct Wire(Arc<Way>);
@@ -90,8 +91,16 @@ impl Wire {
         Ok(Self(Arc::new(way)))
     }
 
-    /// Makes sure that what scripts push about `key` is heard, and answers the prefix that
-    /// they put before the name of a process to push to it.
+    /// What scripts that push about `key` put before the name of a process.
+    #[allow(dead_code, reason = "the scripts that take the prefix are yet to come")]
+    pub(super) fn prefix(&self, key: &[u8]) -> Arc<str> {
+        match &*self.0 {
+            Way::Single(_) | Way::Sentinel { .. } => EVERYWHERE.clone(),
+            Way::Cluster(cluster) => cluster.prefix(key),
+        }
+    }
+
+    /// The same, and makes sure that this process hears it.
     ///
     /// Before each question that puts a waiter into the queue or leaves it there: what was
     /// listened to may have moved to another server since.
@@ -99,7 +108,7 @@ impl Wire {
     pub(super) async fn ear(&self, key: &[u8]) -> Result<Arc<str>> {
         match &*self.0 {
             // Listened to since the connection was opened.
-            Way::Single(_) | Way::Sentinel { .. } => Ok(Arc::from(EARS)),
+            Way::Single(_) | Way::Sentinel { .. } => Ok(EVERYWHERE.clone()),
             Way::Cluster(cluster) => cluster.ear(key).await,
         }
     }

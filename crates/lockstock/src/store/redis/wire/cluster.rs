@@ -128,6 +128,11 @@ impl Cluster {
         }
     }
 
+    /// What is put before the name of a process to push about `key`.
+    pub(super) fn prefix(&self, key: &[u8]) -> Arc<str> {
+        self.ear_of(slots::slot(key)).prefix
+    }
+
     /// Makes sure that what is pushed about `key` is heard.
     pub(super) async fn ear(&self, key: &[u8]) -> Result<Arc<str>> {
         let slot = slots::slot(key);

@@ -54,6 +54,7 @@ async fn each_slot_has_a_channel_and_all_that_is_said_there_is_heard() {
         let prefix = end.wire.ear(one.as_bytes()).await.unwrap();
         assert_eq!(prefix, end.wire.ear(other.as_bytes()).await.unwrap());
         assert_eq!(Cluster::slot(&prefix), Cluster::slot(one));
+        assert_eq!(prefix, end.wire.prefix(other.as_bytes()));
         // Another process means the same by it.
         let stranger = End::at(&cluster.url()).await;
         assert_eq!(prefix, stranger.wire.ear(one.as_bytes()).await.unwrap());
