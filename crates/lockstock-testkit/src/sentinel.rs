@@ -17,9 +17,9 @@ const SENTINELS: usize = 3;
 const PORTS: usize = 10;
 
 /// A Redis master, one replica, and three sentinels that replace the master by
-/// the replica when it has been silent for half a second.
+/// the replica when it has been silent for a second and a half.
 ///
-/// Starting takes about two seconds, a failover another two.
+/// Starting takes about two seconds, a failover another three.
 ///
 /// ```
 /// use lockstock_testkit::Sentinel;
@@ -192,7 +192,9 @@ impl Sentinel {
             });
             (is && known).then_some(())
         });
-        assert!(obeys.is_some(), "{server} never became a replica");
+        if obeys.is_none() {
+            panic!("{server} never became a replica:\n{}", self.log());
+        }
     }
 
     /// Waits until the replica has all that the master has now: what is written later may be
@@ -243,7 +245,7 @@ impl Watcher {
             let mut text = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\n\
                  sentinel monitor {SERVICE} 127.0.0.1 {} 2\n\
-                 sentinel down-after-milliseconds {SERVICE} 500\n\
+                 sentinel down-after-milliseconds {SERVICE} 1500\n\
                  sentinel failover-timeout {SERVICE} 3000\n",
                 folder.path().display(),
                 master.port(),
@@ -256,12 +258,11 @@ impl Watcher {
             command.arg(&file).arg("--sentinel");
             let process = run(command, &folder);
             if ready(&process, port, None, &folder) {
-                // The usual ones make a test wait for ten seconds and more. Not the one of pings:
-                // a replica about which nothing was heard for five of them is not promoted.
-                hurry(
-                    address(port),
-                    &["INFO-PERIOD", "200", "PUBLISH-PERIOD", "200"],
-                );
+                // The usual ones make a test wait for ten seconds and more. But the first ping goes
+                // out after one period, and must be answered before the server counts as down;
+                // and what was heard of a replica must not be older than five.
+                hurry(address(port), &["PING-PERIOD", "500", "INFO-PERIOD", "200"]);
+                hurry(address(port), &["PUBLISH-PERIOD", "200"]);
                 return Watcher {
                     process,
                     address: address(port),

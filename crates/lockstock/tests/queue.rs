@@ -420,3 +420,25 @@ async fn whoever_listens_to_everything_is_not_taken_for_a_waiter() {
     guard.release().await.unwrap();
     got(waiter).await.release().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_waiter_that_a_new_server_believes_to_wait_still_is_passed_over() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let guard = held(&hot(&stores[0])).await;
+    let impatient = hot(&stores[1]);
+    let member = async {
+        queued(&redis, 1).await;
+        redis.command(&["ZRANGE", QUEUE, "0", "-1"]).unwrap()
+    };
+    let (waited, member) = tokio::join!(impatient.acquire_within(SHORT), member);
+    assert!(matches!(waited.unwrap(), Acquired::Busy(_)));
+    // As a replica has it that took over before it heard of the leaving. The wait is patched
+    // to one without end: the store would pass it over by itself when it is over.
+    let member = member.replacen(&format!(":{}:", SHORT.as_millis()), ":-1:", 1);
+    redis.command(&["ZADD", QUEUE, "1", &member]).unwrap();
+    let patient = waiting(&hot(&stores[0]));
+    queued(&redis, 2).await;
+    guard.release().await.unwrap();
+    got(patient).await.release().await.unwrap();
+}

@@ -1,5 +1,11 @@
 -- Takes those steps that no short cut has taken, in their order.
 
+-- What a replica tells of a lock may be long past.
+local function refuse_on_replica()
+  local written = redis.pcall('SET', KEYS[1], whole(highest), 'NX')
+  if written and written.err and string.find(written.err, '^READONLY') then error(written) end
+end
+
 local function take_step(step, arguments, at)
   local taken, answer = pcall(step, unpack(ARGV, at, at + arguments - 1))
   if taken then
@@ -7,8 +13,6 @@ local function take_step(step, arguments, at)
     return answer
   end
   local why = type(answer) == 'table' and answer.err or tostring(answer)
-  -- No step can be taken here, and whoever asked has to find out where.
-  if string.find(why, '^READONLY') then error(answer) end
   return { 'failed', why }
 end
 
@@ -33,6 +37,7 @@ local function other()
   return take_step(step, arguments, at)
 end
 
+refuse_on_replica()
 for i = 1, STEPS do
   holder_key, queue_key = KEYS[2 * i], KEYS[2 * i + 1]
   if answers[1 + i] == nil then

@@ -234,8 +234,15 @@ impl Redis {
                 }
             };
             match told {
+                // Heard of too late: when we asked after it, it was not ours any more.
+                Some(Wake::Held { at, .. }) if at <= holder.clock => {}
                 Some(Wake::Held { fence, lease, at }) => {
                     HandOver::Remote.count();
+                    let deadline = granted_until(&holder, lease, at);
+                    if deadline <= Instant::now() {
+                        // The lease has ended on the way here.
+                        continue;
+                    }
                     let grant = Grant {
                         claim: Claim {
                             token: attempt.token,
@@ -243,7 +250,7 @@ impl Redis {
                             block,
                         },
                         fence,
-                        deadline: granted_until(&holder, lease, at),
+                        deadline,
                         place: None,
                     };
                     return Ok(Answer::Granted(self.hold(attempt, grant, place, breaks)));
@@ -271,8 +278,20 @@ impl Redis {
     ) -> Result<Answer> {
         Ok(match self.leave(attempt, false).await? {
             Said::Granted(grant) => Answer::Granted(self.hold(attempt, grant, place, breaks)),
-            Said::Busy(holder) => holder.busy(),
+            Said::Busy(holder) => {
+                self.left(attempt);
+                holder.busy()
+            }
         })
+    }
+
+    /// It left the queue. Should it be granted the lock all the same, it goes back.
+    fn left(&self, attempt: &Attempt) {
+        let (what, give_back) = (what(attempt, true), true);
+        let leave = Step::Leave { what, give_back };
+        let script = script(attempt.keys.family);
+        let give_back = self.calls.later(script, &attempt.keys, leave);
+        self.wakes.left(attempt.token, give_back);
     }
 
     /// Makes a grant known to those in line behind: it may be passed on to them.
@@ -299,6 +318,7 @@ impl Redis {
     /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
     /// was granted.
     pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+        self.left(attempt);
         self.leave(attempt, true).await.map(drop)
     }
 
@@ -459,9 +479,9 @@ fn nap(holder: &Holder, patience: Option<Duration>, poll: &mut Duration) -> Dura
         .unwrap_or(LAST_POLL)
 }
 
-/// Until when a lock is ours that was granted `at`, by the server's clock. We know what that
-/// clock said to our last question, which we had sent before; and we cannot have been told
-/// before it happened.
+/// Until when a lock is ours that was granted `at`, by the server's clock: later than our last
+/// question, of which we know when we had sent it and what that clock said; and we cannot have
+/// been told before it happened.
 fn granted_until(holder: &Holder, lease: Duration, at: i64) -> Instant {
     let since_asked = u64::try_from(at.saturating_sub(holder.clock)).unwrap_or_default();
     // Clocks that are being set run fast by half a thousandth at most.

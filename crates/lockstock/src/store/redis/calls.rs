@@ -126,17 +126,43 @@ impl Calls {
     /// Asks for a step from now on, whatever becomes of the answer.
     pub(super) fn ask(&self, script: &'static Lua, keys: &Arc<Keys>, step: Step) -> Asked {
         let (answer, answered) = oneshot::channel();
-        let call = Call {
+        // Were nobody there to take it, the sender would be dropped, and that is heard.
+        let _ = self.queue.send(self.call(script, keys, step, answer));
+        Asked(answered)
+    }
+
+    /// Asks for a step when it is called, if the store is still in use then.
+    pub(super) fn later(
+        &self,
+        script: &'static Lua,
+        keys: &Arc<Keys>,
+        step: Step,
+    ) -> impl FnOnce() + Send + use<> {
+        let queue = self.queue.downgrade();
+        let mut call = self.call(script, keys, step, oneshot::channel().0);
+        move || {
+            call.asked = Instant::now();
+            if let Some(queue) = queue.upgrade() {
+                let _ = queue.send(call);
+            }
+        }
+    }
+
+    fn call(
+        &self,
+        script: &'static Lua,
+        keys: &Arc<Keys>,
+        step: Step,
+        answer: oneshot::Sender<Result<Answered>>,
+    ) -> Call {
+        Call {
             script,
             keys: keys.clone(),
             slot: self.wire.slot(keys),
             step,
             asked: Instant::now(),
             answer,
-        };
-        // Were nobody there to take it, the sender would be dropped, and that is heard.
-        let _ = self.queue.send(call);
-        Asked(answered)
+        }
     }
 }
 

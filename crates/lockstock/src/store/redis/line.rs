@@ -58,6 +58,8 @@ struct Line {
     turn: u64,
     /// What the first has, once it has the lock.
     tenure: Option<Tenure>,
+    /// Until when the first was told that the lock is kept.
+    kept: Option<Instant>,
     /// When the first wakes at the latest, while it waits for the lock.
     wakes: Option<Instant>,
     /// Those behind the first.
@@ -171,6 +173,12 @@ impl Lines {
                 state.lines.insert(keys.clone(), line);
                 return InLine::First(self.place(keys, state.turns));
             };
+            if let Some(ends) = line.kept
+                && Instant::now() < ends
+                && attempt.until.is_some_and(|until| until < ends)
+            {
+                return InLine::Kept(ends);
+            }
             let (told, hears) = oneshot::channel();
             line.sweep();
             // There it is found when the future is dropped.
@@ -337,6 +345,7 @@ impl Place {
     pub(super) fn hold(&self, tenure: Tenure) {
         self.in_line(|lines, line| {
             line.tenure = Some(tenure);
+            line.kept = None;
             lines.watch(&self.keys, line);
         });
     }
@@ -398,9 +407,11 @@ impl Place {
         self.next().map(Next::call);
     }
 
-    /// Tells those in line who cannot wait until `ends` that they wait in vain.
+    /// Tells those in line who cannot wait until `ends` that they wait in vain, and those who
+    /// are still to come.
     pub(crate) fn tell_kept(&self, ends: Instant) {
         self.in_line(|_, line| {
+            line.kept = Some(ends);
             let in_vain = |waiter: &Waiter| waiter.attempt.until.is_some_and(|until| until < ends);
             let (losing, waiting) = std::mem::take(&mut line.behind)
                 .into_iter()

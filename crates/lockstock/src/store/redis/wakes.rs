@@ -4,6 +4,7 @@
 //! One channel a process, whatever the number of its waiters.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -15,12 +16,18 @@ use tokio::sync::watch;
 use crate::token::Token;
 
 /// The waiters of this process, by their tokens.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Wakes(Arc<Inner>);
 
-#[derive(Debug)]
+impl fmt::Debug for Wakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wakes")
+    }
+}
+
 struct Inner {
     waiting: Mutex<HashMap<Token, Ear>>,
+    left: Mutex<Left>,
     /// Counts the broken connections.
     breaks: watch::Sender<u64>,
 }
@@ -34,6 +41,17 @@ struct Ear {
     told: VecDeque<Wake>,
     sleeper: Option<Waker>,
 }
+
+/// Those that left the queue lately, and how to give back what they are granted all the same: a
+/// server that took over may not know that they left, and they are alive as far as it can tell.
+#[derive(Default)]
+struct Left {
+    in_order: VecDeque<Token>,
+    give_back: HashMap<Token, Box<dyn FnOnce() + Send>>,
+}
+
+/// How many are remembered.
+const MOST_LEFT: usize = 4096;
 
 /// What a waiter is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +72,7 @@ impl Wakes {
     pub(super) fn new() -> Self {
         Self(Arc::new(Inner {
             waiting: Mutex::new(HashMap::new()),
+            left: Mutex::default(),
             breaks: watch::Sender::new(0),
         }))
     }
@@ -73,19 +92,47 @@ impl Wakes {
                 };
                 // A message of a form that we do not know is of a version to come.
                 let text = std::str::from_utf8(message).unwrap_or_default();
-                if let Some((token, wake)) = parse(text)
-                    // Gone in this moment: its leaving gives the lock back.
-                    && let Some(ear) = self.waiting().get_mut(&token)
-                {
-                    ear.told.push_back(wake);
-                    if let Some(sleeper) = ear.sleeper.take() {
-                        sleeper.wake();
-                    }
+                if let Some((token, wake)) = parse(text) {
+                    self.told(token, wake);
                 }
             }
             PushKind::Disconnection => self.broken(),
             _ => {}
         }
+    }
+
+    fn told(&self, token: Token, wake: Wake) {
+        if let Some(ear) = self.waiting().get_mut(&token) {
+            ear.told.push_back(wake);
+            if let Some(sleeper) = ear.sleeper.take() {
+                sleeper.wake();
+            }
+            return;
+        }
+        // Gone in this moment, and its leaving is on the way; or it left long ago.
+        let give_back = match wake {
+            Wake::Held { .. } => self.lately_left().give_back.remove(&token),
+            Wake::Kept { .. } | Wake::Ask => None,
+        };
+        if let Some(give_back) = give_back {
+            give_back();
+        }
+    }
+
+    /// `token` has left the queue, and does not want what it may be granted.
+    pub(super) fn left(&self, token: Token, give_back: impl FnOnce() + Send + 'static) {
+        let mut left = self.lately_left();
+        left.in_order.push_back(token);
+        left.give_back.insert(token, Box::new(give_back));
+        if left.in_order.len() > MOST_LEFT
+            && let Some(oldest) = left.in_order.pop_front()
+        {
+            left.give_back.remove(&oldest);
+        }
+    }
+
+    fn lately_left(&self) -> MutexGuard<'_, Left> {
+        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something may have been pushed that nobody heard: every waiter asks again.

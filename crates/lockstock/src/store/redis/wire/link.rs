@@ -129,11 +129,20 @@ impl<O: Open> Link<O> {
     }
 
     async fn open(self, number: u64, tell: watch::Sender<Option<Result<Line, String>>>) {
-        let opened = self.new_line(number).await;
-        *self.0.state() = match &opened {
-            Ok(line) => State::Open(line.clone()),
-            Err(_) => State::Closed,
-        };
+        let mut opened = self.new_line(number).await;
+        {
+            let mut state = self.0.state();
+            match &*state {
+                // It has been replaced before it was there, by one that knows better.
+                State::Open(newer) => opened = Ok(newer.clone()),
+                _ => {
+                    *state = match &opened {
+                        Ok(line) => State::Open(line.clone()),
+                        Err(_) => State::Closed,
+                    }
+                }
+            }
+        }
         tell.send_replace(Some(opened));
     }
 
@@ -221,16 +230,27 @@ impl<O: Open> Link<O> {
         matches!(timeout(self.0.limit, asked).await, Ok(Ok(())))
     }
 
-    /// Opens another connection; the present one stays if that cannot be done.
-    pub(super) async fn replace(&self) {
-        match self.new_line(self.next()).await {
-            Ok(line) => {
-                *self.0.state() = State::Open(line);
-                warn!(place = self.0.place, "connected anew");
-                self.0.hears.lost();
+    /// Opens another connection; the present one stays if that cannot be done. Says whether
+    /// the connection is now at least as new as this call.
+    pub(super) async fn replace(&self) -> bool {
+        let line = match self.new_line(self.next()).await {
+            Ok(line) => line,
+            Err(why) => {
+                debug!(place = self.0.place, why, "cannot connect anew");
+                return false;
             }
-            Err(why) => debug!(place = self.0.place, why, "cannot connect anew"),
+        };
+        {
+            let mut state = self.0.state();
+            match &*state {
+                // Whoever began later knows better where to.
+                State::Open(newer) if newer.number > line.number => return true,
+                _ => *state = State::Open(line),
+            }
         }
+        warn!(place = self.0.place, "connected anew");
+        self.0.hears.lost();
+        true
     }
 }
 

@@ -22,6 +22,8 @@ use crate::error::{Result, explained};
 const OTHERS: Duration = Duration::from_millis(100);
 /// How long to wait when no sentinel answers.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How soon to try again to reach a new master.
+const AGAIN: Duration = Duration::from_millis(50);
 const SWITCHED: &str = "+switch-master";
 
 pub(super) struct Sentinels {
@@ -195,18 +197,26 @@ async fn listen(
         .await?;
     connection.subscribe(SWITCHED).await?;
     if std::mem::replace(missed, true) {
-        link.replace().await;
+        follow(link).await;
     }
     let service = link.opens().service.as_bytes();
     while let Some(push) = pushes.recv().await {
         match push.kind {
-            PushKind::Message if is_about(&push, service) => link.replace().await,
+            PushKind::Message if is_about(&push, service) => follow(link).await,
             PushKind::Disconnection => break,
             _ => {}
         }
     }
     drop(connection);
     Ok(())
+}
+
+/// Goes where the sentinels say that the master is. Again and again, until it can be done: the
+/// old one may come back to life, and does not know that it is no master any more.
+async fn follow(link: &Link<Sentinels>) {
+    while !link.replace().await {
+        sleep(AGAIN).await;
+    }
 }
 
 /// Whether a message says `SERVICE OLD-IP OLD-PORT NEW-IP NEW-PORT`.
