@@ -1,0 +1,220 @@
+//! Whoever goes away leaves nothing behind: futures dropped at any moment, guards dropped,
+//! releases not waited for, tasks aborted. Many of them at once, over several stores; a store
+//! is to Redis what a process is.
+//!
+//! Leases are far longer than the test, so that whatever is left behind is found: somebody
+//! would wait for it until the test gives up.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockstock::{Acquired, Lock, Store};
+use lockstock_testkit::Redis;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use support::{chance, size};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, timeout};
+
+const LEASE: Duration = Duration::from_secs(600);
+/// Of the name that is kept, which is free again only when this has passed.
+const COOL_DOWN: Duration = Duration::from_millis(20);
+/// Much longer than anything takes, and much shorter than the lease.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const STORES: usize = 3;
+const TASKS: u64 = 8;
+const NAMES: [&str; 4] = ["hot", "hot", "b", "c"];
+const COOL: &str = "cool";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_behind_in_memory() {
+    let stores = [Store::memory(), Store::memory(), Store::memory()];
+    cancel("memory", &stores, size(20_000, 1_000_000)).await;
+    can_be_had_at_once(&stores).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_behind_on_redis() {
+    let redis = Redis::start();
+    let mut stores = Vec::new();
+    for _ in 0..STORES {
+        stores.push(Store::connect(&redis.url()).await.unwrap());
+    }
+    cancel("redis", &stores, size(20_000, 1_000_000)).await;
+
+    // At once, and not when some lease has ended.
+    let keys = |also: &str| {
+        let keys = redis.command(&["KEYS", "*"]).unwrap();
+        keys.lines()
+            .filter(|key| !key.contains(":fence") && !key.contains(":ping:"))
+            .filter(|key| also.is_empty() || !key.contains(also))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(COOL), [""; 0], "only fences are left");
+    let begun = Instant::now();
+    while !keys("").is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", keys(""));
+        sleep(Duration::from_millis(5)).await;
+    }
+    can_be_had_at_once(&stores).await;
+
+    // One of them asks this.
+    let clients = redis.command(&["CLIENT", "LIST"]).unwrap();
+    let clients = clients.trim().lines().count() - 1;
+    assert!(clients <= 2 * STORES, "{clients} connections");
+    let channels = redis.command(&["PUBSUB", "CHANNELS"]).unwrap();
+    assert!(channels.lines().count() <= STORES, "{channels}");
+}
+
+/// Each store gets each lock, whoever had it last.
+async fn can_be_had_at_once(stores: &[Store]) {
+    for name in NAMES {
+        for store in stores {
+            match lock(store, name).try_acquire().await.unwrap() {
+                Acquired::Held(guard) => guard.release().await.unwrap(),
+                Acquired::Busy(busy) => panic!("{name}: {busy:?}"),
+            }
+        }
+    }
+}
+
+fn lock(store: &Store, name: &str) -> Lock {
+    let lease = if name == COOL { COOL_DOWN } else { LEASE };
+    store.lock(name).lease(lease).unwrap()
+}
+
+/// Goes away `count` times, in all.
+async fn cancel(test: &str, stores: &[Store], count: u64) {
+    let mut chance = chance(test);
+    let done = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for store in stores {
+        for _ in 0..TASKS {
+            let (store, done) = (store.clone(), done.clone());
+            let mut chance = StdRng::from_rng(&mut chance);
+            tasks.spawn(async move {
+                while done.fetch_add(1, Ordering::Relaxed) < count {
+                    go_away(&store, &mut chance).await;
+                }
+            });
+        }
+    }
+    let begun = Instant::now();
+    let (mut before, mut settled_in) = (0, None);
+    while !tasks.is_empty() {
+        let all = async {
+            while let Some(end) = tasks.join_next().await {
+                end.unwrap();
+            }
+        };
+        if timeout(PATIENCE, all).await.is_ok() {
+            break;
+        }
+        let now = done.load(Ordering::Relaxed);
+        assert!(now > before, "{test}: nobody goes on after {now}");
+        println!("{test}: {now} of {count} after {:?}", begun.elapsed());
+        before = now;
+        // After the first of these it has all the memory that it needs.
+        settled_in.get_or_insert_with(resident);
+    }
+    for store in stores {
+        timeout(PATIENCE, store.settled()).await.expect("settled");
+    }
+    println!(
+        "{test}: {count} went away in {:?}, {} MiB in use",
+        begun.elapsed(),
+        resident() >> 20
+    );
+    if let Some(settled_in) = settled_in {
+        let grown = resident().saturating_sub(settled_in) >> 20;
+        assert!(grown < 32, "{grown} MiB more than at the beginning");
+    }
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split(' ').nth(1).unwrap();
+    pages.parse::<u64>().unwrap() * 4096
+}
+
+/// Takes a lock and is gone at some moment between "not even asked" and "given back".
+async fn go_away(store: &Store, chance: &mut StdRng) {
+    let name = match chance.random_range(0..50) {
+        0 => COOL,
+        _ => NAMES[chance.random_range(0..NAMES.len())],
+    };
+    let steps = steps(lock(store, name), name == COOL, StdRng::from_rng(chance));
+    match chance.random_range(0..8) {
+        // Not at all: somebody has to get on.
+        0 => steps.await,
+        // The timer's steps are a millisecond: for those who wait.
+        1 => {
+            let limit = Duration::from_millis(chance.random_range(0..5));
+            let _ = timeout(limit, steps).await;
+        }
+        2 => {
+            let task = tokio::spawn(steps);
+            some_yields(chance.random_range(0..100)).await;
+            task.abort();
+        }
+        // After so many turns of the runtime, which are microseconds.
+        _ => tokio::select! {
+            () = steps => {}
+            () = some_yields(chance.random_range(0..200)) => {}
+        },
+    }
+}
+
+async fn some_yields(count: usize) {
+    for _ in 0..count {
+        yield_now().await;
+    }
+}
+
+async fn steps(lock: Lock, is_cool: bool, mut chance: StdRng) {
+    let acquired = match chance.random_range(0..4) {
+        0 => lock.try_acquire().await,
+        1 => {
+            let wait = Duration::from_micros(chance.random_range(0..3000));
+            lock.acquire_within(wait).await
+        }
+        _ => lock.acquire().await.map(Acquired::Held),
+    };
+    let Acquired::Held(mut guard) = acquired.unwrap() else {
+        return;
+    };
+    if is_cool {
+        // A lease so short may have ended by itself.
+        match chance.random() {
+            true => drop(guard.keep().await),
+            false => drop(guard.keep()),
+        }
+        return;
+    }
+    assert!(!guard.remaining().is_zero());
+    match chance.random_range(0..8) {
+        0 => guard.renew().await.unwrap(),
+        1 => guard.extend(COOL_DOWN).await.unwrap(),
+        2 => guard = guard.renew_up_to(LEASE),
+        3 => guard.run(yield_now()).await.unwrap(),
+        _ => {}
+    }
+    match chance.random_range(0..4) {
+        0 => drop(guard),
+        1 => drop(guard.release()),
+        2 => {
+            yield_now().await;
+            drop(guard);
+        }
+        _ => guard.release().await.unwrap(),
+    }
+}

@@ -1,0 +1,336 @@
+//! Random histories of one lock and several clients, each compared step by step with a plain
+//! model of what a lock is (`reference.rs`): one holder, in the order they came, with fences
+//! that rise, honest answers about how long it is busy, and guards that know when they are
+//! lost. What fails is made as short as possible and printed.
+//!
+//! In memory the clock stands still but for what the history says, so that times are exact and
+//! there can be many. On Redis time is real, and only that is compared which does not depend
+//! on it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod reference;
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockstock::{Acquired, Busy, Guard, Lock, Store};
+use lockstock_testkit::Redis;
+use proptest::test_runner::Config;
+use proptest_state_machine::{StateMachineTest, prop_state_machine};
+use reference::{Client, Model, Reference, Step, UNIT, lease_of, wait_of};
+use support::size;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Longer than anything takes on Redis, and far shorter than any lease there but the one that
+/// is meant to end.
+const PATIENCE: Duration = Duration::from_secs(15);
+const BRIEF: Duration = Duration::from_millis(60);
+
+static REDIS: LazyLock<Redis> = LazyLock::new(Redis::start);
+
+fn config(cases: u32) -> Config {
+    Config {
+        cases,
+        // The history is printed, which is what one needs to repeat it.
+        failure_persistence: None,
+        // On Redis each attempt to make it shorter may take all the patience there is.
+        max_shrink_time: 60_000,
+        ..Config::default()
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(config(size(600, 50_000)))]
+    #[test]
+    fn in_memory_it_does_what_the_model_does(sequential 1..40 => Real<false>);
+}
+
+prop_state_machine! {
+    #![proptest_config(config(size(25, 2_000)))]
+    #[test]
+    fn on_redis_it_does_what_the_model_does(sequential 1..40 => Real<true>);
+}
+
+/// The lock itself, and what its clients have in their hands.
+struct Real<const ON_REDIS: bool> {
+    store: Store,
+    name: String,
+    begun: Instant,
+    hands: Vec<Hand>,
+    last_fence: u64,
+}
+
+enum Hand {
+    Idle,
+    Waiting(JoinHandle<lockstock::Result<Acquired>>),
+    Guard(Guard),
+}
+
+/// What came of a step.
+#[derive(Default)]
+struct Outcome {
+    told_busy: Vec<(usize, Busy)>,
+    ended: Option<lockstock::Result<()>>,
+}
+
+impl<const ON_REDIS: bool> StateMachineTest for Real<ON_REDIS> {
+    type SystemUnderTest = (Runtime, Self);
+    type Reference = Reference<ON_REDIS>;
+
+    fn init_test(model: &Model) -> Self::SystemUnderTest {
+        static CASES: AtomicU64 = AtomicU64::new(0);
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime
+            .enable_all()
+            .start_paused(!ON_REDIS)
+            .build()
+            .unwrap();
+        let store = runtime.block_on(async {
+            match ON_REDIS {
+                true => Store::connect_within(&REDIS.url(), PATIENCE).await.unwrap(),
+                false => Store::memory(),
+            }
+        });
+        let real = Self {
+            begun: runtime.block_on(async { Instant::now() }),
+            store,
+            name: format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed)),
+            hands: model.clients.iter().map(|_| Hand::Idle).collect(),
+            last_fence: 0,
+        };
+        (runtime, real)
+    }
+
+    fn apply(
+        (runtime, mut real): Self::SystemUnderTest,
+        model: &Model,
+        step: Step,
+    ) -> Self::SystemUnderTest {
+        runtime.block_on(async {
+            let mut outcome = real.carry_out(&step, model).await;
+            real.settle(model, &mut outcome).await;
+            real.compare(model, outcome).await;
+        });
+        (runtime, real)
+    }
+}
+
+impl<const ON_REDIS: bool> Real<ON_REDIS> {
+    fn lock(&self, lease: Duration) -> Lock {
+        self.store.lock(&self.name).lease(lease).unwrap()
+    }
+
+    fn take(&mut self, client: usize) -> Guard {
+        match std::mem::replace(&mut self.hands[client], Hand::Idle) {
+            Hand::Guard(guard) => guard,
+            _ => panic!("client {client} has no guard"),
+        }
+    }
+
+    fn guard(&mut self, client: usize) -> &mut Guard {
+        match &mut self.hands[client] {
+            Hand::Guard(guard) => guard,
+            _ => panic!("client {client} has no guard"),
+        }
+    }
+
+    async fn carry_out(&mut self, step: &Step, model: &Model) -> Outcome {
+        let mut outcome = Outcome::default();
+        match *step {
+            Step::Try { client, lease } => {
+                let lock = self.lock(millis(lease_of(lease)));
+                self.hands[client] =
+                    Hand::Waiting(tokio::spawn(async move { lock.try_acquire().await }));
+            }
+            Step::WaitInVain { client, lease } => {
+                let lock = self.lock(millis(lease_of(lease)));
+                let wait = match ON_REDIS {
+                    true => Duration::from_millis(10),
+                    false => Duration::from_nanos(1),
+                };
+                let answer = lock.acquire_within(wait).await;
+                self.hands[client] = Hand::Waiting(tokio::spawn(async move { answer }));
+            }
+            Step::Wait {
+                client,
+                lease,
+                wait,
+            } => {
+                let lock = self.lock(millis(lease_of(lease)));
+                self.hands[client] = Hand::Waiting(tokio::spawn(async move {
+                    match wait {
+                        Some(wait) => lock.acquire_within(millis(wait_of(wait))).await,
+                        None => lock.acquire().await.map(Acquired::Held),
+                    }
+                }));
+            }
+            Step::LoseIt { client } => {
+                let Acquired::Held(guard) = self.lock(BRIEF).try_acquire().await.unwrap() else {
+                    panic!("it was free")
+                };
+                guard.lost().await;
+                self.hands[client] = Hand::Guard(guard);
+            }
+            Step::Cancel { client } => match std::mem::replace(&mut self.hands[client], Hand::Idle)
+            {
+                Hand::Waiting(waiting) => waiting.abort(),
+                _ => panic!("client {client} does not wait"),
+            },
+            Step::Release { client } => outcome.ended = Some(self.take(client).release().await),
+            Step::Keep { client } => outcome.ended = Some(self.take(client).keep().await),
+            Step::Extend { client, by } => {
+                outcome.ended = Some(self.guard(client).extend(millis(by * UNIT)).await);
+            }
+            Step::Renew { client } => outcome.ended = Some(self.guard(client).renew().await),
+            Step::Drop { client } => drop(self.take(client)),
+            Step::Pass { .. } => sleep_until(self.begun + millis(model.now)).await,
+        }
+        outcome
+    }
+
+    /// Lets everything happen that has to happen now.
+    async fn settle(&mut self, model: &Model, outcome: &mut Outcome) {
+        if !ON_REDIS {
+            // Nothing here waits for anything but the clock, which stands still.
+            for _ in 0..50 {
+                yield_now().await;
+            }
+            return self.collect(outcome).await;
+        }
+        // Whoever asks has been heard when this is answered.
+        yield_now().await;
+        self.store.ping().await.unwrap();
+        let begun = Instant::now();
+        loop {
+            self.collect(outcome).await;
+            if self.agrees(model) || begun.elapsed() > PATIENCE {
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        if model.holder.is_none() {
+            // What was dropped or lost is free soon, and not at once.
+            let probe = self.lock(PATIENCE).acquire_within(PATIENCE).await.unwrap();
+            let Acquired::Held(guard) = probe else {
+                panic!("nobody has it: {probe:?}")
+            };
+            guard.release().await.unwrap();
+        }
+    }
+
+    /// Takes in who has got the lock, or the news that it is busy.
+    async fn collect(&mut self, outcome: &mut Outcome) {
+        for (client, hand) in self.hands.iter_mut().enumerate() {
+            let Hand::Waiting(waiting) = hand else {
+                continue;
+            };
+            if !waiting.is_finished() {
+                continue;
+            }
+            *hand = match waiting.await.unwrap().unwrap() {
+                Acquired::Held(guard) => Hand::Guard(guard),
+                Acquired::Busy(busy) => {
+                    outcome.told_busy.push((client, busy));
+                    Hand::Idle
+                }
+            };
+        }
+    }
+
+    fn agrees(&self, model: &Model) -> bool {
+        self.hands.iter().zip(&model.clients).all(|pair| {
+            matches!(
+                pair,
+                (Hand::Idle, Client::Idle)
+                    | (Hand::Waiting(_), Client::Waiting)
+                    | (Hand::Guard(_), Client::Guard { .. })
+            )
+        })
+    }
+
+    async fn compare(&mut self, model: &Model, outcome: Outcome) {
+        let hands = self.hands.iter().map(|hand| match hand {
+            Hand::Idle => "idle".to_owned(),
+            Hand::Waiting(_) => "waiting".to_owned(),
+            Hand::Guard(guard) => format!("guard {}", guard.fence()),
+        });
+        let hands: Vec<_> = hands.collect();
+        assert!(
+            self.agrees(model),
+            "{hands:?} instead of {:?}",
+            model.clients
+        );
+        // Timers are late by up to two milliseconds for each lease that ran out; on Redis the
+        // clock of the model stands still.
+        let inexact = millis(if ON_REDIS { 1000 * UNIT / 20 } else { 95 });
+        let near = |one: Duration, other: Duration| one.abs_diff(other) <= inexact;
+
+        let (mut owners, last_fence) = (0, &mut self.last_fence);
+        for &client in &model.granted {
+            let Hand::Guard(guard) = &self.hands[client] else {
+                panic!("client {client} was granted the lock")
+            };
+            assert!(guard.fence() > *last_fence, "of client {client}");
+            *last_fence = guard.fence();
+        }
+        for (client, hand) in self.hands.iter().enumerate() {
+            let Hand::Guard(guard) = hand else { continue };
+            let lost = timeout(Duration::ZERO, guard.lost()).await.is_ok();
+            assert_eq!(
+                lost,
+                !model.is_ours(client),
+                "whether client {client} has lost it"
+            );
+            assert_eq!(lost, guard.remaining().is_zero());
+            if !lost {
+                owners += 1;
+                let left = millis(model.holder.unwrap().ends - model.now);
+                assert!(
+                    near(guard.remaining(), left),
+                    "{:?} of {left:?}",
+                    guard.remaining()
+                );
+            }
+        }
+        assert!(owners <= 1, "{owners} at once");
+
+        let told: Vec<_> = model
+            .told_busy
+            .iter()
+            .enumerate()
+            .filter_map(|(client, busy)| Some((client, (*busy)?)))
+            .collect();
+        assert_eq!(
+            told.len(),
+            outcome.told_busy.len(),
+            "{told:?}, not {:?}",
+            outcome.told_busy
+        );
+        for ((client, expected), (told, busy)) in told.into_iter().zip(outcome.told_busy) {
+            assert_eq!(client, told);
+            assert_eq!(busy.is_kept(), expected.kept);
+            let left = busy.retry_after().unwrap();
+            assert!(
+                near(left, millis(expected.left)),
+                "{left:?} of {}",
+                expected.left
+            );
+        }
+        match (model.was_ours, outcome.ended) {
+            (None, None) | (Some(true), Some(Ok(()))) => {}
+            (Some(false), Some(Err(error))) if error.is_lost() => {}
+            (ours, ended) => panic!("{ended:?}, and the model says {ours:?}"),
+        }
+    }
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}

@@ -1,0 +1,181 @@
+//! Several real processes contend for the same locks, some are killed, paused or cut off, and
+//! Redis is killed under them. The judge of every run is a fenced register in Postgres.
+//!
+//! What is asserted, besides the judge's own rules (`register.rs`): nobody is overtaken before
+//! its own clock says that its time is up, unless the store forgot the lock; once the faults
+//! have ended everybody gets the lock again; and whoever has left leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crew;
+mod faults;
+mod register;
+mod worker;
+
+use std::time::{Duration, Instant};
+
+use crew::{Crew, PATIENCE};
+use lockstock_testkit::Redis;
+use support::{chance, size};
+use worker::Faults;
+
+#[test]
+#[ignore = "not a test: what the other tests of this file start as a process of its own"]
+fn one_process() {
+    worker::run_if_ordered();
+}
+
+// --- without faults -------------------------------------------------------------------------
+
+/// So long that a wake-up that is lost is a stall, and not healed by the end of a lease.
+const LONG: Duration = Duration::from_secs(120);
+
+fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
+    let mut crew = Crew::new(test, Redis::start(), &["hot"], LONG, Faults::None);
+    for _ in 0..processes {
+        crew.hire(tasks);
+    }
+    let begun = Instant::now();
+    let (mut before, mut shown) = (0, Instant::now());
+    while before < count {
+        let mut now = before;
+        crew.go_on_until("a hand-over", PATIENCE, |crew| {
+            now = crew.judge.accepted();
+            now > before
+        });
+        before = now;
+        if shown.elapsed() > Duration::from_secs(10) {
+            println!("{test}: {now} of {count} after {:?}", begun.elapsed());
+            shown = Instant::now();
+        }
+    }
+    println!("{test}: {before} hand-overs in {:?}", begun.elapsed());
+    crew.everybody_goes_on(PATIENCE);
+    crew.dismiss();
+}
+
+#[test]
+fn few_processes_with_many_tasks_never_stall() {
+    hand_overs("few_with_many", 4, 4, size(4_000, 700_000));
+}
+
+#[test]
+fn many_processes_with_one_task_never_stall() {
+    hand_overs("many_with_one", 8, 1, size(4_000, 300_000));
+}
+
+#[test]
+fn several_names_and_all_ways_to_take_and_to_give_back() {
+    let names = ["several", "hot {tag} a", "b", "c", "d}"];
+    let names = names.map(|name| name.replace(' ', "-"));
+    let names = names.each_ref().map(|name| &name[..]);
+    let mut crew = Crew::new("several", Redis::start(), &names, LONG, Faults::None);
+    for _ in 0..3 {
+        crew.hire(4);
+    }
+    let count = size(2_000, 100_000);
+    let begun = Instant::now();
+    let limit = PATIENCE * size(1, 60);
+    crew.go_on_until("the writes", limit, |crew| crew.judge.accepted() >= count);
+    println!("several names: {count} writes in {:?}", begun.elapsed());
+    crew.everybody_goes_on(PATIENCE);
+    crew.dismiss();
+}
+
+// --- one fault at a time --------------------------------------------------------------------
+
+/// Of a holder whose lease has to end.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn puppets(test: &'static str, count: usize) -> Crew {
+    let mut crew = Crew::new(test, Redis::start(), &["hot"], LONG, Faults::Puppet);
+    for _ in 0..count {
+        crew.hire(1);
+    }
+    for puppet in &crew.members {
+        puppet.says("ready");
+    }
+    crew
+}
+
+#[test]
+fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
+    let mut crew = puppets("killed_holder", 3);
+    let asked = Instant::now();
+    crew.members[0].tell("acquire 1");
+    crew.members[0].says("held");
+    for waiter in &mut crew.members[1..] {
+        waiter.tell("acquire 120");
+    }
+    let holder = crew.members.remove(0);
+    holder.process.kill();
+    // Whichever of the two came first.
+    let next = crew.somebody_says("held");
+    assert!(asked.elapsed() >= SHORT, "{:?}", asked.elapsed());
+    crew.members[next].tell("write");
+    crew.members[next].says("written");
+    let last = 1 - next;
+    crew.members[next].tell("release");
+    crew.members[next].says("released");
+    crew.members[last].says("held");
+    crew.members[last].tell("release");
+    crew.dismiss();
+}
+
+#[test]
+fn a_waiter_that_was_killed_is_passed_over() {
+    let mut crew = puppets("killed_waiter", 3);
+    crew.members[0].tell("acquire 120");
+    crew.members[0].says("held");
+    crew.members[1].tell("acquire 120");
+    crew.go_on_until("a waiter", PATIENCE, |crew| crew.queued("hot") == 1);
+    crew.members[2].tell("acquire 120");
+    crew.go_on_until("another", PATIENCE, |crew| crew.queued("hot") == 2);
+    let waiter = crew.members.remove(1);
+    waiter.process.kill();
+    crew.members[0].tell("release");
+    crew.members[1].says("held");
+    crew.members[1].tell("write");
+    crew.members[1].says("written");
+    crew.members[1].tell("release");
+    crew.dismiss();
+}
+
+#[test]
+fn a_paused_holder_learns_that_its_lock_is_lost_and_its_late_write_is_refused() {
+    let mut crew = puppets("paused_holder", 2);
+    crew.members[0].tell("acquire 1");
+    crew.members[0].says("held");
+    crew.members[0].process.pause();
+    crew.members[1].tell("acquire 120");
+    crew.members[1].says("held");
+    crew.members[1].tell("write");
+    crew.members[1].says("written");
+    // Told while it stands still, so that it is the first that it does.
+    crew.members[0].tell("write");
+    crew.members[0].tell("release");
+    crew.members[0].process.resume();
+    let mut said = [0; 3].map(|_| crew.members[0].next());
+    said.sort();
+    assert_eq!(said, ["lost", "not ours", "refused"]);
+    crew.dismiss();
+}
+
+// --- many faults ----------------------------------------------------------------------------
+
+#[test]
+fn through_any_faults_nobody_is_overtaken_in_time_and_all_go_on() {
+    // With every write on disk before it is answered, so that being killed is not forgetting.
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut chance = chance("any_faults");
+    faults::run("any_faults", redis, Faults::Any, &mut chance);
+}
+
+#[test]
+fn when_redis_forgets_the_fence_still_keeps_the_register_right_and_all_go_on() {
+    let mut chance = chance("forgetful");
+    faults::run("forgetful", Redis::start(), Faults::Forgetful, &mut chance);
+}

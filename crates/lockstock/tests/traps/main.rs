@@ -1,0 +1,411 @@
+//! The traps that other locks have fallen into, each by its number, so that ours stays out of
+//! them. Where a test of another file is exactly that, it is named here and not written again.
+//!
+//! | trap | what goes wrong | tests elsewhere |
+//! |---|---|---|
+//! | 1 | a lock without a lease, or one that is rounded to nothing, is there for ever | `contract.rs` `what_can_never_work_is_an_error_before_anything_is_sent` |
+//! | 2 | no wait is not one try, a short wait is none | `contract.rs` `a_wait_shorter_than_any_pause_still_waits` |
+//! | 3 | to add to a lease, to replace it and to start it again have one name | `contract.rs` `renew_starts_the_lease_again_and_extend_adds_to_it` |
+//! | 4 | the token is forgotten before the release was answered | `contract.rs` `what_was_called_is_carried_out_though_nobody_waits_for_it` |
+//! | 5 | the lease is counted from the reply, or from an attempt that failed | |
+//! | 6 | Redis deletes what has expired late, or only when somebody looks | |
+//! | 7 | what was published while nobody listened is lost | `queue.rs` `after_a_broken_connection_a_waiter_asks_again`, `queue.rs` `a_store_that_forgot_the_queue_is_asked_again` |
+//! | 8 | an answer that never came was a grant | `contract.rs` `a_grant_that_nobody_heard_of_is_given_back` |
+//! | 9 | what is sent again is done twice | `contract.rs` `an_answer_that_was_lost_is_asked_for_again` |
+//! | 10 | a refusal of the server's is taken for "busy", or for "granted" | `refusals.rs` `trap_10_scripts_flushed`, `refusals.rs` `trap_10_readonly`, `refusals.rs` `trap_10_loading`, `refusals.rs` `trap_10_oom`, `refusals.rs` `trap_10_noauth`, `refusals.rs` `trap_10_moved` |
+//! | 11 | Redis evicts the lock | |
+//! | 12 | what renews outlives what it renews | `contract.rs` `a_renewal_ends_with_its_guard` |
+//! | 13 | the fence is minted after the grant, and a stale holder gets the higher one | `contract.rs` `one_at_a_time_in_the_order_of_their_fences`, `queue.rs` `one_at_a_time_over_several_processes_and_none_stalls` |
+//! | 14 | a renewal wakes those who wait | |
+//! | 15 | a release wakes them all | `queue.rs` `idle_waiters_send_nothing` |
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod refusals;
+
+use std::time::Duration;
+
+use lockstock::{Acquired, Busy, Guard, Lock, Store};
+use lockstock_testkit::{Proxy, Redis};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+const LEASE: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(300);
+/// Longer than anything here takes, and shorter than the lease.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn lock(store: &Store, lease: Duration) -> Lock {
+    store.lock("a").lease(lease).unwrap()
+}
+
+async fn connect(redis: &Redis) -> Store {
+    Store::connect(&redis.url()).await.unwrap()
+}
+
+/// Over a network that can be broken, and with patience for that.
+async fn connect_far(redis: &Redis) -> (Store, Proxy) {
+    let proxy = Proxy::start(redis.address());
+    let url = format!("redis://{}/0", proxy.address());
+    let store = Store::connect_within(&url, PATIENCE).await.unwrap();
+    (store, proxy)
+}
+
+async fn held(lock: &Lock) -> Guard {
+    match lock.try_acquire().await.unwrap() {
+        Acquired::Held(guard) => guard,
+        Acquired::Busy(busy) => panic!("{busy:?}"),
+    }
+}
+
+async fn busy(lock: &Lock) -> Busy {
+    match lock.try_acquire().await.unwrap() {
+        Acquired::Held(guard) => panic!("{guard:?}"),
+        Acquired::Busy(busy) => busy,
+    }
+}
+
+fn waiting(lock: &Lock) -> JoinHandle<Guard> {
+    let lock = lock.clone();
+    tokio::spawn(async move { lock.acquire().await.unwrap() })
+}
+
+async fn got(waiter: JoinHandle<Guard>) -> Guard {
+    timeout(PATIENCE, waiter).await.expect("woken").unwrap()
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not yet");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn number(redis: &Redis, words: &[&str]) -> i64 {
+    redis.command(words).unwrap().parse().unwrap()
+}
+
+async fn queued(redis: &Redis, count: i64) {
+    let standing = || number(redis, &["ZCARD", "lockstock:{a}:queue"]);
+    until("the queue", || standing() == count).await;
+}
+
+#[tokio::test]
+async fn trap_01_whatever_is_done_with_a_lock_its_key_has_an_expiry() {
+    let redis = Redis::start();
+    let store = connect(&redis).await;
+    let lock = lock(&store, LEASE);
+    let expires = |most: Duration| {
+        let left = number(&redis, &["PTTL", "a"]);
+        assert!(left > 0 && left <= most.as_millis() as i64, "{left}");
+    };
+    let mut guard = held(&lock).await;
+    expires(LEASE);
+    guard.extend(Duration::from_millis(1)).await.unwrap();
+    expires(LEASE);
+    guard.extend(LEASE).await.unwrap();
+    expires(LEASE * 2);
+    guard.renew().await.unwrap();
+    expires(LEASE);
+    for never in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        // Whatever comes of it.
+        let _ = guard.extend(never).await;
+        expires(LEASE);
+        let refused = store.lock("a").lease(never).unwrap_err();
+        assert!(refused.is_invalid(), "{refused}");
+    }
+    guard.keep().await.unwrap();
+    expires(LEASE);
+}
+
+#[tokio::test]
+async fn trap_02_a_wait_of_nothing_is_one_try_and_a_wait_too_long_to_count_is_a_wait() {
+    let redis = Redis::start();
+    for store in [connect(&redis).await, Store::memory()] {
+        let lock = lock(&store, LEASE);
+        let Acquired::Held(guard) = lock.acquire_within(Duration::ZERO).await.unwrap() else {
+            panic!("it was free")
+        };
+        let again = lock.acquire_within(Duration::ZERO).await.unwrap();
+        assert!(matches!(again, Acquired::Busy(_)), "{again:?}");
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire_within(Duration::MAX).await.unwrap() }
+        });
+        guard.release().await.unwrap();
+        let next = timeout(PATIENCE, waiter).await.unwrap().unwrap();
+        assert!(matches!(next, Acquired::Held(_)), "{next:?}");
+        drop(next);
+        store.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn trap_03_adding_and_starting_again_are_two_things() {
+    let redis = Redis::start();
+    for store in [connect(&redis).await, Store::memory()] {
+        let lock = lock(&store, LEASE);
+        let mut guard = held(&lock).await;
+        guard.extend(LEASE).await.unwrap();
+        guard.extend(LEASE).await.unwrap();
+        assert!(guard.remaining() > LEASE * 2, "added each time");
+        guard.renew().await.unwrap();
+        assert!(guard.remaining() <= LEASE, "begun again");
+        assert!(busy(&lock).await.retry_after().unwrap() <= LEASE);
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn trap_04_a_release_that_was_not_answered_is_carried_out_when_it_can_be() {
+    let redis = Redis::start();
+    let (far, proxy) = connect_far(&redis).await;
+    let guard = held(&lock(&far, LEASE)).await;
+    proxy.cut();
+    assert!(guard.release().await.unwrap_err().is_unavailable());
+    busy(&lock(&connect(&redis).await, LEASE)).await;
+    proxy.pass();
+    timeout(PATIENCE, far.settled())
+        .await
+        .expect("long before the lease ends");
+    held(&lock(&connect(&redis).await, LEASE))
+        .await
+        .release()
+        .await
+        .unwrap();
+}
+
+/// Neither from the reply, nor from an attempt that came to nothing: never later than what
+/// Redis says, and not so much earlier that it is of no use.
+#[tokio::test]
+async fn trap_05_the_lease_counts_from_when_it_was_asked_for() {
+    let redis = Redis::start();
+    let (far, proxy) = connect_far(&redis).await;
+    let honest = |guard: &Guard| {
+        let left = number(&redis, &["PTTL", "a"]) as u64;
+        let ends = Instant::now() + Duration::from_millis(left + 1);
+        assert!(guard.deadline() <= ends, "{:?}", guard.deadline() - ends);
+        assert!(guard.remaining() > LEASE / 2, "{:?}", guard.remaining());
+    };
+    let lock = lock(&far, LEASE);
+    proxy.delay(SHORT);
+    let mut guard = held(&lock).await;
+    honest(&guard);
+    guard.renew().await.unwrap();
+    honest(&guard);
+    guard.extend(SHORT).await.unwrap();
+    honest(&guard);
+    proxy.pass();
+    guard.release().await.unwrap();
+    proxy.reset_next_reply();
+    let guard = held(&lock).await;
+    honest(&guard);
+    guard.release().await.unwrap();
+}
+
+/// The grant was handed to a waiter that heard of it only when it had ended, and that had
+/// asked again meanwhile: as happens to a process that was paused.
+#[tokio::test]
+async fn trap_05_a_grant_that_is_heard_of_too_late_is_none() {
+    let redis = Redis::start();
+    let near = connect(&redis).await;
+    let (far, proxy) = connect_far(&redis).await;
+    // The waiter behind it looks again when this lease would have ended.
+    let first = held(&lock(&near, SHORT * 2)).await;
+    let waiter = waiting(&lock(&far, SHORT));
+    queued(&redis, 1).await;
+    proxy.stall();
+    first.release().await.unwrap();
+    // Its grant comes and goes without its knowledge, and somebody else is next.
+    until("the end of its lease", || {
+        number(&redis, &["EXISTS", "a"]) == 0
+    })
+    .await;
+    let second = held(&lock(&near, LEASE)).await;
+    // It has to be stalled until it has asked again: nothing shows when that is.
+    sleep(SHORT * 2).await;
+    proxy.pass();
+    let fence = second.fence();
+    queued(&redis, 1).await;
+    second.release().await.unwrap();
+    let third = got(waiter).await;
+    assert!(
+        third.fence() > fence,
+        "it is the one before that it believes in"
+    );
+    third.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn trap_06_a_lease_ends_though_redis_deletes_nothing_by_itself() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    redis.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).unwrap();
+    let (one, other) = (connect(&redis).await, connect(&redis).await);
+    // As a crash: no release, no drop.
+    std::mem::forget(held(&lock(&one, SHORT)).await);
+    let waiter = waiting(&lock(&other, LEASE));
+    let behind = waiting(&lock(&other, LEASE));
+    got(waiter).await.release().await.unwrap();
+    got(behind).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn trap_07_a_wake_up_that_nobody_heard_costs_no_more_than_the_lease() {
+    let redis = Redis::start();
+    let (one, other) = (connect(&redis).await, connect(&redis).await);
+    let guard = held(&lock(&one, SHORT * 2)).await;
+    let waiter = waiting(&lock(&other, LEASE));
+    queued(&redis, 1).await;
+    // The holder is gone without a word, and so is what anybody could be told by.
+    redis.command(&["DEL", "a", "lockstock:{a}:queue"]).unwrap();
+    got(waiter).await.release().await.unwrap();
+    assert!(guard.release().await.unwrap_err().is_lost());
+}
+
+#[tokio::test]
+async fn trap_09_a_grant_that_was_asked_for_twice_is_one() {
+    let redis = Redis::start();
+    let (far, proxy) = connect_far(&redis).await;
+    let near = connect(&redis).await;
+    for _ in 0..5 {
+        proxy.reset_next_reply();
+        let guard = held(&lock(&far, LEASE)).await;
+        let stored = number(&redis, &["GET", "lockstock:{a}:fence"]) as u64;
+        assert!(guard.fence() <= stored, "not one of its own");
+        let waiter = waiting(&lock(&near, LEASE));
+        queued(&redis, 1).await;
+        // Released twice, it must not take the lock from the next.
+        proxy.reset_next_reply();
+        guard.release().await.unwrap();
+        let next = got(waiter).await;
+        far.settled().await;
+        busy(&lock(&far, LEASE)).await;
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn trap_11_an_evicted_lock_is_lost_and_the_fence_rises_all_the_same() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-random"]);
+    let store = connect(&redis).await;
+    let lock = lock(&store, LEASE);
+    let evicted = held(&lock).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    until("the eviction", || {
+        // Refused or not, it makes room first.
+        let _ = redis.command(&["SET", "filler", "x"]);
+        number(&redis, &["EXISTS", "a", "lockstock:{a}:fence"]) == 0
+    })
+    .await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    let next = held(&lock).await;
+    assert!(next.fence() > evicted.fence());
+    assert!(evicted.release().await.unwrap_err().is_lost());
+    next.release().await.unwrap();
+}
+
+#[test]
+fn trap_11_the_docs_say_how_to_keep_redis_from_it() {
+    let docs = include_str!("../../../../docs/guarantees.md");
+    assert!(docs.contains("`maxmemory-policy noeviction`"));
+}
+
+#[tokio::test]
+async fn trap_14_a_renewal_wakes_nobody() {
+    let redis = Redis::start();
+    let (one, other) = (connect(&redis).await, connect(&redis).await);
+    let mut guard = held(&lock(&one, LEASE)).await;
+    let waiters: Vec<_> = (0..20).map(|_| waiting(&lock(&other, LEASE))).collect();
+    queued(&redis, 1).await;
+    let before = published(&redis);
+    for _ in 0..10 {
+        guard.renew().await.unwrap();
+    }
+    for _ in 0..10 {
+        guard.extend(SHORT).await.unwrap();
+    }
+    assert_eq!(published(&redis), before);
+    guard.release().await.unwrap();
+    for waiter in waiters {
+        got(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn trap_15_a_release_wakes_one() {
+    let redis = Redis::start();
+    let one = connect(&redis).await;
+    let guard = held(&lock(&one, LEASE)).await;
+    let mut waiters = JoinSet::new();
+    for process in 1..=4 {
+        let store = connect(&redis).await;
+        for _ in 0..25 {
+            let lock = lock(&store, LEASE);
+            waiters.spawn(async move { lock.acquire().await.unwrap() });
+        }
+        queued(&redis, process).await;
+    }
+    let before = published(&redis);
+    guard.release().await.unwrap();
+    let next = timeout(PATIENCE, waiters.join_next()).await.unwrap();
+    assert_eq!(published(&redis), before + 1, "one is told");
+    assert!(waiters.try_join_next().is_none(), "one has it");
+    drop(next);
+    waiters.abort_all();
+}
+
+/// How often anybody was told anything.
+fn published(redis: &Redis) -> i64 {
+    let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+    let calls = |line: &str| {
+        let line = line
+            .strip_prefix("cmdstat_publish:calls=")
+            .or_else(|| line.strip_prefix("cmdstat_spublish:calls="))?;
+        line.split(',').next()?.parse::<i64>().ok()
+    };
+    stats.lines().filter_map(calls).sum()
+}
+
+#[test]
+fn every_trap_has_a_test_and_every_test_named_in_the_table_exists() {
+    let this = include_str!("main.rs");
+    let files = [
+        ("contract.rs", include_str!("../contract.rs")),
+        ("queue.rs", include_str!("../queue.rs")),
+        ("refusals.rs", include_str!("refusals.rs")),
+    ];
+    let is_test = |text: &str, name: &str| {
+        let (before, _) = text.split_once(&format!("fn {name}()"))?;
+        let attribute = before
+            .trim_end_matches("async ")
+            .trim_end()
+            .lines()
+            .last()?;
+        let is_one = ["#[test]", "#[tokio::test"]
+            .iter()
+            .any(|mark| attribute.starts_with(mark));
+        is_one.then_some(())
+    };
+    let rows = this.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let rows: Vec<_> = rows
+        .filter(|row| row.starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
+    assert_eq!(rows.len(), 15);
+    for (row, trap) in rows.iter().zip(1..) {
+        let words: Vec<_> = row.split('|').map(str::trim).collect();
+        assert_eq!(words[0], trap.to_string());
+        let mut tests = usize::from(this.contains(&format!("fn trap_{trap:02}_")));
+        for named in words[2].split(", ").filter(|named| !named.is_empty()) {
+            let (file, name) = named.split_once(' ').unwrap();
+            let (file, name) = (file.trim_matches('`'), name.trim_matches('`'));
+            let (_, text) = files.iter().find(|(known, _)| *known == file).unwrap();
+            assert!(
+                is_test(text, name).is_some(),
+                "trap {trap}: no test {name} in {file}"
+            );
+            tests += 1;
+        }
+        assert!(tests > 0, "trap {trap} has no test");
+    }
+}
