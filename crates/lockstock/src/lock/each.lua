@@ -21,6 +21,8 @@ local function other()
     step, arguments = pass, 8
   elseif name == 'renew' then
     step, arguments = renew, 2
+  elseif name == 'force' then
+    step, arguments = force, 1
   end
   next_other = at + arguments
   return take_step(step, arguments, at)

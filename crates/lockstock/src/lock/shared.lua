@@ -53,6 +53,13 @@ end
 
 local function vacate(token) redis.call('ZREM', holder_key, (member_of(token))) end
 
+-- Ends the hold of the one with this token; whether it was among the holders.
+local function evict(token)
+  if not held_by(token) then return false end
+  vacate(token)
+  return true
+end
+
 local function standing()
   return 'held', (earliest_end() or now_ms) - now_ms
 end

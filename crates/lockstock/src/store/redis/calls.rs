@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::wire::{By, Lua, Slot, Wire};
 use crate::error::{Error, Result};
 use crate::key::Keys;
+use crate::listing::HolderId;
 use crate::store::attempt::{Claim, Mode};
 use crate::token::Token;
 
@@ -56,6 +57,8 @@ pub(super) enum Step {
     Keep(Token),
     /// In ms.
     Renew(Token, u64),
+    /// Takes the lock away.
+    Force(HolderId),
 }
 
 /// What a waiter waits for, as the queue has it.
@@ -77,7 +80,11 @@ impl Step {
         match self {
             Self::Release { .. } => 0,
             Self::Acquire { .. } => 1,
-            Self::Pass { .. } | Self::Leave { .. } | Self::Keep(_) | Self::Renew(..) => 2,
+            Self::Pass { .. }
+            | Self::Leave { .. }
+            | Self::Keep(_)
+            | Self::Renew(..)
+            | Self::Force(_) => 2,
         }
     }
 }
@@ -296,6 +303,9 @@ impl Step {
             }
             Self::Renew(token, left) => {
                 cmd.arg("renew").arg(token.to_string()).arg(left);
+            }
+            Self::Force(holder) => {
+                cmd.arg("force").arg(holder.to_string());
             }
         }
     }

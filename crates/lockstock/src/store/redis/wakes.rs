@@ -1,5 +1,5 @@
 //! What Redis tells of its own accord: to which waiter a lock was handed, which waiter waits
-//! in vain, and that the connection broke, after which nobody knows what was missed.
+//! in vain, which holder has lost its lock, and that the connection broke, after which nobody knows what was missed.
 //!
 //! One channel a process, whatever the number of its waiters.
 
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::token::Token;
 
@@ -23,6 +23,8 @@ struct Inner {
     waiting: Mutex<HashMap<Token, Ear>>,
     /// Counts the broken connections.
     breaks: watch::Sender<u64>,
+    /// Whose locks were taken away.
+    lost: mpsc::UnboundedSender<Token>,
 }
 
 /// What a waiter was told and has not heard. Most have what they want before they ever wait,
@@ -48,14 +50,20 @@ pub(super) enum Wake {
     Kept { left: Duration },
     /// Something changed that concerns us: ask again.
     Ask,
+    /// The lock that we had was taken away.
+    Lost,
 }
 
 impl Wakes {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Inner {
+    /// Whose locks are taken away comes out of the receiver.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Token>) {
+        let (lost, losers) = mpsc::unbounded_channel();
+        let wakes = Self(Arc::new(Inner {
             waiting: Mutex::new(HashMap::new()),
             breaks: watch::Sender::new(0),
-        }))
+            lost,
+        }));
+        (wakes, losers)
     }
 
     /// Listens for `token` until the listening is dropped.
@@ -73,10 +81,14 @@ impl Wakes {
                 };
                 // A message of a form that we do not know is of a version to come.
                 let text = std::str::from_utf8(message).unwrap_or_default();
-                if let Some((token, wake)) = parse(text)
-                    // Gone in this moment: its leaving gives the lock back.
-                    && let Some(ear) = self.waiting().get_mut(&token)
-                {
+                let Some((token, wake)) = parse(text) else {
+                    return;
+                };
+                if wake == Wake::Lost {
+                    // Nobody to take it: the store is going.
+                    let _ = self.0.lost.send(token);
+                } else if let Some(ear) = self.waiting().get_mut(&token) {
+                    // Else gone in this moment: its leaving gives the lock back.
                     ear.told.push_back(wake);
                     if let Some(sleeper) = ear.sleeper.take() {
                         sleeper.wake();
@@ -159,6 +171,7 @@ fn parse(message: &str) -> Option<(Token, Wake)> {
             left: Duration::from_millis(number()?),
         },
         "ask" => Wake::Ask,
+        "lost" => Wake::Lost,
         _ => return None,
     };
     Some((token, wake))
@@ -183,6 +196,8 @@ mod tests {
             parse(&format!("kept:{token}:1500")),
             Some((token, Wake::Kept { left }))
         );
+        let lost = parse(&format!("lost:{token}"));
+        assert_eq!(lost, Some((token, Wake::Lost)));
         for odd in [
             "",
             "held",

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, SendError};
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, Script,
-    ServerErrorKind,
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisError, RedisResult, Script, ServerErrorKind,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
@@ -189,6 +189,30 @@ impl Wire {
                     }
                 }
             }
+        };
+        timeout_at(until, attempts)
+            .await
+            .unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    /// Sends commands that only read in one go, a second time if the connection broke under
+    /// them. That one of them is refused is its own answer. Not waited for beyond `until`.
+    pub(super) async fn read<T: FromRedisValue>(
+        &self,
+        commands: &mut Pipeline,
+        until: Instant,
+    ) -> Result<Vec<RedisResult<T>>> {
+        commands.ignore_errors();
+        let attempts = async {
+            let mut connection = self.connection().clone();
+            let mut answers = commands.query_async(&mut connection).await;
+            if matches!(&answers, Err(error) if error.is_io_error() && !error.is_timeout()) {
+                answers = commands.query_async(&mut connection).await;
+            }
+            answers.map_err(|error: RedisError| {
+                self.doubt();
+                error.into()
+            })
         };
         timeout_at(until, attempts)
             .await
