@@ -1,7 +1,8 @@
 //! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
 //! once. A binary first; what is public here is public for its tests.
 //!
-//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command.
+//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command;
+//!   `locks`: who holds what, for operators.
 //! - `app`: the routes together; `face`: what every request meets first.
 //! - `products`: the resource; `update_lock`: its turns; [`storage`]: its databases.
 
@@ -15,6 +16,7 @@ mod face;
 mod failpoint;
 mod fields;
 mod listing;
+mod locks;
 mod logs;
 mod metadata;
 mod negotiate;
@@ -42,6 +44,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
         Some(Command::Race(options)) => race::race(options).await,
+        Some(Command::Locks(options)) => locks::locks(options).await,
         Some(Command::Serve(options)) => start(*options).await,
         None => start(cli.serve).await,
     }

@@ -7,6 +7,7 @@ mod article;
 mod command_line;
 mod faults;
 mod hostile;
+mod locks;
 mod operation;
 mod server;
 mod updates;

@@ -1,5 +1,6 @@
 //! What Redis tells of its own accord: to which waiter a lock was handed, which waiter waits
-//! in vain, which holder has lost its lock, and that the connection broke, after which nobody knows what was missed.
+//! in vain, which holder has lost its lock, and that the connection broke, after which nobody
+//! knows what was missed.
 //!
 //! One channel a process, whatever the number of its waiters.
 
