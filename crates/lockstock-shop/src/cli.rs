@@ -1,6 +1,8 @@
 //! The command line, which is also the environment: each option `--some-name` can be given
 //! as `LOCKSTOCK_SOME_NAME`.
 
+mod locks;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use clap::builder::styling::AnsiColor;
 use clap::builder::{BoolishValueParser, Styles};
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::locks::{Locks, LocksCommand, Release};
 use crate::update_lock::Hold;
 
 const STYLES: Styles = Styles::styled()
@@ -26,6 +29,8 @@ Examples:
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
                                                 as one of several replicas
+  lockstock locks --store redis://127.0.0.1:6379/1
+                                                who holds what, and who waits for it
   lockstock --listen 0.0.0.0:8000 --insecure    for a private network";
 
 /// A stock API that never sells the same thing twice
@@ -52,6 +57,8 @@ pub(crate) enum Command {
     Race(Race),
     /// Measure, on your store and your machine
     Bench(Bench),
+    /// See who holds which lock and who waits for it; release one by force
+    Locks(Locks),
 }
 
 /// How to serve.

@@ -3,6 +3,7 @@
 //!
 //! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command;
 //!   `bench`: the lock measured and checked on a store of the user's.
+//!   `locks`: who holds what, for operators.
 //! - `app`: the routes together; `face`: what every request meets first.
 //! - `products`: the resource; `update_lock`: its turns; [`storage`]: its databases.
 
@@ -17,6 +18,7 @@ mod face;
 mod failpoint;
 mod fields;
 mod listing;
+mod locks;
 mod logs;
 mod metadata;
 mod negotiate;
@@ -45,6 +47,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Bench(options)) => bench::bench(options).await,
         Some(Command::Race(options)) => race::race(options).await,
+        Some(Command::Locks(options)) => locks::locks(options).await,
         Some(Command::Serve(options)) => start(*options).await,
         None => start(cli.serve).await,
     }

@@ -90,9 +90,12 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     warn_of_pitfalls(&options);
     let signals = Signals::new()?;
     let address = listener.local_addr()?;
+    let process = shop.store.process();
     welcome(&options, address)?;
     info!(
         %address,
+        // As `lockstock locks` shows it.
+        %process,
         store = redacted(&options.store),
         database = redacted(&options.database),
         "serving"

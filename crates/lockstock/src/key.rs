@@ -33,14 +33,30 @@ const RESERVED: &[u8] = b"lockstock:";
 
 /// What kind of lock a name is of. Names of different families have nothing to do with each
 /// other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Family {
-    /// One holder at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// One holder at a time: [`Store::lock`](crate::Store::lock).
     Lock,
-    /// So many at a time.
+    /// So many at a time: [`Store::semaphore`](crate::Store::semaphore).
     Semaphore,
-    /// Many readers or one writer.
+    /// Many readers or one writer: [`Store::read_lock`](crate::Store::read_lock).
     ReadWrite,
+}
+
+impl Family {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::ReadWrite];
+}
+
+/// `lock`, `semaphore` or `read-write`.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Lock => "lock",
+            Self::Semaphore => "semaphore",
+            Self::ReadWrite => "read-write",
+        })
+    }
 }
 
 /// The keys of one lock in the store.
@@ -98,6 +114,49 @@ impl Keys {
             queue,
         })
     }
+
+    /// Whose key it is, the holder's or the queue's: the inverse of [`of`](Self::of). `None`
+    /// for a key of which no name has any.
+    pub(crate) fn whose(key: &[u8]) -> Option<(Family, Vec<u8>)> {
+        let (family, name) = match key.strip_prefix(RESERVED) {
+            None => (Family::Lock, key.to_vec()),
+            Some(side) => read_side(side)?,
+        };
+        // What only looks like one is none.
+        let keys = Self::of(family, &name).ok()?;
+        (keys.holder == key || keys.queue == key).then_some((family, name))
+    }
+}
+
+/// Reads what stands behind `lockstock:` in a key.
+fn read_side(side: &[u8]) -> Option<(Family, Vec<u8>)> {
+    let open = side.iter().position(|&byte| byte == b'{')?;
+    let close = side.iter().position(|&byte| byte == b'}')?;
+    let (shape, tag, rest) = (
+        &side[..open],
+        side.get(open + 1..close)?,
+        &side[close + 1..],
+    );
+    if rest.is_empty() {
+        // The holder of a lock.
+        return Some((Family::Lock, decode(tag)));
+    }
+    let rest = rest.strip_prefix(b":")?;
+    let end = rest.iter().position(|&byte| byte == b':');
+    let (kind, back) = rest.split_at(end.unwrap_or(rest.len()));
+    let family = match kind {
+        b"queue" => Family::Lock,
+        b"permits" | b"permits-queue" => Family::Semaphore,
+        b"holders" | b"holders-queue" => Family::ReadWrite,
+        _ => return None,
+    };
+    let name = match shape {
+        b"" => tag.to_vec(),
+        b"t:" => back.strip_prefix(b":")?.to_vec(),
+        b"e:" => decode(tag),
+        _ => return None,
+    };
+    Some((family, name))
 }
 
 impl fmt::Display for Keys {
@@ -134,6 +193,23 @@ fn encode(name: &[u8]) -> Vec<u8> {
         }
     }
     encoded
+}
+
+/// What [`encode`] has written.
+fn decode(encoded: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let (byte, behind) = match rest {
+            [b'%', b'2', b'5', behind @ ..] => (b'%', behind),
+            [b'%', b'7', b'B', behind @ ..] => (b'{', behind),
+            [b'%', b'7', b'D', behind @ ..] => (b'}', behind),
+            _ => (byte, behind),
+        };
+        name.push(byte);
+        rest = behind;
+    }
+    name
 }
 
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
@@ -187,6 +263,101 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// All names of these bytes up to a length.
+    fn names(bytes: &[u8], length: usize) -> Vec<Vec<u8>> {
+        let mut names = vec![Vec::new()];
+        let mut from = 0;
+        for _ in 0..length {
+            let to = names.len();
+            for at in from..to {
+                for &byte in bytes {
+                    names.push([&names[at][..], &[byte]].concat());
+                }
+            }
+            from = to;
+        }
+        names.remove(0);
+        names
+    }
+
+    #[test]
+    fn a_key_tells_its_name_and_family() {
+        let mut all = names(b"a:%{}", 5);
+        for tail in names(b"a%{}", 3) {
+            for head in [
+                "lockstock:",
+                "lockstock:{",
+                "lockstock:e:{",
+                "lockstock:t:{",
+            ] {
+                all.push([head.as_bytes(), &tail].concat());
+                all.push([head.as_bytes(), &tail, b"}:queue"].concat());
+                all.push([head.as_bytes(), &tail, b"}:permits:a{b}"].concat());
+            }
+        }
+        all.extend([b"%7B}".to_vec(), b"a}%257D".to_vec(), vec![0xff, b'}']]);
+        for name in all {
+            for family in Family::ALL {
+                let keys = Keys::of(family, &name).unwrap();
+                for key in [&keys.holder, &keys.queue] {
+                    assert_eq!(
+                        Keys::whose(key),
+                        Some((family, name.clone())),
+                        "{}",
+                        key.escape_ascii()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_key_is_nobodys() {
+        let ours = names(b"a:%{}", 4).into_iter().flat_map(|name| {
+            let families = Family::ALL.map(|family| Keys::of(family, &name).unwrap());
+            families.map(|keys| [keys.holder, keys.queue]).concat()
+        });
+        let ours = ours.collect::<std::collections::HashSet<_>>();
+        let mut keys = Vec::new();
+        for tag in names(b"a%{}", 3) {
+            for shape in ["", "t:", "e:", "x:"] {
+                for tail in [
+                    "",
+                    ":queue",
+                    ":queue:a",
+                    ":permits",
+                    ":holders-queue",
+                    ":fence",
+                ] {
+                    let key = [b"lockstock:", shape.as_bytes(), b"{", &tag, b"}"].concat();
+                    keys.push([&key[..], tail.as_bytes()].concat());
+                }
+            }
+        }
+        for key in &keys {
+            if let Some((family, name)) = Keys::whose(key)
+                && name.len() <= 4
+            {
+                assert!(ours.contains(key), "{family} {}", key.escape_ascii());
+            }
+        }
+        for key in [
+            "",
+            "lockstock:",
+            "lockstock:clock",
+            "lockstock:ping:0123456789abcdef",
+            "lockstock:{x}:fence",
+            "lockstock:{x}",
+            "lockstock:e:{a}",
+            "lockstock:e:{a%7db}",
+            "lockstock:t:{x}:queue",
+            "lockstock:t:{x}:queue:a{y}",
+            "lockstock:}x{:queue",
+        ] {
+            assert_eq!(Keys::whose(key.as_bytes()), None, "{key}");
         }
     }
 

@@ -37,6 +37,7 @@
 //! - [`Store::lock_all`] → [`NamedLocks::lease`] → [`LockAll`] → [`GuardAll`]: several names,
 //!   all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
+//! - [`Store::locks`]: who holds what and who waits for it, for those who run it.
 //! - [`Error`]: what went wrong, by predicates.
 //!
 //! Metrics go through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
@@ -46,6 +47,7 @@
 mod error;
 mod guard;
 mod key;
+mod listing;
 mod lock;
 mod redacted;
 mod several;
@@ -54,8 +56,10 @@ mod token;
 
 pub use error::{Error, Result};
 pub use guard::Guard;
-pub use key::MAX_NAME_BYTES;
+pub use key::{Family, MAX_NAME_BYTES};
+pub use listing::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
 pub use lock::{Acquired, Busy, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
 pub use redacted::redacted;
 pub use several::{GuardAll, LockAll, NamedLocks};
 pub use store::{DEFAULT_TIMEOUT, Store};
+pub use token::Process;

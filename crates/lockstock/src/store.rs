@@ -6,6 +6,7 @@
 
 mod attempt;
 mod memory;
+mod operating;
 mod redis;
 
 use std::num::NonZeroU32;
@@ -252,8 +253,9 @@ impl Store {
         self.inner.background.wait().await;
     }
 
-    /// Whose locks they are that are acquired here.
-    pub(crate) fn process(&self) -> Process {
+    /// Who we are: the process that [`locks`](Self::locks) shows with what is held or waited
+    /// for through this store. Worth a line in the log, so that an operator finds us.
+    pub fn process(&self) -> Process {
         self.inner.process
     }
 

@@ -19,6 +19,11 @@ impl Token {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u128::from_str_radix(text, 16).ok().map(Self)
     }
+
+    pub(crate) fn process(self) -> Process {
+        // The cast takes what the shift has left, which is all there is.
+        Process((self.0 >> 64) as u64)
+    }
 }
 
 impl fmt::Display for Token {
@@ -27,13 +32,19 @@ impl fmt::Display for Token {
     }
 }
 
-/// Which process: strictly, which connection to a store.
+/// Which process holds or waits: strictly, which opened [`Store`](crate::Store). Written as
+/// 16 hex digits, with which its [tokens](crate::HolderId) begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Process(u64);
+pub struct Process(u64);
 
 impl Process {
     pub(crate) fn random() -> Self {
         Self(rand::random())
+    }
+
+    /// Reads what [`Display`](fmt::Display) has written.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().map(Self)
     }
 }
 

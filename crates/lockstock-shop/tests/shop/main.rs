@@ -8,6 +8,7 @@ mod bench;
 mod command_line;
 mod faults;
 mod hostile;
+mod locks;
 mod operation;
 mod server;
 mod updates;

@@ -30,6 +30,8 @@ local function other()
     step, arguments = pass, 8
   elseif name == 'renew' then
     step, arguments = renew, 2
+  elseif name == 'force' then
+    step, arguments = force, 1
   else
     error('there is no step ' .. name)
   end

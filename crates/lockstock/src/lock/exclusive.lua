@@ -35,6 +35,19 @@ local function admits() return redis.call('EXISTS', holder_key) == 0 end
 
 local function vacate() redis.call('DEL', holder_key) end
 
+-- Ends the hold of the one with this id, see force.lua; whether it was the holder.
+local function evict(id)
+  local mark, token, fence = holder()
+  if mark == 'foreign' then
+    token = 'foreign:' .. string.sub(redis.sha1hex(redis.call('GET', holder_key)), 1, 16)
+  end
+  if token ~= id then return false end
+  -- It does not say how many of its fences it has used: all of them.
+  if fence then highest = math.max(highest, fence) end
+  vacate()
+  return true
+end
+
 -- Who has it: 'held', 'kept', or 'foreign' for one that is none of ours and tells nobody; and
 -- the ms left, -1 if it never expires.
 local function standing()

@@ -1,7 +1,7 @@
 -- The beginning of both scripts. A script is put together from the files of this folder:
 --
---   locks:   head, shortcuts, exclusive, queue, steps, keep, each
---   shares:  head,            shared,    queue, steps,       each
+--   locks:   head, shortcuts, exclusive, queue, steps, keep, force, each
+--   shares:  head,            shared,    queue, steps,       force, each
 --
 -- A call takes any number of steps, all of them in one Cluster slot: first those that
 -- release, then those that acquire, then the others.
@@ -25,6 +25,7 @@
 -- Each process listens on one channel for all of its waiters, and is told there:
 --   held:TOKEN:FENCE:LEASE:NOW   the lock is yours, since NOW (µs), for LEASE ms
 --   kept:TOKEN:LEFT              nobody gets it for LEFT ms; you are out of the queue
+--   lost:TOKEN                   this lock of yours was taken away
 --   ask:TOKEN                    what you know of the holder is not true any more: ask again
 --
 -- Every step may be taken twice with the same arguments.

@@ -56,6 +56,13 @@ end
 
 local function vacate(token) redis.call('ZREM', holder_key, (member_of(token))) end
 
+-- Ends the hold of the one with this token; whether it was among the holders.
+local function evict(token)
+  if not held_by(token) then return false end
+  vacate(token)
+  return true
+end
+
 local function standing()
   local ends = earliest_end()
   return 'held', ends and left_until(ends) or 0

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::redis::{InLine, MOST_PASSES, Place};
 use crate::key::Keys;
+use crate::listing::Access;
 use crate::token::{Process, Token};
 
 /// One attempt to get one lock, from the first question to the answer.
@@ -38,6 +39,17 @@ pub(crate) enum Mode {
     Permit(NonZeroU32),
     /// With everybody who reads.
     Read,
+}
+
+impl Mode {
+    /// As it is told to others.
+    pub(super) fn access(self) -> Access {
+        match self {
+            Self::Exclusive => Access::Exclusive,
+            Self::Permit(_) => Access::Permit,
+            Self::Read => Access::Read,
+        }
+    }
 }
 
 impl Attempt {

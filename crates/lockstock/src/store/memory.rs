@@ -17,6 +17,7 @@ use self::rooms::{Entered, Queued, Rooms};
 use self::schedule::{Mutex, MutexGuard, sleep_until};
 use super::attempt::{Answer, Attempt, HandOver};
 use crate::key::Keys;
+use crate::listing::{HolderId, LockInfo, Who};
 use crate::token::Token;
 
 /// No mutex of tokio's: it is held for a few map operations and never across an await.
@@ -88,6 +89,22 @@ impl Memory {
         let mut rooms = self.rooms();
         let now = Instant::now();
         rooms.renew(keys, token, now + left, now)
+    }
+
+    pub(super) fn locks(&self) -> Vec<LockInfo> {
+        self.rooms().all_seen(Instant::now())
+    }
+
+    pub(super) fn look(&self, keys: &Keys) -> Option<LockInfo> {
+        self.rooms().seen(&keys.holder, Instant::now())
+    }
+
+    /// Takes a lock away. Whether that holder had it.
+    pub(super) fn force(&self, keys: &Keys, holder: HolderId) -> bool {
+        match holder.0 {
+            Who::Ours(token) => self.rooms().force(keys, token, Instant::now()),
+            Who::Foreign(_) => false,
+        }
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

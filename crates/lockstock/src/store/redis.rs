@@ -10,6 +10,7 @@
 
 mod calls;
 mod line;
+mod listing;
 mod wakes;
 mod wire;
 
@@ -45,6 +46,7 @@ static LOCKS: LazyLock<Lua> = script!(
     "queue.lua",
     "steps.lua",
     "keep.lua",
+    "force.lua",
     "each.lua"
 );
 /// Semaphores and read-write locks.
@@ -53,9 +55,11 @@ static SHARES: LazyLock<Lua> = script!(
     "shared.lua",
     "queue.lua",
     "steps.lua",
+    "force.lua",
     "each.lua"
 );
 static PING: LazyLock<Lua> = script!("ping.lua");
+static LOOK: LazyLock<Lua> = script!("look.lua");
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -112,14 +116,14 @@ impl Holder {
 
 impl Redis {
     pub(super) async fn connect(url: &str, process: Process, limit: Duration) -> Result<Self> {
-        let wakes = Wakes::new();
+        let (wakes, losers) = Wakes::new();
         let wire = Wire::connect(url, process, wakes.clone(), limit).await?;
         let redis = Self {
             calls: Calls::new(wire.clone(), limit),
             wire,
             limit,
             process,
-            lines: Lines::new(wakes.clone()),
+            lines: Lines::new(wakes.clone(), losers),
             wakes,
         };
         redis.ping().await?;
@@ -264,7 +268,7 @@ impl Redis {
                 }
                 None if attempt.is_over() => return self.give_up(attempt, place, breaks).await,
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                Some(Wake::Ask) | None => {}
+                Some(Wake::Ask | Wake::Lost) | None => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::key::{Family, Keys};
+use crate::listing::{HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
 use crate::store::attempt::{Answer, Attempt, Claim, Grant, How, Mode};
 use crate::token::Token;
 
@@ -34,10 +35,12 @@ struct Holder {
     mode: Mode,
     ends: Instant,
     how: How,
+    fence: u64,
 }
 
 struct Waiter {
     attempt: Asked,
+    since: Instant,
     until: Option<Instant>,
     answer: oneshot::Sender<Answer>,
     /// Told when the lease that it waits for ends sooner than it believes.
@@ -91,6 +94,7 @@ impl Rooms {
         let sooner = Arc::new(Notify::new());
         room.waiters.push_back(Waiter {
             attempt: asked,
+            since: now,
             until: attempt.until,
             answer,
             sooner: sooner.clone(),
@@ -136,6 +140,63 @@ impl Rooms {
         room.holders.retain(|holder| holder.token != token);
         self.hand_over(&keys.holder, before, now);
         true
+    }
+
+    /// Takes the lock away from one who holds or keeps it. Whether it did.
+    pub(super) fn force(&mut self, keys: &Keys, token: Token, now: Instant) -> bool {
+        self.expire(&keys.holder, now);
+        let Some(room) = self.rooms.get_mut(&keys.holder) else {
+            return false;
+        };
+        let (before, holders) = (room.next_end(now), room.holders.len());
+        room.holders.retain(|holder| holder.token != token);
+        let forced = room.holders.len() < holders;
+        self.hand_over(&keys.holder, before, now);
+        forced
+    }
+
+    /// What there is of one name.
+    pub(super) fn seen(&mut self, key: &[u8], now: Instant) -> Option<LockInfo> {
+        self.expire(key, now);
+        let room = self.rooms.get(key)?;
+        let (family, name) = Keys::whose(key)?;
+        let mut holders = room.holders.iter().collect::<Vec<_>>();
+        holders.sort_by_key(|holder| holder.ends);
+        let holders = holders.into_iter().map(|holder| HolderInfo {
+            id: HolderId(Who::Ours(holder.token)),
+            access: holder.mode.access(),
+            since: Some(minted(holder.fence)),
+            left: Some(holder.ends.saturating_duration_since(now)),
+            kept: holder.how == How::Kept,
+            fence: Some(holder.fence),
+        });
+        // Those who have left are passed over at the next hand-over.
+        let waiters = room
+            .waiters
+            .iter()
+            .filter(|waiter| !waiter.answer.is_closed());
+        let waiters = waiters.map(|waiter| WaiterInfo {
+            process: waiter.attempt.token.process(),
+            access: waiter.attempt.mode.access(),
+            waited: now.saturating_duration_since(waiter.since),
+            gives_up_in: waiter
+                .until
+                .map(|until| until.saturating_duration_since(now)),
+            lease: waiter.attempt.lease,
+        });
+        Some(LockInfo {
+            family,
+            name,
+            holders: holders.collect(),
+            waiters: waiters.collect(),
+            seen: SystemTime::now(),
+        })
+    }
+
+    /// What there is of each name.
+    pub(super) fn all_seen(&mut self, now: Instant) -> Vec<LockInfo> {
+        let keys = self.rooms.keys().cloned().collect::<Vec<_>>();
+        keys.iter().filter_map(|key| self.seen(key, now)).collect()
     }
 
     /// Whether it was ours to keep. Whoever waits for it in vain is told now.
@@ -235,6 +296,7 @@ impl Rooms {
                 mode: asked.mode,
                 ends: deadline,
                 how: How::Held,
+                fence: self.last_fence,
             });
         }
         Answer::Granted(Grant {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::wire::{By, Lua, Slot, Wire};
 use crate::error::{Error, Result, explained_step};
 use crate::key::Keys;
+use crate::listing::HolderId;
 use crate::store::attempt::{Claim, Mode};
 use crate::token::Token;
 
@@ -62,6 +63,8 @@ pub(super) enum Step {
     },
     /// In ms.
     Renew(Token, u64),
+    /// Takes the lock away.
+    Force(HolderId),
 }
 
 /// What a waiter waits for, as the queue has it.
@@ -83,7 +86,11 @@ impl Step {
         match self {
             Self::Release { .. } => 0,
             Self::Acquire { .. } => 1,
-            Self::Pass { .. } | Self::Leave { .. } | Self::Keep { .. } | Self::Renew(..) => 2,
+            Self::Pass { .. }
+            | Self::Leave { .. }
+            | Self::Keep { .. }
+            | Self::Renew(..)
+            | Self::Force(_) => 2,
         }
     }
 }
@@ -384,6 +391,9 @@ impl Step {
             }
             Self::Renew(token, left) => {
                 cmd.arg("renew").arg(token.to_string()).arg(left);
+            }
+            Self::Force(holder) => {
+                cmd.arg("force").arg(holder.to_string());
             }
         }
     }

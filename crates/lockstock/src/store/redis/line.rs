@@ -17,13 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::wakes::Wakes;
 use crate::key::Keys;
 use crate::store::attempt::{Attempt, Claim, Grant};
+use crate::token::Token;
 
 /// How many holders one grant is for, at most.
 pub(crate) const MOST_PASSES: u64 = 128;
@@ -153,9 +154,35 @@ impl Line {
 }
 
 impl Lines {
-    pub(super) fn new(wakes: Wakes) -> Self {
+    pub(super) fn new(wakes: Wakes, mut losers: mpsc::UnboundedReceiver<Token>) -> Self {
         let state = Mutex::default();
-        Self(Arc::new(Inner { state, wakes }))
+        let lines = Arc::new(Inner { state, wakes });
+        // Ends with the wakes, which the lines keep.
+        let inner = Arc::downgrade(&lines);
+        tokio::spawn(async move {
+            while let Some(token) = losers.recv().await
+                && let Some(inner) = inner.upgrade()
+            {
+                Self(inner).taken_away(token);
+            }
+        });
+        Self(lines)
+    }
+
+    /// Lets the next in line step forward where the first had the lock by `token`, and has it
+    /// no longer: it may hang, and not know.
+    fn taken_away(&self, token: Token) {
+        let mut state = self.state();
+        let lost = |line: &Line| {
+            let tenure = line.tenure.as_ref();
+            tenure.is_some_and(|tenure| tenure.claim.token == token)
+        };
+        let line = state.lines.iter().find(|(_, line)| lost(line));
+        if let Some((keys, turn)) = line.map(|(keys, line)| (keys.clone(), line.turn)) {
+            let next = self.next(&mut state, &keys, turn);
+            drop(state);
+            next.map(Next::call);
+        }
     }
 
     /// Stands in line for the lock until first, or until `until`.

@@ -1,5 +1,6 @@
 //! What Redis tells of its own accord: to which waiter a lock was handed, which waiter waits
-//! in vain, and that the connection broke, after which nobody knows what was missed.
+//! in vain, which holder has lost its lock, and that the connection broke, after which nobody
+//! knows what was missed.
 //!
 //! One channel a process, whatever the number of its waiters.
 
@@ -11,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::token::Token;
 
@@ -30,6 +31,8 @@ struct Inner {
     left: Mutex<Left>,
     /// Counts the broken connections.
     breaks: watch::Sender<u64>,
+    /// Whose locks were taken away.
+    lost: mpsc::UnboundedSender<Token>,
 }
 
 /// What a waiter was told and has not heard. Most have what they want before they ever wait,
@@ -66,15 +69,21 @@ pub(super) enum Wake {
     Kept { left: Duration },
     /// Something changed that concerns us: ask again.
     Ask,
+    /// The lock that we had was taken away.
+    Lost,
 }
 
 impl Wakes {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Inner {
+    /// Whose locks are taken away comes out of the receiver.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Token>) {
+        let (lost, losers) = mpsc::unbounded_channel();
+        let wakes = Self(Arc::new(Inner {
             waiting: Mutex::new(HashMap::new()),
             left: Mutex::default(),
             breaks: watch::Sender::new(0),
-        }))
+            lost,
+        }));
+        (wakes, losers)
     }
 
     /// Listens for `token` until the listening is dropped.
@@ -92,7 +101,13 @@ impl Wakes {
                 };
                 // A message of a form that we do not know is of a version to come.
                 let text = std::str::from_utf8(message).unwrap_or_default();
-                if let Some((token, wake)) = parse(text) {
+                let Some((token, wake)) = parse(text) else {
+                    return;
+                };
+                if wake == Wake::Lost {
+                    // Nobody to take it: the store is going.
+                    let _ = self.0.lost.send(token);
+                } else {
                     self.told(token, wake);
                 }
             }
@@ -112,7 +127,7 @@ impl Wakes {
         // Gone in this moment, and its leaving is on the way; or it left long ago.
         let give_back = match wake {
             Wake::Held { .. } => self.lately_left().give_back.remove(&token),
-            Wake::Kept { .. } | Wake::Ask => None,
+            Wake::Kept { .. } | Wake::Ask | Wake::Lost => None,
         };
         if let Some(give_back) = give_back {
             give_back();
@@ -206,6 +221,7 @@ fn parse(message: &str) -> Option<(Token, Wake)> {
             left: Duration::from_millis(number()?),
         },
         "ask" => Wake::Ask,
+        "lost" => Wake::Lost,
         _ => return None,
     };
     Some((token, wake))
@@ -230,6 +246,8 @@ mod tests {
             parse(&format!("kept:{token}:1500")),
             Some((token, Wake::Kept { left }))
         );
+        let lost = parse(&format!("lost:{token}"));
+        assert_eq!(lost, Some((token, Wake::Lost)));
         for odd in [
             "",
             "held",

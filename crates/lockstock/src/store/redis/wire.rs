@@ -12,7 +12,10 @@ mod sentinel;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, Cmd, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind};
+use redis::{
+    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
+    ServerErrorKind,
+};
 use tokio::time::{Instant, timeout_at};
 
 use self::address::Address;
@@ -167,6 +170,18 @@ impl Wire {
         }
     }
 
+    /// Each of the servers that have keys.
+    pub(super) fn servers(&self) -> Vec<Reader> {
+        match &*self.0 {
+            Way::Single(link, _) => vec![Reader(From::Server(link.clone()))],
+            Way::Sentinel { link, .. } => vec![Reader(From::Master(link.clone()))],
+            Way::Cluster(cluster) => {
+                let links = cluster.links();
+                links.map(|link| Reader(From::Server(link))).collect()
+            }
+        }
+    }
+
     /// Runs a script, a second time if the connection broke under it. Not waited for beyond
     /// `until`.
     pub(super) async fn run<T: FromRedisValue>(
@@ -220,10 +235,60 @@ async fn run<T: FromRedisValue>(
             }
         }
     };
-    let ran = timeout_at(until, attempts)
-        .await
-        .unwrap_or(Err(Trouble::Silent));
-    ran.map_err(|trouble| {
+    answered(link, timeout_at(until, attempts).await.ok())
+}
+
+/// One of the servers, for reading.
+pub(super) struct Reader(From);
+
+enum From {
+    Server(Link<Server>),
+    Master(Link<Sentinels>),
+}
+
+impl Reader {
+    /// Sends commands that only read in one go, a second time if the connection broke under
+    /// them. That one of them is refused is its own answer. Not waited for beyond `until`.
+    pub(super) async fn read<T: FromRedisValue>(
+        &self,
+        commands: &mut Pipeline,
+        until: Instant,
+    ) -> Result<Vec<RedisResult<T>>> {
+        commands.ignore_errors();
+        match &self.0 {
+            From::Server(link) => read(link, commands, until).await,
+            From::Master(link) => read(link, commands, until).await,
+        }
+    }
+}
+
+async fn read<T: FromRedisValue>(
+    link: &Link<impl Open>,
+    commands: &Pipeline,
+    until: Instant,
+) -> Result<Vec<RedisResult<T>>> {
+    let attempts = async {
+        let mut repeated = false;
+        loop {
+            let mut line = link.line().await?;
+            match commands.query_async(&mut line.connection).await {
+                Ok(answers) => return Ok(answers),
+                Err(error) => match link.trouble(&line, error) {
+                    Trouble::Broken(_) if !repeated => repeated = true,
+                    trouble => return Err(trouble),
+                },
+            }
+        }
+    };
+    answered(link, timeout_at(until, attempts).await.ok())
+}
+
+/// What came of it, if anything came in time.
+fn answered<T>(
+    link: &Link<impl Open>,
+    answer: Option<std::result::Result<T, Trouble>>,
+) -> Result<T> {
+    answer.unwrap_or(Err(Trouble::Silent)).map_err(|trouble| {
         if matches!(trouble, Trouble::Silent) {
             link.doubt();
         }

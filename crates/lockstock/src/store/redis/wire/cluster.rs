@@ -28,7 +28,7 @@ use self::node::Node;
 use self::routed::{Moved, Routed, redirection};
 use self::slots::SLOTS;
 use super::address::place;
-use super::link::Trouble;
+use super::link::{Link, Server, Trouble};
 use super::{By, CHANNELS, NO_SCRIPT, Ran, Slot};
 use crate::error::{Error, Result};
 use crate::store::redis::wakes::Wakes;
@@ -134,6 +134,12 @@ impl Cluster {
                 }
             }),
         }
+    }
+
+    /// The ways to those that serve slots.
+    pub(super) fn links(&self) -> impl Iterator<Item = Link<Server>> {
+        let nodes = self.0.map().nodes.clone();
+        nodes.into_iter().map(|node| node.link.clone())
     }
 
     pub(super) fn slot(&self, key: &[u8]) -> Arc<Slot> {

@@ -30,7 +30,7 @@ impl End {
     }
 
     pub(super) async fn try_at(url: &str) -> Result<Self> {
-        let wakes = Wakes::new();
+        let (wakes, _) = Wakes::new();
         let wire = Wire::connect(url, Process::random(), wakes.clone(), LIMIT).await?;
         Ok(Self { wire, wakes })
     }

@@ -1,0 +1,472 @@
+//! Who holds what and who waits for it, and taking a lock away: on every kind of store.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kit;
+
+use std::time::{Duration, SystemTime};
+
+use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
+use lockstock::{Access, Family, LockInfo, Store};
+use lockstock_testkit::{Proxy, Redis};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The one name that there is.
+async fn only(store: &Store) -> LockInfo {
+    let mut locks = store.locks().await.unwrap();
+    assert_eq!(locks.len(), 1, "{locks:?}");
+    locks.remove(0)
+}
+
+/// Waits until so many stand in the queues.
+async fn queued(store: &Store, count: usize) -> Vec<LockInfo> {
+    let begun = Instant::now();
+    loop {
+        let locks = store.locks().await.unwrap();
+        let waiters = locks.iter().map(|lock| lock.waiters.len());
+        if waiters.sum::<usize>() == count {
+            return locks;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {count} in {locks:?}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_free_store_has_nothing_to_tell() {
+    on_each_store(async |store| {
+        assert_eq!(store.locks().await.unwrap(), []);
+        held(&lock(&store, "a", LEASE))
+            .await
+            .release()
+            .await
+            .unwrap();
+        assert_eq!(store.locks().await.unwrap(), []);
+        std::mem::forget(held(&lock(&store, "a", SHORT)).await);
+        sleep(SHORT).await;
+        assert_eq!(store.locks().await.unwrap(), []);
+        let none = store.lock_info(Family::Lock, "a").await.unwrap();
+        assert_eq!(none, None);
+        let invalid = store.lock_info(Family::Lock, "").await.unwrap_err();
+        assert!(invalid.is_invalid());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_holder_is_told_with_process_token_fence_and_time_left() {
+    on_each_store(async |store| {
+        let before = SystemTime::now();
+        let guard = held(&lock(&store, "a", LEASE)).await;
+        sleep(Duration::from_millis(20)).await;
+        let seen = only(&store).await;
+        assert_eq!((seen.family, &*seen.name), (Family::Lock, &b"a"[..]));
+        assert_eq!(seen.waiters, []);
+        let holder = &seen.holders[0];
+        assert_eq!(seen.holders.len(), 1);
+        assert_eq!(holder.id.process(), Some(store.process()));
+        assert!(!holder.id.is_foreign());
+        let token = holder.id.to_string();
+        assert_eq!(token.len(), 32);
+        assert!(token.starts_with(&store.process().to_string()));
+        assert_eq!(holder.fence, Some(guard.fence()));
+        assert_eq!(holder.access, Access::Exclusive);
+        let since = holder.since.unwrap();
+        let slack = Duration::from_millis(5);
+        assert!(since >= before - slack && since <= seen.seen, "{holder:?}");
+        let left = holder.left.unwrap();
+        assert!(left < LEASE && left > LEASE / 2, "{left:?}");
+        assert!(!holder.kept);
+        guard.keep().await.unwrap();
+        let kept = &only(&store).await.holders[0];
+        assert!(kept.kept);
+        assert_eq!((kept.id, kept.fence), (holder.id, holder.fence));
+        let info = store.lock_info(Family::Lock, "a").await.unwrap().unwrap();
+        assert_eq!(info.holders[0].id, holder.id);
+        assert_eq!(store.lock_info(Family::Semaphore, "a").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waiters_are_told_in_order_with_their_patience() {
+    on_each_store(async |store| {
+        let uploads = store.semaphore("uploads", 1).lease(LEASE).unwrap();
+        let guard = held(&uploads).await;
+        let first = waiting(&uploads);
+        queued(&store, 1).await;
+        let other = store.semaphore("uploads", 1).lease(SHORT).unwrap();
+        let second = tokio::spawn(async move { other.acquire_within(PATIENCE).await });
+        let seen = queued(&store, 2).await.remove(0);
+        assert_eq!(seen.family, Family::Semaphore);
+        assert_eq!(seen.holders[0].access, Access::Permit);
+        assert_eq!(seen.holders[0].id.process(), Some(store.process()));
+        let [one, two] = &seen.waiters[..] else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((one.gives_up_in, one.lease), (None, LEASE));
+        let patience = two.gives_up_in.unwrap();
+        assert!(patience <= PATIENCE && patience > PATIENCE / 2, "{two:?}");
+        assert_eq!((two.process, two.lease), (store.process(), SHORT));
+        assert!(one.waited >= two.waited && one.waited < PATIENCE);
+        guard.release().await.unwrap();
+        got(first).await.release().await.unwrap();
+        drop(second.await.unwrap().unwrap());
+        store.settled().await;
+        assert_eq!(store.locks().await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readers_and_a_waiting_writer_are_told_apart() {
+    on_each_store(async |store| {
+        let read = store.read_lock("catalog").lease(LEASE).unwrap();
+        let write = store.write_lock("catalog").lease(LEASE).unwrap();
+        let readers = [held(&read).await, held(&read).await];
+        let writer = waiting(&write);
+        let seen = queued(&store, 1).await.remove(0);
+        assert_eq!(seen.family, Family::ReadWrite);
+        let reads = seen.holders.iter().map(|holder| holder.access);
+        assert!(reads.eq([Access::Read, Access::Read]), "{seen:?}");
+        assert_eq!(seen.waiters[0].access, Access::Exclusive);
+        for reader in readers {
+            reader.release().await.unwrap();
+        }
+        let writer = got(writer).await;
+        assert_eq!(only(&store).await.holders[0].access, Access::Exclusive);
+        writer.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_of_every_shape_are_told_as_they_were_given() {
+    on_each_store(async |store| {
+        let names: [&[u8]; 9] = [
+            b"a",
+            b"a b\r\n\0",
+            b"a{tag}b",
+            b"a{}b",
+            b"a}b",
+            b"lockstock:x",
+            b"lockstock:{a}:queue",
+            "재고".as_bytes(),
+            &[0xff, 0xfe],
+        ];
+        let mut guards = Vec::new();
+        for name in names {
+            guards.push(held(&store.lock(name).lease(LEASE).unwrap()).await);
+            guards.push(held(&store.semaphore(name, 1).lease(LEASE).unwrap()).await);
+            guards.push(held(&store.write_lock(name).lease(LEASE).unwrap()).await);
+        }
+        let told = store.locks().await.unwrap();
+        let told = told.iter().map(|lock| (lock.family, &*lock.name));
+        let mut all = Vec::from(names);
+        all.sort_unstable();
+        let all = all.into_iter();
+        let all = all.flat_map(|name| Family::ALL.map(|family| (family, name)));
+        assert_eq!(told.collect::<Vec<_>>(), all.collect::<Vec<_>>());
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
+    on_each_store(async |store| {
+        let hour = lock(&store, "a", Duration::from_secs(3600));
+        let mut lost = hour.acquire().await.unwrap();
+        let next = waiting(&hour);
+        // In Redis it gets into the queue only by the release: it is in line until then.
+        sleep(Duration::from_millis(20)).await;
+        assert!(
+            store
+                .release_by_force(Family::Lock, "a", None)
+                .await
+                .unwrap()
+        );
+        let next = got(next).await;
+        assert!(next.fence() > lost.fence());
+        assert!(lost.renew().await.unwrap_err().is_lost());
+        assert!(lost.release().await.unwrap_err().is_lost());
+        assert_eq!(only(&store).await.holders[0].fence, Some(next.fence()));
+        next.release().await.unwrap();
+        assert!(
+            !store
+                .release_by_force(Family::Lock, "a", None)
+                .await
+                .unwrap()
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_force_a_kept_lock_is_free() {
+    on_each_store(async |store| {
+        let hour = lock(&store, "a", Duration::from_secs(3600));
+        let guard = held(&hour).await;
+        let fence = guard.fence();
+        guard.keep().await.unwrap();
+        assert!(busy(&hour).await.is_kept());
+        let waiter = waiting(&hour);
+        queued(&store, 1).await;
+        assert!(
+            store
+                .release_by_force(Family::Lock, "a", None)
+                .await
+                .unwrap()
+        );
+        let guard = got(waiter).await;
+        assert!(guard.fence() > fence);
+        guard.release().await.unwrap();
+        assert_eq!(store.locks().await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let seen = {
+            let _guard = held(&lock).await;
+            only(&store).await.holders[0].id
+        };
+        store.settled().await;
+        let guard = held(&lock).await;
+        let forced = store.release_by_force(Family::Lock, "a", Some(seen)).await;
+        assert!(!forced.unwrap(), "it is somebody else's now");
+        guard.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_force_one_permit_or_all_come_back() {
+    on_each_store(async |store| {
+        let uploads = store.semaphore("uploads", 2).lease(LEASE).unwrap();
+        let one = held(&uploads).await;
+        let first = only(&store).await.holders[0].id;
+        let two = held(&uploads).await;
+        let waiter = waiting(&uploads);
+        queued(&store, 1).await;
+        let force = |holder| store.release_by_force(Family::Semaphore, "uploads", holder);
+        assert!(force(Some(first)).await.unwrap());
+        let three = got(waiter).await;
+        assert!(one.release().await.unwrap_err().is_lost());
+        assert_eq!(only(&store).await.holders.len(), 2);
+        assert!(force(None).await.unwrap());
+        for guard in [two, three] {
+            assert!(guard.release().await.unwrap_err().is_lost());
+        }
+        assert_eq!(store.locks().await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_force_readers_make_way_for_a_writer() {
+    on_each_store(async |store| {
+        let read = store.read_lock("catalog").lease(LEASE).unwrap();
+        let write = store.write_lock("catalog").lease(LEASE).unwrap();
+        let readers = [held(&read).await, held(&read).await];
+        let writer = waiting(&write);
+        queued(&store, 1).await;
+        let forced = store.release_by_force(Family::ReadWrite, "catalog", None);
+        assert!(forced.await.unwrap());
+        got(writer).await.release().await.unwrap();
+        for reader in readers {
+            assert!(reader.release().await.unwrap_err().is_lost());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
+    let redis = Redis::start();
+    let [one, two, three] = {
+        let url = redis.url();
+        let connect = async || Store::connect(&url).await.unwrap();
+        [connect().await, connect().await, connect().await]
+    };
+    let guard = held(&lock(&one, "a", LEASE)).await;
+    let first = waiting(&lock(&two, "a", LEASE));
+    queued(&one, 1).await;
+    let behind = waiting(&lock(&two, "a", LEASE));
+    let second = waiting(&lock(&three, "a", LEASE));
+    let seen = queued(&three, 2).await.remove(0);
+    let processes = seen.waiters.iter().map(|waiter| waiter.process);
+    assert!(processes.eq([two.process(), three.process()]));
+    assert_eq!(seen.holders[0].id.process(), Some(one.process()));
+    assert!(
+        three
+            .release_by_force(Family::Lock, "a", None)
+            .await
+            .unwrap()
+    );
+    drop(guard);
+    got(first).await.release().await.unwrap();
+    // Which of them came first, only the server's clock knows.
+    let pass = async |waiter| got(waiter).await.release().await.unwrap();
+    tokio::join!(pass(behind), pass(second));
+}
+
+#[tokio::test]
+async fn those_behind_a_hung_holder_in_its_process_go_on() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let operator = Store::connect(&redis.url()).await.unwrap();
+    let hour = lock(&store, "a", Duration::from_secs(3600));
+    let hung = hour.acquire().await.unwrap();
+    let behind = [waiting(&hour), waiting(&hour)];
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(only(&operator).await.waiters, [], "they are in line there");
+    let forced = operator.release_by_force(Family::Lock, "a", None);
+    assert!(forced.await.unwrap());
+    for waiter in behind {
+        let guard = got(waiter).await;
+        assert!(guard.fence() > hung.fence());
+        guard.release().await.unwrap();
+    }
+    assert!(hung.release().await.unwrap_err().is_lost());
+}
+
+#[tokio::test]
+async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let set = |value: &str, expiry: &[&str]| {
+        let words = [&["SET", "a", value, "NX"], expiry].concat();
+        assert_eq!(redis.command(&words).unwrap(), "OK");
+    };
+    set("f2b8d6", &["PX", "60000"]);
+    assert_eq!(store.locks().await.unwrap(), [], "like any other key");
+    let waiter = waiting(&lock(&store, "a", LEASE));
+    let seen = queued(&store, 1).await.remove(0);
+    let holder = &seen.holders[0];
+    assert!(holder.id.is_foreign());
+    assert!(holder.id.to_string().starts_with("foreign:"));
+    assert_eq!(holder.id.process(), None);
+    assert_eq!(
+        (holder.fence, holder.since, holder.kept),
+        (None, None, false)
+    );
+    let left = holder.left.unwrap();
+    assert!(
+        left <= Duration::from_secs(60) && left > PATIENCE,
+        "{left:?}"
+    );
+    let force = async |holder| {
+        let forced = store.release_by_force(Family::Lock, "a", holder).await;
+        forced.unwrap()
+    };
+    assert!(force(Some(holder.id)).await);
+    got(waiter).await.release().await.unwrap();
+    // Another one, that never expires.
+    set("0c57aa", &[]);
+    let info = store.lock_info(Family::Lock, "a").await.unwrap().unwrap();
+    assert_eq!(info.holders[0].left, None);
+    assert!(!force(Some(holder.id)).await, "that one is gone");
+    assert!(force(None).await);
+    held(&lock(&store, "a", LEASE))
+        .await
+        .release()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let fill = "for i = 1, 3000 do
+        redis.call('SET', 'cache:' .. i, string.rep('x', 100))
+        redis.call('ZADD', 'lockstock:ranking:' .. i, i, i)
+        if i <= 300 then redis.call('RPUSH', 'list:' .. i, i) end
+        if i <= 300 then redis.call('SET', 'lockstock:{' .. i .. '}:queue', 'lockstock:held:') end
+    end";
+    redis.command(&["EVAL", fill, "0"]).unwrap();
+    let mut guards = Vec::new();
+    for n in 0..300 {
+        guards.push(held(&lock(&store, &format!("lock-{n:03}"), LEASE)).await);
+    }
+    let waiter = waiting(&lock(&store, "lock-007", LEASE));
+    queued(&store, 1).await;
+    let changes = || {
+        let info = redis.command(&["INFO", "persistence"]).unwrap();
+        let mut lines = info.lines();
+        let changes = lines.find(|line| line.starts_with("rdb_changes_since_last_save:"));
+        changes.unwrap().to_owned()
+    };
+    let before = changes();
+    let locks = store.locks().await.unwrap();
+    let names = locks.iter().map(|lock| String::from_utf8_lossy(&lock.name));
+    let names = names.collect::<Vec<_>>();
+    assert!(names.is_sorted());
+    assert_eq!(names.len(), 300, "{names:?}");
+    assert_eq!(changes(), before);
+    drop(guards);
+    drop(got(waiter).await);
+    store.settled().await;
+}
+
+#[tokio::test]
+async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let guards = [held(&lock(&store, "a", LEASE)).await];
+    redis.command(&["SET", "lockstock:{a}:queue", "x"]).unwrap();
+    redis.command(&["RPUSH", "b", "x"]).unwrap();
+    redis
+        .command(&["ZADD", "lockstock:{b}:queue", "1", "of a version to come"])
+        .unwrap();
+    let seen = store.locks().await.unwrap();
+    let names = seen.iter().map(|lock| &*lock.name);
+    assert!(names.eq([b"a", b"b"]), "{seen:?}");
+    assert!(seen[1].holders[0].id.is_foreign());
+    let error = store.release_by_force(Family::Lock, "b", None).await;
+    assert!(error.unwrap_err().to_string().contains("WRONGTYPE"));
+    drop(guards);
+    store.settled().await;
+}
+
+#[tokio::test]
+async fn a_waiter_whose_time_is_over_is_not_shown() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let now = redis.command(&["TIME"]).unwrap();
+    let seconds = now.lines().next().unwrap();
+    let member = "0123456789abcdef:1000:1000:1:x:0123456789abcdef0123456789abcdef";
+    let place = |age: u64| {
+        let arrived = seconds.parse::<u64>().unwrap() - age;
+        let arrived = format!("{arrived}000000");
+        redis.command(&["ZADD", "lockstock:{a}:queue", &arrived, member])
+    };
+    place(60).unwrap();
+    assert_eq!(store.locks().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_unavailable_in_time() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let url = format!("redis://{}/0", proxy.address());
+    let limit = Duration::from_millis(300);
+    let store = Store::connect_within(&url, limit).await.unwrap();
+    redis.pause();
+    let asked = timeout(PATIENCE, store.locks()).await.unwrap();
+    assert!(asked.unwrap_err().is_unavailable());
+    redis.resume();
+    // The first answer after the break may be the connection's end.
+    let begun = Instant::now();
+    while let Err(error) = store.locks().await {
+        assert!(begun.elapsed() < PATIENCE, "{error}");
+    }
+    proxy.cut();
+    assert!(store.locks().await.unwrap_err().is_unavailable());
+}
