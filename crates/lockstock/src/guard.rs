@@ -215,7 +215,7 @@ impl Guard {
     /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
     /// if the store did not answer: it is asked again in the background until the lease ends.
     pub fn release(mut self) -> impl Future<Output = Result<()>> + Send {
-        let hold = self.finishing();
+        let (hold, at) = (self.finishing(), Instant::now());
         let released = if hold.pass_on() {
             None
         } else {
@@ -227,7 +227,7 @@ impl Guard {
                 None => true,
                 Some(released) => released.await?,
             };
-            self.finished(ours)
+            self.finished(ours, at)
         }
     }
 
@@ -242,7 +242,7 @@ impl Guard {
     /// As [`release`](Self::release); when the store does not answer the lock stays held,
     /// which keeps others out for just as long.
     pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
-        let hold = self.finishing();
+        let (hold, at) = (self.finishing(), Instant::now());
         let (answer, answered) = oneshot::channel();
         self.hold.store.in_background(async move {
             let kept = hold.store.keep(&hold.tenant).await;
@@ -258,7 +258,7 @@ impl Guard {
             let ours = answered
                 .await
                 .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
-            self.finished(ours)
+            self.finished(ours, at)
         }
     }
 
@@ -275,9 +275,10 @@ impl Guard {
         }
     }
 
-    fn finished(&self, ours: bool) -> Result<()> {
+    /// Whatever the store says: once it was said to be lost it stays lost.
+    fn finished(&self, ours: bool, at: Instant) -> Result<()> {
         histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-        if ours {
+        if ours && at < self.hold.ends() {
             return Ok(());
         }
         self.hold.note_lost();

@@ -7,11 +7,9 @@ local function refuse_on_replica()
 end
 
 local function take_step(step, arguments, at)
+  begin_step()
   local taken, answer = pcall(step, unpack(ARGV, at, at + arguments - 1))
-  if taken then
-    mark_wanted()
-    return answer
-  end
+  if taken then return answer end
   local why = type(answer) == 'table' and answer.err or tostring(answer)
   return { 'failed', why }
 end

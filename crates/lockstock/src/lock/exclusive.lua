@@ -4,46 +4,65 @@
 --   held   held, and nobody waits
 --   want   held, and somebody may wait
 --   kept   not to be had for the rest of the lease
+local SHARING = false
 
--- Mark, token and fence of the holder; a mark of 'foreign' if it is none of ours.
-local function holder()
+-- The holder, once looked at: mark 'free' if there is none, 'foreign' if it is none of ours.
+local mark, owner, owners_fence
+
+local function look()
+  if mark then return mark end
   local value = redis.call('GET', holder_key)
-  if not value then return nil end
-  local mark, token, fence = string.match(value, '^lockstock:(%l+):(%x+):(%d+)$')
-  return mark or 'foreign', token, fence
-end
-
-local function set_mark(mark, token, fence)
-  redis.call('SET', holder_key, 'lockstock:' .. mark .. ':' .. token .. ':' .. fence, 'KEEPTTL')
-end
-
--- Takes the lock if nobody has it.
-local function take(token, lease, mode, fence)
-  local value = 'lockstock:held:' .. token .. ':' .. whole(fence)
-  return redis.call('SET', holder_key, value, 'NX', 'PX', lease)
-end
-
--- The ms left if `token` has it, and its fence.
-local function held_by(token)
-  local mark, held_by, fence = holder()
-  if token == held_by and mark ~= 'kept' then
-    return redis.call('PTTL', holder_key), tonumber(fence)
+  if value then
+    mark, owner, owners_fence = string.match(value, '^lockstock:(%l+):(%x+):(%d+)$')
+    mark = mark or 'foreign'
+  else
+    mark, owner = 'free', nil
   end
+  return mark
 end
 
-local function admits() return redis.call('EXISTS', holder_key) == 0 end
+local function begin_step() mark = nil end
 
-local function vacate() redis.call('DEL', holder_key) end
+local function set_mark(new)
+  mark = new
+  local value = table.concat({ 'lockstock', mark, owner, owners_fence }, ':')
+  redis.call('SET', holder_key, value, 'KEEPTTL')
+end
+
+-- Takes the lock if nobody has it. `wanted`: somebody else waits for it.
+local function take(token, lease, mode, fence, wanted)
+  local new = wanted and 'want' or 'held'
+  local value = table.concat({ 'lockstock', new, token, whole(fence) }, ':')
+  if not redis.call('SET', holder_key, value, 'NX', 'PX', lease) then return false end
+  mark, owner, owners_fence = new, token, whole(fence)
+  return true
+end
+
+-- Whether `token` has it, and with which fence.
+local function held_by(token)
+  if look() ~= 'kept' and owner == token then return true, tonumber(owners_fence) end
+end
+
+local function left_of() return redis.call('PTTL', holder_key) end
+
+local function admits() return look() == 'free' end
+
+local function vacate()
+  redis.call('DEL', holder_key)
+  mark, owner = 'free', nil
+end
 
 -- Ends the hold of the one with this id, see force.lua; whether it was the holder.
 local function evict(id)
-  local mark, token, fence = holder()
-  if mark == 'foreign' then
-    token = 'foreign:' .. string.sub(redis.sha1hex(redis.call('GET', holder_key)), 1, 16)
+  local holder
+  if look() == 'foreign' then
+    holder = 'foreign:' .. string.sub(redis.sha1hex(redis.call('GET', holder_key)), 1, 16)
+  else
+    holder = owner
   end
-  if token ~= id then return false end
+  if holder ~= id then return false end
   -- It does not say how many of its fences it has used: all of them.
-  if fence then highest = math.max(highest, fence) end
+  if owner then highest = math.max(highest, owners_fence) end
   vacate()
   return true
 end
@@ -51,17 +70,14 @@ end
 -- Who has it: 'held', 'kept', or 'foreign' for one that is none of ours and tells nobody; and
 -- the ms left, -1 if it never expires.
 local function standing()
-  local mark = holder()
-  if not mark then return 'held', 0 end
-  return mark == 'want' and 'held' or mark, redis.call('PTTL', holder_key)
+  local how = look()
+  if how == 'free' then return 'held', 0 end
+  return how == 'want' and 'held' or how, left_of()
 end
 
 local function lasts(_, left) return redis.call('PEXPIRE', holder_key, left) end
 
 -- Marks what somebody waits for, so that the short cuts need not look.
 local function mark_wanted()
-  local mark, token, fence = holder()
-  if mark == 'held' and redis.call('EXISTS', queue_key) == 1 then
-    set_mark('want', token, fence)
-  end
+  if look() == 'held' then set_mark('want') end
 end

@@ -9,12 +9,12 @@
 -- Atomic because between a compare and a set the next holder may come.
 local function keep(claim, used)
   local token = string.match(claim, '^%x+')
-  local mark, held_by, fence = holder()
-  if held_by ~= token then return 0 end
+  look()
+  if owner ~= token then return 0 end
   if mark == 'kept' then return 1 end
   note_used(used)
-  set_mark('kept', token, fence)
-  local left = redis.call('PTTL', holder_key)
+  set_mark('kept')
+  local left = left_of()
   local waiters = redis.call('ZRANGE', queue_key, 0, -1, 'WITHSCORES')
   for i = 1, #waiters, 2 do
     local process, wait, waiter = string.match(waiters[i], '^(%x+):%d+:(-?%d+):.*:(%x+)$')

@@ -39,8 +39,6 @@ local function is_there(process)
   return redis.call('PUBSUB', NUMSUB, CHANNEL .. process)[2] > 0
 end
 
-local function first() return redis.call('ZRANGE', queue_key, 0, 0)[1] end
-
 -- A lease ends sooner than the waiters believe: each asks again. As long as everybody is told,
 -- nobody ever believes in an end that is later than the true one.
 local function alarm()
@@ -50,17 +48,17 @@ local function alarm()
   end
 end
 
+-- How many have come in this call: they come one after another, all the same.
+local joined = 0
+
 -- Takes a place: behind everybody, or among them if it has waited elsewhere for `waited` µs
 -- already. Keeps the one it has.
 local function join(member, waited)
   if member == '' then return end
-  local arrived = now - waited
-  if waited == '0' then
-    local last = redis.call('ZRANGE', queue_key, -1, -1, 'WITHSCORES')[2] or 0
-    arrived = math.max(now, last + 1)
-  end
-  redis.call('ZADD', queue_key, 'NX', whole(arrived), member)
+  joined = joined + 1
+  redis.call('ZADD', queue_key, 'NX', whole(now + joined - waited), member)
   redis.call('PEXPIRE', queue_key, QUEUE_LIFE)
+  mark_wanted()
 end
 
 -- Gives what is free to the first waiters that are still there. The grant is the lock: whoever
@@ -68,18 +66,21 @@ end
 -- is nothing for them.
 local function hand_over(left)
   while true do
-    local head = redis.call('ZRANGE', queue_key, 0, 0, 'WITHSCORES')
-    if not head[1] then return end
+    local head, arrived, next_one =
+      unpack(redis.call('ZRANGE', queue_key, 0, 1, 'WITHSCORES'), 1, 3)
+    if not head then return end
     local process, lease, wait, block, mode, token =
-      string.match(head[1], '^(%x+):(%d+):(-?%d+):(%d+):(%w+):(%x+)$')
+      string.match(head, '^(%x+):(%d+):(-?%d+):(%d+):(%w+):(%x+)$')
     if process and not admits(mode) then return end
-    redis.call('ZREM', queue_key, head[1])
-    local in_time = process and (tonumber(wait) < 0 or head[2] + wait * 1000 >= now)
+    redis.call('ZREM', queue_key, head)
+    local in_time = process and (tonumber(wait) < 0 or arrived + wait * 1000 >= now)
     if in_time and is_there(process) then
       local fence = mint(block)
-      take(token, lease, mode, fence)
+      take(token, lease, mode, fence, next_one)
       wake(process, table.concat({ 'held', token, whole(fence), lease, whole(now) }, ':'))
       if tonumber(lease) < left then alarm() end
+      if not SHARING then return end
     end
+    if not next_one then return end
   end
 end

@@ -4,6 +4,8 @@
 --   x   alone: a writer
 --   sN  with N - 1 others at most, or with any number of them if N is 0: permits, readers
 
+local SHARING = true
+
 -- A lease ends with the whole ms that is not before its time.
 local now_ms = math.floor(now / 1000)
 local begins = math.ceil(now / 1000)
@@ -45,8 +47,12 @@ end
 
 local function held_by(token)
   earliest_end()
+  return member_of(token) ~= nil
+end
+
+local function left_of(token)
   local _, ends = member_of(token)
-  return ends and left_until(ends)
+  return left_until(ends)
 end
 
 local function take(token, lease, mode)
@@ -71,5 +77,6 @@ end
 -- It stays taken to the end of its lease, as it would anyway.
 local function keep(claim) return held_by(string.match(claim, '^%x+')) and 1 or 0 end
 
--- What is shared has no short cuts, and nothing to mark for them.
+-- What is shared has no short cuts, nothing to mark for them, and nothing to remember.
 local function mark_wanted() end
+local function begin_step() end

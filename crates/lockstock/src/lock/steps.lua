@@ -17,18 +17,18 @@ local function acquire(token, lease, wait, waited, block, mode)
   local ours, fence = held_by(token)
   if not ours and admits(mode) then
     -- Free, or its lease has ended: those who came before us go first.
-    local head = first()
+    local head = redis.call('ZRANGE', queue_key, 0, 0)[1]
     if head and head ~= member then
       join(member, waited)
       hand_over(0)
       ours, fence = held_by(token)
-      head = first()
+      head = redis.call('ZRANGE', queue_key, 0, 0)[1]
     end
     if not ours and (not head or head == member) then
       fence = mint(block)
       -- In this order: with its memory full Redis refuses the first write of a script, and
       -- only the first. The grant of a lock is better refused than a leaving.
-      if take(token, lease, mode, fence) then
+      if take(token, lease, mode, fence, head) then
         redis.call('ZREM', queue_key, member)
         -- There may be something left for those behind.
         hand_over(0)
@@ -36,7 +36,7 @@ local function acquire(token, lease, wait, waited, block, mode)
       end
     end
   end
-  if ours then return { 'granted', fence or mint(block), ours, 0 } end
+  if ours then return { 'granted', fence or mint(block), left_of(token), 0 } end
   local how, left = standing()
   if how == 'kept' and wait ~= '-1' and (tonumber(wait) or 0) - waited / 1000 < left then
     -- It may stand there from before, when the lock was not kept yet.
@@ -83,11 +83,11 @@ end
 -- Atomic because between a look at the holder and the leaving the grant may come.
 local function leave(token, lease, wait, block, mode, give_back)
   local member = as_member(token, lease, wait, block, mode)
-  local was_first = first() == member
+  local was_first = redis.call('ZRANGE', queue_key, 0, 0)[1] == member
   redis.call('ZREM', queue_key, member)
   if give_back == '1' then release(token, '') end
   local ours, fence = held_by(token)
-  if ours then return { 'granted', fence or mint(block), ours, 0 } end
+  if ours then return { 'granted', fence or mint(block), left_of(token), 0 } end
   if was_first then
     -- There may be something for those whom it stood in front of.
     local _, left = standing()
@@ -106,8 +106,8 @@ end
 -- Atomic because between a compare and an expire the next holder may come: we would change
 -- their lease.
 local function renew(token, left)
-  local before = held_by(token)
-  if not before then return 0 end
+  if not held_by(token) then return 0 end
+  local before = left_of(token)
   lasts(token, left)
   if tonumber(left) < before then alarm() end
   return 1
