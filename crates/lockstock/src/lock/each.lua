@@ -18,21 +18,8 @@ end
 local next_other = 5 + 2 * RELEASES + 6 * ACQUIRES
 
 local function other()
-  local name, at = ARGV[next_other], next_other + 1
-  local step, arguments
-  if name == 'leave' then
-    step, arguments = leave, 6
-  elseif name == 'keep' then
-    step, arguments = keep, 2
-  elseif name == 'pass' then
-    step, arguments = pass, 8
-  elseif name == 'renew' then
-    step, arguments = renew, 2
-  elseif name == 'force' then
-    step, arguments = force, 1
-  else
-    error('there is no step ' .. name)
-  end
+  local step, arguments = unpack(named[ARGV[next_other]])
+  local at = next_other + 1
   next_other = at + arguments
   return take_step(step, arguments, at)
 end

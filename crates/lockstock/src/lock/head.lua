@@ -16,8 +16,8 @@
 --          'lockstock:wake:{TAG}:' with a tag of the keys' slot
 -- ARGV[2]  the process that asks
 -- ARGV[3]  how many steps release, ARGV[4] how many acquire
--- ARGV     then the arguments of each step, see steps.lua; those of the others behind the
---          name of the step
+-- ARGV     then the arguments of each step, see steps.lua and others.lua; those of the others
+--          behind the name of the step
 --
 -- Answers {now, answer of the first step, …}: now is this server's clock in µs. A step that
 -- failed answers {'failed', why}, and the others are taken nevertheless.
@@ -33,8 +33,12 @@ local CHANNEL, PROCESS = ARGV[1], ARGV[2]
 local RELEASES, ACQUIRES = tonumber(ARGV[3]), tonumber(ARGV[4])
 local STEPS = (#KEYS - 1) / 2
 
--- Numbers beyond 2^31 keep their digits only when written like this.
-local function whole(number) return string.format('%.0f', number) end
+-- Numbers of this size keep their digits only when written like this. In two halves, because
+-- the server is slow at writing fractions.
+local function whole(number)
+  local millions = math.floor(number / 1000000)
+  return string.format('%d%06d', millions, number - millions * 1000000)
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -44,6 +48,9 @@ local highest_before = highest
 local answers = { now }
 -- Of the step at hand.
 local holder_key, queue_key
+
+-- Steps that have names, and how many arguments they take.
+local named = {}
 
 local function finish()
   -- Refused only when nothing was written, and so nothing was granted.

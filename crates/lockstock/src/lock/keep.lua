@@ -15,7 +15,7 @@ local function keep(claim, used)
   note_used(used)
   set_mark('kept')
   local left = left_of()
-  local waiters = redis.call('ZRANGE', queue_key, 0, -1, 'WITHSCORES')
+  local waiters = redis.call('ZRANGE', queue_key, '0', '-1', 'WITHSCORES')
   for i = 1, #waiters, 2 do
     local process, wait, waiter = string.match(waiters[i], '^(%x+):%d+:(-?%d+):.*:(%x+)$')
     if process then
@@ -30,3 +30,4 @@ local function keep(claim, used)
   end
   return 1
 end
+named.keep = { keep, 2 }

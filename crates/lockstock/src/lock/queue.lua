@@ -42,7 +42,7 @@ end
 -- A lease ends sooner than the waiters believe: each asks again. As long as everybody is told,
 -- nobody ever believes in an end that is later than the true one.
 local function alarm()
-  for _, member in ipairs(redis.call('ZRANGE', queue_key, 0, -1)) do
+  for _, member in ipairs(redis.call('ZRANGE', queue_key, '0', '-1')) do
     local process, token = string.match(member, '^(%x+):.*:(%x+)$')
     if process then wake(process, 'ask:' .. token) end
   end
@@ -67,7 +67,7 @@ end
 local function hand_over(left)
   while true do
     local head, arrived, next_one =
-      unpack(redis.call('ZRANGE', queue_key, 0, 1, 'WITHSCORES'), 1, 3)
+      unpack(redis.call('ZRANGE', queue_key, '0', '1', 'WITHSCORES'), 1, 3)
     if not head then return end
     local process, lease, wait, block, mode, token =
       string.match(head, '^(%x+):(%d+):(-?%d+):(%d+):(%w+):(%x+)$')

@@ -46,7 +46,15 @@ static LOCKS: LazyLock<Lua> = script!(
     "queue.lua",
     "steps.lua",
     "keep.lua",
-    "force.lua",
+    "each.lua"
+);
+/// What is rarely done with them.
+static LOCKS_RARELY: LazyLock<Lua> = script!(
+    "head.lua",
+    "exclusive.lua",
+    "queue.lua",
+    "steps.lua",
+    "others.lua",
     "each.lua"
 );
 /// Semaphores and read-write locks.
@@ -55,7 +63,7 @@ static SHARES: LazyLock<Lua> = script!(
     "shared.lua",
     "queue.lua",
     "steps.lua",
-    "force.lua",
+    "others.lua",
     "each.lua"
 );
 static PING: LazyLock<Lua> = script!("ping.lua");
@@ -293,7 +301,7 @@ impl Redis {
     fn left(&self, attempt: &Attempt) {
         let (what, give_back) = (what(attempt, true), true);
         let leave = Step::Leave { what, give_back };
-        let script = script(attempt.keys.family);
+        let script = script(attempt.keys.family, leave);
         let give_back = self.calls.later(script, &attempt.keys, leave);
         self.wakes.left(attempt.token, give_back);
     }
@@ -333,7 +341,7 @@ impl Redis {
         };
         let asked = self
             .calls
-            .ask(script(attempt.keys.family), &attempt.keys, step);
+            .ask(script(attempt.keys.family, step), &attempt.keys, step);
         said(attempt, &asked.await?)
     }
 
@@ -342,7 +350,7 @@ impl Redis {
         let step = Step::Leave { what, give_back };
         let asked = self
             .calls
-            .ask(script(attempt.keys.family), &attempt.keys, step);
+            .ask(script(attempt.keys.family, step), &attempt.keys, step);
         said(attempt, &asked.await?)
     }
 
@@ -383,12 +391,13 @@ impl Redis {
 
     fn step(&self, tenant: &Tenant, step: Step) -> Asked {
         self.calls
-            .ask(script(tenant.keys.family), &tenant.keys, step)
+            .ask(script(tenant.keys.family, step), &tenant.keys, step)
     }
 }
 
-fn script(family: Family) -> &'static Lua {
+fn script(family: Family, step: Step) -> &'static Lua {
     match family {
+        Family::Lock if step.is_rare() => &LOCKS_RARELY,
         Family::Lock => &LOCKS,
         Family::Semaphore | Family::ReadWrite => &SHARES,
     }

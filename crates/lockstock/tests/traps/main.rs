@@ -271,7 +271,7 @@ async fn trap_09_a_grant_that_was_asked_for_twice_is_one() {
     for _ in 0..5 {
         proxy.reset_next_reply();
         let guard = held(&lock(&far, LEASE)).await;
-        let stored = number(&redis, &["GET", "lockstock:{a}:fence"]) as u64;
+        let stored = number(&redis, &["GET", "lockstock:clock"]) as u64;
         assert!(guard.fence() <= stored, "not one of its own");
         let waiter = waiting(&lock(&near, LEASE));
         queued(&redis, 1).await;
@@ -295,7 +295,7 @@ async fn trap_11_an_evicted_lock_is_lost_and_the_fence_rises_all_the_same() {
     until("the eviction", || {
         // Refused or not, it makes room first.
         let _ = redis.command(&["SET", "filler", "x"]);
-        number(&redis, &["EXISTS", "a", "lockstock:{a}:fence"]) == 0
+        number(&redis, &["EXISTS", "a", "lockstock:clock"]) == 0
     })
     .await;
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();

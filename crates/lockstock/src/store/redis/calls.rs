@@ -31,7 +31,7 @@ use crate::token::Token;
 /// How many steps go in one call, and how many calls at once. Few at once: what comes up
 /// meanwhile gathers for the next.
 const MOST_STEPS: usize = 64;
-const MOST_CALLS: usize = 4;
+const MOST_CALLS: usize = 8;
 
 /// A step of a script: see `lock/steps.lua`.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +81,11 @@ pub(super) struct What {
 }
 
 impl Step {
+    /// Whether it is taken now and then only.
+    pub(super) fn is_rare(self) -> bool {
+        matches!(self, Self::Leave { .. } | Self::Renew(..) | Self::Force(_))
+    }
+
     /// The script takes them in this order.
     fn rank(self) -> u8 {
         match self {
@@ -203,8 +208,11 @@ async fn drive(wire: Wire, limit: Duration, mut queue: mpsc::UnboundedReceiver<C
                 if open && under_way.len() < MOST_CALLS =>
             {
                 open = asked > 0;
-                // Whoever else has something to ask in this moment comes first.
-                yield_now().await;
+                // Whoever else has something to ask in this moment comes first, unless the store
+                // has nothing to do but wait for us.
+                if !under_way.is_empty() {
+                    yield_now().await;
+                }
                 while calls.len() < MOST_STEPS && let Ok(call) = queue.try_recv() {
                     calls.push(call);
                 }

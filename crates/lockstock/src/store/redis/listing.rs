@@ -158,7 +158,10 @@ impl Redis {
     /// Takes a lock away. Whether that holder had it.
     pub(in crate::store) async fn force(&self, keys: &Arc<Keys>, holder: HolderId) -> Result<bool> {
         let step = Step::Force(holder);
-        let answered = self.calls.ask(script(keys.family), keys, step).await?;
+        let answered = self
+            .calls
+            .ask(script(keys.family, step), keys, step)
+            .await?;
         // If it was asked twice, it is gone by the first time.
         Ok(answered.repeated || read(&answered)?)
     }
