@@ -8,6 +8,7 @@
 //! Every step may be taken twice with the same arguments, so a call whose answer was lost is
 //! simply sent again, and waiters ask again after a break.
 
+mod answers;
 mod calls;
 mod line;
 mod listing;
@@ -18,16 +19,17 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rand::RngExt;
-use redis::{FromRedisValue, Value};
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::answers::released;
+use self::answers::{Holder, Said, granted_until, read, said};
 pub(super) use self::calls::Asked;
-use self::calls::{Answered, Calls, Step, What};
+use self::calls::{Calls, Step, What};
 pub(crate) use self::line::{InLine, MOST_PASSES, Place};
 use self::line::{Lines, Tenure};
 use self::wakes::{Wake, Wakes};
 use self::wire::{By, Lua, Wire};
-use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Release, Tenant};
+use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Tenant};
 use crate::error::{Error, Result};
 use crate::key::Family;
 use crate::token::Process;
@@ -84,42 +86,6 @@ pub(super) struct Redis {
     process: Process,
     wakes: Wakes,
     lines: Lines,
-}
-
-/// What the store said to one question.
-enum Said {
-    Granted(Grant),
-    Busy(Holder),
-}
-
-/// Who has the lock, as far as Redis tells.
-struct Holder {
-    how: How,
-    is_ours: bool,
-    left: Option<Duration>,
-    /// Whether we stand in the queue behind it.
-    queued: bool,
-    /// When we asked, and what the server's clock said in its answer, in µs.
-    asked: Instant,
-    clock: i64,
-}
-
-impl Holder {
-    fn busy(&self) -> Answer {
-        Answer::Busy {
-            left: self.left,
-            how: self.how,
-        }
-    }
-
-    /// Whether waiting for it is in vain.
-    fn is_kept_beyond(&self, attempt: &Attempt) -> bool {
-        let outlived = |patience| self.left.is_some_and(|left| left <= patience);
-        self.how == How::Kept
-            && attempt
-                .patience()
-                .is_some_and(|patience| !outlived(patience))
-    }
 }
 
 impl Redis {
@@ -425,53 +391,6 @@ fn what(attempt: &Attempt, waits: bool) -> What {
     }
 }
 
-/// Reads the answer to a `release`.
-pub(super) fn released(answered: &Answered) -> Result<Release> {
-    Ok(match (read::<bool>(answered)?, answered.repeated) {
-        (true, _) => Release::Done,
-        (false, false) => Release::NotOurs,
-        (false, true) => Release::Unclear,
-    })
-}
-
-/// Reads the answer to an `acquire` or a `leave`.
-fn said(attempt: &Attempt, answered: &Answered) -> Result<Said> {
-    // From before the last call was sent: never later than the server's own end.
-    let granted = |fence, left| {
-        Said::Granted(Grant {
-            claim: Claim {
-                token: attempt.token,
-                last_fence: fence,
-                block: attempt.block.get().copied().unwrap_or(1),
-            },
-            fence,
-            deadline: answered.begun + left,
-            place: None,
-        })
-    };
-    if let Value::Int(fence) = answered.value {
-        let fence = u64::try_from(fence).unwrap_or_default();
-        return Ok(granted(fence, attempt.lease));
-    }
-    let (how, fence, left, queued) = read::<(String, u64, i64, bool)>(answered)?;
-    let left = u64::try_from(left).ok().map(Duration::from_millis);
-    if how == "granted" {
-        return Ok(granted(fence, left.unwrap_or_default()));
-    }
-    Ok(Said::Busy(Holder {
-        is_ours: how != "foreign",
-        how: if how == "kept" { How::Kept } else { How::Held },
-        left,
-        queued,
-        asked: answered.begun,
-        clock: answered.clock,
-    }))
-}
-
-fn read<T: FromRedisValue>(answered: &Answered) -> Result<T> {
-    T::from_redis_value_ref(&answered.value).map_err(Error::refused)
-}
-
 /// How long to wait before asking again, should nobody tell us anything: until a little
 /// after the lease of the holder, who may have died, or the end of the wait.
 fn nap(holder: &Holder, patience: Option<Duration>, poll: &mut Duration) -> Duration {
@@ -490,17 +409,6 @@ fn nap(holder: &Holder, patience: Option<Duration>, poll: &mut Duration) -> Dura
         .min()
         // A holder of ours always has a lease; if one had none, this would be a poll.
         .unwrap_or(LAST_POLL)
-}
-
-/// Until when a lock is ours that was granted `at`, by the server's clock: later than our last
-/// question, of which we know when we had sent it and what that clock said; and we cannot have
-/// been told before it happened.
-fn granted_until(holder: &Holder, lease: Duration, at: i64) -> Instant {
-    let since_asked = u64::try_from(at.saturating_sub(holder.clock)).unwrap_or_default();
-    // Clocks that are being set run fast by half a thousandth at most.
-    let since_asked = Duration::from_micros(since_asked - since_asked / 1000);
-    let granted = holder.asked + since_asked;
-    granted.min(Instant::now()) + lease
 }
 
 fn millis(duration: Duration) -> u64 {
