@@ -442,3 +442,32 @@ async fn a_waiter_that_a_new_server_believes_to_wait_still_is_passed_over() {
     guard.release().await.unwrap();
     got(patient).await.release().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_store_that_nobody_uses_any_more_leaves_no_connection() {
+    let redis = Redis::start();
+    let clients = || {
+        let list = redis.command(&["CLIENT", "LIST"]).unwrap();
+        list.lines().count()
+    };
+    let before = clients();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let impatient = hot(&store);
+    let guard = held(&hot(&store)).await;
+    assert!(matches!(
+        impatient.acquire_within(SHORT / 10).await.unwrap(),
+        Acquired::Busy(_)
+    ));
+    let waiter = waiting(&hot(&store));
+    sleep(SHORT / 10).await;
+    waiter.abort();
+    drop((guard, impatient));
+    store.settled().await;
+    assert!(clients() > before);
+    drop(store);
+    let begun = Instant::now();
+    while clients() > before {
+        assert!(begun.elapsed() < PATIENCE, "it is still there");
+        sleep(Duration::from_millis(5)).await;
+    }
+}

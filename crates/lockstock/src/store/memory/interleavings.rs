@@ -39,7 +39,7 @@ async fn acquire(memory: &Memory, attempt: &Attempt, patience: Option<usize>) ->
     });
     match select(granted, cancelled).await {
         Either::Left((Answer::Granted(grant), _)) => Some(grant),
-        Either::Left((Answer::Busy { .. }, _)) => panic!("a wait without end is not over"),
+        Either::Left((answer, _)) => panic!("a wait without end is not over: {answer:?}"),
         // What was granted in this moment goes with the future.
         Either::Right(_) => None,
     }
@@ -135,8 +135,8 @@ fn whoever_gives_up_or_keeps_leaves_nobody_waiting_for_ever() {
                         }
                     });
                     match select(answer, cancelled).await {
-                        Either::Left((Answer::Granted(_), _)) => panic!("it is kept"),
                         Either::Left((Answer::Busy { .. }, _)) | Either::Right(_) => {}
+                        Either::Left((answer, _)) => panic!("it is kept: {answer:?}"),
                     }
                 })
             });
