@@ -284,6 +284,7 @@ impl Redis {
             grant.fence = grant.claim.first_fence();
             place.hold(Tenure {
                 claim: grant.claim,
+                lease: attempt.lease,
                 ends: grant.deadline,
                 since: grant.deadline - attempt.lease,
                 fences: grant.fence + 1..=grant.claim.last_fence,

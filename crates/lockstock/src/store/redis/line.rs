@@ -4,8 +4,8 @@
 //!
 //! Passing on is fair and safe by four bounds. Of one grant at most [`MOST_PASSES`] holders
 //! in a row, and none later than [`MOST_TIME`] after it, so that other processes are passed
-//! over no longer than that. Each holder has at least nine tenths of its lease left, and no
-//! more than its lease, so that nothing has to be renewed meanwhile and a holder that crashes
+//! over no longer than that. Each holder has the same lease, at least nine tenths of it left,
+//! and no more than that, so that nothing has to be renewed meanwhile and a holder that crashes
 //! is in nobody's way for longer than it should be. Each has a fence of its own, out of a
 //! block that was minted with the grant. And none once the connection broke: the store may
 //! have forgotten us.
@@ -87,6 +87,7 @@ impl Drop for Watch {
 #[derive(Debug, Clone)]
 pub(super) struct Tenure {
     pub(super) claim: Claim,
+    pub(super) lease: Duration,
     pub(super) ends: Instant,
     pub(super) since: Instant,
     /// The fences that are left of the grant's.
@@ -140,7 +141,8 @@ impl Line {
         let tenure = self.tenure.as_mut()?;
         let left = tenure.ends.saturating_duration_since(now);
         let fair = now < tenure.since + MOST_TIME;
-        let safe = left >= waiter.attempt.lease * 9 / 10 && left <= waiter.attempt.lease;
+        let lease = waiter.attempt.lease;
+        let safe = lease == tenure.lease && left >= lease * 9 / 10 && left <= lease;
         if !fair || !safe || tenure.breaks != breaks {
             return None;
         }
