@@ -12,7 +12,7 @@ from lock_clients import install, versions
 from lock_crash import LEASE_MS, crashes
 from lock_round import GRACE, Shape, play, quantile
 from process import Failed
-from report import OURS, Report, at_least, at_most, progress, ratio
+from report import OURS, Report, at_least, at_most, common_options, progress, ratio
 from servers import redis, run
 from shops import LOCKSTOCK
 
@@ -102,14 +102,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=3, help="of one round (3)")
     parser.add_argument("--rounds", type=int, default=5, help="of each library (5)")
     parser.add_argument("--crashes", type=int, default=50, help="holders to kill (50)")
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=20,
-        help="seconds to wait before each round for other programs to be done (20)",
-    )
-    parser.add_argument("--only", choices=BENCHES, action="append", help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    common_options(parser, BENCHES)
     given = parser.parse_args()
     if given.seconds <= 0 or min(given.rounds, given.crashes) < 1:
         parser.error("--seconds is above 0, --rounds and --crashes are at least 1")

@@ -7,7 +7,7 @@ import sys
 
 from load import RACERS, quiet, race, require_wrk, wrk
 from process import Failed
-from report import Report, at_most, progress, ratio
+from report import Report, at_most, common_options, progress, ratio
 from servers import postgres, redis
 from shops import TABLES, pair
 
@@ -31,14 +31,7 @@ def arguments():
         default="16,32,64",
         help="numbers to choose from: each side is measured with its best (16,32,64)",
     )
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=20,
-        help="seconds to wait before each round for other programs to be done (20)",
-    )
-    parser.add_argument("--only", choices=BENCHES, action="append", help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    common_options(parser, BENCHES)
     given = parser.parse_args()
     try:
         given.connections = sorted({int(number) for number in given.connections.split(",")})

@@ -27,6 +27,18 @@ def progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def common_options(parser, benches):
+    """What every bench can be told."""
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=20,
+        help="seconds to wait before each round for other programs to be done (20)",
+    )
+    parser.add_argument("--only", choices=benches, action="append", help="may be repeated")
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+
+
 @dataclass(frozen=True)
 class Bound:
     """What must be reached, or is aimed at."""

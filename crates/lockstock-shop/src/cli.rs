@@ -233,10 +233,10 @@ Each task acquires its lock, works for --hold, releases it, and begins again. Wh
 one name at the same time is judged outside the lock, by the clock that all processes share;
 if they did, or if a fence was not higher than the one before it, the exit code is 1.
 
-Names are lockstock-bench-0 and so on. A Redis keeps one small counter for each for a while.
-Commands are counted by the Redis itself (INFO and, for a moment after the measurement,
-MONITOR), so those of its other clients count too: use one that is idle. Each acquisition takes
-28 bytes in the folder for temporary files until the end.
+Names are lockstock-bench-0 and so on, and nothing is left behind for them. Commands are counted
+by the Redis itself (INFO and, for a moment after the measurement, MONITOR), so those of its
+other clients count too: use one that is idle. Each acquisition takes 28 bytes in the folder for
+temporary files until the end.
 
 Examples:
   lockstock bench lock                                     in memory: 16 tasks, one name

@@ -10,6 +10,7 @@
 //! | [`Postgres`] | a PostgreSQL cluster of one's own: kill, restart with recovery, pause |
 //! | [`Proxy`] | a TCP proxy whose connections can be cut, stalled, delayed, robbed of replies |
 //! | [`Process`] | any other child process, with the same care |
+//! | [`python`] | the Python that clients and peers run on |
 //! | [`free_port`] | a port of 127.0.0.1 that nobody listens on |
 //!
 //! What holds for all of them:
@@ -49,6 +50,7 @@ mod port;
 mod postgres;
 mod process;
 mod proxy;
+mod python;
 mod redis;
 mod scratch;
 mod sentinel;
@@ -59,6 +61,7 @@ pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::Process;
 pub use proxy::Proxy;
+pub use python::python;
 pub use redis::Redis;
 pub use sentinel::Sentinel;
 pub use tls::{Authority, Certificate};

@@ -1,11 +1,11 @@
 //! The two servers, each a child process of the test.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockstock_testkit::{Process, free_port};
+use lockstock_testkit::{Process, free_port, python};
 
 use crate::case::Case;
 use crate::wire::{self, Answer};
@@ -134,21 +134,6 @@ fn request(method: &str, path: &str, json: &str) -> Vec<u8> {
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
     )
     .into_bytes()
-}
-
-/// The Python that has `bench/requirements.txt` installed.
-fn python() -> PathBuf {
-    let python: PathBuf = match std::env::var_os("LOCKSTOCK_PYTHON") {
-        Some(path) => path.into(),
-        None => workspace().join("target/venv/bin/python"),
-    };
-    assert!(
-        python.exists(),
-        "no {}: run `./dev setup`, or point LOCKSTOCK_PYTHON at a Python that has \
-         bench/requirements.txt installed",
-        python.display()
-    );
-    python
 }
 
 fn workspace() -> &'static Path {

@@ -31,10 +31,10 @@ end
 
 -- Takes the lock if nobody has it. `wanted`: somebody else waits for it.
 local function take(token, lease, mode, fence, wanted)
-  local new = wanted and 'want' or 'held'
-  local value = table.concat({ 'lockstock', new, token, whole(fence) }, ':')
+  local new, text = wanted and 'want' or 'held', whole(fence)
+  local value = table.concat({ 'lockstock', new, token, text }, ':')
   if not redis.call('SET', holder_key, value, 'NX', 'PX', lease) then return false end
-  mark, owner, owners_fence = new, token, whole(fence)
+  mark, owner, owners_fence = new, token, text
   return true
 end
 
@@ -52,7 +52,7 @@ local function vacate()
   mark, owner = 'free', nil
 end
 
--- Ends the hold of the one with this id, see force.lua; whether it was the holder.
+-- Ends the hold of the one with this id, see others.lua; whether it was the holder.
 local function evict(id)
   local holder
   if look() == 'foreign' then

@@ -1,7 +1,11 @@
--- The beginning of both scripts. A script is put together from the files of this folder:
+-- The beginning of each script. A script is put together from the files of this folder:
 --
---   locks:   head, shortcuts, exclusive, queue, steps, keep, force, each
---   shares:  head,            shared,    queue, steps,       force, each
+--   locks          head, shortcuts, exclusive, queue, steps, keep,   each
+--   locks, rarely  head,            exclusive, queue, steps, others, each
+--   shares         head,            shared,    queue, steps, others, each
+--
+-- The server sets a script up anew each time that it runs it: what is run all the time is kept
+-- short.
 --
 -- A call takes any number of steps, all of them in one Cluster slot: first those that
 -- release, then those that acquire, then the others.

@@ -31,7 +31,7 @@ use self::wakes::{Wake, Wakes};
 use self::wire::{By, Lua, Wire};
 use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Tenant};
 use crate::error::{Error, Result};
-use crate::key::Family;
+use crate::key::{Family, Keys};
 use crate::token::Process;
 
 macro_rules! script {
@@ -165,12 +165,7 @@ impl Redis {
     /// Waits for what Redis says.
     async fn wait(&self, attempt: &Attempt, place: Option<&Place>) -> Result<Answer> {
         // As many fences as there may be holders, if there is somebody to pass it on to.
-        let block = *attempt
-            .block
-            .get_or_init(|| match place.is_some_and(Place::is_waited_for) {
-                true => MOST_PASSES,
-                false => 1,
-            });
+        let block = attempt.block_for(place.is_some_and(Place::is_waited_for));
         let mut poll = FIRST_POLL;
         let mut lease_ended = false;
         // Listening before asking: a grant that comes in between is heard.
@@ -215,12 +210,12 @@ impl Redis {
                 // Heard of too late: when we asked after it, it was not ours any more.
                 Some(Wake::Held { at, .. }) if at <= holder.clock => {}
                 Some(Wake::Held { fence, lease, at }) => {
-                    HandOver::Remote.count();
                     let deadline = granted_until(&holder, lease, at);
                     if deadline <= Instant::now() {
                         // The lease has ended on the way here.
                         continue;
                     }
+                    HandOver::Remote.count();
                     let grant = Grant {
                         claim: Claim {
                             token: attempt.token,
@@ -306,19 +301,13 @@ impl Redis {
             what: what(attempt, waits),
             waited: waited(attempt),
         };
-        let asked = self
-            .calls
-            .ask(script(attempt.keys.family, step), &attempt.keys, step);
-        said(attempt, &asked.await?)
+        said(attempt, &self.step(&attempt.keys, step).await?)
     }
 
     async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<Said> {
         let what = what(attempt, true);
         let step = Step::Leave { what, give_back };
-        let asked = self
-            .calls
-            .ask(script(attempt.keys.family, step), &attempt.keys, step);
-        said(attempt, &asked.await?)
+        said(attempt, &self.step(&attempt.keys, step).await?)
     }
 
     /// Gives the lock back. Whoever is next in line here stands in the queue before that, so
@@ -326,7 +315,7 @@ impl Redis {
     pub(super) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Asked {
         let (claim, used) = (tenant.claim, tenant.used());
         let Some(next) = place.and_then(Place::next) else {
-            return self.step(tenant, Step::Release { claim, used });
+            return self.step(&tenant.keys, Step::Release { claim, used });
         };
         let attempt = next.attempt().clone();
         attempt.block_for(next.is_waited_for());
@@ -337,28 +326,28 @@ impl Redis {
             what,
             waited,
         };
-        let asked = self.step(tenant, pass);
+        let asked = self.step(&tenant.keys, pass);
         if !next.call() {
             // It left, and may not know that it stands there.
             let give_back = true;
-            drop(self.step(tenant, Step::Leave { what, give_back }));
+            drop(self.step(&tenant.keys, Step::Leave { what, give_back }));
         }
         asked
     }
 
     pub(super) async fn keep(&self, tenant: &Tenant) -> Result<bool> {
         let (claim, used) = (tenant.claim, tenant.used());
-        read(&self.step(tenant, Step::Keep { claim, used }).await?)
+        read(&self.step(&tenant.keys, Step::Keep { claim, used }).await?)
     }
 
     pub(super) async fn renew(&self, tenant: &Tenant, left: Duration) -> Result<bool> {
         let step = Step::Renew(tenant.claim.token, millis(left));
-        read(&self.step(tenant, step).await?)
+        read(&self.step(&tenant.keys, step).await?)
     }
 
-    fn step(&self, tenant: &Tenant, step: Step) -> Asked {
-        self.calls
-            .ask(script(tenant.keys.family, step), &tenant.keys, step)
+    /// Asks for a step from now on, whatever becomes of the answer.
+    fn step(&self, keys: &Arc<Keys>, step: Step) -> Asked {
+        self.calls.ask(script(keys.family, step), keys, step)
     }
 }
 

@@ -6,12 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use lockstock::{Acquired, Lock, Store};
-use lockstock_testkit::{Process, Redis};
+use lockstock_testkit::{Process, Redis, python};
 use redis::AsyncTypedCommands;
 use redis::aio::MultiplexedConnection;
 use rslock::LockManager;
@@ -30,21 +29,6 @@ const ROUNDS: u64 = 40;
 const STARVING: Duration = Duration::from_secs(15);
 
 const CONTENDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/contender.py");
-
-/// The Python that has `bench/requirements.txt` installed.
-fn python() -> PathBuf {
-    let python: PathBuf = match std::env::var_os("LOCKSTOCK_PYTHON") {
-        Some(path) => path.into(),
-        None => concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/venv/bin/python").into(),
-    };
-    assert!(
-        python.exists(),
-        "no {}: run `./dev setup`, or point LOCKSTOCK_PYTHON at a Python that has \
-         bench/requirements.txt installed",
-        python.display()
-    );
-    python
-}
 
 fn redis_py(redis: &Redis, words: &[&str]) -> Command {
     let mut command = Command::new(python());

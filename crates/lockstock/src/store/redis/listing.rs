@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::calls::Step;
 use super::wire::{By, Reader};
-use super::{LOOK, Redis, read, script};
+use super::{LOOK, Redis, read};
 use crate::error::Result;
 use crate::key::{Family, Keys};
 use crate::listing::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
@@ -158,10 +158,7 @@ impl Redis {
     /// Takes a lock away. Whether that holder had it.
     pub(in crate::store) async fn force(&self, keys: &Arc<Keys>, holder: HolderId) -> Result<bool> {
         let step = Step::Force(holder);
-        let answered = self
-            .calls
-            .ask(script(keys.family, step), keys, step)
-            .await?;
+        let answered = self.step(keys, step).await?;
         // If it was asked twice, it is gone by the first time.
         Ok(answered.repeated || read(&answered)?)
     }
