@@ -63,7 +63,11 @@ def play(store, library, shape, seconds, patience):
             files.append(folder / f"{number}.turns")
             words = command(library, store.url(0), lease_ms, number, shape, files[-1])
             log = folder / f"{number}.log"
-            environment = os.environ | {"PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache")}
+            environment = os.environ | {
+                "PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache"),
+                # One thread of work for each process, whatever its language.
+                "TOKIO_WORKER_THREADS": "1",
+            }
             client = Process(library, words, log, stdin=subprocess.PIPE, env=environment)
             clients.append(stack.enter_context(client))
         for client in clients:

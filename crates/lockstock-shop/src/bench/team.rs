@@ -59,6 +59,9 @@ impl Team {
         for (number, orders) in orders.iter().enumerate() {
             let mut child = Command::new(&program)
                 .args(["bench", "holders"])
+                // Several processes, each with a thread for each core, would measure the
+                // scheduler.
+                .env("TOKIO_WORKER_THREADS", "1")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()

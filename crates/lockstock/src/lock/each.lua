@@ -8,10 +8,7 @@ end
 
 local function take_step(step, arguments, at)
   begin_step()
-  local taken, answer = pcall(step, unpack(ARGV, at, at + arguments - 1))
-  if taken then return answer end
-  local why = type(answer) == 'table' and answer.err or tostring(answer)
-  return { 'failed', why }
+  return answer_of(step, unpack(ARGV, at, at + arguments - 1))
 end
 
 -- Of the others: their arguments have names before them.

@@ -44,6 +44,11 @@ local function whole(number)
   return string.format('%d%06d', millions, number - millions * 1000000)
 end
 
+-- In a Cluster only the shards' channels tell who listens.
+local SHARDED = CHANNEL ~= 'lockstock:wake:'
+local PUBLISH = SHARDED and 'SPUBLISH' or 'PUBLISH'
+local NUMSUB = SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
+
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local highest = tonumber(redis.call('GET', KEYS[1]) or 0) or 0
@@ -55,6 +60,53 @@ local holder_key, queue_key
 
 -- Steps that have names, and how many arguments they take.
 local named = {}
+
+-- Fences for a new holder: the last of `block` numbers, all higher than any before. The clock's
+-- microseconds keep them rising when the clock's key was lost or rolled back (flush, restart
+-- without a log, failover to a stale replica). Exact below 2^53, the year 2255.
+--
+-- Of a block only the first is noted, for as long as the clock goes on: a holder says how far it
+-- got when it is done, and if it never does its lease ends, which takes longer than a block has
+-- microseconds. When the clock's key is ahead of the clock, nothing but the key keeps count.
+local function mint(block)
+  local fence = math.max(now, highest + 1)
+  highest = fence > now and fence + block - 1 or fence
+  return fence + block - 1
+end
+
+local function note_used(used)
+  if used ~= '' then highest = math.max(highest, used) end
+end
+
+local function wake(process, message)
+  return redis.call(PUBLISH, CHANNEL .. process, message)
+end
+
+local function tell_holder(process, token, fence, lease)
+  wake(process, table.concat({ 'held', token, fence, lease, whole(now) }, ':'))
+end
+
+-- Whether `process` listens. PUBLISH would count whoever listens to everything as well.
+local function is_there(process)
+  return redis.call('PUBSUB', NUMSUB, CHANNEL .. process)[2] > 0
+end
+
+-- Adds somebody to a queue, if not there yet. The queue is kept for 2 days: whoever waits asks
+-- again when a lease has ended, after 24 h at the latest.
+local function add(queue, arrived, member)
+  redis.call('ZADD', queue, 'NX', whole(arrived), member)
+  redis.call('PEXPIRE', queue, '172800000')
+end
+
+-- What a step answers. One that fails is no reason for the others to fail.
+local function answer_of(step, ...)
+  local taken, answer = pcall(step, ...)
+  if taken then return answer end
+  local why = type(answer) == 'table' and answer.err or tostring(answer)
+  -- What a replica tells of a lock may be long past.
+  if string.find(why, '^READONLY') then error(answer) end
+  return { 'failed', why }
+end
 
 local function finish()
   -- Refused only when nothing was written, and so nothing was granted.
