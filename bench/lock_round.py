@@ -65,8 +65,8 @@ def play(store, library, shape, seconds, patience):
             log = folder / f"{number}.log"
             environment = os.environ | {
                 "PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache"),
-                # One thread of work for each process, whatever its language.
-                "TOKIO_WORKER_THREADS": "1",
+                # No more threads of work than cores: more would measure the scheduler.
+                "TOKIO_WORKER_THREADS": str(max(1, os.cpu_count() // shape.processes)),
             }
             client = Process(library, words, log, stdin=subprocess.PIPE, env=environment)
             clients.append(stack.enter_context(client))

@@ -2,6 +2,7 @@
 
 use std::env::current_exe;
 use std::io::{BufRead, BufReader, Write};
+use std::num::NonZero;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -55,13 +56,14 @@ impl Team {
             done: vec![0; orders.len()],
             finished: orders.iter().map(|_| None).collect(),
         };
+        // No more threads of work than cores: more would measure the scheduler.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = (cores / orders.len().max(1)).max(1);
         let program = current_exe().context("cannot find this program, to start it again")?;
         for (number, orders) in orders.iter().enumerate() {
             let mut child = Command::new(&program)
                 .args(["bench", "holders"])
-                // Several processes, each with a thread for each core, would measure the
-                // scheduler.
-                .env("TOKIO_WORKER_THREADS", "1")
+                .env("TOKIO_WORKER_THREADS", threads.to_string())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
