@@ -18,10 +18,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::body::BodyLimits;
+use crate::fields::Whole;
 use crate::refusal::Refusal;
 use crate::storage::Storage;
 use crate::update_lock::UpdateLock;
-use crate::{face, operate, products};
+use crate::{face, ledger, operate, places, products, purchases, reservations};
 
 /// What every handler sees. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +47,31 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) most_in_flight: usize,
     pub(crate) require_if_match: bool,
+    /// How many of a product one request may ask for.
+    pub(crate) most_quantity: i64,
+    /// For how long stock is set aside if the request does not say, and at most.
+    pub(crate) usual_hold: Duration,
+    pub(crate) most_hold: Duration,
+}
+
+impl Settings {
+    /// How a quantity is read.
+    pub(crate) fn quantity(&self) -> Whole {
+        Whole {
+            required: true,
+            least: 1,
+            most: self.most_quantity,
+        }
+    }
+
+    /// How a hold is read, in seconds.
+    pub(crate) fn hold(&self) -> Whole {
+        Whole {
+            required: false,
+            least: 1,
+            most: i64::try_from(self.most_hold.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 impl Shop {
@@ -74,6 +100,9 @@ impl Deref for Shop {
     ),
     tags(
         (name = "products", description = "What is sold"),
+        (name = "purchases", description = "What was sold: never more than there was"),
+        (name = "reservations", description = "Stock set aside until a time"),
+        (name = "ledger", description = "Every change of a product, append only"),
         (name = "operation", description = "For those who run the server"),
     ),
 )]
@@ -83,6 +112,9 @@ struct Document;
 pub(crate) fn router(shop: Shop) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(products::routes())
+        .merge(purchases::routes())
+        .merge(reservations::routes())
+        .merge(ledger::routes())
         .merge(operate::routes())
         .split_for_parts();
     let docs = SwaggerUi::new("/docs")
@@ -103,7 +135,7 @@ pub(crate) fn router(shop: Shop) -> Router {
 async fn elsewhere(request: Request) -> Response {
     let uri = request.uri();
     let path = format!("{}/", uri.path());
-    if !uri.path().ends_with('/') && products::allowed(&path).is_some() {
+    if !uri.path().ends_with('/') && places::of(&path).is_some() {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));

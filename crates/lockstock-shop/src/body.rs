@@ -32,6 +32,16 @@ pub(crate) struct BodyLimits {
 /// hears of it instead of a broken connection.
 const DISCARDED_BYTES: usize = 1 << 20;
 
+/// Reads the body and takes it apart.
+pub(crate) async fn received(
+    limits: BodyLimits,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Fields, Refusal> {
+    let bytes = read(headers, body, limits).await?;
+    Fields::parse(headers, bytes).await
+}
+
 /// Reads the body. Called before any lock is taken: a slow client holds up nobody.
 pub(crate) async fn read(
     headers: &HeaderMap,

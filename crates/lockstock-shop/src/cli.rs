@@ -114,6 +114,22 @@ pub(crate) struct Serve {
     )]
     pub(crate) update_hold: Hold,
 
+    /// For how long stock is set aside if a reservation does not say so
+    #[arg(long, env = "LOCKSTOCK_USUAL_HOLD", value_name = "TIME", default_value = "10m", value_parser = reserved)]
+    pub(crate) usual_hold: Duration,
+
+    /// For how long stock can be set aside at most
+    #[arg(long, env = "LOCKSTOCK_MOST_HOLD", value_name = "TIME", default_value = "1d", value_parser = reserved)]
+    pub(crate) most_hold: Duration,
+
+    /// How many of a product one request may buy or set aside
+    #[arg(long, env = "LOCKSTOCK_MOST_QUANTITY", value_name = "NUMBER", default_value = "1000", value_parser = quantity)]
+    pub(crate) most_quantity: i64,
+
+    /// For how long the answer to an Idempotency-Key is remembered
+    #[arg(long, env = "LOCKSTOCK_KEY_RETENTION", value_name = "TIME", default_value = "1d", value_parser = retention)]
+    pub(crate) key_retention: Duration,
+
     /// Refuse updates without If-Match (428)
     #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH", value_parser = BoolishValueParser::new())]
     pub(crate) require_if_match: bool,
@@ -345,6 +361,31 @@ fn body_limit(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(bytes @ 64..=16_777_216) => Ok(bytes),
         _ => Err("a number of bytes from 64 to 16777216, like 65536".to_owned()),
+    }
+}
+
+fn reserved(text: &str) -> Result<Duration, String> {
+    let hold = duration(text)?;
+    let most = Duration::from_secs(30 * 24 * 3600);
+    if hold.subsec_nanos() == 0 && (Duration::from_secs(1)..=most).contains(&hold) {
+        return Ok(hold);
+    }
+    Err("whole seconds, from 1s to 30d, like 10m".to_owned())
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    let retention = duration(text)?;
+    let most = Duration::from_secs(366 * 24 * 3600);
+    if (Duration::from_secs(1)..=most).contains(&retention) {
+        return Ok(retention);
+    }
+    Err("from 1s to 366d, like 1d".to_owned())
+}
+
+fn quantity(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000_000) => Ok(number),
+        _ => Err("a number from 1 to 1000000".to_owned()),
     }
 }
 

@@ -5,11 +5,15 @@
 //! batch is order of arrival. Bounded: at most so many batches run at once, of so many jobs,
 //! and callers wait in a bounded queue.
 
+mod turns;
+
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+
+pub(crate) use self::turns::Turn;
 
 /// The entrance to the batches. A job carries its own way to be answered.
 pub(crate) struct Combiner<Job> {
@@ -42,9 +46,16 @@ impl<Job: Send + 'static> Combiner<Job> {
         Run: Fn(Vec<Job>) -> Batch + Send + 'static,
         Batch: Future<Output = ()> + Send + 'static,
     {
+        Self::dispatched(|exit| dispatch(exit, lanes, run))
+    }
+
+    fn dispatched<D>(dispatch: impl FnOnce(mpsc::Receiver<Job>) -> D) -> Self
+    where
+        D: Future<Output = ()> + Send + 'static,
+    {
         let (entrance, exit) = mpsc::channel(QUEUE);
         let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch(exit, lanes, run));
+        dispatcher.spawn(dispatch(exit));
         Self {
             entrance,
             _dispatcher: dispatcher,
@@ -84,13 +95,18 @@ where
                 }
             }
             Some(ended) = running.join_next() => {
-                // Its callers get no answer, and hear that; the others are not affected.
-                if let Err(panic) = ended {
-                    tracing::error!(%panic, "a batch panicked");
-                }
+                note_panic(ended);
             }
             () = sleep_until(slow), if waits_for_a_lane => {}
         }
+    }
+}
+
+/// The callers of a batch that panicked get no answer, and hear that; the others are not
+/// affected.
+fn note_panic(ended: Result<(), JoinError>) {
+    if let Err(panic) = ended {
+        tracing::error!(%panic, "a batch panicked");
     }
 }
 

@@ -8,8 +8,11 @@
 )]
 
 use utoipa::{IntoParams, IntoResponses, ToSchema};
+use uuid::Uuid;
 
+use crate::ledger::EntryShown;
 use crate::products::ProductShown;
+use crate::purchases::PurchaseShown;
 
 /// What a client sends to create a product or, with PUT, to replace it.
 #[derive(ToSchema)]
@@ -53,6 +56,73 @@ pub(crate) struct ProductPage {
     results: Vec<ProductShown>,
 }
 
+/// What a client sends to buy.
+#[derive(ToSchema)]
+pub(crate) struct PurchaseGiven {
+    /// At most 1000, unless the server was told otherwise.
+    #[schema(minimum = 1, maximum = 1000, example = 1)]
+    quantity: i64,
+}
+
+/// What a client sends to set stock aside.
+#[derive(ToSchema)]
+pub(crate) struct ReservationGiven {
+    /// At most 1000, unless the server was told otherwise.
+    #[schema(minimum = 1, maximum = 1000, example = 1)]
+    quantity: i64,
+    /// In seconds: 600 if it is not given, and at most 86400, unless the server was told
+    /// otherwise.
+    #[schema(minimum = 1, maximum = 86400, required = false, example = 600)]
+    hold: i64,
+}
+
+/// What a client sends to hold for longer.
+#[derive(ToSchema)]
+pub(crate) struct HoldGiven {
+    /// In seconds from now on: as when it was reserved.
+    #[schema(minimum = 1, maximum = 86400, required = false, example = 600)]
+    hold: i64,
+}
+
+/// One page of purchases.
+#[derive(ToSchema)]
+pub(crate) struct PurchasePage {
+    /// How many there are on all pages.
+    count: i64,
+    /// The next page, if there is one.
+    #[schema(format = "uri")]
+    next: Option<String>,
+    /// The page before, if there is one.
+    #[schema(format = "uri")]
+    previous: Option<String>,
+    results: Vec<PurchaseShown>,
+}
+
+/// One page of a ledger.
+#[derive(ToSchema)]
+pub(crate) struct LedgerPage {
+    /// How many there are on all pages.
+    count: i64,
+    /// The next page, if there is one.
+    #[schema(format = "uri")]
+    next: Option<String>,
+    /// The page before, if there is one.
+    #[schema(format = "uri")]
+    previous: Option<String>,
+    results: Vec<EntryShown>,
+}
+
+/// The path of one reservation.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct ReservationPath {
+    /// The product's id.
+    #[param(example = 1)]
+    id: i64,
+    /// The reservation's id.
+    rid: Uuid,
+}
+
 /// The path of one product.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
@@ -69,6 +139,16 @@ pub(crate) struct IfMatchHeader {
     /// The ETag of the product as you have read it.
     #[param(rename = "If-Match")]
     if_match: Option<String>,
+}
+
+/// Which page to show.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageParameters {
+    /// The number of the page, or `last`.
+    page: Option<String>,
+    /// How many a page shows: 20 unless told, at most 100.
+    page_size: Option<i64>,
 }
 
 /// Which products to list.
@@ -161,6 +241,48 @@ pub(crate) enum UnderLock {
     /// The locks or the database do not answer, or there is too much to do: see Retry-After.
     #[response(status = 503)]
     Unavailable(#[to_schema] Detail),
+}
+
+/// Not enough is left.
+#[derive(ToSchema)]
+pub(crate) struct Insufficient {
+    detail: String,
+    /// How many anybody can buy.
+    #[schema(minimum = 0, example = 0)]
+    available: i64,
+    /// How many there are.
+    #[schema(minimum = 0, example = 2)]
+    stock: i64,
+    /// How many of them are set aside.
+    #[schema(minimum = 0, example = 2)]
+    held: i64,
+    /// `insufficient_stock`.
+    #[schema(example = "insufficient_stock")]
+    code: String,
+}
+
+/// How something that wants stock can end without it.
+#[derive(IntoResponses)]
+pub(crate) enum InStock {
+    /// There is no such product.
+    #[response(status = 404)]
+    Missing(#[to_schema] Detail),
+    /// There is not enough left.
+    #[response(status = 409)]
+    Insufficient(#[to_schema] Insufficient),
+}
+
+/// How something that wants a hold can end without it.
+#[derive(IntoResponses)]
+pub(crate) enum StillHeld {
+    /// There is no such reservation of yours.
+    #[response(status = 404)]
+    Missing(#[to_schema] Detail),
+    /// It has expired (`hold_expired`), was confirmed or cancelled before
+    /// (`already_confirmed` with the `purchase`, `already_cancelled`), or the stock was set to
+    /// less than is held (`insufficient_stock`).
+    #[response(status = 409)]
+    Over(#[to_schema] Detail),
 }
 
 /// How a request that takes no lock can fail.

@@ -17,40 +17,45 @@ use tracing::{Instrument, error, error_span, info};
 
 use crate::app::Shop;
 use crate::negotiate::{Form, Language};
-use crate::products;
+use crate::origin::RequestId;
+use crate::places::{self, Place};
 use crate::refusal::Refusal;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Treats a request to anywhere. Never answers with anything that is not ours.
-pub(crate) async fn answer(State(shop): State<Shop>, request: Request, next: Next) -> Response {
+pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let place = places::of(&path);
     let route = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or("(none)", |_| route_of(&path));
+        .map_or("(none)", |_| route_of(&path, place));
     let form = Form::accepted(request.headers());
     let language = Language::preferred(request.headers());
     // Of the highest level, so that a warning has its request's id whatever is logged.
     let span = error_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
 
+    request
+        .extensions_mut()
+        .insert(RequestId(id.to_str().unwrap_or_default().into()));
     let is_api = path.starts_with("/api/");
     let mut response = async {
         let work = async {
             if !is_api {
                 return next.run(request).await;
             }
-            let Some(_place) = Place::take(&shop.in_flight, shop.settings.most_in_flight) else {
+            let Some(_seat) = Seat::take(&shop.in_flight, shop.settings.most_in_flight) else {
                 return Refusal::overloaded().into_response();
             };
             if !names_one_host(&request) {
                 return Refusal::bad_request("A request must name exactly one Host.")
                     .into_response();
             }
-            if form.is_none() && products::allowed(&path).is_some() {
+            if form.is_none() && place.is_some() {
                 return Refusal::not_acceptable().into_response();
             }
             tokio::time::timeout(shop.settings.request_timeout, next.run(request))
@@ -70,8 +75,8 @@ pub(crate) async fn answer(State(shop): State<Shop>, request: Request, next: Nex
     let status = response.status();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    if let Some(allowed) = products::allowed(&path) {
-        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Some(place) = place {
+        headers.insert(ALLOW, HeaderValue::from_static(place.allow));
         headers
             .entry(VARY)
             .or_insert(HeaderValue::from_static("Accept"));
@@ -131,11 +136,10 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         })
 }
 
-/// The route's name in the metrics: few, however many products there are.
-fn route_of(path: &str) -> &'static str {
-    match products::allowed(path) {
-        Some(_) if path == products::PATH => "/api/products/",
-        Some(_) => "/api/products/{id}/",
+/// The route's name in the metrics.
+fn route_of(path: &str, place: Option<Place>) -> &'static str {
+    match place {
+        Some(place) => place.route,
         None => match path {
             "/healthz" => "/healthz",
             "/readyz" => "/readyz",
@@ -165,10 +169,10 @@ fn record(method: &Method, route: &'static str, status: StatusCode, seconds: f64
         .record(seconds);
 }
 
-/// One of the places for requests under way; free again when dropped.
-struct Place<'a>(&'a AtomicUsize);
+/// One of the seats for requests under way; free again when dropped.
+struct Seat<'a>(&'a AtomicUsize);
 
-impl<'a> Place<'a> {
+impl<'a> Seat<'a> {
     fn take(taken: &'a AtomicUsize, most: usize) -> Option<Self> {
         if taken.fetch_add(1, Ordering::Relaxed) >= most {
             taken.fetch_sub(1, Ordering::Relaxed);
@@ -179,7 +183,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
         gauge!("lockstock_http_requests_in_flight").decrement(1);

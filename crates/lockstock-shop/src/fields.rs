@@ -1,6 +1,8 @@
 //! The two kinds of field a product has, validated as DRF's serializer fields do it, to the
 //! letter of their messages.
 
+use serde_json::{Map, Value, json};
+
 use crate::body::{Given, is_float};
 use crate::python;
 
@@ -58,15 +60,24 @@ impl Text {
     }
 }
 
-/// A whole number from 0 to [`MOST`](Whole::MOST), as DRF's `IntegerField` over a
-/// `PositiveIntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are all 9.
+/// A whole number within bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
+/// all 9.
+#[derive(Clone, Copy)]
 pub(crate) struct Whole {
     pub(crate) required: bool,
+    pub(crate) least: i64,
+    pub(crate) most: i64,
 }
 
 impl Whole {
-    /// The largest number that fits.
-    pub(crate) const MOST: i64 = 2_147_483_647;
+    /// From 0 to the largest number that fits, as a `PositiveIntegerField` of Django.
+    pub(crate) const fn positive(required: bool) -> Self {
+        Self {
+            required,
+            least: 0,
+            most: 2_147_483_647,
+        }
+    }
 
     /// Longer texts are not read at all.
     const MOST_CHARACTERS: usize = 1000;
@@ -91,10 +102,13 @@ impl Whole {
         };
         match python::int(without_fraction(&text)) {
             None => wrong(NOT_AN_INTEGER),
-            Some(number) if number < 0 => wrong("Ensure this value is greater than or equal to 0."),
-            Some(number) if number > Self::MOST => Err(vec![format!(
+            Some(number) if number < self.least => Err(vec![format!(
+                "Ensure this value is greater than or equal to {}.",
+                self.least
+            )]),
+            Some(number) if number > self.most => Err(vec![format!(
                 "Ensure this value is less than or equal to {}.",
-                Self::MOST
+                self.most
             )]),
             Some(number) => Ok(Some(number)),
         }
@@ -106,6 +120,18 @@ impl Whole {
         }
         Ok(text)
     }
+}
+
+/// The value of a field, or a note of what is wrong with it.
+pub(crate) fn noted<T>(
+    field: &str,
+    validated: Result<Option<T>, Wrong>,
+    errors: &mut Map<String, Value>,
+) -> Option<T> {
+    validated.unwrap_or_else(|wrong| {
+        errors.insert(field.to_owned(), json!(wrong));
+        None
+    })
 }
 
 fn wrong<T>(why: &str) -> Result<T, Wrong> {
@@ -136,8 +162,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STOCK: Whole = Whole { required: false };
-    const PRICE: Whole = Whole { required: true };
+    const STOCK: Whole = Whole::positive(false);
+    const PRICE: Whole = Whole::positive(true);
 
     fn number(text: &str) -> Given {
         Given::Number(text.to_owned())
@@ -191,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_in_range_is_read_back(n in 0..=Whole::MOST) {
+        fn every_number_in_range_is_read_back(n in 0..=2_147_483_647_i64) {
             prop_assert_eq!(STOCK.validate(Some(&number(&n.to_string())), false), Ok(Some(n)));
             prop_assert_eq!(STOCK.validate(Some(&text(&format!(" {n}.00 "))), false), Ok(Some(n)));
         }

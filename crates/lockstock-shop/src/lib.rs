@@ -5,7 +5,8 @@
 //!   `bench`: the lock measured and checked on a store of the user's.
 //!   `locks`: who holds what, for operators.
 //! - `app`: the routes together; `face`: what every request meets first.
-//! - `products`: the resource; `update_lock`: its turns; [`storage`]: its databases.
+//! - `products`, `purchases`, `reservations`, `ledger`: the resources; `update_lock`: whose turn
+//!   it is to change a product; [`storage`]: the databases.
 
 mod app;
 mod bench;
@@ -17,17 +18,22 @@ mod document;
 mod face;
 mod failpoint;
 mod fields;
+mod ledger;
 mod listing;
 mod locks;
 mod logs;
 mod metadata;
 mod negotiate;
 mod operate;
+mod origin;
+mod places;
 mod preconditions;
 mod products;
+mod purchases;
 mod python;
 mod race;
 mod refusal;
+mod reservations;
 mod samples;
 mod search;
 mod serve;

@@ -4,10 +4,15 @@
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The entity tag of a version: strong, because two answers with one version are the same.
-pub(crate) fn etag(version: i64) -> HeaderValue {
-    // Digits and quotes are always a header value.
-    HeaderValue::try_from(format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+/// The entity tag of a product: its version and, while some of it is held, how many. Strong,
+/// because two answers with one tag are the same.
+pub(crate) fn etag(version: i64, held: i64) -> HeaderValue {
+    let tag = match held {
+        0 => format!("\"{version}\""),
+        held => format!("\"{version}.{held}\""),
+    };
+    // Digits, a dot and quotes are always a header value.
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"0\""))
 }
 
 /// What a client demands of the version it changes.
@@ -33,10 +38,11 @@ impl IfMatch {
 }
 
 /// The client has this very version already.
-pub(crate) fn is_known(headers: &HeaderMap, current: i64) -> bool {
+pub(crate) fn is_known(headers: &HeaderMap, version: i64, held: i64) -> bool {
+    let current = etag(version, held);
     tags(headers, IF_NONE_MATCH).is_some_and(|tags| {
         tags.into_iter()
-            .any(|tag| tag == "*" || version(tag.trim_start_matches("W/")) == Some(current))
+            .any(|tag| tag == "*" || current == *tag.trim_start_matches("W/"))
     })
 }
 
@@ -57,11 +63,13 @@ fn split(list: &str) -> impl Iterator<Item = &str> {
     list.split(cut).map(str::trim)
 }
 
+/// The version in a tag of ours. How many were held is nothing that a change could undo.
 fn version(tag: &str) -> Option<i64> {
-    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
-    let version: i64 = digits.parse().ok()?;
+    let text = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let (version, held) = text.split_once('.').unwrap_or((text, "0"));
+    let (version, held) = (version.parse().ok()?, held.parse().ok()?);
     // Only as we write it: "+3" and "03" are other tags.
-    (version.to_string() == digits).then_some(version)
+    (etag(version, held).as_bytes() == tag.as_bytes()).then_some(version)
 }
 
 #[cfg(test)]
@@ -79,6 +87,7 @@ mod tests {
     fn only_our_own_strong_tags_match() {
         assert_eq!(if_match("\"3\""), IfMatch::OneOf(vec![3]));
         assert_eq!(if_match("\"3\", \"4\""), IfMatch::OneOf(vec![3, 4]));
+        assert_eq!(if_match("\"3.2\""), IfMatch::OneOf(vec![3]));
         assert_eq!(if_match("*"), IfMatch::Any);
         assert_eq!(if_match("\"99\", *"), IfMatch::OneOf(vec![99]));
         for none in [
@@ -87,6 +96,9 @@ mod tests {
             "3",
             "\"03\"",
             "\"+3\"",
+            "\"3.0\"",
+            "\"3.\"",
+            "\"3.01\"",
             "\"abc\"",
             "",
             "\"",

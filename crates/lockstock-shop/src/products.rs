@@ -10,26 +10,27 @@ use axum::http::header::ETAG;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Timelike, Utc};
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::Shop;
-use crate::body::{self, Fields};
+use crate::body::{Fields, received};
 use crate::document::{
     BadBody, IfMatchHeader, ListParameters, Overload, ProductGiven, ProductPage, ProductPatch,
     ProductPath, UnderLock,
 };
-use crate::fields::{Text, Whole, Wrong};
+use crate::fields::{Text, Whole, noted};
 use crate::listing::Parameters;
 use crate::metadata::metadata;
+use crate::places::product_id;
 use crate::preconditions::{self, IfMatch};
-use crate::python;
 use crate::refusal::Refusal;
-use crate::storage::{Changes, Condition, NewProduct, Product, Storage, Turn, Written};
+use crate::storage::{
+    Cause, Changes, Condition, NewProduct, Origin, Product, Storage, Turn, Written,
+};
 use crate::update_lock::Hold;
 
 /// Where the products are.
@@ -56,6 +57,12 @@ pub(crate) struct ProductShown {
     created_at: String,
     #[schema(read_only, format = DateTime)]
     updated_at: String,
+    /// How many of the stock are set aside at the moment.
+    #[schema(read_only, minimum = 0, example = 0)]
+    held: i64,
+    /// How many anybody can buy at the moment.
+    #[schema(read_only, minimum = 0, example = 10)]
+    available: i64,
 }
 
 /// The routes, and what the document says of them.
@@ -63,21 +70,6 @@ pub(crate) fn routes() -> OpenApiRouter<Shop> {
     OpenApiRouter::new()
         .routes(routes!(list, create, list_options))
         .routes(routes!(retrieve, replace, change, remove, product_options))
-}
-
-/// What a request to `path` may ask for, if products live there.
-pub(crate) fn allowed(path: &str) -> Option<&'static str> {
-    let rest = path.strip_prefix(PATH)?;
-    if rest.is_empty() {
-        return Some("GET, POST, HEAD, OPTIONS");
-    }
-    let one = rest.strip_suffix('/').is_some_and(is_one_segment);
-    one.then_some("GET, PUT, PATCH, DELETE, HEAD, OPTIONS")
-}
-
-fn is_one_segment(segment: &str) -> bool {
-    let decoded = percent_decode_str(segment).decode_utf8_lossy();
-    !decoded.is_empty() && !decoded.contains(['/', '.'])
 }
 
 /// List products
@@ -114,10 +106,11 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
 ))]
 async fn create(
     State(shop): State<Shop>,
+    origin: Origin,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let fields = received(&shop, &headers, body).await?;
+    let fields = received(shop.settings.body, &headers, body).await?;
     let changes = validated(&fields, Completeness::Whole)?;
     let new = NewProduct {
         // Required fields, and validated: they are there.
@@ -126,7 +119,8 @@ async fn create(
         price: changes.price.unwrap_or_default(),
         stock: changes.stock.unwrap_or_default(),
     };
-    let product = shop.storage.create(new).await?;
+    let cause = Cause { origin, once: None };
+    let product = settled(shop.storage.create(new, cause).await?)?;
     Ok(shown(StatusCode::CREATED, product))
 }
 
@@ -149,8 +143,8 @@ async fn retrieve(
     let id = product_id(uri.path())?;
     let product = shop.storage.get(id).await?;
     let product = product.ok_or_else(Refusal::no_product)?;
-    if preconditions::is_known(&headers, product.version) {
-        let tag = [(ETAG, preconditions::etag(product.version))];
+    if preconditions::is_known(&headers, product.version, product.held) {
+        let tag = [(ETAG, preconditions::etag(product.version, product.held))];
         return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
     }
     Ok(shown(StatusCode::OK, product))
@@ -172,11 +166,12 @@ async fn retrieve(
 ))]
 async fn replace(
     State(shop): State<Shop>,
+    origin: Origin,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Result<Response, Refusal> {
-    update(shop, headers, uri, body, Completeness::Whole).await
+    update(shop, origin, headers, uri, body, Completeness::Whole).await
 }
 
 /// Change a product
@@ -196,15 +191,17 @@ async fn replace(
 ))]
 async fn change(
     State(shop): State<Shop>,
+    origin: Origin,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
 ) -> Result<Response, Refusal> {
-    update(shop, headers, uri, body, Completeness::Part).await
+    update(shop, origin, headers, uri, body, Completeness::Part).await
 }
 
 async fn update(
     shop: Shop,
+    origin: Origin,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -212,7 +209,7 @@ async fn update(
 ) -> Result<Response, Refusal> {
     let id = product_id(uri.path())?;
     let checked = async {
-        let fields = received(&shop, &headers, body).await?;
+        let fields = received(shop.settings.body, &headers, body).await?;
         let changes = validated(&fields, completeness)?;
         Ok((changes, if_match(&shop, &headers)?))
     };
@@ -227,7 +224,8 @@ async fn update(
         .updates
         .run(id, shop.updates.hold(), async move |turn| {
             let condition = condition(&*storage, id, turn, if_match).await?;
-            settled(storage.update(id, changes, condition).await?)
+            let cause = Cause { origin, once: None };
+            settled(storage.update(id, changes, condition, cause).await?)
         });
     Ok(shown(StatusCode::OK, product.await?))
 }
@@ -242,6 +240,7 @@ async fn update(
 ))]
 async fn remove(
     State(shop): State<Shop>,
+    origin: Origin,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Refusal> {
@@ -255,7 +254,7 @@ async fn remove(
     // What is gone needs no cool-down: who comes next shall hear 404, not 429.
     let removed = shop.updates.run(id, Hold::Release, async move |turn| {
         let condition = condition(&*storage, id, turn, if_match).await?;
-        settled(storage.delete(id, condition).await?)
+        settled(storage.delete(id, condition, origin).await?)
     });
     removed.await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -285,12 +284,6 @@ async fn product_options(State(shop): State<Shop>, uri: Uri) -> Result<Response,
     Ok(axum::Json(metadata("Product Instance", action)).into_response())
 }
 
-/// Reads the body and takes it apart.
-async fn received(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<Fields, Refusal> {
-    let bytes = body::read(headers, body, shop.settings.body).await?;
-    Fields::parse(headers, bytes).await
-}
-
 /// Whether fields may be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Completeness {
@@ -313,8 +306,8 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
         may_be_blank: true,
         most_characters: None,
     };
-    let price = Whole { required: true };
-    let stock = Whole { required: false };
+    let price = Whole::positive(true);
+    let stock = Whole::positive(false);
     let changes = Changes {
         name: noted(
             "name",
@@ -344,17 +337,6 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
     }
 }
 
-fn noted<T>(
-    field: &str,
-    validated: Result<Option<T>, Wrong>,
-    errors: &mut Map<String, Value>,
-) -> Option<T> {
-    validated.unwrap_or_else(|wrong| {
-        errors.insert(field.to_owned(), json!(wrong));
-        None
-    })
-}
-
 fn if_match(shop: &Shop, headers: &HeaderMap) -> Result<IfMatch, Refusal> {
     let if_match = IfMatch::of(headers);
     if if_match == IfMatch::Absent && shop.settings.require_if_match {
@@ -365,13 +347,13 @@ fn if_match(shop: &Shop, headers: &HeaderMap) -> Result<IfMatch, Refusal> {
 
 /// Looked at before a lock is taken: a lock leaves a counter in the store, and there is no
 /// end of products that do not exist.
-async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
+pub(crate) async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
     let product = shop.storage.get(id).await?;
     product.map(drop).ok_or_else(Refusal::no_product)
 }
 
 /// The refusal for a product that does not exist, or else `refusal`.
-async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
+pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
     exists(shop, id).await.err().unwrap_or(refusal)
 }
 
@@ -402,6 +384,8 @@ async fn condition(
 fn settled(written: Written<Product>) -> Result<Product, Refusal> {
     match written {
         Written::Done(product) => Ok(product),
+        // Nobody asks here with a key.
+        Written::Recorded(_) => Err(Refusal::defect()),
         Written::Missing => Err(Refusal::no_product()),
         Written::Stale { version } => Err(Refusal::stale(version)),
         Written::Lost => {
@@ -412,21 +396,14 @@ fn settled(written: Written<Product>) -> Result<Product, Refusal> {
     }
 }
 
-/// The id in `/api/products/{id}/`, read as Python's `int` does.
-fn product_id(path: &str) -> Result<i64, Refusal> {
-    let segment = path.strip_prefix(PATH).unwrap_or_default();
-    let segment = segment.strip_suffix('/').unwrap_or(segment);
-    let decoded = percent_decode_str(segment).decode_utf8_lossy();
-    python::int(&decoded).ok_or_else(Refusal::not_found)
-}
-
 fn shown(status: StatusCode, product: Product) -> Response {
-    let tag = [(ETAG, preconditions::etag(product.version))];
+    let tag = [(ETAG, preconditions::etag(product.version, product.held))];
     (status, tag, axum::Json(ProductShown::from(product))).into_response()
 }
 
 impl From<Product> for ProductShown {
     fn from(product: Product) -> Self {
+        let available = product.figures().available();
         Self {
             id: product.id,
             name: product.name,
@@ -436,12 +413,14 @@ impl From<Product> for ProductShown {
             version: product.version,
             created_at: timestamp(product.created_at),
             updated_at: timestamp(product.updated_at),
+            held: product.held,
+            available,
         }
     }
 }
 
 /// As DRF writes it: microseconds, unless there are none.
-fn timestamp(time: DateTime<Utc>) -> String {
+pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
     let precision = match time.nanosecond() {
         0 => SecondsFormat::Secs,
         _ => SecondsFormat::Micros,

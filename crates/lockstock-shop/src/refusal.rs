@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::negotiate::{Form, Language};
-use crate::storage::StorageError;
+use crate::products::timestamp;
+use crate::storage::{Figures, Outcome, Reservation, StorageError};
 
 /// Why a request was not carried out. Boxed: it is the rare end of nearly every call.
 #[derive(Debug, Clone)]
@@ -110,7 +111,15 @@ impl Refusal {
 
     /// 404 for a product that does not exist.
     pub(crate) fn no_product() -> Self {
-        Self::detail(StatusCode::NOT_FOUND, "No Product matches the given query.")
+        Self::none_of("Product")
+    }
+
+    /// 404 for something of that kind that does not exist.
+    pub(crate) fn none_of(kind: &str) -> Self {
+        Self::detail(
+            StatusCode::NOT_FOUND,
+            format!("No {kind} matches the given query."),
+        )
     }
 
     /// 404 for a page that does not exist.
@@ -228,6 +237,52 @@ impl Refusal {
         )
     }
 
+    /// 409: there is not enough left.
+    fn insufficient(figures: Figures) -> Self {
+        let available = figures.available();
+        let (english, korean) = match available {
+            0 => ("Sold out.".to_owned(), "품절되었습니다.".to_owned()),
+            some => (
+                format!("There is not enough left: {some} can be had."),
+                format!("재고가 부족합니다. 남은 수량은 {some}개입니다."),
+            ),
+        };
+        Self::coded(StatusCode::CONFLICT, "insufficient_stock", english, korean)
+            .with("available", available)
+            .with("stock", figures.stock)
+            .with("held", figures.held)
+    }
+
+    /// 409: the hold is over.
+    fn expired(reservation: &Reservation) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "hold_expired",
+            "The hold has expired. Reserve again.",
+            "예약이 만료되었습니다. 다시 예약해 주세요.",
+        )
+        .with("expires_at", timestamp(reservation.expires_at))
+    }
+
+    /// 409: what was reserved is bought or put back already.
+    fn settled(reservation: &Reservation) -> Self {
+        match reservation.purchase {
+            Some(purchase) => Self::coded(
+                StatusCode::CONFLICT,
+                "already_confirmed",
+                "The reservation was confirmed before.",
+                "이미 구매가 확정된 예약입니다.",
+            )
+            .with("purchase", purchase.to_string()),
+            None => Self::coded(
+                StatusCode::CONFLICT,
+                "already_cancelled",
+                "The reservation was cancelled before.",
+                "이미 취소된 예약입니다.",
+            ),
+        }
+    }
+
     /// 503: no lock can be had, so nothing is written.
     pub(crate) fn store_unavailable() -> Self {
         Self::coded(
@@ -300,7 +355,7 @@ impl Refusal {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Some(version) = etag {
-            headers.insert(ETAG, crate::preconditions::etag(version));
+            headers.insert(ETAG, crate::preconditions::etag(version, 0));
         }
         response
     }
@@ -361,6 +416,24 @@ impl IntoResponse for Refusal {
         let mut response = self.0.status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// Of an order that was not carried out.
+impl From<Outcome> for Refusal {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Insufficient(figures) => Self::insufficient(figures),
+            Outcome::Expired(reservation) => Self::expired(&reservation),
+            Outcome::Settled(reservation) => Self::settled(&reservation),
+            Outcome::NoProduct => Self::no_product(),
+            Outcome::NoReservation => Self::none_of("Reservation"),
+            // Done: nothing to refuse.
+            Outcome::Purchased(_)
+            | Outcome::Held(_)
+            | Outcome::Released(_)
+            | Outcome::Recorded(_) => Self::defect(),
+        }
     }
 }
 

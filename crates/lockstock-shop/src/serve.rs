@@ -60,6 +60,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         connections: options.database_connections,
         timeout: options.database_timeout,
         alone: options.store.starts_with("memory:"),
+        key_retention: options.key_retention,
     };
     let storage = storage::open(&options.database, limits).await?;
     if !options.no_samples {
@@ -82,6 +83,9 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
             request_timeout: options.request_timeout,
             most_in_flight: options.most_requests,
             require_if_match: options.require_if_match,
+            most_quantity: options.most_quantity,
+            usual_hold: options.usual_hold.min(options.most_hold),
+            most_hold: options.most_hold,
         },
         metrics,
         draining: AtomicBool::new(false),

@@ -6,12 +6,16 @@
 //! - a write under a lock is refused when its fence is not higher than the last one, or
 //!   when its [`Turn`] is over before the commit;
 //! - versions count writes without gaps; stock is never negative;
+//! - each write is one entry of the ledger, in the same transaction;
+//! - what is asked for under a key has one effect, recorded in the same transaction;
 //! - no call waits without bound.
 
 mod claim;
 mod postgres;
+mod sale;
 mod sql;
 mod sqlite;
+mod till;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +25,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstock::redacted;
 use tokio::time::Instant;
+use uuid::Uuid;
+
+pub use self::sale::{
+    Entry, Figures, Key, Once, Order, Origin, Outcome, Reason, Recorded, Reservation, State, Wish,
+};
 
 /// A product as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -41,6 +50,18 @@ pub struct Product {
     pub created_at: DateTime<Utc>,
     /// When it was last written, to the microsecond.
     pub updated_at: DateTime<Utc>,
+    /// How many of the stock are set aside at the moment.
+    pub held: i64,
+}
+
+impl Product {
+    /// Stock, held and available.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            stock: self.stock,
+            held: self.held,
+        }
+    }
 }
 
 /// The fields of a product that a client may set.
@@ -116,11 +137,22 @@ impl Condition {
     }
 }
 
-/// What became of a write under a lock.
+/// What causes a write to a product.
+#[derive(Debug, Clone, Default)]
+pub struct Cause {
+    /// Who asks.
+    pub origin: Origin,
+    /// If it is to be done once only, however often it is asked for.
+    pub once: Option<Once<Product>>,
+}
+
+/// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written<T> {
     /// Committed.
     Done(T),
+    /// The key was used before.
+    Recorded(Recorded),
     /// There is no such product.
     Missing,
     /// It has another version than the client has seen.
@@ -186,6 +218,15 @@ pub enum Direction {
     Descending,
 }
 
+/// Which entries of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entries {
+    /// Every write.
+    All,
+    /// What was sold.
+    Purchases,
+}
+
 /// The database could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the database failed: {cause}")]
@@ -206,12 +247,11 @@ impl StorageError {
         matches!(&*self.cause, sqlx::Error::Database(_))
     }
 
-    /// A rule of the tables refused it (a CHECK, a NOT NULL, …): the caller's own affair.
-    fn breaks_a_rule(&self) -> bool {
-        let sqlx::Error::Database(error) = &*self.cause else {
-            return false;
-        };
-        !matches!(error.kind(), sqlx::error::ErrorKind::Other)
+    /// The connection was of no use. Another one may be.
+    fn is_broken_connection(&self) -> bool {
+        use std::io::ErrorKind::TimedOut;
+        // One that nobody answered on in time is no reason to wait that long again.
+        matches!(&*self.cause, sqlx::Error::Io(error) if error.kind() != TimedOut)
     }
 
     fn closed() -> Self {
@@ -256,8 +296,8 @@ pub trait Storage: Send + Sync {
     async fn count(&self, selection: &Selection) -> Result<i64>;
     /// Some of those selected, in order.
     async fn list(&self, selection: &Selection, limit: i64, offset: i64) -> Result<Vec<Product>>;
-    /// Adds one.
-    async fn create(&self, new: NewProduct) -> Result<Product>;
+    /// Adds one. Answers `Done` or `Recorded`.
+    async fn create(&self, new: NewProduct, cause: Cause) -> Result<Written<Product>>;
     /// Adds all of these if there is no product yet, whoever else is about to do the same.
     /// Answers whether it did.
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool>;
@@ -268,9 +308,36 @@ pub trait Storage: Send + Sync {
         id: i64,
         changes: Changes,
         condition: Condition,
+        cause: Cause,
     ) -> Result<Written<Product>>;
     /// Removes it, and answers it as it was.
-    async fn delete(&self, id: i64, condition: Condition) -> Result<Written<Product>>;
+    async fn delete(
+        &self,
+        id: i64,
+        condition: Condition,
+        origin: Origin,
+    ) -> Result<Written<Product>>;
+    /// Carries out an order. Those of one product come one after another, in the order in
+    /// which they arrive here.
+    async fn sell(&self, order: Order) -> Result<Outcome>;
+    /// One purchase.
+    async fn purchase(&self, id: Uuid) -> Result<Option<Entry>>;
+    /// One reservation, and whether it is held at this moment.
+    async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>>;
+    /// How many entries a product's ledger has.
+    async fn count_entries(&self, product: i64, which: Entries) -> Result<i64>;
+    /// Some of them, the oldest first.
+    async fn entries(
+        &self,
+        product: i64,
+        which: Entries,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<Entry>>;
+    /// What was answered under a key, unless that was too long ago.
+    async fn recorded(&self, key: &Key) -> Result<Option<Recorded>>;
+    /// Forgets some of the answers whose time is over: at most so many. Answers how many.
+    async fn forget(&self, most: i64) -> Result<u64>;
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;
     /// Finishes what was begun and closes the connections.
@@ -286,6 +353,15 @@ pub struct Limits {
     pub timeout: Duration,
     /// No other server may use the same file: its locks would not be ours.
     pub alone: bool,
+    /// For how long the answer to a key is remembered.
+    pub key_retention: Duration,
+}
+
+impl Limits {
+    /// Answers from before that are forgotten.
+    fn forgotten(&self) -> DateTime<Utc> {
+        now() - self.key_retention
+    }
 }
 
 /// Opens the database behind `url`, creates or migrates its tables.

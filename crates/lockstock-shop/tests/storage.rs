@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockstock_shop::storage::{
-    self, Bound, Changes, Column, Comparison, Condition, Direction, Limits, NewProduct, Product,
-    Selection, Storage, Turn, Written,
+    self, Bound, Cause, Changes, Column, Comparison, Condition, Direction, Limits, NewProduct,
+    Origin, Product, Selection, Storage, Turn, Written,
 };
 use lockstock_testkit::Postgres;
 use tokio::time::{Instant, sleep};
@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
     connections: 8,
     timeout: Duration::from_secs(20),
     alone: true,
+    key_retention: Duration::from_secs(24 * 3600),
 };
 
 /// Runs `test` on a new database of each kind.
@@ -82,6 +83,13 @@ fn over(fence: u64) -> Condition {
     }
 }
 
+async fn created(storage: &dyn Storage, new: NewProduct) -> Product {
+    match storage.create(new, Cause::default()).await.unwrap() {
+        Written::Done(product) => product,
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn found(storage: &dyn Storage, id: i64) -> Product {
     storage.get(id).await.unwrap().expect("it is there")
 }
@@ -89,7 +97,7 @@ async fn found(storage: &dyn Storage, id: i64) -> Product {
 #[tokio::test]
 async fn what_is_created_is_read_back_to_the_microsecond() {
     on_each_database(async |storage| {
-        let created = storage.create(mug(5)).await.unwrap();
+        let created = created(&*storage, mug(5)).await;
         assert_eq!((created.version, created.stock), (1, 5));
         assert_eq!(found(&*storage, created.id).await, created);
         let all = storage.list(&Selection::default(), 10, 0).await.unwrap();
@@ -104,8 +112,12 @@ async fn what_is_created_is_read_back_to_the_microsecond() {
 #[tokio::test]
 async fn an_update_writes_what_it_names_and_counts() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(5)).await.unwrap().id;
-        let Written::Done(after) = storage.update(id, stock(4), turn(10)).await.unwrap() else {
+        let id = created(&*storage, mug(5)).await.id;
+        let Written::Done(after) = storage
+            .update(id, stock(4), turn(10), Cause::default())
+            .await
+            .unwrap()
+        else {
             panic!()
         };
         assert_eq!((after.stock, after.version, after.price), (4, 2, 12_000));
@@ -116,7 +128,10 @@ async fn an_update_writes_what_it_names_and_counts() {
             price: Some(0),
             stock: Some(2_147_483_647),
         };
-        storage.update(id, everything, turn(11)).await.unwrap();
+        storage
+            .update(id, everything, turn(11), Cause::default())
+            .await
+            .unwrap();
         let after = found(&*storage, id).await;
         assert_eq!(
             (after.name.as_str(), after.description.as_str()),
@@ -133,18 +148,33 @@ async fn an_update_writes_what_it_names_and_counts() {
 #[tokio::test]
 async fn nothing_to_change_writes_nothing_but_keeps_the_conditions() {
     on_each_database(async |storage| {
-        let before = storage.create(mug(5)).await.unwrap();
+        let before = created(&*storage, mug(5)).await;
         let id = before.id;
         let nothing = || Changes::default();
-        let same = storage.update(id, nothing(), turn(10)).await.unwrap();
+        let same = storage
+            .update(id, nothing(), turn(10), Cause::default())
+            .await
+            .unwrap();
         assert_eq!(same, Written::Done(before.clone()));
-        storage.update(id, stock(4), turn(20)).await.unwrap();
-        let late = storage.update(id, nothing(), turn(20)).await.unwrap();
+        storage
+            .update(id, stock(4), turn(20), Cause::default())
+            .await
+            .unwrap();
+        let late = storage
+            .update(id, nothing(), turn(20), Cause::default())
+            .await
+            .unwrap();
         assert_eq!(late, Written::Lost);
-        let stale = storage.update(id, nothing(), seen(21, 1)).await.unwrap();
+        let stale = storage
+            .update(id, nothing(), seen(21, 1), Cause::default())
+            .await
+            .unwrap();
         assert_eq!(stale, Written::Stale { version: 2 });
         assert_eq!(
-            storage.update(99, nothing(), turn(22)).await.unwrap(),
+            storage
+                .update(99, nothing(), turn(22), Cause::default())
+                .await
+                .unwrap(),
             Written::Missing
         );
     })
@@ -154,17 +184,32 @@ async fn nothing_to_change_writes_nothing_but_keeps_the_conditions() {
 #[tokio::test]
 async fn a_fence_that_is_not_higher_writes_nothing() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(5)).await.unwrap().id;
-        storage.update(id, stock(4), turn(100)).await.unwrap();
+        let id = created(&*storage, mug(5)).await.id;
+        storage
+            .update(id, stock(4), turn(100), Cause::default())
+            .await
+            .unwrap();
         for late in [99, 100] {
             assert_eq!(
-                storage.update(id, stock(0), turn(late)).await.unwrap(),
+                storage
+                    .update(id, stock(0), turn(late), Cause::default())
+                    .await
+                    .unwrap(),
                 Written::Lost
             );
-            assert_eq!(storage.delete(id, turn(late)).await.unwrap(), Written::Lost);
+            assert_eq!(
+                storage
+                    .delete(id, turn(late), Origin::default())
+                    .await
+                    .unwrap(),
+                Written::Lost
+            );
             // Its condition may be met; its turn is over all the same.
             assert_eq!(
-                storage.update(id, stock(0), seen(late, 2)).await.unwrap(),
+                storage
+                    .update(id, stock(0), seen(late, 2), Cause::default())
+                    .await
+                    .unwrap(),
                 Written::Lost
             );
         }
@@ -172,7 +217,10 @@ async fn a_fence_that_is_not_higher_writes_nothing() {
         assert_eq!((after.stock, after.version), (4, 2));
         // A fence as the clock mints them, and the highest there can be.
         for fence in [1_800_000_000_000_000, i64::MAX.unsigned_abs()] {
-            let written = storage.update(id, stock(3), turn(fence)).await.unwrap();
+            let written = storage
+                .update(id, stock(3), turn(fence), Cause::default())
+                .await
+                .unwrap();
             assert!(matches!(written, Written::Done(_)));
         }
     })
@@ -182,29 +230,38 @@ async fn a_fence_that_is_not_higher_writes_nothing() {
 #[tokio::test]
 async fn a_turn_that_is_over_writes_nothing() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(5)).await.unwrap().id;
-        assert_eq!(
-            storage.update(id, stock(0), over(10)).await.unwrap(),
-            Written::Lost
-        );
+        let id = created(&*storage, mug(5)).await.id;
         assert_eq!(
             storage
-                .update(id, Changes::default(), over(10))
+                .update(id, stock(0), over(10), Cause::default())
                 .await
                 .unwrap(),
             Written::Lost
         );
-        assert_eq!(storage.delete(id, over(10)).await.unwrap(), Written::Lost);
+        assert_eq!(
+            storage
+                .update(id, Changes::default(), over(10), Cause::default())
+                .await
+                .unwrap(),
+            Written::Lost
+        );
+        assert_eq!(
+            storage
+                .delete(id, over(10), Origin::default())
+                .await
+                .unwrap(),
+            Written::Lost
+        );
         assert_eq!(found(&*storage, id).await.version, 1);
         // One whose turn is over holds up none of those beside it.
-        let others = join_all((0..20).map(|_| storage.create(mug(5)))).await;
+        let others = join_all((0..20).map(|_| created(&*storage, mug(5)))).await;
         let ids = others
             .into_iter()
-            .map(|other| other.unwrap().id)
+            .map(|other| other.id)
             .collect::<Vec<_>>();
         let writes = ids.iter().enumerate().map(|(n, id)| {
             let condition = if n % 3 == 0 { over(10) } else { turn(10) };
-            storage.update(*id, stock(1), condition)
+            storage.update(*id, stock(1), condition, Cause::default())
         });
         for (n, written) in join_all(writes).await.into_iter().enumerate() {
             assert_eq!(matches!(written.unwrap(), Written::Lost), n % 3 == 0, "{n}");
@@ -216,26 +273,44 @@ async fn a_turn_that_is_over_writes_nothing() {
 #[tokio::test]
 async fn a_version_that_is_not_the_current_one_writes_nothing() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(5)).await.unwrap().id;
-        let written = storage.update(id, stock(4), seen(10, 1)).await.unwrap();
+        let id = created(&*storage, mug(5)).await.id;
+        let written = storage
+            .update(id, stock(4), seen(10, 1), Cause::default())
+            .await
+            .unwrap();
         assert!(matches!(written, Written::Done(_)));
-        let stale = storage.update(id, stock(3), seen(11, 1)).await.unwrap();
+        let stale = storage
+            .update(id, stock(3), seen(11, 1), Cause::default())
+            .await
+            .unwrap();
         assert_eq!(stale, Written::Stale { version: 2 });
-        let stale = storage.delete(id, seen(11, 1)).await.unwrap();
+        let stale = storage
+            .delete(id, seen(11, 1), Origin::default())
+            .await
+            .unwrap();
         assert_eq!(stale, Written::Stale { version: 2 });
         assert_eq!(found(&*storage, id).await.stock, 4);
-        let gone = storage.delete(id, seen(11, 2)).await.unwrap();
+        let gone = storage
+            .delete(id, seen(11, 2), Origin::default())
+            .await
+            .unwrap();
         assert!(matches!(gone, Written::Done(_)));
         assert_eq!(
-            storage.delete(id, turn(12)).await.unwrap(),
+            storage
+                .delete(id, turn(12), Origin::default())
+                .await
+                .unwrap(),
             Written::Missing
         );
         assert_eq!(
-            storage.update(id, stock(3), turn(12)).await.unwrap(),
+            storage
+                .update(id, stock(3), turn(12), Cause::default())
+                .await
+                .unwrap(),
             Written::Missing
         );
         // A new product does not take the place of the old one, nor its fence.
-        assert!(storage.create(mug(1)).await.unwrap().id > id);
+        assert!(created(&*storage, mug(1)).await.id > id);
     })
     .await;
 }
@@ -243,10 +318,10 @@ async fn a_version_that_is_not_the_current_one_writes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_writers_only_rising_fences_get_through() {
     on_each_database(async |storage| {
-        let ids = join_all((0..4).map(|_| storage.create(mug(0)))).await;
+        let ids = join_all((0..4).map(|_| created(&*storage, mug(0)))).await;
         let ids = ids
             .into_iter()
-            .map(|product| product.unwrap().id)
+            .map(|product| product.id)
             .collect::<Vec<_>>();
         let fences = Arc::new(AtomicU64::new(1));
         let writers = (0..400).map(|n| {
@@ -259,7 +334,10 @@ async fn of_many_writers_only_rising_fences_get_through() {
                 (
                     id,
                     fence,
-                    storage.update(id, change, turn(fence)).await.unwrap(),
+                    storage
+                        .update(id, change, turn(fence), Cause::default())
+                        .await
+                        .unwrap(),
                 )
             })
         });
@@ -301,11 +379,17 @@ async fn of_many_writers_only_rising_fences_get_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_let_one_of_many_through() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(0)).await.unwrap().id;
+        let id = created(&*storage, mug(0)).await.id;
         for version in 1..=20_i64 {
             let base = u64::try_from(version).unwrap() * 1000;
-            let rivals =
-                (0..8).map(|n| storage.update(id, stock(version), seen(base + n, version)));
+            let rivals = (0..8).map(|n| {
+                storage.update(
+                    id,
+                    stock(version),
+                    seen(base + n, version),
+                    Cause::default(),
+                )
+            });
             let outcomes = join_all(rivals).await;
             let done = outcomes
                 .iter()
@@ -321,12 +405,19 @@ async fn versions_let_one_of_many_through() {
 #[tokio::test]
 async fn the_database_itself_refuses_a_negative_stock() {
     on_each_database(async |storage| {
-        let id = storage.create(mug(5)).await.unwrap().id;
-        storage.update(id, stock(-1), turn(10)).await.unwrap_err();
-        storage.create(mug(-1)).await.unwrap_err();
+        let id = created(&*storage, mug(5)).await.id;
+        storage
+            .update(id, stock(-1), turn(10), Cause::default())
+            .await
+            .unwrap_err();
+        let below = storage.create(mug(-1), Cause::default()).await;
+        below.unwrap_err();
         assert_eq!(found(&*storage, id).await.stock, 5);
         // The one that failed took nobody with it.
-        let written = storage.update(id, stock(4), turn(11)).await.unwrap();
+        let written = storage
+            .update(id, stock(4), turn(11), Cause::default())
+            .await
+            .unwrap();
         assert!(matches!(written, Written::Done(_)));
     })
     .await;
@@ -341,7 +432,7 @@ async fn lists_are_selected_ordered_and_cut() {
                 price,
                 ..mug(price / 100)
             };
-            storage.create(new).await.unwrap();
+            created(&*storage, new).await;
         }
         let prices = async |selection: &Selection, limit, offset| {
             let products = storage.list(selection, limit, offset).await.unwrap();
@@ -380,8 +471,8 @@ async fn a_row_that_somebody_holds_delays_nobody_else() {
     let server = Postgres::start();
     let url = server.create_database("shop");
     let storage = storage::open(&url, LIMITS).await.unwrap();
-    let locked = storage.create(mug(5)).await.unwrap().id;
-    let free = storage.create(mug(5)).await.unwrap().id;
+    let locked = created(&*storage, mug(5)).await.id;
+    let free = created(&*storage, mug(5)).await.id;
     let holder = sqlx::PgPool::connect(&url).await.unwrap();
     let mut holding = holder.begin().await.unwrap();
     sqlx::query("SELECT id FROM products WHERE id = $1 FOR UPDATE")
@@ -391,10 +482,17 @@ async fn a_row_that_somebody_holds_delays_nobody_else() {
         .unwrap();
     let waiting = tokio::spawn({
         let storage = storage.clone();
-        async move { storage.update(locked, stock(1), turn(10)).await }
+        async move {
+            storage
+                .update(locked, stock(1), turn(10), Cause::default())
+                .await
+        }
     });
     for fence in 10..60 {
-        let written = storage.update(free, stock(1), turn(fence)).await.unwrap();
+        let written = storage
+            .update(free, stock(1), turn(fence), Cause::default())
+            .await
+            .unwrap();
         assert!(matches!(written, Written::Done(_)));
     }
     sleep(Duration::from_millis(50)).await;

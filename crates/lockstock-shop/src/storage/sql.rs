@@ -3,11 +3,39 @@
 //! Only names from the enums below are ever written into the text; what a client sent is
 //! bound as `$1`, `$2`, ….
 
-use super::{Column, Comparison, Direction, Selection};
+use super::{Column, Comparison, Direction, Entries, Selection};
 
-/// Every column of a [`Product`](super::Product), as `SELECT` and `RETURNING` name them.
-pub(super) const PRODUCT: &str =
-    "id, name, description, price, stock, version, created_at, updated_at";
+/// Every column of a [`Product`](super::Product), as `SELECT` and `RETURNING` name them. `$now`
+/// is the database's clock, as reservations have it.
+macro_rules! product {
+    ($now:literal) => {
+        concat!(
+            "id, name, description, price, stock, version, created_at, updated_at, ",
+            "(SELECT CAST(coalesce(sum(quantity), 0) AS bigint) FROM reservations AS r ",
+            "WHERE r.product = products.id AND r.state = 'held' AND r.expires_at > ",
+            $now,
+            ") AS held"
+        )
+    };
+}
+pub(super) use product;
+
+/// Every column of an [`Entry`](super::Entry).
+pub(super) const ENTRY: &str =
+    "id, product, version, reason, delta, stock_after, unit_price, reservation, request, fence, at";
+
+/// Every column of a [`Reservation`](super::Reservation).
+pub(super) const RESERVATION: &str =
+    "id, product, caller, quantity, state, expires_at, purchase, created_at";
+
+/// `WHERE …` for the entries of product `$1`.
+pub(super) fn entries(which: Entries) -> &'static str {
+    match which {
+        Entries::All => " WHERE product = $1",
+        // As the index has it.
+        Entries::Purchases => " WHERE product = $1 AND reason IN ('purchase', 'confirmed')",
+    }
+}
 
 /// A value to bind.
 pub(super) enum Bind {

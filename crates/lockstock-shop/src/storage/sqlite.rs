@@ -4,27 +4,37 @@
 //! that arrive while a transaction is under way share the next one and its one fsync
 //! (`synchronous=FULL`: an answer is never sent before its commit is on the disk).
 
+mod records;
+mod sales;
+mod writes;
+
 use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::Instant;
+use uuid::Uuid;
 
+use self::writes::{Did, What, Write, Writer};
 use super::claim::Claim;
-use super::sql::{self, Bind, PRODUCT};
+use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
-    Changes, Committing, Condition, Limits, NewProduct, Product, Result, Selection, Storage,
-    StorageError, Written, now,
+    Cause, Changes, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin, Outcome,
+    Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written, now,
 };
 use crate::combine::{Combiner, Lanes};
 
+/// Every column of a [`Product`]. The clock to the millisecond, as long as times are stored.
+const PRODUCT: &str = sql::product!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')");
+
 pub(super) struct Sqlite {
     readers: SqlitePool,
+    limits: Limits,
     writer: Arc<Mutex<Writer>>,
     gets: Combiner<Get>,
     writes: Combiner<Write>,
@@ -40,18 +50,6 @@ const GETS: Lanes = Lanes { most: 2, jobs: 256 };
 struct Get {
     id: i64,
     answer: oneshot::Sender<Result<Option<Product>>>,
-}
-
-struct Write {
-    what: What,
-    answer: oneshot::Sender<Result<Written<Product>>>,
-}
-
-enum What {
-    Create(NewProduct),
-    CreateIfEmpty(Vec<NewProduct>),
-    Update(i64, Changes, Condition),
-    Delete(i64, Condition),
 }
 
 impl Sqlite {
@@ -76,10 +74,7 @@ impl Sqlite {
             .test_before_acquire(false)
             .connect_with(options.clone().read_only(true))
             .await?;
-        let writer = Arc::new(Mutex::new(Writer {
-            options,
-            connection: Some(writer),
-        }));
+        let writer = Arc::new(Mutex::new(Writer::new(options, writer, limits)));
         let writing = writer.clone();
         let writes = Combiner::start(WRITES, move |batch| {
             let writer = writing.clone();
@@ -89,6 +84,7 @@ impl Sqlite {
         let gets = Combiner::start(GETS, move |batch| get(pool.clone(), batch));
         Ok(Self {
             readers,
+            limits,
             writer,
             gets,
             writes,
@@ -98,11 +94,18 @@ impl Sqlite {
 }
 
 impl Sqlite {
-    async fn write(&self, what: What) -> Result<Written<Product>> {
+    async fn write(&self, what: What) -> Result<Did> {
         self.writes
             .ask(|answer| Write { what, answer })
             .await
             .unwrap_or_else(|| Err(StorageError::closed()))
+    }
+
+    async fn write_product(&self, what: What) -> Result<Written<Product>> {
+        match self.write(what).await? {
+            Did::Write(written) => Ok(written),
+            _ => Err(StorageError::closed()),
+        }
     }
 }
 
@@ -144,16 +147,13 @@ impl Storage for Sqlite {
         Ok(query.fetch_all(&self.readers).await?)
     }
 
-    async fn create(&self, new: NewProduct) -> Result<Product> {
-        match self.write(What::Create(new)).await? {
-            Written::Done(product) => Ok(product),
-            _ => Err(StorageError::closed()),
-        }
+    async fn create(&self, new: NewProduct, cause: Cause) -> Result<Written<Product>> {
+        self.write_product(What::Create(new, cause)).await
     }
 
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
-        let written = self.write(What::CreateIfEmpty(new.to_vec())).await?;
-        Ok(matches!(written, Written::Done(_)))
+        let did = self.write(What::CreateIfEmpty(new.to_vec())).await?;
+        Ok(matches!(did, Did::Write(Written::Done(_))))
     }
 
     async fn update(
@@ -161,12 +161,80 @@ impl Storage for Sqlite {
         id: i64,
         changes: Changes,
         condition: Condition,
+        cause: Cause,
     ) -> Result<Written<Product>> {
-        self.write(What::Update(id, changes, condition)).await
+        self.write_product(What::Update(id, changes, condition, cause))
+            .await
     }
 
-    async fn delete(&self, id: i64, condition: Condition) -> Result<Written<Product>> {
-        self.write(What::Delete(id, condition)).await
+    async fn delete(
+        &self,
+        id: i64,
+        condition: Condition,
+        origin: Origin,
+    ) -> Result<Written<Product>> {
+        let cause = Cause { origin, once: None };
+        self.write_product(What::Delete(id, condition, cause)).await
+    }
+
+    async fn sell(&self, order: Order) -> Result<Outcome> {
+        match self.write(What::Sell(order)).await? {
+            Did::Sale(outcome) => Ok(outcome),
+            _ => Err(StorageError::closed()),
+        }
+    }
+
+    async fn purchase(&self, id: Uuid) -> Result<Option<Entry>> {
+        let text = format!(
+            "SELECT {ENTRY} FROM ledger WHERE id = $1 AND reason IN ('purchase', 'confirmed')"
+        );
+        let query = sqlx::query_as(AssertSqlSafe(text)).bind(id);
+        Ok(query.fetch_optional(&self.readers).await?)
+    }
+
+    async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
+        let text = format!("SELECT {RESERVATION} FROM reservations WHERE id = $1");
+        let query = sqlx::query_as(AssertSqlSafe(text)).bind(id);
+        let found: Option<Reservation> = query.fetch_optional(&self.readers).await?;
+        Ok(found.map(|reservation| {
+            let is_held = reservation.is_held(now());
+            (reservation, is_held)
+        }))
+    }
+
+    async fn count_entries(&self, product: i64, which: Entries) -> Result<i64> {
+        let text = format!("SELECT count(*) FROM ledger{}", sql::entries(which));
+        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(product);
+        Ok(query.fetch_one(&self.readers).await?)
+    }
+
+    async fn entries(
+        &self,
+        product: i64,
+        which: Entries,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<Entry>> {
+        let which = sql::entries(which);
+        let text = format!(
+            "SELECT {ENTRY} FROM ledger{which} ORDER BY version LIMIT {limit} OFFSET {offset}"
+        );
+        let query = sqlx::query_as(AssertSqlSafe(text)).bind(product);
+        Ok(query.fetch_all(&self.readers).await?)
+    }
+
+    async fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
+        let mut reader = self.readers.acquire().await?;
+        let keys = std::slice::from_ref(key);
+        let found = records::find(&mut reader, keys, self.limits.forgotten()).await?;
+        Ok(found.into_values().next())
+    }
+
+    async fn forget(&self, most: i64) -> Result<u64> {
+        match self.write(What::Forget(most)).await? {
+            Did::Forget(forgotten) => Ok(forgotten),
+            _ => Err(StorageError::closed()),
+        }
     }
 
     async fn ping(&self) -> Result<()> {
@@ -177,10 +245,13 @@ impl Storage for Sqlite {
     async fn close(&self) {
         self.readers.close().await;
         // The last one to close moves everything from the log into the file.
-        if let Some(writer) = self.writer.lock().await.connection.take() {
-            let _ = writer.close().await;
-        }
+        self.writer.lock().await.close().await;
     }
+}
+
+/// As times that are compared are stored: always as long.
+fn as_text(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
 async fn get(readers: SqlitePool, batch: Vec<Get>) {
@@ -199,202 +270,4 @@ async fn get(readers: SqlitePool, batch: Vec<Get>) {
             .map(|found| found.into_iter().find(|product| product.id == get.id));
         let _ = get.answer.send(product);
     }
-}
-
-/// The one connection that writes.
-struct Writer {
-    options: SqliteConnectOptions,
-    /// None once it failed: SQLite and sqlx may then be of two minds about whether a
-    /// transaction is open.
-    connection: Option<SqliteConnection>,
-}
-
-impl Writer {
-    async fn write(&mut self, batch: Vec<Write>) {
-        let outcomes = loop {
-            let committing = Committing::default();
-            match self.transaction(&batch, &committing).await {
-                Ok(Some(outcomes)) => break Ok(outcomes),
-                // Somebody's turn ended on the way. Nothing is committed; the others go again.
-                Ok(None) => {}
-                Err(error) => {
-                    self.connection = None;
-                    break Err(committing.note(error));
-                }
-            }
-        };
-        match outcomes {
-            Ok(outcomes) => {
-                for (write, outcome) in batch.into_iter().zip(outcomes) {
-                    let _ = write.answer.send(outcome);
-                }
-            }
-            Err(error) => {
-                for write in batch {
-                    let _ = write.answer.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-
-    /// Applies each job in order and commits. `None` if the turn of one that wrote was over
-    /// before the commit, which then did not happen. A job that breaks a rule of the tables
-    /// is undone alone: SQLite rolls back the statement, not the transaction. Whatever else
-    /// fails ends the transaction, for SQLite may have ended it already.
-    async fn transaction(
-        &mut self,
-        batch: &[Write],
-        committing: &Committing,
-    ) -> Result<Option<Vec<Result<Written<Product>>>>> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(SqliteConnection::connect_with(&self.options).await?),
-        };
-        // IMMEDIATE: a transaction that begins by reading could find another process ahead
-        // of it when it wants to write, and would have to give up.
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut earliest: Option<Instant> = None;
-        for write in batch {
-            let (outcome, condition) = match &write.what {
-                What::Create(new) => (create(&mut transaction, new).await, None),
-                What::CreateIfEmpty(new) => (create_if_empty(&mut transaction, new).await, None),
-                What::Update(id, changes, condition) => (
-                    update(&mut transaction, *id, changes, condition).await,
-                    Some(condition),
-                ),
-                What::Delete(id, condition) => (
-                    delete(&mut transaction, *id, condition).await,
-                    Some(condition),
-                ),
-            };
-            match (&outcome, condition) {
-                (Err(error), _) if !error.breaks_a_rule() => return outcome.map(|_| None),
-                (Ok(Written::Done(_)), Some(condition)) => {
-                    let deadline = condition.turn.deadline;
-                    earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-                }
-                _ => {}
-            }
-            outcomes.push(outcome);
-        }
-        if earliest.is_some_and(|earliest| earliest <= Instant::now()) {
-            transaction.rollback().await?;
-            return Ok(None);
-        }
-        committing.begin();
-        transaction.commit().await?;
-        Ok(Some(outcomes))
-    }
-}
-
-async fn create_if_empty(
-    writer: &mut SqliteConnection,
-    new: &[NewProduct],
-) -> Result<Written<Product>> {
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM products")
-        .fetch_one(&mut *writer)
-        .await?;
-    let mut last = Written::Missing;
-    if count == 0 {
-        for new in new {
-            last = create(&mut *writer, new).await?;
-        }
-    }
-    Ok(last)
-}
-
-async fn create(writer: &mut SqliteConnection, new: &NewProduct) -> Result<Written<Product>> {
-    let created = sqlx::query_as(AssertSqlSafe(format!(
-        "INSERT INTO products (name, description, price, stock, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $5) RETURNING {PRODUCT}"
-    )))
-    .bind(&new.name)
-    .bind(&new.description)
-    .bind(new.price)
-    .bind(new.stock)
-    .bind(now())
-    .fetch_one(writer)
-    .await?;
-    Ok(Written::Done(created))
-}
-
-async fn update(
-    writer: &mut SqliteConnection,
-    id: i64,
-    changes: &Changes,
-    condition: &Condition,
-) -> Result<Written<Product>> {
-    if condition.turn.is_over() {
-        return Ok(Written::Lost);
-    }
-    // A change of nothing is a read under the same conditions.
-    let text = if changes.is_empty() {
-        format!(
-            "SELECT {PRODUCT} FROM products WHERE id = $7 AND fence < $5 AND version = coalesce($8, version)"
-        )
-    } else {
-        format!(
-            "UPDATE products SET
-                 name = coalesce($1, name),
-                 description = coalesce($2, description),
-                 price = coalesce($3, price),
-                 stock = coalesce($4, stock),
-                 version = version + 1,
-                 fence = $5,
-                 updated_at = $6
-             WHERE id = $7 AND fence < $5 AND version = coalesce($8, version)
-             RETURNING {PRODUCT}"
-        )
-    };
-    let written: Option<Product> = sqlx::query_as(AssertSqlSafe(text))
-        .bind(&changes.name)
-        .bind(&changes.description)
-        .bind(changes.price)
-        .bind(changes.stock)
-        .bind(condition.turn.fence())
-        .bind(now())
-        .bind(id)
-        .bind(condition.version)
-        .fetch_optional(&mut *writer)
-        .await?;
-    match written {
-        Some(product) => Ok(Written::Done(product)),
-        None => why_refused(writer, id, condition).await,
-    }
-}
-
-async fn delete(
-    writer: &mut SqliteConnection,
-    id: i64,
-    condition: &Condition,
-) -> Result<Written<Product>> {
-    if condition.turn.is_over() {
-        return Ok(Written::Lost);
-    }
-    let deleted: Option<Product> = sqlx::query_as(AssertSqlSafe(format!(
-        "DELETE FROM products WHERE id = $1 AND fence < $2 AND version = coalesce($3, version)
-         RETURNING {PRODUCT}"
-    )))
-    .bind(id)
-    .bind(condition.turn.fence())
-    .bind(condition.version)
-    .fetch_optional(&mut *writer)
-    .await?;
-    match deleted {
-        Some(product) => Ok(Written::Done(product)),
-        None => why_refused(writer, id, condition).await,
-    }
-}
-
-async fn why_refused(
-    writer: &mut SqliteConnection,
-    id: i64,
-    condition: &Condition,
-) -> Result<Written<Product>> {
-    let found = sqlx::query_as("SELECT version, fence FROM products WHERE id = $1")
-        .bind(id)
-        .fetch_optional(writer)
-        .await?;
-    Ok(condition.refusal(found))
 }

@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) pool: PgPool,
-    limit: Duration,
+    pub(super) limits: Limits,
     /// Places for writes that wait for a locked row: never all the connections.
     pub(super) alone: Arc<Semaphore>,
 }
@@ -73,7 +73,7 @@ impl Database {
         let waiting = usize::try_from(limits.connections / 2).unwrap_or(1).max(1);
         Ok(Self {
             pool,
-            limit,
+            limits,
             alone: Arc::new(Semaphore::new(waiting)),
         })
     }
@@ -85,10 +85,11 @@ impl Database {
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
         // Waiting for a connection counts.
-        let deadline = Instant::now() + self.limit;
+        let limit = self.limits.timeout;
+        let deadline = Instant::now() + limit;
         let mut borrowed = Borrowed {
             connection: Some(self.pool.acquire().await?),
-            limit: self.limit,
+            limit,
         };
         let Some(connection) = borrowed.connection.as_mut() else {
             return Err(StorageError::closed());
@@ -99,7 +100,7 @@ impl Database {
         if let Some(connection) = borrowed.connection.take() {
             drop(connection.detach());
         }
-        let why = format!("no answer within {:?}", self.limit);
+        let why = format!("no answer within {limit:?}");
         Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, why)).into())
     }
 }

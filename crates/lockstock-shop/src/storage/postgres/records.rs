@@ -1,0 +1,91 @@
+//! What was answered under idempotency keys.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::super::sale::{Key, Recorded};
+use super::super::{Result, now};
+
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    keys: Vec<Key>,
+    forgotten: DateTime<Utc>,
+) -> Result<HashMap<Key, Recorded>> {
+    let (callers, names): (Vec<String>, Vec<String>) = keys
+        .iter()
+        .map(|key| (key.caller.to_string(), key.key.to_string()))
+        .unzip();
+    let rows: Vec<(String, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+        "SELECT r.caller, r.key, r.fingerprint, r.answer FROM idempotency AS r
+             JOIN unnest($1::text[], $2::text[]) AS wanted (caller, key)
+                 ON r.caller = wanted.caller AND r.key = wanted.key
+         WHERE r.created_at > $3",
+    )
+    .bind(callers)
+    .bind(names)
+    .bind(forgotten)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(Recorded::of_row).collect())
+}
+
+/// Notes all answers; whether it could. It cannot if somebody else has used one of the keys
+/// meanwhile.
+///
+/// In the order of the keys, and when all products are locked: whoever waits here for another
+/// one's key has nothing that the other waits for.
+pub(super) async fn note(
+    connection: &mut PgConnection,
+    records: BTreeMap<Key, Recorded>,
+    forgotten: DateTime<Utc>,
+) -> Result<bool> {
+    if records.is_empty() {
+        return Ok(true);
+    }
+    let count = records.len();
+    let (mut callers, mut names) = (Vec::new(), Vec::new());
+    let (mut fingerprints, mut answers) = (Vec::new(), Vec::new());
+    for (key, recorded) in records {
+        callers.push(key.caller.to_string());
+        names.push(key.key.to_string());
+        fingerprints.push(recorded.fingerprint.to_vec());
+        answers.push(recorded.answer);
+    }
+    let noted = sqlx::query(
+        "INSERT INTO idempotency AS old (caller, key, fingerprint, answer, created_at)
+         SELECT *, $5 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[])
+         ON CONFLICT (caller, key) DO UPDATE SET fingerprint = excluded.fingerprint,
+             answer = excluded.answer, created_at = excluded.created_at
+             WHERE old.created_at <= $6",
+    )
+    .bind(callers)
+    .bind(names)
+    .bind(fingerprints)
+    .bind(answers)
+    .bind(now())
+    .bind(forgotten)
+    .execute(connection)
+    .await?;
+    Ok(usize::try_from(noted.rows_affected()).is_ok_and(|noted| noted == count))
+}
+
+/// Forgets at most so many of those whose time is over.
+pub(super) async fn forget(
+    connection: &mut PgConnection,
+    forgotten: DateTime<Utc>,
+    most: i64,
+) -> Result<u64> {
+    let deleted = sqlx::query(
+        "DELETE FROM idempotency WHERE (caller, key) IN (
+             SELECT caller, key FROM idempotency WHERE created_at <= $1
+             ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+         )",
+    )
+    .bind(forgotten)
+    .bind(most)
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected())
+}
