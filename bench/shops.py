@@ -31,9 +31,14 @@ class Shop:
 
     def get(self, path):
         """Status and body."""
+        return self.send("GET", path)
+
+    def send(self, method, path, json_body=None):
+        """Status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        body = None if json_body is None else json.dumps(json_body)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
@@ -47,14 +52,15 @@ class Shop:
 
 
 @contextmanager
-def lockstock(database_url, store_url, *, hold, arguments=()):
+def lockstock(database_url, store_url, *, hold, samples=False):
     if not LOCKSTOCK.exists():
         raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --release -p lockstock-shop")
     port = free_port()
     command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
-    command += ["--database", database_url, "--update-hold", hold, "--no-samples", "--log", "warn"]
+    command += ["--database", database_url, "--update-hold", hold, "--log", "warn"]
+    command += [] if samples else ["--no-samples"]
     with scratch("server") as folder:
-        with Process("lockstock", [*command, *arguments], folder / "log") as process:
+        with Process("lockstock", command, folder / "log") as process:
             shop = Shop("lockstock", port, process)
             ask("lockstock", START, lambda: shop.responds("/readyz"), process)
             yield shop
@@ -111,10 +117,10 @@ def pair(database, store, hold, products):
 
 
 def same_answers(*shops):
-    """Both do the same thing: a product has the same fields with the same values."""
-    seen = []
-    for shop in shops:
-        product = json.loads(shop.get("/api/products/1/")[1])
-        seen.append({name: product[name] for name in product if not name.endswith("_at")})
+    """Both do the same thing: what the peer shows of a product ours shows with the same value,
+    times aside."""
+    ours, peer = (json.loads(shop.get("/api/products/1/")[1]) for shop in shops)
+    fields = [name for name in peer if not name.endswith("_at")]
+    seen = [{name: product.get(name) for name in fields} for product in (ours, peer)]
     if seen[0] != seen[1]:
         raise Failed(f"the two shops show different products:\n{seen[0]}\n{seen[1]}")

@@ -1,6 +1,6 @@
 -- One request for one random product at a time.
 --
---   wrk -s products.lua URL -- get|patch PRODUCTS SEED
+--   wrk -s products.lua URL -- get|patch|purchase PRODUCTS SEED
 --
 -- Products have the ids 1 to PRODUCTS. PATCH sets the stock to a random number, so that every
 -- one of them is a write. Prints the results as the last line, in JSON; times in microseconds.
@@ -18,9 +18,15 @@ function init(args)
    math.randomseed(seed)
    -- Made once: formatting each request again would cost wrk more than sending it.
    local requests = {}
-   if method == "get" then
+   if method == "get" or method == "purchase" then
+      local headers = { ["Content-Type"] = "application/json" }
       for id = 1, products do
-         requests[id] = wrk.format("GET", "/api/products/" .. id .. "/")
+         local path = "/api/products/" .. id .. "/"
+         if method == "get" then
+            requests[id] = wrk.format("GET", path)
+         else
+            requests[id] = wrk.format("POST", path .. "purchases/", headers, '{"quantity":1}')
+         end
       end
       request = function()
          return requests[math.random(products)]

@@ -1,0 +1,218 @@
+"""Purchases against `pgbench` with the same row update and ledger insert on the same Postgres."""
+
+import argparse
+import random
+import signal
+import statistics
+import sys
+from contextlib import contextmanager
+
+from load import quiet, require_wrk, wrk
+from process import Failed
+from report import Report, common_options, progress, ratio
+from servers import ROOT, postgres, postgres_program, run, scratch
+from shops import lockstock
+
+MIGRATIONS = ROOT / "crates/lockstock-shop/migrations/postgres"
+OURS, PEER = "ours", "peer"
+CLIENTS = 16
+WARM_UP = 1
+STOCK = 2_000_000_000
+# Name: how many products, and what must be reached beside pgbench.
+SCENARIOS = {"hot": (1, ratio(10)), "spread": (1000, ratio(0.5))}
+BENCHES = (*SCENARIOS, "sqlite")
+
+# In one statement, and so in one transaction and one round trip: quicker than it is usually
+# written.
+SCRIPT = """\\set product random(1, {products})
+WITH sold AS (
+    UPDATE products SET stock = stock - 1, version = version + 1, updated_at = now()
+    WHERE id = :product AND stock >= 1 RETURNING id, version, stock, price
+)
+INSERT INTO ledger (product, version, id, reason, delta, stock_after, unit_price, request, at)
+SELECT id, version, gen_random_uuid(), 'purchase', -1, stock, price, 'pgbench', now() FROM sold;
+"""
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        prog="./dev bench purchase",
+        epilog="All of it takes about five minutes on a quiet machine.",
+    )
+    parser.add_argument("--seconds", type=int, default=5, help="of one round (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each side (5)")
+    parser.add_argument("--connections", type=int, default=256, help="to ours (256)")
+    parser.add_argument(
+        "--spread", action="store_const", const=["spread"], dest="only", help="= --only spread"
+    )
+    common_options(parser, BENCHES)
+    given = parser.parse_args()
+    if min(given.seconds, given.rounds, given.connections) < 1:
+        parser.error("--seconds, --rounds and --connections are at least 1")
+    return given
+
+
+class Bench:
+    def __init__(self, given, database, report):
+        self.given, self.database, self.report = given, database, report
+        self.failures = {}
+
+    def scenario(self, name):
+        """Ours and pgbench in turn, over one PostgreSQL."""
+        products, must = SCENARIOS[name]
+        with self.shop(products) as shop:
+            loads, peers = [], []
+            self.load(name, shop, products, WARM_UP)
+            for number in range(self.given.rounds):
+                turns = [
+                    lambda: loads.append(self.load(name, shop, products, self.given.seconds)),
+                    lambda: peers.append(self.pgbench(name, products)),
+                ]
+                for turn in turns if number % 2 == 0 else reversed(turns):
+                    quiet(self.given.patience)
+                    turn()
+            self.books(OURS)
+        self.add(name, loads, {"pgbench": peers}, must)
+        return statistics.median(load.rate for load in loads)
+
+    @contextmanager
+    def shop(self, products):
+        for base in (OURS, PEER):
+            self.database.sql("postgres", f"DROP DATABASE IF EXISTS {base}")
+            url = self.database.create(base)
+            if base == PEER:
+                for migration in sorted(MIGRATIONS.glob("*.sql")):
+                    self.database.sql(PEER, migration.read_text())
+                self.stock(PEER, products)
+            else:
+                ours = url
+        # Purchases take no lock: which store there is makes no difference.
+        with lockstock(ours, "memory://", hold="release") as shop:
+            self.stock(OURS, products)
+            yield shop
+
+    def stock(self, base, products):
+        self.database.sql(
+            base,
+            "INSERT INTO products (name, description, price, stock, created_at, updated_at)"
+            f" SELECT 'Product ' || n, '', 100 + n, {STOCK}, now(), now()"
+            f" FROM generate_series(1, {products}) n",
+        )
+
+    def load(self, name, shop, products, seconds):
+        load = wrk(
+            shop,
+            "purchase",
+            products=products,
+            connections=self.given.connections,
+            seconds=seconds,
+            seed=random.randrange(1 << 30),
+            servers=(shop.process, self.database.process),
+        )
+        for kind, count in load.failures.items():
+            self.failures[f"{name}: {kind}"] = self.failures.get(f"{name}: {kind}", 0) + count
+        if seconds != WARM_UP:
+            said(name, "lockstock", load)
+        return load
+
+    def pgbench(self, name, products):
+        with scratch("pgbench") as folder:
+            script = folder / "purchase.sql"
+            script.write_text(SCRIPT.format(products=products))
+            command = [postgres_program("pgbench"), "-n", "-M", "prepared", "-c", CLIENTS, "-j", 2]
+            command += ["-T", self.given.seconds, "-f", script, "-l", "--log-prefix", folder / "log"]
+            command += ["-h", "127.0.0.1", "-p", self.database.port, "-U", "postgres", PEER]
+            run(command)
+            logs = [log.read_text() for log in folder.glob("log.*")]
+        took = sorted(int(line.split()[2]) / 1e3 for log in logs for line in log.splitlines())
+        seen = Seen(len(took) / self.given.seconds, took)
+        said(name, "pgbench", seen)
+        return seen
+
+    def sqlite(self, postgres_rate):
+        """Ours on the embedded default against ours on Postgres."""
+        loads = []
+        with scratch("sqlite") as folder:
+            url = f"sqlite://{folder}/shop.sqlite3"
+            with lockstock(url, "memory://", hold="release", samples=True) as shop:
+                plenty(shop)
+                self.load("sqlite", shop, 1, WARM_UP)
+                for _ in range(self.given.rounds):
+                    quiet(self.given.patience)
+                    loads.append(self.load("sqlite", shop, 1, self.given.seconds))
+        self.add("sqlite", loads, {}, None)
+        rate = statistics.median(load.rate for load in loads)
+        peers = {"ours on Postgres": postgres_rate}
+        self.report.add("sqlite, hot: purchases", "1/s", rate, peers, must=ratio(0.5))
+
+    def books(self, base):
+        """What was answered is in the ledger, and the ledger agrees with the stock."""
+        wrong = self.database.sql(
+            base,
+            f"SELECT count(*) FROM products p WHERE stock <> {STOCK} + coalesce((SELECT sum(delta)"
+            " FROM ledger l WHERE l.product = p.id), 0) OR version <> 1 + (SELECT count(*)"
+            " FROM ledger l WHERE l.product = p.id)",
+        )
+        if wrong != "0":
+            self.failures[f"products of which ledger and stock differ in {base}"] = int(wrong)
+
+    def add(self, name, loads, peers, must):
+        def both(value):
+            middle = {peer: statistics.median(map(value, some)) for peer, some in peers.items()}
+            return statistics.median(map(value, loads)), middle
+
+        self.report.add(f"{name}: purchases", "1/s", *both(lambda load: load.rate), must=must)
+        self.report.add(f"{name}: p50", "ms", *both(lambda load: load.p50))
+        self.report.add(f"{name}: p99", "ms", *both(lambda load: load.p99))
+        for part in loads[0].cpu:
+            share = statistics.median(load.cpu[part] / load.seconds for load in loads)
+            self.report.note(f"{name}: cores used by {part}: {share:.2f}")
+
+
+class Seen:
+    """One run of pgbench."""
+
+    def __init__(self, rate, took):
+        self.rate = rate
+        self.p50, self.p99 = (took[int(len(took) * part)] for part in (0.5, 0.99))
+
+
+def said(name, side, seen):
+    progress(f"{name:7} {side:10} {seen.rate:9,.0f}/s  p50 {seen.p50:7.2f}  p99 {seen.p99:7.2f} ms")
+
+
+def plenty(shop):
+    """As many of the first product as there can be."""
+    status, answer = shop.send("PATCH", "/api/products/1/", {"stock": STOCK})
+    if status != 200:
+        raise Failed(f"PATCH: {status} {answer}")
+
+
+def main():
+    given = arguments()
+    # So that what was started is ended in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    report = Report("purchase")
+    wanted = given.only or BENCHES
+    try:
+        require_wrk()
+        with postgres() as database:
+            bench = Bench(given, database, report)
+            # What SQLite is measured against.
+            needed = [name for name in SCENARIOS if name in wanted or name == "hot" and "sqlite" in wanted]
+            rates = {name: bench.scenario(name) for name in needed}
+            if "sqlite" in wanted:
+                bench.sqlite(rates["hot"])
+    except Failed as error:
+        sys.exit(f"bench purchase: {error}")
+    report.note(f"pgbench: {CLIENTS} clients, prepared, one statement a transaction")
+    report.finish(as_json=given.json)
+    if bench.failures:
+        lines = "\n".join(f"  {what}: {count}" for what, count in bench.failures.items())
+        sys.exit(f"\nbench purchase: FAILED:\n{lines}")
+
+
+if __name__ == "__main__":
+    main()
