@@ -1,6 +1,4 @@
-//! What a database promises to the shop, on each kind of database.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! What a database promises to the shop of its products, on each kind of database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,91 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockstock_shop::storage::{
-    self, Bound, Cause, Changes, Column, Comparison, Condition, Direction, Limits, NewProduct,
-    Origin, Product, Selection, Storage, Turn, Written,
+    self, Bound, Cause, Changes, Column, Comparison, Direction, NewProduct, Origin, Selection,
+    Written,
 };
 use lockstock_testkit::Postgres;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-const LIMITS: Limits = Limits {
-    connections: 8,
-    timeout: Duration::from_secs(20),
-    alone: true,
-    key_retention: Duration::from_secs(24 * 3600),
-};
-
-/// Runs `test` on a new database of each kind.
-async fn on_each_database(test: impl AsyncFn(Arc<dyn Storage>)) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("shop.sqlite3");
-    let sqlite = storage::open(&format!("sqlite://{}", file.display()), LIMITS)
-        .await
-        .unwrap();
-    test(sqlite.clone()).await;
-    sqlite.close().await;
-
-    let server = Postgres::start();
-    let postgres = storage::open(&server.create_database("shop"), LIMITS)
-        .await
-        .unwrap();
-    test(postgres.clone()).await;
-    postgres.close().await;
-}
-
-fn mug(stock: i64) -> NewProduct {
-    NewProduct {
-        name: "Enamel mug".to_owned(),
-        description: "Holds 350 ml".to_owned(),
-        price: 12_000,
-        stock,
-    }
-}
-
-fn stock(stock: i64) -> Changes {
-    Changes {
-        stock: Some(stock),
-        ..Changes::default()
-    }
-}
-
-/// The turn of a lock with this fence, and time enough.
-fn turn(fence: u64) -> Condition {
-    Condition {
-        turn: Turn {
-            fence,
-            deadline: Instant::now() + Duration::from_secs(60),
-        },
-        version: None,
-    }
-}
-
-fn seen(fence: u64, version: i64) -> Condition {
-    Condition {
-        version: Some(version),
-        ..turn(fence)
-    }
-}
-
-fn over(fence: u64) -> Condition {
-    Condition {
-        turn: Turn {
-            fence,
-            deadline: Instant::now(),
-        },
-        version: None,
-    }
-}
-
-async fn created(storage: &dyn Storage, new: NewProduct) -> Product {
-    match storage.create(new, Cause::default()).await.unwrap() {
-        Written::Done(product) => product,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn found(storage: &dyn Storage, id: i64) -> Product {
-    storage.get(id).await.unwrap().expect("it is there")
-}
+use crate::{LIMITS, created, found, mug, on_each_database, over, seen, stock, turn};
 
 #[tokio::test]
 async fn what_is_created_is_read_back_to_the_microsecond() {
@@ -255,10 +175,7 @@ async fn a_turn_that_is_over_writes_nothing() {
         assert_eq!(found(&*storage, id).await.version, 1);
         // One whose turn is over holds up none of those beside it.
         let others = join_all((0..20).map(|_| created(&*storage, mug(5)))).await;
-        let ids = others
-            .into_iter()
-            .map(|other| other.id)
-            .collect::<Vec<_>>();
+        let ids = others.into_iter().map(|other| other.id).collect::<Vec<_>>();
         let writes = ids.iter().enumerate().map(|(n, id)| {
             let condition = if n % 3 == 0 { over(10) } else { turn(10) };
             storage.update(*id, stock(1), condition, Cause::default())
