@@ -209,7 +209,7 @@ async fn a_refusal_is_not_recorded_unless_said_otherwise() {
         {
             let refused = send(&apps[n % 2], with("k", &[("x-status", status)])).await;
             assert_eq!(&refused.status.to_string(), status);
-            assert!(!is_replayed(&refused) && refused.header("x-other") != "");
+            assert!(!is_replayed(&refused) && !refused.header("x-other").is_empty());
         }
         // Another request with it is as good: nothing has been done.
         assert_eq!(send(&apps[0], pay("k")).await.status, 201);
