@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use crate::key::Key;
 use crate::refusal::{Refusals, Refused};
-use crate::work::Work;
+use crate::work::{Stop, Work};
 
 /// How soon the permit of a process that died is free again, unless `lease` says otherwise.
 const LEASE: Duration = Duration::from_secs(10);
@@ -241,7 +241,8 @@ where
 {
     let (parts, body) = request.into_parts();
     let name = rules.key.name(&parts);
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    let stop = Stop::of(&request);
     let Some(name) = name else {
         return inner.call(request).await;
     };
@@ -256,7 +257,7 @@ where
         Err(why) if rules.fail_open => {
             warn!(semaphore = name, %why, "carried out without a permit");
             let work = async move { inner.call(request).await };
-            return rules.work.run(work).await;
+            return rules.work.run(stop, work).await;
         }
         Err(why) => {
             warn!(semaphore = name, %why, "no permit could be had");
@@ -264,11 +265,13 @@ where
             return Ok(rules.refusal(Refused::StoreUnavailable { error }));
         }
     };
+    let inside = stop.inside(&mut request);
     let work = {
         let rules = rules.clone();
         async move {
             let permit = permit.renew_up_to(rules.most);
             let Ok(answer) = permit.run(inner.call(request)).await else {
+                inside.now();
                 let lease = rules.most;
                 return Ok(rules.refusal(Refused::LockLost { lease }));
             };
@@ -279,5 +282,5 @@ where
             answer
         }
     };
-    rules.work.run(work).await
+    rules.work.run(stop, work).await
 }

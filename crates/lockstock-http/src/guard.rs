@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 
 use crate::key::Key;
 use crate::refusal::{Refusals, Refused};
-use crate::work::Work;
+use crate::work::{Stop, Work};
 
 type Success<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 
@@ -332,6 +332,7 @@ where
     let (parts, body) = request.into_parts();
     let name = guard.key.name(&parts);
     let mut request = Request::from_parts(parts, body);
+    let stop = Stop::of(&request);
     let Some(name) = name else {
         return inner.call(request).await;
     };
@@ -348,7 +349,7 @@ where
         Err(why) if guard.fail_open => {
             warn!(lock = name, %why, "carried out without its lock");
             let work = async move { inner.call(request).await };
-            return guard.work.run(work).await;
+            return guard.work.run(stop, work).await;
         }
         Err(why) => {
             warn!(lock = name, %why, "no lock could be had");
@@ -360,6 +361,7 @@ where
         fence: held.fence(),
         deadline: held.deadline(),
     });
+    let inside = stop.inside(&mut request);
     let work = {
         let guard = guard.clone();
         async move {
@@ -370,6 +372,7 @@ where
                 match held.run(handler).await {
                     Ok(answer) => answer,
                     Err(_) => {
+                        inside.now();
                         let lease = guard.lease;
                         return Ok(guard.refusal(Refused::LockLost { lease }));
                     }
@@ -381,5 +384,5 @@ where
             answer
         }
     };
-    guard.work.run(work).await
+    guard.work.run(stop, work).await
 }

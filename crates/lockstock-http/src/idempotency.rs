@@ -1,20 +1,9 @@
 //! `Idempotency-Key`: a request that is sent again is answered again, not carried out again.
 //!
-//! | the key | answer |
-//! |---|---|
-//! | is new | the request is carried out, and its answer recorded if it is a success |
-//! | again, with the same request | the recorded status, body and headers, and `Idempotent-Replayed: true` |
-//! | again, with another method, path, query, content type or body | 422 `key_reused` |
-//! | is being carried out | 409 `in_flight` with `Retry-After` |
-//! | after an answer that is not recorded (by default any but 2xx), or an expired record | as new |
-//! | malformed, over 255 characters, or there are two | 400 `key_malformed` |
-//! | missing | not our business, or 400 `key_missing` with `require` |
-//!
-//! Keys and records belong to a caller and never show across callers.
-//!
 //! Guarantees: while a request is carried out no other with its key is, in this process or, with
 //! `claim_in`, in any that uses the store; what has begun is finished and recorded though the
-//! client is gone.
+//! client is gone; keys and records belong to a caller and never show across callers. Case by
+//! case: see [`Idempotency`].
 //!
 //! **What a record beside the effect cannot promise.** Effect and record are two writes. A
 //! process that dies between them leaves an effect without a record, and when the claim's lease
@@ -22,10 +11,12 @@
 //! store loses it. Only a record that is written in the transaction of the effect is there if
 //! and only if the effect is: that is what [`Records`] is for.
 
+mod carry_out;
 mod claim;
 mod header;
 mod record;
 mod records;
+mod request_key;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,20 +31,20 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lockstock::{MAX_LEASE, MIN_LEASE, Store};
-use tokio::time::sleep;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use self::claim::{Claim, Claims};
 use self::header::Found;
 pub use self::record::{Malformed, Record};
 use self::records::Shared;
 pub use self::records::{Records, StoreRecords};
+pub use self::request_key::RequestKey;
+use self::request_key::{credentials, fingerprint};
 use crate::BoxError;
-use crate::hash::{hash, hex_hash};
 use crate::refusal::{Refusals, Refused};
-use crate::work::Work;
+use crate::work::{Stop, Work};
 
 /// The largest request and the largest answer, unless said otherwise, in bytes.
 const LIMIT: usize = 64 * 1024;
@@ -61,34 +52,11 @@ const LIMIT: usize = 64 * 1024;
 const LEASE: Duration = Duration::from_secs(30);
 /// When somebody whose request is under way should ask for the result.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// After which pauses a record that could not be written is written again.
-const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const BODY_OMITTED: HeaderName = HeaderName::from_static("idempotent-body-omitted");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
-
-/// What an `Idempotency-Key` stands for: an extension of the request, for handlers that write
-/// the [`Record`] in their own transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestKey {
-    /// Whose key it is: see [`Idempotency::caller`].
-    pub caller: String,
-    /// The key: 1 to 255 visible ASCII characters.
-    pub key: String,
-    /// SHA-256 of the request: method, path, query, content type and body.
-    pub fingerprint: [u8; 32],
-}
-
-impl RequestKey {
-    /// Names the caller and the key, in 64 hexadecimal digits: for a column, or a key in a
-    /// store.
-    pub fn id(&self) -> String {
-        hex_hash([self.caller.as_bytes(), self.key.as_bytes()])
-    }
-}
 
 /// A layer: a request with an `Idempotency-Key` that is sent again is answered again, not
 /// carried out again.
@@ -110,7 +78,8 @@ impl RequestKey {
 /// The request's body is read whole before the handler runs, at most
 /// [`body_limit`](Self::body_limit) bytes; how long a slow client may take is for a layer outside
 /// of this one to say. The handler runs on a task of its own, so it finishes though the client
-/// is gone, and the key tells its result.
+/// is gone, and the key tells its result. An answer that is recorded is read whole before it is
+/// sent: a stream of events is nothing for this layer.
 ///
 /// # What a record beside the effect cannot promise
 ///
@@ -183,8 +152,9 @@ impl<B> Idempotency<B> {
     }
 
     /// Claims the key in `store` too, so that other processes hear 409 while the request is
-    /// carried out. The claim is renewed for at most an hour; if the process dies it ends with
-    /// its lease, [`MIN_LEASE`] to [`MAX_LEASE`].
+    /// carried out. The claim is the lock `idempotency:ID`, with [`RequestKey::id`]. It is renewed
+    /// for at most an hour; if the process dies it ends with its lease, [`MIN_LEASE`] to
+    /// [`MAX_LEASE`].
     ///
     /// # Panics
     ///
@@ -250,7 +220,8 @@ impl<B> Idempotency<B> {
     /// How large a body is recorded, in bytes: 64 KiB, unless said otherwise. Of a larger answer
     /// status and headers are recorded, without `Content-Type`, and it is answered again with
     /// `Idempotent-Body-Omitted: true` and no body. So is the first answer if its body does not
-    /// say how large it is before it is read.
+    /// say how large it is before it is read. A store takes no more than
+    /// [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES), with the headers.
     #[must_use]
     pub fn answer_limit(mut self, bytes: usize) -> Self {
         self.answer_limit = bytes;
@@ -373,8 +344,9 @@ where
                 }
                 Next::Refuse(refused) => return Ok(rules.refusal(refused)),
             };
+            let stop = Stop::of(&request);
             let carried_out = rules.clone().carry_out(inner, request, key, claim);
-            rules.work.run(carried_out).await
+            rules.work.run(stop, carried_out).await
         })
     }
 }
@@ -486,109 +458,4 @@ impl<B> Idempotency<B> {
             }
         }
     }
-
-    async fn carry_out<S, R>(
-        self: Arc<Self>,
-        mut inner: S,
-        request: Request<R>,
-        key: RequestKey,
-        claim: Claim,
-    ) -> Result<Response<B>, S::Error>
-    where
-        S: Service<Request<R>, Response = Response<B>>,
-        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
-    {
-        let response = match inner.call(request).await {
-            Ok(response) if (self.recorded)(&response) => response,
-            not_recorded => {
-                claim.release().await;
-                return not_recorded;
-            }
-        };
-        let (response, record) = self.record(&key, response).await;
-        if self.save(&key, &record).await {
-            claim.release().await;
-        } else {
-            claim.keep().await;
-        }
-        Ok(response)
-    }
-
-    /// The record of an answer, and the answer.
-    async fn record(&self, key: &RequestKey, response: Response<B>) -> (Response<B>, Record)
-    where
-        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
-    {
-        let (mut parts, body) = response.into_parts();
-        let mut record = Record::new(key, parts.status, Bytes::new());
-        for name in &*self.headers {
-            for value in parts.headers.get_all(name) {
-                record.headers.push((name.clone(), value.clone()));
-            }
-        }
-        let omit = |record: &mut Record| {
-            warn!(id = key.id(), "an answer is recorded without its body");
-            record.headers.retain(|(name, _)| *name != CONTENT_TYPE);
-            record.headers.push((BODY_OMITTED, TRUE));
-        };
-        if body.size_hint().lower() > self.answer_limit as u64 {
-            omit(&mut record);
-            return (Response::from_parts(parts, body), record);
-        }
-        match Limited::new(body, self.answer_limit).collect().await {
-            Ok(whole) => {
-                record.body = whole.to_bytes();
-                let body = B::from(record.body.clone());
-                (Response::from_parts(parts, body), record)
-            }
-            // What was read of it is gone, and the effect stands: everybody is told the same.
-            Err(_) => {
-                omit(&mut record);
-                parts = record.clone().into_response::<Bytes>().into_parts().0;
-                let body = B::from(Bytes::new());
-                (Response::from_parts(parts, body), record)
-            }
-        }
-    }
-
-    /// Whether the record is written. Tried more than once: the effect cannot be undone.
-    async fn save(&self, key: &RequestKey, record: &Record) -> bool {
-        let mut pauses = AGAIN.iter();
-        loop {
-            let Err(why) = self.records.save(key, record).await else {
-                return true;
-            };
-            let Some(pause) = pauses.next() else {
-                error!(id = key.id(), why, "an answer could not be recorded");
-                return false;
-            };
-            sleep(*pause).await;
-        }
-    }
-}
-
-/// Tells callers apart without keeping what they authenticate with.
-fn credentials(parts: &Parts) -> String {
-    let mut given = Vec::new();
-    for name in ["authorization", "x-api-key"] {
-        for value in parts.headers.get_all(name) {
-            given.extend([name.as_bytes(), value.as_bytes()]);
-        }
-    }
-    if given.is_empty() {
-        return String::new();
-    }
-    hex_hash(given)
-}
-
-fn fingerprint(parts: &Parts, body: &[u8]) -> [u8; 32] {
-    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let content_type = parts.headers.get(CONTENT_TYPE);
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    hash([
-        parts.method.as_str().as_bytes(),
-        path.as_bytes(),
-        content_type,
-        body,
-    ])
 }

@@ -48,7 +48,7 @@
 //! # Which layer goes outside
 //!
 //! With axum the layer that is added last is outermost. From the outside in:
-//! [`Preconditions`] that require, [`Idempotency`], [`Guard`], [`Concurrency`],
+//! authentication, [`Preconditions`] that require, [`Idempotency`], [`Guard`], [`Concurrency`],
 //! [`Preconditions`] that compare. A request that is answered again then takes no lock, one that
 //! has no lock takes no place among the many, and a tag is compared under the lock.
 

@@ -20,7 +20,7 @@ use kit::{
     somebody_waits,
 };
 use lockstock::Store;
-use lockstock_http::{Guard, Held, Key, Refused, Unsettled};
+use lockstock_http::{Concurrency, Guard, Held, Idempotency, Key, Refused, Unsettled};
 use lockstock_testkit::Redis;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
@@ -270,6 +270,29 @@ async fn a_handler_that_loses_its_lock_is_stopped() {
         let patient = exclusive(&two).wait(PATIENCE);
         let next = send(&app(&Gate::open(), &patient), post("/reports/weekly/")).await;
         assert_eq!(next.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_loses_its_lock_is_stopped_behind_other_layers_too() {
+    on_each_store(async |[one, _]| {
+        let gate = Gate::shut();
+        let two = Concurrency::new(&one, Key::of(|_| Some("all".to_owned())), 2);
+        let once = Idempotency::in_store(&one);
+        let late = app(&gate, &Guard::exclusive(&one, Key::path("/other/"), LEASE))
+            .layer(once.clone())
+            .layer(two.clone())
+            .layer(Guard::exclusive(&one, Key::path(PATH), SHORT));
+        let mut request = post("/reports/weekly/");
+        let key = "k".parse().unwrap();
+        request.headers_mut().insert("idempotency-key", key);
+        let lost = send(&late, request).await;
+        assert_eq!((lost.status, &lost.code()[..]), (409, "lock_lost"));
+        // On whichever tasks they were.
+        timeout(PATIENCE, once.finished()).await.unwrap();
+        timeout(PATIENCE, two.finished()).await.unwrap();
+        assert_eq!((gate.inside(), gate.passed()), (0, 0), "stopped");
     })
     .await;
 }
