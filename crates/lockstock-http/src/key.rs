@@ -11,8 +11,8 @@ use std::fmt;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use http::HeaderName;
 use http::request::Parts;
+use http::{HeaderName, Method};
 use lockstock::MAX_NAME_BYTES;
 
 use crate::hash::hex_hash;
@@ -42,8 +42,9 @@ impl Key {
     /// end makes no difference, nor does percent-encoding. The key is the template with the
     /// values in their places, `/reports/weekly/`.
     ///
-    /// A router that nests another may hand it the rest of the path only; the template is about
-    /// the path as this layer sees it.
+    /// The method does not matter, see [`methods`](Self::methods). A router that nests another
+    /// may hand it the rest of the path only; the template is about the path as this layer sees
+    /// it.
     ///
     /// # Panics
     ///
@@ -75,6 +76,22 @@ impl Key {
             }
             Some(key)
         })
+    }
+
+    /// The same for requests with one of these methods; others need no lock.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use lockstock_http::Key;
+    ///
+    /// // Who only reads a report waits for nobody.
+    /// let writers = Key::path("/reports/{name}/").methods([Method::PUT, Method::DELETE]);
+    /// # let _ = writers;
+    /// ```
+    #[must_use]
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let methods: Vec<_> = methods.into_iter().collect();
+        Self::of(move |parts| (self.0)(parts).filter(|_| methods.contains(&parts.method)))
     }
 
     /// The same with `front` before each key: for services that share a store.
@@ -287,6 +304,10 @@ mod tests {
             key(&tenant, "/", &[("x-tenant", b"\xff")]).unwrap(),
             "x-tenant=%FF"
         );
+        let posts = tenant.clone().methods([Method::POST]);
+        assert_eq!(key(&posts, "/", &[("x-tenant", b"a")]), None);
+        let gets = tenant.clone().methods([Method::POST, Method::GET]);
+        assert!(key(&gets, "/", &[("x-tenant", b"a")]).is_some());
         let ours = tenant.after("shop:");
         assert_eq!(
             key(&ours, "/", &[("x-tenant", b"a")]).unwrap(),

@@ -1,4 +1,4 @@
-//! The locks of [lockstock](lockstock) as HTTP behaviour: [tower](https://docs.rs/tower) layers for axum,
+//! The locks of [lockstock] as HTTP behaviour: [tower](https://docs.rs/tower) layers for axum,
 //! or any other service of [`http`] requests.
 //!
 //! ```
@@ -32,7 +32,8 @@
 //! - [`Guard`]: one request at a time for each key, or one success in so long. The handler finds
 //!   its [`Held`]; [`Unsettled`] says that nobody knows whether it has written.
 //! - [`Concurrency`]: at most so many at a time for each key, over all processes.
-//! - [`Key`]: which requests have the same key: by path, by header, by a closure.
+//! - [`Key`]: which requests have the same key: by path, by header, by a closure; of some methods
+//!   only.
 //! - [`Idempotency`]: a request that is sent again is answered again. Its [`Record`]s are in a
 //!   store ([`StoreRecords`]) or in the transaction of the effect ([`Records`],
 //!   [`RequestKey`]).
