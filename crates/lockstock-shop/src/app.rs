@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use lockstock::Store;
+use lockstock_http::Guard;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,9 +21,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::body::BodyLimits;
 use crate::fields::Whole;
+use crate::keys::Keys;
 use crate::refusal::Refusal;
 use crate::storage::Storage;
-use crate::update_lock::UpdateLock;
 use crate::{face, ledger, operate, places, products, purchases, reservations};
 
 /// What every handler sees. Cheap to clone.
@@ -31,7 +33,9 @@ pub(crate) struct Shop(Arc<Parts>);
 pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store: Store,
-    pub(crate) updates: UpdateLock,
+    /// Whose turn it is to change a product.
+    pub(crate) turns: Guard<Body>,
+    pub(crate) keys: Keys,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     /// Told to stop: still serving, but not to be sent more.
@@ -111,9 +115,9 @@ struct Document;
 /// Every route of the server.
 pub(crate) fn router(shop: Shop) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(products::routes())
-        .merge(purchases::routes())
-        .merge(reservations::routes())
+        .merge(products::routes(&shop))
+        .merge(purchases::routes(&shop))
+        .merge(reservations::routes(&shop))
         .merge(ledger::routes())
         .merge(operate::routes())
         .split_for_parts();

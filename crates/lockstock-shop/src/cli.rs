@@ -12,7 +12,7 @@ use clap::builder::{BoolishValueParser, Styles};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::locks::{Locks, LocksCommand, Release};
-use crate::update_lock::Hold;
+use crate::turns::Hold;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

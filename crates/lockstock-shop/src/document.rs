@@ -200,6 +200,32 @@ pub(crate) struct Detail {
 #[schema(value_type = Object, example = json!({ "stock": ["A valid integer is required."] }))]
 pub(crate) struct InvalidFields(std::collections::HashMap<String, Vec<String>>);
 
+/// The key of a request that shall take effect once.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub(crate) struct KeyHeader {
+    /// Makes it safe to send the request again: it takes effect once, and is answered as the
+    /// first time, with `Idempotent-Replayed: true`. 1 to 255 visible ASCII characters, the
+    /// caller's own. Remembered for 24 hours, unless the server was told otherwise.
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        required = false,
+        nullable = false
+    )]
+    idempotency_key: Option<String>,
+}
+
+/// How a request with an idempotency key can be refused for that.
+#[derive(IntoResponses)]
+pub(crate) enum Keyed {
+    /// The Idempotency-Key came with another request before.
+    #[response(status = 422)]
+    Reused(#[to_schema] Detail),
+}
+
 /// What can be wrong with a body.
 #[derive(IntoResponses)]
 pub(crate) enum BadBody {

@@ -19,6 +19,11 @@ fn injected(name: &'static str) -> Option<u64> {
     None
 }
 
+/// Whether a test has switched this on.
+pub(crate) fn is_on(name: &'static str) -> bool {
+    injected(name).is_some()
+}
+
 /// Reads `FAILPOINTS`; keep the answer for as long as they shall work.
 pub(crate) fn setup() -> fail::FailScenario<'static> {
     fail::FailScenario::setup()

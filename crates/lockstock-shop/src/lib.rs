@@ -5,9 +5,10 @@
 //!   `bench`: the lock measured and checked on a store of the user's.
 //!   `locks`: who holds what, for operators.
 //! - `app`: the routes together; `face`: what every request meets first.
-//! - `products`, `purchases`, `reservations`, `ledger`: the resources; `update_lock`: whose turn
-//!   it is to change a product; [`storage`]: the databases.
+//! - `products`, `purchases`, `reservations`, `ledger`: the resources; `turns`: whose turn it
+//!   is to change a product; `keys`: idempotency keys; [`storage`]: the databases.
 
+mod answer;
 mod app;
 mod bench;
 mod body;
@@ -18,6 +19,7 @@ mod document;
 mod face;
 mod failpoint;
 mod fields;
+mod keys;
 mod ledger;
 mod listing;
 mod locks;
@@ -38,7 +40,7 @@ mod samples;
 mod search;
 mod serve;
 pub mod storage;
-mod update_lock;
+mod turns;
 
 pub use cli::Cli;
 use cli::Command;

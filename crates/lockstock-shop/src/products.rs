@@ -1,37 +1,41 @@
 //! Products: `/api/products/` and `/api/products/{id}/`, with the verbs and the wire shapes
 //! of a Django REST framework `ModelViewSet`.
 //!
-//! PUT, PATCH and DELETE go through the product's lock (`update_lock.rs`); the body is read
-//! and validated before the lock is taken.
+//! PUT, PATCH and DELETE go through the product's lock: see `products/changes.rs`.
+
+mod changes;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::ETAG;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Timelike, Utc};
+use lockstock_http::Record;
 use serde::Serialize;
 use serde_json::{Map, json};
+use tower::ServiceBuilder;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
+use self::changes::settled;
+pub(crate) use self::changes::{exists, missing_first};
+use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::{Fields, received};
 use crate::document::{
-    BadBody, IfMatchHeader, ListParameters, Overload, ProductGiven, ProductPage, ProductPatch,
-    ProductPath, UnderLock,
+    BadBody, KeyHeader, Keyed, ListParameters, Overload, ProductGiven, ProductPage, ProductPath,
 };
 use crate::fields::{Text, Whole, noted};
+use crate::keys;
 use crate::listing::Parameters;
 use crate::metadata::metadata;
 use crate::places::product_id;
-use crate::preconditions::{self, IfMatch};
+use crate::preconditions;
 use crate::refusal::Refusal;
-use crate::storage::{
-    Cause, Changes, Condition, NewProduct, Origin, Product, Storage, Turn, Written,
-};
-use crate::update_lock::Hold;
+use crate::storage::{Cause, Changes, NewProduct, Origin, Product, Written};
 
 /// Where the products are.
 pub(crate) const PATH: &str = "/api/products/";
@@ -66,10 +70,28 @@ pub(crate) struct ProductShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create, list_options))
-        .routes(routes!(retrieve, replace, change, remove, product_options))
+pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
+    let collected = || from_fn_with_state(shop.clone(), keys::collected);
+    let all = routes!(list, create, list_options)
+        .layer(shop.keys.of_orders.clone())
+        .layer(collected());
+    let one = routes!(
+        retrieve,
+        changes::replace,
+        changes::change,
+        changes::remove,
+        product_options
+    )
+    .layer(
+        // From the outside in.
+        ServiceBuilder::new()
+            .layer(collected())
+            .layer(shop.keys.of_changes.clone())
+            .layer(from_fn_with_state(shop.clone(), changes::checked))
+            .layer(changes::demands(shop.settings.require_if_match))
+            .layer(shop.turns.clone()),
+    );
+    OpenApiRouter::new().routes(all).routes(one)
 }
 
 /// List products
@@ -97,16 +119,19 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
 }
 
 /// Create a product
-#[utoipa::path(post, path = PATH, tag = "products", request_body(
+#[utoipa::path(post, path = PATH, tag = "products", params(KeyHeader), request_body(
     content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Created", body = ProductShown),
+    (status = 201, description = "Created", body = ProductShown,
+        headers(("ETag" = String, description = "The version, quoted"))),
     BadBody,
+    Keyed,
     Overload,
 ))]
 async fn create(
     State(shop): State<Shop>,
     origin: Origin,
+    key: keys::Given,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
@@ -119,9 +144,13 @@ async fn create(
         price: changes.price.unwrap_or_default(),
         stock: changes.stock.unwrap_or_default(),
     };
-    let cause = Cause { origin, once: None };
-    let product = settled(shop.storage.create(new, cause).await?)?;
-    Ok(shown(StatusCode::CREATED, product))
+    let once = keys::once(&key, |product| {
+        Some(keys::bytes(&answer(StatusCode::CREATED, product)))
+    });
+    match shop.storage.create(new, Cause { origin, once }).await? {
+        Written::Recorded(recorded) => keys::again(&key, recorded),
+        other => Ok(answer(StatusCode::CREATED, &settled(other)?).into_response()),
+    }
 }
 
 /// Look at a product
@@ -135,129 +164,11 @@ async fn create(
     (status = 404, description = "There is no such product"),
     Overload,
 ))]
-async fn retrieve(
-    State(shop): State<Shop>,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Result<Response, Refusal> {
+async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
     let id = product_id(uri.path())?;
     let product = shop.storage.get(id).await?;
     let product = product.ok_or_else(Refusal::no_product)?;
-    if preconditions::is_known(&headers, product.version, product.held) {
-        let tag = [(ETAG, preconditions::etag(product.version, product.held))];
-        return Ok((StatusCode::NOT_MODIFIED, tag).into_response());
-    }
-    Ok(shown(StatusCode::OK, product))
-}
-
-/// Replace a product
-///
-/// Fields that are not required and not sent keep their values. Takes the product's lock, as
-/// PATCH does.
-#[utoipa::path(put, path = "/api/products/{id}/", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
-), request_body(
-    content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
-), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown),
-    BadBody,
-    UnderLock,
-))]
-async fn replace(
-    State(shop): State<Shop>,
-    origin: Origin,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Refusal> {
-    update(shop, origin, headers, uri, body, Completeness::Whole).await
-}
-
-/// Change a product
-///
-/// Of several identical requests at once exactly one succeeds; the others get 429. Waits for
-/// the product's lock, and after a success the lock is kept to the end of its lease (3 s
-/// unless the server was told otherwise).
-#[utoipa::path(patch, path = "/api/products/{id}/", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
-), request_body(
-    content((ProductPatch = "application/json"), (ProductPatch = "application/x-www-form-urlencoded"), (ProductPatch = "multipart/form-data")),
-), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown),
-    BadBody,
-    UnderLock,
-))]
-async fn change(
-    State(shop): State<Shop>,
-    origin: Origin,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Refusal> {
-    update(shop, origin, headers, uri, body, Completeness::Part).await
-}
-
-async fn update(
-    shop: Shop,
-    origin: Origin,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-    completeness: Completeness,
-) -> Result<Response, Refusal> {
-    let id = product_id(uri.path())?;
-    let checked = async {
-        let fields = received(shop.settings.body, &headers, body).await?;
-        let changes = validated(&fields, completeness)?;
-        Ok((changes, if_match(&shop, &headers)?))
-    };
-    let (changes, if_match) = match checked.await {
-        Ok(checked) => checked,
-        // Of a product that does not exist, that is the thing to say.
-        Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
-    };
-    exists(&shop, id).await?;
-    let storage = shop.storage.clone();
-    let product = shop
-        .updates
-        .run(id, shop.updates.hold(), async move |turn| {
-            let condition = condition(&*storage, id, turn, if_match).await?;
-            let cause = Cause { origin, once: None };
-            settled(storage.update(id, changes, condition, cause).await?)
-        });
-    Ok(shown(StatusCode::OK, product.await?))
-}
-
-/// Delete a product
-#[utoipa::path(delete, path = "/api/products/{id}/", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
-), responses(
-    (status = 204, description = "It is gone"),
-    UnderLock,
-))]
-async fn remove(
-    State(shop): State<Shop>,
-    origin: Origin,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Result<Response, Refusal> {
-    let id = product_id(uri.path())?;
-    let if_match = match if_match(&shop, &headers) {
-        Ok(if_match) => if_match,
-        Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
-    };
-    exists(&shop, id).await?;
-    let storage = shop.storage.clone();
-    // What is gone needs no cool-down: who comes next shall hear 404, not 429.
-    let removed = shop.updates.run(id, Hold::Release, async move |turn| {
-        let condition = condition(&*storage, id, turn, if_match).await?;
-        settled(storage.delete(id, condition, origin).await?)
-    });
-    removed.await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(answer(StatusCode::OK, &product).into_response())
 }
 
 /// What can be done with products
@@ -337,68 +248,10 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
     }
 }
 
-fn if_match(shop: &Shop, headers: &HeaderMap) -> Result<IfMatch, Refusal> {
-    let if_match = IfMatch::of(headers);
-    if if_match == IfMatch::Absent && shop.settings.require_if_match {
-        return Err(Refusal::if_match_required());
-    }
-    Ok(if_match)
-}
-
-/// Looked at before a lock is taken: a lock leaves a counter in the store, and there is no
-/// end of products that do not exist.
-pub(crate) async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
-    let product = shop.storage.get(id).await?;
-    product.map(drop).ok_or_else(Refusal::no_product)
-}
-
-/// The refusal for a product that does not exist, or else `refusal`.
-pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
-    exists(shop, id).await.err().unwrap_or(refusal)
-}
-
-/// What the write is held to, in its own transaction.
-async fn condition(
-    storage: &dyn Storage,
-    id: i64,
-    turn: Turn,
-    if_match: IfMatch,
-) -> Result<Condition, Refusal> {
-    let version = match if_match {
-        IfMatch::Absent | IfMatch::Any => None,
-        IfMatch::OneOf(versions) => match versions[..] {
-            // No version is ever 0: the write finds the product missing or stale.
-            [] => Some(0),
-            [version] => Some(version),
-            // Which of them it is can only be known by looking; the lock is held.
-            _ => {
-                let product = storage.get(id).await?.ok_or_else(Refusal::no_product)?;
-                let seen = versions.contains(&product.version);
-                Some(if seen { product.version } else { 0 })
-            }
-        },
-    };
-    Ok(Condition { turn, version })
-}
-
-fn settled(written: Written<Product>) -> Result<Product, Refusal> {
-    match written {
-        Written::Done(product) => Ok(product),
-        // Nobody asks here with a key.
-        Written::Recorded(_) => Err(Refusal::defect()),
-        Written::Missing => Err(Refusal::no_product()),
-        Written::Stale { version } => Err(Refusal::stale(version)),
-        Written::Lost => {
-            tracing::warn!("lost: a write came too late and was refused");
-            metrics::counter!("lockstock_fenced_writes_total").increment(1);
-            Err(Refusal::lock_lost())
-        }
-    }
-}
-
-fn shown(status: StatusCode, product: Product) -> Response {
-    let tag = [(ETAG, preconditions::etag(product.version, product.held))];
-    (status, tag, axum::Json(ProductShown::from(product))).into_response()
+/// The answer that shows a product, with its entity tag.
+fn answer(status: StatusCode, product: &Product) -> Record {
+    let tag = preconditions::etag(product.version, product.held);
+    shown(status, &ProductShown::from(product.clone())).header(ETAG, tag)
 }
 
 impl From<Product> for ProductShown {

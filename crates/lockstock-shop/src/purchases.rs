@@ -6,19 +6,25 @@
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use lockstock_http::Record;
 use serde::Serialize;
 use serde_json::Map;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::received;
-use crate::document::{BadBody, InStock, Overload, ProductPath, PurchaseGiven, PurchasePage};
+use crate::document::{
+    BadBody, InStock, KeyHeader, Keyed, Overload, ProductPath, PurchaseGiven, PurchasePage,
+};
 use crate::fields::noted;
+use crate::keys;
 use crate::listing::Parameters;
 use crate::places::{product_id, purchase_id};
 use crate::products::{exists, missing_first, timestamp};
@@ -54,10 +60,11 @@ pub(crate) struct PurchaseShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
-    OpenApiRouter::new()
-        .routes(routes!(list, buy))
-        .routes(routes!(retrieve))
+pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
+    let all = routes!(list, buy)
+        .layer(shop.keys.of_orders.clone())
+        .layer(from_fn_with_state(shop.clone(), keys::collected));
+    OpenApiRouter::new().routes(all).routes(routes!(retrieve))
 }
 
 /// Buy
@@ -66,18 +73,21 @@ pub(crate) fn routes() -> OpenApiRouter<Shop> {
 /// is something left that is not held for others. What the caller holds of it is used first.
 #[utoipa::path(post, path = "/api/products/{id}/purchases/", tag = "purchases", params(
     ProductPath,
+    KeyHeader,
 ), request_body(
     content((PurchaseGiven = "application/json"), (PurchaseGiven = "application/x-www-form-urlencoded"), (PurchaseGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Bought", body = PurchaseShown,
         headers(("Location" = String, description = "Where the purchase is"))),
     BadBody,
+    Keyed,
     InStock,
     Overload,
 ))]
 async fn buy(
     State(shop): State<Shop>,
     origin: Origin,
+    key: keys::Given,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -91,9 +101,9 @@ async fn buy(
         product,
         wish: Wish::Purchase { quantity },
         origin,
-        once: None,
+        once: keys::once(&key, recorded),
     };
-    answered(shop.storage.sell(order).await?)
+    answered(&key, shop.storage.sell(order).await?)
 }
 
 async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, Refusal> {
@@ -106,14 +116,28 @@ async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, R
 }
 
 /// The answer to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answered(outcome: Outcome) -> Result<Response, Refusal> {
+pub(crate) fn answered(key: &keys::Given, outcome: Outcome) -> Result<Response, Refusal> {
     match outcome {
-        Outcome::Purchased(entry) => {
-            let place = format!("/api/purchases/{}/", entry.id);
-            let shown = axum::Json(PurchaseShown::from(entry));
-            Ok((StatusCode::CREATED, [(LOCATION, place)], shown).into_response())
-        }
+        Outcome::Purchased(entry) => Ok(answer(&entry).into_response()),
+        Outcome::Recorded(recorded) => keys::again(key, recorded),
         other => Err(Refusal::from(other)),
+    }
+}
+
+/// What is recorded of it.
+pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
+    match outcome {
+        Outcome::Purchased(entry) => Some(keys::bytes(&answer(entry))),
+        _ => None,
+    }
+}
+
+fn answer(entry: &Entry) -> Record {
+    let place = HeaderValue::try_from(format!("/api/purchases/{}/", entry.id));
+    let answer = shown(StatusCode::CREATED, &PurchaseShown::from(entry.clone()));
+    match place {
+        Ok(place) => answer.header(LOCATION, place),
+        Err(_) => answer,
     }
 }
 

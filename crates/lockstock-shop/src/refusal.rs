@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use lockstock_http::{Refused, Unsettled};
 use serde_json::{Map, Value, json};
 
 use crate::negotiate::{Form, Language};
@@ -195,8 +196,7 @@ impl Refusal {
     }
 
     /// 429: somebody else is updating the product, or has just done so.
-    pub(crate) fn busy(lease: Duration, kept: bool, left: Option<Duration>) -> Self {
-        let wait = left.unwrap_or(lease);
+    fn busy(lease: Duration, kept: bool, wait: Duration) -> Self {
         let seconds = whole_seconds(wait);
         // The article's sentence where it is true; where the lock is freed after each
         // update, "once in 3 s" would be a lie.
@@ -283,6 +283,37 @@ impl Refusal {
         }
     }
 
+    /// 400: a key that is none.
+    fn key_malformed() -> Self {
+        Self::coded(
+            StatusCode::BAD_REQUEST,
+            "key_malformed",
+            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+            "Idempotency-Key는 공백 없는 ASCII 문자 1~255자로 한 번만 보내 주세요.",
+        )
+    }
+
+    /// 422: the key came with another request before.
+    pub(crate) fn key_reused() -> Self {
+        Self::coded(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key_reused",
+            "This Idempotency-Key came with another request before.",
+            "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
+        )
+    }
+
+    /// 409: the request of that key is being carried out.
+    fn in_flight(retry_after: Duration) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "in_flight",
+            "The request with this Idempotency-Key is being carried out. Send it again for its result.",
+            "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
+        )
+        .retry_after(retry_after)
+    }
+
     /// 503: no lock can be had, so nothing is written.
     pub(crate) fn store_unavailable() -> Self {
         Self::coded(
@@ -324,11 +355,6 @@ impl Refusal {
             "The server made a mistake. The request id helps to find it in the log.",
             "서버 오류가 발생했습니다. 요청 ID로 로그에서 찾을 수 있습니다.",
         )
-    }
-
-    /// Whether what it refuses was carried out all the same, nobody knows.
-    pub(crate) fn may_be_written(&self) -> bool {
-        self.0.may_be_written
     }
 
     /// The answer for a client that reads `form` and speaks `language`.
@@ -414,8 +440,41 @@ impl About {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
+        if self.0.may_be_written {
+            response.extensions_mut().insert(Unsettled);
+        }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// Of a layer in front of a handler.
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy {
+                retry_after,
+                kept,
+                lease,
+            } => Self::busy(lease, kept, retry_after),
+            Refused::LockLost { .. } => Self::lock_lost(),
+            Refused::StoreUnavailable { error } => match error.downcast::<StorageError>() {
+                Ok(error) => Self::from(*error),
+                Err(why) => {
+                    tracing::error!(%why, "no lock could be had");
+                    Self::store_unavailable()
+                }
+            },
+            Refused::KeyMissing | Refused::KeyMalformed => Self::key_malformed(),
+            Refused::KeyReused => Self::key_reused(),
+            Refused::InFlight { retry_after } => Self::in_flight(retry_after),
+            Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
+            Refused::PreconditionRequired => Self::if_match_required(),
+            other => {
+                tracing::error!(?other, "refused for a reason that nobody expected");
+                Self::defect()
+            }
+        }
     }
 }
 

@@ -9,22 +9,26 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use lockstock_http::Record;
 use serde::Serialize;
 use serde_json::Map;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::received;
 use crate::document::{
-    BadBody, HoldGiven, InStock, Overload, ProductPath, ReservationGiven, ReservationPath,
-    StillHeld,
+    BadBody, HoldGiven, InStock, KeyHeader, Keyed, Overload, ProductPath, ReservationGiven,
+    ReservationPath, StillHeld,
 };
 use crate::fields::noted;
+use crate::keys;
 use crate::places::{product_id, reservation_id};
 use crate::products::{missing_first, timestamp};
 use crate::purchases::{self, PurchaseShown};
@@ -54,29 +58,34 @@ pub(crate) struct ReservationShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
+pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
+    let keys = shop.keys.of_orders.clone();
+    let collected = || from_fn_with_state(shop.clone(), keys::collected);
     OpenApiRouter::new()
-        .routes(routes!(reserve))
+        .routes(routes!(reserve).layer(keys.clone()).layer(collected()))
         .routes(routes!(retrieve, cancel))
-        .routes(routes!(confirm))
-        .routes(routes!(extend))
+        .routes(routes!(confirm).layer(keys.clone()).layer(collected()))
+        .routes(routes!(extend).layer(keys).layer(collected()))
 }
 
 /// Set stock aside
 #[utoipa::path(post, path = "/api/products/{id}/reservations/", tag = "reservations", params(
     ProductPath,
+    KeyHeader,
 ), request_body(
     content((ReservationGiven = "application/json"), (ReservationGiven = "application/x-www-form-urlencoded"), (ReservationGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Held", body = ReservationShown,
         headers(("Location" = String, description = "Where the reservation is"))),
     BadBody,
+    Keyed,
     InStock,
     Overload,
 ))]
 async fn reserve(
     State(shop): State<Shop>,
     origin: Origin,
+    key: keys::Given,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -91,9 +100,9 @@ async fn reserve(
         product,
         wish,
         origin,
-        once: None,
+        once: keys::once(&key, created),
     };
-    held(shop.storage.sell(order).await?, StatusCode::CREATED)
+    held(&key, shop.storage.sell(order).await?, StatusCode::CREATED)
 }
 
 /// Look at a reservation
@@ -119,21 +128,28 @@ async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<
 /// Once: whoever asks again is told which purchase it became.
 #[utoipa::path(post, path = "/api/products/{id}/reservations/{rid}/confirm/", tag = "reservations", params(
     ReservationPath,
+    KeyHeader,
 ), responses(
     (status = 201, description = "Bought", body = PurchaseShown,
         headers(("Location" = String, description = "Where the purchase is"))),
+    Keyed,
     StillHeld,
     Overload,
 ))]
-async fn confirm(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
+async fn confirm(
+    State(shop): State<Shop>,
+    origin: Origin,
+    key: keys::Given,
+    uri: Uri,
+) -> Result<Response, Refusal> {
     let reservation = reservation_id(uri.path())?;
     let order = Order {
         product: product_id(uri.path())?,
         wish: Wish::Confirm { reservation },
         origin,
-        once: None,
+        once: keys::once(&key, purchases::recorded),
     };
-    purchases::answered(shop.storage.sell(order).await?)
+    purchases::answered(&key, shop.storage.sell(order).await?)
 }
 
 /// Hold it for longer
@@ -141,17 +157,20 @@ async fn confirm(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<R
 /// For so long from now on, and no shorter than it is held anyway.
 #[utoipa::path(post, path = "/api/products/{id}/reservations/{rid}/extend/", tag = "reservations", params(
     ReservationPath,
+    KeyHeader,
 ), request_body(
     content((HoldGiven = "application/json"), (HoldGiven = "application/x-www-form-urlencoded"), (HoldGiven = "multipart/form-data")),
 ), responses(
     (status = 200, description = "Held", body = ReservationShown),
     BadBody,
+    Keyed,
     StillHeld,
     Overload,
 ))]
 async fn extend(
     State(shop): State<Shop>,
     origin: Origin,
+    key: keys::Given,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -167,9 +186,9 @@ async fn extend(
         product,
         wish,
         origin,
-        once: None,
+        once: keys::once(&key, extended),
     };
-    held(shop.storage.sell(order).await?, StatusCode::OK)
+    held(&key, shop.storage.sell(order).await?, StatusCode::OK)
 }
 
 /// Put it back
@@ -229,17 +248,37 @@ async fn wanted(
     Ok((quantity.unwrap_or_default(), hold))
 }
 
-fn held(outcome: Outcome, status: StatusCode) -> Result<Response, Refusal> {
+fn held(key: &keys::Given, outcome: Outcome, status: StatusCode) -> Result<Response, Refusal> {
     match outcome {
-        Outcome::Held(reservation) => {
-            let place = format!(
-                "/api/products/{}/reservations/{}/",
-                reservation.product, reservation.id
-            );
-            let shown = axum::Json(ReservationShown::new(reservation, true));
-            Ok((status, [(LOCATION, place)], shown).into_response())
-        }
+        Outcome::Held(reservation) => Ok(answer(status, &reservation).into_response()),
+        Outcome::Recorded(recorded) => keys::again(key, recorded),
         other => Err(Refusal::from(other)),
+    }
+}
+
+fn created(outcome: &Outcome) -> Option<Vec<u8>> {
+    recorded(outcome, StatusCode::CREATED)
+}
+
+fn extended(outcome: &Outcome) -> Option<Vec<u8>> {
+    recorded(outcome, StatusCode::OK)
+}
+
+/// What is recorded of it.
+fn recorded(outcome: &Outcome, status: StatusCode) -> Option<Vec<u8>> {
+    match outcome {
+        Outcome::Held(reservation) => Some(keys::bytes(&answer(status, reservation))),
+        _ => None,
+    }
+}
+
+fn answer(status: StatusCode, reservation: &Reservation) -> Record {
+    let (product, id) = (reservation.product, reservation.id);
+    let place = HeaderValue::try_from(format!("/api/products/{product}/reservations/{id}/"));
+    let answer = shown(status, &ReservationShown::new(reservation.clone(), true));
+    match place {
+        Ok(place) if status == StatusCode::CREATED => answer.header(LOCATION, place),
+        _ => answer,
     }
 }
 

@@ -23,15 +23,17 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::app::{self, Parts, Settings, Shop};
 use crate::body::BodyLimits;
 use crate::cli::Serve;
+use crate::keys::{self, Keys};
 use crate::samples;
 use crate::storage::{self, Limits};
-use crate::update_lock::{Hold, UpdateLock, UpdateRules};
+use crate::turns::{Hold, UpdateRules, turns};
 
 /// The most bytes of a request's line and headers.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -72,7 +74,8 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         hold: options.update_hold,
     };
     let shop = Shop::new(Parts {
-        updates: UpdateLock::new(store.clone(), rules),
+        turns: turns(&store, rules),
+        keys: Keys::new(storage.clone(), &store, options.body_limit),
         storage: storage.clone(),
         store,
         settings: Settings {
@@ -123,6 +126,8 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
         header_timeout: options.header_timeout,
     };
     let mut upkeep = interval(Duration::from_secs(5));
+    let mut sweeping = JoinSet::new();
+    sweeping.spawn(keys::sweep(shop.storage.clone()));
     let mut stop = pin!(async {
         let interrupted = signals.next().await;
         info!("told to stop: finishing what is under way");
@@ -154,7 +159,8 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
     drop(listener);
     let drained = async {
         connections.open.shutdown().await;
-        shop.updates.finished().await;
+        shop.turns.finished().await;
+        shop.keys.finished().await;
         shop.store.settled().await;
     };
     if timeout(options.drain_timeout, drained).await.is_err() {

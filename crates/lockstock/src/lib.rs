@@ -37,6 +37,7 @@
 //! - [`Store::lock_all`] → [`NamedLocks::lease`] → [`LockAll`] → [`GuardAll`]: several names,
 //!   all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
+//! - [`Store::cache`] → [`Cache`]: values with a time to live.
 //! - [`Store::locks`]: who holds what and who waits for it, for those who run it.
 //! - [`Error`]: what went wrong, by predicates.
 //!
@@ -44,6 +45,7 @@
 //! `…_lost_total`, `…_handovers_total` by `kind`, `lockstock_lock_wait_seconds`,
 //! `lockstock_lock_hold_seconds`.
 
+mod cache;
 mod error;
 mod guard;
 mod key;
@@ -54,6 +56,7 @@ mod several;
 mod store;
 mod token;
 
+pub use cache::{Cache, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL};
 pub use error::{Error, Result};
 pub use guard::Guard;
 pub use key::{Family, MAX_NAME_BYTES};

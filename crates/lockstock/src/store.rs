@@ -8,6 +8,7 @@ mod attempt;
 mod memory;
 mod operating;
 mod redis;
+mod values;
 
 use std::num::NonZeroU32;
 use std::pin::Pin;

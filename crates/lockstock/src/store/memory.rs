@@ -1,4 +1,4 @@
-//! Locks in the memory of this process, with the semantics of the Redis store.
+//! Locks and values in the memory of this process, with the semantics of the Redis store.
 //!
 //! Waiters of one name stand in a queue and are granted the lock in order, by whoever
 //! releases it; when a lease ends, the waiters' own timers see to it.
@@ -7,6 +7,7 @@
 mod interleavings;
 mod rooms;
 mod schedule;
+mod values;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -15,18 +16,26 @@ use tokio::time::Instant;
 
 use self::rooms::{Entered, Queued, Rooms};
 use self::schedule::{Mutex, MutexGuard, sleep_until};
+use self::values::Values;
 use super::attempt::{Answer, Attempt, HandOver};
 use crate::key::Keys;
 use crate::listing::{HolderId, LockInfo, Who};
 use crate::token::Token;
 
-/// No mutex of tokio's: it is held for a few map operations and never across an await.
+/// No mutexes of tokio's: they are held for a few map operations and never across an await.
 #[derive(Clone)]
-pub(super) struct Memory(Arc<Mutex<Rooms>>);
+pub(super) struct Memory {
+    rooms: Arc<Mutex<Rooms>>,
+    /// Apart: nothing of a lock depends on a value. Not the schedules' mutex, for that.
+    values: Arc<std::sync::Mutex<Values>>,
+}
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Rooms::default())))
+        Self {
+            rooms: Arc::new(Mutex::new(Rooms::default())),
+            values: Arc::default(),
+        }
     }
 
     pub(super) async fn acquire(&self, attempt: &Attempt) -> Answer {
@@ -109,7 +118,11 @@ impl Memory {
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
         // Nothing in there panics halfway through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn values(&self) -> std::sync::MutexGuard<'_, Values> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

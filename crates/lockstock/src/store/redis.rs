@@ -1,4 +1,4 @@
-//! Locks in one Redis or Valkey.
+//! Locks in one Redis or Valkey, and values (`redis/values.rs`).
 //!
 //! Each step is part of a script. A waiter stands in a queue there and is handed the lock by
 //! whoever releases it, through one channel a process; of one name only the first waiter of a
@@ -12,6 +12,7 @@ mod answers;
 mod calls;
 mod line;
 mod listing;
+mod values;
 mod wakes;
 mod wire;
 

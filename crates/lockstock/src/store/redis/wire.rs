@@ -182,8 +182,8 @@ impl Wire {
         }
     }
 
-    /// Runs a script, a second time if the connection broke under it. Not waited for beyond
-    /// `until`.
+    /// Runs a script, or a plain command of one key; a second time if the connection broke
+    /// under it. Not waited for beyond `until`.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(By) -> Cmd,

@@ -105,7 +105,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Runs a script where its first key is.
+    /// Runs a script, or a plain command, where its first key is.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(By) -> Cmd,

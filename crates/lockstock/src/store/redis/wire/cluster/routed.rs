@@ -164,13 +164,15 @@ impl<'a> Routed<'a> {
     }
 }
 
-/// The first key of a script; `None` for a command that has none.
+/// The first key of a script or of a value's command; `None` for a command that has none.
 fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
-    let Some(Arg::Simple(b"EVALSHA" | b"EVAL")) = words.next() else {
-        return None;
+    let before = match words.next() {
+        Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
+        Some(Arg::Simple(b"GET" | b"SET" | b"DEL")) => 0,
+        _ => return None,
     };
-    match words.nth(2) {
+    match words.nth(before) {
         Some(Arg::Simple(key)) => Some(key),
         _ => None,
     }

@@ -1,0 +1,53 @@
+//! Payments that are made once, however often they are sent.
+//!
+//! `cargo run -p lockstock-http --example payments [STORE]`, with `memory://` or a Redis URL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use lockstock::Store;
+use lockstock_http::{BoxError, Idempotency};
+use serde_json::{Value, json};
+
+async fn pay(
+    State(made): State<Arc<AtomicU64>>,
+    Json(order): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    if order["amount"].as_f64().is_none_or(|amount| amount <= 0.0) {
+        return (
+            StatusCode::BAD_REQUEST,
+            Json(json!({"amount": "must be positive"})),
+        );
+    }
+    let id = made.fetch_add(1, Ordering::Relaxed) + 1;
+    (
+        StatusCode::CREATED,
+        Json(json!({"id": id, "amount": order["amount"]})),
+    )
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let store = std::env::args().nth(1).unwrap_or("memory://".to_owned());
+    let once = Idempotency::in_store(&Store::connect(&store).await?).require();
+    let app = Router::new()
+        .route("/payments/", post(pay).layer(once.clone()))
+        .with_state(Arc::default());
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("Twice, and the second time it says Idempotent-Replayed; then with another amount:");
+    println!(
+        "curl -i http://{}/payments/ -H 'Idempotency-Key: 7f3a' --json '{{\"amount\": 12.5}}'",
+        listener.local_addr()?
+    );
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await?;
+    once.finished().await;
+    Ok(())
+}

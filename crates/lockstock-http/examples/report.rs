@@ -1,0 +1,50 @@
+//! Reports that take a while: each is made once in ten seconds, and two at a time.
+//!
+//! `cargo run -p lockstock-http --example report [STORE]`, with `memory://` or a Redis URL.
+
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::routing::post;
+use axum::{Extension, Router};
+use lockstock::Store;
+use lockstock_http::{BoxError, Concurrency, Guard, Held, Key};
+
+async fn make(Path(name): Path<String>, Extension(held): Extension<Held>) -> String {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    format!("{name}, made under fence {}\n", held.fence)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let store = std::env::args().nth(1).unwrap_or("memory://".to_owned());
+    let store = Store::connect(&store).await?;
+    let once = Guard::keep(
+        &store,
+        Key::path("/reports/{name}/"),
+        Duration::from_secs(10),
+    );
+    let two = Concurrency::new(&store, Key::of(|_| Some("reports".to_owned())), 2);
+    let app = Router::new()
+        .route("/reports/{name}/", post(make))
+        // Added last, so outermost: who cannot have the report takes no place among the two.
+        .layer(two)
+        .layer(once.clone());
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("Again within ten seconds it is 429; of a, b and c at once, one is:");
+    println!(
+        "curl -i -X POST http://{}/reports/weekly/",
+        listener.local_addr()?
+    );
+    println!(
+        "for name in a b c; do curl -i -X POST http://{}/reports/$name/ & done; wait",
+        listener.local_addr()?
+    );
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await?;
+    once.finished().await;
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Conditional requests: `ETag`, `If-Match`, `If-None-Match`, 428
+//! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
+//!
+//! Guarantees: a tag is compared as its header demands, strongly for `If-Match` and weakly for
+//! `If-None-Match`; what is no entity tag matches nothing.
+//!
+//! Not guaranteed: that a tag which matched before the handler ran still does when it writes.
+//! Only a comparison in the transaction that writes is proof against another writer, or one
+//! under a lock that all writers take ([`Guard`](crate::Guard), outside of this layer).
+//!
+//! Not here: `If-Match` of a GET; `If-Modified-Since`, `If-Unmodified-Since` and `If-Range`,
+//! whose dates are a worse version of the same.
+
+mod tags;
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::debug;
+
+use self::tags::{Demanded, Tag};
+use crate::refusal::{Refusals, Refused};
+
+/// What a client demands of the version that it changes: an extension of requests that write.
+/// For handlers that compare it in the transaction that writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IfMatch {
+    /// It did not say.
+    Absent,
+    /// `*`: any version, as long as there is one.
+    Any,
+    /// One of these strong entity tags, as an `ETag` header has them. Empty if it sent none that
+    /// can match: then nothing does.
+    OneOf(Vec<String>),
+}
+
+impl IfMatch {
+    fn of(headers: &HeaderMap) -> Self {
+        match Demanded::by(headers, &IF_MATCH) {
+            Demanded::Nothing => Self::Absent,
+            Demanded::Any => Self::Any,
+            Demanded::OneOf(tags) => Self::OneOf(tags.iter().filter_map(Tag::strong).collect()),
+        }
+    }
+
+    /// Whether something that exists, with the entity tag `current` (`"3"`, quotes included), may
+    /// be changed. A weak tag (`W/"3"`) is like no other.
+    ///
+    /// ```
+    /// use lockstock_http::IfMatch;
+    ///
+    /// let seen = IfMatch::OneOf(vec!["\"3\"".to_owned()]);
+    /// assert!(seen.matches("\"3\"") && !seen.matches("\"4\""));
+    /// assert!(IfMatch::Any.matches("\"4\"") && IfMatch::Absent.matches("\"4\""));
+    /// ```
+    pub fn matches(&self, current: &str) -> bool {
+        match self {
+            Self::Absent | Self::Any => true,
+            Self::OneOf(tags) => tags.iter().any(|tag| tag == current),
+        }
+    }
+}
+
+/// The entity tag of what a request is about, `None` if it does not exist.
+type Current<B> =
+    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<B>>> + Send + Sync;
+
+/// A layer for conditional requests.
+///
+/// - GET and HEAD: an answer whose `ETag` the client has already (`If-None-Match`) becomes 304,
+///   without its body. The handler has run; what is saved is the way back.
+/// - PUT, PATCH and DELETE: the handler finds [`IfMatch`] among the request's extensions, and
+///   compares it in its transaction. Or it is compared before the handler runs, with what
+///   [`current`](Self::current) says, and answered with 412 and the current `ETag`. With
+///   [`require`](Self::require) a request without `If-Match` is answered with 428.
+///
+/// What is no entity tag matches nothing.
+///
+/// ```
+/// use axum::{Extension, Router, http::StatusCode, routing::get};
+/// use lockstock_http::{IfMatch, Preconditions};
+/// # use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let app = Router::new()
+///     .route("/products/1/", get(async || ([("etag", "\"3\"")], "shoes")).put(
+///         async |Extension(seen): Extension<IfMatch>| {
+///             // UPDATE … WHERE id = 1 AND version = $seen
+///             if seen.matches("\"3\"") { StatusCode::NO_CONTENT } else { StatusCode::PRECONDITION_FAILED }
+///         },
+///     ))
+///     .layer(Preconditions::new().require());
+///
+/// # let of = |method: &str, header: &str| http::Request::builder().method(method).uri("/products/1/")
+/// #     .header(header, "\"3\"").body(axum::body::Body::empty()).unwrap();
+/// # let status = async |request: http::Request<_>| app.clone().oneshot(request).await.unwrap().status().as_u16();
+/// assert_eq!(status(of("GET", "if-none-match")).await, 304);
+/// assert_eq!(status(of("PUT", "if-match")).await, 204);
+/// assert_eq!(status(of("PUT", "x-nothing")).await, 428);
+/// # }
+/// ```
+pub struct Preconditions<B> {
+    required: bool,
+    methods: Arc<[Method]>,
+    current: Option<Arc<Current<B>>>,
+    refusals: Refusals<B>,
+}
+
+impl<B> Preconditions<B> {
+    /// Nothing is required, and nothing compared before the handler runs.
+    pub fn new() -> Self {
+        Self {
+            required: false,
+            methods: [Method::PUT, Method::PATCH, Method::DELETE].into(),
+            current: None,
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// Refuses to write without `If-Match`, with 428
+    /// ([RFC 6585](https://www.rfc-editor.org/rfc/rfc6585#section-3)). With
+    /// [`current`](Self::current), `If-None-Match` will do as well: `*` creates and never
+    /// overwrites.
+    #[must_use]
+    pub fn require(self) -> Self {
+        let required = true;
+        Self { required, ..self }
+    }
+
+    /// Which methods write: PUT, PATCH and DELETE, unless said otherwise.
+    #[must_use]
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let methods = methods.into_iter().collect();
+        Self { methods, ..self }
+    }
+
+    /// Compares before the handler runs. `find` says what entity tag that has now which the
+    /// request is about, as an `ETag` header has it (`"3"`, quotes included), `None` if it does
+    /// not exist; or what to answer instead. It is asked only if there is something to compare.
+    ///
+    /// ```
+    /// use axum::body::Body;
+    /// use lockstock_http::Preconditions;
+    /// # async fn version_of(_: String) -> Option<u64> { None }
+    ///
+    /// let layer: Preconditions<Body> = Preconditions::new().current(|parts| {
+    ///     let path = parts.uri.path().to_owned();
+    ///     async { Ok(version_of(path).await.map(|version| format!("\"{version}\""))) }
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn current<F>(self, find: impl Fn(&Parts) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Option<String>, Response<B>>> + Send + 'static,
+    {
+        let current: Arc<Current<B>> = Arc::new(move |parts| Box::pin(find(parts)));
+        Self {
+            current: Some(current),
+            ..self
+        }
+    }
+
+    /// How refusals are told. The current `ETag` is added to a 412 that has none.
+    #[must_use]
+    pub fn refuse(self, tell: impl Fn(Refused) -> Response<B> + Send + Sync + 'static) -> Self {
+        let refusals = Refusals::by(tell);
+        Self { refusals, ..self }
+    }
+}
+
+impl<B> Default for Preconditions<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B> Clone for Preconditions<B> {
+    fn clone(&self) -> Self {
+        Self {
+            required: self.required,
+            methods: self.methods.clone(),
+            current: self.current.clone(),
+            refusals: self.refusals.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for Preconditions<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Preconditions")
+            .field("required", &self.required)
+            .field("methods", &self.methods)
+            .field("compared_before", &self.current.is_some())
+            .field("refusals", &self.refusals)
+            .finish()
+    }
+}
+
+impl<S, B> Layer<S> for Preconditions<B> {
+    type Service = Conditional<S, B>;
+
+    fn layer(&self, inner: S) -> Conditional<S, B> {
+        let rules = Arc::new(self.clone());
+        Conditional { inner, rules }
+    }
+}
+
+/// The service behind [`Preconditions`].
+#[derive(Debug)]
+pub struct Conditional<S, B> {
+    inner: S,
+    rules: Arc<Preconditions<B>>,
+}
+
+impl<S: Clone, B> Clone for Conditional<S, B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            rules: self.rules.clone(),
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Conditional<S, ResBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqBody: Send + 'static,
+    ResBody: From<Bytes> + Send + 'static,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<ResBody>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        // The clone may not be ready: the one that was asked is the one that is called.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let rules = self.rules.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            if matches!(parts.method, Method::GET | Method::HEAD) {
+                let seen = Demanded::by(&parts.headers, &IF_NONE_MATCH);
+                let request = Request::from_parts(parts, body);
+                let response = inner.call(request).await?;
+                return Ok(unless_seen(&seen, response));
+            }
+            if rules.methods.contains(&parts.method) {
+                let seen = IfMatch::of(&parts.headers);
+                if let Err(response) = rules.check(&parts, &seen).await {
+                    return Ok(response);
+                }
+                parts.extensions.insert(seen);
+            }
+            inner.call(Request::from_parts(parts, body)).await
+        })
+    }
+}
+
+impl<B: From<Bytes>> Preconditions<B> {
+    /// What is answered instead, if the request must not be carried out.
+    async fn check(&self, parts: &Parts, seen: &IfMatch) -> Result<(), Response<B>> {
+        let unwanted = match self.current {
+            Some(_) => Demanded::by(&parts.headers, &IF_NONE_MATCH),
+            // Nobody would compare it.
+            None => Demanded::Nothing,
+        };
+        if *seen == IfMatch::Absent && unwanted == Demanded::Nothing {
+            return match self.required {
+                true => Err(self.refusal(Refused::PreconditionRequired)),
+                false => Ok(()),
+            };
+        }
+        let Some(find) = &self.current else {
+            return Ok(());
+        };
+        let current = find(parts).await?;
+        let is_met = match &current {
+            // Not even `*` matches what does not exist.
+            None => *seen == IfMatch::Absent,
+            Some(current) => {
+                seen.matches(current) && !unwanted.names(Tag::parse(current.as_bytes()).as_ref())
+            }
+        };
+        if is_met {
+            return Ok(());
+        }
+        Err(self.refusal(Refused::PreconditionFailed { current }))
+    }
+
+    fn refusal(&self, refused: Refused) -> Response<B> {
+        debug!(code = refused.code(), "refused");
+        self.refusals.answer(refused)
+    }
+}
+
+/// 304 in the place of an answer that the client has already.
+fn unless_seen<B: From<Bytes>>(seen: &Demanded, response: Response<B>) -> Response<B> {
+    let tag = response.headers().get(ETAG);
+    let tag = tag.and_then(|tag| Tag::parse(tag.as_bytes()));
+    if !response.status().is_success() || !seen.names(tag.as_ref()) {
+        return response;
+    }
+    let (mut parts, _) = response.into_parts();
+    parts.status = StatusCode::NOT_MODIFIED;
+    // What describes the body, and what the client has with the body: section 15.4.5.
+    for of_the_body in [
+        CONTENT_ENCODING,
+        CONTENT_LANGUAGE,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        LAST_MODIFIED,
+        TRANSFER_ENCODING,
+    ] {
+        parts.headers.remove(of_the_body);
+    }
+    Response::from_parts(parts, B::from(Bytes::new()))
+}

@@ -1,0 +1,100 @@
+//! `Idempotency-Key`, as clients see it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod adversity;
+#[path = "../kit/mod.rs"]
+mod kit;
+mod limits;
+mod records;
+mod table;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::any;
+use axum::{Extension, Router};
+use bytes::Bytes;
+use futures_util::stream;
+use kit::{Answer, Gate, PATIENCE, SHORT, answer, hang_up, on_each_store, send, sending};
+use lockstock::Store;
+use lockstock_http::{BoxError, Idempotency, Record, Records, RequestKey, StoreRecords};
+use lockstock_testkit::Redis;
+use tokio::time::{sleep, timeout};
+use tower::{Layer, ServiceExt, service_fn};
+
+const LEASE: Duration = Duration::from_secs(20);
+
+fn in_store(store: &Store) -> Idempotency<Body> {
+    Idempotency::in_store(store)
+}
+
+/// A service that numbers its effects. The request says with what status it is answered.
+#[derive(Clone)]
+struct Payments {
+    gate: Gate,
+    made: Arc<AtomicUsize>,
+}
+
+impl Payments {
+    fn new(gate: Gate) -> Self {
+        let made = Arc::default();
+        Self { gate, made }
+    }
+
+    fn app(&self, layer: &Idempotency<Body>) -> Router {
+        let this = self.clone();
+        let handler = async move |asked: HeaderMap, body: Bytes| {
+            let number = this.made.fetch_add(1, Ordering::SeqCst) + 1;
+            this.gate.pass().await;
+            let status = asked.get("x-status").map_or(StatusCode::CREATED, |status| {
+                status.to_str().unwrap().parse().unwrap()
+            });
+            let headers = [
+                ("content-type", "text/x-payment".to_owned()),
+                ("etag", format!("\"{number}\"")),
+                ("location", format!("/payments/{number}/")),
+                ("x-other", "not recorded".to_owned()),
+                ("set-cookie", "session=secret".to_owned()),
+            ];
+            let body = String::from_utf8_lossy(&body).into_owned();
+            (status, headers, format!("{number}: {body}"))
+        };
+        Router::new()
+            .route("/payments/", any(handler.clone()))
+            .route("/other/", any(handler))
+            .layer(layer.clone())
+            .layer(DefaultBodyLimit::disable())
+    }
+
+    fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+}
+
+fn payments() -> Payments {
+    Payments::new(Gate::open())
+}
+
+fn pay(key: &str) -> Request<Body> {
+    with(key, &[])
+}
+
+fn with(key: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::post("/payments/?a=1").header("idempotency-key", key);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::from("12.50")).unwrap()
+}
+
+fn is_replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == "true"
+}

@@ -1,0 +1,289 @@
+//! Conditional requests, as clients see them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse};
+use axum::routing::any;
+use axum::{Extension, Router};
+use kit::{Answer, send};
+use lockstock_http::{IfMatch, Preconditions, Refused};
+
+/// What is sent and answered may be any of these.
+type Line<'a> = (&'a str, &'a str);
+
+fn request(method: &str, path: &str, headers: &[Line]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+async fn sent(app: &Router, method: &str, headers: &[Line<'_>]) -> Answer {
+    send(app, request(method, "/", headers)).await
+}
+
+/// Answers with the headers of the request that begin with `x-`, without that.
+fn mirror() -> Router {
+    let handler = async |asked: HeaderMap| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &asked {
+            if let Some(name) = name.as_str().strip_prefix("x-") {
+                headers.append(name.parse::<HeaderName>().unwrap(), value.clone());
+            }
+        }
+        let status = headers.remove("status");
+        let status = status.map_or(StatusCode::OK, |status| {
+            status.to_str().unwrap().parse().unwrap()
+        });
+        (status, headers, "the body")
+    };
+    Router::new()
+        .route("/", any(handler))
+        .layer(Preconditions::new())
+}
+
+#[tokio::test]
+async fn what_the_client_has_already_is_not_sent_again() {
+    let app = mirror();
+    for (has, tag, status) in [
+        ("\"3\"", "\"3\"", 304),
+        ("W/\"3\"", "\"3\"", 304),
+        ("\"3\"", "W/\"3\"", 304),
+        ("\"2\", \"3\"", "\"3\"", 304),
+        ("\"a,b\"", "\"a,b\"", 304),
+        ("*", "\"3\"", 304),
+        ("\"2\"", "\"3\"", 200),
+        ("3", "\"3\"", 200),
+        ("3", "3", 200),
+        ("\"3", "\"3\"", 200),
+        ("w/\"3\"", "\"3\"", 200),
+        ("", "\"3\"", 200),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = sent(&app, method, &[("if-none-match", has), ("x-etag", tag)]).await;
+            assert_eq!(answer.status, status, "{has} {tag}");
+            assert_eq!(answer.header("etag"), tag);
+            let body = if status == 304 || method == "HEAD" {
+                ""
+            } else {
+                "the body"
+            };
+            assert_eq!(answer.body, body, "{method} {has} {tag}");
+        }
+    }
+    // No tag, nothing to compare; but anything is what `*` names.
+    assert_eq!(
+        sent(&app, "GET", &[("if-none-match", "\"3\"")])
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        sent(&app, "GET", &[("if-none-match", "*")]).await.status,
+        304
+    );
+    let seen = [("if-none-match", "\"3\""), ("x-etag", "\"3\"")];
+    for status in ["404", "301", "500"] {
+        let lines = [&seen[..], &[("x-status", status)]].concat();
+        assert_eq!(sent(&app, "GET", &lines).await.status.to_string(), status);
+    }
+    // Not ours to judge, without anything to compare with.
+    assert_eq!(sent(&app, "POST", &seen).await.status, 200);
+    assert_eq!(sent(&app, "PUT", &seen).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
+    let kept = [
+        ("x-etag", "\"3\""),
+        ("x-cache-control", "max-age=60"),
+        ("x-vary", "accept"),
+        ("x-expires", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("x-content-location", "/1"),
+        ("x-date", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("x-set-cookie", "a=1"),
+        ("x-set-cookie", "b=2"),
+    ];
+    let dropped = [
+        ("x-content-type", "text/plain"),
+        ("x-content-length", "8"),
+        ("x-content-encoding", "identity"),
+        ("x-content-language", "en"),
+        ("x-last-modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+    ];
+    let lines = [&kept[..], &dropped, &[("if-none-match", "\"3\"")]].concat();
+    let answer = sent(&mirror(), "GET", &lines).await;
+    assert_eq!(answer.status, 304);
+    for (name, value) in kept {
+        let mut values = answer.headers.get_all(&name[2..]).iter();
+        assert!(values.any(|one| one == value), "{name} {value}");
+    }
+    for (name, _) in dropped {
+        // axum says of every empty body that its length is 0.
+        let left = answer.header(&name[2..]);
+        assert!(
+            matches!((name, left), (_, "") | ("x-content-length", "0")),
+            "{name}"
+        );
+    }
+}
+
+/// Answers with what the handler is told of `If-Match`.
+fn told(layer: Preconditions<Body>) -> Router {
+    let handler = async |seen: Option<Extension<IfMatch>>| {
+        seen.map_or("nothing".to_owned(), |seen| format!("{:?}", seen.0))
+    };
+    Router::new().route("/", any(handler)).layer(layer)
+}
+
+#[tokio::test]
+async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
+    let app = told(Preconditions::new());
+    for (lines, seen) in [
+        (&[][..], "Absent"),
+        (&[("if-match", "*")], "Any"),
+        (&[("if-match", "\"3\"")], r#"OneOf(["\"3\""])"#),
+        (
+            &[("if-match", "\"3\", W/\"4\""), ("if-match", "\"5\"")],
+            r#"OneOf(["\"3\"", "\"5\""])"#,
+        ),
+        (&[("if-match", "3")], "OneOf([])"),
+        (&[("if-match", "")], "OneOf([])"),
+    ] {
+        for method in ["PUT", "PATCH", "DELETE"] {
+            assert_eq!(sent(&app, method, lines).await.body, seen);
+        }
+        assert_eq!(sent(&app, "GET", lines).await.body, "nothing");
+        assert_eq!(sent(&app, "POST", lines).await.body, "nothing");
+    }
+    let posts = told(Preconditions::new().methods([Method::POST]));
+    assert_eq!(sent(&posts, "POST", &[("if-match", "*")]).await.body, "Any");
+    assert_eq!(
+        sent(&posts, "PUT", &[("if-match", "*")]).await.body,
+        "nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_write_without_a_condition_may_be_refused() {
+    let app = told(Preconditions::new().require());
+    for method in ["PUT", "PATCH", "DELETE"] {
+        let refused = sent(&app, method, &[]).await;
+        let code = refused.code();
+        assert_eq!((refused.status, &code[..]), (428, "precondition_required"));
+        // Nobody compares that one.
+        let other = sent(&app, method, &[("if-none-match", "*")]).await;
+        assert_eq!(other.status, 428);
+        assert_eq!(sent(&app, method, &[("if-match", "*")]).await.status, 200);
+    }
+    assert_eq!(sent(&app, "GET", &[]).await.status, 200);
+    assert_eq!(sent(&app, "POST", &[]).await.status, 200);
+}
+
+/// `/3` has the tag "3", `/weak` a weak one, `/none` does not exist, `/secret` is refused.
+async fn current(
+    path: String,
+    asked: Arc<AtomicUsize>,
+) -> Result<Option<String>, axum::response::Response> {
+    asked.fetch_add(1, Ordering::SeqCst);
+    match &path[..] {
+        "/none" => Ok(None),
+        "/weak" => Ok(Some("W/\"3\"".to_owned())),
+        "/secret" => Err(StatusCode::FORBIDDEN.into_response()),
+        other => Ok(Some(format!("\"{}\"", &other[1..]))),
+    }
+}
+
+#[tokio::test]
+async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let layer = Preconditions::new().current({
+        let asked = asked.clone();
+        move |parts| current(parts.uri.path().to_owned(), asked.clone())
+    });
+    let written = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let written = written.clone();
+        async move || {
+            written.fetch_add(1, Ordering::SeqCst);
+            StatusCode::NO_CONTENT
+        }
+    };
+    let app = |layer: Preconditions<Body>| {
+        let handler = handler.clone();
+        Router::new().route("/{id}", any(handler)).layer(layer)
+    };
+    let lax = app(layer.clone());
+    for (path, lines, status) in [
+        ("/3", &[("if-match", "\"3\"")][..], 204),
+        ("/3", &[("if-match", "\"2\", \"3\"")], 204),
+        ("/3", &[("if-match", "*")], 204),
+        ("/3", &[("if-match", "\"2\"")], 412),
+        ("/3", &[("if-match", "W/\"3\"")], 412),
+        ("/3", &[("if-match", "3")], 412),
+        ("/3", &[("if-match", "")], 412),
+        ("/weak", &[("if-match", "W/\"3\"")], 412),
+        ("/weak", &[("if-match", "\"3\"")], 412),
+        ("/weak", &[("if-match", "*")], 204),
+        ("/none", &[("if-match", "*")], 412),
+        ("/none", &[("if-match", "\"3\"")], 412),
+        ("/none", &[("if-none-match", "*")], 204),
+        ("/3", &[("if-none-match", "*")], 412),
+        ("/3", &[("if-none-match", "W/\"3\"")], 412),
+        ("/3", &[("if-none-match", "\"2\"")], 204),
+        (
+            "/3",
+            &[("if-match", "\"3\""), ("if-none-match", "\"3\"")],
+            412,
+        ),
+        ("/secret", &[("if-match", "*")], 403),
+    ] {
+        for method in ["PUT", "PATCH", "DELETE"] {
+            let before = written.load(Ordering::SeqCst);
+            let answer = send(&lax, request(method, path, lines)).await;
+            assert_eq!(answer.status, status, "{method} {path} {lines:?}");
+            let now = written.load(Ordering::SeqCst);
+            assert_eq!(now > before, status == 204, "{method} {path} {lines:?}");
+            if status == 412 {
+                assert_eq!(answer.code(), "precondition_failed");
+                let tag = match path {
+                    "/3" => "\"3\"",
+                    "/weak" => "W/\"3\"",
+                    _ => "",
+                };
+                assert_eq!(answer.header("etag"), tag);
+            }
+        }
+    }
+    let before = asked.load(Ordering::SeqCst);
+    assert_eq!(send(&lax, request("PUT", "/3", &[])).await.status, 204);
+    let strict = app(layer.require());
+    assert_eq!(send(&strict, request("PUT", "/3", &[])).await.status, 428);
+    assert_eq!(asked.load(Ordering::SeqCst), before, "nothing to compare");
+    let create = request("PUT", "/none", &[("if-none-match", "*")]);
+    assert_eq!(send(&strict, create).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_refusal_may_be_told_in_other_words() {
+    let layer = Preconditions::new()
+        .current(|_| async { Ok(Some("\"3\"".to_owned())) })
+        .refuse(|refused| match refused {
+            Refused::PreconditionFailed { current } => {
+                (StatusCode::PRECONDITION_FAILED, format!("{current:?}")).into_response()
+            }
+            _ => AppendHeaders([("etag", "mine")]).into_response(),
+        });
+    let app = told(layer);
+    let answer = sent(&app, "PUT", &[("if-match", "\"2\"")]).await;
+    assert_eq!((answer.status, answer.header("etag")), (412, "\"3\""));
+    assert_eq!(answer.body, "Some(\"\\\"3\\\"\")");
+}

@@ -1,0 +1,44 @@
+//! Values with a time to live in Redis: plain `GET`, `SET … PX` and `DEL`.
+//!
+//! Each may be sent twice with the same arguments, so a call whose answer was lost is simply
+//! sent again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, FromRedisValue};
+use tokio::time::Instant;
+
+use super::{Redis, millis};
+use crate::error::Result;
+
+impl Redis {
+    pub(in crate::store) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let get = redis::cmd("GET").arg(key).to_owned();
+        let value: Option<Vec<u8>> = self.command(get).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    pub(in crate::store) async fn set(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        ttl: Duration,
+    ) -> Result<()> {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(value).arg("PX").arg(millis(ttl));
+        self.command(set).await
+    }
+
+    pub(in crate::store) async fn delete(&self, key: &[u8]) -> Result<()> {
+        // How many there were is no answer: it may have been sent twice.
+        let delete = redis::cmd("DEL").arg(key).to_owned();
+        self.command::<u64>(delete).await.map(drop)
+    }
+
+    async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T> {
+        let until = Instant::now() + self.limit;
+        let ran = self.wire.run(|_| command.clone(), until).await?;
+        Ok(ran.answer)
+    }
+}

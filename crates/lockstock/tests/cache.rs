@@ -1,0 +1,181 @@
+//! What a value with a time to live promises, on every kind of store.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use lockstock::{Family, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, Store};
+use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
+use tokio::time::{Instant, sleep, timeout};
+
+mod kit;
+
+use kit::{PATIENCE, SHORT, held, lock, on_each_store};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn what_was_written_is_read() {
+    on_each_store(async |store| {
+        let values = store.cache("values");
+        assert_eq!(values.get("a").await.unwrap(), None);
+        let bytes: Vec<u8> = (0..=255).collect();
+        for value in [&b""[..], b"1", b"lockstock:held:x", &bytes, &[7; 300_000]] {
+            values.set("a", value.to_vec(), LONG).await.unwrap();
+            assert_eq!(values.get("a").await.unwrap().as_deref(), Some(value));
+        }
+        values.delete("a").await.unwrap();
+        values.delete("a").await.unwrap();
+        assert_eq!(values.get("a").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn any_bytes_are_a_key_and_no_two_keys_are_one() {
+    on_each_store(async |store| {
+        let all = [
+            ("a", &b"b:c"[..]),
+            ("a:b", b"c"),
+            ("a%3Ab", b"c"),
+            ("", b"a:b:c"),
+            ("{a}", b"\x00\xff\r\n"),
+            ("a", b"{"),
+            ("a", &[b'x'; MAX_KEY_BYTES]),
+        ];
+        for (n, (prefix, key)) in all.iter().enumerate() {
+            let values = store.cache(prefix);
+            assert_eq!(values.get(key).await.unwrap(), None, "{prefix} {key:?}");
+            values.set(key, vec![n as u8], LONG).await.unwrap();
+        }
+        for (n, (prefix, key)) in all.iter().enumerate() {
+            let value = store.cache(prefix).get(key).await.unwrap();
+            assert_eq!(value.as_deref(), Some(&[n as u8][..]), "{prefix} {key:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_is_gone_when_its_time_is_over() {
+    on_each_store(async |store| {
+        let values = store.cache("values");
+        values.set("short", "1", SHORT).await.unwrap();
+        let ends = Instant::now() + SHORT;
+        values.set("long", "2", LONG).await.unwrap();
+        let gone = async {
+            while values.get("short").await.unwrap().is_some() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.unwrap();
+        // As the store counts it, which began before we did.
+        assert!(Instant::now() > ends - SHORT / 2);
+        assert!(values.get("long").await.unwrap().is_some());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn values_and_locks_of_one_name_have_nothing_to_do_with_each_other() {
+    on_each_store(async |store| {
+        let guard = held(&lock(&store, "a", LONG)).await;
+        let other = held(&lock(&store, "lockstock:cache:values:a", LONG)).await;
+        let values = store.cache("values");
+        values.set("a", "1", LONG).await.unwrap();
+        values.delete("a").await.unwrap();
+        values.set("{a}", "lockstock:held:", LONG).await.unwrap();
+        let names: Vec<_> = store.locks().await.unwrap();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names.iter().all(|lock| lock.family == Family::Lock));
+        guard.release().await.unwrap();
+        other.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_invalid() {
+    on_each_store(async |store| {
+        let values = store.cache("values");
+        let long = [b'x'; MAX_KEY_BYTES + 1];
+        for key in [&b""[..], &long] {
+            assert!(values.get(key).await.unwrap_err().is_invalid());
+            assert!(values.set(key, "", LONG).await.unwrap_err().is_invalid());
+            assert!(values.delete(key).await.unwrap_err().is_invalid());
+        }
+        for ttl in [Duration::ZERO, Duration::from_micros(999), 2 * MAX_TTL] {
+            let refused = values.set("a", "", ttl).await;
+            assert!(refused.unwrap_err().is_invalid(), "{ttl:?}");
+        }
+        let large = vec![0; MAX_VALUE_BYTES + 1];
+        assert!(values.set("a", large, LONG).await.unwrap_err().is_invalid());
+        assert_eq!(values.get("a").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let url = format!("redis://{}/0", proxy.address());
+    let values = Store::connect(&url).await.unwrap().cache("values");
+    proxy.reset_next_reply();
+    values.set("a", "1", LONG).await.unwrap();
+    proxy.reset_next_reply();
+    assert!(values.get("a").await.unwrap().is_some());
+    proxy.reset_next_reply();
+    values.delete("a").await.unwrap();
+    assert_eq!(values.get("a").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_unavailable_and_comes_back() {
+    let redis = Redis::start();
+    let values = Store::connect(&redis.url()).await.unwrap().cache("values");
+    redis.kill();
+    assert!(values.get("a").await.unwrap_err().is_unavailable());
+    assert!(
+        values
+            .set("a", "1", LONG)
+            .await
+            .unwrap_err()
+            .is_unavailable()
+    );
+    assert!(values.delete("a").await.unwrap_err().is_unavailable());
+    redis.restart();
+    values.set("a", "1", LONG).await.unwrap();
+    assert!(values.get("a").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn values_are_found_behind_sentinels_and_through_tls() {
+    let sentinel = Sentinel::start();
+    let authority = Authority::new();
+    let tls = Redis::start_tls(&authority.issue(&["localhost"]));
+    for url in [
+        sentinel.url(),
+        format!("{}?ssl_ca_certs={}", tls.url(), authority.file().display()),
+    ] {
+        let values = Store::connect(&url).await.unwrap().cache("values");
+        values.set("a", "1", LONG).await.unwrap();
+        assert_eq!(values.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_value_is_found_where_its_slot_has_moved_to() {
+    let cluster = Cluster::start();
+    let values = Store::connect(&cluster.url())
+        .await
+        .unwrap()
+        .cache("values");
+    values.set("{a}", "1", LONG).await.unwrap();
+    let from = cluster.owner("a");
+    let to = cluster.masters().into_iter().find(|&node| node != from);
+    cluster.move_slot(Cluster::slot("a"), to.unwrap());
+    assert_eq!(values.get("{a}").await.unwrap().as_deref(), Some(&b"1"[..]));
+    values.set("{a}", "2", LONG).await.unwrap();
+    assert_eq!(values.get("{a}").await.unwrap().as_deref(), Some(&b"2"[..]));
+}
