@@ -61,12 +61,15 @@ pub(crate) struct ProductShown {
     created_at: String,
     #[schema(read_only, format = DateTime)]
     updated_at: String,
-    /// How many of the stock are set aside at the moment.
-    #[schema(read_only, minimum = 0, example = 0)]
-    held: i64,
-    /// How many anybody can buy at the moment.
-    #[schema(read_only, minimum = 0, example = 10)]
-    available: i64,
+    /// How many of the stock are set aside at the moment. Only while some are: what is not in
+    /// Django's answer is not in ours either.
+    #[schema(read_only, minimum = 1, nullable = false, example = 3)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<i64>,
+    /// How many anybody can buy at the moment. Only while some are held: else it is the stock.
+    #[schema(read_only, minimum = 0, nullable = false, example = 7)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    available: Option<i64>,
 }
 
 /// The routes, and what the document says of them.
@@ -256,6 +259,7 @@ fn answer(status: StatusCode, product: &Product) -> Record {
 
 impl From<Product> for ProductShown {
     fn from(product: Product) -> Self {
+        let is_held = product.held > 0;
         let available = product.figures().available();
         Self {
             id: product.id,
@@ -266,8 +270,8 @@ impl From<Product> for ProductShown {
             version: product.version,
             created_at: timestamp(product.created_at),
             updated_at: timestamp(product.updated_at),
-            held: product.held,
-            available,
+            held: is_held.then_some(product.held),
+            available: is_held.then_some(available),
         }
     }
 }
