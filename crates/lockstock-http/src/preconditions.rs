@@ -94,18 +94,26 @@ type Current<B> =
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
+/// let read = async || ([("etag", "\"3\"")], "shoes");
+/// let write = async |Extension(seen): Extension<IfMatch>| {
+///     // UPDATE … WHERE id = 1 AND version = $seen
+///     match seen.matches("\"3\"") {
+///         true => StatusCode::NO_CONTENT,
+///         false => StatusCode::PRECONDITION_FAILED,
+///     }
+/// };
 /// let app = Router::new()
-///     .route("/products/1/", get(async || ([("etag", "\"3\"")], "shoes")).put(
-///         async |Extension(seen): Extension<IfMatch>| {
-///             // UPDATE … WHERE id = 1 AND version = $seen
-///             if seen.matches("\"3\"") { StatusCode::NO_CONTENT } else { StatusCode::PRECONDITION_FAILED }
-///         },
-///     ))
+///     .route("/products/1/", get(read).put(write))
 ///     .layer(Preconditions::new().require());
 ///
-/// # let of = |method: &str, header: &str| http::Request::builder().method(method).uri("/products/1/")
-/// #     .header(header, "\"3\"").body(axum::body::Body::empty()).unwrap();
-/// # let status = async |request: http::Request<_>| app.clone().oneshot(request).await.unwrap().status().as_u16();
+/// # use axum::{body::Body, http::Request};
+/// # let of = |method: &str, header: &str| {
+/// #     let request = Request::builder().method(method).uri("/products/1/");
+/// #     request.header(header, "\"3\"").body(Body::empty()).unwrap()
+/// # };
+/// # let status = async |request: Request<Body>| {
+/// #     app.clone().oneshot(request).await.unwrap().status()
+/// # };
 /// assert_eq!(status(of("GET", "if-none-match")).await, 304);
 /// assert_eq!(status(of("PUT", "if-match")).await, 204);
 /// assert_eq!(status(of("PUT", "x-nothing")).await, 428);

@@ -19,7 +19,7 @@ use kit::{
     Answer, Gate, LEASE, PATIENCE, SHORT, for_ever, hang_up, on_each_store, post, send, sending,
     somebody_waits,
 };
-use lockstock::Store;
+use lockstock::{Acquired, Store};
 use lockstock_http::{Concurrency, Guard, Held, Idempotency, Key, Refused, Unsettled};
 use lockstock_testkit::Redis;
 use tokio::task::JoinSet;
@@ -254,6 +254,30 @@ async fn a_panic_goes_on_in_the_caller_and_the_lock_is_given_back() {
         timeout(PATIENCE, guard.finished()).await.unwrap();
         let sound = app(&Gate::open(), &keep(&two));
         assert_eq!(send(&sound, post("/reports/weekly/")).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_under_several_locks_gives_back_each_of_them() {
+    on_each_store(async |[one, two]| {
+        let outer = Guard::keep(&one, Key::of(|_| Some("outer".to_owned())), LEASE);
+        let inner = Guard::keep(&one, Key::of(|_| Some("inner".to_owned())), LEASE);
+        let handler = async || -> StatusCode { panic!("boom") };
+        let broken = Router::new()
+            .route(PATH, on_post(handler))
+            .layer(inner.clone())
+            .layer(outer.clone());
+        let client = sending(&broken, post("/reports/weekly/"));
+        let panic = client.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"boom"));
+        timeout(PATIENCE, inner.finished()).await.unwrap();
+        timeout(PATIENCE, outer.finished()).await.unwrap();
+        for name in ["outer", "inner"] {
+            let lock = two.lock(name).lease(LEASE).unwrap();
+            let free = lock.try_acquire().await.unwrap();
+            assert!(matches!(free, Acquired::Held(_)), "{name}");
+        }
     })
     .await;
 }

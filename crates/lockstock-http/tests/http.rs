@@ -88,6 +88,17 @@ async fn a_connection_that_is_closed_stops_nothing() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_announced_too_large_is_not_waited_for() {
+    let app = Router::new()
+        .route("/", on_post(async || "done"))
+        .layer(Idempotency::in_store(&Store::memory()));
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 65537\r\n\r\n";
+    // And nothing of it comes.
+    let refused = answer(send(serve(app).await, head).await).await;
+    assert!(refused.starts_with("http/1.1 413 "), "{refused}");
+}
+
+#[tokio::test]
 async fn a_304_has_no_body_and_the_connection_goes_on() {
     let app = Router::new()
         .route("/", get(async || ([("etag", "\"3\"")], "the body")))
