@@ -1,27 +1,33 @@
-//! Places where a test can stop the server between two steps.
+//! Places where a test can stop the server between two steps, or end it.
 //!
 //! Compiled to nothing unless the feature `failpoints` is on, which no release has. Then
-//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that place,
-//! every time; `1*return(4000)` only the first time (see the `fail` crate).
+//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that place, every
+//! time; `1*return(4000)` only the first time; `1%return(kill)` ends it there as SIGKILL would,
+//! one time in a hundred (see the `fail` crate).
 
-/// Sleeps here if a test has asked for it.
+/// Sleeps here, or ends here, if a test has asked for it.
 pub(crate) async fn pause(name: &'static str) {
-    if let Some(milliseconds) = injected(name) {
-        tracing::warn!(name, milliseconds, "a fail point holds this request up");
-        tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+    let Some(what) = injected(name) else {
+        return;
+    };
+    if what == "kill" {
+        std::process::abort();
     }
-}
-
-fn injected(name: &'static str) -> Option<u64> {
-    // `name` is only read where fail points are compiled in.
-    let _ = name;
-    fail::fail_point!(name, |milliseconds| milliseconds?.parse().ok());
-    None
+    let milliseconds = what.parse().unwrap_or_default();
+    tracing::warn!(name, milliseconds, "a fail point holds this request up");
+    tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
 }
 
 /// Whether a test has switched this on.
 pub(crate) fn is_on(name: &'static str) -> bool {
     injected(name).is_some()
+}
+
+fn injected(name: &'static str) -> Option<String> {
+    // `name` is only read where fail points are compiled in.
+    let _ = name;
+    fail::fail_point!(name, |what| Some(what.unwrap_or_default()));
+    None
 }
 
 /// Reads `FAILPOINTS`; keep the answer for as long as they shall work.

@@ -26,6 +26,7 @@ use super::{
     Written, now,
 };
 use crate::combine::{Combiner, Lanes};
+use crate::failpoint;
 
 /// Every column of a [`Product`].
 const PRODUCT: &str = sql::product!("statement_timestamp()");
@@ -330,8 +331,10 @@ async fn create(
             .map(Written::Recorded)
             .ok_or_else(StorageError::closed);
     }
+    failpoint::pause("transaction.written").await;
     committing.begin();
     transaction.commit().await?;
+    failpoint::pause("transaction.committed").await;
     Ok(Written::Done(product))
 }
 

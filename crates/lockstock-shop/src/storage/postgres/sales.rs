@@ -19,6 +19,7 @@ use super::super::{Committing, Result, StorageError};
 use super::pool::Database;
 use super::records;
 use crate::combine::Turn;
+use crate::failpoint;
 
 pub(super) struct Sale {
     pub(super) order: Order,
@@ -158,6 +159,7 @@ async fn transact(
         .into_iter()
         .filter(|order| !skipped.contains(&order.product))
         .collect::<Vec<_>>();
+    failpoint::pause("transaction.begun").await;
     let shelf = read(&mut transaction, &orders, products, forgotten).await?;
     let mut books = settle(&orders, shelf);
     let outcomes = std::mem::take(&mut books.outcomes);
@@ -169,8 +171,10 @@ async fn transact(
             transaction.rollback().await?;
             return Ok(None);
         }
+        failpoint::pause("transaction.written").await;
         committing.begin();
         transaction.commit().await?;
+        failpoint::pause("transaction.committed").await;
     }
     let mut of_products = HashMap::<i64, Vec<Outcome>>::new();
     for (order, outcome) in orders.iter().zip(outcomes) {

@@ -16,6 +16,7 @@ use super::super::{
 };
 use super::pool::Database;
 use super::{PRODUCT, records};
+use crate::failpoint;
 
 pub(super) struct Update {
     pub(super) id: i64,
@@ -165,8 +166,10 @@ async fn write_together(
         transaction.rollback().await?;
         return Ok(None);
     }
+    failpoint::pause("transaction.written").await;
     committing.begin();
     transaction.commit().await?;
+    failpoint::pause("transaction.committed").await;
     Ok(Some(
         written
             .into_iter()
@@ -267,6 +270,7 @@ impl Alone {
             let found = locked.map(|(version, fence, _)| (version, fence));
             return Ok(self.condition.refusal(found));
         };
+        failpoint::pause("transaction.begun").await;
         let product = self.change(&mut transaction).await?;
         let noted = note_answer(&mut transaction, &self.cause, &product, self.forgotten).await?;
         if turn.is_over() || !noted {
@@ -299,8 +303,10 @@ impl Alone {
                 entry.insert(&mut transaction, &self.cause).await?;
             }
         }
+        failpoint::pause("transaction.written").await;
         self.committing.begin();
         transaction.commit().await?;
+        failpoint::pause("transaction.committed").await;
         Ok(Written::Done(product))
     }
 

@@ -15,6 +15,7 @@ use super::super::{
     Recorded, Result, StorageError, Written, now,
 };
 use super::{PRODUCT, records, sales};
+use crate::failpoint;
 
 pub(super) struct Write {
     pub(super) what: What,
@@ -125,6 +126,7 @@ impl Writer {
         // IMMEDIATE: a transaction that begins by reading could find another process ahead
         // of it when it wants to write, and would have to give up.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        failpoint::pause("transaction.begun").await;
         let mut done = Vec::with_capacity(batch.len());
         let mut earliest: Option<Instant> = None;
         let mut left = batch;
@@ -149,8 +151,10 @@ impl Writer {
             transaction.rollback().await?;
             return Ok(None);
         }
+        failpoint::pause("transaction.written").await;
         committing.begin();
         transaction.commit().await?;
+        failpoint::pause("transaction.committed").await;
         Ok(Some(done))
     }
 }
