@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use lockstock::Store;
 use lockstock_http::{BoxError, Idempotency, Record, Records, RequestKey};
 
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
 use crate::app::Shop;
@@ -78,7 +78,7 @@ impl Keys {
 /// Forgets the answers whose time is over, for as long as it runs: in small steps, so that
 /// nobody's write waits for it.
 pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
-    let mut rounds = interval(SWEEP);
+    let mut rounds = interval_at(Instant::now() + SWEEP, SWEEP);
     loop {
         rounds.tick().await;
         loop {

@@ -9,6 +9,7 @@ mod command_line;
 mod faults;
 mod hostile;
 mod keys;
+mod kills;
 mod locks;
 mod operation;
 mod sales;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use lockstock_testkit::Process;
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -158,28 +159,38 @@ impl Starting {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Null where there was none.
     pub(crate) body: Value,
     pub(crate) took: Duration,
 }
 
 impl Answer {
+    /// `None` if it broke off.
+    pub(crate) async fn of(response: Response) -> Option<Self> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response.bytes().await.ok()?;
+        Some(Self::whole(status, headers, &bytes, Duration::ZERO))
+    }
+
     async fn read(response: Response, begun: Instant) -> Self {
-        let status = response.status();
-        let headers = response.headers().clone();
+        let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
+        Self::whole(status, headers, &bytes, begun.elapsed())
+    }
+
+    fn whole(status: StatusCode, headers: HeaderMap, bytes: &[u8], took: Duration) -> Self {
         let body = if bytes.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
+            serde_json::from_slice(bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
         };
         Self {
             status,
             headers,
             body,
-            took: begun.elapsed(),
+            took,
         }
     }
 
