@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use self::pool::Database;
+use self::records::Find;
 use self::sales::Sale;
 use self::updates::{Change, NewEntry, Update, note_answer};
 use super::sql::{self, Bind, ENTRY, RESERVATION};
@@ -34,6 +35,7 @@ const PRODUCT: &str = sql::product!("statement_timestamp()");
 pub(super) struct Postgres {
     database: Database,
     gets: Combiner<Get>,
+    finds: Combiner<Find>,
     updates: Combiner<Update>,
     sales: Combiner<Sale>,
 }
@@ -51,13 +53,16 @@ struct Get {
 impl Postgres {
     pub(super) async fn open(url: &str, limits: Limits) -> anyhow::Result<Self> {
         let database = Database::connect(url, limits).await?;
-        let (reading, writing) = (database.clone(), database.clone());
-        let selling = database.clone();
+        let (reading, finding) = (database.clone(), database.clone());
+        let (writing, selling) = (database.clone(), database.clone());
         let updates = move |batch| updates::update(writing.clone(), batch);
         let sales = move |turns| sales::sell(selling.clone(), turns);
         Ok(Self {
             database,
             gets: Combiner::start(LANES, move |batch| get(reading.clone(), batch)),
+            finds: Combiner::start(LANES, move |batch| {
+                records::find_all(finding.clone(), batch)
+            }),
             updates: Combiner::start(LANES, updates),
             sales: Combiner::start_in_turn(SALES, |sale: &Sale| sale.order.product, sales),
         })
@@ -241,13 +246,11 @@ impl Storage for Postgres {
     }
 
     async fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
-        let keys = vec![key.clone()];
-        let forgotten = self.database.limits.forgotten();
-        let found = self
-            .database
-            .run(|connection| Box::pin(records::find(connection, keys, forgotten)))
-            .await?;
-        Ok(found.into_values().next())
+        let key = key.clone();
+        self.finds
+            .ask(|answer| Find { key, answer })
+            .await
+            .unwrap_or_else(|| Err(StorageError::closed()))
     }
 
     async fn forget(&self, most: i64) -> Result<u64> {

@@ -233,11 +233,13 @@ async fn read(
 ) -> Result<Shelf> {
     let ids = products.iter().map(|product| product.0).collect::<Vec<_>>();
     let held: Vec<(Option<i64>, i64, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT wanted.id, coalesce(sum(r.quantity), 0)::bigint, statement_timestamp()
+        "SELECT wanted.id, coalesce(held.quantity, 0)::bigint, statement_timestamp()
          FROM (SELECT unnest($1::bigint[]) UNION ALL SELECT NULL) AS wanted (id)
-             LEFT JOIN reservations AS r ON r.product = wanted.id AND r.state = 'held'
-                 AND r.expires_at > statement_timestamp()
-         GROUP BY wanted.id",
+             LEFT JOIN LATERAL (
+                 SELECT sum(quantity) AS quantity FROM reservations
+                 WHERE product = wanted.id AND state = 'held'
+                     AND expires_at > statement_timestamp()
+             ) AS held ON true",
     )
     .bind(ids)
     .fetch_all(&mut *connection)
@@ -284,11 +286,16 @@ async fn reservations(
         "SELECT id, product, caller, quantity, state, expires_at, purchase, created_at
          FROM reservations WHERE id = ANY($1)
          UNION
-         SELECT r.id, r.product, r.caller, quantity, state, expires_at, purchase, created_at
-         FROM reservations AS r
-             JOIN unnest($2::bigint[], $3::text[]) AS buyer (product, caller)
-                 ON r.product = buyer.product AND r.caller = buyer.caller
-         WHERE r.state = 'held' AND r.caller <> '' AND r.expires_at > statement_timestamp()",
+         SELECT r.*
+         FROM (SELECT DISTINCT * FROM unnest($2::bigint[], $3::text[])) AS buyer (product, caller)
+             CROSS JOIN LATERAL (
+                 SELECT id, product, caller, quantity, state, expires_at, purchase, created_at
+                 FROM reservations AS r
+                 WHERE r.product = buyer.product AND r.caller = buyer.caller
+                     AND r.state = 'held' AND r.caller <> ''
+                     AND r.expires_at > statement_timestamp()
+                 OFFSET 0
+             ) AS r",
     )
     .bind(named)
     .bind(products)
