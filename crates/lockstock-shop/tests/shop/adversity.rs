@@ -17,8 +17,19 @@ fn confirm_no_commit(postgres: &Postgres) {
         "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
     );
     postgres.psql("shop", "SELECT pg_reload_conf()");
-    // In force for a session when it says so.
-    while postgres.psql("shop", "SHOW synchronous_standby_names") != "nobody" {
+    wait_for_standbys(postgres, "nobody");
+}
+
+/// Each is again, and those that wait for it.
+fn confirm_commits(postgres: &Postgres) {
+    postgres.psql("shop", "ALTER SYSTEM RESET synchronous_standby_names");
+    postgres.psql("shop", "SELECT pg_reload_conf()");
+    wait_for_standbys(postgres, "");
+}
+
+/// In force for a session when it says so.
+fn wait_for_standbys(postgres: &Postgres, names: &str) {
+    while postgres.psql("shop", "SHOW synchronous_standby_names") != names {
         std::thread::yield_now();
     }
 }
@@ -46,6 +57,39 @@ async fn a_commit_that_nobody_confirmed_is_neither_lost_nor_repeated() {
         unknown.status, 503,
         "not 'nothing was written': {unknown:?}"
     );
+}
+
+#[tokio::test]
+async fn a_commit_whose_reply_was_lost_is_settled_by_the_key() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+        .args(&["--database-timeout", "1s", "--update-hold", "release"])
+        .start();
+    let id = server.create(10).await;
+    let buy = format!("{}purchases/", product(id));
+    let requests = [
+        server
+            .request(Method::POST, &buy)
+            .json(&json!({ "quantity": 1 })),
+        server
+            .request(Method::PATCH, &product(id))
+            .json(&json!({ "stock": 5 })),
+    ];
+    for (number, request) in requests.into_iter().enumerate() {
+        let request = request.header("idempotency-key", format!("key-{number}"));
+        let again = || server.send(request.try_clone().unwrap());
+        confirm_no_commit(&postgres);
+        assert_eq!(again().await.status, 503);
+        confirm_commits(&postgres);
+        let told = eventually("the result", async || {
+            let answer = again().await;
+            (!matches!(answer.status.as_u16(), 409 | 503)).then_some(answer)
+        })
+        .await;
+        assert!(told.status.is_success(), "{told:?}");
+        assert_eq!(told.header("idempotent-replayed"), "true");
+        assert_eq!(server.ledger(id).await.len(), 2 + number);
+    }
 }
 
 #[tokio::test]
