@@ -11,17 +11,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use crate::around::{Around, Treat};
 use crate::key::Key;
 use crate::refusal::{Refusals, Refused};
 use crate::work::{Stop, Work};
@@ -179,59 +178,14 @@ impl<B> fmt::Debug for Concurrency<B> {
 }
 
 impl<S, B> Layer<S> for Concurrency<B> {
-    type Service = Counted<S, B>;
+    type Service = Around<S, Self>;
 
-    fn layer(&self, inner: S) -> Counted<S, B> {
-        let rules = Arc::new(self.clone());
-        Counted { inner, rules }
+    fn layer(&self, inner: S) -> Self::Service {
+        Around::new(inner, self)
     }
 }
 
-/// The service behind a [`Concurrency`].
-#[derive(Debug)]
-pub struct Counted<S, B> {
-    inner: S,
-    rules: Arc<Concurrency<B>>,
-}
-
-impl<S: Clone, B> Clone for Counted<S, B> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            rules: self.rules.clone(),
-        }
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Counted<S, ResBody>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send + 'static,
-    ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
-{
-    type Response = Response<ResBody>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<ResBody>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The clone may not be ready: the one that was asked is the one that is called.
-        let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(counted(self.rules.clone(), inner, request))
-    }
-}
-
-async fn counted<S, ReqBody, ResBody>(
-    rules: Arc<Concurrency<ResBody>>,
-    mut inner: S,
-    request: Request<ReqBody>,
-) -> Result<Response<ResBody>, S::Error>
+impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Concurrency<ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -239,48 +193,55 @@ where
     ReqBody: Send + 'static,
     ResBody: From<Bytes> + Send + 'static,
 {
-    let (parts, body) = request.into_parts();
-    let name = rules.key.name(&parts);
-    let mut request = Request::from_parts(parts, body);
-    let stop = Stop::of(&request);
-    let Some(name) = name else {
-        return inner.call(request).await;
-    };
-    let permit = match rules.acquire(&name).await {
-        Ok(Acquired::Held(permit)) => permit,
-        Ok(Acquired::Busy(busy)) => {
-            return Ok(rules.refusal(Refused::Full {
-                retry_after: busy.retry_after().unwrap_or(rules.lease),
-                permits: rules.permits,
-            }));
-        }
-        Err(why) if rules.fail_open => {
-            warn!(semaphore = name, %why, "carried out without a permit");
-            let work = async move { inner.call(request).await };
-            return rules.work.run(stop, work).await;
-        }
-        Err(why) => {
-            warn!(semaphore = name, %why, "no permit could be had");
-            let error = why.into();
-            return Ok(rules.refusal(Refused::StoreUnavailable { error }));
-        }
-    };
-    let inside = stop.inside(&mut request);
-    let work = {
-        let rules = rules.clone();
-        async move {
-            let permit = permit.renew_up_to(rules.most);
-            let Ok(answer) = permit.run(inner.call(request)).await else {
-                inside.now();
-                let lease = rules.most;
-                return Ok(rules.refusal(Refused::LockLost { lease }));
-            };
-            // Before the answer: who has it may come again at once.
-            if let Err(why) = permit.release().await {
-                warn!(semaphore = name, %why, "the permit was not given back");
+    async fn treat(
+        self: Arc<Self>,
+        mut inner: S,
+        request: Request<ReqBody>,
+    ) -> Result<Response<ResBody>, S::Error> {
+        let rules = self;
+        let (parts, body) = request.into_parts();
+        let name = rules.key.name(&parts);
+        let mut request = Request::from_parts(parts, body);
+        let stop = Stop::of(&request);
+        let Some(name) = name else {
+            return inner.call(request).await;
+        };
+        let permit = match rules.acquire(&name).await {
+            Ok(Acquired::Held(permit)) => permit,
+            Ok(Acquired::Busy(busy)) => {
+                return Ok(rules.refusal(Refused::Full {
+                    retry_after: busy.retry_after().unwrap_or(rules.lease),
+                    permits: rules.permits,
+                }));
             }
-            answer
-        }
-    };
-    rules.work.run(stop, work).await
+            Err(why) if rules.fail_open => {
+                warn!(semaphore = name, %why, "carried out without a permit");
+                let work = async move { inner.call(request).await };
+                return rules.work.run(stop, work).await;
+            }
+            Err(why) => {
+                warn!(semaphore = name, %why, "no permit could be had");
+                let error = why.into();
+                return Ok(rules.refusal(Refused::StoreUnavailable { error }));
+            }
+        };
+        let inside = stop.inside(&mut request);
+        let work = {
+            let rules = rules.clone();
+            async move {
+                let permit = permit.renew_up_to(rules.most);
+                let Ok(answer) = permit.run(inner.call(request)).await else {
+                    inside.now();
+                    let lease = rules.most;
+                    return Ok(rules.refusal(Refused::LockLost { lease }));
+                };
+                // Before the answer: who has it may come again at once.
+                if let Err(why) = permit.release().await {
+                    warn!(semaphore = name, %why, "the permit was not given back");
+                }
+                answer
+            }
+        };
+        rules.work.run(stop, work).await
+    }
 }

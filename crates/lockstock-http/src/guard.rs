@@ -16,11 +16,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
 use tokio::time::Instant;
@@ -28,6 +26,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use crate::around::{Around, Treat};
 use crate::key::Key;
 use crate::refusal::{Refusals, Refused};
 use crate::work::{Stop, Work};
@@ -269,59 +268,14 @@ impl<B> fmt::Debug for Guard<B> {
 }
 
 impl<S, B> Layer<S> for Guard<B> {
-    type Service = Guarded<S, B>;
+    type Service = Around<S, Self>;
 
-    fn layer(&self, inner: S) -> Guarded<S, B> {
-        let guard = Arc::new(self.clone());
-        Guarded { inner, guard }
+    fn layer(&self, inner: S) -> Self::Service {
+        Around::new(inner, self)
     }
 }
 
-/// The service behind a [`Guard`].
-#[derive(Debug)]
-pub struct Guarded<S, B> {
-    inner: S,
-    guard: Arc<Guard<B>>,
-}
-
-impl<S: Clone, B> Clone for Guarded<S, B> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            guard: self.guard.clone(),
-        }
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Guarded<S, ResBody>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send + 'static,
-    ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
-{
-    type Response = Response<ResBody>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<ResBody>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The clone may not be ready: the one that was asked is the one that is called.
-        let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(turn(self.guard.clone(), inner, request))
-    }
-}
-
-async fn turn<S, ReqBody, ResBody>(
-    guard: Arc<Guard<ResBody>>,
-    mut inner: S,
-    request: Request<ReqBody>,
-) -> Result<Response<ResBody>, S::Error>
+impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Guard<ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -329,60 +283,67 @@ where
     ReqBody: Send + 'static,
     ResBody: From<Bytes> + Send + 'static,
 {
-    let (parts, body) = request.into_parts();
-    let name = guard.key.name(&parts);
-    let mut request = Request::from_parts(parts, body);
-    let stop = Stop::of(&request);
-    let Some(name) = name else {
-        return inner.call(request).await;
-    };
-    let held = match guard.acquire(&name).await {
-        Ok(Acquired::Held(held)) => held,
-        Ok(Acquired::Busy(busy)) => {
-            return Ok(guard.refusal(Refused::Busy {
-                // A foreign holder may never end.
-                retry_after: busy.retry_after().unwrap_or(guard.lease),
-                kept: busy.is_kept(),
-                lease: guard.lease,
-            }));
-        }
-        Err(why) if guard.fail_open => {
-            warn!(lock = name, %why, "carried out without its lock");
-            let work = async move { inner.call(request).await };
-            return guard.work.run(stop, work).await;
-        }
-        Err(why) => {
-            warn!(lock = name, %why, "no lock could be had");
-            let error = why.into();
-            return Ok(guard.refusal(Refused::StoreUnavailable { error }));
-        }
-    };
-    request.extensions_mut().insert(Held {
-        fence: held.fence(),
-        deadline: held.deadline(),
-    });
-    let inside = stop.inside(&mut request);
-    let work = {
-        let guard = guard.clone();
-        async move {
-            let handler = inner.call(request);
-            let answer = if guard.finish_when_lost {
-                handler.await
-            } else {
-                match held.run(handler).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        inside.now();
-                        let lease = guard.lease;
-                        return Ok(guard.refusal(Refused::LockLost { lease }));
+    async fn treat(
+        self: Arc<Self>,
+        mut inner: S,
+        request: Request<ReqBody>,
+    ) -> Result<Response<ResBody>, S::Error> {
+        let guard = self;
+        let (parts, body) = request.into_parts();
+        let name = guard.key.name(&parts);
+        let mut request = Request::from_parts(parts, body);
+        let stop = Stop::of(&request);
+        let Some(name) = name else {
+            return inner.call(request).await;
+        };
+        let held = match guard.acquire(&name).await {
+            Ok(Acquired::Held(held)) => held,
+            Ok(Acquired::Busy(busy)) => {
+                return Ok(guard.refusal(Refused::Busy {
+                    // A foreign holder may never end.
+                    retry_after: busy.retry_after().unwrap_or(guard.lease),
+                    kept: busy.is_kept(),
+                    lease: guard.lease,
+                }));
+            }
+            Err(why) if guard.fail_open => {
+                warn!(lock = name, %why, "carried out without its lock");
+                let work = async move { inner.call(request).await };
+                return guard.work.run(stop, work).await;
+            }
+            Err(why) => {
+                warn!(lock = name, %why, "no lock could be had");
+                let error = why.into();
+                return Ok(guard.refusal(Refused::StoreUnavailable { error }));
+            }
+        };
+        request.extensions_mut().insert(Held {
+            fence: held.fence(),
+            deadline: held.deadline(),
+        });
+        let inside = stop.inside(&mut request);
+        let work = {
+            let guard = guard.clone();
+            async move {
+                let handler = inner.call(request);
+                let answer = if guard.finish_when_lost {
+                    handler.await
+                } else {
+                    match held.run(handler).await {
+                        Ok(answer) => answer,
+                        Err(_) => {
+                            inside.now();
+                            let lease = guard.lease;
+                            return Ok(guard.refusal(Refused::LockLost { lease }));
+                        }
                     }
-                }
-            };
-            let keep = guard.is_kept_after(&answer);
-            // Before the answer: who has it may come again at once.
-            guard.end(held, keep).await;
-            answer
-        }
-    };
-    guard.work.run(stop, work).await
+                };
+                let keep = guard.is_kept_after(&answer);
+                // Before the answer: who has it may come again at once.
+                guard.end(held, keep).await;
+                answer
+            }
+        };
+        guard.work.run(stop, work).await
+    }
 }

@@ -21,11 +21,9 @@ mod request_key;
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -44,6 +42,7 @@ pub use self::records::{Records, StoreRecords};
 pub use self::request_key::RequestKey;
 use self::request_key::{credentials, fingerprint};
 use crate::BoxError;
+use crate::around::{Around, Treat};
 use crate::refusal::{Refusals, Refused};
 use crate::work::{Stop, Work};
 
@@ -295,69 +294,43 @@ impl<B> fmt::Debug for Idempotency<B> {
 }
 
 impl<S, B> Layer<S> for Idempotency<B> {
-    type Service = Idempotent<S, B>;
+    type Service = Around<S, Self>;
 
-    fn layer(&self, inner: S) -> Idempotent<S, B> {
-        let rules = Arc::new(self.clone());
-        Idempotent { inner, rules }
+    fn layer(&self, inner: S) -> Self::Service {
+        Around::new(inner, self)
     }
 }
 
-/// The service behind an [`Idempotency`].
-#[derive(Debug)]
-pub struct Idempotent<S, B> {
-    inner: S,
-    rules: Arc<Idempotency<B>>,
-}
-
-impl<S: Clone, B> Clone for Idempotent<S, B> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            rules: self.rules.clone(),
-        }
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Idempotent<S, ResBody>
+impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Idempotency<ResBody>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
     ResBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
 {
-    type Response = Response<ResBody>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<ResBody>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The clone may not be ready: the one that was asked is the one that is called.
-        let next = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, next);
-        let rules = self.rules.clone();
-        Box::pin(async move {
-            let (request, key) = match rules.key(request).await {
-                Ok((request, Some(key))) => (request, key),
-                Ok((request, None)) => return inner.call(request).await,
-                Err(refused) => return Ok(rules.refusal(refused)),
-            };
-            let claim = match rules.next(&key).await {
-                Next::CarryOut(claim) => claim,
-                Next::AnswerAgain(record) => {
-                    debug!(id = key.id(), "answered again");
-                    return Ok(record.answer_again());
-                }
-                Next::Refuse(refused) => return Ok(rules.refusal(refused)),
-            };
-            let stop = Stop::of(&request);
-            let carried_out = rules.clone().carry_out(inner, request, key, claim);
-            rules.work.run(stop, carried_out).await
-        })
+    async fn treat(
+        self: Arc<Self>,
+        mut inner: S,
+        request: Request<ReqBody>,
+    ) -> Result<Response<ResBody>, S::Error> {
+        let rules = self;
+        let (request, key) = match rules.key(request).await {
+            Ok((request, Some(key))) => (request, key),
+            Ok((request, None)) => return inner.call(request).await,
+            Err(refused) => return Ok(rules.refusal(refused)),
+        };
+        let claim = match rules.next(&key).await {
+            Next::CarryOut(claim) => claim,
+            Next::AnswerAgain(record) => {
+                debug!(id = key.id(), "answered again");
+                return Ok(record.answer_again());
+            }
+            Next::Refuse(refused) => return Ok(rules.refusal(refused)),
+        };
+        let stop = Stop::of(&request);
+        let carried_out = rules.clone().carry_out(inner, request, key, claim);
+        rules.work.run(stop, carried_out).await
     }
 }
 

@@ -53,6 +53,7 @@
 //! [`Preconditions`] that compare. A request that is answered again then takes no lock, one that
 //! has no lock takes no place among the many, and a tag is compared under the lock.
 
+mod around;
 mod concurrency;
 mod guard;
 mod hash;
@@ -62,13 +63,12 @@ mod preconditions;
 mod refusal;
 mod work;
 
-pub use concurrency::{Concurrency, Counted};
-pub use guard::{Guard, Guarded, Held, Unsettled};
-pub use idempotency::{
-    Idempotency, Idempotent, Malformed, Record, Records, RequestKey, StoreRecords,
-};
+pub use around::Around;
+pub use concurrency::Concurrency;
+pub use guard::{Guard, Held, Unsettled};
+pub use idempotency::{Idempotency, Malformed, Record, Records, RequestKey, StoreRecords};
 pub use key::Key;
-pub use preconditions::{Conditional, IfMatch, Preconditions};
+pub use preconditions::{IfMatch, Preconditions};
 pub use refusal::Refused;
 
 /// Any error, for what this crate hands on and does not look into.

@@ -15,7 +15,6 @@ mod tags;
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -30,6 +29,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use self::tags::{Demanded, Tag};
+use crate::around::{Around, Treat};
 use crate::refusal::{Refusals, Refused};
 
 /// What a client demands of the version that it changes: an extension of requests that write.
@@ -218,68 +218,42 @@ impl<B> fmt::Debug for Preconditions<B> {
 }
 
 impl<S, B> Layer<S> for Preconditions<B> {
-    type Service = Conditional<S, B>;
+    type Service = Around<S, Self>;
 
-    fn layer(&self, inner: S) -> Conditional<S, B> {
-        let rules = Arc::new(self.clone());
-        Conditional { inner, rules }
+    fn layer(&self, inner: S) -> Self::Service {
+        Around::new(inner, self)
     }
 }
 
-/// The service behind [`Preconditions`].
-#[derive(Debug)]
-pub struct Conditional<S, B> {
-    inner: S,
-    rules: Arc<Preconditions<B>>,
-}
-
-impl<S: Clone, B> Clone for Conditional<S, B> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            rules: self.rules.clone(),
-        }
-    }
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Conditional<S, ResBody>
+impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Preconditions<ResBody>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Send + 'static,
     ResBody: From<Bytes> + Send + 'static,
 {
-    type Response = Response<ResBody>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<ResBody>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The clone may not be ready: the one that was asked is the one that is called.
-        let next = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, next);
-        let rules = self.rules.clone();
-        Box::pin(async move {
-            let (mut parts, body) = request.into_parts();
-            if matches!(parts.method, Method::GET | Method::HEAD) {
-                let seen = Demanded::by(&parts.headers, &IF_NONE_MATCH);
-                let request = Request::from_parts(parts, body);
-                let response = inner.call(request).await?;
-                return Ok(unless_seen(&seen, response));
+    async fn treat(
+        self: Arc<Self>,
+        mut inner: S,
+        request: Request<ReqBody>,
+    ) -> Result<Response<ResBody>, S::Error> {
+        let rules = self;
+        let (mut parts, body) = request.into_parts();
+        if matches!(parts.method, Method::GET | Method::HEAD) {
+            let seen = Demanded::by(&parts.headers, &IF_NONE_MATCH);
+            let request = Request::from_parts(parts, body);
+            let response = inner.call(request).await?;
+            return Ok(unless_seen(&seen, response));
+        }
+        if rules.methods.contains(&parts.method) {
+            let seen = IfMatch::of(&parts.headers);
+            if let Err(response) = rules.check(&parts, &seen).await {
+                return Ok(response);
             }
-            if rules.methods.contains(&parts.method) {
-                let seen = IfMatch::of(&parts.headers);
-                if let Err(response) = rules.check(&parts, &seen).await {
-                    return Ok(response);
-                }
-                parts.extensions.insert(seen);
-            }
-            inner.call(Request::from_parts(parts, body)).await
-        })
+            parts.extensions.insert(seen);
+        }
+        inner.call(Request::from_parts(parts, body)).await
     }
 }
 
