@@ -3,16 +3,19 @@
 //! A database answers one question or sixty in nearly the same time, so under load a batch
 //! costs what a single call did, and without load a call waits for nobody. Order within a
 //! batch is order of arrival. Bounded: at most so many batches run at once, of so many jobs,
-//! and callers wait in a bounded queue.
+//! and callers wait in a bounded queue; those who say so wait no longer than until a time for
+//! their job to begin, and what has not begun by then never does.
 
+mod ticket;
 mod turns;
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+pub(crate) use self::ticket::Ticket;
 pub(crate) use self::turns::Turn;
 
 /// The entrance to the batches. A job carries its own way to be answered.
@@ -69,6 +72,43 @@ impl<Job: Send + 'static> Combiner<Job> {
         self.entrance.send(job(answer)).await.ok()?;
         answered.await.ok()
     }
+
+    /// The same for a job that is worth nothing later: if it has not [begun](Ticket::begin)
+    /// within `patience`, the answer is `Waited::InVain`, and it never begins.
+    pub(crate) async fn ask_within<T>(
+        &self,
+        patience: Duration,
+        job: impl FnOnce(oneshot::Sender<T>, Ticket) -> Job,
+    ) -> Waited<T> {
+        let until = Instant::now() + patience;
+        let ticket = Ticket::default();
+        let (answer, mut answered) = oneshot::channel();
+        let handed_in = self.entrance.send(job(answer, ticket.clone()));
+        match timeout_at(until, handed_in).await {
+            Err(_) => return Waited::InVain,
+            Ok(Err(_)) => return Waited::Forever,
+            Ok(Ok(())) => {}
+        }
+        let early = timeout_at(until, &mut answered).await;
+        let answered = match early {
+            Ok(answered) => answered,
+            Err(_) if ticket.give_up() => return Waited::InVain,
+            // It is under way.
+            Err(_) => answered.await,
+        };
+        answered.map_or(Waited::Forever, Waited::For)
+    }
+}
+
+/// How waiting for an answer ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waited<T> {
+    /// With one.
+    For(T),
+    /// The job has not begun, and never will.
+    InVain,
+    /// The batch ended without one: nobody knows what it did.
+    Forever,
 }
 
 async fn dispatch<Job, Run, Batch>(mut exit: mpsc::Receiver<Job>, lanes: Lanes, run: Run)
@@ -174,5 +214,41 @@ mod tests {
         assert_eq!(combiner.ask(|answer| (1, answer)).await, None);
         assert_eq!(combiner.ask(|answer| (2, answer)).await, Some(2));
         assert!(!stuck.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_not_begun_in_time_never_does() {
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let (gate, noted) = (Arc::new(Notify::new()), begun.clone());
+        let opened = gate.clone();
+        let lanes = Lanes { most: 1, jobs: 1 };
+        let combiner = Combiner::start(lanes, move |batch: Vec<(Job, Ticket)>| {
+            let (gate, noted) = (gate.clone(), noted.clone());
+            async move {
+                for ((number, answer), ticket) in batch {
+                    if ticket.begin() {
+                        noted.lock().unwrap().push(number);
+                        gate.notified().await;
+                        let _ = answer.send(number);
+                    }
+                }
+            }
+        });
+        let combiner = Arc::new(combiner);
+        let ask = |number| {
+            let combiner = combiner.clone();
+            let job = move |answer, ticket| ((number, answer), ticket);
+            tokio::spawn(async move { combiner.ask_within(SLOW * 10, job).await })
+        };
+        let first = ask(1);
+        tokio::time::sleep(SLOW).await;
+        // The first holds the only lane for longer than the second waits.
+        assert_eq!(ask(2).await.unwrap(), Waited::InVain);
+        opened.notify_one();
+        assert_eq!(first.await.unwrap(), Waited::For(1), "it had begun");
+        let third = ask(3);
+        opened.notify_one();
+        assert_eq!(third.await.unwrap(), Waited::For(3));
+        assert_eq!(*begun.lock().unwrap(), [1, 3]);
     }
 }

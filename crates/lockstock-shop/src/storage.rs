@@ -24,8 +24,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstock::redacted;
+use sqlx::error::ErrorKind;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::combine::Waited;
 
 pub use self::sale::{
     Entry, Figures, Key, Once, Order, Origin, Outcome, Reason, Recorded, Reservation, State, Wish,
@@ -242,9 +245,15 @@ impl StorageError {
         self.may_be_written
     }
 
-    /// The database answered, and the answer was no: nothing was carried out.
-    fn is_the_database_speaking(&self) -> bool {
-        matches!(&*self.cause, sqlx::Error::Database(_))
+    /// One row breaks a rule of the tables, or holds what they cannot: nobody else's affair.
+    fn is_one_rows_fault(&self) -> bool {
+        let sqlx::Error::Database(error) = &*self.cause else {
+            return false;
+        };
+        let code = error.code().unwrap_or_default();
+        // Data exceptions and broken constraints; of SQLite: too big, of the wrong type.
+        let of_postgres = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+        of_postgres || matches!(&*code, "18" | "20") || !matches!(error.kind(), ErrorKind::Other)
     }
 
     /// The connection was of no use. Another one may be.
@@ -256,6 +265,19 @@ impl StorageError {
 
     fn closed() -> Self {
         sqlx::Error::PoolClosed.into()
+    }
+
+    /// Nothing was done: there was no turn in time.
+    fn no_turn() -> Self {
+        sqlx::Error::PoolTimedOut.into()
+    }
+
+    /// Nobody knows what was done.
+    fn unanswered() -> Self {
+        Self {
+            may_be_written: true,
+            ..Self::closed()
+        }
     }
 }
 
@@ -286,6 +308,15 @@ impl Committing {
 
 /// What every call here returns.
 pub type Result<T> = std::result::Result<T, StorageError>;
+
+/// The answer of a write that was waited for.
+fn waited<T>(waited: Waited<Result<T>>) -> Result<T> {
+    match waited {
+        Waited::For(answer) => answer,
+        Waited::InVain => Err(StorageError::no_turn()),
+        Waited::Forever => Err(StorageError::unanswered()),
+    }
+}
 
 /// The calls that the shop makes of its database.
 #[async_trait]

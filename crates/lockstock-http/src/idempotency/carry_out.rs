@@ -16,8 +16,9 @@ use tower_service::Service;
 use tracing::{error, warn};
 
 use super::claim::Claim;
-use super::{Idempotency, Record, RequestKey, TRUE};
+use super::{Idempotency, Next, Record, RequestKey, TRUE};
 use crate::BoxError;
+use crate::guard::Unsettled;
 
 /// After which pauses a record that could not be written is written again.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
@@ -37,7 +38,16 @@ impl<B> Idempotency<B> {
         B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
     {
         let response = match inner.call(request).await {
-            Ok(response) if !self.with_effect && (self.recorded)(&response) => response,
+            Ok(response) if self.with_effect => {
+                claim.release().await;
+                return Ok(self.or_recorded(&key, response).await);
+            }
+            Ok(response) if (self.recorded)(&response) => response,
+            Ok(unknown) if unknown.extensions().get::<Unsettled>().is_some() => {
+                // For the rest of its lease nobody does it a second time.
+                claim.keep().await;
+                return Ok(unknown);
+            }
             not_recorded => {
                 claim.release().await;
                 return not_recorded;
@@ -50,6 +60,22 @@ impl<B> Idempotency<B> {
             claim.keep().await;
         }
         Ok(response)
+    }
+
+    /// The answer, or what is recorded under the key if it is a refusal: somebody else may have
+    /// carried the request out between our look at the records and our claim, and what refuses
+    /// us (a lock that is kept, a version that has changed) may be that.
+    async fn or_recorded(&self, key: &RequestKey, response: Response<B>) -> Response<B>
+    where
+        B: From<Bytes>,
+    {
+        if (self.recorded)(&response) {
+            return response;
+        }
+        match self.found(key).await {
+            Some(Next::AnswerAgain(record)) => record.answer_again(),
+            _ => response,
+        }
     }
 
     /// The record of an answer, and the answer.

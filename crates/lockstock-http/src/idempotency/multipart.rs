@@ -17,8 +17,9 @@ pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
         [b'"', quoted @ .., b'"'] => quoted,
         bare => bare,
     };
-    // An empty one separates nothing.
-    (!bare.is_empty()).then_some(bare)
+    // An empty one separates nothing, and more than 70 bytes it may not have (RFC 2046): looking
+    // for it takes as long as it is.
+    (1..=70).contains(&bare.len()).then_some(bare)
 }
 
 /// What is before, between and behind the boundaries.

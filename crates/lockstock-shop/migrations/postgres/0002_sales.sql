@@ -47,7 +47,7 @@ CREATE TABLE reservations (
 );
 CREATE INDEX reservations_held ON reservations (product, expires_at) INCLUDE (quantity)
     WHERE state = 'held';
-CREATE INDEX reservations_owned ON reservations (product, caller)
+CREATE INDEX reservations_owned ON reservations (product, caller, expires_at)
     WHERE state = 'held' AND caller <> '';
 
 -- What was answered to a request that came with an Idempotency-Key, written together with what

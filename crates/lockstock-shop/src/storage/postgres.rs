@@ -24,7 +24,7 @@ use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
     Cause, Changes, Committing, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin,
     Outcome, Product, Reason, Recorded, Reservation, Result, Selection, Storage, StorageError,
-    Written, now,
+    Written, now, waited,
 };
 use crate::combine::{Combiner, Lanes};
 use crate::failpoint;
@@ -119,11 +119,11 @@ impl Storage for Postgres {
     }
 
     async fn create(&self, new: NewProduct, cause: Cause) -> Result<Written<Product>> {
-        let forgotten = self.database.limits.forgotten();
+        let limits = self.database.limits;
         let committing = Committing::default();
         let commits = committing.clone();
         self.database
-            .run(|connection| Box::pin(create(connection, new, cause, forgotten, commits)))
+            .run(|connection| Box::pin(create(connection, new, cause, limits, commits)))
             .await
             .map_err(|error| committing.note(error))
     }
@@ -151,7 +151,7 @@ impl Storage for Postgres {
                 answer,
             })
             .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+            .unwrap_or_else(|| Err(StorageError::unanswered()))
     }
 
     async fn delete(
@@ -165,10 +165,13 @@ impl Storage for Postgres {
     }
 
     async fn sell(&self, order: Order) -> Result<Outcome> {
-        self.sales
-            .ask(|answer| Sale { order, answer })
-            .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+        let patience = self.database.limits.timeout;
+        let sold = self.sales.ask_within(patience, |answer, ticket| Sale {
+            order,
+            answer,
+            ticket,
+        });
+        waited(sold.await)
     }
 
     async fn purchase(&self, id: Uuid) -> Result<Option<Entry>> {
@@ -213,11 +216,11 @@ impl Storage for Postgres {
     }
 
     async fn count_entries(&self, product: i64, which: Entries) -> Result<i64> {
-        let text = format!("SELECT count(*) FROM ledger{}", sql::entries(which));
+        let text = sql::count_entries(which);
         self.database
             .run(|connection| {
                 Box::pin(async move {
-                    let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(product);
+                    let query = sqlx::query_scalar(text).bind(product);
                     Ok(query.fetch_one(connection).await?)
                 })
             })
@@ -231,10 +234,7 @@ impl Storage for Postgres {
         limit: i64,
         offset: i64,
     ) -> Result<Vec<Entry>> {
-        let which = sql::entries(which);
-        let text = format!(
-            "SELECT {ENTRY} FROM ledger{which} ORDER BY version LIMIT {limit} OFFSET {offset}"
-        );
+        let text = sql::entries(which, limit, offset);
         self.database
             .run(|connection| {
                 Box::pin(async move {
@@ -254,9 +254,9 @@ impl Storage for Postgres {
     }
 
     async fn forget(&self, most: i64) -> Result<u64> {
-        let forgotten = self.database.limits.forgotten();
+        let limits = self.database.limits;
         self.database
-            .run(|connection| Box::pin(records::forget(connection, forgotten, most)))
+            .run(|connection| Box::pin(records::forget(connection, limits, most)))
             .await
     }
 
@@ -320,15 +320,15 @@ async fn create(
     connection: &mut PgConnection,
     new: NewProduct,
     cause: Cause,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
     committing: Committing,
 ) -> Result<Written<Product>> {
     let mut transaction = connection.begin().await?;
     let product = insert(&mut transaction, &new, &cause).await?;
-    if !note_answer(&mut transaction, &cause, &product, forgotten).await? {
+    if !note_answer(&mut transaction, &cause, &product, limits).await? {
         transaction.rollback().await?;
         let keys = cause.once.iter().map(|once| once.key.clone()).collect();
-        let found = records::find(connection, keys, forgotten).await?;
+        let found = records::find(connection, keys, limits).await?;
         let recorded = found.into_values().next();
         return recorded
             .map(Written::Recorded)

@@ -28,12 +28,31 @@ pub(super) const ENTRY: &str =
 pub(super) const RESERVATION: &str =
     "id, product, caller, quantity, state, expires_at, purchase, created_at";
 
-/// `WHERE …` for the entries of product `$1`.
-pub(super) fn entries(which: Entries) -> &'static str {
+/// How many entries of product `$1` there are. The versions of all of them have no gaps.
+pub(super) fn count_entries(which: Entries) -> &'static str {
     match which {
-        Entries::All => " WHERE product = $1",
+        Entries::All => {
+            "SELECT coalesce(max(version) - min(version) + 1, 0) FROM ledger WHERE product = $1"
+        }
         // As the index has it.
-        Entries::Purchases => " WHERE product = $1 AND reason IN ('purchase', 'confirmed')",
+        Entries::Purchases => {
+            "SELECT count(*) FROM ledger WHERE product = $1 AND reason IN ('purchase', 'confirmed')"
+        }
+    }
+}
+
+/// So many entries of product `$1`, behind so many, the oldest first.
+pub(super) fn entries(which: Entries, limit: i64, offset: i64) -> String {
+    match which {
+        Entries::All => format!(
+            "SELECT {ENTRY} FROM ledger WHERE product = $1 AND version >= {offset} +
+                 (SELECT min(version) FROM ledger WHERE product = $1)
+             ORDER BY version LIMIT {limit}"
+        ),
+        Entries::Purchases => format!(
+            "SELECT {ENTRY} FROM ledger WHERE product = $1 AND reason IN ('purchase', 'confirmed')
+             ORDER BY version LIMIT {limit} OFFSET {offset}"
+        ),
     }
 }
 

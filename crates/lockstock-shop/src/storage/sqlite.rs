@@ -25,7 +25,7 @@ use super::claim::Claim;
 use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
     Cause, Changes, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin, Outcome,
-    Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written, now,
+    Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written, now, waited,
 };
 use crate::combine::{Combiner, Lanes};
 
@@ -95,10 +95,13 @@ impl Sqlite {
 
 impl Sqlite {
     async fn write(&self, what: What) -> Result<Did> {
-        self.writes
-            .ask(|answer| Write { what, answer })
-            .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+        let patience = self.limits.timeout;
+        let written = self.writes.ask_within(patience, |answer, ticket| Write {
+            what,
+            answer,
+            ticket,
+        });
+        waited(written.await)
     }
 
     async fn write_product(&self, what: What) -> Result<Written<Product>> {
@@ -203,8 +206,7 @@ impl Storage for Sqlite {
     }
 
     async fn count_entries(&self, product: i64, which: Entries) -> Result<i64> {
-        let text = format!("SELECT count(*) FROM ledger{}", sql::entries(which));
-        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(product);
+        let query = sqlx::query_scalar(sql::count_entries(which)).bind(product);
         Ok(query.fetch_one(&self.readers).await?)
     }
 
@@ -215,10 +217,7 @@ impl Storage for Sqlite {
         limit: i64,
         offset: i64,
     ) -> Result<Vec<Entry>> {
-        let which = sql::entries(which);
-        let text = format!(
-            "SELECT {ENTRY} FROM ledger{which} ORDER BY version LIMIT {limit} OFFSET {offset}"
-        );
+        let text = sql::entries(which, limit, offset);
         let query = sqlx::query_as(AssertSqlSafe(text)).bind(product);
         Ok(query.fetch_all(&self.readers).await?)
     }

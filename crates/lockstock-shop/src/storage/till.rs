@@ -174,7 +174,8 @@ impl Till {
         }
         product.figures.held += quantity;
         let reservation = Reservation {
-            id: Uuid::now_v7(),
+            // Of chance alone: for a caller nobody knows it is the only proof.
+            id: Uuid::new_v4(),
             product: order.product,
             caller: order.origin.caller.to_string(),
             quantity,

@@ -40,13 +40,16 @@ if RELEASES > 0 then
   local holders, free = {}, {}
   for i = 1, RELEASES do holders[i] = KEYS[2 * i] end
   local values = redis.call('MGET', unpack(holders))
+  -- What has been passed on is not as it was looked at any more.
+  local passed_on = {}
   for i = 1, RELEASES do
     local value, claim, used = values[i], ARGV[3 + 2 * i], ARGV[4 + 2 * i]
     if value == HELD .. claim then
       free[#free + 1] = holders[i]
       note_used(used)
       answers[1 + i], taken = 1, taken + 1
-    elseif value == WANTED .. claim then
+    elseif value == WANTED .. claim and not passed_on[holders[i]] then
+      passed_on[holders[i]] = true
       answers[1 + i] = answer_of(pass_on, holders[i], KEYS[2 * i + 1], used)
     end
   end

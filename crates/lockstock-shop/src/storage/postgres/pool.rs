@@ -23,8 +23,10 @@ const FRESH: Duration = Duration::from_millis(100);
 pub(super) struct Database {
     pub(super) pool: PgPool,
     pub(super) limits: Limits,
-    /// Places for writes that wait for a locked row: never all the connections.
-    pub(super) alone: Arc<Semaphore>,
+    /// Places for writes that wait for a locked row, of one kind and of the other: never all
+    /// the connections.
+    pub(super) changes_alone: Arc<Semaphore>,
+    pub(super) sales_alone: Arc<Semaphore>,
 }
 
 impl Database {
@@ -55,12 +57,22 @@ impl Database {
             })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    // What we gave up waiting for must not be carried out later. And the
+                    // What we gave up waiting for must not be carried out later, so the
+                    // database gives up first. A server of ours that is paused or gone in a
+                    // transaction must not keep its rows from the others for ever. And the
                     // batch relies on a row that has changed being looked at again.
+                    let milliseconds = limit.as_millis().max(10);
+                    let seconds = limit.as_secs().clamp(1, 60);
                     let text = format!(
                         "SET statement_timeout = {};
+                         SET idle_in_transaction_session_timeout = {milliseconds};
+                         SET tcp_keepalives_idle = {seconds};
+                         SET tcp_keepalives_interval = {seconds};
+                         SET tcp_keepalives_count = 3;
+                         SET tcp_user_timeout = {};
                          SET default_transaction_isolation = 'read committed'",
-                        limit.as_millis()
+                        milliseconds - milliseconds / 10,
+                        milliseconds * 3,
                     );
                     sqlx::raw_sql(AssertSqlSafe(text))
                         .execute(connection)
@@ -70,11 +82,16 @@ impl Database {
             })
             .connect_with(options)
             .await?;
-        let waiting = usize::try_from(limits.connections / 2).unwrap_or(1).max(1);
+        let places = |part| {
+            usize::try_from(limits.connections / part)
+                .unwrap_or(1)
+                .max(1)
+        };
         Ok(Self {
             pool,
             limits,
-            alone: Arc::new(Semaphore::new(waiting)),
+            changes_alone: Arc::new(Semaphore::new(places(2))),
+            sales_alone: Arc::new(Semaphore::new(places(4))),
         })
     }
 

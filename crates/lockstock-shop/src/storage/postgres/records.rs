@@ -1,13 +1,13 @@
-//! What was answered under idempotency keys.
+//! What was answered under idempotency keys. How long ago that was is told by the database's
+//! clock: it is the same for all servers.
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 
 use super::super::sale::{Key, Recorded};
-use super::super::{Result, now};
+use super::super::{Limits, Result};
 use super::pool::Database;
 
 pub(super) struct Find {
@@ -18,9 +18,9 @@ pub(super) struct Find {
 /// Looks for all that were asked for while the statement before was under way.
 pub(super) async fn find_all(database: Database, batch: Vec<Find>) {
     let keys = batch.iter().map(|find| find.key.clone()).collect();
-    let forgotten = database.limits.forgotten();
+    let limits = database.limits;
     let found = database
-        .run(|connection| Box::pin(find(connection, keys, forgotten)))
+        .run(|connection| Box::pin(find(connection, keys, limits)))
         .await;
     for find in batch {
         let found = found.as_ref().map(|found| found.get(&find.key).cloned());
@@ -31,7 +31,7 @@ pub(super) async fn find_all(database: Database, batch: Vec<Find>) {
 pub(super) async fn find(
     connection: &mut PgConnection,
     keys: Vec<Key>,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
 ) -> Result<HashMap<Key, Recorded>> {
     let (callers, names): (Vec<String>, Vec<String>) = keys
         .iter()
@@ -44,13 +44,14 @@ pub(super) async fn find(
          FROM unnest($1::text[], $2::text[]) AS wanted (caller, key)
              CROSS JOIN LATERAL (
                  SELECT * FROM idempotency AS r
-                 WHERE r.caller = wanted.caller AND r.key = wanted.key AND r.created_at > $3
+                 WHERE r.caller = wanted.caller AND r.key = wanted.key
+                     AND r.created_at > statement_timestamp() - make_interval(secs => $3)
                  LIMIT 1
              ) AS r",
     )
     .bind(callers)
     .bind(names)
-    .bind(forgotten)
+    .bind(limits.key_retention.as_secs_f64())
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(Recorded::of_row).collect())
@@ -64,7 +65,7 @@ pub(super) async fn find(
 pub(super) async fn note(
     connection: &mut PgConnection,
     records: BTreeMap<Key, Recorded>,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
 ) -> Result<bool> {
     if records.is_empty() {
         return Ok(true);
@@ -80,17 +81,16 @@ pub(super) async fn note(
     }
     let noted = sqlx::query(
         "INSERT INTO idempotency AS old (caller, key, fingerprint, answer, created_at)
-         SELECT *, $5 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[])
+         SELECT *, statement_timestamp() FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[])
          ON CONFLICT (caller, key) DO UPDATE SET fingerprint = excluded.fingerprint,
              answer = excluded.answer, created_at = excluded.created_at
-             WHERE old.created_at <= $6",
+             WHERE old.created_at <= statement_timestamp() - make_interval(secs => $5)",
     )
     .bind(callers)
     .bind(names)
     .bind(fingerprints)
     .bind(answers)
-    .bind(now())
-    .bind(forgotten)
+    .bind(limits.key_retention.as_secs_f64())
     .execute(connection)
     .await?;
     Ok(usize::try_from(noted.rows_affected()).is_ok_and(|noted| noted == count))
@@ -99,16 +99,16 @@ pub(super) async fn note(
 /// Forgets at most so many of those whose time is over.
 pub(super) async fn forget(
     connection: &mut PgConnection,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
     most: i64,
 ) -> Result<u64> {
     let deleted = sqlx::query(
         "DELETE FROM idempotency WHERE (caller, key) IN (
-             SELECT caller, key FROM idempotency WHERE created_at <= $1
+             SELECT caller, key FROM idempotency WHERE created_at <= statement_timestamp() - make_interval(secs => $1)
              ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )",
     )
-    .bind(forgotten)
+    .bind(limits.key_retention.as_secs_f64())
     .bind(most)
     .execute(connection)
     .await?;

@@ -1,29 +1,32 @@
 //! Purchases and reservations: all that arrived for a product while a transaction was under
 //! way go into the next one, in their order (see [`till`](super::super::till)).
 //!
-//! A batch never waits for a product that somebody else has locked while there are others in
-//! it: it skips that one, whose orders wait alone. A batch that failed before its commit is
-//! tried again, each order alone if the database refused it: one order's reason is nobody
-//! else's.
+//! A batch never waits for a product that somebody else has locked: it skips that one, whose
+//! orders wait alone, and no longer than half the time that a call may take. A batch that failed
+//! before its commit because a row broke a rule goes again, each order alone: one order's reason
+//! is nobody else's. An order that has not begun within the time that a call may take never
+//! does, and its caller hears so.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::super::sale::{Entry, Figures, Key, Order, Outcome, Recorded, Reservation};
 use super::super::till::{Books, OnShelf, Shelf, settle};
-use super::super::{Committing, Result, StorageError};
+use super::super::{Committing, Limits, Result, StorageError};
 use super::pool::Database;
 use super::records;
-use crate::combine::Turn;
+use crate::combine::{Ticket, Turn};
 use crate::failpoint;
 
 pub(super) struct Sale {
     pub(super) order: Order,
     pub(super) answer: oneshot::Sender<Result<Outcome>>,
+    pub(super) ticket: Ticket,
 }
 
 /// What is done about a product that somebody else has locked.
@@ -34,20 +37,22 @@ enum Locked {
 }
 
 pub(super) async fn sell(database: Database, mut turns: Vec<Turn<Sale>>) {
-    if turns.len() > 1 {
-        let orders = orders(&turns);
-        match attempt(&database, &orders, Locked::Skip).await {
-            Ok(mut outcomes) => {
-                for turn in &mut turns {
-                    answer(&mut outcomes, turn);
-                }
+    for turn in &mut turns {
+        turn.jobs.retain(|sale| sale.ticket.begin());
+    }
+    let orders = orders(&turns);
+    if orders.is_empty() {
+        return;
+    }
+    match attempt(&database, &orders, Locked::Skip).await {
+        Ok(mut outcomes) => {
+            for turn in &mut turns {
+                answer(&mut outcomes, turn);
             }
-            Err(error) if error.may_be_written() || !error.is_the_database_speaking() => {
-                return turns.iter_mut().for_each(|turn| fail(turn, &error));
-            }
-            // Of somebody in it: nobody knows who. Nothing is written.
-            Err(_) => {}
         }
+        // Somebody's in it: nobody knows whose. Nothing is written.
+        Err(error) if error.is_one_rows_fault() && !error.may_be_written() => {}
+        Err(error) => return turns.iter_mut().for_each(|turn| fail(turn, &error)),
     }
     for turn in turns {
         if !turn.jobs.is_empty() {
@@ -78,24 +83,22 @@ fn orders(turns: &[Turn<Sale>]) -> Vec<Order> {
 
 /// The orders of one product, which waits for whoever has locked it.
 async fn alone(database: Database, mut turn: Turn<Sale>) {
-    let place = database.alone.acquire().await;
-    let mut orders = turn
-        .jobs
-        .iter()
-        .map(|sale| sale.order.clone())
-        .collect::<Vec<_>>();
-    match attempt(&database, &orders, Locked::Wait).await {
+    let place = timeout(database.limits.timeout, database.sales_alone.acquire()).await;
+    let Ok(place) = place else {
+        return fail(&mut turn, &StorageError::no_turn());
+    };
+    let all = turn.jobs.iter().map(|sale| sale.order.clone());
+    let all = all.collect::<Vec<_>>();
+    match attempt(&database, &all, Locked::Wait).await {
         Ok(mut outcomes) => answer(&mut outcomes, &mut turn),
         // One of several is to blame.
-        Err(error)
-            if error.is_the_database_speaking() && !error.may_be_written() && orders.len() > 1 =>
-        {
-            for (sale, order) in turn.jobs.drain(..).zip(orders.drain(..)) {
-                let outcomes = attempt(&database, &[order], Locked::Wait).await;
-                let outcome = outcomes.and_then(|mut outcomes| {
-                    let outcome = outcomes
-                        .remove(&sale.order.product)
-                        .and_then(|mut of| of.pop());
+        Err(error) if error.is_one_rows_fault() && !error.may_be_written() && all.len() > 1 => {
+            for sale in turn.jobs.drain(..) {
+                let order = std::slice::from_ref(&sale.order);
+                let outcome = attempt(&database, order, Locked::Wait).await;
+                let outcome = outcome.and_then(|mut outcomes| {
+                    let outcomes = outcomes.remove(&sale.order.product);
+                    let outcome = outcomes.and_then(|mut outcomes| outcomes.pop());
                     outcome.ok_or_else(StorageError::closed)
                 });
                 let _ = sale.answer.send(outcome);
@@ -118,9 +121,9 @@ async fn attempt(
         tries += 1;
         let committing = Committing::default();
         let (commits, orders) = (committing.clone(), orders.to_vec());
-        let forgotten = database.limits.forgotten();
+        let limits = database.limits;
         let sold = database
-            .run(|connection| Box::pin(transact(connection, orders, locked, forgotten, commits)))
+            .run(|connection| Box::pin(transact(connection, orders, locked, limits, commits)))
             .await
             .map_err(|error| committing.note(error));
         match sold {
@@ -140,10 +143,18 @@ async fn transact(
     connection: &mut PgConnection,
     orders: Vec<Order>,
     locked: Locked,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
     committing: Committing,
 ) -> Result<Option<HashMap<i64, Vec<Outcome>>>> {
     let mut transaction = connection.begin().await?;
+    if locked == Locked::Wait {
+        // Well before we give up on the connection: nobody else is to blame for that.
+        let milliseconds = (limits.timeout / 2).as_millis().max(1);
+        let text = format!("SET LOCAL lock_timeout = {milliseconds}");
+        sqlx::raw_sql(AssertSqlSafe(text))
+            .execute(&mut *transaction)
+            .await?;
+    }
     let wanted = orders
         .iter()
         .map(|order| order.product)
@@ -160,13 +171,13 @@ async fn transact(
         .filter(|order| !skipped.contains(&order.product))
         .collect::<Vec<_>>();
     failpoint::pause("transaction.begun").await;
-    let shelf = read(&mut transaction, &orders, products, forgotten).await?;
+    let shelf = read(&mut transaction, &orders, products, limits).await?;
     let mut books = settle(&orders, shelf);
     let outcomes = std::mem::take(&mut books.outcomes);
     if books.are_empty() {
         transaction.rollback().await?;
     } else {
-        let noted = write(&mut transaction, books, forgotten).await?;
+        let noted = write(&mut transaction, books, limits).await?;
         if !noted {
             transaction.rollback().await?;
             return Ok(None);
@@ -229,7 +240,7 @@ async fn read(
     connection: &mut PgConnection,
     orders: &[Order],
     products: Locks,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
 ) -> Result<Shelf> {
     let ids = products.iter().map(|product| product.0).collect::<Vec<_>>();
     let held: Vec<(Option<i64>, i64, DateTime<Utc>)> = sqlx::query_as(
@@ -262,8 +273,8 @@ async fn read(
     Ok(Shelf {
         now,
         products: products.into_iter().map(on_shelf).collect(),
-        reservations: reservations(connection, orders).await?,
-        records: known(connection, orders, forgotten).await?,
+        reservations: reservations(connection, orders, now).await?,
+        records: known(connection, orders, limits).await?,
     })
 }
 
@@ -271,6 +282,7 @@ async fn read(
 async fn reservations(
     connection: &mut PgConnection,
     orders: &[Order],
+    now: DateTime<Utc>,
 ) -> Result<BTreeMap<Uuid, Reservation>> {
     let named = orders.iter().filter_map(|order| order.wish.reservation());
     let named = named.collect::<Vec<_>>();
@@ -293,13 +305,15 @@ async fn reservations(
                  FROM reservations AS r
                  WHERE r.product = buyer.product AND r.caller = buyer.caller
                      AND r.state = 'held' AND r.caller <> ''
-                     AND r.expires_at > statement_timestamp()
+                     -- As the sum had it: what counts as held is known to be its owner's.
+                     AND r.expires_at > $4
                  OFFSET 0
              ) AS r",
     )
     .bind(named)
     .bind(products)
     .bind(callers)
+    .bind(now)
     .fetch_all(connection)
     .await?;
     Ok(found.into_iter().map(|found| (found.id, found)).collect())
@@ -308,29 +322,25 @@ async fn reservations(
 async fn known(
     connection: &mut PgConnection,
     orders: &[Order],
-    forgotten: DateTime<Utc>,
+    limits: Limits,
 ) -> Result<HashMap<Key, Recorded>> {
     let keys = orders.iter().filter_map(|order| order.once.as_ref());
     let keys = keys.map(|once| once.key.clone()).collect::<Vec<_>>();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    records::find(connection, keys, forgotten).await
+    records::find(connection, keys, limits).await
 }
 
 /// Whether all keys could be noted.
-async fn write(
-    connection: &mut PgConnection,
-    books: Books,
-    forgotten: DateTime<Utc>,
-) -> Result<bool> {
+async fn write(connection: &mut PgConnection, books: Books, limits: Limits) -> Result<bool> {
     if !books.entries.is_empty() {
         book(connection, books.products, &books.entries).await?;
     }
     if !books.reservations.is_empty() {
         keep(connection, &books.reservations).await?;
     }
-    records::note(connection, books.records, forgotten).await
+    records::note(connection, books.records, limits).await
 }
 
 async fn book(

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::super::{
-    Cause, Changes, Committing, Condition, Product, Reason, Recorded, Result, Written, now,
+    Cause, Changes, Committing, Condition, Limits, Product, Reason, Recorded, Result, StorageError,
+    Written, now,
 };
 use super::pool::Database;
 use super::{PRODUCT, records};
@@ -68,7 +69,7 @@ pub(super) async fn update(database: Database, batch: Vec<Update>) {
                 return;
             }
             // One of them breaks a rule of the tables, nobody knows which, and none is written.
-            Err(error) if error.is_the_database_speaking() && !error.may_be_written() => {
+            Err(error) if error.is_one_rows_fault() && !error.may_be_written() => {
                 for job in together {
                     go_alone(&database, job);
                 }
@@ -210,7 +211,7 @@ pub(super) async fn alone(
     cause: Cause,
 ) -> Result<Written<Product>> {
     let turn = condition.turn;
-    let Ok(place) = timeout_at(turn.deadline, database.alone.acquire()).await else {
+    let Ok(place) = timeout_at(turn.deadline, database.changes_alone.acquire()).await else {
         return Ok(Written::Lost);
     };
     let committing = Committing::default();
@@ -219,7 +220,7 @@ pub(super) async fn alone(
         change,
         condition,
         cause,
-        forgotten: database.limits.forgotten(),
+        limits: database.limits,
         committing: committing.clone(),
     };
     let written = database
@@ -239,7 +240,7 @@ struct Alone {
     change: Change,
     condition: Condition,
     cause: Cause,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
     committing: Committing,
 }
 
@@ -248,7 +249,8 @@ impl Alone {
         let turn = self.condition.turn;
         let left = turn.deadline.saturating_duration_since(Instant::now());
         let mut transaction = connection.begin().await?;
-        let text = format!("SET LOCAL lock_timeout = {}", left.as_millis().max(1));
+        // Rounded up: when it fires the turn is over.
+        let text = format!("SET LOCAL lock_timeout = {}", left.as_millis() + 1);
         sqlx::raw_sql(AssertSqlSafe(text))
             .execute(&mut *transaction)
             .await?;
@@ -272,14 +274,14 @@ impl Alone {
         };
         failpoint::pause("transaction.begun").await;
         let product = self.change(&mut transaction).await?;
-        let noted = note_answer(&mut transaction, &self.cause, &product, self.forgotten).await?;
-        if turn.is_over() || !noted {
+        let noted = note_answer(&mut transaction, &self.cause, &product, self.limits).await?;
+        if !noted {
             transaction.rollback().await?;
-            return match self.recorded(connection).await? {
-                // Of another request, which came in between with the same key.
-                Some(recorded) => Ok(Written::Recorded(recorded)),
-                None => Ok(Written::Lost),
-            };
+            // By another request, which came in between with the same key.
+            let recorded = self.recorded(connection).await?;
+            return recorded
+                .map(Written::Recorded)
+                .ok_or_else(StorageError::closed);
         }
         match self.change.reason() {
             Reason::Changed if product.version == version => {}
@@ -304,6 +306,10 @@ impl Alone {
             }
         }
         failpoint::pause("transaction.written").await;
+        if turn.is_over() {
+            transaction.rollback().await?;
+            return Ok(Written::Lost);
+        }
         self.committing.begin();
         transaction.commit().await?;
         failpoint::pause("transaction.committed").await;
@@ -358,7 +364,7 @@ impl Alone {
             return Ok(None);
         };
         let keys = vec![once.key.clone()];
-        let found = records::find(connection, keys, self.forgotten).await?;
+        let found = records::find(connection, keys, self.limits).await?;
         Ok(found.into_values().next())
     }
 }
@@ -368,13 +374,13 @@ pub(super) async fn note_answer(
     connection: &mut PgConnection,
     cause: &Cause,
     product: &Product,
-    forgotten: DateTime<Utc>,
+    limits: Limits,
 ) -> Result<bool> {
     let record = cause.once.as_ref().and_then(|once| {
         let recorded = once.record(product)?;
         Some((once.key.clone(), recorded))
     });
-    records::note(connection, BTreeMap::from_iter(record), forgotten).await
+    records::note(connection, BTreeMap::from_iter(record), limits).await
 }
 
 /// A line of the ledger that is about to be written.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 use uuid::Uuid;
@@ -66,7 +67,7 @@ async fn read(writer: &mut SqliteConnection, orders: &[&Order], limits: Limits) 
     Ok(Shelf {
         now,
         products: products.into_iter().map(on_shelf).collect(),
-        reservations: reservations(writer, orders).await?,
+        reservations: reservations(writer, orders, now).await?,
         records,
     })
 }
@@ -75,6 +76,7 @@ async fn read(writer: &mut SqliteConnection, orders: &[&Order], limits: Limits) 
 async fn reservations(
     writer: &mut SqliteConnection,
     orders: &[&Order],
+    now: DateTime<Utc>,
 ) -> Result<BTreeMap<Uuid, Reservation>> {
     let named = orders.iter().filter_map(|order| order.wish.reservation());
     let named = named.map(hex).collect::<Vec<_>>();
@@ -92,10 +94,12 @@ async fn reservations(
     if !buyers.is_empty() {
         let text = format!(
             "SELECT {RESERVATION} FROM reservations
-             WHERE state = 'held' AND caller <> '' AND (product, caller) IN
+             WHERE state = 'held' AND caller <> '' AND expires_at > $2 AND (product, caller) IN
                  (SELECT value ->> 0, value ->> 1 FROM json_each($1))"
         );
-        let query = sqlx::query_as(AssertSqlSafe(text)).bind(Value::from(buyers).to_string());
+        let query = sqlx::query_as(AssertSqlSafe(text))
+            .bind(Value::from(buyers).to_string())
+            .bind(as_text(now));
         found.extend(query.fetch_all(&mut *writer).await?);
     }
     Ok(found.into_iter().map(|found| (found.id, found)).collect())

@@ -15,11 +15,13 @@ use super::super::{
     Recorded, Result, StorageError, Written, now,
 };
 use super::{PRODUCT, records, sales};
+use crate::combine::Ticket;
 use crate::failpoint;
 
 pub(super) struct Write {
     pub(super) what: What,
     pub(super) answer: oneshot::Sender<Result<Did>>,
+    pub(super) ticket: Ticket,
 }
 
 pub(super) enum What {
@@ -69,7 +71,13 @@ impl Writer {
 
     /// Carries out all of them in one transaction; or each in its own, if the database refused
     /// that one: the reason is nobody's but one's.
-    pub(super) async fn write(&mut self, batch: Vec<Write>) {
+    ///
+    /// A write that has not begun within the time that a call may take never does.
+    pub(super) async fn write(&mut self, mut batch: Vec<Write>) {
+        batch.retain(|write| write.ticket.begin());
+        if batch.is_empty() {
+            return;
+        }
         match self.together(&batch).await {
             Ok(done) => {
                 for (write, did) in batch.into_iter().zip(done) {
@@ -77,9 +85,7 @@ impl Writer {
                 }
             }
             Err(error)
-                if batch.len() > 1
-                    && error.is_the_database_speaking()
-                    && !error.may_be_written() =>
+                if batch.len() > 1 && error.is_one_rows_fault() && !error.may_be_written() =>
             {
                 for write in batch {
                     let alone = [write];
