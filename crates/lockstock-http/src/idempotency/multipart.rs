@@ -59,6 +59,8 @@ mod tests {
         ] {
             assert_eq!(of(none), None, "{none}");
         }
+        let long = format!("multipart/form-data; boundary={}", "a".repeat(71));
+        assert_eq!(boundary(long.as_bytes()), None);
         let body = b"--abc\r\none--abc\r\ntwo--abc--";
         let cut = parts(body, b"abc").collect::<Vec<_>>();
         assert_eq!(cut, [&b"--"[..], b"\r\none--", b"\r\ntwo--", b"--"]);

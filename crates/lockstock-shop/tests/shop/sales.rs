@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockstock_testkit::{Postgres, Redis};
@@ -283,6 +284,62 @@ async fn purchases_go_on_while_the_store_of_the_locks_is_down() {
     assert_eq!(server.send(buy).await.status, 201);
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 503);
     assert_eq!(server.ledger(id).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_in_an_outage_is_not_sold_when_it_is_over() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+        .args(&["--database-timeout", "500ms"])
+        .start();
+    let ids = join_all((0..30).map(|_| server.create(5))).await;
+    postgres.kill();
+    let refused = join_all(ids.iter().map(|id| server.buy(*id, 1))).await;
+    for answer in refused {
+        assert_eq!(answer.status, 503, "{:?}", answer.body);
+        assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
+    }
+    postgres.restart();
+    eventually("selling again", async || {
+        (server.buy(ids[0], 1).await.status == 201).then_some(())
+    })
+    .await;
+    for id in &ids[1..] {
+        assert_eq!(server.ledger(*id).await.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_paused_in_a_transaction_keeps_its_rows_for_a_bounded_time() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let database = postgres.create_database("shop");
+    let server = || {
+        let server = Server::on(&redis.url(), &database);
+        server.args(&["--database-timeout", "1s"])
+    };
+    let paused = server()
+        .env("FAILPOINTS", "transaction.written=1*off->return(60000)")
+        .start();
+    let other = server().start();
+    // The first transaction passes.
+    let id = paused.create(5).await;
+    let request = paused.request(Method::POST, &format!("{}purchases/", product(id)));
+    let request = request.json(&json!({ "quantity": 1 })).send();
+    let stuck = tokio::spawn(request);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    eventually("in its transaction", async || {
+        (postgres.psql("shop", waits) == "1").then_some(())
+    })
+    .await;
+    paused.process.pause();
+    eventually("the other one sells", async || {
+        (other.buy(id, 1).await.status == 201).then_some(())
+    })
+    .await;
+    paused.process.resume();
+    paused.process.kill();
+    stuck.abort();
+    assert_eq!(other.ledger(id).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -352,25 +352,34 @@ async fn carts_with_several_products_do_not_wait_for_each_other_in_a_circle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_product_that_somebody_has_locked_holds_up_nobody_elses_orders() {
+async fn products_that_somebody_has_locked_hold_up_nobody_elses_orders() {
     let server = Postgres::start();
     let [shop, _] = two(&server).await;
-    let locked = created(&*shop, mug(10)).await.id;
+    let mut locked = Vec::new();
+    for _ in 0..6 {
+        locked.push(created(&*shop, mug(10)).await.id);
+    }
     let free = created(&*shop, mug(10)).await.id;
+    let wanted = locked.iter().map(ToString::to_string).collect::<Vec<_>>();
     let text = format!(
-        "BEGIN; SELECT FROM products WHERE id = {locked} FOR UPDATE; \
-         SELECT pg_notify('locked', ''); SELECT pg_sleep(3600)"
+        "BEGIN; SELECT FROM products WHERE id IN ({}) FOR UPDATE; SELECT pg_sleep(3600)",
+        wanted.join(", ")
     );
     std::thread::scope(|scope| {
         let session = scope.spawn(|| server.try_psql("shop", &text));
-        let is_locked = format!("SELECT FROM products WHERE id = {locked} FOR UPDATE NOWAIT");
+        let last = locked[5];
+        let is_locked = format!("SELECT FROM products WHERE id = {last} FOR UPDATE NOWAIT");
         while server.try_psql("shop", &is_locked).is_ok() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let waiting = {
-            let shop = shop.clone();
+            let (shop, locked) = (shop.clone(), locked.clone());
             tokio::spawn(async move {
-                join_all((1..=3).map(|n| shop.sell(order(locked, purchase(n))))).await
+                let others = locked[1..]
+                    .iter()
+                    .map(|id| shop.sell(order(*id, purchase(1))));
+                let first = (1..=3).map(|n| shop.sell(order(locked[0], purchase(n))));
+                tokio::join!(join_all(first), join_all(others))
             })
         };
         let handle = tokio::runtime::Handle::current();
@@ -386,9 +395,10 @@ async fn a_product_that_somebody_has_locked_holds_up_nobody_elses_orders() {
                    WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()";
         server.psql("shop", end);
         session.join().unwrap().unwrap_err();
-        let outcomes = tokio::task::block_in_place(|| handle.block_on(waiting)).unwrap();
-        let versions = outcomes.into_iter().map(|outcome| bought(outcome).version);
+        let (first, others) = tokio::task::block_in_place(|| handle.block_on(waiting)).unwrap();
+        let versions = first.into_iter().map(|outcome| bought(outcome).version);
         assert!(versions.eq(2..=4), "in their order");
+        others.into_iter().for_each(|outcome| drop(bought(outcome)));
     });
 }
 
