@@ -33,7 +33,7 @@ use crate::fields::{Text, Whole, noted};
 use crate::keys;
 use crate::listing::Parameters;
 use crate::metadata::metadata;
-use crate::places::product_id;
+use crate::places::{self, product_id};
 use crate::preconditions;
 use crate::refusal::Refusal;
 use crate::storage::{Cause, Changes, NewProduct, Origin, Product, Written};
@@ -126,7 +126,15 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
     content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Created", body = ProductShown,
-        headers(("ETag" = String, description = "The version, quoted"))),
+        headers(("ETag" = String, description = "The version, quoted")),
+        links(
+            ("change" = (operation_id = "change_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+            ("replace" = (operation_id = "replace_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+            ("delete" = (operation_id = "delete_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+        )),
     Keyed,
     BadBody,
 ))]
@@ -186,8 +194,12 @@ async fn list_options() -> Response {
     AnyPath,
 ), responses(
     (status = 200, description = "The fields of a product, and how they are read", body = Object),
+    (status = 404, description = "This cannot be a product's id", body = Detail),
 ))]
 async fn product_options(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
+    if places::of(uri.path()).is_none() {
+        return Err(Refusal::not_found());
+    }
     let there = match product_id(uri.path()) {
         Ok(id) => shop.storage.get(id).await?.is_some(),
         Err(_) => false,

@@ -76,7 +76,15 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     content((ReservationGiven = "application/json"), (ReservationGiven = "application/x-www-form-urlencoded"), (ReservationGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Held", body = ReservationShown,
-        headers(("Location" = String, description = "Where the reservation is"))),
+        headers(("Location" = String, description = "Where the reservation is")),
+        links(
+            ("confirm" = (operation_id = "confirm", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+            ("extend" = (operation_id = "extend", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+            ("cancel" = (operation_id = "cancel", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+        )),
     Keyed,
     BadBody,
     InStock,

@@ -60,9 +60,12 @@ fn add_headers(operation: &mut Operation, allow: &str) {
     let keyed = has_parameter(operation, "Idempotency-Key");
     for (status, response) in answers(operation) {
         let here = text(&format!("What can be done here: `{allow}`"));
-        set(response, "Allow", always(here));
         let accept = text("`Accept`; also `Accept-Language` where what it says depends on that");
-        set(response, "Vary", always(accept));
+        for (name, header) in [("Allow", here), ("Vary", accept)] {
+            // Where an id can be none at all, nothing is, and nothing can be done.
+            let header = if status < 400 { always(header) } else { header };
+            set(response, name, header);
+        }
         match status {
             429 | 503 => set(response, "Retry-After", always(seconds())),
             409 if keyed => set(response, "Retry-After", seconds()),

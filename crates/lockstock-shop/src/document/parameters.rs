@@ -1,7 +1,7 @@
 //! What stands in paths, queries and headers.
 
 use utoipa::IntoParams;
-use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, Object, ObjectBuilder, Schema, SchemaType, Type};
 use uuid::Uuid;
 
 /// The path of one reservation.
@@ -65,12 +65,12 @@ pub(crate) struct IfNoneMatchHeader {
 pub(crate) struct KeyHeader {
     /// Makes it safe to send the request again: it takes effect once, and is answered as the
     /// first time, with `Idempotent-Replayed: true`. 1 to 255 visible ASCII characters, the
-    /// caller's own.
+    /// caller's own, bare or in quotes (RFC 8941).
     #[param(
         rename = "Idempotency-Key",
         min_length = 1,
         max_length = 255,
-        pattern = "^[!-~]+$",
+        pattern = r#"^([!#-~][!-~]*|"([!#-\[\]-~]|\\["\\])+")$"#,
         required = false,
         nullable = false
     )]
@@ -146,10 +146,17 @@ fn any_number() -> Object {
         .build()
 }
 
-/// What prices and stocks are compared with.
-fn bound() -> Object {
-    ObjectBuilder::new()
+/// What prices and stocks are compared with: a form sends its empty inputs too.
+fn bound() -> Schema {
+    let number = ObjectBuilder::new()
         .schema_type(Type::Number)
-        .maximum(Some(1e50))
+        .maximum(Some(1e50));
+    let nothing = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(0));
+    AnyOfBuilder::new()
+        .item(number)
+        .item(nothing)
         .build()
+        .into()
 }
