@@ -103,7 +103,10 @@ impl Deref for Shop {
             requests at once one succeeds; the others are told in milliseconds when to come back.\n\n\
             Refusals are JSON with a `detail` for people and, where it is not one of Django REST \
             framework's own, a `code` for programs; with `Accept: application/problem+json` they \
-            are RFC 9457 problem details.",
+            are RFC 9457 problem details.\n\n\
+            As in Django REST framework, a number can also be sent as a text (`\"9\"`), and a \
+            text that is a number as a number; what is not the id of anything is 404; and \
+            fields and parameters that nobody knows are passed over.",
     ),
     tags(
         (name = "products", description = "What is sold"),

@@ -7,10 +7,13 @@
 //!   `If-Match`, an `Idempotency-Key`), as it may be answered 404 or 409 anyway;
 //! - that what was cancelled or sold, and the ledger of a deleted product, is still shown: the
 //!   check `use_after_free` is off for the four operations that look at those, and for no other;
+//! - that `"9"` is no mistake for 9, nor 9 for `"9"`: the server reads both as Django REST
+//!   framework does. The document says so in words, and has one type for each field, so that
+//!   clients made of it have one too;
 //! - to leave out multipart bodies with control characters in the names of their parts, which
 //!   it does not encode.
 //!
-//! The first two are in `schemathesis/schemathesis.toml`, the last in `schemathesis/hooks.py`.
+//! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
 //! The server runs with `--update-hold release`: with a cool-down of seconds after each update
 //! nearly all of them would be answered 429, and nothing else would be seen.
 

@@ -1,14 +1,14 @@
-//! What clients send. A name has something to see in it, and no text has a NUL.
+//! What clients send. No text has a NUL; of a name, the white space around it does not count,
+//! and without it there are 1 to 200 characters.
 
 use utoipa::ToSchema;
 
 /// What a client sends to create a product or, with PUT, to replace it.
 #[derive(ToSchema)]
 pub(crate) struct ProductGiven {
+    /// At most 200 characters, not counting white space around them.
     #[schema(
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
         example = "Canvas sneakers"
     )]
     name: String,
@@ -24,10 +24,9 @@ pub(crate) struct ProductGiven {
 /// What a client sends to change a product: any of its fields.
 #[derive(ToSchema)]
 pub(crate) struct ProductPatch {
+    /// At most 200 characters, not counting white space around them.
     #[schema(
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
         required = false
     )]
     name: String,
