@@ -128,6 +128,7 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
     (status = 201, description = "Created", body = ProductShown,
         headers(("ETag" = String, description = "The version, quoted")),
         links(
+            ("reserve" = (operation_id = "reserve", parameters(("id" = "$response.body#/id")))),
             ("change" = (operation_id = "change_product", parameters(
                 ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
             ("replace" = (operation_id = "replace_product", parameters(

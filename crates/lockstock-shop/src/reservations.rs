@@ -78,6 +78,8 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     (status = 201, description = "Held", body = ReservationShown,
         headers(("Location" = String, description = "Where the reservation is")),
         links(
+            ("look" = (operation_id = "retrieve_reservation", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
             ("confirm" = (operation_id = "confirm", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
             ("extend" = (operation_id = "extend", parameters(

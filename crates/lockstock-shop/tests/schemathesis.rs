@@ -1,19 +1,22 @@
 //! The OpenAPI document is true: schemathesis makes requests of it, as the document allows them
 //! and as it does not, one by one and in chains, and compares the answers with what it says.
 //!
-//! All its checks are on, in all its phases. What it has to be told beyond the document:
+//! All its checks but one are on, in all its phases. What it has to be told beyond the document:
 //!
 //! - that a valid request may be answered 412 or 422, for what there is does not fit it (an
 //!   `If-Match`, an `Idempotency-Key`), as it may be answered 404 or 409 anyway;
 //! - that what was cancelled or sold, and the ledger of a deleted product, is still shown: the
 //!   check `use_after_free` is off for the four operations that look at those, and for no other;
+//! - that an answer that is given again for its `Idempotency-Key` may be of something that is
+//!   gone since: the check `ensure_resource_availability` is off;
+//! - which reservations there are to look at, to extend and to confirm;
 //! - that `"9"` is no mistake for 9, nor 9 for `"9"`: the server reads both as Django REST
 //!   framework does. The document says so in words, and has one type for each field, so that
 //!   clients made of it have one too;
 //! - to leave out multipart bodies with control characters in the names of their parts, which
 //!   it does not encode.
 //!
-//! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
+//! The last two are in `schemathesis/hooks.py`, the others in `schemathesis/schemathesis.toml`.
 //! The server runs with `--update-hold release`: with a cool-down of seconds after each update
 //! nearly all of them would be answered 429, and nothing else would be seen.
 
@@ -60,6 +63,9 @@ fn the_document_says_what_the_server_does() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let _server = serve(port, folder.path());
+    // Of the one sample that nobody is likely to buy up in between.
+    let product = 2;
+    let (held, bought) = (reserve(port, product), reserve(port, product));
 
     let python = python();
     let told = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
@@ -74,6 +80,11 @@ fn the_document_says_what_the_server_does() {
         .args(["--output-sanitize", "false"])
         .arg(format!("http://127.0.0.1:{port}/openapi.json"))
         .env("SCHEMATHESIS_HOOKS", told.join("hooks.py"))
+        .envs([
+            ("PRODUCT", product.to_string()),
+            ("HELD", held),
+            ("BOUGHT", bought),
+        ])
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // It writes notes of its own into the folder it is run in.
         .current_dir(folder.path())
@@ -119,10 +130,28 @@ fn serve(port: u16, folder: &Path) -> Process {
     server
 }
 
-/// The whole answer, if there is one.
+/// Reserves one of a product, and answers the reservation's id.
+fn reserve(port: u16, product: u32) -> String {
+    let path = format!("/api/products/{product}/reservations/");
+    let answer = ask(port, "POST", &path, "quantity=1").unwrap();
+    let (_, place) = answer
+        .split_once(&path)
+        .unwrap_or_else(|| panic!("{answer}"));
+    place.split('/').next().unwrap_or_default().to_owned()
+}
+
 fn get(port: u16, path: &str) -> Option<String> {
+    ask(port, "GET", path, "")
+}
+
+/// The whole answer, if there is one.
+fn ask(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n");
+    let length = form.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{form}"
+    );
     connection.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).ok()?;
