@@ -9,14 +9,14 @@
 //!   check `use_after_free` is off for the four operations that look at those, and for no other;
 //! - that an answer that is given again for its `Idempotency-Key` may be of something that is
 //!   gone since: the check `ensure_resource_availability` is off;
-//! - which reservations there are to look at, to extend and to confirm;
+//! - which reservations there are to look at, to extend, to confirm and to cancel;
 //! - that `"9"` is no mistake for 9, nor 9 for `"9"`: the server reads both as Django REST
 //!   framework does. The document says so in words, and has one type for each field, so that
 //!   clients made of it have one too;
 //! - to leave out multipart bodies with control characters in the names of their parts, which
 //!   it does not encode.
 //!
-//! The last two are in `schemathesis/hooks.py`, the others in `schemathesis/schemathesis.toml`.
+//! The first three are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
 //! The server runs with `--update-hold release`: with a cool-down of seconds after each update
 //! nearly all of them would be answered 429, and nothing else would be seen.
 
@@ -63,9 +63,9 @@ fn the_document_says_what_the_server_does() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let _server = serve(port, folder.path());
-    // Of the one sample that nobody is likely to buy up in between.
+    // Of one of the samples.
     let product = 2;
-    let (held, bought) = (reserve(port, product), reserve(port, product));
+    let reservation = || reserve(port, product);
 
     let python = python();
     let told = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
@@ -80,11 +80,8 @@ fn the_document_says_what_the_server_does() {
         .args(["--output-sanitize", "false"])
         .arg(format!("http://127.0.0.1:{port}/openapi.json"))
         .env("SCHEMATHESIS_HOOKS", told.join("hooks.py"))
-        .envs([
-            ("PRODUCT", product.to_string()),
-            ("HELD", held),
-            ("BOUGHT", bought),
-        ])
+        .env("PRODUCT", product.to_string())
+        .envs(["HELD", "BOUGHT", "GIVEN_BACK"].map(|which| (which, reservation())))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         // It writes notes of its own into the folder it is run in.
         .current_dir(folder.path())
