@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::body::BodyLimits;
+use crate::document::{BadQuery, Busy, Detail, Invalid, NotSold, Problem, Stale, complete};
 use crate::fields::Whole;
 use crate::keys::Keys;
 use crate::refusal::Refusal;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     /// For how long stock is set aside if the request does not say, and at most.
     pub(crate) usual_hold: Duration,
     pub(crate) most_hold: Duration,
+    /// For how long an idempotency key is remembered.
+    pub(crate) key_retention: Duration,
 }
 
 impl Settings {
@@ -100,7 +103,10 @@ impl Deref for Shop {
             requests at once one succeeds; the others are told in milliseconds when to come back.\n\n\
             Refusals are JSON with a `detail` for people and, where it is not one of Django REST \
             framework's own, a `code` for programs; with `Accept: application/problem+json` they \
-            are RFC 9457 problem details.",
+            are RFC 9457 problem details.\n\n\
+            As in Django REST framework, a number can also be sent as a text (`\"9\"`), and a \
+            text that is a number as a number; what is not the id of anything is 404; and \
+            fields and parameters that nobody knows are passed over.",
     ),
     tags(
         (name = "products", description = "What is sold"),
@@ -109,6 +115,8 @@ impl Deref for Shop {
         (name = "ledger", description = "Every change of a product, append only"),
         (name = "operation", description = "For those who run the server"),
     ),
+    // Those that only refusals have.
+    components(schemas(BadQuery, Busy, Detail, Invalid, NotSold, Problem, Stale)),
 )]
 struct Document;
 
@@ -123,7 +131,7 @@ pub(crate) fn router(shop: Shop) -> Router {
         .split_for_parts();
     let docs = SwaggerUi::new("/docs")
         .config(Config::default().try_it_out_enabled(true))
-        .url("/openapi.json", document);
+        .url("/openapi.json", complete(document, &shop.settings));
     router
         .merge(docs)
         .fallback(elsewhere)

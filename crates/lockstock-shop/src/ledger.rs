@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::app::Shop;
-use crate::document::{LedgerPage, Overload, PageParameters, ProductPath};
+use crate::document::{Detail, LedgerPage, PageParameters, ProductPath};
 use crate::products::timestamp;
 use crate::purchases;
 use crate::refusal::Refusal;
@@ -57,13 +57,12 @@ pub(crate) fn routes() -> OpenApiRouter<Shop> {
 ///
 /// The oldest first. The first one's `stock_after`, then plus `delta` at each, is the stock.
 /// Remains when the product is deleted.
-#[utoipa::path(get, path = "/api/products/{id}/ledger/", tag = "ledger", params(
+#[utoipa::path(get, path = "/api/products/{id}/ledger/", operation_id = "list_ledger", tag = "ledger", params(
     ProductPath,
     PageParameters,
 ), responses(
     (status = 200, description = "One page", body = LedgerPage),
-    (status = 404, description = "There is no such product, or no such page"),
-    Overload,
+    (status = 404, description = "There is no such product, or no such page", body = Detail),
 ))]
 async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
     purchases::page(&shop, &headers, &uri, Entries::All, |entry| {

@@ -26,13 +26,14 @@ use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::{Fields, received};
 use crate::document::{
-    BadBody, KeyHeader, Keyed, ListParameters, Overload, ProductGiven, ProductPage, ProductPath,
+    AnyPath, BadBody, BadQuery, Detail, IfNoneMatchHeader, KeyHeader, Keyed, ListParameters,
+    ProductGiven, ProductPage, ProductPath,
 };
 use crate::fields::{Text, Whole, noted};
 use crate::keys;
 use crate::listing::Parameters;
 use crate::metadata::metadata;
-use crate::places::product_id;
+use crate::places::{self, product_id};
 use crate::preconditions;
 use crate::refusal::Refusal;
 use crate::storage::{Cause, Changes, NewProduct, Origin, Product, Written};
@@ -98,11 +99,10 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
 }
 
 /// List products
-#[utoipa::path(get, path = PATH, tag = "products", params(ListParameters), responses(
+#[utoipa::path(get, path = PATH, operation_id = "list_products", tag = "products", params(ListParameters), responses(
     (status = 200, description = "One page", body = ProductPage),
-    (status = 400, description = "A filter or the search cannot be read"),
-    (status = 404, description = "There is no such page"),
-    Overload,
+    (status = 400, description = "A filter or the search cannot be read", body = BadQuery),
+    (status = 404, description = "There is no such page", body = Detail),
 ))]
 async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
     let parameters = Parameters::of(&uri);
@@ -122,14 +122,22 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
 }
 
 /// Create a product
-#[utoipa::path(post, path = PATH, tag = "products", params(KeyHeader), request_body(
+#[utoipa::path(post, path = PATH, operation_id = "create_product", tag = "products", params(KeyHeader), request_body(
     content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Created", body = ProductShown,
-        headers(("ETag" = String, description = "The version, quoted"))),
-    BadBody,
+        headers(("ETag" = String, description = "The version, quoted")),
+        links(
+            ("reserve" = (operation_id = "reserve", parameters(("id" = "$response.body#/id")))),
+            ("change" = (operation_id = "change_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+            ("replace" = (operation_id = "replace_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+            ("delete" = (operation_id = "delete_product", parameters(
+                ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
+        )),
     Keyed,
-    Overload,
+    BadBody,
 ))]
 async fn create(
     State(shop): State<Shop>,
@@ -157,15 +165,15 @@ async fn create(
 }
 
 /// Look at a product
-#[utoipa::path(get, path = "/api/products/{id}/", tag = "products", params(
+#[utoipa::path(get, path = "/api/products/{id}/", operation_id = "retrieve_product", tag = "products", params(
     ProductPath,
-    ("If-None-Match" = Option<String>, Header, description = "The ETag of what you have already"),
+    IfNoneMatchHeader,
 ), responses(
     (status = 200, description = "The product, its version as the ETag", body = ProductShown,
         headers(("ETag" = String, description = "The version, quoted"))),
-    (status = 304, description = "You have it already"),
-    (status = 404, description = "There is no such product"),
-    Overload,
+    (status = 304, description = "You have it already",
+        headers(("ETag" = String, description = "The version, quoted"))),
+    (status = 404, description = "There is no such product", body = Detail),
 ))]
 async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
     let id = product_id(uri.path())?;
@@ -175,7 +183,7 @@ async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusa
 }
 
 /// What can be done with products
-#[utoipa::path(options, path = PATH, tag = "products", responses(
+#[utoipa::path(options, path = PATH, operation_id = "products_options", tag = "products", responses(
     (status = 200, description = "The fields of a product, and how they are read", body = Object),
 ))]
 async fn list_options() -> Response {
@@ -184,12 +192,15 @@ async fn list_options() -> Response {
 
 /// What can be done with a product
 #[utoipa::path(options, path = "/api/products/{id}/", tag = "products", params(
-    ProductPath,
+    AnyPath,
 ), responses(
     (status = 200, description = "The fields of a product, and how they are read", body = Object),
-    Overload,
+    (status = 404, description = "This cannot be a product's id", body = Detail),
 ))]
 async fn product_options(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
+    if places::of(uri.path()).is_none() {
+        return Err(Refusal::not_found());
+    }
     let there = match product_id(uri.path()) {
         Ok(id) => shop.storage.get(id).await?.is_some(),
         Err(_) => false,

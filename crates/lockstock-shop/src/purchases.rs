@@ -21,7 +21,8 @@ use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::received;
 use crate::document::{
-    BadBody, InStock, KeyHeader, Keyed, Overload, ProductPath, PurchaseGiven, PurchasePage,
+    BadBody, Detail, InStock, KeyHeader, Keyed, PageParameters, ProductPath, PurchaseGiven,
+    PurchasePage, PurchasePath,
 };
 use crate::fields::noted;
 use crate::keys;
@@ -79,10 +80,9 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
 ), responses(
     (status = 201, description = "Bought", body = PurchaseShown,
         headers(("Location" = String, description = "Where the purchase is"))),
-    BadBody,
     Keyed,
+    BadBody,
     InStock,
-    Overload,
 ))]
 async fn buy(
     State(shop): State<Shop>,
@@ -144,13 +144,12 @@ fn answer(entry: &Entry) -> Record {
 /// List the purchases of a product
 ///
 /// The oldest first.
-#[utoipa::path(get, path = "/api/products/{id}/purchases/", tag = "purchases", params(
+#[utoipa::path(get, path = "/api/products/{id}/purchases/", operation_id = "list_purchases", tag = "purchases", params(
     ProductPath,
-    crate::document::PageParameters,
+    PageParameters,
 ), responses(
     (status = 200, description = "One page", body = PurchasePage),
-    (status = 404, description = "There is no such product, or no such page"),
-    Overload,
+    (status = 404, description = "There is no such product, or no such page", body = Detail),
 ))]
 async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
     page(&shop, &headers, &uri, Entries::Purchases, |entry| {
@@ -183,12 +182,11 @@ pub(crate) async fn page(
 }
 
 /// Look at a purchase
-#[utoipa::path(get, path = "/api/purchases/{id}/", tag = "purchases", params(
-    ("id" = Uuid, Path, description = "The purchase's id"),
+#[utoipa::path(get, path = "/api/purchases/{id}/", operation_id = "retrieve_purchase", tag = "purchases", params(
+    PurchasePath,
 ), responses(
     (status = 200, description = "The purchase", body = PurchaseShown),
-    (status = 404, description = "There is no such purchase"),
-    Overload,
+    (status = 404, description = "There is no such purchase", body = Detail),
 ))]
 async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
     let found = shop.storage.purchase(purchase_id(uri.path())?).await?;

@@ -24,7 +24,7 @@ use crate::answer::shown;
 use crate::app::Shop;
 use crate::body::received;
 use crate::document::{
-    BadBody, HoldGiven, InStock, KeyHeader, Keyed, Overload, ProductPath, ReservationGiven,
+    BadBody, Detail, HoldGiven, InStock, KeyHeader, Keyed, ProductPath, ReservationGiven,
     ReservationPath, StillHeld,
 };
 use crate::fields::noted;
@@ -76,11 +76,20 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     content((ReservationGiven = "application/json"), (ReservationGiven = "application/x-www-form-urlencoded"), (ReservationGiven = "multipart/form-data")),
 ), responses(
     (status = 201, description = "Held", body = ReservationShown,
-        headers(("Location" = String, description = "Where the reservation is"))),
-    BadBody,
+        headers(("Location" = String, description = "Where the reservation is")),
+        links(
+            ("look" = (operation_id = "retrieve_reservation", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+            ("confirm" = (operation_id = "confirm", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+            ("extend" = (operation_id = "extend", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+            ("cancel" = (operation_id = "cancel", parameters(
+                ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
+        )),
     Keyed,
+    BadBody,
     InStock,
-    Overload,
 ))]
 async fn reserve(
     State(shop): State<Shop>,
@@ -106,12 +115,11 @@ async fn reserve(
 }
 
 /// Look at a reservation
-#[utoipa::path(get, path = "/api/products/{id}/reservations/{rid}/", tag = "reservations", params(
+#[utoipa::path(get, path = "/api/products/{id}/reservations/{rid}/", operation_id = "retrieve_reservation", tag = "reservations", params(
     ReservationPath,
 ), responses(
     (status = 200, description = "The reservation", body = ReservationShown),
-    (status = 404, description = "There is no such reservation of yours"),
-    Overload,
+    (status = 404, description = "There is no such reservation of yours", body = Detail),
 ))]
 async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
     let (product, id) = (product_id(uri.path())?, reservation_id(uri.path())?);
@@ -134,7 +142,6 @@ async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<
         headers(("Location" = String, description = "Where the purchase is"))),
     Keyed,
     StillHeld,
-    Overload,
 ))]
 async fn confirm(
     State(shop): State<Shop>,
@@ -162,10 +169,9 @@ async fn confirm(
     content((HoldGiven = "application/json"), (HoldGiven = "application/x-www-form-urlencoded"), (HoldGiven = "multipart/form-data")),
 ), responses(
     (status = 200, description = "Held", body = ReservationShown),
-    BadBody,
     Keyed,
+    BadBody,
     StillHeld,
-    Overload,
 ))]
 async fn extend(
     State(shop): State<Shop>,
@@ -199,7 +205,6 @@ async fn extend(
 ), responses(
     (status = 204, description = "It is not held any more"),
     StillHeld,
-    Overload,
 ))]
 async fn cancel(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
     let reservation = reservation_id(uri.path())?;

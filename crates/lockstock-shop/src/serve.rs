@@ -89,6 +89,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
             most_quantity: options.most_quantity,
             usual_hold: options.usual_hold.min(options.most_hold),
             most_hold: options.most_hold,
+            key_retention: options.key_retention,
         },
         metrics,
         draining: AtomicBool::new(false),

@@ -75,7 +75,7 @@ pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Ref
 ///
 /// Fields that are not required and not sent keep their values. Takes the product's lock, as
 /// PATCH does.
-#[utoipa::path(put, path = "/api/products/{id}/", tag = "products", params(
+#[utoipa::path(put, path = "/api/products/{id}/", operation_id = "replace_product", tag = "products", params(
     ProductPath,
     IfMatchHeader,
     KeyHeader,
@@ -84,8 +84,8 @@ pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Ref
 ), responses(
     (status = 200, description = "The product as it is now", body = ProductShown,
         headers(("ETag" = String, description = "The version, quoted"))),
-    BadBody,
     Keyed,
+    BadBody,
     UnderLock,
 ))]
 pub(super) async fn replace(
@@ -100,7 +100,7 @@ pub(super) async fn replace(
 /// Of several identical requests at once exactly one succeeds; the others get 429. Waits for
 /// the product's lock, and after a success the lock is kept to the end of its lease (3 s
 /// unless the server was told otherwise).
-#[utoipa::path(patch, path = "/api/products/{id}/", tag = "products", params(
+#[utoipa::path(patch, path = "/api/products/{id}/", operation_id = "change_product", tag = "products", params(
     ProductPath,
     IfMatchHeader,
     KeyHeader,
@@ -109,8 +109,8 @@ pub(super) async fn replace(
 ), responses(
     (status = 200, description = "The product as it is now", body = ProductShown,
         headers(("ETag" = String, description = "The version, quoted"))),
-    BadBody,
     Keyed,
+    BadBody,
     UnderLock,
 ))]
 pub(super) async fn change(
@@ -121,7 +121,7 @@ pub(super) async fn change(
 }
 
 /// Delete a product
-#[utoipa::path(delete, path = "/api/products/{id}/", tag = "products", params(
+#[utoipa::path(delete, path = "/api/products/{id}/", operation_id = "delete_product", tag = "products", params(
     ProductPath,
     IfMatchHeader,
 ), responses(

@@ -269,6 +269,21 @@ async fn json_is_never_read_as_anything_but_json() {
 }
 
 #[tokio::test]
+async fn options_are_told_where_a_product_can_be_and_nowhere_else() {
+    let server = Server::embedded().start();
+    for (path, status) in [
+        ("/api/products/77/", 200),
+        ("/api/products/abc/", 200),
+        ("/api/products/1.5/", 404),
+        ("/api/products/a%2Fb/", 404),
+        ("/api/products/%2E/", 404),
+    ] {
+        let request = server.request(Method::OPTIONS, path);
+        assert_eq!(server.send(request).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn odd_addresses_are_not_found() {
     let server = Server::embedded().start();
     for path in [

@@ -1,0 +1,65 @@
+//! What clients send. No text has a NUL; of a name, the white space around it does not count,
+//! and without it there are 1 to 200 characters.
+
+use utoipa::ToSchema;
+
+/// What a client sends to create a product or, with PUT, to replace it.
+#[derive(ToSchema)]
+pub(crate) struct ProductGiven {
+    /// At most 200 characters, not counting white space around them.
+    #[schema(
+        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
+        example = "Canvas sneakers"
+    )]
+    name: String,
+    #[schema(required = false, pattern = r"^[^\u0000]*$")]
+    description: String,
+    /// In minor units: cents, won.
+    #[schema(minimum = 0, maximum = 2147483647, example = 49900)]
+    price: i64,
+    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 10)]
+    stock: i64,
+}
+
+/// What a client sends to change a product: any of its fields.
+#[derive(ToSchema)]
+pub(crate) struct ProductPatch {
+    /// At most 200 characters, not counting white space around them.
+    #[schema(
+        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
+        required = false
+    )]
+    name: String,
+    #[schema(required = false, pattern = r"^[^\u0000]*$")]
+    description: String,
+    /// In minor units: cents, won.
+    #[schema(minimum = 0, maximum = 2147483647, required = false)]
+    price: i64,
+    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 9)]
+    stock: i64,
+}
+
+/// What a client sends to buy.
+#[derive(ToSchema)]
+pub(crate) struct PurchaseGiven {
+    #[schema(minimum = 1, example = 1)]
+    quantity: i64,
+}
+
+/// What a client sends to set stock aside.
+#[derive(ToSchema)]
+pub(crate) struct ReservationGiven {
+    #[schema(minimum = 1, example = 1)]
+    quantity: i64,
+    /// For how long, in seconds.
+    #[schema(minimum = 1, required = false)]
+    hold: i64,
+}
+
+/// What a client sends to hold for longer.
+#[derive(ToSchema)]
+pub(crate) struct HoldGiven {
+    /// In seconds from now on.
+    #[schema(minimum = 1, required = false)]
+    hold: i64,
+}
