@@ -330,7 +330,7 @@ async fn carts_with_several_products_do_not_wait_for_each_other_in_a_circle() {
     let carts = (0..40).map(|n: usize| {
         let (shop, mut ids) = (shops[n % 2].clone(), ids.clone());
         ids.rotate_left(n % 5);
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             ids.reverse();
         }
         tokio::spawn(async move {
