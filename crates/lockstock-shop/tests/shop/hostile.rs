@@ -276,7 +276,7 @@ async fn options_are_told_where_a_product_can_be_and_nowhere_else() {
         ("/api/products/abc/", 200),
         ("/api/products/1.5/", 404),
         ("/api/products/a%2Fb/", 404),
-        ("/api/products/%2E/", 404),
+        ("/api/products/1%2E5/", 404),
     ] {
         let request = server.request(Method::OPTIONS, path);
         assert_eq!(server.send(request).await.status, status, "{path}");

@@ -70,6 +70,48 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
 }
 
 #[tokio::test]
+async fn the_document_tells_the_limits_of_this_server() {
+    let server = Server::embedded()
+        .args(&["--most-quantity", "5", "--usual-hold", "1m"])
+        .args(&["--most-hold", "1h", "--key-retention", "2h"])
+        .args(&["--body-limit", "4096"])
+        .start();
+    let document = server.get("/openapi.json").await.body;
+    let schemas = &document["components"]["schemas"];
+    for body in ["PurchaseGiven", "ReservationGiven"] {
+        let quantity = &schemas[body]["properties"]["quantity"];
+        assert_eq!(quantity["maximum"], 5, "{body}");
+    }
+    for body in ["ReservationGiven", "HoldGiven"] {
+        let hold = &schemas[body]["properties"]["hold"];
+        assert_eq!(hold["maximum"], 3600, "{body}");
+        assert_eq!(hold["default"], 60, "{body}");
+    }
+    let buy = &document["paths"]["/api/products/{id}/purchases/"]["post"];
+    let mut parameters = buy["parameters"].as_array().unwrap().iter();
+    let key = parameters.find(|it| it["name"] == "Idempotency-Key");
+    let key = key.unwrap()["description"].as_str().unwrap();
+    assert!(key.contains("Remembered for 2h"), "{key}");
+    let too_large = buy["responses"]["413"]["description"].as_str().unwrap();
+    assert!(too_large.contains("4096 bytes"), "{too_large}");
+}
+
+#[tokio::test]
+async fn each_operation_of_the_document_has_a_name_of_its_own() {
+    let server = Server::embedded().start();
+    let document = server.get("/openapi.json").await.body;
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let mut names = operations
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect::<Vec<_>>();
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all, "of a name twice, clients make one method");
+}
+
+#[tokio::test]
 async fn each_answer_carries_the_request_id_and_the_log_has_it() {
     let server = Server::embedded().start();
     let request = server
