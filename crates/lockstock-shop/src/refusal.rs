@@ -4,18 +4,20 @@
 //! `application/problem+json`, in English or in Korean, is decided once, where the whole
 //! request is known (`face.rs`). No refusal shows a path, SQL, a stack or a URL.
 
+mod of_layers;
+mod of_orders;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{Refused, Unsettled};
+use lockstock_http::Unsettled;
 use serde_json::{Map, Value, json};
 
 use crate::negotiate::{Form, Language};
-use crate::products::timestamp;
-use crate::storage::{Figures, Outcome, Reservation, StorageError};
+use crate::storage::StorageError;
 
 /// Why a request was not carried out. Boxed: it is the rare end of nearly every call.
 #[derive(Debug, Clone)]
@@ -237,83 +239,6 @@ impl Refusal {
         )
     }
 
-    /// 409: there is not enough left.
-    fn insufficient(figures: Figures) -> Self {
-        let available = figures.available();
-        let (english, korean) = match available {
-            0 => ("Sold out.".to_owned(), "품절되었습니다.".to_owned()),
-            some => (
-                format!("There is not enough left: {some} can be had."),
-                format!("재고가 부족합니다. 남은 수량은 {some}개입니다."),
-            ),
-        };
-        Self::coded(StatusCode::CONFLICT, "insufficient_stock", english, korean)
-            .with("available", available)
-            .with("stock", figures.stock)
-            .with("held", figures.held)
-    }
-
-    /// 409: the hold is over.
-    fn expired(reservation: &Reservation) -> Self {
-        Self::coded(
-            StatusCode::CONFLICT,
-            "hold_expired",
-            "The hold has expired. Reserve again.",
-            "예약이 만료되었습니다. 다시 예약해 주세요.",
-        )
-        .with("expires_at", timestamp(reservation.expires_at))
-    }
-
-    /// 409: what was reserved is bought or put back already.
-    fn settled(reservation: &Reservation) -> Self {
-        match reservation.purchase {
-            Some(purchase) => Self::coded(
-                StatusCode::CONFLICT,
-                "already_confirmed",
-                "The reservation was confirmed before.",
-                "이미 구매가 확정된 예약입니다.",
-            )
-            .with("purchase", purchase.to_string()),
-            None => Self::coded(
-                StatusCode::CONFLICT,
-                "already_cancelled",
-                "The reservation was cancelled before.",
-                "이미 취소된 예약입니다.",
-            ),
-        }
-    }
-
-    /// 400: a key that is none.
-    fn key_malformed() -> Self {
-        Self::coded(
-            StatusCode::BAD_REQUEST,
-            "key_malformed",
-            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
-            "Idempotency-Key는 공백 없는 ASCII 문자 1~255자로 한 번만 보내 주세요.",
-        )
-    }
-
-    /// 422: the key came with another request before.
-    pub(crate) fn key_reused() -> Self {
-        Self::coded(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "key_reused",
-            "This Idempotency-Key came with another request before.",
-            "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
-        )
-    }
-
-    /// 409: the request of that key is being carried out.
-    fn in_flight(retry_after: Duration) -> Self {
-        Self::coded(
-            StatusCode::CONFLICT,
-            "in_flight",
-            "The request with this Idempotency-Key is being carried out. Send it again for its result.",
-            "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
-        )
-        .retry_after(retry_after)
-    }
-
     /// 503: no lock can be had, so nothing is written.
     pub(crate) fn store_unavailable() -> Self {
         Self::coded(
@@ -445,54 +370,6 @@ impl IntoResponse for Refusal {
         }
         response.extensions_mut().insert(self);
         response
-    }
-}
-
-/// Of a layer in front of a handler.
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Busy {
-                retry_after,
-                kept,
-                lease,
-            } => Self::busy(lease, kept, retry_after),
-            Refused::LockLost { .. } => Self::lock_lost(),
-            Refused::StoreUnavailable { error } => match error.downcast::<StorageError>() {
-                Ok(error) => Self::from(*error),
-                Err(why) => {
-                    tracing::error!(%why, "no lock could be had");
-                    Self::store_unavailable()
-                }
-            },
-            Refused::KeyMissing | Refused::KeyMalformed => Self::key_malformed(),
-            Refused::KeyReused => Self::key_reused(),
-            Refused::InFlight { retry_after } => Self::in_flight(retry_after),
-            Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
-            Refused::PreconditionRequired => Self::if_match_required(),
-            other => {
-                tracing::error!(?other, "refused for a reason that nobody expected");
-                Self::defect()
-            }
-        }
-    }
-}
-
-/// Of an order that was not carried out.
-impl From<Outcome> for Refusal {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Insufficient(figures) => Self::insufficient(figures),
-            Outcome::Expired(reservation) => Self::expired(&reservation),
-            Outcome::Settled(reservation) => Self::settled(&reservation),
-            Outcome::NoProduct => Self::no_product(),
-            Outcome::NoReservation => Self::none_of("Reservation"),
-            // Done: nothing to refuse.
-            Outcome::Purchased(_)
-            | Outcome::Held(_)
-            | Outcome::Released(_)
-            | Outcome::Recorded(_) => Self::defect(),
-        }
     }
 }
 

@@ -1,0 +1,72 @@
+//! Why a layer in front of a handler did not let a request through: turns, keys, preconditions.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use lockstock_http::Refused;
+
+use super::Refusal;
+use crate::storage::StorageError;
+
+/// Of a layer in front of a handler.
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy {
+                retry_after,
+                kept,
+                lease,
+            } => Self::busy(lease, kept, retry_after),
+            Refused::LockLost { .. } => Self::lock_lost(),
+            Refused::StoreUnavailable { error } => match error.downcast::<StorageError>() {
+                Ok(error) => Self::from(*error),
+                Err(why) => {
+                    tracing::error!(%why, "no lock could be had");
+                    Self::store_unavailable()
+                }
+            },
+            Refused::KeyMissing | Refused::KeyMalformed => Self::key_malformed(),
+            Refused::KeyReused => Self::key_reused(),
+            Refused::InFlight { retry_after } => Self::in_flight(retry_after),
+            Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
+            Refused::PreconditionRequired => Self::if_match_required(),
+            other => {
+                tracing::error!(?other, "refused for a reason that nobody expected");
+                Self::defect()
+            }
+        }
+    }
+}
+
+impl Refusal {
+    /// 400: a key that is none.
+    fn key_malformed() -> Self {
+        Self::coded(
+            StatusCode::BAD_REQUEST,
+            "key_malformed",
+            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+            "Idempotency-Key는 공백 없는 ASCII 문자 1~255자로 한 번만 보내 주세요.",
+        )
+    }
+
+    /// 422: the key came with another request before.
+    pub(crate) fn key_reused() -> Self {
+        Self::coded(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key_reused",
+            "This Idempotency-Key came with another request before.",
+            "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
+        )
+    }
+
+    /// 409: the request of that key is being carried out.
+    fn in_flight(retry_after: Duration) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "in_flight",
+            "The request with this Idempotency-Key is being carried out. Send it again for its result.",
+            "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
+        )
+        .retry_after(retry_after)
+    }
+}
