@@ -1,14 +1,14 @@
 //! The OpenAPI document is true: schemathesis makes requests of it, as the document allows them
 //! and as it does not, one by one and in chains, and compares the answers with what it says.
 //!
-//! All its checks but one are on, in all its phases. What it has to be told beyond the document:
+//! All its checks are on, in all its phases. What it has to be told beyond the document:
 //!
 //! - that a valid request may be answered 412 or 422, for what there is does not fit it (an
 //!   `If-Match`, an `Idempotency-Key`), as it may be answered 404 or 409 anyway;
 //! - that what was cancelled or sold, and the ledger of a deleted product, is still shown: the
 //!   check `use_after_free` is off for the four operations that look at those, and for no other;
-//! - that an answer that is given again for its `Idempotency-Key` may be of something that is
-//!   gone since: the check `ensure_resource_availability` is off;
+//! - to send no `Idempotency-Key` in chains: what is answered again for one may be of a product
+//!   that the chain has deleted since, which `ensure_resource_availability` takes for lost;
 //! - which reservations there are to look at, to extend, to confirm and to cancel;
 //! - that `"9"` is no mistake for 9, nor 9 for `"9"`: the server reads both as Django REST
 //!   framework does. The document says so in words, and has one type for each field, so that
@@ -16,7 +16,7 @@
 //! - to leave out multipart bodies with control characters in the names of their parts, which
 //!   it does not encode.
 //!
-//! The first three are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
+//! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
 //! The server runs with `--update-hold release`: with a cool-down of seconds after each update
 //! nearly all of them would be answered 429, and nothing else would be seen.
 

@@ -2,15 +2,12 @@
 //! and without it there are 1 to 200 characters.
 
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 /// What a client sends to create a product or, with PUT, to replace it.
 #[derive(ToSchema)]
 pub(crate) struct ProductGiven {
-    /// At most 200 characters, not counting white space around them.
-    #[schema(
-        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
-        example = "Canvas sneakers"
-    )]
+    #[schema(schema_with = name)]
     name: String,
     #[schema(required = false, pattern = r"^[^\u0000]*$")]
     description: String,
@@ -24,11 +21,7 @@ pub(crate) struct ProductGiven {
 /// What a client sends to change a product: any of its fields.
 #[derive(ToSchema)]
 pub(crate) struct ProductPatch {
-    /// At most 200 characters, not counting white space around them.
-    #[schema(
-        pattern = r"^\s*[^\u0000\s]([^\u0000]{0,198}[^\u0000\s])?\s*$",
-        required = false
-    )]
+    #[schema(schema_with = name, required = false)]
     name: String,
     #[schema(required = false, pattern = r"^[^\u0000]*$")]
     description: String,
@@ -62,4 +55,21 @@ pub(crate) struct HoldGiven {
     /// In seconds from now on.
     #[schema(minimum = 1, required = false)]
     hold: i64,
+}
+
+/// What `python::strip` removes. Not `\s`, which is another set in each language.
+const SPACE: &str =
+    r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000";
+
+fn name() -> Object {
+    let seen = format!(r"[^\u0000{SPACE}]");
+    let pattern = format!(r"^[{SPACE}]*{seen}([^\u0000]{{0,198}}{seen})?[{SPACE}]*$");
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(
+            "1 to 200 characters, not counting white space around them.",
+        ))
+        .pattern(Some(pattern))
+        .examples(["Canvas sneakers"])
+        .build()
 }
