@@ -1,11 +1,11 @@
 -- The beginning of each script. A script is put together from the files of this folder:
 --
---   locks          head, shortcuts, exclusive, queue, steps, keep,   each
---   locks, rarely  head,            exclusive, queue, steps, others, each
---   shares         head,            shared,    queue, steps, others, each
+--   locks          head, free, tell, waited, exclusive, queue, steps, keep,   each
+--   locks, rarely  head,       tell,         exclusive, queue, steps, others, each
+--   shares         head,       tell,         shared,    queue, steps, others, each
 --
--- The server sets a script up anew each time that it runs it: what is run all the time is kept
--- short.
+-- The server sets a script up anew each time that it runs it, as far as it gets: what is run
+-- all the time comes first.
 --
 -- A call takes any number of steps, all of them in one Cluster slot: first those that
 -- release, then those that acquire, then the others.
@@ -44,11 +44,6 @@ local function whole(number)
   return string.format('%d%06d', millions, number - millions * 1000000)
 end
 
--- In a Cluster only the shards' channels tell who listens.
-local SHARDED = CHANNEL ~= 'lockstock:wake:'
-local PUBLISH = SHARDED and 'SPUBLISH' or 'PUBLISH'
-local NUMSUB = SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local highest = tonumber(redis.call('GET', KEYS[1]) or 0) or 0
@@ -76,36 +71,6 @@ end
 
 local function note_used(used)
   if used ~= '' then highest = math.max(highest, used) end
-end
-
-local function wake(process, message)
-  return redis.call(PUBLISH, CHANNEL .. process, message)
-end
-
-local function tell_holder(process, token, fence, lease)
-  wake(process, table.concat({ 'held', token, fence, lease, whole(now) }, ':'))
-end
-
--- Whether `process` listens. PUBLISH would count whoever listens to everything as well.
-local function is_there(process)
-  return redis.call('PUBSUB', NUMSUB, CHANNEL .. process)[2] > 0
-end
-
--- Adds somebody to a queue, if not there yet. The queue is kept for 2 days: whoever waits asks
--- again when a lease has ended, after 24 h at the latest.
-local function add(queue, arrived, member)
-  redis.call('ZADD', queue, 'NX', whole(arrived), member)
-  redis.call('PEXPIRE', queue, '172800000')
-end
-
--- What a step answers. One that fails is no reason for the others to fail.
-local function answer_of(step, ...)
-  local taken, answer = pcall(step, ...)
-  if taken then return answer end
-  local why = type(answer) == 'table' and answer.err or tostring(answer)
-  -- What a replica tells of a lock may be long past.
-  if string.find(why, '^READONLY') then error(answer) end
-  return { 'failed', why }
 end
 
 local function finish()

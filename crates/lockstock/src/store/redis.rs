@@ -44,7 +44,9 @@ macro_rules! script {
 /// Locks: one holder at a time.
 static LOCKS: LazyLock<Lua> = script!(
     "head.lua",
-    "shortcuts.lua",
+    "free.lua",
+    "tell.lua",
+    "waited.lua",
     "exclusive.lua",
     "queue.lua",
     "steps.lua",
@@ -54,6 +56,7 @@ static LOCKS: LazyLock<Lua> = script!(
 /// What is rarely done with them.
 static LOCKS_RARELY: LazyLock<Lua> = script!(
     "head.lua",
+    "tell.lua",
     "exclusive.lua",
     "queue.lua",
     "steps.lua",
@@ -63,6 +66,7 @@ static LOCKS_RARELY: LazyLock<Lua> = script!(
 /// Semaphores and read-write locks.
 static SHARES: LazyLock<Lua> = script!(
     "head.lua",
+    "tell.lua",
     "shared.lua",
     "queue.lua",
     "steps.lua",
