@@ -224,12 +224,14 @@ async fn trap_10_moved() {
         .command(&["CLUSTER", "MEET", "127.0.0.1", &meets])
         .unwrap();
     let id = other.command(&["CLUSTER", "MYID"]).unwrap();
+    let is_ok = |server: &Redis| {
+        let info = server.command(&["CLUSTER", "INFO"]).unwrap();
+        info.contains("cluster_state:ok")
+    };
     until("a cluster", || {
-        redis.command(&["CLUSTER", "NODES"]).unwrap().contains(&id)
-            && redis
-                .command(&["CLUSTER", "INFO"])
-                .unwrap()
-                .contains("cluster_state:ok")
+        let knows = redis.command(&["CLUSTER", "NODES"]).unwrap().contains(&id);
+        // The other has to have heard whose the slots are, or it serves none of its own.
+        knows && is_ok(&redis) && is_ok(&other)
     })
     .await;
     // Asked as a server of its own, it serves nothing, and says what would.
