@@ -18,7 +18,7 @@ use http::{Request, Response};
 use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::around::{Around, Treat};
 use crate::key::Key;
@@ -137,14 +137,6 @@ impl<B> Concurrency<B> {
         self.store.settled().await;
     }
 
-    fn refusal(&self, refused: Refused) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        debug!(code = refused.code(), "refused");
-        self.refusals.answer(refused)
-    }
-
     async fn acquire(&self, name: &str) -> lockstock::Result<Acquired> {
         let semaphore = self.store.semaphore(name, self.permits).lease(self.lease)?;
         semaphore.acquire_within(self.wait).await
@@ -209,7 +201,7 @@ where
         let permit = match rules.acquire(&name).await {
             Ok(Acquired::Held(permit)) => permit,
             Ok(Acquired::Busy(busy)) => {
-                return Ok(rules.refusal(Refused::Full {
+                return Ok(rules.refusals.answer(Refused::Full {
                     retry_after: busy.retry_after().unwrap_or(rules.lease),
                     permits: rules.permits,
                 }));
@@ -222,7 +214,7 @@ where
             Err(why) => {
                 warn!(semaphore = name, %why, "no permit could be had");
                 let error = why.into();
-                return Ok(rules.refusal(Refused::StoreUnavailable { error }));
+                return Ok(rules.refusals.answer(Refused::StoreUnavailable { error }));
             }
         };
         let inside = stop.inside(&mut request);
@@ -233,7 +225,7 @@ where
                 let Ok(answer) = permit.run(inner.call(request)).await else {
                     inside.now();
                     let lease = rules.most;
-                    return Ok(rules.refusal(Refused::LockLost { lease }));
+                    return Ok(rules.refusals.answer(Refused::LockLost { lease }));
                 };
                 // Before the answer: who has it may come again at once.
                 if let Err(why) = permit.release().await {

@@ -24,7 +24,7 @@ use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::around::{Around, Treat};
 use crate::key::Key;
@@ -205,14 +205,6 @@ impl<B> Guard<B> {
         self.store.settled().await;
     }
 
-    fn refusal(&self, refused: Refused) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        debug!(code = refused.code(), "refused");
-        self.refusals.answer(refused)
-    }
-
     async fn acquire(&self, name: &str) -> lockstock::Result<Acquired> {
         let lock = self.store.lock(name).lease(self.lease)?;
         lock.acquire_within(self.wait).await
@@ -299,7 +291,7 @@ where
         let held = match guard.acquire(&name).await {
             Ok(Acquired::Held(held)) => held,
             Ok(Acquired::Busy(busy)) => {
-                return Ok(guard.refusal(Refused::Busy {
+                return Ok(guard.refusals.answer(Refused::Busy {
                     // A foreign holder may never end.
                     retry_after: busy.retry_after().unwrap_or(guard.lease),
                     kept: busy.is_kept(),
@@ -314,7 +306,7 @@ where
             Err(why) => {
                 warn!(lock = name, %why, "no lock could be had");
                 let error = why.into();
-                return Ok(guard.refusal(Refused::StoreUnavailable { error }));
+                return Ok(guard.refusals.answer(Refused::StoreUnavailable { error }));
             }
         };
         request.extensions_mut().insert(Held {
@@ -334,7 +326,7 @@ where
                         Err(_) => {
                             inside.now();
                             let lease = guard.lease;
-                            return Ok(guard.refusal(Refused::LockLost { lease }));
+                            return Ok(guard.refusals.answer(Refused::LockLost { lease }));
                         }
                     }
                 };

@@ -318,7 +318,7 @@ where
         let (request, key) = match rules.key(request).await {
             Ok((request, Some(key))) => (request, key),
             Ok((request, None)) => return inner.call(request).await,
-            Err(refused) => return Ok(rules.refusal(refused)),
+            Err(refused) => return Ok(rules.refusals.answer(refused)),
         };
         let claim = match rules.next(&key).await {
             Next::CarryOut(claim) => claim,
@@ -326,7 +326,7 @@ where
                 debug!(id = key.id(), "answered again");
                 return Ok(record.answer_again());
             }
-            Next::Refuse(refused) => return Ok(rules.refusal(refused)),
+            Next::Refuse(refused) => return Ok(rules.refusals.answer(refused)),
         };
         let stop = Stop::of(&request);
         let carried_out = rules.clone().carry_out(inner, request, key, claim);
@@ -342,14 +342,6 @@ enum Next {
 }
 
 impl<B> Idempotency<B> {
-    fn refusal(&self, refused: Refused) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        debug!(code = refused.code(), "refused");
-        self.refusals.answer(refused)
-    }
-
     /// The request's key, if it is one that has a key. Reads its body.
     async fn key<R>(&self, request: Request<R>) -> Result<(Request<R>, Option<RequestKey>), Refused>
     where

@@ -26,7 +26,6 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::debug;
 
 use self::tags::{Demanded, Tag};
 use crate::around::{Around, Treat};
@@ -267,7 +266,7 @@ impl<B: From<Bytes>> Preconditions<B> {
         };
         if *seen == IfMatch::Absent && unwanted == Demanded::Nothing {
             return match self.required {
-                true => Err(self.refusal(Refused::PreconditionRequired)),
+                true => Err(self.refusals.answer(Refused::PreconditionRequired)),
                 false => Ok(()),
             };
         }
@@ -285,12 +284,9 @@ impl<B: From<Bytes>> Preconditions<B> {
         if is_met {
             return Ok(());
         }
-        Err(self.refusal(Refused::PreconditionFailed { current }))
-    }
-
-    fn refusal(&self, refused: Refused) -> Response<B> {
-        debug!(code = refused.code(), "refused");
-        self.refusals.answer(refused)
+        Err(self
+            .refusals
+            .answer(Refused::PreconditionFailed { current }))
     }
 }
 

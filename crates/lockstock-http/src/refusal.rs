@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
+use tracing::debug;
 
 use crate::BoxError;
 
@@ -196,6 +197,7 @@ impl<B> Refusals<B> {
     where
         B: From<Bytes>,
     {
+        debug!(code = refused.code(), "refused");
         let retry_after = refused.retry_after();
         let current = match &refused {
             Refused::PreconditionFailed {

@@ -13,7 +13,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lockstock::Store;
 use lockstock_http::{BoxError, Idempotency, Record, Records, RequestKey};
-
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
@@ -21,7 +20,7 @@ use crate::app::Shop;
 use crate::body;
 use crate::origin;
 use crate::refusal::Refusal;
-use crate::storage::{Key, Once, Recorded, Storage};
+use crate::storage::{Key, Once, Outcome, Recorded, Storage};
 
 /// A request that is carried out under a lock is claimed in the store of the locks, so that
 /// other servers know that it is under way. If its server dies, for so long.
@@ -124,6 +123,19 @@ pub(crate) fn once<T>(key: &Given, answer: fn(&T) -> Option<Vec<u8>>) -> Option<
 /// An answer as it is recorded: of which request is noted beside it.
 pub(crate) fn bytes(answer: &Record) -> Vec<u8> {
     answer.to_bytes().into()
+}
+
+/// The answer to an order: what `answer` makes of what it did, or a refusal.
+pub(crate) fn answered(
+    key: &Given,
+    outcome: Outcome,
+    answer: fn(&Outcome) -> Option<Record>,
+) -> Result<Response, Refusal> {
+    if let Outcome::Recorded(recorded) = outcome {
+        return again(key, recorded);
+    }
+    let answer = answer(&outcome).ok_or_else(|| Refusal::from(outcome))?;
+    Ok(answer.into_response())
 }
 
 /// The answer to a request whose key was used while it was under way.

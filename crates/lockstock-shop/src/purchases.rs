@@ -5,8 +5,7 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::Record;
@@ -17,7 +16,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::answer::shown;
+use crate::answer::created;
 use crate::app::Shop;
 use crate::body::received;
 use crate::document::{
@@ -103,7 +102,7 @@ async fn buy(
         origin,
         once: keys::once(&key, recorded),
     };
-    answered(&key, shop.storage.sell(order).await?)
+    keys::answered(&key, shop.storage.sell(order).await?, answer)
 }
 
 async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, Refusal> {
@@ -115,30 +114,18 @@ async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, R
     quantity.ok_or_else(|| Refusal::invalid(errors))
 }
 
-/// The answer to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answered(key: &keys::Given, outcome: Outcome) -> Result<Response, Refusal> {
-    match outcome {
-        Outcome::Purchased(entry) => Ok(answer(&entry).into_response()),
-        Outcome::Recorded(recorded) => keys::again(key, recorded),
-        other => Err(Refusal::from(other)),
-    }
+/// What is answered to a purchase, whether it was one at once or a hold before.
+pub(crate) fn answer(outcome: &Outcome) -> Option<Record> {
+    let Outcome::Purchased(entry) = outcome else {
+        return None;
+    };
+    let place = format!("/api/purchases/{}/", entry.id);
+    Some(created(place, &PurchaseShown::from(entry.clone())))
 }
 
 /// What is recorded of it.
 pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
-    match outcome {
-        Outcome::Purchased(entry) => Some(keys::bytes(&answer(entry))),
-        _ => None,
-    }
-}
-
-fn answer(entry: &Entry) -> Record {
-    let place = HeaderValue::try_from(format!("/api/purchases/{}/", entry.id));
-    let answer = shown(StatusCode::CREATED, &PurchaseShown::from(entry.clone()));
-    match place {
-        Ok(place) => answer.header(LOCATION, place),
-        Err(_) => answer,
-    }
+    answer(outcome).as_ref().map(keys::bytes)
 }
 
 /// List the purchases of a product

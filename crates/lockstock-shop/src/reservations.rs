@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::LOCATION;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::Record;
@@ -20,7 +19,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::answer::shown;
+use crate::answer::{created, shown};
 use crate::app::Shop;
 use crate::body::received;
 use crate::document::{
@@ -109,9 +108,11 @@ async fn reserve(
         product,
         wish,
         origin,
-        once: keys::once(&key, created),
+        once: keys::once(&key, |outcome| {
+            answer_to_reserve(outcome).as_ref().map(keys::bytes)
+        }),
     };
-    held(&key, shop.storage.sell(order).await?, StatusCode::CREATED)
+    keys::answered(&key, shop.storage.sell(order).await?, answer_to_reserve)
 }
 
 /// Look at a reservation
@@ -156,7 +157,7 @@ async fn confirm(
         origin,
         once: keys::once(&key, purchases::recorded),
     };
-    purchases::answered(&key, shop.storage.sell(order).await?)
+    keys::answered(&key, shop.storage.sell(order).await?, purchases::answer)
 }
 
 /// Hold it for longer
@@ -192,9 +193,11 @@ async fn extend(
         product,
         wish,
         origin,
-        once: keys::once(&key, extended),
+        once: keys::once(&key, |outcome| {
+            answer_to_extend(outcome).as_ref().map(keys::bytes)
+        }),
     };
-    held(&key, shop.storage.sell(order).await?, StatusCode::OK)
+    keys::answered(&key, shop.storage.sell(order).await?, answer_to_extend)
 }
 
 /// Put it back
@@ -253,37 +256,25 @@ async fn wanted(
     Ok((quantity.unwrap_or_default(), hold))
 }
 
-fn held(key: &keys::Given, outcome: Outcome, status: StatusCode) -> Result<Response, Refusal> {
-    match outcome {
-        Outcome::Held(reservation) => Ok(answer(status, &reservation).into_response()),
-        Outcome::Recorded(recorded) => keys::again(key, recorded),
-        other => Err(Refusal::from(other)),
-    }
-}
-
-fn created(outcome: &Outcome) -> Option<Vec<u8>> {
-    recorded(outcome, StatusCode::CREATED)
-}
-
-fn extended(outcome: &Outcome) -> Option<Vec<u8>> {
-    recorded(outcome, StatusCode::OK)
-}
-
-/// What is recorded of it.
-fn recorded(outcome: &Outcome, status: StatusCode) -> Option<Vec<u8>> {
-    match outcome {
-        Outcome::Held(reservation) => Some(keys::bytes(&answer(status, reservation))),
-        _ => None,
-    }
-}
-
-fn answer(status: StatusCode, reservation: &Reservation) -> Record {
+fn answer_to_reserve(outcome: &Outcome) -> Option<Record> {
+    let reservation = held(outcome)?;
     let (product, id) = (reservation.product, reservation.id);
-    let place = HeaderValue::try_from(format!("/api/products/{product}/reservations/{id}/"));
-    let answer = shown(status, &ReservationShown::new(reservation.clone(), true));
-    match place {
-        Ok(place) if status == StatusCode::CREATED => answer.header(LOCATION, place),
-        _ => answer,
+    let place = format!("/api/products/{product}/reservations/{id}/");
+    Some(created(place, &ReservationShown::new(reservation, true)))
+}
+
+fn answer_to_extend(outcome: &Outcome) -> Option<Record> {
+    let reservation = held(outcome)?;
+    Some(shown(
+        StatusCode::OK,
+        &ReservationShown::new(reservation, true),
+    ))
+}
+
+fn held(outcome: &Outcome) -> Option<Reservation> {
+    match outcome {
+        Outcome::Held(reservation) => Some(reservation.clone()),
+        _ => None,
     }
 }
 

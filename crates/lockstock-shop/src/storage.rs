@@ -24,11 +24,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use lockstock::redacted;
+use sqlx::Transaction;
 use sqlx::error::ErrorKind;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::combine::Waited;
+use crate::failpoint;
 
 pub use self::sale::{
     Entry, Figures, Key, Once, Order, Origin, Outcome, Reason, Recorded, Reservation, State, Wish,
@@ -296,8 +298,13 @@ impl From<sqlx::Error> for StorageError {
 struct Committing(Arc<AtomicBool>);
 
 impl Committing {
-    fn begin(&self) {
+    /// Commits a transaction in which everything is written.
+    async fn commit<D: sqlx::Database>(&self, transaction: Transaction<'_, D>) -> Result<()> {
+        failpoint::pause("transaction.written").await;
         self.0.store(true, Ordering::Relaxed);
+        transaction.commit().await?;
+        failpoint::pause("transaction.committed").await;
+        Ok(())
     }
 
     fn note(&self, mut error: StorageError) -> StorageError {

@@ -5,7 +5,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::{Held, IfMatch, Preconditions};
@@ -146,8 +146,7 @@ impl FromRequestParts<Shop> for Write {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, Refusal> {
-        let uri: &Uri = &parts.uri;
-        let id = product_id(uri.path())?;
+        let id = product_id(parts.uri.path())?;
         let held = parts.extensions.get::<Held>().ok_or_else(Refusal::defect)?;
         let if_match = parts.extensions.get::<IfMatch>();
         Ok(Self {

@@ -19,15 +19,14 @@ use uuid::Uuid;
 use self::pool::Database;
 use self::records::Find;
 use self::sales::Sale;
-use self::updates::{Change, NewEntry, Update, note_answer};
+use self::updates::{Change, Update, insert_entry, note_answer, recorded};
 use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
     Cause, Changes, Committing, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin,
-    Outcome, Product, Reason, Recorded, Reservation, Result, Selection, Storage, StorageError,
-    Written, now, waited,
+    Outcome, Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written,
+    now, waited,
 };
 use crate::combine::{Combiner, Lanes};
-use crate::failpoint;
 
 /// Every column of a [`Product`].
 const PRODUCT: &str = sql::product!("statement_timestamp()");
@@ -284,16 +283,7 @@ async fn insert(connection: &mut PgConnection, new: &NewProduct, cause: &Cause) 
         .bind(now())
         .fetch_one(&mut *connection)
         .await?;
-    let entry = NewEntry {
-        product: product.id,
-        version: product.version,
-        reason: Reason::Created,
-        delta: product.stock,
-        stock_after: product.stock,
-        fence: None,
-        at: product.created_at,
-    };
-    entry.insert(connection, cause).await?;
+    insert_entry(connection, Entry::created(&product, &cause.origin)).await?;
     Ok(product)
 }
 
@@ -327,17 +317,12 @@ async fn create(
     let product = insert(&mut transaction, &new, &cause).await?;
     if !note_answer(&mut transaction, &cause, &product, limits).await? {
         transaction.rollback().await?;
-        let keys = cause.once.iter().map(|once| once.key.clone()).collect();
-        let found = records::find(connection, keys, limits).await?;
-        let recorded = found.into_values().next();
+        let recorded = recorded(connection, &cause, limits).await?;
         return recorded
             .map(Written::Recorded)
             .ok_or_else(StorageError::closed);
     }
-    failpoint::pause("transaction.written").await;
-    committing.begin();
-    transaction.commit().await?;
-    failpoint::pause("transaction.committed").await;
+    committing.commit(transaction).await?;
     Ok(Written::Done(product))
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::{Product, Turn, now};
+
 /// Who asks, and by which request.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
@@ -203,6 +205,47 @@ pub struct Entry {
     pub fence: Option<i64>,
     /// When, to the microsecond.
     pub at: DateTime<Utc>,
+}
+
+impl Entry {
+    pub(super) fn created(product: &Product, origin: &Origin) -> Self {
+        Self::of_write(product, origin, Reason::Created, product.stock)
+    }
+
+    /// `before`: the stock there was.
+    pub(super) fn changed(product: &Product, before: i64, turn: Turn, origin: &Origin) -> Self {
+        Self {
+            fence: Some(turn.fence()),
+            ..Self::of_write(product, origin, Reason::Changed, product.stock - before)
+        }
+    }
+
+    /// `product`: as it was.
+    pub(super) fn deleted(product: &Product, turn: Turn, origin: &Origin) -> Self {
+        Self {
+            version: product.version + 1,
+            stock_after: 0,
+            fence: Some(turn.fence()),
+            at: now(),
+            ..Self::of_write(product, origin, Reason::Deleted, -product.stock)
+        }
+    }
+
+    fn of_write(product: &Product, origin: &Origin, reason: Reason, delta: i64) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            product: product.id,
+            version: product.version,
+            reason,
+            delta,
+            stock_after: product.stock,
+            unit_price: None,
+            reservation: None,
+            request: origin.request.to_string(),
+            fence: None,
+            at: product.updated_at,
+        }
+    }
 }
 
 /// What a reservation is.

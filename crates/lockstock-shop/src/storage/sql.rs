@@ -28,6 +28,11 @@ pub(super) const ENTRY: &str =
 pub(super) const RESERVATION: &str =
     "id, product, caller, quantity, state, expires_at, purchase, created_at";
 
+/// Writes one entry that sells nothing.
+pub(super) const INSERT_ENTRY: &str =
+    "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
 /// How many entries of product `$1` there are. The versions of all of them have no gaps.
 pub(super) fn count_entries(which: Entries) -> &'static str {
     match which {

@@ -87,8 +87,7 @@ async fn alone(database: Database, mut turn: Turn<Sale>) {
     let Ok(place) = place else {
         return fail(&mut turn, &StorageError::no_turn());
     };
-    let all = turn.jobs.iter().map(|sale| sale.order.clone());
-    let all = all.collect::<Vec<_>>();
+    let all = orders(std::slice::from_ref(&turn));
     match attempt(&database, &all, Locked::Wait).await {
         Ok(mut outcomes) => answer(&mut outcomes, &mut turn),
         // One of several is to blame.
@@ -182,10 +181,7 @@ async fn transact(
             transaction.rollback().await?;
             return Ok(None);
         }
-        failpoint::pause("transaction.written").await;
-        committing.begin();
-        transaction.commit().await?;
-        failpoint::pause("transaction.committed").await;
+        committing.commit(transaction).await?;
     }
     let mut of_products = HashMap::<i64, Vec<Outcome>>::new();
     for (order, outcome) in orders.iter().zip(outcomes) {

@@ -5,14 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
+use super::super::sql::INSERT_ENTRY;
 use super::super::{
-    Cause, Changes, Committing, Condition, Limits, Product, Reason, Recorded, Result, StorageError,
+    Cause, Changes, Committing, Condition, Entry, Limits, Product, Recorded, Result, StorageError,
     Written, now,
 };
 use super::pool::Database;
@@ -167,10 +166,7 @@ async fn write_together(
         transaction.rollback().await?;
         return Ok(None);
     }
-    failpoint::pause("transaction.written").await;
-    committing.begin();
-    transaction.commit().await?;
-    failpoint::pause("transaction.committed").await;
+    committing.commit(transaction).await?;
     Ok(Some(
         written
             .into_iter()
@@ -182,15 +178,6 @@ async fn write_together(
 pub(super) enum Change {
     Update(Changes),
     Delete,
-}
-
-impl Change {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Update(_) => Reason::Changed,
-            Self::Delete => Reason::Deleted,
-        }
-    }
 }
 
 fn go_alone(database: &Database, job: Update) {
@@ -260,7 +247,7 @@ impl Alone {
                 .fetch_optional(&mut *transaction)
                 .await?;
         // With the product locked: whoever used the key for it before us has committed.
-        if let Some(recorded) = self.recorded(&mut transaction).await? {
+        if let Some(recorded) = recorded(&mut transaction, &self.cause, self.limits).await? {
             transaction.rollback().await?;
             return Ok(Written::Recorded(recorded));
         }
@@ -278,41 +265,25 @@ impl Alone {
         if !noted {
             transaction.rollback().await?;
             // By another request, which came in between with the same key.
-            let recorded = self.recorded(connection).await?;
+            let recorded = recorded(connection, &self.cause, self.limits).await?;
             return recorded
                 .map(Written::Recorded)
                 .ok_or_else(StorageError::closed);
         }
-        match self.change.reason() {
-            Reason::Changed if product.version == version => {}
-            reason => {
-                let stock_after = match reason {
-                    Reason::Deleted => 0,
-                    _ => product.stock,
-                };
-                let entry = NewEntry {
-                    product: self.id,
-                    version: version + 1,
-                    reason,
-                    delta: stock_after - stock,
-                    stock_after,
-                    fence: Some(turn.fence()),
-                    at: match reason {
-                        Reason::Deleted => now(),
-                        _ => product.updated_at,
-                    },
-                };
-                entry.insert(&mut transaction, &self.cause).await?;
-            }
+        let origin = &self.cause.origin;
+        let entry = match self.change {
+            Change::Delete => Some(Entry::deleted(&product, turn, origin)),
+            Change::Update(_) if product.version == version => None,
+            Change::Update(_) => Some(Entry::changed(&product, stock, turn, origin)),
+        };
+        if let Some(entry) = entry {
+            insert_entry(&mut transaction, entry).await?;
         }
-        failpoint::pause("transaction.written").await;
         if turn.is_over() {
             transaction.rollback().await?;
             return Ok(Written::Lost);
         }
-        self.committing.begin();
-        transaction.commit().await?;
-        failpoint::pause("transaction.committed").await;
+        self.committing.commit(transaction).await?;
         Ok(Written::Done(product))
     }
 
@@ -358,15 +329,19 @@ impl Alone {
         };
         Ok(product)
     }
+}
 
-    async fn recorded(&self, connection: &mut PgConnection) -> Result<Option<Recorded>> {
-        let Some(once) = &self.cause.once else {
-            return Ok(None);
-        };
-        let keys = vec![once.key.clone()];
-        let found = records::find(connection, keys, self.limits).await?;
-        Ok(found.into_values().next())
-    }
+/// What is recorded under the key, if there is one.
+pub(super) async fn recorded(
+    connection: &mut PgConnection,
+    cause: &Cause,
+    limits: Limits,
+) -> Result<Option<Recorded>> {
+    let Some(once) = &cause.once else {
+        return Ok(None);
+    };
+    let found = records::find(connection, vec![once.key.clone()], limits).await?;
+    Ok(found.into_values().next())
 }
 
 /// Whether the answer could be noted under the key, if there is one.
@@ -383,35 +358,19 @@ pub(super) async fn note_answer(
     records::note(connection, BTreeMap::from_iter(record), limits).await
 }
 
-/// A line of the ledger that is about to be written.
-pub(super) struct NewEntry {
-    pub(super) product: i64,
-    pub(super) version: i64,
-    pub(super) reason: Reason,
-    pub(super) delta: i64,
-    pub(super) stock_after: i64,
-    pub(super) fence: Option<i64>,
-    pub(super) at: DateTime<Utc>,
-}
-
-impl NewEntry {
-    pub(super) async fn insert(self, connection: &mut PgConnection, cause: &Cause) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
-                 fence, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(self.product)
-        .bind(self.version)
-        .bind(Uuid::now_v7())
-        .bind(self.reason.name())
-        .bind(self.delta)
-        .bind(self.stock_after)
-        .bind(&*cause.origin.request)
-        .bind(self.fence)
-        .bind(self.at)
+/// Writes an entry that sells nothing.
+pub(super) async fn insert_entry(connection: &mut PgConnection, entry: Entry) -> Result<()> {
+    sqlx::query(INSERT_ENTRY)
+        .bind(entry.product)
+        .bind(entry.version)
+        .bind(entry.id)
+        .bind(entry.reason.name())
+        .bind(entry.delta)
+        .bind(entry.stock_after)
+        .bind(entry.request)
+        .bind(entry.fence)
+        .bind(entry.at)
         .execute(connection)
         .await?;
-        Ok(())
-    }
+    Ok(())
 }

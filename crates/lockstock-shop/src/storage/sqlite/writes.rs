@@ -3,15 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use super::super::sql::INSERT_ENTRY;
 use super::super::{
-    Cause, Changes, Committing, Condition, Limits, NewProduct, Order, Outcome, Product, Reason,
+    Cause, Changes, Committing, Condition, Entry, Limits, NewProduct, Order, Outcome, Product,
     Recorded, Result, StorageError, Written, now,
 };
 use super::{PRODUCT, records, sales};
@@ -136,31 +135,24 @@ impl Writer {
         let mut done = Vec::with_capacity(batch.len());
         let mut earliest: Option<Instant> = None;
         let mut left = batch;
-        while let [write, rest @ ..] = left {
-            // Sales that follow one another are carried out together.
-            let orders = left.iter().map_while(|write| write.what.order());
-            let orders = orders.collect::<Vec<_>>();
-            if !orders.is_empty() {
-                let sold = sales::sell(&mut transaction, &orders, self.limits).await?;
-                done.extend(sold.into_iter().map(Did::Sale));
-                left = &left[orders.len()..];
-                continue;
-            }
-            let did = write.what.carry_out(&mut transaction, self.limits).await?;
-            if let (Did::Write(Written::Done(_)), Some(deadline)) = (&did, write.what.deadline()) {
+        while let [write, ..] = left {
+            let did = write
+                .what
+                .carry_out(left, &mut transaction, self.limits)
+                .await?;
+            if let ([Did::Write(Written::Done(_))], Some(deadline)) =
+                (&did[..], write.what.deadline())
+            {
                 earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
             }
-            done.push(did);
-            left = rest;
+            left = &left[did.len()..];
+            done.extend(did);
         }
         if earliest.is_some_and(|earliest| earliest <= Instant::now()) {
             transaction.rollback().await?;
             return Ok(None);
         }
-        failpoint::pause("transaction.written").await;
-        committing.begin();
-        transaction.commit().await?;
-        failpoint::pause("transaction.committed").await;
+        committing.commit(transaction).await?;
         Ok(Some(done))
     }
 }
@@ -192,9 +184,16 @@ impl What {
         }
     }
 
-    async fn carry_out(&self, writer: &mut SqliteConnection, limits: Limits) -> Result<Did> {
+    /// Carries out this, the first of `left`: and with a sale those sales that follow it at
+    /// once, which cost hardly more together.
+    async fn carry_out(
+        &self,
+        left: &[Write],
+        writer: &mut SqliteConnection,
+        limits: Limits,
+    ) -> Result<Vec<Did>> {
         if let Some(recorded) = self.recorded(writer, limits).await? {
-            return Ok(Did::Write(Written::Recorded(recorded)));
+            return Ok(vec![Did::Write(Written::Recorded(recorded))]);
         }
         let written = match self {
             Self::Create(new, cause) => create(writer, new, cause).await?,
@@ -203,13 +202,15 @@ impl What {
                 update(writer, *id, changes, condition, cause).await?
             }
             Self::Delete(id, condition, cause) => delete(writer, *id, condition, cause).await?,
-            Self::Sell(order) => {
-                let mut sold = sales::sell(writer, &[order], limits).await?;
-                return sold.pop().map(Did::Sale).ok_or_else(StorageError::closed);
+            Self::Sell(_) => {
+                let orders = left.iter().map_while(|write| write.what.order());
+                let orders = orders.collect::<Vec<_>>();
+                let sold = sales::sell(writer, &orders, limits).await?;
+                return Ok(sold.into_iter().map(Did::Sale).collect());
             }
             Self::Forget(most) => {
                 let forgotten = records::forget(writer, limits.forgotten(), *most).await?;
-                return Ok(Did::Forget(forgotten));
+                return Ok(vec![Did::Forget(forgotten)]);
             }
         };
         if let (Written::Done(product), Some(once)) =
@@ -219,7 +220,7 @@ impl What {
             let records = record.map(|recorded| (once.key.clone(), recorded));
             records::note(writer, BTreeMap::from_iter(records)).await?;
         }
-        Ok(Did::Write(written))
+        Ok(vec![Did::Write(written)])
     }
 
     async fn recorded(
@@ -268,15 +269,7 @@ async fn create(
     .bind(now())
     .fetch_one(&mut *writer)
     .await?;
-    let line = Line {
-        version: created.version,
-        reason: Reason::Created,
-        delta: created.stock,
-        stock_after: created.stock,
-        fence: None,
-        at: created.created_at,
-    };
-    line.insert(writer, created.id, cause).await?;
+    insert_entry(writer, Entry::created(&created, &cause.origin)).await?;
     Ok(Written::Done(created))
 }
 
@@ -314,15 +307,8 @@ async fn update(
     .bind(id)
     .fetch_one(&mut *writer)
     .await?;
-    let line = Line {
-        version: product.version,
-        reason: Reason::Changed,
-        delta: product.stock - before.stock,
-        stock_after: product.stock,
-        fence: Some(condition.turn.fence()),
-        at: product.updated_at,
-    };
-    line.insert(writer, id, cause).await?;
+    let entry = Entry::changed(&product, before.stock, condition.turn, &cause.origin);
+    insert_entry(writer, entry).await?;
     Ok(Written::Done(product))
 }
 
@@ -340,15 +326,8 @@ async fn delete(
         .bind(id)
         .execute(&mut *writer)
         .await?;
-    let line = Line {
-        version: product.version + 1,
-        reason: Reason::Deleted,
-        delta: -product.stock,
-        stock_after: 0,
-        fence: Some(condition.turn.fence()),
-        at: now(),
-    };
-    line.insert(writer, id, cause).await?;
+    let entry = Entry::deleted(&product, condition.turn, &cause.origin);
+    insert_entry(writer, entry).await?;
     Ok(Written::Done(product))
 }
 
@@ -381,39 +360,19 @@ async fn found(
     Ok(Err(condition.refusal(there)))
 }
 
-/// A line of the ledger that is about to be written.
-struct Line {
-    version: i64,
-    reason: Reason,
-    delta: i64,
-    stock_after: i64,
-    fence: Option<i64>,
-    at: DateTime<Utc>,
-}
-
-impl Line {
-    async fn insert(
-        self,
-        writer: &mut SqliteConnection,
-        product: i64,
-        cause: &Cause,
-    ) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
-                 fence, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(product)
-        .bind(self.version)
-        .bind(Uuid::now_v7())
-        .bind(self.reason.name())
-        .bind(self.delta)
-        .bind(self.stock_after)
-        .bind(&*cause.origin.request)
-        .bind(self.fence)
-        .bind(self.at)
+/// Writes an entry that sells nothing.
+async fn insert_entry(writer: &mut SqliteConnection, entry: Entry) -> Result<()> {
+    sqlx::query(INSERT_ENTRY)
+        .bind(entry.product)
+        .bind(entry.version)
+        .bind(entry.id)
+        .bind(entry.reason.name())
+        .bind(entry.delta)
+        .bind(entry.stock_after)
+        .bind(entry.request)
+        .bind(entry.fence)
+        .bind(entry.at)
         .execute(writer)
         .await?;
-        Ok(())
-    }
+    Ok(())
 }
