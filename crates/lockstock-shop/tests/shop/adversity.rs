@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::server::{PATIENCE, Server, binary, eventually, product, sqlite};
 
 /// From now on no COMMIT is confirmed, though each is carried out.
-fn confirm_no_commit(postgres: &Postgres) {
+pub(crate) fn confirm_no_commit(postgres: &Postgres) {
     postgres.psql(
         "shop",
         "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
@@ -32,31 +32,6 @@ fn wait_for_standbys(postgres: &Postgres, names: &str) {
     while postgres.psql("shop", "SHOW synchronous_standby_names") != names {
         std::thread::yield_now();
     }
-}
-
-#[tokio::test]
-async fn a_commit_that_nobody_confirmed_is_neither_lost_nor_repeated() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--database-timeout", "1s", "--update-lease", "20s"])
-        .start();
-    let updated = server.create(10).await;
-    let deleted = server.create(10).await;
-    confirm_no_commit(&postgres);
-    let unknown = server.patch(updated, json!({ "stock": 9 })).await;
-    assert_eq!(unknown.status, 503);
-    assert_eq!(unknown.body["code"], "database_unavailable");
-    // The second of identical requests must not be the second to succeed.
-    assert_eq!(
-        server.patch(updated, json!({ "stock": 9 })).await.status,
-        429
-    );
-    let delete = server.request(Method::DELETE, &product(deleted));
-    let unknown = server.send(delete).await;
-    assert_eq!(
-        unknown.status, 503,
-        "not 'nothing was written': {unknown:?}"
-    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstock_testkit::{Postgres, Proxy, Redis};
 use serde_json::json;
 
-use crate::server::{Server, eventually, product};
+use crate::server::{Server, eventually, held, product};
 
 /// Bounded, with much room for a slow machine: well below what a client would wait.
 const BOUND: Duration = Duration::from_secs(10);
@@ -119,12 +119,6 @@ async fn what_redis_refuses_is_unavailable_never_busy_never_granted() {
     let refused = server.patch(id, json!({ "stock": 9 })).await;
     assert_eq!(refused.status, 503, "OOM");
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
-    // The key of the lock holds something else altogether.
-    let key = format!("product-update-lock-{id}");
-    redis.command(&["LPUSH", &key, "x"]).unwrap();
-    let refused = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(refused.status, 503, "WRONGTYPE");
-    redis.command(&["DEL", &key]).unwrap();
     assert_eq!(server.stock(id).await, 10);
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 }
@@ -205,19 +199,15 @@ async fn a_server_that_is_killed_frees_its_lock_with_the_lease() {
     let options = ["--update-lease", "1s", "--update-wait", "20s"];
     let doomed = Server::on(&redis.url(), &database)
         .args(&options)
-        .env("FAILPOINTS", "update.locked=return(60000)")
+        .failing("update.locked=return(60000)")
         .start();
     let other = Server::on(&redis.url(), &database).args(&options).start();
     let id = other.create(10).await;
-    let key = format!("product-update-lock-{id}");
     let request = doomed
         .request(reqwest::Method::PATCH, &product(id))
         .json(&json!({ "stock": 1 }));
     let request = tokio::spawn(request.send());
-    eventually("held", async || {
-        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
-    })
-    .await;
+    held(&redis, id).await;
     doomed.process.kill();
     assert!(request.await.unwrap().is_err());
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -238,19 +228,15 @@ async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
     ];
     let frozen = Server::on(&redis.url(), &database)
         .args(&options)
-        .env("FAILPOINTS", "update.locked=1*return(300)")
+        .failing("update.locked=1*return(300)")
         .start();
     let other = Server::on(&redis.url(), &database).args(&options).start();
     let id = other.create(10).await;
-    let key = format!("product-update-lock-{id}");
     let late = frozen
         .request(reqwest::Method::PATCH, &product(id))
         .json(&json!({ "stock": 1 }));
     let late = tokio::spawn(late.send());
-    eventually("held", async || {
-        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
-    })
-    .await;
+    held(&redis, id).await;
     frozen.process.pause();
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
     frozen.process.resume();

@@ -315,7 +315,7 @@ async fn odd_addresses_are_not_found() {
 async fn too_many_requests_at_once_are_shed() {
     let server = Server::embedded()
         .args(&["--most-requests", "4", "--update-lease", "60s"])
-        .env("FAILPOINTS", "update.locked=return(1500)")
+        .failing("update.locked=return(1500)")
         .start();
     let mut ids = Vec::new();
     for _ in 0..4 {
@@ -350,7 +350,7 @@ async fn too_many_requests_at_once_are_shed() {
 async fn a_request_that_takes_too_long_is_answered_and_its_work_finished() {
     let server = Server::embedded()
         .args(&["--request-timeout", "300ms", "--update-hold", "release"])
-        .env("FAILPOINTS", "update.locked=1*return(1000)")
+        .failing("update.locked=1*return(1000)")
         .start();
     let id = server.create(10).await;
     let answer = server.patch(id, json!({ "stock": 9 })).await;

@@ -7,9 +7,9 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::server::{Answer, Server, eventually, product};
+use crate::server::{Answer, Server, eventually, held, product};
 
-fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
+pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
     server.request(method, path).header("idempotency-key", key)
 }
 
@@ -156,20 +156,6 @@ async fn a_refusal_that_changed_nothing_is_not_remembered() {
     assert_eq!(buy(json!({ "quantity": 0 })).await.status, 400);
     assert_eq!(buy(json!({ "quantity": 2 })).await.status, 409);
     assert_eq!(buy(json!({ "quantity": 1 })).await.status, 201);
-
-    let patch = |key: &'static str, stock: i64| {
-        let request = keyed(&server, Method::PATCH, &product(id), key);
-        server.send(request.json(&json!({ "stock": stock })))
-    };
-    assert_eq!(patch("a", 5).await.status, 200);
-    // The product is kept for 3 s: but not from the same request.
-    assert_eq!(patch("b", 6).await.status, 429);
-    assert_eq!(patch("a", 5).await.header("idempotent-replayed"), "true");
-    let answer = eventually("a turn", async || {
-        let answer = patch("b", 6).await;
-        (answer.status != 429).then_some(answer)
-    });
-    assert_eq!(answer.await.status, 200);
 }
 
 #[tokio::test]
@@ -217,9 +203,7 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
     let server = || Server::on(&redis.url(), &database);
-    let slow = server()
-        .env("FAILPOINTS", "update.locked=return(2000)")
-        .start();
+    let slow = server().failing("update.locked=return(2000)").start();
     let other = server().start();
     let id = slow.create(5).await;
     let patch = |server: &Server| {
@@ -228,11 +212,7 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
         async move { request.send().await.unwrap() }
     };
     let first = tokio::spawn(patch(&slow));
-    let lock = format!("product-update-lock-{id}");
-    eventually("the first has begun", async || {
-        (redis.command(&["EXISTS", &lock]).unwrap() == "1").then_some(())
-    })
-    .await;
+    held(&redis, id).await;
     for server in [&slow, &other] {
         let request = keyed(server, Method::PATCH, &product(id), "k");
         let told = server.send(request.json(&json!({ "stock": 4 }))).await;
@@ -257,7 +237,7 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
 async fn a_client_that_is_gone_learns_the_result_by_its_key() {
     let server = Server::embedded()
         .args(&["--update-hold", "release"])
-        .env("FAILPOINTS", "update.locked=1*return(500)")
+        .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(5).await;
     let patch = || keyed(&server, Method::PATCH, &product(id), "k").json(&json!({ "stock": 4 }));

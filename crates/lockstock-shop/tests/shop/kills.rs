@@ -63,7 +63,7 @@ impl Ground {
     fn server(&self, failpoints: &str) -> Server {
         Server::on(&self.store, &self.database)
             .args(&["--update-hold", "release", "--update-lease", "300ms"])
-            .env("FAILPOINTS", failpoints)
+            .failing(failpoints)
             .start()
     }
 }

@@ -14,4 +14,5 @@ mod locks;
 mod operation;
 mod sales;
 mod server;
+mod turns;
 mod updates;

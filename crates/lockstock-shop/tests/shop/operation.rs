@@ -6,7 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Server, eventually, product};
+use crate::server::{Server, eventually, held, product};
 
 #[tokio::test]
 async fn metrics_tell_what_happened() {
@@ -187,7 +187,7 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
             "--drain-delay",
             "2s",
         ])
-        .env("FAILPOINTS", "update.locked=return(1000)")
+        .failing("update.locked=return(1000)")
         .start();
     let id = server.create(10).await;
     let key = format!("product-update-lock-{id}");
@@ -195,10 +195,7 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
         .request(Method::PATCH, &product(id))
         .json(&json!({ "stock": 9 }));
     let update = tokio::spawn(update.send());
-    eventually("held", async || {
-        (redis.command(&["EXISTS", &key]) == Ok("1".to_owned())).then_some(())
-    })
-    .await;
+    held(&redis, id).await;
     server.process.terminate();
     let draining = eventually("draining", async || {
         let ready = server.get("/readyz").await;
@@ -221,7 +218,7 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
 async fn a_stop_is_bounded() {
     let server = Server::embedded()
         .args(&["--drain-timeout", "200ms"])
-        .env("FAILPOINTS", "update.locked=return(60000)")
+        .failing("update.locked=return(60000)")
         .start();
     let id = server.create(10).await;
     let update = server

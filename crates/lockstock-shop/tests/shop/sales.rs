@@ -318,7 +318,7 @@ async fn a_server_that_is_paused_in_a_transaction_keeps_its_rows_for_a_bounded_t
         server.args(&["--database-timeout", "1s"])
     };
     let paused = server()
-        .env("FAILPOINTS", "transaction.written=1*off->return(60000)")
+        .failing("transaction.written=1*off->return(60000)")
         .start();
     let other = server().start();
     // The first transaction passes.
@@ -352,7 +352,7 @@ async fn with_a_store_that_grants_every_lock_to_everybody_the_books_balance_all_
         };
         let server = starting
             .args(&["--update-hold", "release"])
-            .env("FAILPOINTS", "locks.granted.to.everybody=return")
+            .failing("locks.granted.to.everybody=return")
             .start();
         let server = Arc::new(server);
         let id = server.create(30).await;

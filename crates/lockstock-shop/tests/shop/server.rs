@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use lockstock_testkit::Process;
+use lockstock_testkit::{Process, Redis};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -110,6 +110,14 @@ impl Starting {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
+    }
+
+    /// Fails at these points (see `failpoint.rs`), and at those that the whole run shall fail at.
+    pub(crate) fn failing(self, points: &str) -> Self {
+        match std::env::var("FAILPOINTS") {
+            Ok(everywhere) => self.env("FAILPOINTS", &format!("{everywhere};{points}")),
+            Err(_) => self.env("FAILPOINTS", points),
+        }
     }
 
     /// Starts it, and waits until it says where it listens.
@@ -244,4 +252,15 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("{what}: not within {PATIENCE:?}");
+}
+
+/// Waits until somebody holds the lock of a product, also where it is granted to everybody
+/// and has more than one name.
+pub(crate) async fn held(redis: &Redis, id: i64) {
+    let names = format!("product-update-lock-{id}*");
+    eventually("held", async || {
+        let count = redis.command(&["EVAL", "return #redis.call('KEYS', ARGV[1])", "0", &names]);
+        (count.unwrap() != "0").then_some(())
+    })
+    .await;
 }
