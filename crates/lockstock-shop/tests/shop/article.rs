@@ -76,34 +76,6 @@ async fn exactly_one_of_five_wins(servers: &[&Server]) {
     }
 }
 
-/// Read, change, write under If-Match, again after a 412: like a careful client.
-async fn no_update_is_lost(servers: &[&Server]) {
-    let id = servers[0].create(0).await;
-    let one_more = async |n: usize| {
-        let server = servers[n % servers.len()];
-        loop {
-            let seen = server.get(&product(id)).await;
-            let stock = seen.body["stock"].as_i64().unwrap() + 1;
-            let request = server
-                .request(Method::PATCH, &product(id))
-                .header("If-Match", seen.header("etag"))
-                .json(&json!({ "stock": stock }));
-            let answer = server.send(request).await;
-            match answer.status.as_u16() {
-                200 => return,
-                412 => {}
-                // Waited a second for the others: that happens on a slow machine.
-                429 => {}
-                _ => panic!("{answer:?}"),
-            }
-        }
-    };
-    join_all((0..20).map(one_more)).await;
-    let after = servers[0].get(&product(id)).await;
-    assert_eq!(after.body["stock"], 20);
-    assert_eq!(after.body["version"], 21);
-}
-
 async fn all_succeed_one_after_another(servers: &[&Server]) {
     for format in [Format::Json, Format::Multipart, Format::Form] {
         for _ in 0..ROUNDS {
@@ -136,7 +108,6 @@ async fn all_five_succeed_in_turn_on_memory_and_sqlite() {
         .args(&["--update-hold", "release"])
         .start();
     all_succeed_one_after_another(&[&server]).await;
-    no_update_is_lost(&[&server]).await;
 }
 
 #[tokio::test]
@@ -156,5 +127,4 @@ async fn all_five_succeed_in_turn_over_two_servers_on_redis_and_postgres() {
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();
     all_succeed_one_after_another(&[&one, &two]).await;
-    no_update_is_lost(&[&one, &two]).await;
 }
