@@ -8,10 +8,14 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// How many lines wait in the buffer: a second's or two of a busy server's. Its memory is taken
+/// when it is made, 32 bytes a line.
+const MOST_LINES: usize = 16_384;
 
 /// Starts logging what passes `filter`, in `tracing`'s syntax: `info`, or
 /// `warn,lockstock=debug`.
@@ -30,7 +34,9 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<WorkerGuard> {
     })?;
     // Warns of parameters of a URL that it does not know, with their values.
     let filter = filter.add_directive("sqlx_postgres::options=off".parse()?);
-    let (writer, guard) = tracing_appender::non_blocking(stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MOST_LINES)
+        .finish(stderr());
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     if stderr().is_terminal() {

@@ -1,6 +1,16 @@
-//! The entity tags of products (RFC 9110, section 8.8.3).
+//! The entity tags of products (RFC 9110, section 8.8.3), and what a client demands of them.
 
+use axum::body::Body;
 use axum::http::HeaderValue;
+use axum::response::IntoResponse;
+use lockstock_http::Preconditions;
+
+use crate::refusal::Refusal;
+
+/// The layer that reads what a client demands of the version it reads or changes.
+pub(crate) fn layer() -> Preconditions<Body> {
+    Preconditions::new().refuse(|refused| Refusal::from(refused).into_response())
+}
 
 /// The entity tag of a product: its version and, while some of it is held, how many. Strong,
 /// because two answers with one tag are the same.

@@ -76,26 +76,29 @@ pub(crate) struct ProductShown {
 /// The routes, and what the document says of them.
 pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     let collected = || from_fn_with_state(shop.clone(), keys::collected);
-    let all = routes!(list, create, list_options)
+    let creates = routes!(create)
         .layer(shop.keys.of_orders.clone())
         .layer(collected());
-    let one = routes!(
-        retrieve,
-        changes::replace,
-        changes::change,
-        changes::remove,
-        product_options
-    )
-    .layer(
+    let changes = routes!(changes::replace, changes::change, changes::remove).layer(
         // From the outside in.
         ServiceBuilder::new()
             .layer(collected())
             .layer(shop.keys.of_changes.clone())
             .layer(from_fn_with_state(shop.clone(), changes::checked))
-            .layer(changes::demands(shop.settings.require_if_match))
+            .layer(match shop.settings.require_if_match {
+                true => preconditions::layer().require(),
+                false => preconditions::layer(),
+            })
             .layer(shop.turns.clone()),
     );
-    OpenApiRouter::new().routes(all).routes(one)
+    // Whoever only reads does not pass through what is there for changes.
+    let retrieves = routes!(retrieve).layer(preconditions::layer());
+    OpenApiRouter::new()
+        .routes(routes!(list, list_options))
+        .routes(creates)
+        .routes(routes!(product_options))
+        .routes(retrieves)
+        .routes(changes)
 }
 
 /// List products

@@ -61,10 +61,13 @@ pub(crate) struct PurchaseShown {
 
 /// The routes, and what the document says of them.
 pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
-    let all = routes!(list, buy)
+    let buys = routes!(buy)
         .layer(shop.keys.of_orders.clone())
         .layer(from_fn_with_state(shop.clone(), keys::collected));
-    OpenApiRouter::new().routes(all).routes(routes!(retrieve))
+    OpenApiRouter::new()
+        .routes(buys)
+        .routes(routes!(list))
+        .routes(routes!(retrieve))
 }
 
 /// Buy

@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use lockstock::Store;
 use lockstock_http::{Guard, Key};
@@ -55,9 +55,6 @@ pub(crate) fn turns(store: &Store, rules: UpdateRules) -> Guard<Body> {
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {
-    if !matches!(parts.method, Method::PUT | Method::PATCH | Method::DELETE) {
-        return None;
-    }
     let id = product_id(parts.uri.path()).ok()?;
     let mut name = format!("product-update-lock-{id}");
     // As good as a store that grants every lock to everybody.

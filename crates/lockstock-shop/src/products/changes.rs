@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{Held, IfMatch, Preconditions};
+use lockstock_http::{Held, IfMatch};
 
 use super::{Completeness, answer, validated};
 use crate::app::Shop;
@@ -24,12 +24,6 @@ use crate::products::ProductShown;
 use crate::refusal::Refusal;
 use crate::storage::{Cause, Changes, Condition, Origin, Product, Turn, Written};
 
-/// The layer that reads what a client demands of the version it changes.
-pub(crate) fn demands(required: bool) -> Preconditions<Body> {
-    let layer = Preconditions::new().refuse(|refused| Refusal::from(refused).into_response());
-    if required { layer.require() } else { layer }
-}
-
 /// What a request is to change: read and validated before a lock is taken.
 #[derive(Clone)]
 pub(super) struct Checked(Changes);
@@ -43,8 +37,8 @@ pub(crate) async fn checked(
     let completeness = match *request.method() {
         Method::PUT => Some(Completeness::Whole),
         Method::PATCH => Some(Completeness::Part),
-        Method::DELETE => None,
-        _ => return Ok(next.run(request).await),
+        // DELETE.
+        _ => None,
     };
     let id = product_id(request.uri().path())?;
     let (mut parts, body) = request.into_parts();
