@@ -27,10 +27,16 @@ if ACQUIRES > 0 then
   -- One for all: it is for each name that fences have to rise.
   local fence = math.max(now, highest + 1)
   local at = 5 + 2 * RELEASES
+  -- Most want one fence: that is written once for all.
+  local one = ':' .. whole(fence)
   for i = 1, ACQUIRES do
     if not some_wait or redis.call('EXISTS', queues[i]) == 0 then
-      local last = fence + ARGV[at + 4] - 1
-      local value = HELD .. ARGV[at] .. ':' .. whole(last)
+      local last, text = fence, one
+      if ARGV[at + 4] ~= '1' then
+        last = fence + ARGV[at + 4] - 1
+        text = ':' .. whole(last)
+      end
+      local value = HELD .. ARGV[at] .. text
       local holder = KEYS[2 * (RELEASES + i)]
       local held = redis.pcall('SET', holder, value, 'NX', 'PX', ARGV[at + 1])
       if held and not held.err then

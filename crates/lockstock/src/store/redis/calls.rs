@@ -32,6 +32,10 @@ use crate::token::Token;
 /// meanwhile gathers for the next.
 const MOST_STEPS: usize = 64;
 const MOST_CALLS: usize = 8;
+/// How many steps go in one of the first calls at once: with everything in one call the server
+/// would rest while we deal with its answers, and we while it works.
+const FIRST_STEPS: usize = 32;
+const FIRST_CALLS: usize = 2;
 
 /// A step of a script: see `lock/steps.lua`.
 #[derive(Debug, Clone, Copy)]
@@ -201,10 +205,14 @@ async fn drive(wire: Wire, limit: Duration, mut queue: mpsc::UnboundedReceiver<C
     let mut under_way = FuturesUnordered::<BoxFuture<'static, u64>>::new();
     let mut open = true;
     while open || !under_way.is_empty() {
+        let most_steps = match under_way.len() {
+            ..FIRST_CALLS => FIRST_STEPS,
+            _ => MOST_STEPS,
+        };
         tokio::select! {
             biased;
             Some(number) = under_way.next(), if !under_way.is_empty() => order.answered(number),
-            asked = queue.recv_many(&mut calls, MOST_STEPS),
+            asked = queue.recv_many(&mut calls, most_steps),
                 if open && under_way.len() < MOST_CALLS =>
             {
                 open = asked > 0;
@@ -213,7 +221,7 @@ async fn drive(wire: Wire, limit: Duration, mut queue: mpsc::UnboundedReceiver<C
                 if !under_way.is_empty() {
                     yield_now().await;
                 }
-                while calls.len() < MOST_STEPS && let Ok(call) = queue.try_recv() {
+                while calls.len() < most_steps && let Ok(call) = queue.try_recv() {
                     calls.push(call);
                 }
             }
