@@ -11,7 +11,7 @@ if RELEASES > 0 then
   for i = 1, RELEASES do holders[i] = KEYS[2 * i] end
   values = redis.call('MGET', unpack(holders))
   for i = 1, RELEASES do
-    if values[i] == HELD .. ARGV[3 + 2 * i] then
+    if values[i] == ARGV[3 + 2 * i] then
       free[#free + 1] = holders[i]
       note_used(ARGV[4 + 2 * i])
       answers[1 + i], taken = 1, taken + 1

@@ -75,7 +75,9 @@ local function standing()
 end
 
 -- It stays taken to the end of its lease, as it would anyway.
-local function keep(claim) return held_by(string.match(claim, '^%x+')) and 1 or 0 end
+local function keep(claim)
+  return held_by(string.match(claim, '^lockstock:held:(%x+)')) and 1 or 0
+end
 named.keep = { keep, 2 }
 
 -- What is shared has no short cuts, nothing to mark for them, and nothing to remember.

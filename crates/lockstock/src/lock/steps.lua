@@ -49,14 +49,15 @@ end
 
 -- Gives the lock back: to the first waiter, or to nobody.
 --
--- claim: TOKEN:FENCE; used: the last fence of a block that was used, '' if it has only one.
+-- claim: lockstock:held:TOKEN:FENCE, which is what the holder's key has as long as nobody waits;
+-- used: the last fence of a block that was used, '' if it has only one.
 --
 -- Answers 1: released, 0: it was not ours any more.
 --
 -- Atomic because between a compare and a delete the lease may end and the next holder come:
 -- we would delete theirs.
 local function release(claim, used, next_member, waited)
-  local token = string.match(claim, '^%x+')
+  local token = string.match(claim, '^lockstock:held:(%x+)')
   if not held_by(token) then return 0 end
   note_used(used)
   local _, left = standing()

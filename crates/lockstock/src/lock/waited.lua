@@ -39,7 +39,8 @@ end
 local passed_on = {}
 for i = 1, RELEASES do
   local holder = KEYS[2 * i]
-  if values[i] == WANTED .. ARGV[3 + 2 * i] and not passed_on[holder] then
+  local wanted = WANTED .. string.sub(ARGV[3 + 2 * i], #HELD + 1)
+  if values[i] == wanted and not passed_on[holder] then
     passed_on[holder] = true
     answers[1 + i] = answer_of(pass_on, holder, KEYS[2 * i + 1], ARGV[4 + 2 * i])
   end
