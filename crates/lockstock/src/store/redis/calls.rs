@@ -417,7 +417,10 @@ impl Step {
 
 /// As the holder's key has it while nobody waits: the script need only compare.
 fn write_claim(cmd: &mut Cmd, claim: Claim, used: Option<u64>) {
-    cmd.arg(format!("lockstock:held:{}:{}", claim.token, claim.last_fence));
+    cmd.arg(format!(
+        "lockstock:held:{}:{}",
+        claim.token, claim.last_fence
+    ));
     match used {
         Some(used) => cmd.arg(used),
         None => cmd.arg(""),
