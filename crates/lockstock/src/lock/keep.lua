@@ -8,7 +8,7 @@
 --
 -- Atomic because between a compare and a set the next holder may come.
 local function keep(claim, used)
-  local token = string.match(claim, '^lockstock:held:(%x+)')
+  local token = token_of(claim)
   look()
   if owner ~= token then return 0 end
   if mark == 'kept' then return 1 end

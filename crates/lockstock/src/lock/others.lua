@@ -11,7 +11,7 @@ local function leave(token, lease, wait, block, mode, give_back)
   local member = as_member(token, lease, wait, block, mode)
   local was_first = redis.call('ZRANGE', queue_key, '0', '0')[1] == member
   redis.call('ZREM', queue_key, member)
-  if give_back == '1' then release('lockstock:held:' .. token, '') end
+  if give_back == '1' then hand_back(token, '') end
   local ours, fence = held_by(token)
   if ours then return { 'granted', fence or mint(block), left_of(token), 0 } end
   if was_first then

@@ -75,9 +75,7 @@ local function standing()
 end
 
 -- It stays taken to the end of its lease, as it would anyway.
-local function keep(claim)
-  return held_by(string.match(claim, '^lockstock:held:(%x+)')) and 1 or 0
-end
+local function keep(claim) return held_by(token_of(claim)) and 1 or 0 end
 named.keep = { keep, 2 }
 
 -- What is shared has no short cuts, nothing to mark for them, and nothing to remember.

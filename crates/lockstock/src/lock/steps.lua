@@ -47,17 +47,9 @@ local function acquire(token, lease, wait, waited, block, mode)
   return { how, 0, left, member == '' and 0 or 1 }
 end
 
--- Gives the lock back: to the first waiter, or to nobody.
---
--- claim: lockstock:held:TOKEN:FENCE, which is what the holder's key has as long as nobody waits;
--- used: the last fence of a block that was used, '' if it has only one.
---
--- Answers 1: released, 0: it was not ours any more.
---
--- Atomic because between a compare and a delete the lease may end and the next holder come:
--- we would delete theirs.
-local function release(claim, used, next_member, waited)
-  local token = string.match(claim, '^lockstock:held:(%x+)')
+-- Gives the lock of `token` back: to the first waiter, or to nobody. With `next_member`, who has
+-- `waited` so long already, in the queue before that. Answers as release does.
+local function hand_back(token, used, next_member, waited)
   if not held_by(token) then return 0 end
   note_used(used)
   local _, left = standing()
@@ -67,11 +59,23 @@ local function release(claim, used, next_member, waited)
   return 1
 end
 
+-- Gives the lock back: to the first waiter, or to nobody.
+--
+-- claim: lockstock:held:TOKEN:FENCE, which is what the holder's key has as long as nobody waits;
+-- used: the last fence of a block that was used, '' if it has only one.
+--
+-- Answers 1: released, 0: it was not ours any more.
+--
+-- Atomic because between a compare and a delete the lease may end and the next holder come:
+-- we would delete theirs.
+local function release(claim, used) return hand_back(token_of(claim), used) end
+
 -- Gives the lock back with somebody waiting in the same process, who takes the place in the
 -- queue that it has by the time it has `waited`.
 --
 -- Answers as release does. Atomic because whoever came later must not be given it in between.
 local function pass(claim, used, token, lease, wait, waited, block, mode)
-  return release(claim, used, as_member(token, lease, wait, block, mode), waited)
+  local member = as_member(token, lease, wait, block, mode)
+  return hand_back(token_of(claim), used, member, waited)
 end
 named.pass = { pass, 8 }

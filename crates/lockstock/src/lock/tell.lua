@@ -1,4 +1,4 @@
--- How a queue is added to, how processes are told, and how a step answers.
+-- How a queue is added to, how processes are told, whose a claim is, and how a step answers.
 
 -- In a Cluster only the shards' channels tell who listens.
 local SHARDED = CHANNEL ~= 'lockstock:wake:'
@@ -24,6 +24,9 @@ local function add(queue, arrived, member)
   redis.call('ZADD', queue, 'NX', whole(arrived), member)
   redis.call('PEXPIRE', queue, '172800000')
 end
+
+-- Of lockstock:held:TOKEN:FENCE.
+local function token_of(claim) return string.match(claim, '^lockstock:held:(%x+)') end
 
 -- What a step answers. One that fails is no reason for the others to fail.
 local function answer_of(step, ...)
