@@ -192,5 +192,23 @@ async fn a_lock_whose_key_holds_something_else_is_unavailable() {
     let refused = server.patch(id, json!({ "stock": 9 })).await;
     assert_eq!(refused.status, 503, "WRONGTYPE");
     redis.command(&["DEL", &key]).unwrap();
+    assert_eq!(server.stock(id).await, 10);
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_whose_client_has_gone_keeps_its_turn_to_the_end() {
+    let server = Server::embedded()
+        .args(&["--update-hold", "release"])
+        .failing("update.locked=1*return(500)")
+        .start();
+    let id = server.create(10).await;
+    let impatient = server
+        .request(Method::PATCH, &product(id))
+        .timeout(Duration::from_millis(200))
+        .json(&json!({ "stock": 9 }));
+    assert!(impatient.send().await.unwrap_err().is_timeout());
+    // Waits for the lock that the first one still holds.
+    assert_eq!(server.patch(id, json!({ "price": 5 })).await.status, 200);
+    assert_eq!(server.stock(id).await, 9);
 }
