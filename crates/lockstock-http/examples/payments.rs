@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use lockstock::Store;
-use lockstock_http::{BoxError, Idempotency};
+use lockstock_http::{BoxError, IdempotencyLayer};
 use serde_json::{Value, json};
 
 type Made = Arc<AtomicU64>;
@@ -24,7 +24,7 @@ async fn pay(State(made): State<Made>, Json(order): Json<Value>) -> (StatusCode,
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let store = std::env::args().nth(1).unwrap_or("memory://".to_owned());
-    let once = Idempotency::in_store(&Store::connect(&store).await?).require();
+    let once = IdempotencyLayer::in_store(&Store::connect(&store).await?).require();
     let app = Router::new()
         .route("/payments/", post(pay).layer(once.clone()))
         .with_state(Made::default());
@@ -39,6 +39,6 @@ async fn main() -> Result<(), BoxError> {
     axum::serve(listener, app)
         .with_graceful_shutdown(stop)
         .await?;
-    once.finished().await;
+    once.drain().await;
     Ok(())
 }

@@ -8,9 +8,9 @@ use axum::extract::Path;
 use axum::routing::post;
 use axum::{Extension, Router};
 use lockstock::Store;
-use lockstock_http::{BoxError, Concurrency, Guard, Held, Key};
+use lockstock_http::{BoxError, ConcurrencyLimitLayer, HeldLock, Key, LockLayer};
 
-async fn make(Path(name): Path<String>, Extension(held): Extension<Held>) -> String {
+async fn make(Path(name): Path<String>, Extension(held): Extension<HeldLock>) -> String {
     tokio::time::sleep(Duration::from_secs(3)).await;
     format!("{name}, made under fence {}\n", held.fence)
 }
@@ -19,12 +19,12 @@ async fn make(Path(name): Path<String>, Extension(held): Extension<Held>) -> Str
 async fn main() -> Result<(), BoxError> {
     let store = std::env::args().nth(1).unwrap_or("memory://".to_owned());
     let store = Store::connect(&store).await?;
-    let once = Guard::keep(
+    let once = LockLayer::cooldown(
         &store,
         Key::path("/reports/{name}/"),
         Duration::from_secs(10),
     );
-    let two = Concurrency::new(&store, Key::of(|_| Some("reports".to_owned())), 2);
+    let two = ConcurrencyLimitLayer::new(&store, Key::from_fn(|_| Some("reports".to_owned())), 2);
     let app = Router::new()
         .route("/reports/{name}/", post(make))
         // Added last, so outermost: who cannot have the report takes no place among the two.
@@ -45,6 +45,6 @@ async fn main() -> Result<(), BoxError> {
     axum::serve(listener, app)
         .with_graceful_shutdown(stop)
         .await?;
-    once.finished().await;
+    once.drain().await;
     Ok(())
 }

@@ -3,21 +3,21 @@
 //! Guarantees: while a request is carried out no other with its key is, in this process or, with
 //! `claim_in`, in any that uses the store; what has begun is finished and recorded though the
 //! client is gone; keys and records belong to a caller and never show across callers. Case by
-//! case: see [`Idempotency`].
+//! case: see [`IdempotencyLayer`].
 //!
 //! **What a record beside the effect cannot promise.** Effect and record are two writes. A
 //! process that dies between them leaves an effect without a record, and when the claim's lease
 //! has ended the same key has a second effect. The same if the record cannot be written, or the
 //! store loses it. Only a record that is written in the transaction of the effect is there if
-//! and only if the effect is: that is what [`Records`] is for.
+//! and only if the effect is: that is what [`RecordStore`] is for.
 
-mod carry_out;
 mod claim;
 mod header;
+mod key;
 mod multipart;
+mod process;
 mod record;
-mod records;
-mod request_key;
+mod store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,15 +36,15 @@ use tracing::{debug, warn};
 
 use self::claim::{Claim, Claims};
 use self::header::Found;
-pub use self::record::{Malformed, Record};
-use self::records::Shared;
-pub use self::records::{Records, StoreRecords};
-pub use self::request_key::RequestKey;
-use self::request_key::{credentials, fingerprint};
+pub use self::key::RequestKey;
+use self::key::{credentials, fingerprint};
+pub use self::record::{Malformed, RecordedResponse};
+use self::store::Shared;
+pub use self::store::{LockstockRecordStore, RecordStore};
 use crate::BoxError;
-use crate::around::{Around, Treat};
-use crate::refusal::{Refusals, Refused};
-use crate::work::{Stop, Work};
+use crate::detached::{Cancellation, DetachedTasks};
+use crate::middleware::{Handle, Middleware};
+use crate::rejection::{Rejection, RejectionHandler};
 
 /// The largest request and the largest answer, unless said otherwise, in bytes.
 const LIMIT: usize = 64 * 1024;
@@ -86,12 +86,12 @@ type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 /// the two leaves an effect without a record, and when its claim's lease has ended the same key
 /// has a second effect. The same if the record cannot be written, or the store loses it. Only a
 /// record that is written in the transaction of the effect is there if and only if the effect
-/// is: see [`Records`].
+/// is: see [`RecordStore`].
 ///
 /// ```
 /// use axum::{Router, http::StatusCode, routing::post};
 /// use lockstock::Store;
-/// use lockstock_http::Idempotency;
+/// use lockstock_http::IdempotencyLayer;
 /// # use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -99,7 +99,7 @@ type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 /// let store = Store::memory();
 /// let app = Router::new()
 ///     .route("/payments/", post(async || (StatusCode::CREATED, "paid")))
-///     .layer(Idempotency::in_store(&store).require());
+///     .layer(IdempotencyLayer::in_store(&store).require());
 ///
 /// # let pay = || http::Request::post("/payments/").header("idempotency-key", "7f3a")
 /// #     .body(axum::body::Body::from("12.50")).unwrap();
@@ -109,9 +109,9 @@ type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 /// assert_eq!(again.headers()["idempotent-replayed"], "true");
 /// # }
 /// ```
-pub struct Idempotency<B> {
+pub struct IdempotencyLayer<B> {
     records: Shared,
-    with_effect: bool,
+    transactional: bool,
     claims: Claims,
     methods: Arc<[Method]>,
     required: bool,
@@ -119,25 +119,25 @@ pub struct Idempotency<B> {
     recorded: Recorded<B>,
     headers: Arc<[HeaderName]>,
     body_limit: usize,
-    answer_limit: usize,
+    response_limit: usize,
     fail_open: bool,
-    refusals: Refusals<B>,
-    work: Work,
+    on_rejection: RejectionHandler<B>,
+    work: DetachedTasks,
 }
 
-impl<B> Idempotency<B> {
+impl<B> IdempotencyLayer<B> {
     /// Records and claims in `store`: records for 24 hours, claims with a lease of 30 s. For
-    /// other times see [`StoreRecords`] and [`claim_in`](Self::claim_in).
+    /// other times see [`LockstockRecordStore`] and [`claim_in`](Self::claim_in).
     pub fn in_store(store: &Store) -> Self {
-        Self::over(StoreRecords::new(store)).claim_in(store, LEASE)
+        Self::new(LockstockRecordStore::new(store)).claim_in(store, LEASE)
     }
 
     /// Over records of your own. Claims are in this process only, unless
     /// [`claim_in`](Self::claim_in) says otherwise.
-    pub fn over(records: impl Records) -> Self {
+    pub fn new(records: impl RecordStore) -> Self {
         Self {
             records: Arc::new(records),
-            with_effect: false,
+            transactional: false,
             claims: Claims::default(),
             methods: [Method::POST, Method::PATCH].into(),
             required: false,
@@ -145,20 +145,20 @@ impl<B> Idempotency<B> {
             recorded: Arc::new(|response| response.status().is_success()),
             headers: [CONTENT_TYPE, ETAG, LOCATION].into(),
             body_limit: LIMIT,
-            answer_limit: LIMIT,
+            response_limit: LIMIT,
             fail_open: false,
-            refusals: Refusals::default(),
-            work: Work::default(),
+            on_rejection: RejectionHandler::default(),
+            work: DetachedTasks::default(),
         }
     }
 
     /// Over records that handlers write themselves, in the transaction of their effect: they are
-    /// there if and only if the effect is. See [`Records`]. The layer looks for them, and never
-    /// [saves](Records::save) one.
-    pub fn with_effect(records: impl Records) -> Self {
+    /// there if and only if the effect is. See [`RecordStore`]. The layer looks for them, and never
+    /// [saves](RecordStore::save) one.
+    pub fn transactional(records: impl RecordStore) -> Self {
         Self {
-            with_effect: true,
-            ..Self::over(records)
+            transactional: true,
+            ..Self::new(records)
         }
     }
 
@@ -208,7 +208,7 @@ impl<B> Idempotency<B> {
     /// Which answers are recorded. By default those with a status of 2xx: after a refusal that
     /// changed nothing the client may try again.
     #[must_use]
-    pub fn recorded(mut self, is: impl Fn(&Response<B>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn record_if(mut self, is: impl Fn(&Response<B>) -> bool + Send + Sync + 'static) -> Self {
         self.recorded = Arc::new(is);
         self
     }
@@ -234,8 +234,8 @@ impl<B> Idempotency<B> {
     /// say how large it is before it is read. A store takes no more than
     /// [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES), with the headers.
     #[must_use]
-    pub fn answer_limit(mut self, bytes: usize) -> Self {
-        self.answer_limit = bytes;
+    pub fn response_limit(mut self, bytes: usize) -> Self {
+        self.response_limit = bytes;
         self
     }
 
@@ -247,22 +247,25 @@ impl<B> Idempotency<B> {
         self
     }
 
-    /// How refusals are told. `Retry-After` is added if the response has none.
+    /// How on_rejection are told. `Retry-After` is added if the response has none.
     #[must_use]
-    pub fn refuse(mut self, tell: impl Fn(Refused) -> Response<B> + Send + Sync + 'static) -> Self {
-        self.refusals = Refusals::by(tell);
+    pub fn on_rejection(
+        mut self,
+        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_rejection = RejectionHandler::by(tell);
         self
     }
 
     /// Waits until every handler that has begun is finished and its answer recorded: for a
     /// clone of the layer, after the server has stopped to accept requests.
-    pub async fn finished(&self) {
-        self.work.finished().await;
-        self.claims.settled().await;
+    pub async fn drain(&self) {
+        self.work.drain().await;
+        self.claims.drain().await;
     }
 }
 
-impl<B> Clone for Idempotency<B> {
+impl<B> Clone for IdempotencyLayer<B> {
     fn clone(&self) -> Self {
         Self {
             records: self.records.clone(),
@@ -271,37 +274,37 @@ impl<B> Clone for Idempotency<B> {
             caller: self.caller.clone(),
             recorded: self.recorded.clone(),
             headers: self.headers.clone(),
-            refusals: self.refusals.clone(),
+            on_rejection: self.on_rejection.clone(),
             work: self.work.clone(),
             ..*self
         }
     }
 }
 
-impl<B> fmt::Debug for Idempotency<B> {
+impl<B> fmt::Debug for IdempotencyLayer<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Idempotency")
+        f.debug_struct("IdempotencyLayer")
             .field("claims", &self.claims)
             .field("methods", &self.methods)
             .field("required", &self.required)
             .field("headers", &self.headers)
             .field("body_limit", &self.body_limit)
-            .field("answer_limit", &self.answer_limit)
+            .field("response_limit", &self.response_limit)
             .field("fail_open", &self.fail_open)
-            .field("refusals", &self.refusals)
+            .field("on_rejection", &self.on_rejection)
             .finish_non_exhaustive()
     }
 }
 
-impl<S, B> Layer<S> for Idempotency<B> {
-    type Service = Around<S, Self>;
+impl<S, B> Layer<S> for IdempotencyLayer<B> {
+    type Service = Middleware<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Around::new(inner, self)
+        Middleware::new(inner, self)
     }
 }
 
-impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Idempotency<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer<ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -309,7 +312,7 @@ where
     ReqBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
     ResBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
 {
-    async fn treat(
+    async fn handle(
         self: Arc<Self>,
         mut inner: S,
         request: Request<ReqBody>,
@@ -318,32 +321,35 @@ where
         let (request, key) = match rules.key(request).await {
             Ok((request, Some(key))) => (request, key),
             Ok((request, None)) => return inner.call(request).await,
-            Err(refused) => return Ok(rules.refusals.answer(refused)),
+            Err(refused) => return Ok(rules.on_rejection.answer(refused)),
         };
         let claim = match rules.next(&key).await {
-            Next::CarryOut(claim) => claim,
-            Next::AnswerAgain(record) => {
+            NextAction::Process(claim) => claim,
+            NextAction::Replay(record) => {
                 debug!(id = key.id(), "answered again");
-                return Ok(record.answer_again());
+                return Ok(record.replay());
             }
-            Next::Refuse(refused) => return Ok(rules.refusals.answer(refused)),
+            NextAction::Reject(refused) => return Ok(rules.on_rejection.answer(refused)),
         };
-        let stop = Stop::of(&request);
-        let carried_out = rules.clone().carry_out(inner, request, key, claim);
+        let stop = Cancellation::of(&request);
+        let carried_out = rules.clone().process(inner, request, key, claim);
         rules.work.run(stop, carried_out).await
     }
 }
 
 /// What is to be done with a request.
-enum Next {
-    CarryOut(Claim),
-    AnswerAgain(Record),
-    Refuse(Refused),
+enum NextAction {
+    Process(Claim),
+    Replay(RecordedResponse),
+    Reject(Rejection),
 }
 
-impl<B> Idempotency<B> {
+impl<B> IdempotencyLayer<B> {
     /// The request's key, if it is one that has a key. Reads its body.
-    async fn key<R>(&self, request: Request<R>) -> Result<(Request<R>, Option<RequestKey>), Refused>
+    async fn key<R>(
+        &self,
+        request: Request<R>,
+    ) -> Result<(Request<R>, Option<RequestKey>), Rejection>
     where
         R: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
     {
@@ -352,8 +358,8 @@ impl<B> Idempotency<B> {
         }
         let key = match header::find(request.headers()) {
             Found::Key(key) => key,
-            Found::Malformed => return Err(Refused::KeyMalformed),
-            Found::Nothing if self.required => return Err(Refused::KeyMissing),
+            Found::Malformed => return Err(Rejection::KeyMalformed),
+            Found::Nothing if self.required => return Err(Rejection::KeyMissing),
             Found::Nothing => return Ok((request, None)),
         };
         let (mut parts, body) = request.into_parts();
@@ -370,22 +376,22 @@ impl<B> Idempotency<B> {
     async fn read(
         &self,
         body: impl Body<Data: Send, Error: Into<BoxError>>,
-    ) -> Result<Bytes, Refused> {
+    ) -> Result<Bytes, Rejection> {
         let limit = self.body_limit;
         // Not begun to be read when its length is announced.
         if body.size_hint().lower() > limit as u64 {
-            return Err(Refused::BodyTooLarge { limit });
+            return Err(Rejection::BodyTooLarge { limit });
         }
         match Limited::new(body, limit).collect().await {
             Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Refused::BodyTooLarge { limit }),
-            Err(error) => Err(Refused::BodyUnreadable { error }),
+            Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge { limit }),
+            Err(error) => Err(Rejection::BodyUnreadable { error }),
         }
     }
 
-    async fn next(&self, key: &RequestKey) -> Next {
+    async fn next(&self, key: &RequestKey) -> NextAction {
         let in_flight = || {
-            Next::Refuse(Refused::InFlight {
+            NextAction::Reject(Rejection::InFlight {
                 retry_after: RETRY_AFTER,
             })
         };
@@ -402,12 +408,12 @@ impl<B> Idempotency<B> {
             Err(why) => {
                 warn!(%why, "no claim could be had");
                 let error = why.into();
-                return Next::Refuse(Refused::StoreUnavailable { error });
+                return NextAction::Reject(Rejection::StoreUnavailable { error });
             }
         }
-        if self.with_effect {
+        if self.transactional {
             // Should somebody have finished since we looked, the handler will find the record.
-            return Next::CarryOut(claim);
+            return NextAction::Process(claim);
         }
         // Whoever had the claim may have finished since we looked.
         match self.found(key).await {
@@ -415,17 +421,17 @@ impl<B> Idempotency<B> {
                 claim.release().await;
                 next
             }
-            None => Next::CarryOut(claim),
+            None => NextAction::Process(claim),
         }
     }
 
     /// What the record says is to be done, if there is one.
-    async fn found(&self, key: &RequestKey) -> Option<Next> {
+    async fn found(&self, key: &RequestKey) -> Option<NextAction> {
         match self.records.find(key).await {
             Ok(Some(record)) if record.fingerprint == key.fingerprint => {
-                Some(Next::AnswerAgain(record))
+                Some(NextAction::Replay(record))
             }
-            Ok(Some(_)) => Some(Next::Refuse(Refused::KeyReused)),
+            Ok(Some(_)) => Some(NextAction::Reject(Rejection::KeyReused)),
             Ok(None) => None,
             Err(why) if self.fail_open => {
                 warn!(why, "carried out without looking for a record");
@@ -433,7 +439,7 @@ impl<B> Idempotency<B> {
             }
             Err(error) => {
                 warn!(why = error, "a record could not be looked for");
-                Some(Next::Refuse(Refused::StoreUnavailable { error }))
+                Some(NextAction::Reject(Rejection::StoreUnavailable { error }))
             }
         }
     }

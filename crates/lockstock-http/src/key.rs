@@ -30,10 +30,10 @@ impl Key {
     /// ```
     /// use lockstock_http::Key;
     ///
-    /// let by_query = Key::of(|parts| Some(format!("search:{}", parts.uri.query()?)));
+    /// let by_query = Key::from_fn(|parts| Some(format!("search:{}", parts.uri.query()?)));
     /// # let _ = by_query;
     /// ```
-    pub fn of(find: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+    pub fn from_fn(find: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(find))
     }
 
@@ -52,7 +52,7 @@ impl Key {
     /// segment.
     pub fn path(template: &str) -> Self {
         let template = Template::parse(template);
-        Self::of(move |parts| template.key(parts.uri.path()))
+        Self::from_fn(move |parts| template.key(parts.uri.path()))
     }
 
     /// The value of the header called `name`; a request without it needs no lock. The key is
@@ -66,7 +66,7 @@ impl Key {
     /// # let _ = by_tenant;
     /// ```
     pub fn header(name: HeaderName) -> Self {
-        Self::of(move |parts| {
+        Self::from_fn(move |parts| {
             let mut values = parts.headers.get_all(&name).iter().peekable();
             values.peek()?;
             let mut key = name.as_str().to_owned();
@@ -91,14 +91,14 @@ impl Key {
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods: Vec<_> = methods.into_iter().collect();
-        Self::of(move |parts| (self.0)(parts).filter(|_| methods.contains(&parts.method)))
+        Self::from_fn(move |parts| (self.0)(parts).filter(|_| methods.contains(&parts.method)))
     }
 
     /// The same with `front` before each key: for services that share a store.
     #[must_use]
-    pub fn after(self, front: impl Into<String>) -> Self {
+    pub fn prefix(self, front: impl Into<String>) -> Self {
         let front = front.into();
-        Self::of(move |parts| Some(format!("{front}{}", (self.0)(parts)?)))
+        Self::from_fn(move |parts| Some(format!("{front}{}", (self.0)(parts)?)))
     }
 
     /// The name of the lock that a request needs.
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(key(&posts, "/", &[("x-tenant", b"a")]), None);
         let gets = tenant.clone().methods([Method::POST, Method::GET]);
         assert!(key(&gets, "/", &[("x-tenant", b"a")]).is_some());
-        let ours = tenant.after("shop:");
+        let ours = tenant.prefix("shop:");
         assert_eq!(
             key(&ours, "/", &[("x-tenant", b"a")]).unwrap(),
             "shop:x-tenant=a"
@@ -318,11 +318,11 @@ mod tests {
     #[test]
     fn a_key_of_any_length_is_a_name() {
         for length in [0, 1, MAX_NAME_BYTES, MAX_NAME_BYTES + 1, 100_000] {
-            let long = Key::of(move |_| Some("x".repeat(length)));
+            let long = Key::from_fn(move |_| Some("x".repeat(length)));
             let name = key(&long, "/", &[]).unwrap();
             assert!((1..=MAX_NAME_BYTES).contains(&name.len()), "{length}");
         }
-        let other = |end| Key::of(move |_| Some("x".repeat(MAX_NAME_BYTES) + end));
+        let other = |end| Key::from_fn(move |_| Some("x".repeat(MAX_NAME_BYTES) + end));
         assert_ne!(key(&other("a"), "/", &[]), key(&other("b"), "/", &[]));
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Not guaranteed: that a tag which matched before the handler ran still does when it writes.
 //! Only a comparison in the transaction that writes is proof against another writer, or one
-//! under a lock that all writers take ([`Guard`](crate::Guard), outside of this layer).
+//! under a lock that all writers take ([`LockLayer`](crate::LockLayer), outside of this layer).
 //!
 //! Not here: `If-Match` of a GET; `If-Modified-Since`, `If-Unmodified-Since` and `If-Range`,
 //! whose dates are a worse version of the same.
@@ -27,9 +27,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::tags::{Demanded, Tag};
-use crate::around::{Around, Treat};
-use crate::refusal::{Refusals, Refused};
+use self::tags::{ETagCondition, Tag};
+use crate::middleware::{Handle, Middleware};
+use crate::rejection::{Rejection, RejectionHandler};
 
 /// What a client demands of the version that it changes: an extension of requests that write.
 /// For handlers that compare it in the transaction that writes.
@@ -46,10 +46,12 @@ pub enum IfMatch {
 
 impl IfMatch {
     fn of(headers: &HeaderMap) -> Self {
-        match Demanded::by(headers, &IF_MATCH) {
-            Demanded::Nothing => Self::Absent,
-            Demanded::Any => Self::Any,
-            Demanded::OneOf(tags) => Self::OneOf(tags.iter().filter_map(Tag::strong).collect()),
+        match ETagCondition::by(headers, &IF_MATCH) {
+            ETagCondition::Nothing => Self::Absent,
+            ETagCondition::Any => Self::Any,
+            ETagCondition::OneOf(tags) => {
+                Self::OneOf(tags.iter().filter_map(Tag::strong).collect())
+            }
         }
     }
 
@@ -88,7 +90,7 @@ type Current<B> =
 ///
 /// ```
 /// use axum::{Extension, Router, http::StatusCode, routing::get};
-/// use lockstock_http::{IfMatch, Preconditions};
+/// use lockstock_http::{IfMatch, PreconditionsLayer};
 /// # use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -103,7 +105,7 @@ type Current<B> =
 /// };
 /// let app = Router::new()
 ///     .route("/products/1/", get(read).put(write))
-///     .layer(Preconditions::new().require());
+///     .layer(PreconditionsLayer::new().require());
 ///
 /// # use axum::{body::Body, http::Request};
 /// # let of = |method: &str, header: &str| {
@@ -118,21 +120,21 @@ type Current<B> =
 /// assert_eq!(status(of("PUT", "x-nothing")).await, 428);
 /// # }
 /// ```
-pub struct Preconditions<B> {
+pub struct PreconditionsLayer<B> {
     required: bool,
     methods: Arc<[Method]>,
     current: Option<Arc<Current<B>>>,
-    refusals: Refusals<B>,
+    on_rejection: RejectionHandler<B>,
 }
 
-impl<B> Preconditions<B> {
+impl<B> PreconditionsLayer<B> {
     /// Nothing is required, and nothing compared before the handler runs.
     pub fn new() -> Self {
         Self {
             required: false,
             methods: [Method::PUT, Method::PATCH, Method::DELETE].into(),
             current: None,
-            refusals: Refusals::default(),
+            on_rejection: RejectionHandler::default(),
         }
     }
 
@@ -159,10 +161,10 @@ impl<B> Preconditions<B> {
     ///
     /// ```
     /// use axum::body::Body;
-    /// use lockstock_http::Preconditions;
+    /// use lockstock_http::PreconditionsLayer;
     /// # async fn version_of(_: String) -> Option<u64> { None }
     ///
-    /// let layer: Preconditions<Body> = Preconditions::new().current(|parts| {
+    /// let layer: PreconditionsLayer<Body> = PreconditionsLayer::new().current(|parts| {
     ///     let path = parts.uri.path().to_owned();
     ///     async { Ok(version_of(path).await.map(|version| format!("\"{version}\""))) }
     /// });
@@ -180,51 +182,57 @@ impl<B> Preconditions<B> {
         }
     }
 
-    /// How refusals are told. The current `ETag` is added to a 412 that has none.
+    /// How on_rejection are told. The current `ETag` is added to a 412 that has none.
     #[must_use]
-    pub fn refuse(self, tell: impl Fn(Refused) -> Response<B> + Send + Sync + 'static) -> Self {
-        let refusals = Refusals::by(tell);
-        Self { refusals, ..self }
+    pub fn on_rejection(
+        self,
+        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+    ) -> Self {
+        let on_rejection = RejectionHandler::by(tell);
+        Self {
+            on_rejection,
+            ..self
+        }
     }
 }
 
-impl<B> Default for Preconditions<B> {
+impl<B> Default for PreconditionsLayer<B> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B> Clone for Preconditions<B> {
+impl<B> Clone for PreconditionsLayer<B> {
     fn clone(&self) -> Self {
         Self {
             required: self.required,
             methods: self.methods.clone(),
             current: self.current.clone(),
-            refusals: self.refusals.clone(),
+            on_rejection: self.on_rejection.clone(),
         }
     }
 }
 
-impl<B> fmt::Debug for Preconditions<B> {
+impl<B> fmt::Debug for PreconditionsLayer<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Preconditions")
+        f.debug_struct("PreconditionsLayer")
             .field("required", &self.required)
             .field("methods", &self.methods)
             .field("compared_before", &self.current.is_some())
-            .field("refusals", &self.refusals)
+            .field("on_rejection", &self.on_rejection)
             .finish()
     }
 }
 
-impl<S, B> Layer<S> for Preconditions<B> {
-    type Service = Around<S, Self>;
+impl<S, B> Layer<S> for PreconditionsLayer<B> {
+    type Service = Middleware<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Around::new(inner, self)
+        Middleware::new(inner, self)
     }
 }
 
-impl<S, ReqBody, ResBody> Treat<S, ReqBody> for Preconditions<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer<ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -232,7 +240,7 @@ where
     ReqBody: Send + 'static,
     ResBody: From<Bytes> + Send + 'static,
 {
-    async fn treat(
+    async fn handle(
         self: Arc<Self>,
         mut inner: S,
         request: Request<ReqBody>,
@@ -240,7 +248,7 @@ where
         let rules = self;
         let (mut parts, body) = request.into_parts();
         if matches!(parts.method, Method::GET | Method::HEAD) {
-            let seen = Demanded::by(&parts.headers, &IF_NONE_MATCH);
+            let seen = ETagCondition::by(&parts.headers, &IF_NONE_MATCH);
             let request = Request::from_parts(parts, body);
             let response = inner.call(request).await?;
             return Ok(unless_seen(&seen, response));
@@ -256,17 +264,17 @@ where
     }
 }
 
-impl<B: From<Bytes>> Preconditions<B> {
+impl<B: From<Bytes>> PreconditionsLayer<B> {
     /// What is answered instead, if the request must not be carried out.
     async fn check(&self, parts: &Parts, seen: &IfMatch) -> Result<(), Response<B>> {
         let unwanted = match self.current {
-            Some(_) => Demanded::by(&parts.headers, &IF_NONE_MATCH),
+            Some(_) => ETagCondition::by(&parts.headers, &IF_NONE_MATCH),
             // Nobody would compare it.
-            None => Demanded::Nothing,
+            None => ETagCondition::Nothing,
         };
-        if *seen == IfMatch::Absent && unwanted == Demanded::Nothing {
+        if *seen == IfMatch::Absent && unwanted == ETagCondition::Nothing {
             return match self.required {
-                true => Err(self.refusals.answer(Refused::PreconditionRequired)),
+                true => Err(self.on_rejection.answer(Rejection::PreconditionRequired)),
                 false => Ok(()),
             };
         }
@@ -285,13 +293,13 @@ impl<B: From<Bytes>> Preconditions<B> {
             return Ok(());
         }
         Err(self
-            .refusals
-            .answer(Refused::PreconditionFailed { current }))
+            .on_rejection
+            .answer(Rejection::PreconditionFailed { current }))
     }
 }
 
 /// 304 in the place of an answer that the client has already.
-fn unless_seen<B: From<Bytes>>(seen: &Demanded, response: Response<B>) -> Response<B> {
+fn unless_seen<B: From<Bytes>>(seen: &ETagCondition, response: Response<B>) -> Response<B> {
     let tag = response.headers().get(ETAG);
     let tag = tag.and_then(|tag| Tag::parse(tag.as_bytes()));
     if !response.status().is_success() || !seen.names(tag.as_ref()) {

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::routing::{get, post as on_post};
 use kit::{Gate, LEASE, PATIENCE};
 use lockstock::Store;
-use lockstock_http::{Guard, Idempotency, Key, Preconditions};
+use lockstock_http::{IdempotencyLayer, Key, LockLayer, PreconditionsLayer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -53,8 +53,8 @@ async fn a_connection_that_is_closed_stops_nothing() {
             body
         }
     };
-    let once = Idempotency::in_store(&store);
-    let alone = Guard::exclusive(&store, Key::path("/payments/{id}/"), LEASE);
+    let once = IdempotencyLayer::in_store(&store);
+    let alone = LockLayer::exclusive(&store, Key::path("/payments/{id}/"), LEASE);
     let app = Router::new()
         .route("/payments/{id}/", on_post(handler))
         .layer(alone.clone())
@@ -71,8 +71,8 @@ async fn a_connection_that_is_closed_stops_nothing() {
     let in_flight = answer(send(server, &pay("k")).await).await;
     assert!(in_flight.starts_with("http/1.1 409 "), "{in_flight}");
     gate.let_go(2);
-    timeout(PATIENCE, once.finished()).await.unwrap();
-    timeout(PATIENCE, alone.finished()).await.unwrap();
+    timeout(PATIENCE, once.drain()).await.unwrap();
+    timeout(PATIENCE, alone.drain()).await.unwrap();
     let result = answer(send(server, &pay("k")).await).await;
     assert!(
         result.starts_with("http/1.1 200 ") && result.ends_with("\r\n\r\n12.50"),
@@ -91,7 +91,7 @@ async fn a_connection_that_is_closed_stops_nothing() {
 async fn a_body_that_is_announced_too_large_is_not_waited_for() {
     let app = Router::new()
         .route("/", on_post(async || "done"))
-        .layer(Idempotency::in_store(&Store::memory()));
+        .layer(IdempotencyLayer::in_store(&Store::memory()));
     let head = "POST / HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 65537\r\n\r\n";
     // And nothing of it comes.
     let refused = answer(send(serve(app).await, head).await).await;
@@ -102,7 +102,7 @@ async fn a_body_that_is_announced_too_large_is_not_waited_for() {
 async fn a_304_has_no_body_and_the_connection_goes_on() {
     let app = Router::new()
         .route("/", get(async || ([("etag", "\"3\"")], "the body")))
-        .layer(Preconditions::new());
+        .layer(PreconditionsLayer::new());
     let server = serve(app).await;
     let seen = "GET / HTTP/1.1\r\nhost: x\r\nif-none-match: \"3\"\r\n\r\n";
     let anew = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

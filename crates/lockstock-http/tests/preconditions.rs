@@ -13,7 +13,7 @@ use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::any;
 use axum::{Extension, Router};
 use kit::{Answer, send};
-use lockstock_http::{IfMatch, Preconditions, Refused};
+use lockstock_http::{IfMatch, PreconditionsLayer, Rejection};
 
 /// What is sent and answered may be any of these.
 type Line<'a> = (&'a str, &'a str);
@@ -47,7 +47,7 @@ fn mirror() -> Router {
     };
     Router::new()
         .route("/", any(handler))
-        .layer(Preconditions::new())
+        .layer(PreconditionsLayer::new())
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
 }
 
 /// Answers with what the handler is told of `If-Match`.
-fn told(layer: Preconditions<Body>) -> Router {
+fn told(layer: PreconditionsLayer<Body>) -> Router {
     let handler = async |seen: Option<Extension<IfMatch>>| {
         seen.map_or("nothing".to_owned(), |seen| format!("{:?}", seen.0))
     };
@@ -146,7 +146,7 @@ fn told(layer: Preconditions<Body>) -> Router {
 
 #[tokio::test]
 async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
-    let app = told(Preconditions::new());
+    let app = told(PreconditionsLayer::new());
     for (lines, seen) in [
         (&[][..], "Absent"),
         (&[("if-match", "*")], "Any"),
@@ -164,7 +164,7 @@ async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
         assert_eq!(sent(&app, "GET", lines).await.body, "nothing");
         assert_eq!(sent(&app, "POST", lines).await.body, "nothing");
     }
-    let posts = told(Preconditions::new().methods([Method::POST]));
+    let posts = told(PreconditionsLayer::new().methods([Method::POST]));
     assert_eq!(sent(&posts, "POST", &[("if-match", "*")]).await.body, "Any");
     assert_eq!(
         sent(&posts, "PUT", &[("if-match", "*")]).await.body,
@@ -174,7 +174,7 @@ async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
 
 #[tokio::test]
 async fn a_write_without_a_condition_may_be_refused() {
-    let app = told(Preconditions::new().require());
+    let app = told(PreconditionsLayer::new().require());
     for method in ["PUT", "PATCH", "DELETE"] {
         let refused = sent(&app, method, &[]).await;
         let code = refused.code();
@@ -205,7 +205,7 @@ async fn current(
 #[tokio::test]
 async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let layer = Preconditions::new().current({
+    let layer = PreconditionsLayer::new().current({
         let asked = asked.clone();
         move |parts| current(parts.uri.path().to_owned(), asked.clone())
     });
@@ -217,7 +217,7 @@ async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
             StatusCode::NO_CONTENT
         }
     };
-    let app = |layer: Preconditions<Body>| {
+    let app = |layer: PreconditionsLayer<Body>| {
         let handler = handler.clone();
         Router::new().route("/{id}", any(handler)).layer(layer)
     };
@@ -274,10 +274,10 @@ async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
 
 #[tokio::test]
 async fn a_refusal_may_be_told_in_other_words() {
-    let layer = Preconditions::new()
+    let layer = PreconditionsLayer::new()
         .current(|_| async { Ok(Some("\"3\"".to_owned())) })
-        .refuse(|refused| match refused {
-            Refused::PreconditionFailed { current } => {
+        .on_rejection(|refused| match refused {
+            Rejection::PreconditionFailed { current } => {
                 (StatusCode::PRECONDITION_FAILED, format!("{current:?}")).into_response()
             }
             _ => AppendHeaders([("etag", "mine")]).into_response(),

@@ -2,14 +2,14 @@
 
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
-use lockstock_http::Record;
+use lockstock_http::RecordedResponse;
 use serde::Serialize;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The answer that shows `body`.
-pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> Record {
-    Record {
+pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> RecordedResponse {
+    RecordedResponse {
         // Of which request is noted beside it.
         fingerprint: [0; 32],
         status,
@@ -20,7 +20,7 @@ pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> Record {
 }
 
 /// The answer that shows what has been created, and where it is.
-pub(crate) fn created(place: String, body: &impl Serialize) -> Record {
+pub(crate) fn created(place: String, body: &impl Serialize) -> RecordedResponse {
     let answer = shown(StatusCode::CREATED, body);
     match HeaderValue::try_from(place) {
         Ok(place) => answer.header(LOCATION, place),

@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use lockstock::Store;
-use lockstock_http::Guard;
+use lockstock_http::LockLayer;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,7 +35,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store: Store,
     /// Whose turn it is to change a product.
-    pub(crate) turns: Guard<Body>,
+    pub(crate) turns: LockLayer<Body>,
     pub(crate) keys: Keys,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,

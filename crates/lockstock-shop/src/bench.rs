@@ -17,7 +17,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::bail;
-use lockstock::redacted;
+use lockstock::redact_url;
 
 use self::commands::Counter;
 use self::intervals::Verdict;
@@ -152,7 +152,7 @@ struct Progress {
 impl Progress {
     fn new(options: &LockBench, start: u64) -> Self {
         Self {
-            title: redacted(&options.store),
+            title: redact_url(&options.store),
             start,
             seconds: options.seconds,
             shown: std::io::stderr().is_terminal(),

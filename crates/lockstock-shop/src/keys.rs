@@ -12,7 +12,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lockstock::Store;
-use lockstock_http::{BoxError, Idempotency, Record, Records, RequestKey};
+use lockstock_http::{BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey};
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
@@ -37,8 +37,8 @@ const HEADER: &str = "idempotency-key";
 /// The answers that are in the database.
 struct InTheDatabase(Arc<dyn Storage>);
 
-impl Records for InTheDatabase {
-    async fn find(&self, key: &RequestKey) -> Result<Option<Record>, BoxError> {
+impl RecordStore for InTheDatabase {
+    async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
         let recorded = self.0.recorded(&stored(key)).await?;
         Ok(recorded.map(record).transpose()?)
     }
@@ -47,19 +47,19 @@ impl Records for InTheDatabase {
 /// The layers of the two kinds of requests.
 pub(crate) struct Keys {
     /// The database alone decides.
-    pub(crate) of_orders: Idempotency<Body>,
+    pub(crate) of_orders: IdempotencyLayer<Body>,
     /// The store of the locks is needed in any case.
-    pub(crate) of_changes: Idempotency<Body>,
+    pub(crate) of_changes: IdempotencyLayer<Body>,
 }
 
 impl Keys {
     pub(crate) fn new(storage: Arc<dyn Storage>, store: &Store, body_limit: usize) -> Self {
         let layer = || {
-            Idempotency::with_effect(InTheDatabase(storage.clone()))
+            IdempotencyLayer::transactional(InTheDatabase(storage.clone()))
                 .methods([Method::POST, Method::PUT, Method::PATCH])
                 .caller(|parts| origin::caller(&parts.headers).to_string())
                 .body_limit(body_limit)
-                .refuse(|refused| Refusal::from(refused).into_response())
+                .on_rejection(|refused| Refusal::from(refused).into_response())
         };
         Self {
             of_orders: layer(),
@@ -68,9 +68,9 @@ impl Keys {
     }
 
     /// Waits until every request that has begun is finished.
-    pub(crate) async fn finished(&self) {
-        self.of_orders.finished().await;
-        self.of_changes.finished().await;
+    pub(crate) async fn drain(&self) {
+        self.of_orders.drain().await;
+        self.of_changes.drain().await;
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn once<T>(key: &Given, answer: fn(&T) -> Option<Vec<u8>>) -> Option<
 }
 
 /// An answer as it is recorded: of which request is noted beside it.
-pub(crate) fn bytes(answer: &Record) -> Vec<u8> {
+pub(crate) fn bytes(answer: &RecordedResponse) -> Vec<u8> {
     answer.to_bytes().into()
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn bytes(answer: &Record) -> Vec<u8> {
 pub(crate) fn answered(
     key: &Given,
     outcome: Outcome,
-    answer: fn(&Outcome) -> Option<Record>,
+    answer: fn(&Outcome) -> Option<RecordedResponse>,
 ) -> Result<Response, Refusal> {
     if let Outcome::Recorded(recorded) = outcome {
         return again(key, recorded);
@@ -145,7 +145,7 @@ pub(crate) fn again(key: &Given, recorded: Recorded) -> Result<Response, Refusal
         return Err(Refusal::key_reused());
     }
     record(recorded)
-        .map(Record::answer_again)
+        .map(RecordedResponse::replay)
         .map_err(|_| Refusal::defect())
 }
 
@@ -156,10 +156,10 @@ fn stored(key: &RequestKey) -> Key {
     }
 }
 
-fn record(recorded: Recorded) -> Result<Record, lockstock_http::Malformed> {
-    let record = Record::from_bytes(recorded.answer)?;
+fn record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malformed> {
+    let record = RecordedResponse::from_bytes(recorded.answer)?;
     let fingerprint = recorded.fingerprint;
-    Ok(Record {
+    Ok(RecordedResponse {
         fingerprint,
         ..record
     })

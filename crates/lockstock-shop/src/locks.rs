@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
-use lockstock::{Access, HolderInfo, LockInfo, Store, WaiterInfo, redacted};
+use lockstock::{Access, HolderInfo, LockInfo, Store, WaiterInfo, redact_url};
 use serde_json::{Value, json};
 
 use self::table::Look;
@@ -31,7 +31,7 @@ pub(crate) async fn locks(options: Locks) -> anyhow::Result<()> {
         return release::release(&store, release).await;
     }
     let shown = Shown {
-        place: redacted(&options.store),
+        place: redact_url(&options.store),
         store,
         json: options.json,
     };
@@ -94,32 +94,32 @@ fn summary(locks: &[LockInfo]) -> String {
 fn as_json(lock: &LockInfo) -> Value {
     json!({
         "name": name::shown(&lock.name),
-        "kind": lock.family.to_string(),
+        "kind": lock.kind.to_string(),
         "holders": lock.holders.iter().map(holder_as_json).collect::<Vec<_>>(),
         "waiters": lock.waiters.iter().map(waiter_as_json).collect::<Vec<_>>(),
-        "seen": timestamp(lock.seen),
+        "seen": timestamp(lock.observed_at),
     })
 }
 
 fn holder_as_json(holder: &HolderInfo) -> Value {
     json!({
-        "process": holder.id.process().map(|process| process.to_string()),
+        "process": holder.id.client_id().map(|process| process.to_string()),
         "token": holder.id.to_string(),
         "foreign": holder.id.is_foreign(),
         "access": access(holder.access),
         "state": table::state(holder),
-        "since": holder.since.map(timestamp),
-        "left_ms": holder.left.map(milliseconds),
+        "since": holder.acquired_at.map(timestamp),
+        "left_ms": holder.remaining.map(milliseconds),
         "fence": holder.fence,
     })
 }
 
 fn waiter_as_json(waiter: &WaiterInfo) -> Value {
     json!({
-        "process": waiter.process.to_string(),
+        "process": waiter.client_id.to_string(),
         "access": access(waiter.access),
         "waited_ms": milliseconds(waiter.waited),
-        "gives_up_in_ms": waiter.gives_up_in.map(milliseconds),
+        "gives_up_in_ms": waiter.timeout_in.map(milliseconds),
         "lease_ms": milliseconds(waiter.lease),
     })
 }

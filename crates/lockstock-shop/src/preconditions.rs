@@ -3,13 +3,13 @@
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::response::IntoResponse;
-use lockstock_http::Preconditions;
+use lockstock_http::PreconditionsLayer;
 
 use crate::refusal::Refusal;
 
 /// The layer that reads what a client demands of the version it reads or changes.
-pub(crate) fn layer() -> Preconditions<Body> {
-    Preconditions::new().refuse(|refused| Refusal::from(refused).into_response())
+pub(crate) fn layer() -> PreconditionsLayer<Body> {
+    PreconditionsLayer::new().on_rejection(|refused| Refusal::from(refused).into_response())
 }
 
 /// The entity tag of a product: its version and, while some of it is held, how many. Strong,

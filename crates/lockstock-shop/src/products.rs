@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Timelike, Utc};
-use lockstock_http::Record;
+use lockstock_http::RecordedResponse;
 use serde::Serialize;
 use serde_json::{Map, json};
 use tower::ServiceBuilder;
@@ -266,7 +266,7 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
 }
 
 /// The answer that shows a product, with its entity tag.
-fn answer(status: StatusCode, product: &Product) -> Record {
+fn answer(status: StatusCode, product: &Product) -> RecordedResponse {
     let tag = preconditions::etag(product.version, product.held);
     shown(status, &ProductShown::from(product.clone())).header(ETAG, tag)
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use lockstock_http::Record;
+use lockstock_http::RecordedResponse;
 use serde::Serialize;
 use serde_json::Map;
 use utoipa::ToSchema;
@@ -118,7 +118,7 @@ async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, R
 }
 
 /// What is answered to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answer(outcome: &Outcome) -> Option<Record> {
+pub(crate) fn answer(outcome: &Outcome) -> Option<RecordedResponse> {
     let Outcome::Purchased(entry) = outcome else {
         return None;
     };

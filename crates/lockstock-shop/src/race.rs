@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lockstock::redacted;
+use lockstock::redact_url;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ impl Course {
             .with_context(|| {
                 format!(
                     "'{}' is no URL of a server: write http://127.0.0.1:8000",
-                    redacted(&options.url)
+                    redact_url(&options.url)
                 )
             })?;
         let client = client()?;
@@ -146,7 +146,7 @@ fn client() -> anyhow::Result<Client> {
 }
 
 async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
-    let place = redacted(url.as_str());
+    let place = redact_url(url.as_str());
     let answer = client.get(url).send().await.map_err(|error| {
         let why = deepest(&error);
         anyhow::anyhow!("no answer from {place} ({why}): is the server running? Start it with `lockstock`, or name another with --url")
@@ -236,7 +236,7 @@ fn line(round: u32, course: &Course, change: &Value, finishes: &[Finish]) -> Val
     let winner = finishes.iter().position(Finish::won).map(|lane| lane + 1);
     json!({
         "round": round,
-        "url": redacted(course.product.as_str()),
+        "url": redact_url(course.product.as_str()),
         "change": change,
         "winners": winners,
         "winner": winner.filter(|_| winners == 1),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lockstock_http::Unsettled;
+use lockstock_http::OutcomeUnknown;
 use serde_json::{Map, Value, json};
 
 use crate::negotiate::{Form, Language};
@@ -366,7 +366,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
         if self.0.may_be_written {
-            response.extensions_mut().insert(Unsettled);
+            response.extensions_mut().insert(OutcomeUnknown);
         }
         response.extensions_mut().insert(self);
         response

@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use lockstock_http::Record;
+use lockstock_http::RecordedResponse;
 use serde::Serialize;
 use serde_json::Map;
 use utoipa::ToSchema;
@@ -256,14 +256,14 @@ async fn wanted(
     Ok((quantity.unwrap_or_default(), hold))
 }
 
-fn answer_to_reserve(outcome: &Outcome) -> Option<Record> {
+fn answer_to_reserve(outcome: &Outcome) -> Option<RecordedResponse> {
     let reservation = held(outcome)?;
     let (product, id) = (reservation.product, reservation.id);
     let place = format!("/api/products/{product}/reservations/{id}/");
     Some(created(place, &ReservationShown::new(reservation, true)))
 }
 
-fn answer_to_extend(outcome: &Outcome) -> Option<Record> {
+fn answer_to_extend(outcome: &Outcome) -> Option<RecordedResponse> {
     let reservation = held(outcome)?;
     Some(shown(
         StatusCode::OK,

@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use lockstock::{Store, redacted};
+use lockstock::{Store, redact_url};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -98,14 +98,14 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     warn_of_pitfalls(&options);
     let signals = Signals::new()?;
     let address = listener.local_addr()?;
-    let process = shop.store.process();
+    let process = shop.store.client_id();
     welcome(&options, address)?;
     info!(
         %address,
         // As `lockstock locks` shows it.
         %process,
-        store = redacted(&options.store),
-        database = redacted(&options.database),
+        store = redact_url(&options.store),
+        database = redact_url(&options.database),
         "serving"
     );
     run(listener, shop, &options, signals).await;
@@ -160,9 +160,9 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
     drop(listener);
     let drained = async {
         connections.open.shutdown().await;
-        shop.turns.finished().await;
-        shop.keys.finished().await;
-        shop.store.settled().await;
+        shop.turns.drain().await;
+        shop.keys.drain().await;
+        shop.store.drain().await;
     };
     if timeout(options.drain_timeout, drained).await.is_err() {
         warn!("some requests did not finish in time; their locks end with their leases");
@@ -302,8 +302,8 @@ fn welcome(options: &Serve, address: SocketAddr) -> std::io::Result<()> {
                lockstock race --url {here}
 ",
         version = env!("CARGO_PKG_VERSION"),
-        database = redacted(&options.database),
-        store = redacted(&options.store),
+        database = redact_url(&options.database),
+        store = redact_url(&options.store),
     )?;
     out.flush()
 }

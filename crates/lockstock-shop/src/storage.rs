@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
-use lockstock::redacted;
+use lockstock::redact_url;
 use sqlx::Transaction;
 use sqlx::error::ErrorKind;
 use tokio::time::Instant;
@@ -418,10 +418,10 @@ pub async fn open(url: &str, limits: Limits) -> anyhow::Result<Arc<dyn Storage>>
             .map(|opened| Arc::new(opened) as _),
         _ => anyhow::bail!(
             "'{}' names no database: write sqlite://FILE or postgres://user:password@host/name",
-            redacted(url)
+            redact_url(url)
         ),
     };
-    opened.map_err(|why| anyhow::anyhow!("cannot open the database {}: {why}", redacted(url)))
+    opened.map_err(|why| anyhow::anyhow!("cannot open the database {}: {why}", redact_url(url)))
 }
 
 /// The time of a write. To the microsecond, because that is what Postgres keeps: an answer

@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use lockstock::Store;
-use lockstock_http::{Guard, Key};
+use lockstock_http::{Key, LockLayer};
 
 use crate::failpoint;
 use crate::places::product_id;
@@ -40,18 +40,18 @@ pub(crate) enum Hold {
 }
 
 /// The turns of all products.
-pub(crate) fn turns(store: &Store, rules: UpdateRules) -> Guard<Body> {
-    let key = Key::of(lock_name);
+pub(crate) fn turns(store: &Store, rules: UpdateRules) -> LockLayer<Body> {
+    let key = Key::from_fn(lock_name);
     let guard = match rules.hold {
         // What is gone (204) needs no cool-down: who comes next shall hear 404, not 429.
-        Hold::Keep => Guard::keep(store, key, rules.lease).success_status([StatusCode::OK]),
-        Hold::Release => Guard::exclusive(store, key, rules.lease),
+        Hold::Keep => LockLayer::cooldown(store, key, rules.lease).success_status([StatusCode::OK]),
+        Hold::Release => LockLayer::exclusive(store, key, rules.lease),
     };
     guard
         .wait(rules.wait)
         // The database compares the fence and the deadline in the transaction that writes.
         .finish_when_lost()
-        .refuse(|refused| Refusal::from(refused).into_response())
+        .on_rejection(|refused| Refusal::from(refused).into_response())
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {

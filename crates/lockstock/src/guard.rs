@@ -18,7 +18,7 @@ use tracing::{Span, debug, debug_span, warn};
 
 use crate::error::{Error, Result};
 use crate::lock::{checked_lease, whole_millis};
-use crate::store::{Attempt, Grant, Place, Release as Released, Releasing, Store, Tenant};
+use crate::store::{Grant, QueueHead, Release as Released, Releasing, Request, Store, Tenant};
 
 /// How often something is given back to a store that does not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -48,7 +48,7 @@ struct Hold {
     store: Store,
     tenant: Tenant,
     /// In front of those who wait in this process.
-    place: Option<Place>,
+    place: Option<QueueHead>,
     /// When the lock is lost, if nothing happens before.
     deadline: Mutex<Instant>,
     /// Tells that the deadline has moved.
@@ -60,7 +60,7 @@ struct Hold {
 }
 
 impl Guard {
-    pub(crate) fn new(store: &Store, attempt: &Attempt, grant: Grant) -> Self {
+    pub(crate) fn new(store: &Store, attempt: &Request, grant: Grant) -> Self {
         let fence = grant.fence;
         Self {
             hold: Arc::new(Hold {
@@ -187,13 +187,13 @@ impl Guard {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> lockstock::Result<()> {
     /// let lock = Store::memory().lock("report").lease(Duration::from_millis(60))?;
-    /// let guard = lock.acquire().await?.renew_up_to(Duration::from_secs(3600));
+    /// let guard = lock.acquire().await?.auto_renew(Duration::from_secs(3600));
     /// guard.run(tokio::time::sleep(Duration::from_millis(200))).await?; // longer than the lease
     /// guard.release().await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn renew_up_to(mut self, most: Duration) -> Self {
+    pub fn auto_renew(mut self, most: Duration) -> Self {
         let hold = self.hold.clone();
         let ends = Instant::now().checked_add(most);
         let renewal = self
@@ -349,7 +349,7 @@ impl Hold {
 
     /// Passes the lock on to the next who waits in this process, if that is fair and safe.
     fn pass_on(&self) -> bool {
-        self.place.as_ref().is_some_and(Place::pass_on)
+        self.place.as_ref().is_some_and(QueueHead::pass_on)
     }
 
     /// The next who waits in this process asks for itself.

@@ -34,7 +34,7 @@ const RESERVED: &[u8] = b"lockstock:";
 /// What kind of lock a name is of. Names of different families have nothing to do with each
 /// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
+pub enum LockKind {
     /// One holder at a time: [`Store::lock`](crate::Store::lock).
     Lock,
     /// So many at a time: [`Store::semaphore`](crate::Store::semaphore).
@@ -43,13 +43,13 @@ pub enum Family {
     ReadWrite,
 }
 
-impl Family {
+impl LockKind {
     /// All there are.
     pub const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::ReadWrite];
 }
 
 /// `lock`, `semaphore` or `read-write`.
-impl fmt::Display for Family {
+impl fmt::Display for LockKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Lock => "lock",
@@ -62,7 +62,7 @@ impl fmt::Display for Family {
 /// The keys of one lock in the store.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    pub(crate) family: Family,
+    pub(crate) kind: LockKind,
     /// Holds the token of the holder, or those of the holders; absent when there is none.
     pub(crate) holder: Vec<u8>,
     /// Who waits, in order of arrival.
@@ -71,7 +71,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Fails on an empty name and on one longer than [`MAX_NAME_BYTES`].
-    pub(crate) fn of(family: Family, name: &[u8]) -> Result<Self> {
+    pub(crate) fn of(kind: LockKind, name: &[u8]) -> Result<Self> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(Error::invalid(format!(
                 "a lock's name takes 1 to {MAX_NAME_BYTES} bytes, this one has {}",
@@ -102,14 +102,14 @@ impl Keys {
             let colon: &[u8] = if back.is_empty() { b"" } else { b":" };
             [&front[..], b":", kind, colon, back].concat()
         };
-        let (holder, queue) = match family {
-            Family::Lock if plain => (name.to_vec(), side(b"queue")),
-            Family::Lock => (front.clone(), side(b"queue")),
-            Family::Semaphore => (side(b"permits"), side(b"permits-queue")),
-            Family::ReadWrite => (side(b"holders"), side(b"holders-queue")),
+        let (holder, queue) = match kind {
+            LockKind::Lock if plain => (name.to_vec(), side(b"queue")),
+            LockKind::Lock => (front.clone(), side(b"queue")),
+            LockKind::Semaphore => (side(b"permits"), side(b"permits-queue")),
+            LockKind::ReadWrite => (side(b"holders"), side(b"holders-queue")),
         };
         Ok(Self {
-            family,
+            kind,
             holder,
             queue,
         })
@@ -117,19 +117,19 @@ impl Keys {
 
     /// Whose key it is, the holder's or the queue's: the inverse of [`of`](Self::of). `None`
     /// for a key of which no name has any.
-    pub(crate) fn whose(key: &[u8]) -> Option<(Family, Vec<u8>)> {
-        let (family, name) = match key.strip_prefix(RESERVED) {
-            None => (Family::Lock, key.to_vec()),
+    pub(crate) fn whose(key: &[u8]) -> Option<(LockKind, Vec<u8>)> {
+        let (kind, name) = match key.strip_prefix(RESERVED) {
+            None => (LockKind::Lock, key.to_vec()),
             Some(side) => read_side(side)?,
         };
         // What only looks like one is none.
-        let keys = Self::of(family, &name).ok()?;
-        (keys.holder == key || keys.queue == key).then_some((family, name))
+        let keys = Self::of(kind, &name).ok()?;
+        (keys.holder == key || keys.queue == key).then_some((kind, name))
     }
 }
 
 /// Reads what stands behind `lockstock:` in a key.
-fn read_side(side: &[u8]) -> Option<(Family, Vec<u8>)> {
+fn read_side(side: &[u8]) -> Option<(LockKind, Vec<u8>)> {
     let open = side.iter().position(|&byte| byte == b'{')?;
     let close = side.iter().position(|&byte| byte == b'}')?;
     let (shape, tag, rest) = (
@@ -139,15 +139,15 @@ fn read_side(side: &[u8]) -> Option<(Family, Vec<u8>)> {
     );
     if rest.is_empty() {
         // The holder of a lock.
-        return Some((Family::Lock, decode(tag)));
+        return Some((LockKind::Lock, decode(tag)));
     }
     let rest = rest.strip_prefix(b":")?;
     let end = rest.iter().position(|&byte| byte == b':');
     let (kind, back) = rest.split_at(end.unwrap_or(rest.len()));
-    let family = match kind {
-        b"queue" => Family::Lock,
-        b"permits" | b"permits-queue" => Family::Semaphore,
-        b"holders" | b"holders-queue" => Family::ReadWrite,
+    let kind = match kind {
+        b"queue" => LockKind::Lock,
+        b"permits" | b"permits-queue" => LockKind::Semaphore,
+        b"holders" | b"holders-queue" => LockKind::ReadWrite,
         _ => return None,
     };
     let name = match shape {
@@ -156,7 +156,7 @@ fn read_side(side: &[u8]) -> Option<(Family, Vec<u8>)> {
         b"e:" => decode(tag),
         _ => return None,
     };
-    Some((family, name))
+    Some((kind, name))
 }
 
 impl fmt::Display for Keys {
@@ -253,8 +253,8 @@ mod tests {
         ];
         let mut owner: HashMap<Vec<u8>, &[u8]> = HashMap::new();
         for name in names {
-            for family in [Family::Lock, Family::Semaphore, Family::ReadWrite] {
-                let keys = Keys::of(family, name).unwrap();
+            for kind in [LockKind::Lock, LockKind::Semaphore, LockKind::ReadWrite] {
+                let keys = Keys::of(kind, name).unwrap();
                 let slots = (hashed(&keys.holder), hashed(&keys.queue));
                 assert_eq!(slots.0, slots.1, "slots of {name:?}");
                 for key in [keys.holder, keys.queue] {
@@ -300,12 +300,12 @@ mod tests {
         }
         all.extend([b"%7B}".to_vec(), b"a}%257D".to_vec(), vec![0xff, b'}']]);
         for name in all {
-            for family in Family::ALL {
-                let keys = Keys::of(family, &name).unwrap();
+            for kind in LockKind::ALL {
+                let keys = Keys::of(kind, &name).unwrap();
                 for key in [&keys.holder, &keys.queue] {
                     assert_eq!(
                         Keys::whose(key),
-                        Some((family, name.clone())),
+                        Some((kind, name.clone())),
                         "{}",
                         key.escape_ascii()
                     );
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn what_only_looks_like_a_key_is_nobodys() {
         let ours = names(b"a:%{}", 4).into_iter().flat_map(|name| {
-            let families = Family::ALL.map(|family| Keys::of(family, &name).unwrap());
+            let families = LockKind::ALL.map(|kind| Keys::of(kind, &name).unwrap());
             families.map(|keys| [keys.holder, keys.queue]).concat()
         });
         let ours = ours.collect::<std::collections::HashSet<_>>();
@@ -338,10 +338,10 @@ mod tests {
             }
         }
         for key in &keys {
-            if let Some((family, name)) = Keys::whose(key)
+            if let Some((kind, name)) = Keys::whose(key)
                 && name.len() <= 4
             {
-                assert!(ours.contains(key), "{family} {}", key.escape_ascii());
+                assert!(ours.contains(key), "{kind} {}", key.escape_ascii());
             }
         }
         for key in [
@@ -364,23 +364,23 @@ mod tests {
     #[test]
     fn an_ordinary_name_is_its_own_key() {
         assert_eq!(
-            Keys::of(Family::Lock, b"product-update-lock-42")
+            Keys::of(LockKind::Lock, b"product-update-lock-42")
                 .unwrap()
                 .holder,
             b"product-update-lock-42"
         );
         assert_eq!(
-            Keys::of(Family::Lock, b"cart:{7}").unwrap().holder,
+            Keys::of(LockKind::Lock, b"cart:{7}").unwrap().holder,
             b"cart:{7}"
         );
     }
 
     #[test]
     fn a_name_is_1_to_1024_bytes() {
-        assert!(Keys::of(Family::Lock, b"").unwrap_err().is_invalid());
-        assert!(Keys::of(Family::Lock, &[b'x'; 1024]).is_ok());
+        assert!(Keys::of(LockKind::Lock, b"").unwrap_err().is_invalid());
+        assert!(Keys::of(LockKind::Lock, &[b'x'; 1024]).is_ok());
         assert!(
-            Keys::of(Family::Lock, &[b'x'; 1025])
+            Keys::of(LockKind::Lock, &[b'x'; 1025])
                 .unwrap_err()
                 .is_invalid()
         );

@@ -29,12 +29,12 @@
 //! # A map of the crate
 //!
 //! - [`Store`]: where locks live, opened from a URL.
-//! - [`Store::lock`] → [`NamedLock::lease`] → [`Lock`]: acquired any number of times. One
+//! - [`Store::lock`] → [`LockBuilder::lease`] → [`Lock`]: acquired any number of times. One
 //!   holder at a time; [`release`](Guard::release) when done, or [`keep`](Guard::keep) for once
 //!   in so long.
 //! - [`Store::semaphore`], [`Store::read_lock`], [`Store::write_lock`]: the same for so many at
 //!   a time, for many who read or one who writes.
-//! - [`Store::lock_all`] → [`NamedLocks::lease`] → [`LockAll`] → [`GuardAll`]: several names,
+//! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]: several names,
 //!   all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
 //! - [`Store::cache`] → [`Cache`]: values with a time to live.
@@ -48,21 +48,21 @@
 mod cache;
 mod error;
 mod guard;
+mod inspect;
 mod key;
-mod listing;
 mod lock;
-mod redacted;
-mod several;
+mod multi;
+mod redact;
 mod store;
 mod token;
 
 pub use cache::{Cache, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL};
 pub use error::{Error, Result};
 pub use guard::Guard;
-pub use key::{Family, MAX_NAME_BYTES};
-pub use listing::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
-pub use lock::{Acquired, Busy, Lock, MAX_LEASE, MIN_LEASE, NamedLock};
-pub use redacted::redacted;
-pub use several::{GuardAll, LockAll, NamedLocks};
+pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
+pub use key::{LockKind, MAX_NAME_BYTES};
+pub use lock::{Acquired, Busy, Lock, LockBuilder, MAX_LEASE, MIN_LEASE};
+pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use redact::redact_url;
 pub use store::{DEFAULT_TIMEOUT, Store};
-pub use token::Process;
+pub use token::ClientId;

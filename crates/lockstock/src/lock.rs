@@ -19,8 +19,8 @@ use tracing::{Instrument, debug, debug_span};
 
 use crate::error::{Error, Result};
 use crate::guard::{Guard, give_back};
-use crate::key::{Family, Keys};
-use crate::store::{Answer, Attempt, How, Mode, Store};
+use crate::key::{Keys, LockKind};
+use crate::store::{HoldState, Mode, Outcome, Request, Store};
 
 /// The shortest lease.
 pub const MIN_LEASE: Duration = Duration::from_millis(1);
@@ -30,20 +30,20 @@ pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 /// A lock that has a name and no lease yet: see [`Store::lock`].
 #[derive(Debug, Clone)]
 #[must_use = "say how long the lease is"]
-pub struct NamedLock {
+pub struct LockBuilder {
     store: Store,
     /// Or what is wrong with the name or the number of permits.
     what: std::result::Result<(Arc<Keys>, Mode), String>,
 }
 
-impl NamedLock {
+impl LockBuilder {
     pub(crate) fn new(
         store: &Store,
-        family: Family,
+        kind: LockKind,
         mode: std::result::Result<Mode, String>,
         name: &[u8],
     ) -> Self {
-        let keys = Keys::of(family, name).map_err(|error| error.to_string());
+        let keys = Keys::of(kind, name).map_err(|error| error.to_string());
         Self {
             store: store.clone(),
             what: keys.and_then(|keys| Ok((Arc::new(keys), mode?))),
@@ -185,28 +185,28 @@ impl Lock {
     pub(crate) async fn attempt(&self, until: Option<Instant>) -> Result<Acquired> {
         let begun = Instant::now();
         let answered = match self.ask(until).await? {
-            (_, Answer::NotAsked) => self.ask(Some(Instant::now())).await?,
+            (_, Outcome::NotAsked) => self.ask(Some(Instant::now())).await?,
             answered => answered,
         };
         histogram!("lockstock_lock_wait_seconds").record(begun.elapsed());
         match answered {
-            (attempt, Answer::Granted(grant)) => {
+            (attempt, Outcome::Granted(grant)) => {
                 counter!("lockstock_lock_held_total").increment(1);
                 debug!(lock = %self.keys, fence = grant.fence, "held");
                 Ok(Acquired::Held(Guard::new(&self.store, &attempt, grant)))
             }
-            (_, Answer::Busy { left, how }) => {
+            (_, Outcome::Busy { left, how }) => {
                 counter!("lockstock_lock_busy_total").increment(1);
-                let kept = how == How::Kept;
+                let kept = how == HoldState::Kept;
                 Ok(Acquired::Busy(Busy { left, kept }))
             }
-            (_, Answer::NotAsked) => Err(Error::unavailable("the store was not asked")),
+            (_, Outcome::NotAsked) => Err(Error::unavailable("the store was not asked")),
         }
     }
 
-    async fn ask(&self, until: Option<Instant>) -> Result<(Arc<Attempt>, Answer)> {
+    async fn ask(&self, until: Option<Instant>) -> Result<(Arc<Request>, Outcome)> {
         let (keys, lease) = (self.keys.clone(), self.lease);
-        let attempt = Attempt::new(self.store.process(), keys, self.mode, lease, until);
+        let attempt = Request::new(self.store.client_id(), keys, self.mode, lease, until);
         let mut pending = Pending {
             store: &self.store,
             attempt: Some(Arc::new(attempt)),
@@ -225,15 +225,15 @@ impl Lock {
 /// store did not answer, it is withdrawn: it may have been granted, or queued.
 struct Pending<'a> {
     store: &'a Store,
-    attempt: Option<Arc<Attempt>>,
+    attempt: Option<Arc<Request>>,
 }
 
 impl Pending<'_> {
-    fn attempt(&self) -> &Arc<Attempt> {
+    fn attempt(&self) -> &Arc<Request> {
         self.attempt.as_ref().expect("taken by `settle` only")
     }
 
-    fn settle(&mut self) -> Arc<Attempt> {
+    fn settle(&mut self) -> Arc<Request> {
         self.attempt.take().expect("settled once")
     }
 }

@@ -4,10 +4,10 @@
 //! Everything a lock promises holds on each kind of store, by one contract suite; what a
 //! store can promise about *remembering* differs, see the table in `docs/guarantees.md`.
 
-mod attempt;
+mod admin;
 mod memory;
-mod operating;
 mod redis;
+mod request;
 mod values;
 
 use std::num::NonZeroU32;
@@ -22,14 +22,14 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::attempt::{Answer, Attempt, Grant, How, Mode, Release, Tenant};
-pub(crate) use self::redis::Place;
+pub(crate) use self::redis::QueueHead;
+pub(crate) use self::request::{Grant, HoldState, Mode, Outcome, Release, Request, Tenant};
 use crate::error::{Error, Result};
-use crate::key::Family;
-use crate::lock::NamedLock;
-use crate::redacted::redacted;
-use crate::several::NamedLocks;
-use crate::token::Process;
+use crate::key::LockKind;
+use crate::lock::LockBuilder;
+use crate::multi::MultiLockBuilder;
+use crate::redact::redact_url;
+use crate::token::ClientId;
 
 /// How long a store may take to answer one command, unless
 /// [`Store::connect_within`] says otherwise.
@@ -49,7 +49,7 @@ struct Inner {
     retrying: Semaphore,
     runtime: Handle,
     /// Whose locks they are.
-    process: Process,
+    process: ClientId,
 }
 
 enum Backend {
@@ -98,7 +98,7 @@ impl Store {
     /// As [`connect`](Self::connect).
     pub async fn connect_within(url: &str, timeout: Duration) -> Result<Self> {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        let process = Process::random();
+        let process = ClientId::random();
         let backend = match scheme {
             "memory" => Backend::Memory(memory::Memory::new()),
             "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
@@ -110,7 +110,7 @@ impl Store {
                     "'{}' names no store: write memory://, redis://host:port/db, \
                      rediss://host:port/db, redis+sentinel://host:port,host:port/SERVICE/db, \
                      redis+cluster://host:port,host:port or redis+unix:///path",
-                    redacted(url)
+                    redact_url(url)
                 )));
             }
         };
@@ -123,10 +123,10 @@ impl Store {
     ///
     /// Outside a tokio runtime: leases are ended by its timers.
     pub fn memory() -> Self {
-        Self::over(Backend::Memory(memory::Memory::new()), Process::random())
+        Self::over(Backend::Memory(memory::Memory::new()), ClientId::random())
     }
 
-    fn over(backend: Backend, process: Process) -> Self {
+    fn over(backend: Backend, process: ClientId) -> Self {
         let background = TaskTracker::new();
         // Closed means that waiting for it can end. It takes in new tasks all the same.
         background.close();
@@ -153,8 +153,8 @@ impl Store {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
-        NamedLock::new(self, Family::Lock, Ok(Mode::Exclusive), name.as_ref())
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
+        LockBuilder::new(self, LockKind::Lock, Ok(Mode::Exclusive), name.as_ref())
     }
 
     /// The semaphore called `name`: at most `permits` holders at once, each for its own lease.
@@ -175,11 +175,11 @@ impl Store {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn semaphore(&self, name: impl AsRef<[u8]>, permits: u32) -> NamedLock {
+    pub fn semaphore(&self, name: impl AsRef<[u8]>, permits: u32) -> LockBuilder {
         let mode = NonZeroU32::new(permits)
             .map(Mode::Permit)
             .ok_or_else(|| "a semaphore has at least one permit".to_owned());
-        NamedLock::new(self, Family::Semaphore, mode, name.as_ref())
+        LockBuilder::new(self, LockKind::Semaphore, mode, name.as_ref())
     }
 
     /// The reading side of the read-write lock called `name`: any number of readers at once,
@@ -201,14 +201,19 @@ impl Store {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn read_lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
-        NamedLock::new(self, Family::ReadWrite, Ok(Mode::Read), name.as_ref())
+    pub fn read_lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
+        LockBuilder::new(self, LockKind::ReadWrite, Ok(Mode::Read), name.as_ref())
     }
 
     /// The writing side of the read-write lock called `name`: one writer, and no
     /// [reader](Self::read_lock).
-    pub fn write_lock(&self, name: impl AsRef<[u8]>) -> NamedLock {
-        NamedLock::new(self, Family::ReadWrite, Ok(Mode::Exclusive), name.as_ref())
+    pub fn write_lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
+        LockBuilder::new(
+            self,
+            LockKind::ReadWrite,
+            Ok(Mode::Exclusive),
+            name.as_ref(),
+        )
     }
 
     /// The locks of all `names` at once: a cart of products. Each is the lock that
@@ -231,8 +236,8 @@ impl Store {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lock_all<N: AsRef<[u8]>>(&self, names: impl IntoIterator<Item = N>) -> NamedLocks {
-        NamedLocks::new(self, names)
+    pub fn lock_all<N: AsRef<[u8]>>(&self, names: impl IntoIterator<Item = N>) -> MultiLockBuilder {
+        MultiLockBuilder::new(self, names)
     }
 
     /// Asks the store whether it is there.
@@ -250,13 +255,13 @@ impl Store {
     /// Waits until every release that goes on in the background (a dropped guard, a
     /// cancelled acquire) has reached the store or been given up. Call it before the
     /// process exits, after the last guard is gone, so that nobody waits for a lease to end.
-    pub async fn settled(&self) {
+    pub async fn drain(&self) {
         self.inner.background.wait().await;
     }
 
     /// Who we are: the process that [`locks`](Self::locks) shows with what is held or waited
     /// for through this store. Worth a line in the log, so that an operator finds us.
-    pub fn process(&self) -> Process {
+    pub fn client_id(&self) -> ClientId {
         self.inner.process
     }
 
@@ -281,7 +286,7 @@ impl Store {
 
     /// Waits for the lock as long as the attempt may. Whoever gets an error, or drops the
     /// future, [withdraws](Self::withdraw) the attempt.
-    pub(crate) async fn acquire(&self, attempt: &Arc<Attempt>) -> Result<Answer> {
+    pub(crate) async fn acquire(&self, attempt: &Arc<Request>) -> Result<Outcome> {
         match &self.inner.backend {
             Backend::Memory(memory) => Ok(memory.acquire(attempt).await),
             Backend::Redis(redis) => redis.acquire(attempt).await,
@@ -289,7 +294,7 @@ impl Store {
     }
 
     /// Leaves the queue and gives back what was granted, whichever it is.
-    pub(crate) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+    pub(crate) async fn withdraw(&self, attempt: &Request) -> Result<()> {
         match &self.inner.backend {
             // It left the queue when its future was dropped.
             Backend::Memory(memory) => {
@@ -301,13 +306,13 @@ impl Store {
     }
 
     /// Gives the lock back from now on; what is answered is what became of it.
-    pub(crate) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Releasing {
+    pub(crate) fn release(&self, tenant: &Tenant, place: Option<&QueueHead>) -> Releasing {
         match &self.inner.backend {
             Backend::Memory(memory) if memory.release(&tenant.keys, tenant.claim.token) => {
                 Releasing::Over(Release::Done)
             }
             Backend::Memory(_) => Releasing::Over(Release::NotOurs),
-            Backend::Redis(redis) => Releasing::Asked(redis.release(tenant, place)),
+            Backend::Redis(redis) => Releasing::Pending(redis.release(tenant, place)),
         }
     }
 
@@ -329,7 +334,7 @@ impl Store {
 /// A release under way, or over.
 pub(crate) enum Releasing {
     Over(Release),
-    Asked(redis::Asked),
+    Pending(redis::PendingReply),
 }
 
 impl Future for Releasing {
@@ -338,9 +343,9 @@ impl Future for Releasing {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Over(release) => Poll::Ready(Ok(*release)),
-            Self::Asked(asked) => {
+            Self::Pending(asked) => {
                 let answered = ready!(Pin::new(asked).poll(context))?;
-                Poll::Ready(redis::released(&answered))
+                Poll::Ready(redis::parse_release(&answered))
             }
         }
     }

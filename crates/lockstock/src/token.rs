@@ -1,5 +1,5 @@
 //! Who holds a lock, written so that an operator who reads the key knows what it is. What
-//! stands before and behind it there is the scripts' (`lock/exclusive.lua`).
+//! stands before and behind it there is the scripts' (`scripts/exclusive.lua`).
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use std::fmt;
 pub(crate) struct Token(u128);
 
 impl Token {
-    pub(crate) fn random(process: Process) -> Self {
+    pub(crate) fn random(process: ClientId) -> Self {
         Self(u128::from(process.0) << 64 | u128::from(rand::random::<u64>()))
     }
 
@@ -20,9 +20,9 @@ impl Token {
         u128::from_str_radix(text, 16).ok().map(Self)
     }
 
-    pub(crate) fn process(self) -> Process {
+    pub(crate) fn client_id(self) -> ClientId {
         // The cast takes what the shift has left, which is all there is.
-        Process((self.0 >> 64) as u64)
+        ClientId((self.0 >> 64) as u64)
     }
 }
 
@@ -35,9 +35,9 @@ impl fmt::Display for Token {
 /// Which process holds or waits: strictly, which opened [`Store`](crate::Store). Written as
 /// 16 hex digits, with which its [tokens](crate::HolderId) begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Process(u64);
+pub struct ClientId(u64);
 
-impl Process {
+impl ClientId {
     pub(crate) fn random() -> Self {
         Self(rand::random())
     }
@@ -48,7 +48,7 @@ impl Process {
     }
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }

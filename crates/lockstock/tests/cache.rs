@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lockstock::{Family, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, Store};
+use lockstock::{LockKind, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, Store};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -87,7 +87,7 @@ async fn values_and_locks_of_one_name_have_nothing_to_do_with_each_other() {
         values.set("{a}", "lockstock:held:", LONG).await.unwrap();
         let names: Vec<_> = store.locks().await.unwrap();
         assert_eq!(names.len(), 2, "{names:?}");
-        assert!(names.iter().all(|lock| lock.family == Family::Lock));
+        assert!(names.iter().all(|lock| lock.kind == LockKind::Lock));
         guard.release().await.unwrap();
         other.release().await.unwrap();
     })

@@ -126,7 +126,7 @@ async fn cancel(test: &str, stores: &[Store], count: u64) {
         settled_in.get_or_insert_with(resident);
     }
     for store in stores {
-        timeout(PATIENCE, store.settled()).await.expect("settled");
+        timeout(PATIENCE, store.drain()).await.expect("settled");
     }
     println!(
         "{test}: {count} went away in {:?}, {} MiB in use",
@@ -204,7 +204,7 @@ async fn steps(lock: Lock, is_cool: bool, mut chance: StdRng) {
     match chance.random_range(0..8) {
         0 => guard.renew().await.unwrap(),
         1 => guard.extend(COOL_DOWN).await.unwrap(),
-        2 => guard = guard.renew_up_to(LEASE),
+        2 => guard = guard.auto_renew(LEASE),
         3 => guard.run(yield_now()).await.unwrap(),
         _ => {}
     }

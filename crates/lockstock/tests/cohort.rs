@@ -244,7 +244,7 @@ async fn a_wait_that_ends_in_the_moment_of_the_release_ends_one_way() {
                 guard.release().await.unwrap();
             }
             Acquired::Busy(_) => {
-                store.settled().await;
+                store.drain().await;
                 let next = timeout(LEASE / 2, hot(&store, LEASE).acquire()).await;
                 next.expect("nobody has it")
                     .unwrap()
@@ -293,7 +293,7 @@ async fn a_lock_passed_to_a_waiter_that_is_gone_goes_on() {
         second.abort();
         passed.abort();
         let _ = (second.await, passed.await);
-        store.settled().await;
+        store.drain().await;
         assert_eq!(redis.command(&["EXISTS", "hot"]), Ok("0".to_owned()));
     }
 }

@@ -168,7 +168,7 @@ async fn a_grant_that_nobody_heard_of_is_given_back() {
     assert_eq!(fence, Ok("1".to_owned()), "it was granted");
     proxy.cut();
     proxy.pass();
-    store.settled().await;
+    store.drain().await;
     assert_eq!(redis.command(&["EXISTS", "a"]), Ok("0".to_owned()));
 }
 
@@ -258,7 +258,7 @@ async fn a_dropped_guard_gives_the_lock_back() {
         drop(held(&lock).await);
         let next = timeout(LEASE / 2, lock.acquire()).await.unwrap().unwrap();
         drop(next);
-        store.settled().await;
+        store.drain().await;
         held(&lock).await.release().await.unwrap();
     })
     .await;
@@ -282,7 +282,7 @@ async fn cancelled_anywhere_nothing_is_left_behind() {
             // Anywhere between "not even asked" and "given back".
             let _ = timeout(Duration::from_micros(n * 7 % 600), steps).await;
         }
-        store.settled().await;
+        store.drain().await;
         let free = timeout(LEASE / 2, lock.acquire()).await;
         free.expect("the lock is free")
             .unwrap()
@@ -482,7 +482,7 @@ async fn work_is_stopped_when_the_lock_is_lost() {
 async fn a_renewed_lock_outlives_its_lease_but_not_its_cap() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", SHORT);
-        let guard = held(&lock).await.renew_up_to(SHORT * 4);
+        let guard = held(&lock).await.auto_renew(SHORT * 4);
         let lost = guard.lost();
         sleep(SHORT * 2).await;
         busy(&lock).await;
@@ -502,13 +502,13 @@ async fn a_renewal_ends_with_its_guard() {
         let forever = Duration::from_secs(3600);
         held(&lock)
             .await
-            .renew_up_to(forever)
+            .auto_renew(forever)
             .release()
             .await
             .unwrap();
-        drop(held(&lock).await.renew_up_to(forever));
+        drop(held(&lock).await.auto_renew(forever));
         let kept = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
-        kept.renew_up_to(forever).keep().await.unwrap();
+        kept.auto_renew(forever).keep().await.unwrap();
         // Kept for the rest of its lease, and not renewed for ever.
         timeout(PATIENCE, lock.acquire())
             .await
@@ -526,7 +526,7 @@ async fn a_renewal_that_finds_the_lock_gone_says_so_at_once() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let lock = lock(&store, "a", Duration::from_secs(3));
-    let guard = held(&lock).await.renew_up_to(Duration::from_secs(3600));
+    let guard = held(&lock).await.auto_renew(Duration::from_secs(3600));
     redis.command(&["DEL", "a"]).unwrap();
     timeout(Duration::from_secs(2), guard.lost())
         .await
@@ -558,9 +558,9 @@ async fn what_was_called_is_carried_out_though_nobody_waits_for_it() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
         drop(held(&lock).await.release());
-        store.settled().await;
+        store.drain().await;
         drop(held(&lock).await.keep());
-        store.settled().await;
+        store.drain().await;
         assert!(busy(&lock).await.is_kept());
     })
     .await;
@@ -595,7 +595,7 @@ async fn a_waiter_told_busy_leaves_no_trace_in_the_queue() {
         );
     }
     drop(answer);
-    far.settled().await;
+    far.drain().await;
     let _ = timeout(PATIENCE, lock(&near, "a", LEASE).acquire())
         .await
         .unwrap()
@@ -627,7 +627,7 @@ async fn a_handshake_refused_for_a_while_is_tried_again() {
             sleep(Duration::from_millis(10)).await;
         }
     }
-    store.settled().await;
+    store.drain().await;
     held(&lock(&store, "a", LEASE))
         .await
         .release()
@@ -640,7 +640,7 @@ async fn a_renewal_by_itself_does_not_undo_one_by_hand() {
     on_each_store(async |store| {
         for n in 0..60 {
             let lock = lock(&store, &format!("n{n}"), SHORT);
-            let mut guard = held(&lock).await.renew_up_to(PATIENCE);
+            let mut guard = held(&lock).await.auto_renew(PATIENCE);
             sleep(SHORT / 3 - Duration::from_micros(n * 40)).await;
             guard.extend(LEASE).await.unwrap();
             sleep(SHORT / 20).await;

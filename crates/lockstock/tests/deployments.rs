@@ -174,7 +174,7 @@ async fn slots_move_under_load_and_nobody_holds_twice() {
     }
     crowd.ends().await;
     for store in &stores {
-        store.settled().await;
+        store.drain().await;
     }
     for name in NAMES {
         held(&lock(&stores[0], name, LEASE))
@@ -241,7 +241,7 @@ async fn everything(url: &str) {
     got(writer).await.release().await.unwrap();
     let cart = here.lock_all(["shop:x", "shop:y"]).lease(LEASE).unwrap();
     cart.acquire().await.unwrap().release().await.unwrap();
-    here.settled().await;
+    here.drain().await;
 }
 
 #[tokio::test]

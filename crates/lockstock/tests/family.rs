@@ -229,7 +229,7 @@ async fn never_more_than_the_permits_whatever_is_cancelled() {
             });
         }
         tasks.join_all().await;
-        store.settled().await;
+        store.drain().await;
         let lock = permits(&store, 3, LEASE);
         let all = [held(&lock).await, held(&lock).await, held(&lock).await];
         drop(all);

@@ -7,7 +7,7 @@ mod kit;
 use std::time::{Duration, SystemTime};
 
 use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
-use lockstock::{Access, Family, LockInfo, Store};
+use lockstock::{Access, LockInfo, LockKind, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -45,9 +45,9 @@ async fn a_free_store_has_nothing_to_tell() {
         std::mem::forget(held(&lock(&store, "a", SHORT)).await);
         sleep(SHORT).await;
         assert_eq!(store.locks().await.unwrap(), []);
-        let none = store.lock_info(Family::Lock, "a").await.unwrap();
+        let none = store.lock_info(LockKind::Lock, "a").await.unwrap();
         assert_eq!(none, None);
-        let invalid = store.lock_info(Family::Lock, "").await.unwrap_err();
+        let invalid = store.lock_info(LockKind::Lock, "").await.unwrap_err();
         assert!(invalid.is_invalid());
     })
     .await;
@@ -60,30 +60,36 @@ async fn a_holder_is_told_with_process_token_fence_and_time_left() {
         let guard = held(&lock(&store, "a", LEASE)).await;
         sleep(Duration::from_millis(20)).await;
         let seen = only(&store).await;
-        assert_eq!((seen.family, &*seen.name), (Family::Lock, &b"a"[..]));
+        assert_eq!((seen.kind, &*seen.name), (LockKind::Lock, &b"a"[..]));
         assert_eq!(seen.waiters, []);
         let holder = &seen.holders[0];
         assert_eq!(seen.holders.len(), 1);
-        assert_eq!(holder.id.process(), Some(store.process()));
+        assert_eq!(holder.id.client_id(), Some(store.client_id()));
         assert!(!holder.id.is_foreign());
         let token = holder.id.to_string();
         assert_eq!(token.len(), 32);
-        assert!(token.starts_with(&store.process().to_string()));
+        assert!(token.starts_with(&store.client_id().to_string()));
         assert_eq!(holder.fence, Some(guard.fence()));
         assert_eq!(holder.access, Access::Exclusive);
-        let since = holder.since.unwrap();
+        let since = holder.acquired_at.unwrap();
         let slack = Duration::from_millis(5);
-        assert!(since >= before - slack && since <= seen.seen, "{holder:?}");
-        let left = holder.left.unwrap();
+        assert!(
+            since >= before - slack && since <= seen.observed_at,
+            "{holder:?}"
+        );
+        let left = holder.remaining.unwrap();
         assert!(left < LEASE && left > LEASE / 2, "{left:?}");
         assert!(!holder.kept);
         guard.keep().await.unwrap();
         let kept = &only(&store).await.holders[0];
         assert!(kept.kept);
         assert_eq!((kept.id, kept.fence), (holder.id, holder.fence));
-        let info = store.lock_info(Family::Lock, "a").await.unwrap().unwrap();
+        let info = store.lock_info(LockKind::Lock, "a").await.unwrap().unwrap();
         assert_eq!(info.holders[0].id, holder.id);
-        assert_eq!(store.lock_info(Family::Semaphore, "a").await.unwrap(), None);
+        assert_eq!(
+            store.lock_info(LockKind::Semaphore, "a").await.unwrap(),
+            None
+        );
     })
     .await;
 }
@@ -98,21 +104,21 @@ async fn waiters_are_told_in_order_with_their_patience() {
         let other = store.semaphore("uploads", 1).lease(SHORT).unwrap();
         let second = tokio::spawn(async move { other.acquire_within(PATIENCE).await });
         let seen = queued(&store, 2).await.remove(0);
-        assert_eq!(seen.family, Family::Semaphore);
+        assert_eq!(seen.kind, LockKind::Semaphore);
         assert_eq!(seen.holders[0].access, Access::Permit);
-        assert_eq!(seen.holders[0].id.process(), Some(store.process()));
+        assert_eq!(seen.holders[0].id.client_id(), Some(store.client_id()));
         let [one, two] = &seen.waiters[..] else {
             panic!("{seen:?}");
         };
-        assert_eq!((one.gives_up_in, one.lease), (None, LEASE));
-        let patience = two.gives_up_in.unwrap();
+        assert_eq!((one.timeout_in, one.lease), (None, LEASE));
+        let patience = two.timeout_in.unwrap();
         assert!(patience <= PATIENCE && patience > PATIENCE / 2, "{two:?}");
-        assert_eq!((two.process, two.lease), (store.process(), SHORT));
+        assert_eq!((two.client_id, two.lease), (store.client_id(), SHORT));
         assert!(one.waited >= two.waited && one.waited < PATIENCE);
         guard.release().await.unwrap();
         got(first).await.release().await.unwrap();
         drop(second.await.unwrap().unwrap());
-        store.settled().await;
+        store.drain().await;
         assert_eq!(store.locks().await.unwrap(), []);
     })
     .await;
@@ -126,7 +132,7 @@ async fn readers_and_a_waiting_writer_are_told_apart() {
         let readers = [held(&read).await, held(&read).await];
         let writer = waiting(&write);
         let seen = queued(&store, 1).await.remove(0);
-        assert_eq!(seen.family, Family::ReadWrite);
+        assert_eq!(seen.kind, LockKind::ReadWrite);
         let reads = seen.holders.iter().map(|holder| holder.access);
         assert!(reads.eq([Access::Read, Access::Read]), "{seen:?}");
         assert_eq!(seen.waiters[0].access, Access::Exclusive);
@@ -161,11 +167,11 @@ async fn names_of_every_shape_are_told_as_they_were_given() {
             guards.push(held(&store.write_lock(name).lease(LEASE).unwrap()).await);
         }
         let told = store.locks().await.unwrap();
-        let told = told.iter().map(|lock| (lock.family, &*lock.name));
+        let told = told.iter().map(|lock| (lock.kind, &*lock.name));
         let mut all = Vec::from(names);
         all.sort_unstable();
         let all = all.into_iter();
-        let all = all.flat_map(|name| Family::ALL.map(|family| (family, name)));
+        let all = all.flat_map(|name| LockKind::ALL.map(|kind| (kind, name)));
         assert_eq!(told.collect::<Vec<_>>(), all.collect::<Vec<_>>());
         for guard in guards {
             guard.release().await.unwrap();
@@ -184,7 +190,7 @@ async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
         sleep(Duration::from_millis(20)).await;
         assert!(
             store
-                .release_by_force(Family::Lock, "a", None)
+                .force_release(LockKind::Lock, "a", None)
                 .await
                 .unwrap()
         );
@@ -196,7 +202,7 @@ async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
         next.release().await.unwrap();
         assert!(
             !store
-                .release_by_force(Family::Lock, "a", None)
+                .force_release(LockKind::Lock, "a", None)
                 .await
                 .unwrap()
         );
@@ -216,7 +222,7 @@ async fn by_force_a_kept_lock_is_free() {
         queued(&store, 1).await;
         assert!(
             store
-                .release_by_force(Family::Lock, "a", None)
+                .force_release(LockKind::Lock, "a", None)
                 .await
                 .unwrap()
         );
@@ -236,9 +242,9 @@ async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
             let _guard = held(&lock).await;
             only(&store).await.holders[0].id
         };
-        store.settled().await;
+        store.drain().await;
         let guard = held(&lock).await;
-        let forced = store.release_by_force(Family::Lock, "a", Some(seen)).await;
+        let forced = store.force_release(LockKind::Lock, "a", Some(seen)).await;
         assert!(!forced.unwrap(), "it is somebody else's now");
         guard.release().await.unwrap();
     })
@@ -254,7 +260,7 @@ async fn by_force_one_permit_or_all_come_back() {
         let two = held(&uploads).await;
         let waiter = waiting(&uploads);
         queued(&store, 1).await;
-        let force = |holder| store.release_by_force(Family::Semaphore, "uploads", holder);
+        let force = |holder| store.force_release(LockKind::Semaphore, "uploads", holder);
         assert!(force(Some(first)).await.unwrap());
         let three = got(waiter).await;
         assert!(one.release().await.unwrap_err().is_lost());
@@ -276,7 +282,7 @@ async fn by_force_readers_make_way_for_a_writer() {
         let readers = [held(&read).await, held(&read).await];
         let writer = waiting(&write);
         queued(&store, 1).await;
-        let forced = store.release_by_force(Family::ReadWrite, "catalog", None);
+        let forced = store.force_release(LockKind::ReadWrite, "catalog", None);
         assert!(forced.await.unwrap());
         got(writer).await.release().await.unwrap();
         for reader in readers {
@@ -300,12 +306,12 @@ async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
     let behind = waiting(&lock(&two, "a", LEASE));
     let second = waiting(&lock(&three, "a", LEASE));
     let seen = queued(&three, 2).await.remove(0);
-    let processes = seen.waiters.iter().map(|waiter| waiter.process);
-    assert!(processes.eq([two.process(), three.process()]));
-    assert_eq!(seen.holders[0].id.process(), Some(one.process()));
+    let processes = seen.waiters.iter().map(|waiter| waiter.client_id);
+    assert!(processes.eq([two.client_id(), three.client_id()]));
+    assert_eq!(seen.holders[0].id.client_id(), Some(one.client_id()));
     assert!(
         three
-            .release_by_force(Family::Lock, "a", None)
+            .force_release(LockKind::Lock, "a", None)
             .await
             .unwrap()
     );
@@ -326,7 +332,7 @@ async fn those_behind_a_hung_holder_in_its_process_go_on() {
     let behind = [waiting(&hour), waiting(&hour)];
     sleep(Duration::from_millis(20)).await;
     assert_eq!(only(&operator).await.waiters, [], "they are in line there");
-    let forced = operator.release_by_force(Family::Lock, "a", None);
+    let forced = operator.force_release(LockKind::Lock, "a", None);
     assert!(forced.await.unwrap());
     for waiter in behind {
         let guard = got(waiter).await;
@@ -351,26 +357,26 @@ async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
     let holder = &seen.holders[0];
     assert!(holder.id.is_foreign());
     assert!(holder.id.to_string().starts_with("foreign:"));
-    assert_eq!(holder.id.process(), None);
+    assert_eq!(holder.id.client_id(), None);
     assert_eq!(
-        (holder.fence, holder.since, holder.kept),
+        (holder.fence, holder.acquired_at, holder.kept),
         (None, None, false)
     );
-    let left = holder.left.unwrap();
+    let left = holder.remaining.unwrap();
     assert!(
         left <= Duration::from_secs(60) && left > PATIENCE,
         "{left:?}"
     );
     let force = async |holder| {
-        let forced = store.release_by_force(Family::Lock, "a", holder).await;
+        let forced = store.force_release(LockKind::Lock, "a", holder).await;
         forced.unwrap()
     };
     assert!(force(Some(holder.id)).await);
     got(waiter).await.release().await.unwrap();
     // Another one, that never expires.
     set("0c57aa", &[]);
-    let info = store.lock_info(Family::Lock, "a").await.unwrap().unwrap();
-    assert_eq!(info.holders[0].left, None);
+    let info = store.lock_info(LockKind::Lock, "a").await.unwrap().unwrap();
+    assert_eq!(info.holders[0].remaining, None);
     assert!(!force(Some(holder.id)).await, "that one is gone");
     assert!(force(None).await);
     held(&lock(&store, "a", LEASE))
@@ -412,7 +418,7 @@ async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
     assert_eq!(changes(), before);
     drop(guards);
     drop(got(waiter).await);
-    store.settled().await;
+    store.drain().await;
 }
 
 #[tokio::test]
@@ -429,10 +435,10 @@ async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
     let names = seen.iter().map(|lock| &*lock.name);
     assert!(names.eq([b"a", b"b"]), "{seen:?}");
     assert!(seen[1].holders[0].id.is_foreign());
-    let error = store.release_by_force(Family::Lock, "b", None).await;
+    let error = store.force_release(LockKind::Lock, "b", None).await;
     assert!(error.unwrap_err().to_string().contains("WRONGTYPE"));
     drop(guards);
-    store.settled().await;
+    store.drain().await;
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn idle_waiters_send_nothing() {
     }
     drop(guard);
     for store in &stores {
-        store.settled().await;
+        store.drain().await;
     }
     assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
 }
@@ -211,7 +211,7 @@ async fn a_waiter_whose_store_goes_down_hears_so_and_leaves_no_trace() {
     let told = timeout(PATIENCE, waiter).await.unwrap().unwrap();
     assert!(told.unwrap_err().is_unavailable());
     proxy.pass();
-    far.settled().await;
+    far.drain().await;
     guard.release().await.unwrap();
     assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
 }
@@ -279,7 +279,7 @@ async fn cancelled_anywhere_in_several_processes_nothing_is_left_behind() {
     }
     timeout(PATIENCE, tasks.join_all()).await.unwrap();
     for store in &stores {
-        store.settled().await;
+        store.drain().await;
     }
     assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
 }
@@ -370,7 +370,7 @@ async fn a_connection_that_leads_nowhere_is_replaced() {
         assert!(begun.elapsed() < PATIENCE, "no new connection");
     }
     // The new connection hears what is pushed, too.
-    store.settled().await;
+    store.drain().await;
     let guard = held(&hot(&stores(&redis, 1).await[0])).await;
     let waiter = waiting(&hot(&store));
     queued(&redis, 1).await;
@@ -400,7 +400,7 @@ async fn whoever_leaves_does_not_leave_before_it_has_come() {
         sleep(Duration::from_millis(5)).await;
     }
     tasks.join_all().await;
-    store.settled().await;
+    store.drain().await;
     assert_eq!(redis.command(&["KEYS", "n*"]), Ok(String::new()));
 }
 
@@ -462,7 +462,7 @@ async fn a_store_that_nobody_uses_any_more_leaves_no_connection() {
     sleep(SHORT / 10).await;
     waiter.abort();
     drop((guard, impatient));
-    store.settled().await;
+    store.drain().await;
     assert!(clients() > before);
     drop(store);
     let begun = Instant::now();

@@ -40,9 +40,9 @@ impl Claims {
     }
 
     /// Waits until every claim that is given back in the background is.
-    pub(super) async fn settled(&self) {
+    pub(super) async fn drain(&self) {
         if let Some((store, _)) = &self.everywhere {
-            store.settled().await;
+            store.drain().await;
         }
     }
 
@@ -79,7 +79,7 @@ impl Claim {
         let name = format!("idempotency:{}", self.here.id);
         match store.lock(name).lease(*lease)?.try_acquire().await? {
             Acquired::Held(guard) => {
-                self.everywhere = Some(guard.renew_up_to(MOST));
+                self.everywhere = Some(guard.auto_renew(MOST));
                 Ok(true)
             }
             Acquired::Busy(_) => Ok(false),

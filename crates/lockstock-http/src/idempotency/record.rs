@@ -1,6 +1,6 @@
 //! What a request was answered, to be answered again.
 //!
-//! Guarantees: bytes that [`Record::to_bytes`] has written are read as the same record; any
+//! Guarantees: bytes that [`RecordedResponse::to_bytes`] has written are read as the same record; any
 //! others are an error, truncated ones included.
 //!
 //! ```text
@@ -25,7 +25,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The answer to a request with an `Idempotency-Key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct RecordedResponse {
     /// Which request it answers: [`RequestKey::fingerprint`].
     pub fingerprint: [u8; 32],
     /// The status of the answer.
@@ -36,7 +36,7 @@ pub struct Record {
     pub body: Bytes,
 }
 
-/// Bytes that are no [`Record`].
+/// Bytes that are no [`RecordedResponse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -48,7 +48,7 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-impl Record {
+impl RecordedResponse {
     /// The answer to the request of that key, without headers.
     pub fn new(key: &RequestKey, status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self {
@@ -70,12 +70,12 @@ impl Record {
     ///
     /// ```
     /// use http::{HeaderValue, StatusCode, header::LOCATION};
-    /// use lockstock_http::{Record, RequestKey};
+    /// use lockstock_http::{RecordedResponse, RequestKey};
     ///
     /// # let key = RequestKey { caller: String::new(), key: "k".to_owned(), fingerprint: [7; 32] };
-    /// let record = Record::new(&key, StatusCode::CREATED, r#"{"id": 1}"#)
+    /// let record = RecordedResponse::new(&key, StatusCode::CREATED, r#"{"id": 1}"#)
     ///     .header(LOCATION, HeaderValue::from_static("/payments/1/"));
-    /// assert_eq!(Record::from_bytes(record.to_bytes()), Ok(record));
+    /// assert_eq!(RecordedResponse::from_bytes(record.to_bytes()), Ok(record));
     /// ```
     pub fn to_bytes(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(128 + self.body.len());
@@ -104,7 +104,7 @@ impl Record {
     /// The same answer again, with `Idempotent-Replayed: true`. For handlers that find in their
     /// transaction that the key was used meanwhile, by the same request: compare the
     /// [fingerprint](Self::fingerprint).
-    pub fn answer_again<B: From<Bytes>>(self) -> Response<B> {
+    pub fn replay<B: From<Bytes>>(self) -> Response<B> {
         let mut response = self.into_response();
         let again = HeaderValue::from_static("true");
         response.headers_mut().insert(REPLAYED, again);
@@ -135,7 +135,7 @@ fn put_text(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend_from_slice(text);
 }
 
-fn read(bytes: &mut Bytes) -> Option<Record> {
+fn read(bytes: &mut Bytes) -> Option<RecordedResponse> {
     if bytes.try_get_u8().ok()? != VERSION {
         return None;
     }
@@ -150,7 +150,7 @@ fn read(bytes: &mut Bytes) -> Option<Record> {
         let value = HeaderValue::from_maybe_shared(text(bytes)?).ok()?;
         headers.push((name, value));
     }
-    Some(Record {
+    Some(RecordedResponse {
         fingerprint,
         status,
         headers,
@@ -180,8 +180,8 @@ fn text(bytes: &mut Bytes) -> Option<Bytes> {
 mod tests {
     use super::*;
 
-    fn record(body: Vec<u8>) -> Record {
-        Record {
+    fn record(body: Vec<u8>) -> RecordedResponse {
+        RecordedResponse {
             fingerprint: [0xab; 32],
             status: StatusCode::CREATED,
             headers: vec![
@@ -199,7 +199,7 @@ mod tests {
     fn what_was_written_is_read() {
         for length in [0, 1, 127, 128, 16_384, 70_000] {
             let record = record(vec![b'x'; length]);
-            assert_eq!(Record::from_bytes(record.to_bytes()), Ok(record));
+            assert_eq!(RecordedResponse::from_bytes(record.to_bytes()), Ok(record));
         }
     }
 
@@ -208,13 +208,13 @@ mod tests {
         let whole = record(b"body".to_vec()).to_bytes();
         for length in 0..whole.len() {
             assert_eq!(
-                Record::from_bytes(whole.slice(..length)),
+                RecordedResponse::from_bytes(whole.slice(..length)),
                 Err(Malformed),
                 "{length}"
             );
         }
         let more = [&whole[..], b"x"].concat();
-        assert_eq!(Record::from_bytes(more), Err(Malformed));
+        assert_eq!(RecordedResponse::from_bytes(more), Err(Malformed));
         for foreign in [
             &b""[..],
             b"\x02",
@@ -222,14 +222,17 @@ mod tests {
             &[0xff; 100],
             &[1; 34],
         ] {
-            assert_eq!(Record::from_bytes(foreign.to_vec()), Err(Malformed));
+            assert_eq!(
+                RecordedResponse::from_bytes(foreign.to_vec()),
+                Err(Malformed)
+            );
         }
         // Each byte changed to anything: read or not, never a panic.
         for at in 0..whole.len() {
             for byte in 0..=255 {
                 let mut changed = whole.to_vec();
                 changed[at] = byte;
-                let _ = Record::from_bytes(changed);
+                let _ = RecordedResponse::from_bytes(changed);
             }
         }
     }

@@ -36,14 +36,14 @@ impl Tag {
     }
 
     /// The weak comparison.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(super) fn weak_eq(&self, other: &Self) -> bool {
         self.opaque == other.opaque
     }
 }
 
 /// What `If-Match` or `If-None-Match` names.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Demanded {
+pub(super) enum ETagCondition {
     /// There is no such header.
     Nothing,
     /// `*`.
@@ -52,7 +52,7 @@ pub(super) enum Demanded {
     OneOf(Vec<Tag>),
 }
 
-impl Demanded {
+impl ETagCondition {
     pub(super) fn by(headers: &HeaderMap, name: &HeaderName) -> Self {
         let mut values = headers.get_all(name).iter().peekable();
         if values.peek().is_none() {
@@ -74,7 +74,7 @@ impl Demanded {
             Self::Nothing => false,
             Self::Any => true,
             Self::OneOf(tags) => {
-                current.is_some_and(|current| tags.iter().any(|tag| tag.is_like(current)))
+                current.is_some_and(|current| tags.iter().any(|tag| tag.weak_eq(current)))
             }
         }
     }
@@ -98,16 +98,16 @@ mod tests {
 
     use super::*;
 
-    fn demanded(values: &[&[u8]]) -> Demanded {
+    fn demanded(values: &[&[u8]]) -> ETagCondition {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(IF_MATCH, HeaderValue::from_bytes(value).unwrap());
         }
-        Demanded::by(&headers, &IF_MATCH)
+        ETagCondition::by(&headers, &IF_MATCH)
     }
 
-    fn tags(of: Demanded) -> Vec<String> {
-        let Demanded::OneOf(tags) = of else {
+    fn tags(of: ETagCondition) -> Vec<String> {
+        let ETagCondition::OneOf(tags) = of else {
             panic!("{of:?}");
         };
         let text = |tag: &Tag| tag.strong().unwrap_or_else(|| "not strong".to_owned());
@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn lists_are_read() {
-        assert_eq!(demanded(&[]), Demanded::Nothing);
-        assert_eq!(demanded(&[b" * "]), Demanded::Any);
+        assert_eq!(demanded(&[]), ETagCondition::Nothing);
+        assert_eq!(demanded(&[b" * "]), ETagCondition::Any);
         assert_eq!(tags(demanded(&[b"\"3\""])), ["\"3\""]);
         assert_eq!(
             tags(demanded(&[b"\"a,b\" , ,W/\"c\""])),

@@ -12,7 +12,7 @@ async fn a_client_that_hangs_up_stops_nothing_and_the_key_tells_the_result() {
         hang_up(client).await;
         assert_eq!(send(&apps[1], pay("k")).await.status, 409, "it goes on");
         payments.gate.let_go(1);
-        timeout(PATIENCE, layer.finished()).await.unwrap();
+        timeout(PATIENCE, layer.drain()).await.unwrap();
         let result = send(&apps[1], pay("k")).await;
         assert_eq!((result.status, &result.body[..]), (201, "1: 12.50"));
         assert!(is_replayed(&result));
@@ -44,7 +44,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_key_may_be_used_again() {
             .layer(layer.clone());
         let client = sending(&broken, pay("k"));
         assert!(client.await.unwrap_err().is_panic());
-        timeout(PATIENCE, layer.finished()).await.unwrap();
+        timeout(PATIENCE, layer.drain()).await.unwrap();
         let payments = payments();
         for app in [payments.app(&layer), payments.app(&in_store(&two))] {
             assert_eq!(send(&app, pay("k")).await.body, "1: 12.50");

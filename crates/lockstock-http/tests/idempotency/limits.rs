@@ -45,7 +45,7 @@ async fn a_body_over_the_limit_is_refused_before_anything_is_done() {
 #[tokio::test]
 async fn an_answer_over_the_limit_is_recorded_without_its_body() {
     let store = Store::memory();
-    let layer = in_store(&store).answer_limit(10);
+    let layer = in_store(&store).response_limit(10);
     let made = Arc::new(AtomicUsize::new(0));
     let handler = |streamed: bool| {
         let made = made.clone();

@@ -25,15 +25,17 @@ use bytes::Bytes;
 use futures_util::stream;
 use kit::{Answer, Gate, PATIENCE, SHORT, answer, hang_up, on_each_store, send, sending};
 use lockstock::Store;
-use lockstock_http::{BoxError, Idempotency, Record, Records, RequestKey, StoreRecords};
+use lockstock_http::{
+    BoxError, IdempotencyLayer, LockstockRecordStore, RecordStore, RecordedResponse, RequestKey,
+};
 use lockstock_testkit::Redis;
 use tokio::time::{sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 
 const LEASE: Duration = Duration::from_secs(20);
 
-fn in_store(store: &Store) -> Idempotency<Body> {
-    Idempotency::in_store(store)
+fn in_store(store: &Store) -> IdempotencyLayer<Body> {
+    IdempotencyLayer::in_store(store)
 }
 
 /// A service that numbers its effects. The request says with what status it is answered.
@@ -49,7 +51,7 @@ impl Payments {
         Self { gate, made }
     }
 
-    fn app(&self, layer: &Idempotency<Body>) -> Router {
+    fn app(&self, layer: &IdempotencyLayer<Body>) -> Router {
         let this = self.clone();
         let handler = async move |asked: HeaderMap, body: Bytes| {
             let number = this.made.fetch_add(1, Ordering::SeqCst) + 1;

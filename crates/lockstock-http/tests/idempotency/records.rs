@@ -4,7 +4,7 @@ use super::*;
 
 #[derive(Default)]
 struct Ledger {
-    committed: Mutex<HashMap<String, Record>>,
+    committed: Mutex<HashMap<String, RecordedResponse>>,
     /// What is not well with it.
     cannot_be_read: bool,
     cannot_be_written: bool,
@@ -14,8 +14,8 @@ struct Ledger {
     held_up: Option<Gate>,
 }
 
-impl Records for Ledger {
-    async fn find(&self, key: &RequestKey) -> Result<Option<Record>, BoxError> {
+impl RecordStore for Ledger {
+    async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
         if self.cannot_be_read {
             return Err("db.internal:5432 does not answer".into());
         }
@@ -27,7 +27,7 @@ impl Records for Ledger {
         Ok(found)
     }
 
-    async fn save(&self, key: &RequestKey, record: &Record) -> Result<(), BoxError> {
+    async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> Result<(), BoxError> {
         self.saved.fetch_add(1, Ordering::SeqCst);
         if self.cannot_be_written {
             return Err("the disk is full".into());
@@ -46,7 +46,7 @@ async fn who_finished_between_a_look_and_a_claim_is_seen() {
         ..Ledger::default()
     });
     let payments = payments();
-    let app = payments.app(&Idempotency::over(ledger));
+    let app = payments.app(&IdempotencyLayer::new(ledger));
     let slow = sending(&app, pay("k"));
     gate.came().await;
     assert_eq!(send(&app, pay("k")).await.body, "1: 12.50");
@@ -59,7 +59,7 @@ async fn who_finished_between_a_look_and_a_claim_is_seen() {
 #[tokio::test]
 async fn records_that_cannot_be_read_are_no_answer_unless_said_otherwise() {
     let broken = || {
-        Idempotency::over(Ledger {
+        IdempotencyLayer::new(Ledger {
             cannot_be_read: true,
             ..Ledger::default()
         })
@@ -83,14 +83,14 @@ async fn a_handler_may_record_in_its_own_transaction() {
         let ledger = ledger.clone();
         async move |Extension(key): Extension<RequestKey>| {
             let location = HeaderValue::from_static("/payments/1/");
-            let record =
-                Record::new(&key, StatusCode::CREATED, "paid").header(header::LOCATION, location);
+            let record = RecordedResponse::new(&key, StatusCode::CREATED, "paid")
+                .header(header::LOCATION, location);
             ledger.committed.lock().unwrap().insert(key.id(), record);
             // Whoever committed it, the answer is lost.
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
-    let layer = Idempotency::over(ledger.clone());
+    let layer = IdempotencyLayer::new(ledger.clone());
     let app = Router::new().route("/payments/", any(handler)).layer(layer);
     assert_eq!(send(&app, pay("k")).await.status, 503);
     let settled = send(&app, pay("k")).await;
@@ -105,7 +105,7 @@ async fn an_answer_that_cannot_be_recorded_stands_and_its_claim_is_kept() {
         ..Ledger::default()
     });
     let (payments, store) = (payments(), Store::memory());
-    let layer = Idempotency::over(ledger.clone()).claim_in(&store, LEASE);
+    let layer = IdempotencyLayer::new(ledger.clone()).claim_in(&store, LEASE);
     let app = payments.app(&layer);
     assert_eq!(send(&app, pay("k")).await.status, 201);
     assert_eq!(ledger.saved.load(Ordering::SeqCst), 3, "tried again");

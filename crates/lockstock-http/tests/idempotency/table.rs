@@ -123,7 +123,7 @@ async fn a_refusal_is_not_recorded_unless_said_otherwise() {
         assert_eq!(send(&apps[0], pay("k")).await.status, 201);
         assert_eq!(payments.made(), 8);
 
-        let all = in_store(&one).recorded(|_| true);
+        let all = in_store(&one).record_if(|_| true);
         let app = payments.app(&all);
         for _ in 0..2 {
             let refused = send(&app, with("l", &[("x-status", "409")])).await;
@@ -219,8 +219,8 @@ async fn an_expired_record_is_as_none() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let brief = |store| {
-            let records = StoreRecords::new(store).expire_after(SHORT);
-            payments.app(&Idempotency::over(records).claim_in(store, LEASE))
+            let records = LockstockRecordStore::new(store).expire_after(SHORT);
+            payments.app(&IdempotencyLayer::new(records).claim_in(store, LEASE))
         };
         let apps = [brief(&one), brief(&two)];
         send(&apps[0], pay("k")).await;
@@ -244,7 +244,7 @@ async fn an_expired_record_is_as_none() {
 async fn a_refusal_may_be_told_in_other_words() {
     let layer = in_store(&Store::memory())
         .require()
-        .refuse(|refused| (StatusCode::IM_A_TEAPOT, refused.code()).into_response());
+        .on_rejection(|refused| (StatusCode::IM_A_TEAPOT, refused.code()).into_response());
     let payments = Payments::new(Gate::shut());
     let app = payments.app(&layer);
     let client = sending(&app, pay("k"));

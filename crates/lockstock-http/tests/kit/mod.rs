@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use lockstock::{Family, Store};
+use lockstock::{LockKind, Store};
 use lockstock_testkit::Redis;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -100,7 +100,7 @@ pub(crate) async fn hang_up(client: JoinHandle<Answer>) {
 pub(crate) async fn somebody_waits(store: &Store, name: &str) {
     let waits = async {
         loop {
-            let lock = store.lock_info(Family::Lock, name).await.unwrap();
+            let lock = store.lock_info(LockKind::Lock, name).await.unwrap();
             if lock.is_some_and(|lock| !lock.waiters.is_empty()) {
                 return;
             }

@@ -52,7 +52,7 @@ async fn worked(out: &mut impl Write) -> anyhow::Result<()> {
     shift.watch(out).await?;
     let (tally, log) = shift.end().await?;
     // For those that were given up. Whoever still cannot reach the store has the lease.
-    let _ = tokio::time::timeout(SETTLE, store.settled()).await;
+    let _ = tokio::time::timeout(SETTLE, store.drain()).await;
     say(out, &Message::Done(tally))?;
     log.copy_to(out)?;
     Ok(())

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use anyhow::bail;
-use lockstock::redacted;
+use lockstock::redact_url;
 use serde_json::{Value, json};
 
 use super::intervals::Verdict;
@@ -58,7 +58,7 @@ impl Outcome<'_> {
             "stalled": tally.stalled,
             "errors": tally.errors,
             "first_error": tally.first_error,
-            "store": redacted(&options.store),
+            "store": redact_url(&options.store),
             "names": options.names,
             "tasks": options.tasks,
             "processes": options.processes,
@@ -74,7 +74,7 @@ impl Outcome<'_> {
             many(options.tasks, "task", "tasks"),
             many(options.names, "name", "names"),
             options.seconds,
-            redacted(&options.store),
+            redact_url(&options.store),
         );
         let mut line = |what: &str, figure: &str, note: &str| {
             // Writing to a String cannot fail.

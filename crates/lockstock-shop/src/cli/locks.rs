@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use lockstock::Family;
+use lockstock::LockKind;
 
 use super::timeout;
 use crate::locks::name::{self, Name};
@@ -107,11 +107,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) fn family(self) -> Family {
+    pub(crate) fn lock_kind(self) -> LockKind {
         match self {
-            Self::Lock => Family::Lock,
-            Self::Semaphore => Family::Semaphore,
-            Self::ReadWrite => Family::ReadWrite,
+            Self::Lock => LockKind::Lock,
+            Self::Semaphore => LockKind::Semaphore,
+            Self::ReadWrite => LockKind::ReadWrite,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write, stdin, stdout};
 
 use anyhow::{Context, bail, ensure};
-use lockstock::{Family, HolderId, HolderInfo, LockInfo, Store};
+use lockstock::{HolderId, HolderInfo, LockInfo, LockKind, Store};
 
 use super::name;
 use super::table::{self, Look};
@@ -39,14 +39,14 @@ pub(super) async fn release(store: &Store, options: Release) -> anyhow::Result<(
     for loser in losers {
         // By the one that was shown: who came after it in the meantime keeps the lock.
         let released = store
-            .release_by_force(lock.family, &lock.name, Some(loser))
+            .force_release(lock.kind, &lock.name, Some(loser))
             .await?;
         match released {
             true => writeln!(out, "{} has lost it.", called(loser))?,
             false => writeln!(out, "{} had given it back by then.", called(loser))?,
         }
     }
-    let now = store.lock_info(lock.family, &lock.name).await?;
+    let now = store.lock_info(lock.kind, &lock.name).await?;
     let holders = now.map(|now| now.holders).unwrap_or_default();
     match &holders[..] {
         [] => writeln!(out, "It is free.")?,
@@ -64,14 +64,14 @@ pub(super) async fn release(store: &Store, options: Release) -> anyhow::Result<(
 async fn find(store: &Store, options: &Release) -> anyhow::Result<LockInfo> {
     let bytes = &options.name.0;
     let shown = name::shown(bytes);
-    let families = match options.kind {
-        Some(kind) => vec![kind.family()],
-        None => Family::ALL.to_vec(),
+    let kinds = match options.kind {
+        Some(kind) => vec![kind.lock_kind()],
+        None => LockKind::ALL.to_vec(),
     };
     let mut found = Vec::new();
     let mut stranger = false;
-    for family in families {
-        let info = store.lock_info(family, bytes).await?;
+    for kind in kinds {
+        let info = store.lock_info(kind, bytes).await?;
         let Some(info) = info.filter(|info| !info.holders.is_empty()) else {
             continue;
         };
@@ -88,7 +88,7 @@ async fn find(store: &Store, options: &Release) -> anyhow::Result<LockInfo> {
         "'{shown}' is held as {}: say which with --kind",
         found
             .iter()
-            .map(|lock| lock.family.to_string())
+            .map(|lock| lock.kind.to_string())
             .collect::<Vec<_>>()
             .join(" and as ")
     );
@@ -129,15 +129,15 @@ fn consequences(lock: &LockInfo, losers: &[HolderId]) -> String {
     let next = match lock.waiters.first() {
         Some(first) if losers.len() < lock.holders.len() => format!(
             "The other holders keep it. Process {} is the first in line.",
-            first.process
+            first.client_id
         ),
         None if losers.len() < lock.holders.len() => "The other holders keep it.".to_owned(),
         Some(first) if lock.waiters.len() == 1 => {
-            format!("Process {} waits and is handed it.", first.process)
+            format!("Process {} waits and is handed it.", first.client_id)
         }
         Some(first) => format!(
             "Process {} is handed it, the first of {} who wait.",
-            first.process,
+            first.client_id,
             lock.waiters.len(),
         ),
         None => "Nobody waits in the store: it is free for whoever comes.".to_owned(),
@@ -150,7 +150,7 @@ fn consequences(lock: &LockInfo, losers: &[HolderId]) -> String {
 }
 
 fn called(holder: HolderId) -> String {
-    match holder.process() {
+    match holder.client_id() {
         Some(process) => format!("Process {process}"),
         None => "The foreign holder".to_owned(),
     }

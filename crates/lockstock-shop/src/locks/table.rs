@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use lockstock::{Access, Family, HolderInfo, LockInfo};
+use lockstock::{Access, HolderInfo, LockInfo, LockKind};
 use terminal_size::{Width, terminal_size};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -99,16 +99,16 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
     let none = || NONE.to_owned();
     let mut rows = Vec::new();
     for holder in &lock.holders {
-        let since = holder.since.and_then(|since| {
-            let since = lock.seen.duration_since(since).ok()?;
+        let since = holder.acquired_at.and_then(|since| {
+            let since = lock.observed_at.duration_since(since).ok()?;
             Some(format!("{} ago", time(since)))
         });
         rows.push([
             String::new(),
             String::new(),
-            who(lock.family, holder),
+            who(lock.kind, holder),
             since.unwrap_or_else(none),
-            holder.left.map_or_else(|| "no end".to_owned(), time),
+            holder.remaining.map_or_else(|| "no end".to_owned(), time),
             state(holder).to_owned(),
             holder.fence.map_or_else(none, |fence| fence.to_string()),
             String::new(),
@@ -121,7 +121,7 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
     }
     // Once for all of its holders.
     rows[0][0] = name::shown(&lock.name);
-    rows[0][1] = lock.family.to_string();
+    rows[0][1] = lock.kind.to_string();
     rows[0][7] = match lock.waiters.first() {
         Some(first) => format!("{}, first for {}", lock.waiters.len(), time(first.waited)),
         None => none(),
@@ -129,14 +129,14 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
     rows
 }
 
-fn who(family: Family, holder: &HolderInfo) -> String {
-    let who = match holder.id.process() {
+fn who(kind: LockKind, holder: &HolderInfo) -> String {
+    let who = match holder.id.client_id() {
         Some(process) => process.to_string(),
         None => "foreign".to_owned(),
     };
-    match (family, holder.access) {
-        (Family::ReadWrite, Access::Read) => format!("{who} reads"),
-        (Family::ReadWrite, _) => format!("{who} writes"),
+    match (kind, holder.access) {
+        (LockKind::ReadWrite, Access::Read) => format!("{who} reads"),
+        (LockKind::ReadWrite, _) => format!("{who} writes"),
         _ => who,
     }
 }
@@ -207,7 +207,7 @@ mod tests {
             "{table}"
         );
         assert!(lines[1].starts_with("catalog  read-write  "), "{table}");
-        assert!(lines[1].contains(&format!("{} reads", store.process())));
+        assert!(lines[1].contains(&format!("{} reads", store.client_id())));
         assert!(lines[2].starts_with("                     "), "{table}");
         // Two columns a syllable.
         assert!(lines[3].starts_with("재고     lock        "), "{table}");

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{Held, IfMatch};
+use lockstock_http::{HeldLock, IfMatch};
 
 use super::{Completeness, answer, validated};
 use crate::app::Shop;
@@ -141,7 +141,10 @@ impl FromRequestParts<Shop> for Write {
 
     async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, Refusal> {
         let id = product_id(parts.uri.path())?;
-        let held = parts.extensions.get::<Held>().ok_or_else(Refusal::defect)?;
+        let held = parts
+            .extensions
+            .get::<HeldLock>()
+            .ok_or_else(Refusal::defect)?;
         let if_match = parts.extensions.get::<IfMatch>();
         Ok(Self {
             shop: shop.clone(),

@@ -3,33 +3,33 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use lockstock_http::Refused;
+use lockstock_http::Rejection;
 
 use super::Refusal;
 use crate::storage::StorageError;
 
 /// Of a layer in front of a handler.
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
+impl From<Rejection> for Refusal {
+    fn from(refused: Rejection) -> Self {
         match refused {
-            Refused::Busy {
+            Rejection::Busy {
                 retry_after,
                 kept,
                 lease,
             } => Self::busy(lease, kept, retry_after),
-            Refused::LockLost { .. } => Self::lock_lost(),
-            Refused::StoreUnavailable { error } => match error.downcast::<StorageError>() {
+            Rejection::LockLost { .. } => Self::lock_lost(),
+            Rejection::StoreUnavailable { error } => match error.downcast::<StorageError>() {
                 Ok(error) => Self::from(*error),
                 Err(why) => {
                     tracing::error!(%why, "no lock could be had");
                     Self::store_unavailable()
                 }
             },
-            Refused::KeyMissing | Refused::KeyMalformed => Self::key_malformed(),
-            Refused::KeyReused => Self::key_reused(),
-            Refused::InFlight { retry_after } => Self::in_flight(retry_after),
-            Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
-            Refused::PreconditionRequired => Self::if_match_required(),
+            Rejection::KeyMissing | Rejection::KeyMalformed => Self::key_malformed(),
+            Rejection::KeyReused => Self::key_reused(),
+            Rejection::InFlight { retry_after } => Self::in_flight(retry_after),
+            Rejection::BodyTooLarge { limit } => Self::body_too_large(limit),
+            Rejection::PreconditionRequired => Self::if_match_required(),
             other => {
                 tracing::error!(?other, "refused for a reason that nobody expected");
                 Self::defect()

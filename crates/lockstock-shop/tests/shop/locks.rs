@@ -88,7 +88,7 @@ async fn the_table_shows_who_holds_and_who_waits() {
     assert!(lines[2].starts_with("nightly"), "{table}");
     assert!(lines[2].contains("kept"), "{table}");
     let fence = guard.fence().to_string();
-    let process = one.process().to_string();
+    let process = one.client_id().to_string();
     for word in [
         "report",
         "held",
@@ -118,7 +118,7 @@ async fn the_table_shows_who_holds_and_who_waits() {
     assert!(holder["left_ms"].as_u64().unwrap() <= 3_600_000);
     assert!(holder["since"].as_str().unwrap().ends_with('Z'));
     let waiter = &report["waiters"][0];
-    assert_eq!(waiter["process"], two.process().to_string());
+    assert_eq!(waiter["process"], two.client_id().to_string());
     assert_eq!(
         (&waiter["gives_up_in_ms"], &waiter["lease_ms"]),
         (&Value::Null, &3_600_000.into())
@@ -191,7 +191,7 @@ async fn without_a_person_to_ask_nothing_is_released() {
     let store = store(&redis).await;
     let guard = hold(&store, "report").await;
     let asked = locks(&redis, &["release", "report"]);
-    assert!(said(&asked).contains(&store.process().to_string()));
+    assert!(said(&asked).contains(&store.client_id().to_string()));
     let why = refused(&asked);
     assert!(
         why.contains("no terminal") && why.contains("--yes"),
@@ -216,7 +216,7 @@ async fn by_force_the_next_waiter_has_it_and_it_is_logged() {
     let tale = said(&released);
     assert!(released.status.success(), "{tale}");
     let next = timeout(PATIENCE, waiter).await.unwrap().unwrap();
-    let (old, new) = (one.process(), two.process());
+    let (old, new) = (one.client_id(), two.client_id());
     for words in [
         format!("Process {old} will lose it at once"),
         format!("Process {new} waits and is handed it."),
@@ -251,7 +251,7 @@ async fn one_of_several_holders_is_named_by_its_token() {
         let all = [&["release", "uploads", "--yes"], args].concat();
         locks(&redis, &all)
     };
-    let (mine, others) = (one.process().to_string(), two.process().to_string());
+    let (mine, others) = (one.client_id().to_string(), two.client_id().to_string());
     assert!(refused(&release(&["--holder", "xyz"])).contains(&others));
     assert!(refused(&release(&["--holder", &mine])).contains("give more of one"));
     assert!(release(&["--holder", &others]).status.success());

@@ -3,10 +3,10 @@
 //! Waiters of one name stand in a queue and are granted the lock in order, by whoever
 //! releases it; when a lease ends, the waiters' own timers see to it.
 
+mod lock_table;
 #[cfg(all(test, shuttle))]
-mod interleavings;
-mod rooms;
-mod schedule;
+mod shuttle_tests;
+mod sync;
 mod values;
 
 use std::sync::{Arc, PoisonError};
@@ -14,18 +14,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::rooms::{Entered, Queued, Rooms};
-use self::schedule::{Mutex, MutexGuard, sleep_until};
+use self::lock_table::{EnqueueOutcome, LockTable, Queued};
+use self::sync::{Mutex, MutexGuard, sleep_until};
 use self::values::Values;
-use super::attempt::{Answer, Attempt, HandOver};
+use super::request::{Handover, Outcome, Request};
+use crate::inspect::{HolderId, LockInfo, Who};
 use crate::key::Keys;
-use crate::listing::{HolderId, LockInfo, Who};
 use crate::token::Token;
 
 /// No mutexes of tokio's: they are held for a few map operations and never across an await.
 #[derive(Clone)]
 pub(super) struct Memory {
-    rooms: Arc<Mutex<Rooms>>,
+    rooms: Arc<Mutex<LockTable>>,
     /// Apart: nothing of a lock depends on a value. Not the schedules' mutex, for that.
     values: Arc<std::sync::Mutex<Values>>,
 }
@@ -33,12 +33,12 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new() -> Self {
         Self {
-            rooms: Arc::new(Mutex::new(Rooms::default())),
+            rooms: Arc::new(Mutex::new(LockTable::default())),
             values: Arc::default(),
         }
     }
 
-    pub(super) async fn acquire(&self, attempt: &Attempt) -> Answer {
+    pub(super) async fn acquire(&self, attempt: &Request) -> Outcome {
         let entered = {
             let mut rooms = self.rooms();
             // Looked at the clock now that nobody else is at it: else a lease just begun had
@@ -46,10 +46,10 @@ impl Memory {
             rooms.enter(attempt, Instant::now())
         };
         let mut queued = match entered {
-            Entered::Answered(answer) => return answer,
-            Entered::Queued(queued) => queued,
+            EnqueueOutcome::Answered(answer) => return answer,
+            EnqueueOutcome::Queued(queued) => queued,
         };
-        let leaving = Leaving {
+        let leaving = DequeueOnDrop {
             memory: self,
             attempt,
             stayed: false,
@@ -57,14 +57,14 @@ impl Memory {
         loop {
             if let Some(answer) = self.wait(attempt, &mut queued).await {
                 leaving.stayed();
-                return count(answer, HandOver::Local);
+                return count(answer, Handover::Local);
             }
             let now = Instant::now();
             let (next_end, busy) = self.rooms().look(&attempt.keys, now);
             // The look may have been what ended a lease, and the lock be ours now.
             if let Ok(answer) = queued.answer.try_recv() {
                 leaving.stayed();
-                return count(answer, HandOver::Expiry);
+                return count(answer, Handover::Expiry);
             }
             if attempt.until.is_some_and(|until| until <= now) {
                 return busy;
@@ -74,7 +74,7 @@ impl Memory {
     }
 
     /// Waits for an answer, or until it is time to look.
-    async fn wait(&self, attempt: &Attempt, queued: &mut Queued) -> Option<Answer> {
+    async fn wait(&self, attempt: &Request, queued: &mut Queued) -> Option<Outcome> {
         let until = attempt.until.unwrap_or(queued.next_end);
         tokio::select! {
             biased;
@@ -116,7 +116,7 @@ impl Memory {
         }
     }
 
-    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+    fn rooms(&self) -> MutexGuard<'_, LockTable> {
         // Nothing in there panics halfway through a change.
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,8 +126,8 @@ impl Memory {
     }
 }
 
-fn count(answer: Answer, how: HandOver) -> Answer {
-    if matches!(answer, Answer::Granted(_)) {
+fn count(answer: Outcome, how: Handover) -> Outcome {
+    if matches!(answer, Outcome::Granted(_)) {
         how.count();
     }
     answer
@@ -135,22 +135,22 @@ fn count(answer: Answer, how: HandOver) -> Answer {
 
 /// Takes a waiter out of the queue when its future is dropped, and gives back a lock that
 /// was granted to it in that very moment.
-struct Leaving<'a> {
+struct DequeueOnDrop<'a> {
     memory: &'a Memory,
-    attempt: &'a Attempt,
+    attempt: &'a Request,
     stayed: bool,
 }
 
-impl Leaving<'_> {
+impl DequeueOnDrop<'_> {
     fn stayed(mut self) {
         self.stayed = true;
     }
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for DequeueOnDrop<'_> {
     fn drop(&mut self) {
         if !self.stayed {
-            let Attempt { keys, token, .. } = self.attempt;
+            let Request { keys, token, .. } = self.attempt;
             self.memory.rooms().leave(keys, *token, Instant::now());
         }
     }

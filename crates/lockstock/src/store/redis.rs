@@ -8,13 +8,13 @@
 //! Every step may be taken twice with the same arguments, so a call whose answer was lost is
 //! simply sent again, and waiters ask again after a break.
 
-mod answers;
-mod calls;
-mod line;
-mod listing;
+mod batch;
+mod cohort;
+mod connection;
+mod inspect;
+mod notifications;
+mod replies;
 mod values;
-mod wakes;
-mod wire;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -22,59 +22,59 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-pub(super) use self::answers::released;
-use self::answers::{Holder, Said, granted_until, read, said};
-pub(super) use self::calls::Asked;
-use self::calls::{Calls, Step, What};
-pub(crate) use self::line::{InLine, MOST_PASSES, Place};
-use self::line::{Lines, Tenure};
-use self::wakes::{Wake, Wakes};
-use self::wire::{By, Lua, Wire};
-use super::attempt::{Answer, Attempt, Claim, Grant, HandOver, How, Tenant};
+pub(super) use self::batch::PendingReply;
+use self::batch::{AcquireArgs, Operation, ScriptBatcher};
+use self::cohort::{LocalGrant, LocalQueues};
+pub(crate) use self::cohort::{LocalOutcome, MAX_LOCAL_HANDOVERS, QueueHead};
+use self::connection::{Connection, Eval, LuaScript};
+use self::notifications::{Notification, Notifications};
+pub(super) use self::replies::parse_release;
+use self::replies::{AcquireReply, CurrentHolder, deadline_of_pushed_grant, parse, parse_acquire};
+use super::request::{Grant, Handover, HoldState, Outcome, Ownership, Request, Tenant};
 use crate::error::{Error, Result};
-use crate::key::{Family, Keys};
-use crate::token::Process;
+use crate::key::{Keys, LockKind};
+use crate::token::ClientId;
 
 macro_rules! script {
     ($($file:literal),*) => {
-        LazyLock::new(|| Lua::new(concat!($(include_str!(concat!("../lock/", $file))),*)))
+        LazyLock::new(|| LuaScript::new(concat!($(include_str!(concat!("redis/scripts/", $file))),*)))
     };
 }
 
 /// Locks: one holder at a time.
-static LOCKS: LazyLock<Lua> = script!(
-    "head.lua",
-    "free.lua",
-    "tell.lua",
-    "waited.lua",
+static LOCKS: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "fast_path.lua",
+    "notify.lua",
+    "contended.lua",
     "exclusive.lua",
     "queue.lua",
-    "steps.lua",
+    "acquire_release.lua",
     "keep.lua",
-    "each.lua"
+    "dispatch.lua"
 );
 /// What is rarely done with them.
-static LOCKS_RARELY: LazyLock<Lua> = script!(
-    "head.lua",
-    "tell.lua",
+static LOCKS_RARELY: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "notify.lua",
     "exclusive.lua",
     "queue.lua",
-    "steps.lua",
-    "others.lua",
-    "each.lua"
+    "acquire_release.lua",
+    "rare.lua",
+    "dispatch.lua"
 );
 /// Semaphores and read-write locks.
-static SHARES: LazyLock<Lua> = script!(
-    "head.lua",
-    "tell.lua",
+static SHARES: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "notify.lua",
     "shared.lua",
     "queue.lua",
-    "steps.lua",
-    "others.lua",
-    "each.lua"
+    "acquire_release.lua",
+    "rare.lua",
+    "dispatch.lua"
 );
-static PING: LazyLock<Lua> = script!("ping.lua");
-static LOOK: LazyLock<Lua> = script!("look.lua");
+static PING: LazyLock<LuaScript> = script!("ping.lua");
+static LOOK: LazyLock<LuaScript> = script!("inspect.lua");
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -84,25 +84,25 @@ const FIRST_POLL: Duration = Duration::from_millis(20);
 const LAST_POLL: Duration = Duration::from_millis(100);
 
 pub(super) struct Redis {
-    wire: Wire,
-    calls: Calls,
+    wire: Connection,
+    calls: ScriptBatcher,
     limit: Duration,
     /// This process, as the channel of its wakes and its waiters name it.
-    process: Process,
-    wakes: Wakes,
-    lines: Lines,
+    process: ClientId,
+    wakes: Notifications,
+    lines: LocalQueues,
 }
 
 impl Redis {
-    pub(super) async fn connect(url: &str, process: Process, limit: Duration) -> Result<Self> {
-        let (wakes, losers) = Wakes::new();
-        let wire = Wire::connect(url, process, wakes.clone(), limit).await?;
+    pub(super) async fn connect(url: &str, process: ClientId, limit: Duration) -> Result<Self> {
+        let (wakes, losers) = Notifications::new();
+        let wire = Connection::connect(url, process, wakes.clone(), limit).await?;
         let redis = Self {
-            calls: Calls::new(wire.clone(), limit),
+            calls: ScriptBatcher::new(wire.clone(), limit),
             wire,
             limit,
             process,
-            lines: Lines::new(wakes.clone(), losers),
+            lines: LocalQueues::new(wakes.clone(), losers),
             wakes,
         };
         redis.ping().await?;
@@ -111,7 +111,7 @@ impl Redis {
 
     /// A script that writes, rather than `PING`: whoever cannot do that cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
-        let ping = |by: By| {
+        let ping = |by: Eval| {
             let mut ping = by.command(&PING);
             ping.arg(1).arg(format!("lockstock:ping:{}", self.process));
             ping
@@ -122,20 +122,20 @@ impl Redis {
 
     /// Waits for the lock as long as the attempt may. Whoever gets an error, or drops the
     /// future, withdraws the attempt.
-    pub(super) async fn acquire(&self, attempt: &Arc<Attempt>) -> Result<Answer> {
+    pub(super) async fn acquire(&self, attempt: &Arc<Request>) -> Result<Outcome> {
         if attempt.is_over() {
             return self.try_once(attempt).await;
         }
-        if attempt.keys.family != Family::Lock {
+        if attempt.keys.kind != LockKind::Lock {
             return self.wait(attempt, None).await;
         }
         match self.lines.stand(attempt).await {
-            InLine::First(place) => {
+            LocalOutcome::First(place) => {
                 let answer = self.wait(attempt, Some(&place)).await;
                 match answer {
-                    Ok(Answer::Granted(grant)) => {
+                    Ok(Outcome::Granted(grant)) => {
                         let place = Some(place);
-                        Ok(Answer::Granted(Grant { place, ..grant }))
+                        Ok(Outcome::Granted(Grant { place, ..grant }))
                     }
                     Err(error) => {
                         // They would hear the same, one after another, each after its timeout.
@@ -145,32 +145,32 @@ impl Redis {
                     busy => busy,
                 }
             }
-            InLine::Passed(grant) => {
-                HandOver::Local.count();
-                Ok(Answer::Granted(grant))
+            LocalOutcome::Passed(grant) => {
+                Handover::Local.count();
+                Ok(Outcome::Granted(grant))
             }
-            InLine::Kept(ends) => Ok(Answer::Busy {
+            LocalOutcome::Kept(ends) => Ok(Outcome::Busy {
                 left: Some(ends.saturating_duration_since(Instant::now())),
-                how: How::Kept,
+                how: HoldState::Kept,
             }),
-            InLine::Failed(why) => Err(Error::unavailable(why)),
+            LocalOutcome::Failed(why) => Err(Error::unavailable(why)),
             // Under another token: whoever releases may be about to put this one in the queue.
-            InLine::TooLate => Ok(Answer::NotAsked),
+            LocalOutcome::TooLate => Ok(Outcome::NotAsked),
         }
     }
 
-    async fn try_once(&self, attempt: &Attempt) -> Result<Answer> {
+    async fn try_once(&self, attempt: &Request) -> Result<Outcome> {
         attempt.block.get_or_init(|| 1);
         Ok(match self.ask(attempt, false).await? {
-            Said::Granted(grant) => Answer::Granted(grant),
-            Said::Busy(holder) => holder.busy(),
+            AcquireReply::Granted(grant) => Outcome::Granted(grant),
+            AcquireReply::Busy(holder) => holder.busy(),
         })
     }
 
     /// Waits for what Redis says.
-    async fn wait(&self, attempt: &Attempt, place: Option<&Place>) -> Result<Answer> {
+    async fn wait(&self, attempt: &Request, place: Option<&QueueHead>) -> Result<Outcome> {
         // As many fences as there may be holders, if there is somebody to pass it on to.
-        let block = attempt.block_for(place.is_some_and(Place::is_waited_for));
+        let block = attempt.block_for(place.is_some_and(QueueHead::is_waited_for));
         let mut poll = FIRST_POLL;
         let mut lease_ended = false;
         // Listening before asking: a grant that comes in between is heard.
@@ -179,15 +179,15 @@ impl Redis {
             let breaks = self.wakes.breaks();
             self.wire.hear(&attempt.keys).await?;
             let holder = match self.ask(attempt, true).await? {
-                Said::Granted(grant) => {
+                AcquireReply::Granted(grant) => {
                     if lease_ended {
-                        HandOver::Expiry.count();
+                        Handover::Expiry.count();
                     }
-                    return Ok(Answer::Granted(self.hold(attempt, grant, place, breaks)));
+                    return Ok(Outcome::Granted(self.hold(attempt, grant, place, breaks)));
                 }
-                Said::Busy(holder) => holder,
+                AcquireReply::Busy(holder) => holder,
             };
-            if holder.how == How::Kept
+            if holder.how == HoldState::Kept
                 && let (Some(left), Some(place)) = (holder.left, place)
             {
                 place.tell_kept(Instant::now() + left);
@@ -213,16 +213,16 @@ impl Redis {
             };
             match told {
                 // Heard of too late: when we asked after it, it was not ours any more.
-                Some(Wake::Held { at, .. }) if at <= holder.clock => {}
-                Some(Wake::Held { fence, lease, at }) => {
-                    let deadline = granted_until(&holder, lease, at);
+                Some(Notification::Held { at, .. }) if at <= holder.clock => {}
+                Some(Notification::Held { fence, lease, at }) => {
+                    let deadline = deadline_of_pushed_grant(&holder, lease, at);
                     if deadline <= Instant::now() {
                         // The lease has ended on the way here.
                         continue;
                     }
-                    HandOver::Remote.count();
+                    Handover::Remote.count();
                     let grant = Grant {
-                        claim: Claim {
+                        claim: Ownership {
                             token: attempt.token,
                             last_fence: fence,
                             block,
@@ -231,18 +231,18 @@ impl Redis {
                         deadline,
                         place: None,
                     };
-                    return Ok(Answer::Granted(self.hold(attempt, grant, place, breaks)));
+                    return Ok(Outcome::Granted(self.hold(attempt, grant, place, breaks)));
                 }
-                Some(Wake::Kept { left }) => {
+                Some(Notification::Kept { left }) => {
                     if let Some(place) = place {
                         place.tell_kept(Instant::now() + left);
                     }
-                    let (left, how) = (Some(left), How::Kept);
-                    return Ok(Answer::Busy { left, how });
+                    let (left, how) = (Some(left), HoldState::Kept);
+                    return Ok(Outcome::Busy { left, how });
                 }
                 None if attempt.is_over() => return self.give_up(attempt, place, breaks).await,
                 // The lease ended, or the connection broke and whatever was pushed is lost.
-                Some(Wake::Ask | Wake::Lost) | None => {}
+                Some(Notification::Ask | Notification::Lost) | None => {}
             }
         }
     }
@@ -250,13 +250,15 @@ impl Redis {
     /// The wait is over, unless the lock was granted in this moment.
     async fn give_up(
         &self,
-        attempt: &Attempt,
-        place: Option<&Place>,
+        attempt: &Request,
+        place: Option<&QueueHead>,
         breaks: u64,
-    ) -> Result<Answer> {
+    ) -> Result<Outcome> {
         Ok(match self.leave(attempt, false).await? {
-            Said::Granted(grant) => Answer::Granted(self.hold(attempt, grant, place, breaks)),
-            Said::Busy(holder) => {
+            AcquireReply::Granted(grant) => {
+                Outcome::Granted(self.hold(attempt, grant, place, breaks))
+            }
+            AcquireReply::Busy(holder) => {
                 self.left(attempt);
                 holder.busy()
             }
@@ -264,10 +266,10 @@ impl Redis {
     }
 
     /// It left the queue. Should it be granted the lock all the same, it goes back.
-    fn left(&self, attempt: &Attempt) {
+    fn left(&self, attempt: &Request) {
         let (what, give_back) = (what(attempt, true), true);
-        let leave = Step::Leave { what, give_back };
-        let script = script(attempt.keys.family, leave);
+        let leave = Operation::Leave { what, give_back };
+        let script = script(attempt.keys.kind, leave);
         let give_back = self.calls.later(script, &attempt.keys, leave);
         self.wakes.left(attempt.token, give_back);
     }
@@ -275,14 +277,14 @@ impl Redis {
     /// Makes a grant known to those in line behind: it may be passed on to them.
     fn hold(
         &self,
-        attempt: &Attempt,
+        attempt: &Request,
         mut grant: Grant,
-        place: Option<&Place>,
+        place: Option<&QueueHead>,
         breaks: u64,
     ) -> Grant {
         if let Some(place) = place {
             grant.fence = grant.claim.first_fence();
-            place.hold(Tenure {
+            place.hold(LocalGrant {
                 claim: grant.claim,
                 lease: attempt.lease,
                 ends: grant.deadline,
@@ -296,36 +298,36 @@ impl Redis {
 
     /// Undoes an attempt whose end nobody knows or wants: leaves the queue, gives back what
     /// was granted.
-    pub(super) async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
+    pub(super) async fn withdraw(&self, attempt: &Request) -> Result<()> {
         self.left(attempt);
         self.leave(attempt, true).await.map(drop)
     }
 
-    async fn ask(&self, attempt: &Attempt, waits: bool) -> Result<Said> {
-        let step = Step::Acquire {
+    async fn ask(&self, attempt: &Request, waits: bool) -> Result<AcquireReply> {
+        let step = Operation::Acquire {
             what: what(attempt, waits),
             waited: waited(attempt),
         };
-        said(attempt, &self.step(&attempt.keys, step).await?)
+        parse_acquire(attempt, &self.step(&attempt.keys, step).await?)
     }
 
-    async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<Said> {
+    async fn leave(&self, attempt: &Request, give_back: bool) -> Result<AcquireReply> {
         let what = what(attempt, true);
-        let step = Step::Leave { what, give_back };
-        said(attempt, &self.step(&attempt.keys, step).await?)
+        let step = Operation::Leave { what, give_back };
+        parse_acquire(attempt, &self.step(&attempt.keys, step).await?)
     }
 
     /// Gives the lock back. Whoever is next in line here stands in the queue before that, so
     /// that nobody is given it who came later.
-    pub(super) fn release(&self, tenant: &Tenant, place: Option<&Place>) -> Asked {
+    pub(super) fn release(&self, tenant: &Tenant, place: Option<&QueueHead>) -> PendingReply {
         let (claim, used) = (tenant.claim, tenant.used());
-        let Some(next) = place.and_then(Place::next) else {
-            return self.step(&tenant.keys, Step::Release { claim, used });
+        let Some(next) = place.and_then(QueueHead::next) else {
+            return self.step(&tenant.keys, Operation::Release { claim, used });
         };
         let attempt = next.attempt().clone();
         attempt.block_for(next.is_waited_for());
         let (what, waited) = (what(&attempt, true), waited(&attempt));
-        let pass = Step::Pass {
+        let pass = Operation::Pass {
             claim,
             used,
             what,
@@ -335,37 +337,41 @@ impl Redis {
         if !next.call() {
             // It left, and may not know that it stands there.
             let give_back = true;
-            drop(self.step(&tenant.keys, Step::Leave { what, give_back }));
+            drop(self.step(&tenant.keys, Operation::Leave { what, give_back }));
         }
         asked
     }
 
     pub(super) async fn keep(&self, tenant: &Tenant) -> Result<bool> {
         let (claim, used) = (tenant.claim, tenant.used());
-        read(&self.step(&tenant.keys, Step::Keep { claim, used }).await?)
+        parse(
+            &self
+                .step(&tenant.keys, Operation::Keep { claim, used })
+                .await?,
+        )
     }
 
     pub(super) async fn renew(&self, tenant: &Tenant, left: Duration) -> Result<bool> {
-        let step = Step::Renew(tenant.claim.token, millis(left));
-        read(&self.step(&tenant.keys, step).await?)
+        let step = Operation::Renew(tenant.claim.token, millis(left));
+        parse(&self.step(&tenant.keys, step).await?)
     }
 
     /// Asks for a step from now on, whatever becomes of the answer.
-    fn step(&self, keys: &Arc<Keys>, step: Step) -> Asked {
-        self.calls.ask(script(keys.family, step), keys, step)
+    fn step(&self, keys: &Arc<Keys>, step: Operation) -> PendingReply {
+        self.calls.ask(script(keys.kind, step), keys, step)
     }
 }
 
-fn script(family: Family, step: Step) -> &'static Lua {
-    match family {
-        Family::Lock if step.is_rare() => &LOCKS_RARELY,
-        Family::Lock => &LOCKS,
-        Family::Semaphore | Family::ReadWrite => &SHARES,
+fn script(kind: LockKind, step: Operation) -> &'static LuaScript {
+    match kind {
+        LockKind::Lock if step.is_rare() => &LOCKS_RARELY,
+        LockKind::Lock => &LOCKS,
+        LockKind::Semaphore | LockKind::ReadWrite => &SHARES,
     }
 }
 
 /// For how long it has been waiting here, which counts as waiting there; in µs.
-fn waited(attempt: &Attempt) -> u64 {
+fn waited(attempt: &Request) -> u64 {
     match attempt.begun.elapsed().as_micros() {
         ..1000 => 0,
         waited => u64::try_from(waited).unwrap_or(u64::MAX),
@@ -373,11 +379,11 @@ fn waited(attempt: &Attempt) -> u64 {
 }
 
 /// What is waited for, or only asked for once.
-fn what(attempt: &Attempt, waits: bool) -> What {
+fn what(attempt: &Request, waits: bool) -> AcquireArgs {
     let wait = attempt
         .until
         .map_or(-1, |until| signed_millis(until - attempt.begun));
-    What {
+    AcquireArgs {
         token: attempt.token,
         lease: millis(attempt.lease),
         wait: waits.then_some(wait),
@@ -388,7 +394,7 @@ fn what(attempt: &Attempt, waits: bool) -> What {
 
 /// How long to wait before asking again, should nobody tell us anything: until a little
 /// after the lease of the holder, who may have died, or the end of the wait.
-fn nap(holder: &Holder, patience: Option<Duration>, poll: &mut Duration) -> Duration {
+fn nap(holder: &CurrentHolder, patience: Option<Duration>, poll: &mut Duration) -> Duration {
     let mut rng = rand::rng();
     let lease_ends = holder
         .left

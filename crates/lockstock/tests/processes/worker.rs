@@ -187,7 +187,7 @@ async fn contend(job: Job) {
         tasks.spawn(contender.run(stopped.clone()));
     }
     tasks.join_all().await;
-    store.settled().await;
+    store.drain().await;
     say!("{tally:?}");
 }
 
@@ -332,5 +332,5 @@ async fn dance(job: Job) {
         }
     }
     drop(guard);
-    store.settled().await;
+    store.drain().await;
 }

@@ -137,7 +137,7 @@ async fn trap_02_a_wait_of_nothing_is_one_try_and_a_wait_too_long_to_count_is_a_
         let next = timeout(PATIENCE, waiter).await.unwrap().unwrap();
         assert!(matches!(next, Acquired::Held(_)), "{next:?}");
         drop(next);
-        store.settled().await;
+        store.drain().await;
     }
 }
 
@@ -166,7 +166,7 @@ async fn trap_04_a_release_that_was_not_answered_is_carried_out_when_it_can_be()
     assert!(guard.release().await.unwrap_err().is_unavailable());
     busy(&lock(&connect(&redis).await, LEASE)).await;
     proxy.pass();
-    timeout(PATIENCE, far.settled())
+    timeout(PATIENCE, far.drain())
         .await
         .expect("long before the lease ends");
     held(&lock(&connect(&redis).await, LEASE))
@@ -279,7 +279,7 @@ async fn trap_09_a_grant_that_was_asked_for_twice_is_one() {
         proxy.reset_next_reply();
         guard.release().await.unwrap();
         let next = got(waiter).await;
-        far.settled().await;
+        far.drain().await;
         busy(&lock(&far, LEASE)).await;
         next.release().await.unwrap();
     }

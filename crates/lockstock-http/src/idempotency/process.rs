@@ -1,0 +1,136 @@
+//! A request is carried out, and its answer recorded.
+//!
+//! The claim is given back when the record is written. If it cannot be written the claim is kept,
+//! so that for the rest of its lease nobody does it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+use tokio::time::sleep;
+use tower_service::Service;
+use tracing::{error, warn};
+
+use super::claim::Claim;
+use super::{IdempotencyLayer, NextAction, RecordedResponse, RequestKey, TRUE};
+use crate::BoxError;
+use crate::lock::OutcomeUnknown;
+
+/// After which pauses a record that could not be written is written again.
+const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+
+const BODY_OMITTED: HeaderName = HeaderName::from_static("idempotent-body-omitted");
+
+impl<B> IdempotencyLayer<B> {
+    pub(super) async fn process<S, R>(
+        self: Arc<Self>,
+        mut inner: S,
+        request: Request<R>,
+        key: RequestKey,
+        claim: Claim,
+    ) -> Result<Response<B>, S::Error>
+    where
+        S: Service<Request<R>, Response = Response<B>>,
+        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
+    {
+        let response = match inner.call(request).await {
+            Ok(response) if self.transactional => {
+                claim.release().await;
+                return Ok(self.or_recorded(&key, response).await);
+            }
+            Ok(response) if (self.recorded)(&response) => response,
+            Ok(unknown) if unknown.extensions().get::<OutcomeUnknown>().is_some() => {
+                // For the rest of its lease nobody does it a second time.
+                claim.keep().await;
+                return Ok(unknown);
+            }
+            not_recorded => {
+                claim.release().await;
+                return not_recorded;
+            }
+        };
+        let (response, record) = self.record(&key, response).await;
+        if self.save(&key, &record).await {
+            claim.release().await;
+        } else {
+            claim.keep().await;
+        }
+        Ok(response)
+    }
+
+    /// The answer, or what is recorded under the key if it is a refusal: somebody else may have
+    /// carried the request out between our look at the records and our claim, and what refuses
+    /// us (a lock that is kept, a version that has changed) may be that.
+    async fn or_recorded(&self, key: &RequestKey, response: Response<B>) -> Response<B>
+    where
+        B: From<Bytes>,
+    {
+        if (self.recorded)(&response) {
+            return response;
+        }
+        match self.found(key).await {
+            Some(NextAction::Replay(record)) => record.replay(),
+            _ => response,
+        }
+    }
+
+    /// The record of an answer, and the answer.
+    async fn record(
+        &self,
+        key: &RequestKey,
+        response: Response<B>,
+    ) -> (Response<B>, RecordedResponse)
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
+    {
+        let (mut parts, body) = response.into_parts();
+        let mut record = RecordedResponse::new(key, parts.status, Bytes::new());
+        for name in &*self.headers {
+            for value in parts.headers.get_all(name) {
+                record.headers.push((name.clone(), value.clone()));
+            }
+        }
+        let omit = |record: &mut RecordedResponse| {
+            warn!(id = key.id(), "an answer is recorded without its body");
+            record.headers.retain(|(name, _)| *name != CONTENT_TYPE);
+            record.headers.push((BODY_OMITTED, TRUE));
+        };
+        if body.size_hint().lower() > self.response_limit as u64 {
+            omit(&mut record);
+            return (Response::from_parts(parts, body), record);
+        }
+        match Limited::new(body, self.response_limit).collect().await {
+            Ok(whole) => {
+                record.body = whole.to_bytes();
+                let body = B::from(record.body.clone());
+                (Response::from_parts(parts, body), record)
+            }
+            // What was read of it is gone, and the effect stands: everybody is told the same.
+            Err(_) => {
+                omit(&mut record);
+                parts = record.clone().into_response::<Bytes>().into_parts().0;
+                let body = B::from(Bytes::new());
+                (Response::from_parts(parts, body), record)
+            }
+        }
+    }
+
+    /// Whether the record is written. Tried more than once: the effect cannot be undone.
+    async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> bool {
+        let mut pauses = AGAIN.iter();
+        loop {
+            let Err(why) = self.records.save(key, record).await else {
+                return true;
+            };
+            let Some(pause) = pauses.next() else {
+                error!(id = key.id(), why, "an answer could not be recorded");
+                return false;
+            };
+            sleep(*pause).await;
+        }
+    }
+}

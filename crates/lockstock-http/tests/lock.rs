@@ -1,0 +1,472 @@
+//! One request at a time for each key, or one success in so long, as clients see it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kit;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{Request, Response, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse};
+use axum::routing::post as on_post;
+use axum::{Extension, Router};
+use bytes::Bytes;
+use http_body_util::Full;
+use kit::{
+    Answer, Gate, LEASE, PATIENCE, SHORT, for_ever, hang_up, on_each_store, post, send, sending,
+    somebody_waits,
+};
+use lockstock::{Acquired, Store};
+use lockstock_http::{
+    ConcurrencyLimitLayer, HeldLock, IdempotencyLayer, Key, LockLayer, OutcomeUnknown, Rejection,
+};
+use lockstock_testkit::Redis;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+use tower::{Layer, ServiceExt, service_fn};
+
+const PATH: &str = "/reports/{name}/";
+
+fn exclusive(store: &Store) -> LockLayer<Body> {
+    LockLayer::exclusive(store, Key::path(PATH), LEASE)
+}
+
+fn cooldown(store: &Store) -> LockLayer<Body> {
+    LockLayer::cooldown(store, Key::path(PATH), LEASE)
+}
+
+/// A service whose handler goes through the gate.
+fn app(gate: &Gate, guard: &LockLayer<Body>) -> Router {
+    let gate = gate.clone();
+    let handler = async move |held: Option<Extension<HeldLock>>| {
+        gate.pass().await;
+        held.map_or("no lock".to_owned(), |held| held.fence.to_string())
+    };
+    Router::new()
+        .route(PATH, on_post(handler.clone()))
+        .route("/free/", on_post(handler))
+        .layer(guard.clone())
+}
+
+/// A service that answers with the status that its path names.
+fn mirror(guard: &LockLayer<Body>) -> Router {
+    let handler = async |Path(name): Path<String>| {
+        let (status, settled) = name.split_once('-').unwrap();
+        let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
+        let mut response = status.into_response();
+        if settled == "unsettled" {
+            response.extensions_mut().insert(OutcomeUnknown);
+        }
+        response
+    };
+    Router::new()
+        .route(PATH, on_post(handler))
+        .layer(guard.clone())
+}
+
+fn fence(answer: &Answer) -> u64 {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body.parse().unwrap()
+}
+
+#[tokio::test]
+async fn one_at_a_time_and_the_others_hear_when_to_come_back() {
+    on_each_store(async |[one, two]| {
+        let gate = Gate::shut();
+        let apps = [app(&gate, &exclusive(&one)), app(&gate, &exclusive(&two))];
+        let first = sending(&apps[0], post("/reports/weekly/"));
+        gate.came().await;
+        for app in &apps {
+            // Another spelling of the same.
+            let busy = send(app, post("/reports/week%6Cy/")).await;
+            assert_eq!((busy.status, &busy.code()[..]), (429, "busy"));
+            let seconds = busy.retry_after().unwrap();
+            assert!((1..=LEASE.as_secs()).contains(&seconds), "{seconds}");
+        }
+        gate.let_go(2);
+        let other = send(&apps[1], post("/reports/monthly/")).await;
+        let first = first.await.unwrap();
+        gate.let_go(1);
+        let next = send(&apps[1], post("/reports/weekly/")).await;
+        assert_eq!(other.status, 200);
+        assert!(fence(&next) > fence(&first));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_without_a_key_needs_no_lock() {
+    let gate = Gate::shut();
+    let app = app(&gate, &exclusive(&Store::memory()));
+    let clients = [(); 2].map(|()| sending(&app, post("/free/")));
+    gate.came().await;
+    gate.came().await;
+    gate.let_go(2);
+    for client in clients {
+        assert_eq!(client.await.unwrap().body, "no lock");
+    }
+}
+
+#[tokio::test]
+async fn of_five_requests_at_two_processes_one_is_carried_out() {
+    on_each_store(async |[one, two]| {
+        let gate = Gate::open();
+        let apps = [app(&gate, &cooldown(&one)), app(&gate, &cooldown(&two))];
+        let mut clients = JoinSet::new();
+        for n in 0..5 {
+            let app = apps[n % 2].clone();
+            clients.spawn(async move { send(&app, post("/reports/weekly/")).await });
+        }
+        let answers = clients.join_all().await;
+        let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 429, 429, 429, 429]);
+        assert_eq!(gate.passed(), 1);
+        let lost = answers.iter().filter(|answer| answer.status == 429);
+        assert!(lost.clone().all(|lost| lost.retry_after().is_some()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_success_keeps_the_lock_and_a_refusal_does_not() {
+    on_each_store(async |[one, two]| {
+        for (name, kept) in [
+            ("200-settled", true),
+            ("204-settled", true),
+            ("303-settled", false),
+            ("400-settled", false),
+            ("503-settled", false),
+            ("503-unsettled", true),
+        ] {
+            let apps = [mirror(&cooldown(&one)), mirror(&cooldown(&two))];
+            let path = format!("/reports/{name}/");
+            let first = send(&apps[0], post(&path)).await;
+            assert_ne!(first.status, 429);
+            let again = send(&apps[1], post(&path)).await;
+            assert_eq!(again.status == 429, kept, "{name}: {again:?}");
+            if kept {
+                // For the rest of it, and the body says how it is.
+                assert!(again.retry_after().unwrap() > LEASE.as_secs() / 2);
+                assert!(again.body.contains("20s"), "{}", again.body);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_counts_as_a_success_is_a_setting() {
+    let store = Store::memory();
+    let statuses = mirror(&cooldown(&store).success_status([StatusCode::NOT_FOUND]));
+    for (name, next) in [("404-settled", 429), ("201-settled", 201)] {
+        let path = format!("/reports/{name}/");
+        send(&statuses, post(&path)).await;
+        assert_eq!(send(&statuses, post(&path)).await.status, next);
+    }
+    let closure = mirror(&cooldown(&store).success(|response| response.status() == 418));
+    send(&closure, post("/reports/418-settled/")).await;
+    assert_eq!(
+        send(&closure, post("/reports/418-settled/")).await.status,
+        429
+    );
+}
+
+#[tokio::test]
+async fn exclusive_releases_after_a_success_too() {
+    on_each_store(async |[one, two]| {
+        let apps = [mirror(&exclusive(&one)), mirror(&exclusive(&two))];
+        for n in 0..6 {
+            let answer = send(&apps[n % 2], post("/reports/200-settled/")).await;
+            assert_eq!(answer.status, 200);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_waits_is_carried_out_in_turn() {
+    on_each_store(async |[one, two]| {
+        let gate = Gate::open();
+        let waits = |store| app(&gate, &exclusive(store).wait(PATIENCE));
+        let apps = [waits(&one), waits(&two)];
+        let clients = (0..20).map(|n| sending(&apps[n % 2], post("/reports/weekly/")));
+        let mut fences = Vec::new();
+        for client in clients.collect::<Vec<_>>() {
+            fences.push(fence(&client.await.unwrap()));
+        }
+        fences.sort_unstable();
+        fences.dedup();
+        assert_eq!((fences.len(), gate.passed(), gate.most()), (20, 20, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_stops_nothing_and_the_lock_is_given_back() {
+    on_each_store(async |[one, two]| {
+        let (gate, guard) = (Gate::shut(), exclusive(&one));
+        let first = sending(&app(&gate, &guard), post("/reports/weekly/"));
+        gate.came().await;
+        hang_up(first).await;
+        assert_eq!(gate.inside(), 1, "it goes on");
+        let other = app(&gate, &exclusive(&two));
+        assert_eq!(send(&other, post("/reports/weekly/")).await.status, 429);
+        gate.let_go(2);
+        timeout(PATIENCE, guard.drain()).await.unwrap();
+        assert_eq!((gate.inside(), gate.passed()), (0, 1));
+        assert_eq!(send(&other, post("/reports/weekly/")).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_while_it_waits_is_never_carried_out() {
+    on_each_store(async |[one, two]| {
+        let (gate, guard) = (Gate::shut(), exclusive(&two).wait(PATIENCE));
+        let first = sending(&app(&gate, &exclusive(&one)), post("/reports/weekly/"));
+        gate.came().await;
+        let waiting = app(&gate, &guard);
+        let second = sending(&waiting, post("/reports/weekly/"));
+        somebody_waits(&two, "/reports/weekly/").await;
+        hang_up(second).await;
+        gate.let_go(1);
+        assert_eq!(first.await.unwrap().status, 200);
+        timeout(PATIENCE, guard.drain()).await.unwrap();
+        assert_eq!(gate.passed(), 1);
+        gate.let_go(1);
+        assert_eq!(send(&waiting, post("/reports/weekly/")).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_goes_on_in_the_caller_and_the_lock_is_given_back() {
+    on_each_store(async |[one, two]| {
+        let guard = cooldown(&one);
+        let broken = Router::new()
+            .route(PATH, on_post(async || -> StatusCode { panic!("boom") }))
+            .layer(guard.clone());
+        let client = sending(&broken, post("/reports/weekly/"));
+        let panic = client.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"boom"));
+        timeout(PATIENCE, guard.drain()).await.unwrap();
+        let sound = app(&Gate::open(), &cooldown(&two));
+        assert_eq!(send(&sound, post("/reports/weekly/")).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_under_several_locks_gives_back_each_of_them() {
+    on_each_store(async |[one, two]| {
+        let outer = LockLayer::cooldown(&one, Key::from_fn(|_| Some("outer".to_owned())), LEASE);
+        let inner = LockLayer::cooldown(&one, Key::from_fn(|_| Some("inner".to_owned())), LEASE);
+        let handler = async || -> StatusCode { panic!("boom") };
+        let broken = Router::new()
+            .route(PATH, on_post(handler))
+            .layer(inner.clone())
+            .layer(outer.clone());
+        let client = sending(&broken, post("/reports/weekly/"));
+        let panic = client.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"boom"));
+        timeout(PATIENCE, inner.drain()).await.unwrap();
+        timeout(PATIENCE, outer.drain()).await.unwrap();
+        for name in ["outer", "inner"] {
+            let lock = two.lock(name).lease(LEASE).unwrap();
+            let free = lock.try_acquire().await.unwrap();
+            assert!(matches!(free, Acquired::Held(_)), "{name}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_loses_its_lock_is_stopped() {
+    on_each_store(async |[one, two]| {
+        let gate = Gate::shut();
+        let short = LockLayer::cooldown(&one, Key::path(PATH), SHORT);
+        let lost = send(&app(&gate, &short), post("/reports/weekly/")).await;
+        assert_eq!((lost.status, &lost.code()[..]), (409, "lock_lost"));
+        assert_eq!((gate.inside(), gate.passed()), (0, 0), "stopped");
+        // And it keeps nobody out.
+        let patient = exclusive(&two).wait(PATIENCE);
+        let next = send(&app(&Gate::open(), &patient), post("/reports/weekly/")).await;
+        assert_eq!(next.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_loses_its_lock_is_stopped_behind_other_layers_too() {
+    on_each_store(async |[one, _]| {
+        let gate = Gate::shut();
+        let two = ConcurrencyLimitLayer::new(&one, Key::from_fn(|_| Some("all".to_owned())), 2);
+        let once = IdempotencyLayer::in_store(&one);
+        let late = app(
+            &gate,
+            &LockLayer::exclusive(&one, Key::path("/other/"), LEASE),
+        )
+        .layer(once.clone())
+        .layer(two.clone())
+        .layer(LockLayer::exclusive(&one, Key::path(PATH), SHORT));
+        let mut request = post("/reports/weekly/");
+        let key = "k".parse().unwrap();
+        request.headers_mut().insert("idempotency-key", key);
+        let lost = send(&late, request).await;
+        assert_eq!((lost.status, &lost.code()[..]), (409, "lock_lost"));
+        // On whichever tasks they were.
+        timeout(PATIENCE, once.drain()).await.unwrap();
+        timeout(PATIENCE, two.drain()).await.unwrap();
+        assert_eq!((gate.inside(), gate.passed()), (0, 0), "stopped");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_compares_fences_may_finish_without_its_lock() {
+    on_each_store(async |[one, two]| {
+        let other = app(&Gate::open(), &exclusive(&two).wait(PATIENCE));
+        let handler = async move |Extension(held): Extension<HeldLock>| {
+            sleep_until(held.deadline).await;
+            // The next holder, while this one still works.
+            let next = send(&other, post("/reports/weekly/")).await;
+            (fence(&next) > held.fence).to_string()
+        };
+        let guard = LockLayer::exclusive(&one, Key::path(PATH), SHORT).finish_when_lost();
+        let late = Router::new().route(PATH, on_post(handler)).layer(guard);
+        let answer = send(&late, post("/reports/weekly/")).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, "true"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_no_lock_unless_said_otherwise() {
+    let redis = Redis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let gate = Gate::open();
+    let (closed, open) = (exclusive(&store), exclusive(&store).fail_open());
+    let apps = [app(&gate, &closed), app(&gate, &open)];
+    assert!(fence(&send(&apps[1], post("/reports/weekly/")).await) > 0);
+    redis.kill();
+    let refused = send(&apps[0], post("/reports/weekly/")).await;
+    assert_eq!(
+        (refused.status, &refused.code()[..]),
+        (503, "store_unavailable")
+    );
+    assert_eq!(refused.retry_after(), Some(1));
+    let address = redis.address().port().to_string();
+    assert!(!refused.body.contains(&address), "{}", refused.body);
+    assert_eq!(gate.passed(), 1);
+    let let_in = send(&apps[1], post("/reports/weekly/")).await;
+    assert_eq!((let_in.status, &let_in.body[..]), (200, "no lock"));
+    redis.restart();
+    assert!(fence(&send(&apps[0], post("/reports/weekly/")).await) > 0);
+}
+
+#[tokio::test]
+async fn a_refusal_may_be_told_in_other_words() {
+    let store = Store::memory();
+    let held = store.lock("/reports/weekly/").lease(LEASE).unwrap();
+    let _held = held.acquire().await.unwrap();
+    let plain = exclusive(&store).on_rejection(|refused| match refused {
+        Rejection::Busy { kept, lease, .. } => (
+            StatusCode::LOCKED,
+            format!("kept: {kept}, lease: {lease:?}"),
+        )
+            .into_response(),
+        other => other.problem(),
+    });
+    let busy = send(&app(&Gate::open(), &plain), post("/reports/weekly/")).await;
+    assert_eq!(
+        (busy.status, &busy.body[..]),
+        (423, "kept: false, lease: 20s")
+    );
+    assert!(busy.retry_after().unwrap() > 1, "added");
+    let own = exclusive(&store).on_rejection(|refused| {
+        (refused.status(), AppendHeaders([("retry-after", "7")])).into_response()
+    });
+    let busy = send(&app(&Gate::open(), &own), post("/reports/weekly/")).await;
+    assert_eq!((busy.status, busy.retry_after()), (429, Some(7)));
+    assert_eq!(busy.headers.get_all("retry-after").iter().count(), 1);
+}
+
+#[tokio::test]
+async fn the_key_is_the_name_of_the_lock_whatever_its_length() {
+    on_each_store(async |[one, _]| {
+        let app = app(&Gate::open(), &exclusive(&one));
+        let lock = one.lock("/reports/weekly/").lease(LEASE).unwrap();
+        let held = lock.acquire().await.unwrap();
+        assert_eq!(send(&app, post("/reports/weekly")).await.status, 429);
+        held.release().await.unwrap();
+        let long = format!("/reports/{}/", "%00%7B".repeat(3000));
+        assert_eq!(send(&app, post(&long)).await.status, 200);
+        for odd in [
+            "/reports/%FF%2F%7B%7D/",
+            "/reports/lockstock:x/",
+            "/reports/%0A/",
+        ] {
+            assert_eq!(send(&app, post(odd)).await.status, 200, "{odd}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_is_left_alone_and_the_lock_is_released() {
+    #[derive(Debug, PartialEq)]
+    struct Broken;
+    let store = Store::memory();
+    let guard = LockLayer::cooldown(&store, Key::path("/"), LEASE);
+    let service = guard.layer(service_fn(async |_: Request<()>| {
+        Err::<Response<Full<Bytes>>, _>(Broken)
+    }));
+    for _ in 0..3 {
+        let answer = service.clone().oneshot(Request::new(())).await;
+        assert_eq!(answer.unwrap_err(), Broken);
+    }
+}
+
+#[tokio::test]
+async fn any_body_made_of_bytes_will_do() {
+    let guard = LockLayer::cooldown(&Store::memory(), Key::path("/"), LEASE);
+    let service = guard.layer(service_fn(async |request: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(request.into_body()))
+    }));
+    let request = || Request::new(Full::from("hello"));
+    let first = service.clone().oneshot(request()).await.unwrap();
+    assert_eq!(first.status(), 200);
+    assert_eq!(service.oneshot(request()).await.unwrap().status(), 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_waits_for_what_has_begun() {
+    let (gate, guard) = (Gate::shut(), exclusive(&Store::memory()));
+    let client = sending(&app(&gate, &guard), post("/reports/weekly/"));
+    gate.came().await;
+    hang_up(client).await;
+    let early = timeout(Duration::from_secs(1), guard.drain()).await;
+    assert!(early.is_err(), "it still works");
+    gate.let_go(1);
+    timeout(PATIENCE, guard.drain()).await.unwrap();
+}
+
+#[tokio::test]
+#[should_panic(expected = "a lease takes")]
+async fn a_lease_out_of_range_is_refused_at_once() {
+    let _ = LockLayer::<Body>::exclusive(&Store::memory(), Key::path(PATH), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_holds_no_longer_than_the_lease() {
+    let store = Store::memory();
+    let hangs = Router::new()
+        .route(PATH, on_post(for_ever))
+        .layer(exclusive(&store));
+    let answer = send(&hangs, post("/reports/weekly/")).await;
+    assert_eq!(answer.status, 409);
+}

@@ -1,0 +1,60 @@
+//! URLs as they may be shown: no part of a password in a log or an error.
+
+/// `url` as it may be shown to anybody: without user, password and query.
+///
+/// ```
+/// assert_eq!(
+///     lockstock::redact_url("redis://shop:hunter2@redis.internal:6379/1"),
+///     "redis://redis.internal:6379/1",
+/// );
+/// ```
+pub fn redact_url(url: &str) -> String {
+    if let Some(file) = url.strip_prefix("sqlite:")
+        && !file.starts_with("//")
+    {
+        return format!("sqlite:{}", without_query(file));
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // No URL at all; it may still be a password somebody pasted in the wrong place.
+        return "(not a URL)".to_owned();
+    };
+    // The last '@', and before looking for anything else: a password may hold '/', '?' and
+    // '#' unescaped, and then nobody can tell where it ends.
+    match rest.rsplit_once('@') {
+        Some((secret, _)) if secret.contains(['?', '#']) => format!("{scheme}://(hidden)"),
+        Some((_, place)) => format!("{scheme}://{}", without_query(place)),
+        None => format!("{scheme}://{}", without_query(rest)),
+    }
+}
+
+fn without_query(place: &str) -> &str {
+    place.split(['?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact_url;
+
+    #[test]
+    fn no_part_of_a_password_is_shown() {
+        for url in [
+            "postgres://shop:hunter2@host/shop",
+            "postgres://shop:hunter2secret@host/shop?sslmode=require",
+            "postgres://shop:hun#ter2@host/shop",
+            "postgres://shop:hun?ter2@host/shop",
+            "postgres://shop:hun/ter2@host/shop",
+            "postgres://shop:hun@ter2@host/shop",
+            "postgres://host/shop?password=hunter2",
+            "redis://:hunter2@host",
+            "hunter2",
+        ] {
+            let shown = redact_url(url);
+            assert!(!shown.contains("hun") && !shown.contains("ter2"), "{shown}");
+        }
+        assert_eq!(redact_url("redis://host:6379/1"), "redis://host:6379/1");
+        assert_eq!(
+            redact_url("sqlite:///var/shop.sqlite3"),
+            "sqlite:///var/shop.sqlite3"
+        );
+    }
+}

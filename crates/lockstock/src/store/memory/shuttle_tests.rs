@@ -1,0 +1,151 @@
+//! The memory store under thousands of schedules, each with its own order of events. `./dev
+//! test` runs these; by hand: `RUSTFLAGS="--cfg shuttle" cargo test -p lockstock --lib memory`.
+
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use shuttle::future::{block_on, spawn, yield_now};
+use tokio::time::Instant;
+
+use super::Memory;
+use crate::key::{Keys, LockKind};
+use crate::store::request::{Grant, Mode, Outcome, Request};
+use crate::token::ClientId;
+
+const SCHEDULES: usize = 3000;
+const LEASE: Duration = Duration::from_secs(3600);
+
+fn attempt(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
+    let keys = Arc::new(Keys::of(kind, b"hot").expect("a name"));
+    Request::new(ClientId::random(), keys, mode, LEASE, until)
+}
+
+/// Acquires, unless it is cancelled after so many steps of the others.
+async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) -> Option<Grant> {
+    let granted = pin!(memory.acquire(attempt));
+    let cancelled = pin!(async {
+        match patience {
+            Some(patience) => {
+                for _ in 0..patience {
+                    yield_now().await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    });
+    match select(granted, cancelled).await {
+        Either::Left((Outcome::Granted(grant), _)) => Some(grant),
+        Either::Left((answer, _)) => panic!("a wait without end is not over: {answer:?}"),
+        // What was granted in this moment goes with the future.
+        Either::Right(_) => None,
+    }
+}
+
+/// Several tasks hold in turn, with so much weight of what may be inside at once.
+fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
+    let schedule = move || {
+        let memory = Memory::new();
+        let inside = Arc::new(AtomicI64::new(0));
+        let fence = Arc::new(AtomicU64::new(0));
+        let tasks = modes.iter().enumerate().map(|(n, &(mode, weight))| {
+            let (memory, inside, fence) = (memory.clone(), inside.clone(), fence.clone());
+            spawn(async move {
+                for round in 0..2 {
+                    let attempt = attempt(kind, mode, None);
+                    // Some are cancelled, sooner or later.
+                    let patience = (n % 2 == 1).then_some(n + round);
+                    let Some(grant) = acquire(&memory, &attempt, patience).await else {
+                        continue;
+                    };
+                    let now = inside.fetch_add(weight, Ordering::SeqCst) + weight;
+                    assert!(now <= most, "{now} inside");
+                    if mode == Mode::Exclusive {
+                        let last = fence.swap(grant.fence, Ordering::SeqCst);
+                        assert!(last < grant.fence, "fences rise");
+                    }
+                    yield_now().await;
+                    inside.fetch_sub(weight, Ordering::SeqCst);
+                    assert!(memory.release(&attempt.keys, attempt.token));
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            block_on(task).expect("no task fails");
+        }
+        // Nothing is left behind.
+        let last = attempt(kind, Mode::Exclusive, Some(Instant::now()));
+        let answer = block_on(memory.acquire(&last));
+        assert!(matches!(answer, Outcome::Granted(_)), "{answer:?}");
+    };
+    shuttle::check_random(schedule, SCHEDULES);
+}
+
+#[test]
+fn one_holder_at_a_time_whoever_is_cancelled() {
+    contend(LockKind::Lock, &[(Mode::Exclusive, 1); 4], 1);
+}
+
+#[test]
+fn as_many_as_there_are_permits() {
+    const TWO: Mode = Mode::Permit(NonZeroU32::new(2).unwrap());
+    contend(
+        LockKind::Semaphore,
+        &[(TWO, 1), (TWO, 1), (TWO, 1), (TWO, 1)],
+        2,
+    );
+}
+
+#[test]
+fn readers_or_a_writer() {
+    let modes = &[
+        (Mode::Read, 1),
+        (Mode::Exclusive, 3),
+        (Mode::Read, 1),
+        (Mode::Exclusive, 3),
+        (Mode::Read, 1),
+    ];
+    contend(LockKind::ReadWrite, modes, 3);
+}
+
+#[test]
+fn whoever_gives_up_or_keeps_leaves_nobody_waiting_for_ever() {
+    shuttle::check_random(
+        || {
+            let memory = Memory::new();
+            let holder = attempt(LockKind::Lock, Mode::Exclusive, None);
+            assert!(matches!(
+                block_on(memory.acquire(&holder)),
+                Outcome::Granted(_)
+            ));
+            let waiters = (0..3).map(|n| {
+                let memory = memory.clone();
+                spawn(async move {
+                    // The second would wait for ever, and is not let down.
+                    let until = (n != 1).then(|| Instant::now() + LEASE / 2);
+                    let attempt = attempt(LockKind::Lock, Mode::Exclusive, until);
+                    let patience = (n == 1).then_some(5);
+                    let answer = pin!(memory.acquire(&attempt));
+                    let cancelled = pin!(async {
+                        for _ in 0..patience.unwrap_or(usize::MAX) {
+                            yield_now().await;
+                        }
+                    });
+                    match select(answer, cancelled).await {
+                        Either::Left((Outcome::Busy { .. }, _)) | Either::Right(_) => {}
+                        Either::Left((answer, _)) => panic!("it is kept: {answer:?}"),
+                    }
+                })
+            });
+            let waiters = waiters.collect::<Vec<_>>();
+            assert!(memory.keep(&holder.keys, holder.token));
+            for waiter in waiters {
+                block_on(waiter).expect("no task fails");
+            }
+        },
+        SCHEDULES,
+    );
+}
