@@ -1,0 +1,12 @@
+//! What a client demands of the version of a product (RFC 9110, section 13).
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use lockstock_http::Preconditions;
+
+use crate::error::Refusal;
+
+/// The layer that reads what a client demands of the version it reads or changes.
+pub(crate) fn layer() -> Preconditions<Body> {
+    Preconditions::new().refuse(|refused| Refusal::from(refused).into_response())
+}
