@@ -1,6 +1,7 @@
 //! The command line, which is also the environment: each option `--some-name` can be given
 //! as `LOCKSTOCK_SOME_NAME`.
 
+pub(crate) mod lock_name;
 mod locks;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use clap::builder::{BoolishValueParser, Styles};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::locks::{Locks, LocksCommand, Release};
-use crate::turns::Hold;
+use crate::http::update_lock::Hold;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

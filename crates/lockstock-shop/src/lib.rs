@@ -1,49 +1,31 @@
 //! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
 //! once. A binary first; what is public here is public for its tests.
 //!
-//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command;
-//!   `bench`: the lock measured and checked on a store of the user's.
-//!   `locks`: who holds what, for operators.
-//! - `app`: the routes together; `face`: what every request meets first.
-//! - `products`, `purchases`, `reservations`, `ledger`: the resources; `turns`: whose turn it
-//!   is to change a product; `keys`: idempotency keys; [`storage`]: the databases.
+//! - `cli`: the options; `commands`: serve, race, locks and bench.
+//! - `router`: the routes together; `api`: the resources; `openapi`: what the document says of
+//!   them; `http`: what stands in front of the handlers.
+//! - `drf`: how Django REST framework reads and writes; `error`: every response that is no
+//!   success; [`storage`]: the databases; `batch`: calls that go to them together.
 
-mod answer;
-mod app;
-mod bench;
-mod body;
+mod api;
+mod batch;
 mod cli;
-mod combine;
-mod decimal;
-mod document;
-mod face;
+mod commands;
+mod drf;
+mod error;
+mod etag;
 mod failpoint;
-mod fields;
-mod keys;
-mod ledger;
-mod listing;
-mod locks;
-mod logs;
-mod metadata;
-mod negotiate;
-mod operate;
-mod origin;
-mod places;
-mod preconditions;
-mod products;
-mod purchases;
-mod python;
-mod race;
-mod refusal;
-mod reservations;
-mod samples;
-mod search;
-mod serve;
+mod http;
+mod logging;
+mod openapi;
+mod router;
+mod settings;
+mod state;
 pub mod storage;
-mod turns;
 
 pub use cli::Cli;
 use cli::Command;
+use commands::{bench, locks, race, serve};
 
 /// Does what the command line says.
 ///
@@ -62,6 +44,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logs::start(&options.log)?;
+    let _written = logging::start(&options.log)?;
     serve::serve(options).await
 }

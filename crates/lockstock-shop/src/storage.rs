@@ -10,12 +10,12 @@
 //! - what is asked for under a key has one effect, recorded in the same transaction;
 //! - no call waits without bound.
 
-mod claim;
+mod file_lock;
 mod postgres;
 mod sale;
+mod settlement;
 mod sql;
 mod sqlite;
-mod till;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ use sqlx::error::ErrorKind;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::combine::Waited;
+use crate::batch::Waited;
 use crate::failpoint;
 
 pub use self::sale::{

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use lockstock::LockKind;
 
+use super::lock_name::{self, Name};
 use super::timeout;
-use crate::locks::name::{self, Name};
 
 const EXAMPLES: &str = "\
 What the table shows:
@@ -82,7 +82,7 @@ pub(crate) enum LocksCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Release {
     /// The lock's name, as the table shows it
-    #[arg(value_parser = name::read)]
+    #[arg(value_parser = lock_name::read)]
     pub(crate) name: Name,
 
     /// What kind of lock, if several have the name

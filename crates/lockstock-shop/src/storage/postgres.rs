@@ -26,7 +26,7 @@ use super::{
     Outcome, Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written,
     now, waited,
 };
-use crate::combine::{Combiner, Lanes};
+use crate::batch::{Combiner, Lanes};
 
 /// Every column of a [`Product`].
 const PRODUCT: &str = sql::product!("statement_timestamp()");

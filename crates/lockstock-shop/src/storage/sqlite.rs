@@ -6,7 +6,7 @@
 
 mod records;
 mod sales;
-mod writes;
+mod writer;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
-use self::writes::{Did, What, Write, Writer};
-use super::claim::Claim;
+use self::writer::{Did, What, Write, Writer};
+use super::file_lock::Claim;
 use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
     Cause, Changes, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin, Outcome,
     Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written, now, waited,
 };
-use crate::combine::{Combiner, Lanes};
+use crate::batch::{Combiner, Lanes};
 
 /// Every column of a [`Product`]. The clock to the millisecond, as long as times are stored.
 const PRODUCT: &str = sql::product!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')");

@@ -1,5 +1,5 @@
 //! Purchases and reservations: all that arrived for a product while a transaction was under
-//! way go into the next one, in their order (see [`till`](super::super::till)).
+//! way go into the next one, in their order (see [`settlement`](super::super::settlement)).
 //!
 //! A batch never waits for a product that somebody else has locked: it skips that one, whose
 //! orders wait alone, and no longer than half the time that a call may take. A batch that failed
@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::super::sale::{Entry, Figures, Key, Order, Outcome, Recorded, Reservation};
-use super::super::till::{Books, OnShelf, Shelf, settle};
+use super::super::settlement::{Books, OnShelf, Shelf, settle};
 use super::super::{Committing, Limits, Result, StorageError};
 use super::pool::Database;
 use super::records;
-use crate::combine::{Ticket, Turn};
+use crate::batch::{Ticket, Turn};
 use crate::failpoint;
 
 pub(super) struct Sale {

@@ -1,5 +1,5 @@
 //! Purchases and reservations: those that follow one another in a transaction take a few
-//! statements together, however many there are (see [`till`](super::super::till)). SQLite has
+//! statements together, however many there are (see [`settlement`](super::super::settlement)). SQLite has
 //! no arrays, but reads JSON.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,8 +10,8 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use uuid::Uuid;
 
 use super::super::sale::{Entry, Figures, Order, Outcome, Reservation};
+use super::super::settlement::{OnShelf, Shelf, settle};
 use super::super::sql::RESERVATION;
-use super::super::till::{OnShelf, Shelf, settle};
 use super::super::{Limits, Result, now};
 use super::{as_text, records};
 

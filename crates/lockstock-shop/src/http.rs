@@ -1,0 +1,8 @@
+//! What stands between a connection and the handlers.
+
+pub(crate) mod idempotency;
+pub(crate) mod middleware;
+pub(crate) mod preconditions;
+pub(crate) mod request_context;
+pub(crate) mod routes;
+pub(crate) mod update_lock;
