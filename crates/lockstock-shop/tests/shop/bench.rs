@@ -5,7 +5,7 @@ use std::process::{Child, Output, Stdio};
 use lockstock_testkit::{Redis, free_port};
 use serde_json::Value;
 
-use crate::server::{binary, eventually};
+use crate::harness::{binary, eventually};
 
 fn bench(args: &[&str]) -> Output {
     let mut command = binary();

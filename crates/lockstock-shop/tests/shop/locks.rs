@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::server::{PATIENCE, Server, binary, eventually, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
 
 const LEASE: Duration = Duration::from_secs(3600);
 /// On the machines that we run on; the test kit takes numbers.

@@ -9,7 +9,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Answer, Server, eventually, product};
+use crate::harness::{Answer, Server, eventually, product};
 
 impl Server {
     /// POSTs JSON to what is below a product.

@@ -8,7 +8,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::server::{Server, eventually, everybody_is_granted, held, product};
+use crate::harness::{Server, eventually, everybody_is_granted, held, product};
 
 #[tokio::test]
 async fn a_refused_update_frees_the_lock_at_once() {

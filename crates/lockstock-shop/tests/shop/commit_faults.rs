@@ -8,7 +8,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::server::{PATIENCE, Server, binary, eventually, product, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
 
 /// From now on no COMMIT is confirmed, though each is carried out.
 pub(crate) fn confirm_no_commit(postgres: &Postgres) {

@@ -10,9 +10,9 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::adversity::confirm_no_commit;
-use crate::keys::keyed;
-use crate::server::{Server, eventually, product};
+use crate::commit_faults::confirm_no_commit;
+use crate::harness::{Server, eventually, product};
+use crate::idempotency::keyed;
 
 #[tokio::test]
 async fn a_loser_is_told_long_before_its_wait_is_over() {

@@ -8,7 +8,7 @@ use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
-use crate::server::{Answer, Server, product};
+use crate::harness::{Answer, Server, product};
 
 const ROUNDS: usize = 100;
 const REQUESTS: usize = 5;

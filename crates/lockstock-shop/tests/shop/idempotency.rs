@@ -7,7 +7,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::server::{Answer, Server, eventually, held, product};
+use crate::harness::{Answer, Server, eventually, held, product};
 
 pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
     server.request(method, path).header("idempotency-key", key)

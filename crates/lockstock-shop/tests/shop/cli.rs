@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use lockstock_testkit::free_port;
 use serde_json::{Value, json};
 
-use crate::server::{Server, binary, sqlite};
+use crate::harness::{Server, binary, sqlite};
 
 fn run(args: &[&str]) -> Output {
     binary().args(args).stdin(Stdio::null()).output().unwrap()
@@ -170,7 +170,7 @@ async fn an_empty_database_gets_samples_once() {
         let list = server.get("/api/products/").await.body;
         assert_eq!(list["count"], 5);
         server.process.terminate();
-        server.process.wait(crate::server::PATIENCE).unwrap();
+        server.process.wait(crate::harness::PATIENCE).unwrap();
     }
     let server = Server::embedded().start();
     assert_eq!(server.get("/api/products/").await.body["count"], 0);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::server::{PATIENCE, Server, eventually, product};
+use crate::harness::{PATIENCE, Server, eventually, product};
 
 /// Sends bytes as they are, and answers all that comes back until the server hangs up.
 async fn raw(server: &Server, bytes: &[u8]) -> String {

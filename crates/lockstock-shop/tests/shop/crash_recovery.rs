@@ -17,7 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::server::{Answer, Server, product, sqlite};
+use crate::harness::{Answer, Server, product, sqlite};
 
 /// Between every two steps of a write, in their order.
 const STEPS: [&str; 5] = [

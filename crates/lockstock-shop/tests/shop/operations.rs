@@ -6,7 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Server, eventually, held, product};
+use crate::harness::{Server, eventually, held, product};
 
 #[tokio::test]
 async fn metrics_tell_what_happened() {
@@ -244,7 +244,7 @@ async fn a_stop_is_bounded() {
 #[tokio::test]
 async fn what_was_answered_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
-    let database = crate::server::sqlite(&folder.path().join("shop.sqlite3"));
+    let database = crate::harness::sqlite(&folder.path().join("shop.sqlite3"));
     let mut acknowledged = Vec::new();
     for _ in 0..3 {
         let server = Server::on("memory://", &database).start();

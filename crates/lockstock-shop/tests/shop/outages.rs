@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstock_testkit::{Postgres, Proxy, Redis};
 use serde_json::json;
 
-use crate::server::{Server, eventually, held, product};
+use crate::harness::{Server, eventually, held, product};
 
 /// Bounded, with much room for a slow machine: well below what a client would wait.
 const BOUND: Duration = Duration::from_secs(10);
