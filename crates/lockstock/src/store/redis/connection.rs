@@ -44,25 +44,36 @@ pub(super) struct SlotContext {
     pub(super) process: String,
 }
 
-/// A script, and the hash that a server knows it by.
+/// A script and its SHA-1, by which a server knows it.
 #[derive(Debug)]
 pub(super) struct LuaScript {
-    text: &'static str,
-    hash: String,
+    source: &'static str,
+    sha: String,
 }
 
 impl LuaScript {
-    pub(super) fn new(text: &'static str) -> Self {
-        let hash = Script::new(text).get_hash().to_owned();
-        Self { text, hash }
+    pub(super) fn new(source: &'static str) -> Self {
+        let sha = Script::new(source).get_hash().to_owned();
+        Self { source, sha }
+    }
+
+    #[cfg(test)]
+    pub(super) fn source(&self) -> &'static str {
+        self.source
+    }
+
+    #[cfg(test)]
+    pub(super) fn sha(&self) -> &str {
+        &self.sha
     }
 }
 
-/// How a script is named.
+/// How a command refers to its script.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Eval {
-    /// For a server that knows it.
+    /// `EVALSHA`, for a server that has the script loaded.
     Sha,
+    /// `EVAL`, which loads it.
     Source,
 }
 
@@ -73,8 +84,8 @@ impl Eval {
             Self::Source => "EVAL",
         });
         cmd.arg(match self {
-            Self::Sha => &*script.hash,
-            Self::Source => script.text,
+            Self::Sha => &*script.sha,
+            Self::Source => script.source,
         });
         cmd
     }

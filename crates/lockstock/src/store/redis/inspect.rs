@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::Operation;
 use super::connection::{Eval, ReadConnection};
-use super::{LOOK, Redis, parse};
+use super::{Redis, parse, scripts};
 use crate::error::Result;
 use crate::inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
 use crate::key::{Keys, LockKind};
@@ -136,7 +136,7 @@ impl Redis {
     /// What there is of one name.
     pub(in crate::store) async fn look(&self, keys: &Keys, name: Vec<u8>) -> Result<LockInfo> {
         let command = |by: Eval| {
-            let mut look = by.command(&LOOK);
+            let mut look = by.command(&scripts::INSPECT);
             look.arg(2).arg(&keys.holder).arg(&keys.queue);
             look.arg(u8::from(keys.kind == LockKind::Lock));
             look
