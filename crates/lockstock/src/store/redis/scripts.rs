@@ -17,6 +17,7 @@ macro_rules! script {
 pub(super) static LOCKS: LazyLock<LuaScript> = script!(
     "prelude.lua",
     "fast_path.lua",
+    "arguments.lua",
     "notify.lua",
     "contended.lua",
     "exclusive.lua",
@@ -28,6 +29,7 @@ pub(super) static LOCKS: LazyLock<LuaScript> = script!(
 /// The rare operations of exclusive locks.
 pub(super) static LOCKS_RARE: LazyLock<LuaScript> = script!(
     "prelude.lua",
+    "arguments.lua",
     "notify.lua",
     "exclusive.lua",
     "queue.lua",
@@ -38,6 +40,7 @@ pub(super) static LOCKS_RARE: LazyLock<LuaScript> = script!(
 /// All operations of semaphores and read-write locks.
 pub(super) static SHARED: LazyLock<LuaScript> = script!(
     "prelude.lua",
+    "arguments.lua",
     "notify.lua",
     "shared.lua",
     "queue.lua",
