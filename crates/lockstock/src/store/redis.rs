@@ -137,7 +137,7 @@ impl Redis {
         let mut listening = self.wakes.listen(attempt.token);
         loop {
             let breaks = self.wakes.breaks();
-            self.wire.hear(&attempt.keys).await?;
+            self.wire.ensure_subscribed(&attempt.keys).await?;
             let holder = match self.ask(attempt, true).await? {
                 AcquireReply::Granted(grant) => {
                     if lease_ended {

@@ -80,7 +80,7 @@ impl Redis {
             if let Walk::Strings = walk {
                 keys = self.marked(server, keys).await?;
             }
-            names.extend(keys.iter().filter_map(|key| Keys::whose(key)));
+            names.extend(keys.iter().filter_map(|key| Keys::parse(key)));
             if cursor == 0 {
                 return Ok(());
             }
@@ -143,7 +143,7 @@ impl Redis {
         };
         let until = Instant::now() + self.limit;
         let looked = self.wire.run::<Looked>(command, until).await?;
-        let (now, one, sharers, waiters) = looked.answer;
+        let (now, one, sharers, waiters) = looked.value;
         let kind = keys.kind;
         let mut holders = one.and_then(holder).into_iter().collect::<Vec<_>>();
         let sharers = sharers.iter();
