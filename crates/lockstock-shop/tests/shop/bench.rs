@@ -136,7 +136,7 @@ fn a_wrong_word_says_what_would_be_right() {
     assert!(refused(&["--hold", "3"], 2).contains("500ms"));
     let nobody = format!("redis://shop:open-sesame@127.0.0.1:{}/0", free_port());
     let said = refused(&["--store", &nobody, "--processes", "3"], 1);
-    assert!(said.contains("no Redis answers"), "{said}");
+    assert!(said.contains("cannot connect to Redis"), "{said}");
     assert_eq!(said.lines().count(), 1, "once, not once a process: {said}");
     assert!(!said.contains("open-sesame"), "{said}");
 }

@@ -109,7 +109,7 @@ fn what_is_not_there_is_named_in_one_line() {
     fails(
         &["--listen", "127.0.0.1:0", "--store", &store],
         1,
-        &["no Redis answers", "refused"],
+        &["cannot connect to Redis", "refused"],
     );
     let database = format!("postgres://shop:open-sesame@127.0.0.1:{nobody}/shop");
     fails(

@@ -135,7 +135,7 @@ fn where_nothing_can_be_seen_it_says_so() {
     );
     let redis = Redis::start();
     let nobody = locks(&redis, &["--store", "redis://127.0.0.1:1/0"]);
-    assert!(refused(&nobody).contains("no Redis answers"));
+    assert!(refused(&nobody).contains("cannot connect to Redis"));
     for (args, word) in [
         (&["--watch", "0"][..], "like 2"),
         (&["release", "a\\q"], "write \\\\"),

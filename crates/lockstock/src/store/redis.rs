@@ -14,9 +14,10 @@ mod connection;
 mod inspect;
 mod notifications;
 mod replies;
+mod scripts;
 mod values;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -34,47 +35,6 @@ use super::request::{Grant, Handover, HoldState, Outcome, Ownership, Request, Te
 use crate::error::{Error, Result};
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
-
-macro_rules! script {
-    ($($file:literal),*) => {
-        LazyLock::new(|| LuaScript::new(concat!($(include_str!(concat!("redis/scripts/", $file))),*)))
-    };
-}
-
-/// Locks: one holder at a time.
-static LOCKS: LazyLock<LuaScript> = script!(
-    "prelude.lua",
-    "fast_path.lua",
-    "notify.lua",
-    "contended.lua",
-    "exclusive.lua",
-    "queue.lua",
-    "acquire_release.lua",
-    "keep.lua",
-    "dispatch.lua"
-);
-/// What is rarely done with them.
-static LOCKS_RARELY: LazyLock<LuaScript> = script!(
-    "prelude.lua",
-    "notify.lua",
-    "exclusive.lua",
-    "queue.lua",
-    "acquire_release.lua",
-    "rare.lua",
-    "dispatch.lua"
-);
-/// Semaphores and read-write locks.
-static SHARES: LazyLock<LuaScript> = script!(
-    "prelude.lua",
-    "notify.lua",
-    "shared.lua",
-    "queue.lua",
-    "acquire_release.lua",
-    "rare.lua",
-    "dispatch.lua"
-);
-static PING: LazyLock<LuaScript> = script!("ping.lua");
-static LOOK: LazyLock<LuaScript> = script!("inspect.lua");
 
 /// How long after the end of a lease its waiters ask, at least and at most: not all at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -112,7 +72,7 @@ impl Redis {
     /// A script that writes, rather than `PING`: whoever cannot do that cannot lock.
     pub(super) async fn ping(&self) -> Result<()> {
         let ping = |by: Eval| {
-            let mut ping = by.command(&PING);
+            let mut ping = by.command(&scripts::PING);
             ping.arg(1).arg(format!("lockstock:ping:{}", self.process));
             ping
         };
@@ -177,7 +137,7 @@ impl Redis {
         let mut listening = self.wakes.listen(attempt.token);
         loop {
             let breaks = self.wakes.breaks();
-            self.wire.hear(&attempt.keys).await?;
+            self.wire.ensure_subscribed(&attempt.keys).await?;
             let holder = match self.ask(attempt, true).await? {
                 AcquireReply::Granted(grant) => {
                     if lease_ended {
@@ -364,9 +324,9 @@ impl Redis {
 
 fn script(kind: LockKind, step: Operation) -> &'static LuaScript {
     match kind {
-        LockKind::Lock if step.is_rare() => &LOCKS_RARELY,
-        LockKind::Lock => &LOCKS,
-        LockKind::Semaphore | LockKind::ReadWrite => &SHARES,
+        LockKind::Lock if step.is_rare() => &scripts::LOCKS_RARE,
+        LockKind::Lock => &scripts::LOCKS,
+        LockKind::Semaphore | LockKind::ReadWrite => &scripts::SHARED,
     }
 }
 

@@ -159,7 +159,7 @@ impl LockTable {
     pub(super) fn seen(&mut self, key: &[u8], now: Instant) -> Option<LockInfo> {
         self.expire(key, now);
         let room = self.rooms.get(key)?;
-        let (kind, name) = Keys::whose(key)?;
+        let (kind, name) = Keys::parse(key)?;
         let mut holders = room.holders.iter().collect::<Vec<_>>();
         holders.sort_by_key(|holder| holder.ends);
         let holders = holders.into_iter().map(|holder| HolderInfo {

@@ -22,7 +22,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Eval, LuaScript, SlotContext};
-use crate::error::{Error, Result, explained_step};
+use crate::error::{Error, Result, explain_operation};
 use crate::inspect::HolderId;
 use crate::key::Keys;
 use crate::store::request::{Mode, Ownership};
@@ -325,7 +325,7 @@ async fn send(wire: Connection, limit: Duration, batch: Vec<Pending>) {
         .run::<Vec<Value>>(|by| command(&batch, by), until)
         .await;
     let (answers, begun, repeated) = match ran {
-        Ok(ran) => (ran.answer, ran.begun, ran.repeated),
+        Ok(ran) => (ran.value, ran.sent_at, ran.repeated),
         Err(error) => {
             for call in batch {
                 let _ = call.answer.send(Err(error.clone()));
@@ -340,7 +340,7 @@ async fn send(wire: Connection, limit: Duration, batch: Vec<Pending>) {
     };
     for (call, value) in batch.into_iter().zip(answers) {
         let answer = match refusal(&value) {
-            Some(why) => Err(Error::refused(explained_step(&why))),
+            Some(why) => Err(Error::store_failed(explain_operation(&why))),
             None => Ok(Reply {
                 value,
                 clock,
@@ -375,7 +375,7 @@ fn command(batch: &[Pending], by: Eval) -> Cmd {
         cmd.arg(&keys.holder).arg(&keys.queue);
     }
     cmd.arg(&*first.slot.channels)
-        .arg(&*first.slot.process)
+        .arg(&*first.slot.client_id)
         .arg(of_rank(0).count())
         .arg(of_rank(1).count());
     for call in batch {

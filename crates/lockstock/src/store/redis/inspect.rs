@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::Operation;
 use super::connection::{Eval, ReadConnection};
-use super::{LOOK, Redis, parse};
+use super::{Redis, parse, scripts};
 use crate::error::Result;
 use crate::inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
 use crate::key::{Keys, LockKind};
@@ -80,7 +80,7 @@ impl Redis {
             if let Walk::Strings = walk {
                 keys = self.marked(server, keys).await?;
             }
-            names.extend(keys.iter().filter_map(|key| Keys::whose(key)));
+            names.extend(keys.iter().filter_map(|key| Keys::parse(key)));
             if cursor == 0 {
                 return Ok(());
             }
@@ -136,14 +136,14 @@ impl Redis {
     /// What there is of one name.
     pub(in crate::store) async fn look(&self, keys: &Keys, name: Vec<u8>) -> Result<LockInfo> {
         let command = |by: Eval| {
-            let mut look = by.command(&LOOK);
+            let mut look = by.command(&scripts::INSPECT);
             look.arg(2).arg(&keys.holder).arg(&keys.queue);
             look.arg(u8::from(keys.kind == LockKind::Lock));
             look
         };
         let until = Instant::now() + self.limit;
         let looked = self.wire.run::<Looked>(command, until).await?;
-        let (now, one, sharers, waiters) = looked.answer;
+        let (now, one, sharers, waiters) = looked.value;
         let kind = keys.kind;
         let mut holders = one.and_then(holder).into_iter().collect::<Vec<_>>();
         let sharers = sharers.iter();

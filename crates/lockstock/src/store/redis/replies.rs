@@ -93,7 +93,7 @@ pub(super) fn parse_acquire(attempt: &Request, answered: &Reply) -> Result<Acqui
 }
 
 pub(super) fn parse<T: FromRedisValue>(answered: &Reply) -> Result<T> {
-    T::from_redis_value_ref(&answered.value).map_err(Error::refused)
+    T::from_redis_value_ref(&answered.value).map_err(Error::store_failed)
 }
 
 /// Until when a lock is ours that was granted `at`, by the server's clock: later than our last
