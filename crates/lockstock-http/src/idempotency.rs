@@ -19,18 +19,16 @@ mod process;
 mod record;
 mod store;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use lockstock::{MAX_LEASE, MIN_LEASE, Store};
-use tower_layer::Layer;
+use lockstock::Store;
 use tower_service::Service;
 use tracing::{debug, warn};
 
@@ -39,11 +37,13 @@ use self::header::Found;
 pub use self::key::RequestKey;
 use self::key::{credentials, fingerprint};
 pub use self::record::{Malformed, RecordedResponse};
-use self::store::Shared;
+use self::store::SharedRecordStore;
 pub use self::store::{LockstockRecordStore, RecordStore};
 use crate::BoxError;
+use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::Handle;
+use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 
 /// The largest request and the largest answer, unless said otherwise, in bytes.
@@ -54,8 +54,6 @@ const LEASE: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
-
-type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 
 /// A layer: a request with an `Idempotency-Key` that is sent again is answered again, not
 /// carried out again.
@@ -109,23 +107,24 @@ type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 /// assert_eq!(again.headers()["idempotent-replayed"], "true");
 /// # }
 /// ```
-pub struct IdempotencyLayer<B> {
-    records: Shared,
+#[derive(Debug, Clone)]
+pub struct IdempotencyLayer {
+    records: SharedRecordStore,
     transactional: bool,
     claims: Claims,
     methods: Arc<[Method]>,
     required: bool,
-    caller: Arc<dyn Fn(&Parts) -> String + Send + Sync>,
-    recorded: Recorded<B>,
+    caller: Opaque<dyn Fn(&Parts) -> String + Send + Sync>,
+    record_if: ResponsePredicate,
     headers: Arc<[HeaderName]>,
     body_limit: usize,
     response_limit: usize,
     fail_open: bool,
-    on_rejection: RejectionHandler<B>,
+    on_rejection: RejectionHandler,
     work: DetachedTasks,
 }
 
-impl<B> IdempotencyLayer<B> {
+impl IdempotencyLayer {
     /// Records and claims in `store`: records for 24 hours, claims with a lease of 30 s. For
     /// other times see [`LockstockRecordStore`] and [`claim_in`](Self::claim_in).
     pub fn in_store(store: &Store) -> Self {
@@ -136,13 +135,13 @@ impl<B> IdempotencyLayer<B> {
     /// [`claim_in`](Self::claim_in) says otherwise.
     pub fn new(records: impl RecordStore) -> Self {
         Self {
-            records: Arc::new(records),
+            records: Opaque(Arc::new(records)),
             transactional: false,
             claims: Claims::default(),
             methods: [Method::POST, Method::PATCH].into(),
             required: false,
-            caller: Arc::new(credentials),
-            recorded: Arc::new(|response| response.status().is_success()),
+            caller: Opaque(Arc::new(credentials)),
+            record_if: Opaque(Arc::new(|response| response.status.is_success())),
             headers: [CONTENT_TYPE, ETAG, LOCATION].into(),
             body_limit: LIMIT,
             response_limit: LIMIT,
@@ -164,19 +163,16 @@ impl<B> IdempotencyLayer<B> {
 
     /// Claims the key in `store` too, so that other processes hear 409 while the request is
     /// carried out. The claim is the lock `idempotency:ID`, with [`RequestKey::id`]. It is renewed
-    /// for at most an hour; if the process dies it ends with its lease, [`MIN_LEASE`] to
-    /// [`MAX_LEASE`].
+    /// for at most an hour; if the process dies it ends with its lease, [`MIN_LEASE`](lockstock::MIN_LEASE) to
+    /// [`MAX_LEASE`](lockstock::MAX_LEASE).
     ///
     /// # Panics
     ///
     /// If the lease is out of range.
     #[must_use]
+    #[track_caller]
     pub fn claim_in(mut self, store: &Store, lease: Duration) -> Self {
-        assert!(
-            (MIN_LEASE..=MAX_LEASE).contains(&lease),
-            "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
-        );
-        self.claims.claim_in(store, lease);
+        self.claims.claim_in(store, checked_lease(lease));
         self
     }
 
@@ -201,15 +197,18 @@ impl<B> IdempotencyLayer<B> {
     /// is a new caller; or where services share a store.
     #[must_use]
     pub fn caller(mut self, of: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
-        self.caller = Arc::new(of);
+        self.caller = Opaque(Arc::new(of));
         self
     }
 
     /// Which answers are recorded. By default those with a status of 2xx: after a refusal that
     /// changed nothing the client may try again.
     #[must_use]
-    pub fn record_if(mut self, is: impl Fn(&Response<B>) -> bool + Send + Sync + 'static) -> Self {
-        self.recorded = Arc::new(is);
+    pub fn record_if(
+        mut self,
+        predicate: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.record_if = Opaque(Arc::new(predicate));
         self
     }
 
@@ -251,9 +250,9 @@ impl<B> IdempotencyLayer<B> {
     #[must_use]
     pub fn on_rejection(
         mut self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        self.on_rejection = RejectionHandler::by(tell);
+        self.on_rejection = RejectionHandler::new(respond);
         self
     }
 
@@ -265,46 +264,7 @@ impl<B> IdempotencyLayer<B> {
     }
 }
 
-impl<B> Clone for IdempotencyLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            records: self.records.clone(),
-            claims: self.claims.clone(),
-            methods: self.methods.clone(),
-            caller: self.caller.clone(),
-            recorded: self.recorded.clone(),
-            headers: self.headers.clone(),
-            on_rejection: self.on_rejection.clone(),
-            work: self.work.clone(),
-            ..*self
-        }
-    }
-}
-
-impl<B> fmt::Debug for IdempotencyLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyLayer")
-            .field("claims", &self.claims)
-            .field("methods", &self.methods)
-            .field("required", &self.required)
-            .field("headers", &self.headers)
-            .field("body_limit", &self.body_limit)
-            .field("response_limit", &self.response_limit)
-            .field("fail_open", &self.fail_open)
-            .field("on_rejection", &self.on_rejection)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S, B> Layer<S> for IdempotencyLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -321,7 +281,7 @@ where
         let (request, key) = match rules.key(request).await {
             Ok((request, Some(key))) => (request, key),
             Ok((request, None)) => return inner.call(request).await,
-            Err(refused) => return Ok(rules.on_rejection.answer(refused)),
+            Err(refused) => return Ok(rules.on_rejection.respond(refused)),
         };
         let claim = match rules.next(&key).await {
             NextAction::Process(claim) => claim,
@@ -329,7 +289,7 @@ where
                 debug!(id = key.id(), "answered again");
                 return Ok(record.replay());
             }
-            NextAction::Reject(refused) => return Ok(rules.on_rejection.answer(refused)),
+            NextAction::Reject(refused) => return Ok(rules.on_rejection.respond(refused)),
         };
         let stop = Cancellation::of(&request);
         let carried_out = rules.clone().process(inner, request, key, claim);
@@ -344,7 +304,7 @@ enum NextAction {
     Reject(Rejection),
 }
 
-impl<B> IdempotencyLayer<B> {
+impl IdempotencyLayer {
     /// The request's key, if it is one that has a key. Reads its body.
     async fn key<R>(
         &self,

@@ -7,7 +7,6 @@
 //! Not here: who may choose a key. A closure that hands on what a client sent lets the client
 //! choose the name of a lock, so put a word of your own before it.
 
-use std::fmt;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -16,12 +15,13 @@ use http::{HeaderName, Method};
 use lockstock::MAX_NAME_BYTES;
 
 use crate::hash::hex_hash;
+use crate::opaque::Opaque;
 
 type Find = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 /// How the key of a request is found. Cheap to clone.
-#[derive(Clone)]
-pub struct Key(Arc<Find>);
+#[derive(Debug, Clone)]
+pub struct Key(Opaque<Find>);
 
 impl Key {
     /// What `find` says; `None` for a request that needs no lock. The key is the name of the
@@ -34,7 +34,7 @@ impl Key {
     /// # let _ = by_query;
     /// ```
     pub fn from_fn(find: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(find))
+        Self(Opaque(Arc::new(find)))
     }
 
     /// The path of the request, if it is one that `template` describes, such as
@@ -109,12 +109,6 @@ impl Key {
             }
             key
         })
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(…)")
     }
 }
 

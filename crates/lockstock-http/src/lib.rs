@@ -53,6 +53,7 @@
 //! [`PreconditionsLayer`] that compare. A request that is answered again then takes no lock, one that
 //! has no lock takes no place among the many, and a tag is compared under the lock.
 
+mod admission;
 mod concurrency_limit;
 mod detached;
 mod hash;
@@ -60,6 +61,7 @@ mod idempotency;
 mod key;
 mod lock;
 mod middleware;
+mod opaque;
 mod preconditions;
 mod rejection;
 

@@ -13,7 +13,6 @@
 
 mod tags;
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,11 +23,11 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tower_layer::Layer;
 use tower_service::Service;
 
 use self::tags::{ETagCondition, Tag};
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::Handle;
+use crate::opaque::Opaque;
 use crate::rejection::{Rejection, RejectionHandler};
 
 /// What a client demands of the version that it changes: an extension of requests that write.
@@ -74,8 +73,8 @@ impl IfMatch {
 }
 
 /// The entity tag of what a request is about, `None` if it does not exist.
-type Current<B> =
-    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<B>>> + Send + Sync;
+type Current =
+    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<Bytes>>> + Send + Sync;
 
 /// A layer for conditional requests.
 ///
@@ -120,14 +119,15 @@ type Current<B> =
 /// assert_eq!(status(of("PUT", "x-nothing")).await, 428);
 /// # }
 /// ```
-pub struct PreconditionsLayer<B> {
+#[derive(Debug, Clone)]
+pub struct PreconditionsLayer {
     required: bool,
     methods: Arc<[Method]>,
-    current: Option<Arc<Current<B>>>,
-    on_rejection: RejectionHandler<B>,
+    current: Option<Opaque<Current>>,
+    on_rejection: RejectionHandler,
 }
 
-impl<B> PreconditionsLayer<B> {
+impl PreconditionsLayer {
     /// Nothing is required, and nothing compared before the handler runs.
     pub fn new() -> Self {
         Self {
@@ -160,11 +160,10 @@ impl<B> PreconditionsLayer<B> {
     /// not exist; or what to answer instead. It is asked only if there is something to compare.
     ///
     /// ```
-    /// use axum::body::Body;
     /// use lockstock_http::PreconditionsLayer;
     /// # async fn version_of(_: String) -> Option<u64> { None }
     ///
-    /// let layer: PreconditionsLayer<Body> = PreconditionsLayer::new().current(|parts| {
+    /// let layer = PreconditionsLayer::new().current(|parts| {
     ///     let path = parts.uri.path().to_owned();
     ///     async { Ok(version_of(path).await.map(|version| format!("\"{version}\""))) }
     /// });
@@ -173,11 +172,11 @@ impl<B> PreconditionsLayer<B> {
     #[must_use]
     pub fn current<F>(self, find: impl Fn(&Parts) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Option<String>, Response<B>>> + Send + 'static,
+        F: Future<Output = Result<Option<String>, Response<Bytes>>> + Send + 'static,
     {
-        let current: Arc<Current<B>> = Arc::new(move |parts| Box::pin(find(parts)));
+        let current: Arc<Current> = Arc::new(move |parts| Box::pin(find(parts)));
         Self {
-            current: Some(current),
+            current: Some(Opaque(current)),
             ..self
         }
     }
@@ -186,9 +185,9 @@ impl<B> PreconditionsLayer<B> {
     #[must_use]
     pub fn on_rejection(
         self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        let on_rejection = RejectionHandler::by(tell);
+        let on_rejection = RejectionHandler::new(respond);
         Self {
             on_rejection,
             ..self
@@ -196,43 +195,13 @@ impl<B> PreconditionsLayer<B> {
     }
 }
 
-impl<B> Default for PreconditionsLayer<B> {
+impl Default for PreconditionsLayer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B> Clone for PreconditionsLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            required: self.required,
-            methods: self.methods.clone(),
-            current: self.current.clone(),
-            on_rejection: self.on_rejection.clone(),
-        }
-    }
-}
-
-impl<B> fmt::Debug for PreconditionsLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PreconditionsLayer")
-            .field("required", &self.required)
-            .field("methods", &self.methods)
-            .field("compared_before", &self.current.is_some())
-            .field("on_rejection", &self.on_rejection)
-            .finish()
-    }
-}
-
-impl<S, B> Layer<S> for PreconditionsLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -255,8 +224,8 @@ where
         }
         if rules.methods.contains(&parts.method) {
             let seen = IfMatch::of(&parts.headers);
-            if let Err(response) = rules.check(&parts, &seen).await {
-                return Ok(response);
+            if let Some(response) = rules.check(&parts, &seen).await {
+                return Ok(response.map(ResBody::from));
             }
             parts.extensions.insert(seen);
         }
@@ -264,24 +233,25 @@ where
     }
 }
 
-impl<B: From<Bytes>> PreconditionsLayer<B> {
-    /// What is answered instead, if the request must not be carried out.
-    async fn check(&self, parts: &Parts, seen: &IfMatch) -> Result<(), Response<B>> {
+impl PreconditionsLayer {
+    /// Returns the response to a request that must not be processed.
+    async fn check(&self, parts: &Parts, seen: &IfMatch) -> Option<Response<Bytes>> {
         let unwanted = match self.current {
             Some(_) => ETagCondition::by(&parts.headers, &IF_NONE_MATCH),
             // Nobody would compare it.
             None => ETagCondition::Nothing,
         };
+        let reject = |rejection| Some(self.on_rejection.respond(rejection));
         if *seen == IfMatch::Absent && unwanted == ETagCondition::Nothing {
             return match self.required {
-                true => Err(self.on_rejection.answer(Rejection::PreconditionRequired)),
-                false => Ok(()),
+                true => reject(Rejection::PreconditionRequired),
+                false => None,
             };
         }
-        let Some(find) = &self.current else {
-            return Ok(());
+        let current = match self.current.as_ref()?(parts).await {
+            Ok(current) => current,
+            Err(response) => return Some(response),
         };
-        let current = find(parts).await?;
         let is_met = match &current {
             // Not even `*` matches what does not exist.
             None => *seen == IfMatch::Absent,
@@ -290,11 +260,9 @@ impl<B: From<Bytes>> PreconditionsLayer<B> {
             }
         };
         if is_met {
-            return Ok(());
+            return None;
         }
-        Err(self
-            .on_rejection
-            .answer(Rejection::PreconditionFailed { current }))
+        reject(Rejection::PreconditionFailed { current })
     }
 }
 

@@ -8,7 +8,6 @@
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) of the type `about:blank`, with a `code`
 //! for programs. A layer's `refuse` takes a closure for bodies of your own.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use serde_json::json;
 use tracing::debug;
 
 use crate::BoxError;
+use crate::opaque::Opaque;
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -167,8 +167,8 @@ impl Rejection {
         }
     }
 
-    /// What is answered unless `refuse` says otherwise.
-    pub fn problem<B: From<Bytes>>(&self) -> Response<B> {
+    /// Returns the default response: `application/problem+json`.
+    pub fn problem(&self) -> Response<Bytes> {
         let status = self.status();
         let problem = json!({
             "type": "about:blank",
@@ -177,7 +177,7 @@ impl Rejection {
             "detail": self.detail(),
             "code": self.code(),
         });
-        let mut response = Response::new(B::from(Bytes::from(problem.to_string())));
+        let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = status;
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
@@ -185,29 +185,33 @@ impl Rejection {
     }
 }
 
-/// How the on_rejection of a layer are told.
-pub(crate) struct RejectionHandler<B>(Option<Arc<dyn Fn(Rejection) -> Response<B> + Send + Sync>>);
+/// Responds to rejected requests; by default with [`Rejection::problem`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RejectionHandler(Option<Respond>);
 
-impl<B> RejectionHandler<B> {
-    pub(crate) fn by(tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(tell)))
+type Respond = Opaque<dyn Fn(Rejection) -> Response<Bytes> + Send + Sync>;
+
+impl RejectionHandler {
+    pub(crate) fn new(
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Opaque(Arc::new(respond))))
     }
 
-    pub(crate) fn answer(&self, refused: Rejection) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        debug!(code = refused.code(), "refused");
-        let retry_after = refused.retry_after();
-        let current = match &refused {
+    /// Returns the response, with `Retry-After` and `ETag` where the rejection implies them and
+    /// the response has none.
+    pub(crate) fn respond<B: From<Bytes>>(&self, rejection: Rejection) -> Response<B> {
+        debug!(code = rejection.code(), "rejected");
+        let retry_after = rejection.retry_after();
+        let current = match &rejection {
             Rejection::PreconditionFailed {
                 current: Some(current),
             } => HeaderValue::try_from(current).ok(),
             _ => None,
         };
         let mut response = match &self.0 {
-            Some(tell) => tell(refused),
-            None => refused.problem(),
+            Some(respond) => respond(rejection),
+            None => rejection.problem(),
         };
         let headers = response.headers_mut();
         if let Some(retry_after) = retry_after {
@@ -218,28 +222,7 @@ impl<B> RejectionHandler<B> {
         if let Some(current) = current {
             headers.entry(ETAG).or_insert(current);
         }
-        response
-    }
-}
-
-impl<B> Clone for RejectionHandler<B> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<B> Default for RejectionHandler<B> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<B> fmt::Debug for RejectionHandler<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Some(_) => "by the caller",
-            None => "problem+json",
-        })
+        response.map(B::from)
     }
 }
 
@@ -265,7 +248,7 @@ mod tests {
     fn a_tag_that_is_no_header_value_is_left_out() {
         let current = Some("\"a\"\r\nset-cookie: x".to_owned());
         let refused = Rejection::PreconditionFailed { current };
-        let response = RejectionHandler::<Bytes>::default().answer(refused);
+        let response = RejectionHandler::default().respond::<Bytes>(refused);
         assert_eq!(response.headers().len(), 1);
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, Request, StatusCode};
-use axum::response::IntoResponse;
 use axum::routing::post as on_post;
-use kit::{Gate, LEASE, PATIENCE, for_ever, hang_up, on_each_store, post, send, sending};
+use kit::{
+    Gate, LEASE, PATIENCE, for_ever, hang_up, on_each_store, post, response_with, send, sending,
+};
 use lockstock::Store;
 use lockstock_http::{ConcurrencyLimitLayer, Key};
 use lockstock_testkit::Redis;
@@ -19,11 +20,11 @@ use tokio::time::{sleep, timeout};
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
-fn two_of(store: &Store) -> ConcurrencyLimitLayer<Body> {
+fn two_of(store: &Store) -> ConcurrencyLimitLayer {
     ConcurrencyLimitLayer::new(store, Key::header(TENANT), 2).lease(LEASE)
 }
 
-fn app(gate: &Gate, layer: &ConcurrencyLimitLayer<Body>) -> Router {
+fn app(gate: &Gate, layer: &ConcurrencyLimitLayer) -> Router {
     let gate = gate.clone();
     let handler = async move || {
         gate.pass().await;
@@ -177,9 +178,8 @@ async fn a_store_that_is_down_is_no_permit_unless_said_otherwise() {
 #[tokio::test]
 async fn a_refusal_may_be_told_in_other_words() {
     let gate = Gate::shut();
-    let layer = ConcurrencyLimitLayer::new(&Store::memory(), Key::header(TENANT), 1).on_rejection(
-        |refused| (StatusCode::SERVICE_UNAVAILABLE, refused.detail()).into_response(),
-    );
+    let layer = ConcurrencyLimitLayer::new(&Store::memory(), Key::header(TENANT), 1)
+        .on_rejection(|refused| response_with(StatusCode::SERVICE_UNAVAILABLE, refused.detail()));
     let app = app(&gate, &layer);
     let client = sending(&app, import("a"));
     gate.came().await;

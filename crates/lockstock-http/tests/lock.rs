@@ -7,17 +7,16 @@ mod kit;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{Request, Response, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::response::IntoResponse;
 use axum::routing::post as on_post;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use http_body_util::Full;
 use kit::{
-    Answer, Gate, LEASE, PATIENCE, SHORT, for_ever, hang_up, on_each_store, post, send, sending,
-    somebody_waits,
+    Answer, Gate, LEASE, PATIENCE, SHORT, for_ever, hang_up, on_each_store, post, response_with,
+    send, sending, somebody_waits,
 };
 use lockstock::{Acquired, Store};
 use lockstock_http::{
@@ -30,16 +29,16 @@ use tower::{Layer, ServiceExt, service_fn};
 
 const PATH: &str = "/reports/{name}/";
 
-fn exclusive(store: &Store) -> LockLayer<Body> {
+fn exclusive(store: &Store) -> LockLayer {
     LockLayer::exclusive(store, Key::path(PATH), LEASE)
 }
 
-fn cooldown(store: &Store) -> LockLayer<Body> {
+fn cooldown(store: &Store) -> LockLayer {
     LockLayer::cooldown(store, Key::path(PATH), LEASE)
 }
 
 /// A service whose handler goes through the gate.
-fn app(gate: &Gate, guard: &LockLayer<Body>) -> Router {
+fn app(gate: &Gate, guard: &LockLayer) -> Router {
     let gate = gate.clone();
     let handler = async move |held: Option<Extension<HeldLock>>| {
         gate.pass().await;
@@ -52,7 +51,7 @@ fn app(gate: &Gate, guard: &LockLayer<Body>) -> Router {
 }
 
 /// A service that answers with the status that its path names.
-fn mirror(guard: &LockLayer<Body>) -> Router {
+fn mirror(guard: &LockLayer) -> Router {
     let handler = async |Path(name): Path<String>| {
         let (status, settled) = name.split_once('-').unwrap();
         let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
@@ -167,7 +166,7 @@ async fn what_counts_as_a_success_is_a_setting() {
         send(&statuses, post(&path)).await;
         assert_eq!(send(&statuses, post(&path)).await.status, next);
     }
-    let closure = mirror(&cooldown(&store).success(|response| response.status() == 418));
+    let closure = mirror(&cooldown(&store).success(|response| response.status == 418));
     send(&closure, post("/reports/418-settled/")).await;
     assert_eq!(
         send(&closure, post("/reports/418-settled/")).await.status,
@@ -374,11 +373,10 @@ async fn a_refusal_may_be_told_in_other_words() {
     let held = store.lock("/reports/weekly/").lease(LEASE).unwrap();
     let _held = held.acquire().await.unwrap();
     let plain = exclusive(&store).on_rejection(|refused| match refused {
-        Rejection::Busy { kept, lease, .. } => (
+        Rejection::Busy { kept, lease, .. } => response_with(
             StatusCode::LOCKED,
             format!("kept: {kept}, lease: {lease:?}"),
-        )
-            .into_response(),
+        ),
         other => other.problem(),
     });
     let busy = send(&app(&Gate::open(), &plain), post("/reports/weekly/")).await;
@@ -388,7 +386,9 @@ async fn a_refusal_may_be_told_in_other_words() {
     );
     assert!(busy.retry_after().unwrap() > 1, "added");
     let own = exclusive(&store).on_rejection(|refused| {
-        (refused.status(), AppendHeaders([("retry-after", "7")])).into_response()
+        let mut response = response_with(refused.status(), "");
+        response.headers_mut().insert("retry-after", 7.into());
+        response
     });
     let busy = send(&app(&Gate::open(), &own), post("/reports/weekly/")).await;
     assert_eq!((busy.status, busy.retry_after()), (429, Some(7)));
@@ -456,9 +456,9 @@ async fn a_server_that_stops_waits_for_what_has_begun() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "a lease takes")]
+#[should_panic(expected = "a lease must be between")]
 async fn a_lease_out_of_range_is_refused_at_once() {
-    let _ = LockLayer::<Body>::exclusive(&Store::memory(), Key::path(PATH), Duration::ZERO);
+    let _ = LockLayer::exclusive(&Store::memory(), Key::path(PATH), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use axum::routing::any;
 use axum::{Extension, Router};
-use kit::{Answer, send};
+use bytes::Bytes;
+use kit::{Answer, response_with, send};
 use lockstock_http::{IfMatch, PreconditionsLayer, Rejection};
 
 /// What is sent and answered may be any of these.
@@ -137,7 +137,7 @@ async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
 }
 
 /// Answers with what the handler is told of `If-Match`.
-fn told(layer: PreconditionsLayer<Body>) -> Router {
+fn told(layer: PreconditionsLayer) -> Router {
     let handler = async |seen: Option<Extension<IfMatch>>| {
         seen.map_or("nothing".to_owned(), |seen| format!("{:?}", seen.0))
     };
@@ -189,15 +189,12 @@ async fn a_write_without_a_condition_may_be_refused() {
 }
 
 /// `/3` has the tag "3", `/weak` a weak one, `/none` does not exist, `/secret` is refused.
-async fn current(
-    path: String,
-    asked: Arc<AtomicUsize>,
-) -> Result<Option<String>, axum::response::Response> {
+async fn current(path: String, asked: Arc<AtomicUsize>) -> Result<Option<String>, Response<Bytes>> {
     asked.fetch_add(1, Ordering::SeqCst);
     match &path[..] {
         "/none" => Ok(None),
         "/weak" => Ok(Some("W/\"3\"".to_owned())),
-        "/secret" => Err(StatusCode::FORBIDDEN.into_response()),
+        "/secret" => Err(response_with(StatusCode::FORBIDDEN, "")),
         other => Ok(Some(format!("\"{}\"", &other[1..]))),
     }
 }
@@ -217,7 +214,7 @@ async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
             StatusCode::NO_CONTENT
         }
     };
-    let app = |layer: PreconditionsLayer<Body>| {
+    let app = |layer: PreconditionsLayer| {
         let handler = handler.clone();
         Router::new().route("/{id}", any(handler)).layer(layer)
     };
@@ -278,9 +275,9 @@ async fn a_refusal_may_be_told_in_other_words() {
         .current(|_| async { Ok(Some("\"3\"".to_owned())) })
         .on_rejection(|refused| match refused {
             Rejection::PreconditionFailed { current } => {
-                (StatusCode::PRECONDITION_FAILED, format!("{current:?}")).into_response()
+                response_with(StatusCode::PRECONDITION_FAILED, format!("{current:?}"))
             }
-            _ => AppendHeaders([("etag", "mine")]).into_response(),
+            other => other.problem(),
         });
     let app = told(layer);
     let answer = sent(&app, "PUT", &[("if-match", "\"2\"")]).await;

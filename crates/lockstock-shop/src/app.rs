@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
@@ -35,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store: Store,
     /// Whose turn it is to change a product.
-    pub(crate) turns: LockLayer<Body>,
+    pub(crate) turns: LockLayer,
     pub(crate) keys: Keys,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,

@@ -1,15 +1,13 @@
 //! The entity tags of products (RFC 9110, section 8.8.3), and what a client demands of them.
 
-use axum::body::Body;
 use axum::http::HeaderValue;
-use axum::response::IntoResponse;
 use lockstock_http::PreconditionsLayer;
 
 use crate::refusal::Refusal;
 
 /// The layer that reads what a client demands of the version it reads or changes.
-pub(crate) fn layer() -> PreconditionsLayer<Body> {
-    PreconditionsLayer::new().on_rejection(|refused| Refusal::from(refused).into_response())
+pub(crate) fn layer() -> PreconditionsLayer {
+    PreconditionsLayer::new().on_rejection(Refusal::of_layer)
 }
 
 /// The entity tag of a product: its version and, while some of it is held, how many. Strong,

@@ -25,8 +25,8 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(
 
 const BODY_OMITTED: HeaderName = HeaderName::from_static("idempotent-body-omitted");
 
-impl<B> IdempotencyLayer<B> {
-    pub(super) async fn process<S, R>(
+impl IdempotencyLayer {
+    pub(super) async fn process<S, R, B>(
         self: Arc<Self>,
         mut inner: S,
         request: Request<R>,
@@ -37,22 +37,32 @@ impl<B> IdempotencyLayer<B> {
         S: Service<Request<R>, Response = Response<B>>,
         B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
     {
-        let response = match inner.call(request).await {
-            Ok(response) if self.transactional => {
+        let (parts, body) = match inner.call(request).await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
                 claim.release().await;
-                return Ok(self.or_recorded(&key, response).await);
-            }
-            Ok(response) if (self.recorded)(&response) => response,
-            Ok(unknown) if unknown.extensions().get::<OutcomeUnknown>().is_some() => {
-                // For the rest of its lease nobody does it a second time.
-                claim.keep().await;
-                return Ok(unknown);
-            }
-            not_recorded => {
-                claim.release().await;
-                return not_recorded;
+                return Err(error);
             }
         };
+        let is_recorded = (self.record_if)(&parts);
+        let is_unknown = parts.extensions.get::<OutcomeUnknown>().is_some();
+        let response = Response::from_parts(parts, body);
+        if self.transactional {
+            claim.release().await;
+            if is_recorded {
+                return Ok(response);
+            }
+            return Ok(self.recorded_or(&key, response).await);
+        }
+        if !is_recorded {
+            if is_unknown {
+                // For the rest of its lease nobody does it a second time.
+                claim.keep().await;
+            } else {
+                claim.release().await;
+            }
+            return Ok(response);
+        }
         let (response, record) = self.record(&key, response).await;
         if self.save(&key, &record).await {
             claim.release().await;
@@ -65,13 +75,11 @@ impl<B> IdempotencyLayer<B> {
     /// The answer, or what is recorded under the key if it is a refusal: somebody else may have
     /// carried the request out between our look at the records and our claim, and what refuses
     /// us (a lock that is kept, a version that has changed) may be that.
-    async fn or_recorded(&self, key: &RequestKey, response: Response<B>) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        if (self.recorded)(&response) {
-            return response;
-        }
+    async fn recorded_or<B: From<Bytes>>(
+        &self,
+        key: &RequestKey,
+        response: Response<B>,
+    ) -> Response<B> {
         match self.found(key).await {
             Some(NextAction::Replay(record)) => record.replay(),
             _ => response,
@@ -79,7 +87,7 @@ impl<B> IdempotencyLayer<B> {
     }
 
     /// The record of an answer, and the answer.
-    async fn record(
+    async fn record<B>(
         &self,
         key: &RequestKey,
         response: Response<B>,

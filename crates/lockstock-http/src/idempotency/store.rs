@@ -9,6 +9,7 @@ use lockstock::{Cache, MAX_TTL, MIN_TTL, Store};
 
 use super::{RecordedResponse, RequestKey};
 use crate::BoxError;
+use crate::opaque::Opaque;
 
 /// For how long a record in a store lasts, unless said otherwise.
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -39,7 +40,7 @@ const TTL: Duration = Duration::from_secs(24 * 3600);
 ///         Ok(answer.map(RecordedResponse::from_bytes).transpose()?)
 ///     }
 /// }
-/// # fn layer(database: Database) -> lockstock_http::IdempotencyLayer<axum::body::Body> {
+/// # fn layer(database: Database) -> lockstock_http::IdempotencyLayer {
 /// lockstock_http::IdempotencyLayer::transactional(InTheDatabase(database))
 /// # }
 /// ```
@@ -102,7 +103,7 @@ pub(super) trait DynRecordStore: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BoxError>>;
 }
 
-pub(super) type Shared = Arc<dyn DynRecordStore>;
+pub(super) type SharedRecordStore = Opaque<dyn DynRecordStore>;
 
 impl<R: RecordStore> DynRecordStore for R {
     fn find<'a>(
@@ -133,8 +134,7 @@ impl<R: RecordStore> DynRecordStore for R {
 /// # async fn main() {
 /// let store = Store::memory();
 /// let week = LockstockRecordStore::new(&store).expire_after(Duration::from_secs(7 * 24 * 3600));
-/// let layer: IdempotencyLayer<axum::body::Body> =
-///     IdempotencyLayer::new(week).claim_in(&store, Duration::from_secs(30));
+/// let layer = IdempotencyLayer::new(week).claim_in(&store, Duration::from_secs(30));
 /// # let _ = layer;
 /// # }
 /// ```

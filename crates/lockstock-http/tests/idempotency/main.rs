@@ -23,7 +23,9 @@ use axum::routing::any;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::stream;
-use kit::{Answer, Gate, PATIENCE, SHORT, answer, hang_up, on_each_store, send, sending};
+use kit::{
+    Answer, Gate, PATIENCE, SHORT, answer, hang_up, on_each_store, response_with, send, sending,
+};
 use lockstock::Store;
 use lockstock_http::{
     BoxError, IdempotencyLayer, LockstockRecordStore, RecordStore, RecordedResponse, RequestKey,
@@ -34,7 +36,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 const LEASE: Duration = Duration::from_secs(20);
 
-fn in_store(store: &Store) -> IdempotencyLayer<Body> {
+fn in_store(store: &Store) -> IdempotencyLayer {
     IdempotencyLayer::in_store(store)
 }
 
@@ -51,7 +53,7 @@ impl Payments {
         Self { gate, made }
     }
 
-    fn app(&self, layer: &IdempotencyLayer<Body>) -> Router {
+    fn app(&self, layer: &IdempotencyLayer) -> Router {
         let this = self.clone();
         let handler = async move |asked: HeaderMap, body: Bytes| {
             let number = this.made.fetch_add(1, Ordering::SeqCst) + 1;

@@ -244,7 +244,7 @@ async fn an_expired_record_is_as_none() {
 async fn a_refusal_may_be_told_in_other_words() {
     let layer = in_store(&Store::memory())
         .require()
-        .on_rejection(|refused| (StatusCode::IM_A_TEAPOT, refused.code()).into_response());
+        .on_rejection(|refused| response_with(StatusCode::IM_A_TEAPOT, refused.code()));
     let payments = Payments::new(Gate::shut());
     let app = payments.app(&layer);
     let client = sending(&app, pay("k"));

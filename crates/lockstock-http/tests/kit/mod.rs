@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
+use bytes::Bytes;
 use lockstock::{LockKind, Store};
 use lockstock_testkit::Redis;
 use serde_json::Value;
@@ -84,6 +85,13 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
 pub(crate) fn sending(app: &Router, request: Request<Body>) -> JoinHandle<Answer> {
     let app = app.clone();
     tokio::spawn(async move { send(&app, request).await })
+}
+
+/// A response in the words of a test.
+pub(crate) fn response_with(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
 }
 
 pub(crate) fn post(path: &str) -> Request<Body> {
