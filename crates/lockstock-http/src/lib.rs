@@ -73,7 +73,7 @@ pub use key::Key;
 pub use lock::{HeldLock, LockLayer, OutcomeUnknown};
 pub use middleware::Middleware;
 pub use preconditions::{IfMatch, PreconditionsLayer};
-pub use rejection::Rejection;
+pub use rejection::{Rejection, retry_after_secs};
 
 /// Any error, for what this crate hands on and does not look into.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

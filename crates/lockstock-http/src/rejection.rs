@@ -226,10 +226,21 @@ impl RejectionHandler {
     }
 }
 
-/// As `Retry-After` counts: never too early, and never at once.
-fn retry_after_secs(wait: Duration) -> u64 {
-    let more = u64::from(wait.subsec_nanos() > 0);
-    wait.as_secs().saturating_add(more).max(1)
+/// Returns `wait` in the seconds of a `Retry-After` header: rounded up, at least 1.
+///
+/// Fractions of a millisecond are dropped first, because leases are counted in milliseconds:
+/// 3.0001 s is 3, and 3.001 s is 4.
+///
+/// ```
+/// use std::time::Duration;
+/// use lockstock_http::retry_after_secs;
+///
+/// assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
+/// assert_eq!(retry_after_secs(Duration::ZERO), 1);
+/// ```
+pub fn retry_after_secs(wait: Duration) -> u64 {
+    let seconds = wait.as_millis().div_ceil(1000);
+    u64::try_from(seconds).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -237,10 +248,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_never_too_early_and_never_zero() {
-        for (wait, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3), (3000, 3)] {
-            assert_eq!(retry_after_secs(Duration::from_millis(wait)), seconds);
+    fn retry_after_is_rounded_up_and_never_zero() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3), (3000, 3)] {
+            assert_eq!(retry_after_secs(Duration::from_millis(millis)), seconds);
         }
+        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 3);
         assert_eq!(retry_after_secs(Duration::MAX), u64::MAX);
     }
 
