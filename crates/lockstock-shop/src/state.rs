@@ -4,7 +4,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use axum::body::Body;
 use lockstock::Store;
 use lockstock_http::LockLayer;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -21,7 +20,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store: Store,
     /// Whose turn it is to change a product.
-    pub(crate) turns: LockLayer<Body>,
+    pub(crate) turns: LockLayer,
     pub(crate) keys: Keys,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
 use lockstock_http::Rejection;
 
 use super::Refusal;
@@ -39,6 +41,11 @@ impl From<Rejection> for Refusal {
 }
 
 impl Refusal {
+    /// Returns the response to a rejected request. It carries the refusal to where it is rendered.
+    pub(crate) fn of_layer(rejection: Rejection) -> Response<Bytes> {
+        Self::from(rejection).into_response().map(|_| Bytes::new())
+    }
+
     /// 400: a key that is none.
     fn key_malformed() -> Self {
         Self::coded(

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use lockstock::Store;
 use lockstock_http::{BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey};
 use serde::Serialize;
@@ -51,9 +50,9 @@ impl RecordStore for InTheDatabase {
 /// The layers of the two kinds of requests.
 pub(crate) struct Keys {
     /// The database alone decides.
-    pub(crate) of_orders: IdempotencyLayer<Body>,
+    pub(crate) of_orders: IdempotencyLayer,
     /// The store of the locks is needed in any case.
-    pub(crate) of_changes: IdempotencyLayer<Body>,
+    pub(crate) of_changes: IdempotencyLayer,
 }
 
 impl Keys {
@@ -63,7 +62,7 @@ impl Keys {
                 .methods([Method::POST, Method::PUT, Method::PATCH])
                 .caller(|parts| request_context::caller(&parts.headers).to_string())
                 .body_limit(body_limit)
-                .on_rejection(|refused| Refusal::from(refused).into_response())
+                .on_rejection(Refusal::of_layer)
         };
         Self {
             of_orders: layer(),

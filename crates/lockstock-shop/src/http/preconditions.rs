@@ -1,12 +1,10 @@
-//! What a client demands of the version of a product (RFC 9110, section 13).
+//! The precondition headers of a request (RFC 9110, section 13).
 
-use axum::body::Body;
-use axum::response::IntoResponse;
 use lockstock_http::PreconditionsLayer;
 
 use crate::error::Refusal;
 
-/// The layer that reads what a client demands of the version it reads or changes.
-pub(crate) fn layer() -> PreconditionsLayer<Body> {
-    PreconditionsLayer::new().on_rejection(|refused| Refusal::from(refused).into_response())
+/// Returns the layer that parses `If-Match`.
+pub(crate) fn layer() -> PreconditionsLayer {
+    PreconditionsLayer::new().on_rejection(Refusal::of_layer)
 }

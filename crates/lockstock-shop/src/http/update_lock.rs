@@ -8,10 +8,8 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::IntoResponse;
 use lockstock::Store;
 use lockstock_http::{Key, LockLayer};
 
@@ -40,7 +38,7 @@ pub(crate) enum Hold {
 }
 
 /// The turns of all products.
-pub(crate) fn turns(store: &Store, rules: UpdateRules) -> LockLayer<Body> {
+pub(crate) fn turns(store: &Store, rules: UpdateRules) -> LockLayer {
     let key = Key::from_fn(lock_name);
     let guard = match rules.hold {
         // What is gone (204) needs no cool-down: who comes next shall hear 404, not 429.
@@ -51,7 +49,7 @@ pub(crate) fn turns(store: &Store, rules: UpdateRules) -> LockLayer<Body> {
         .wait(rules.wait)
         // The database compares the fence and the deadline in the transaction that writes.
         .finish_when_lost()
-        .on_rejection(|refused| Refusal::from(refused).into_response())
+        .on_rejection(Refusal::of_layer)
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {

@@ -1,18 +1,18 @@
-//! Clients that hang up, handlers that fail, stores that are not there.
+//! Disconnects, failing handlers and unavailable stores.
 
 use super::*;
 
 #[tokio::test]
-async fn a_client_that_hangs_up_stops_nothing_and_the_key_tells_the_result() {
+async fn a_disconnect_does_not_stop_the_handler_and_a_retry_gets_its_response() {
     on_each_store(async |[one, two]| {
-        let (payments, layer) = (Payments::new(Gate::shut()), in_store(&one));
+        let (payments, layer) = (Payments::new(Gate::closed()), in_store(&one));
         let apps = [payments.app(&layer), payments.app(&in_store(&two))];
         let client = sending(&apps[0], pay("k"));
-        payments.gate.came().await;
-        hang_up(client).await;
-        assert_eq!(send(&apps[1], pay("k")).await.status, 409, "it goes on");
-        payments.gate.let_go(1);
-        timeout(PATIENCE, layer.drain()).await.unwrap();
+        payments.gate.entered().await;
+        disconnect(client).await;
+        assert_eq!(send(&apps[1], pay("k")).await.status, 409, "still running");
+        payments.gate.release(1);
+        timeout(TIMEOUT, layer.drain()).await.unwrap();
         let result = send(&apps[1], pay("k")).await;
         assert_eq!((result.status, &result.body[..]), (201, "1: 12.50"));
         assert!(is_replayed(&result));
@@ -21,7 +21,7 @@ async fn a_client_that_hangs_up_stops_nothing_and_the_key_tells_the_result() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_it_sends_leaves_nothing_behind() {
+async fn a_disconnect_while_sending_leaves_no_claim() {
     let (payments, store) = (payments(), Store::memory());
     let app = payments.app(&in_store(&store));
     let mut never_ends = pay("k");
@@ -29,14 +29,14 @@ async fn a_client_that_hangs_up_while_it_sends_leaves_nothing_behind() {
     let chunks = futures_util::StreamExt::chain(chunks, stream::pending());
     *never_ends.body_mut() = Body::from_stream(chunks);
     let client = sending(&app, never_ends);
-    // Whatever it is doing by now.
+    // The layer is reading the body, or has not started.
     tokio::task::yield_now().await;
-    hang_up(client).await;
+    disconnect(client).await;
     assert_eq!(send(&app, pay("k")).await.body, "1: 12.50");
 }
 
 #[tokio::test]
-async fn a_panic_goes_on_in_the_caller_and_the_key_may_be_used_again() {
+async fn a_panic_resumes_in_the_caller_and_the_key_is_free() {
     on_each_store(async |[one, two]| {
         let layer = in_store(&one);
         let broken = Router::new()
@@ -44,7 +44,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_key_may_be_used_again() {
             .layer(layer.clone());
         let client = sending(&broken, pay("k"));
         assert!(client.await.unwrap_err().is_panic());
-        timeout(PATIENCE, layer.drain()).await.unwrap();
+        timeout(TIMEOUT, layer.drain()).await.unwrap();
         let payments = payments();
         for app in [payments.app(&layer), payments.app(&in_store(&two))] {
             assert_eq!(send(&app, pay("k")).await.body, "1: 12.50");
@@ -54,7 +54,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_key_may_be_used_again() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_is_left_alone_and_the_key_may_be_used_again() {
+async fn an_error_of_the_service_is_unchanged_and_the_key_is_free() {
     #[derive(Debug, PartialEq)]
     struct Broken;
     let layer = in_store(&Store::memory());
@@ -68,12 +68,12 @@ async fn an_error_of_the_service_is_left_alone_and_the_key_may_be_used_again() {
         let broken = with("k", &[("x-break", "1")]);
         assert_eq!(service.clone().oneshot(broken).await.unwrap_err(), Broken);
     }
-    let sound = answer(service.oneshot(pay("k")).await.unwrap()).await;
+    let sound = read(service.oneshot(pay("k")).await.unwrap()).await;
     assert!(sound.body == "sound" && !is_replayed(&sound));
 }
 
 #[tokio::test]
-async fn a_claim_of_a_process_that_died_ends_with_its_lease() {
+async fn the_claim_of_a_dead_process_ends_with_its_lease() {
     on_each_store(async |[one, two]| {
         let key = RequestKey {
             caller: String::new(),
@@ -84,28 +84,28 @@ async fn a_claim_of_a_process_that_died_ends_with_its_lease() {
             .lock(format!("idempotency:{}", key.id()))
             .lease(SHORT)
             .unwrap();
-        // As a crash: no release, no drop.
+        // Like a crash: no release, no drop.
         std::mem::forget(claim.acquire().await.unwrap());
         let payments = payments();
         let app = payments.app(&in_store(&two));
         let anew = async {
             loop {
-                let answer = send(&app, pay("k")).await;
-                if answer.status == 201 {
-                    return answer;
+                let response = send(&app, pay("k")).await;
+                if response.status == 201 {
+                    return response;
                 }
-                assert_eq!(answer.code(), "in_flight");
+                assert_eq!(response.code(), "in_flight");
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, anew).await.unwrap();
+        timeout(TIMEOUT, anew).await.unwrap();
         assert_eq!(payments.made(), 1);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_no_answer_unless_said_otherwise() {
+async fn an_unavailable_store_rejects_requests_unless_the_layer_fails_open() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let payments = payments();
@@ -114,12 +114,12 @@ async fn a_store_that_is_down_is_no_answer_unless_said_otherwise() {
     send(&closed, pay("k")).await;
     redis.kill();
     for key in ["k", "l"] {
-        let refused = send(&closed, pay(key)).await;
+        let rejected = send(&closed, pay(key)).await;
         assert_eq!(
-            (refused.status, &refused.code()[..]),
+            (rejected.status, &rejected.code()[..]),
             (503, "store_unavailable")
         );
-        assert_eq!(refused.retry_after(), Some(1));
+        assert_eq!(rejected.retry_after(), Some(1));
     }
     assert_eq!(payments.made(), 1);
     assert_eq!(send(&open, pay("m")).await.body, "2: 12.50");
@@ -128,7 +128,7 @@ async fn a_store_that_is_down_is_no_answer_unless_said_otherwise() {
 }
 
 #[tokio::test]
-async fn a_foreign_value_in_the_place_of_a_record_is_no_answer() {
+async fn a_foreign_value_instead_of_a_record_rejects_the_request() {
     let (payments, store) = (payments(), Store::memory());
     let key = RequestKey {
         caller: String::new(),
@@ -143,16 +143,16 @@ async fn a_foreign_value_in_the_place_of_a_record_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_is_renewed_while_the_request_is_carried_out() {
-    let (payments, store) = (Payments::new(Gate::shut()), Store::memory());
-    // Two layers with one store: two processes.
+async fn a_claim_is_renewed_while_the_request_is_processed() {
+    let (payments, store) = (Payments::new(Gate::closed()), Store::memory());
+    // Two layers with one store act as two processes.
     let short = || in_store(&store).claim_in(&store, Duration::from_secs(1));
     let apps = [(); 2].map(|()| payments.app(&short()));
     let first = sending(&apps[0], pay("k"));
-    payments.gate.came().await;
+    payments.gate.entered().await;
     sleep(Duration::from_secs(25)).await;
     assert_eq!(send(&apps[1], pay("k")).await.code(), "in_flight");
-    payments.gate.let_go(1);
+    payments.gate.release(1);
     assert_eq!(first.await.unwrap().status, 201);
     assert!(is_replayed(&send(&apps[1], pay("k")).await));
 }

@@ -1,9 +1,9 @@
-//! Line by line: what becomes of a key.
+//! Cases of an idempotency key.
 
 use super::*;
 
 #[tokio::test]
-async fn the_same_request_again_is_answered_again() {
+async fn a_repeated_request_gets_the_recorded_response() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
@@ -11,7 +11,7 @@ async fn the_same_request_again_is_answered_again() {
         assert_eq!((first.status, &first.body[..]), (201, "1: 12.50"));
         assert!(!is_replayed(&first));
         assert_eq!(first.header("x-other"), "not recorded");
-        // As a string of RFC 8941 it is the same key.
+        // The RFC 8941 string is the same key.
         for (app, key) in apps.iter().zip(["k", "\"k\""]) {
             let again = send(app, pay(key)).await;
             assert_eq!((again.status, &again.body), (201, &first.body));
@@ -33,7 +33,7 @@ async fn the_same_request_again_is_answered_again() {
 }
 
 #[tokio::test]
-async fn the_key_with_another_request_is_refused() {
+async fn a_key_with_another_request_is_rejected() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
@@ -46,8 +46,8 @@ async fn the_key_with_another_request_is_refused() {
         let json = HeaderValue::from_static("application/json");
         others[4].headers_mut().insert(header::CONTENT_TYPE, json);
         for (n, other) in others.into_iter().enumerate() {
-            let refused = send(&apps[n % 2], other).await;
-            assert_eq!((refused.status, &refused.code()[..]), (422, "key_reused"));
+            let rejected = send(&apps[n % 2], other).await;
+            assert_eq!((rejected.status, &rejected.code()[..]), (422, "key_reused"));
         }
         assert_eq!(payments.made(), 1);
         assert!(is_replayed(&send(&apps[1], pay("k")).await));
@@ -56,18 +56,18 @@ async fn the_key_with_another_request_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_in_flight_is_told_so_here_and_in_other_processes() {
+async fn a_key_in_flight_is_rejected_in_every_process() {
     on_each_store(async |[one, two]| {
-        let payments = Payments::new(Gate::shut());
+        let payments = Payments::new(Gate::closed());
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
         let first = sending(&apps[0], pay("k"));
-        payments.gate.came().await;
+        payments.gate.entered().await;
         for app in &apps {
-            let refused = send(app, pay("k")).await;
-            assert_eq!((refused.status, &refused.code()[..]), (409, "in_flight"));
-            assert_eq!(refused.retry_after(), Some(1));
+            let rejected = send(app, pay("k")).await;
+            assert_eq!((rejected.status, &rejected.code()[..]), (409, "in_flight"));
+            assert_eq!(rejected.retry_after(), Some(1));
         }
-        payments.gate.let_go(1);
+        payments.gate.release(1);
         let first = first.await.unwrap();
         for app in &apps {
             let again = send(app, pay("k")).await;
@@ -79,7 +79,7 @@ async fn a_key_in_flight_is_told_so_here_and_in_other_processes() {
 }
 
 #[tokio::test]
-async fn of_many_at_once_one_is_carried_out_and_all_hear_the_same_in_the_end() {
+async fn of_many_concurrent_requests_one_is_processed_and_all_get_its_response() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
@@ -87,9 +87,9 @@ async fn of_many_at_once_one_is_carried_out_and_all_hear_the_same_in_the_end() {
             let app = apps[n % 2].clone();
             tokio::spawn(async move {
                 loop {
-                    let answer = send(&app, pay("k")).await;
-                    if answer.status != 409 {
-                        return answer;
+                    let response = send(&app, pay("k")).await;
+                    if response.status != 409 {
+                        return response;
                     }
                     sleep(Duration::from_millis(1)).await;
                 }
@@ -97,9 +97,9 @@ async fn of_many_at_once_one_is_carried_out_and_all_hear_the_same_in_the_end() {
         });
         let mut first = 0;
         for client in clients.collect::<Vec<_>>() {
-            let answer = client.await.unwrap();
-            assert_eq!((answer.status, &answer.body[..]), (201, "1: 12.50"));
-            first += usize::from(!is_replayed(&answer));
+            let response = client.await.unwrap();
+            assert_eq!((response.status, &response.body[..]), (201, "1: 12.50"));
+            first += usize::from(!is_replayed(&response));
         }
         assert_eq!((first, payments.made()), (1, 1));
     })
@@ -107,7 +107,7 @@ async fn of_many_at_once_one_is_carried_out_and_all_hear_the_same_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_recorded_unless_said_otherwise() {
+async fn errors_are_not_recorded_by_default() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
@@ -115,39 +115,39 @@ async fn a_refusal_is_not_recorded_unless_said_otherwise() {
             .iter()
             .enumerate()
         {
-            let refused = send(&apps[n % 2], with("k", &[("x-status", status)])).await;
-            assert_eq!(&refused.status.to_string(), status);
-            assert!(!is_replayed(&refused) && !refused.header("x-other").is_empty());
+            let rejected = send(&apps[n % 2], with("k", &[("x-status", status)])).await;
+            assert_eq!(&rejected.status.to_string(), status);
+            assert!(!is_replayed(&rejected) && !rejected.header("x-other").is_empty());
         }
-        // Another request with it is as good: nothing has been done.
+        // The key is free for another request, because no response was recorded.
         assert_eq!(send(&apps[0], pay("k")).await.status, 201);
         assert_eq!(payments.made(), 8);
 
         let all = in_store(&one).record_if(|_| true);
         let app = payments.app(&all);
         for _ in 0..2 {
-            let refused = send(&app, with("l", &[("x-status", "409")])).await;
-            assert_eq!((refused.status, &refused.body[..]), (409, "9: 12.50"));
+            let rejected = send(&app, with("l", &[("x-status", "409")])).await;
+            assert_eq!((rejected.status, &rejected.body[..]), (409, "9: 12.50"));
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_is_no_key_is_refused() {
+async fn a_malformed_key_is_rejected() {
     let payments = payments();
     let app = payments.app(&in_store(&Store::memory()));
     let long = "k".repeat(256);
     for key in ["", " ", "a b", "\"\"", "\"a", "a\tb", "\"a\";b=1", &long] {
-        let refused = send(&app, pay(key)).await;
+        let rejected = send(&app, pay(key)).await;
         assert_eq!(
-            (refused.status, &refused.code()[..]),
+            (rejected.status, &rejected.code()[..]),
             (400, "key_malformed"),
             "{key}"
         );
     }
-    let refused = send(&app, with("a", &[("idempotency-key", "a")])).await;
-    assert_eq!(refused.code(), "key_malformed");
+    let rejected = send(&app, with("a", &[("idempotency-key", "a")])).await;
+    assert_eq!(rejected.code(), "key_malformed");
     let mut latin = pay("k");
     let key = HeaderValue::from_bytes(b"k\xe9").unwrap();
     latin.headers_mut().insert("idempotency-key", key);
@@ -157,7 +157,7 @@ async fn what_is_no_key_is_refused() {
 }
 
 #[tokio::test]
-async fn without_a_key_it_is_carried_out_each_time_unless_one_is_required() {
+async fn requests_without_a_key_are_processed_unless_one_is_required() {
     let (payments, store) = (payments(), Store::memory());
     let plain = || Request::post("/payments/").body(Body::empty()).unwrap();
     let lax = payments.app(&in_store(&store));
@@ -166,14 +166,17 @@ async fn without_a_key_it_is_carried_out_each_time_unless_one_is_required() {
         assert_eq!(payments.made(), made);
     }
     let strict = payments.app(&in_store(&store).require());
-    let refused = send(&strict, plain()).await;
-    assert_eq!((refused.status, &refused.code()[..]), (400, "key_missing"));
+    let rejected = send(&strict, plain()).await;
+    assert_eq!(
+        (rejected.status, &rejected.code()[..]),
+        (400, "key_missing")
+    );
     let get = Request::get("/payments/").body(Body::empty()).unwrap();
     assert_eq!(send(&strict, get).await.status, 201, "a GET needs none");
 }
 
 #[tokio::test]
-async fn which_methods_have_keys_is_a_setting() {
+async fn methods_with_keys_are_configurable() {
     let (payments, store) = (payments(), Store::memory());
     let app = payments.app(&in_store(&store).methods([Method::PUT]));
     for (method, made) in [("POST", 2), ("PUT", 3)] {
@@ -187,7 +190,7 @@ async fn which_methods_have_keys_is_a_setting() {
 }
 
 #[tokio::test]
-async fn keys_never_show_across_callers() {
+async fn keys_are_invisible_to_other_callers() {
     let (payments, store) = (payments(), Store::memory());
     let app = payments.app(&in_store(&store));
     let callers = [
@@ -199,9 +202,9 @@ async fn keys_never_show_across_callers() {
     ];
     for round in [false, true] {
         for (n, caller) in callers.iter().enumerate() {
-            let answer = send(&app, with("k", caller)).await;
-            assert_eq!(answer.body, format!("{}: 12.50", n + 1));
-            assert_eq!(is_replayed(&answer), round);
+            let response = send(&app, with("k", caller)).await;
+            assert_eq!(response.body, format!("{}: 12.50", n + 1));
+            assert_eq!(is_replayed(&response), round);
         }
     }
     let by_cookie = in_store(&store).caller(|parts| format!("{:?}", parts.headers.get("cookie")));
@@ -215,7 +218,7 @@ async fn keys_never_show_across_callers() {
 }
 
 #[tokio::test]
-async fn an_expired_record_is_as_none() {
+async fn a_key_with_an_expired_record_is_new() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let brief = |store| {
@@ -226,33 +229,33 @@ async fn an_expired_record_is_as_none() {
         send(&apps[0], pay("k")).await;
         let anew = async {
             loop {
-                let answer = send(&apps[1], pay("k")).await;
-                if !is_replayed(&answer) {
-                    return answer;
+                let response = send(&apps[1], pay("k")).await;
+                if !is_replayed(&response) {
+                    return response;
                 }
-                assert_eq!(answer.body, "1: 12.50");
+                assert_eq!(response.body, "1: 12.50");
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        let anew = timeout(PATIENCE, anew).await.unwrap();
+        let anew = timeout(TIMEOUT, anew).await.unwrap();
         assert_eq!(anew.body, "2: 12.50");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_refusal_may_be_told_in_other_words() {
+async fn the_response_to_a_rejection_is_configurable() {
     let layer = in_store(&Store::memory())
         .require()
-        .on_rejection(|refused| (StatusCode::IM_A_TEAPOT, refused.code()).into_response());
-    let payments = Payments::new(Gate::shut());
+        .on_rejection(|rejected| response_with(StatusCode::IM_A_TEAPOT, rejected.code()));
+    let payments = Payments::new(Gate::closed());
     let app = payments.app(&layer);
     let client = sending(&app, pay("k"));
-    payments.gate.came().await;
-    let refused = send(&app, pay("k")).await;
-    assert_eq!((refused.status, &refused.body[..]), (418, "in_flight"));
-    assert_eq!(refused.retry_after(), Some(1), "added");
+    payments.gate.entered().await;
+    let rejected = send(&app, pay("k")).await;
+    assert_eq!((rejected.status, &rejected.body[..]), (418, "in_flight"));
+    assert_eq!(rejected.retry_after(), Some(1), "added by the layer");
     assert_eq!(send(&app, pay("")).await.body, "key_malformed");
-    payments.gate.let_go(1);
+    payments.gate.release(1);
     assert_eq!(client.await.unwrap().status, 201);
 }

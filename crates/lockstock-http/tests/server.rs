@@ -1,14 +1,14 @@
-//! The layers in a real server, with clients that speak HTTP through a socket.
+//! The layers in a real server, with clients on sockets.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::net::SocketAddr;
 
 use axum::Router;
 use axum::routing::{get, post as on_post};
-use kit::{Gate, LEASE, PATIENCE};
+use harness::{Gate, LEASE, TIMEOUT};
 use lockstock::Store;
 use lockstock_http::{IdempotencyLayer, Key, LockLayer, PreconditionsLayer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,11 +28,11 @@ async fn send(to: SocketAddr, request: &str) -> TcpStream {
     client
 }
 
-/// The answer, headers and body, in lower case.
-async fn answer(mut client: TcpStream) -> String {
+/// Reads headers and body in lower case.
+async fn read(mut client: TcpStream) -> String {
     let mut text = String::new();
     let read = client.read_to_string(&mut text);
-    timeout(PATIENCE, read).await.unwrap().unwrap();
+    timeout(TIMEOUT, read).await.unwrap().unwrap();
     text.to_lowercase()
 }
 
@@ -44,8 +44,8 @@ fn pay(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_stops_nothing() {
-    let (gate, store) = (Gate::shut(), Store::memory());
+async fn a_closed_connection_does_not_stop_the_handler() {
+    let (gate, store) = (Gate::closed(), Store::memory());
     let handler = {
         let gate = gate.clone();
         async move |body: String| {
@@ -61,19 +61,19 @@ async fn a_connection_that_is_closed_stops_nothing() {
         .layer(once.clone());
     let server = serve(app).await;
     let client = send(server, &pay("k")).await;
-    gate.came().await;
+    gate.entered().await;
     drop(client);
-    let busy = answer(send(server, &pay("l")).await).await;
+    let busy = read(send(server, &pay("l")).await).await;
     assert!(
         busy.starts_with("http/1.1 429 ") && busy.contains("\r\nretry-after: "),
         "{busy}"
     );
-    let in_flight = answer(send(server, &pay("k")).await).await;
+    let in_flight = read(send(server, &pay("k")).await).await;
     assert!(in_flight.starts_with("http/1.1 409 "), "{in_flight}");
-    gate.let_go(2);
-    timeout(PATIENCE, once.drain()).await.unwrap();
-    timeout(PATIENCE, alone.drain()).await.unwrap();
-    let result = answer(send(server, &pay("k")).await).await;
+    gate.release(2);
+    timeout(TIMEOUT, once.drain()).await.unwrap();
+    timeout(TIMEOUT, alone.drain()).await.unwrap();
+    let result = read(send(server, &pay("k")).await).await;
     assert!(
         result.starts_with("http/1.1 200 ") && result.ends_with("\r\n\r\n12.50"),
         "{result}"
@@ -82,31 +82,31 @@ async fn a_connection_that_is_closed_stops_nothing() {
         result.contains("\r\nidempotent-replayed: true\r\n"),
         "{result}"
     );
-    let free = answer(send(server, &pay("l")).await).await;
+    let free = read(send(server, &pay("l")).await).await;
     assert!(free.starts_with("http/1.1 200 "), "{free}");
     assert_eq!(gate.passed(), 2);
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_too_large_is_not_waited_for() {
+async fn a_body_with_an_announced_length_over_the_limit_is_rejected_unread() {
     let app = Router::new()
         .route("/", on_post(async || "done"))
         .layer(IdempotencyLayer::in_store(&Store::memory()));
     let head = "POST / HTTP/1.1\r\nhost: x\r\nidempotency-key: k\r\ncontent-length: 65537\r\n\r\n";
-    // And nothing of it comes.
-    let refused = answer(send(serve(app).await, head).await).await;
-    assert!(refused.starts_with("http/1.1 413 "), "{refused}");
+    // The client sends no byte of the body.
+    let rejected = read(send(serve(app).await, head).await).await;
+    assert!(rejected.starts_with("http/1.1 413 "), "{rejected}");
 }
 
 #[tokio::test]
-async fn a_304_has_no_body_and_the_connection_goes_on() {
+async fn a_304_has_no_body_and_the_connection_stays_open() {
     let app = Router::new()
         .route("/", get(async || ([("etag", "\"3\"")], "the body")))
         .layer(PreconditionsLayer::new());
     let server = serve(app).await;
     let seen = "GET / HTTP/1.1\r\nhost: x\r\nif-none-match: \"3\"\r\n\r\n";
     let anew = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let both = answer(send(server, &format!("{seen}{anew}")).await).await;
+    let both = read(send(server, &format!("{seen}{anew}")).await).await;
     let (first, second) = both.split_once("\r\n\r\n").unwrap();
     assert!(
         first.starts_with("http/1.1 304 ") && first.contains("etag: \"3\""),

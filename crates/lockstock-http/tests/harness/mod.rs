@@ -1,6 +1,6 @@
-//! What the suites share.
+//! Servers, clients and gates for all suites.
 
-#![allow(dead_code, reason = "not every suite needs all of it")]
+#![allow(dead_code, reason = "not every suite uses all of it")]
 
 use std::future::pending;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
+use bytes::Bytes;
 use lockstock::{LockKind, Store};
 use lockstock_testkit::Redis;
 use serde_json::Value;
@@ -20,10 +21,10 @@ use tower::ServiceExt;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(20);
 pub(crate) const SHORT: Duration = Duration::from_millis(200);
-/// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any step of a test takes.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs `test` on each kind of store, as two processes have it.
+/// Runs `test` on each kind of store, with a client for each of two processes.
 pub(crate) async fn on_each_store(test: impl AsyncFn([Store; 2])) {
     let memory = Store::memory();
     test([memory.clone(), memory]).await;
@@ -33,21 +34,21 @@ pub(crate) async fn on_each_store(test: impl AsyncFn([Store; 2])) {
     test([one, two]).await;
 }
 
-/// An answer, read whole.
+/// Response with its whole body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl TestResponse {
     pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The code of a refusal that is told as RFC 9457 has it.
+    /// Returns the code of an RFC 9457 problem.
     pub(crate) fn code(&self) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json");
         let problem: Value = serde_json::from_str(&self.body).unwrap();
@@ -65,39 +66,46 @@ impl Answer {
     }
 }
 
-pub(crate) async fn answer(response: Response<Body>) -> Answer {
+pub(crate) async fn read(response: Response<Body>) -> TestResponse {
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
-    Answer {
+    TestResponse {
         status: parts.status.as_u16(),
         headers: parts.headers,
         body: String::from_utf8(body.to_vec()).unwrap(),
     }
 }
 
-pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
-    let sent = timeout(PATIENCE, app.clone().oneshot(request));
-    answer(sent.await.expect("answered").unwrap()).await
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> TestResponse {
+    let sent = timeout(TIMEOUT, app.clone().oneshot(request));
+    read(sent.await.expect("answered").unwrap()).await
 }
 
-/// The same on a task of its own: aborted, it is a client that hangs up.
-pub(crate) fn sending(app: &Router, request: Request<Body>) -> JoinHandle<Answer> {
+/// Sends a request on its own task. Aborting the task disconnects the client.
+pub(crate) fn sending(app: &Router, request: Request<Body>) -> JoinHandle<TestResponse> {
     let app = app.clone();
     tokio::spawn(async move { send(&app, request).await })
+}
+
+/// Returns a response for `on_rejection`.
+pub(crate) fn response_with(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
 }
 
 pub(crate) fn post(path: &str) -> Request<Body> {
     Request::post(path).body(Body::empty()).unwrap()
 }
 
-/// Hangs up, and waits until that is done.
-pub(crate) async fn hang_up(client: JoinHandle<Answer>) {
+/// Disconnects a client, and waits until its request is dropped.
+pub(crate) async fn disconnect(client: JoinHandle<TestResponse>) {
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
 }
 
-/// Waits until somebody waits for the lock called `name`.
-pub(crate) async fn somebody_waits(store: &Store, name: &str) {
+/// Waits until the lock `name` has a waiter.
+pub(crate) async fn wait_for_waiter(store: &Store, name: &str) {
     let waits = async {
         loop {
             let lock = store.lock_info(LockKind::Lock, name).await.unwrap();
@@ -107,39 +115,39 @@ pub(crate) async fn somebody_waits(store: &Store, name: &str) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(PATIENCE, waits).await.expect("a waiter");
+    timeout(TIMEOUT, waits).await.expect("a waiter");
 }
 
-/// A place that handlers come to, and leave when they are let.
+/// Gate that holds handlers until the test releases them.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<Inner>);
 
 struct Inner {
-    came: Semaphore,
-    may_go: Semaphore,
+    entered: Semaphore,
+    permits: Semaphore,
     inside: AtomicUsize,
-    most: AtomicUsize,
+    max_inside: AtomicUsize,
     passed: AtomicUsize,
 }
 
 impl Gate {
-    pub(crate) fn shut() -> Self {
+    pub(crate) fn closed() -> Self {
         Self(Arc::new(Inner {
-            came: Semaphore::new(0),
-            may_go: Semaphore::new(0),
+            entered: Semaphore::new(0),
+            permits: Semaphore::new(0),
             inside: AtomicUsize::new(0),
-            most: AtomicUsize::new(0),
+            max_inside: AtomicUsize::new(0),
             passed: AtomicUsize::new(0),
         }))
     }
 
     pub(crate) fn open() -> Self {
-        let gate = Self::shut();
-        gate.let_go(1_000_000);
+        let gate = Self::closed();
+        gate.release(1_000_000);
         gate
     }
 
-    /// As a handler. Dropped inside, it has left without having passed.
+    /// Waits for the release of this handler. A handler that is dropped here has not passed.
     pub(crate) async fn pass(&self) {
         struct Inside<'a>(&'a Inner);
         impl Drop for Inside<'_> {
@@ -149,25 +157,25 @@ impl Gate {
         }
         let inside = self.0.inside.fetch_add(1, Ordering::SeqCst) + 1;
         let _inside = Inside(&self.0);
-        self.0.most.fetch_max(inside, Ordering::SeqCst);
-        self.0.came.add_permits(1);
-        self.0.may_go.acquire().await.unwrap().forget();
+        self.0.max_inside.fetch_max(inside, Ordering::SeqCst);
+        self.0.entered.add_permits(1);
+        self.0.permits.acquire().await.unwrap().forget();
         self.0.passed.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Waits until another handler has come.
-    pub(crate) async fn came(&self) {
-        let came = timeout(PATIENCE, self.0.came.acquire());
-        came.await.expect("a handler").unwrap().forget();
+    /// Waits until another handler has entered.
+    pub(crate) async fn entered(&self) {
+        let entered = timeout(TIMEOUT, self.0.entered.acquire());
+        entered.await.expect("a handler").unwrap().forget();
     }
 
-    pub(crate) fn let_go(&self, how_many: usize) {
-        self.0.may_go.add_permits(how_many);
+    pub(crate) fn release(&self, how_many: usize) {
+        self.0.permits.add_permits(how_many);
     }
 
-    /// How many there were at once.
-    pub(crate) fn most(&self) -> usize {
-        self.0.most.load(Ordering::SeqCst)
+    /// Maximum number of handlers at a time.
+    pub(crate) fn max_inside(&self) -> usize {
+        self.0.max_inside.load(Ordering::SeqCst)
     }
 
     pub(crate) fn inside(&self) -> usize {
@@ -179,6 +187,6 @@ impl Gate {
     }
 }
 
-pub(crate) async fn for_ever() {
+pub(crate) async fn hang() {
     pending().await
 }
