@@ -17,31 +17,31 @@ use axum::response::{IntoResponse, Response};
 use lockstock_http::Unsettled;
 use serde_json::{Map, Value, json};
 
-use self::negotiate::{Form, Language};
+use self::negotiate::{ErrorFormat, Language};
 use crate::storage::StorageError;
 
 /// Why a request was not carried out. Boxed: it is the rare end of nearly every call.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal(Box<Inner>);
+pub(crate) struct ApiError(Box<Inner>);
 
 #[derive(Debug, Clone)]
 struct Inner {
     status: StatusCode,
-    about: About,
+    body: ErrorBody,
     retry_after: Option<Duration>,
     etag: Option<i64>,
-    may_be_written: bool,
+    commit_unknown: bool,
 }
 
 /// What the body says.
 #[derive(Debug, Clone)]
-enum About {
+enum ErrorBody {
     /// One sentence, as DRF words it.
     Detail(Cow<'static, str>),
     /// What is wrong with each field, or with the whole body.
     Fields(Map<String, Value>),
     /// A list of sentences: DRF answers so for a bad search.
-    Sentences(Vec<&'static str>),
+    Messages(Vec<&'static str>),
     /// One of ours: a code for programs, a sentence in each language, what else helps.
     Coded {
         code: &'static str,
@@ -51,9 +51,9 @@ enum About {
     },
 }
 
-impl Refusal {
+impl ApiError {
     fn detail(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(status, About::Detail(detail.into()))
+        Self::new(status, ErrorBody::Detail(detail.into()))
     }
 
     fn coded(
@@ -62,27 +62,27 @@ impl Refusal {
         english: impl Into<Cow<'static, str>>,
         korean: impl Into<Cow<'static, str>>,
     ) -> Self {
-        let about = About::Coded {
+        let body = ErrorBody::Coded {
             code,
             english: english.into(),
             korean: korean.into(),
             more: Map::new(),
         };
-        Self::new(status, about)
+        Self::new(status, body)
     }
 
-    fn new(status: StatusCode, about: About) -> Self {
+    fn new(status: StatusCode, body: ErrorBody) -> Self {
         Self(Box::new(Inner {
             status,
-            about,
+            body,
             retry_after: None,
             etag: None,
-            may_be_written: false,
+            commit_unknown: false,
         }))
     }
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        if let About::Coded { more, .. } = &mut self.0.about {
+        if let ErrorBody::Coded { more, .. } = &mut self.0.body {
             more.insert(name.to_owned(), value.into());
         }
         self
@@ -100,12 +100,12 @@ impl Refusal {
 
     /// 400 with what is wrong, field by field.
     pub(crate) fn invalid(errors: Map<String, Value>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, About::Fields(errors))
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Fields(errors))
     }
 
     /// 400 with a list of sentences.
-    pub(crate) fn sentences(sentences: Vec<&'static str>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, About::Sentences(sentences))
+    pub(crate) fn messages(messages: Vec<&'static str>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Messages(messages))
     }
 
     /// 404 for a place that does not exist.
@@ -114,12 +114,12 @@ impl Refusal {
     }
 
     /// 404 for a product that does not exist.
-    pub(crate) fn no_product() -> Self {
-        Self::none_of("Product")
+    pub(crate) fn product_not_found() -> Self {
+        Self::not_found_of("Product")
     }
 
     /// 404 for something of that kind that does not exist.
-    pub(crate) fn none_of(kind: &str) -> Self {
+    pub(crate) fn not_found_of(kind: &str) -> Self {
         Self::detail(
             StatusCode::NOT_FOUND,
             format!("No {kind} matches the given query."),
@@ -127,12 +127,12 @@ impl Refusal {
     }
 
     /// 404 for a page that does not exist.
-    pub(crate) fn no_page() -> Self {
+    pub(crate) fn invalid_page() -> Self {
         Self::detail(StatusCode::NOT_FOUND, "Invalid page.")
     }
 
     /// 405.
-    pub(crate) fn method(method: &str) -> Self {
+    pub(crate) fn method_not_allowed(method: &str) -> Self {
         Self::detail(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("Method \"{method}\" not allowed."),
@@ -148,7 +148,7 @@ impl Refusal {
     }
 
     /// 415.
-    pub(crate) fn media_type(given: &str) -> Self {
+    pub(crate) fn unsupported_media_type(given: &str) -> Self {
         Self::detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!("Unsupported media type \"{given}\" in request."),
@@ -156,7 +156,7 @@ impl Refusal {
     }
 
     /// 408: the body did not arrive in time.
-    pub(crate) fn slow_body() -> Self {
+    pub(crate) fn body_timeout() -> Self {
         Self::coded(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
@@ -176,20 +176,20 @@ impl Refusal {
     }
 
     /// 412: the product has another version than the client has seen.
-    pub(crate) fn stale(version: i64) -> Self {
-        let mut refusal = Self::coded(
+    pub(crate) fn precondition_failed(version: i64) -> Self {
+        let mut error = Self::coded(
             StatusCode::PRECONDITION_FAILED,
             "precondition_failed",
             format!("The product was changed in the meantime: it is at version {version} now."),
             format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
         )
         .with("version", version);
-        refusal.0.etag = Some(version);
-        refusal
+        error.0.etag = Some(version);
+        error
     }
 
     /// 428: this server wants If-Match on every change.
-    pub(crate) fn if_match_required() -> Self {
+    pub(crate) fn precondition_required() -> Self {
         Self::coded(
             StatusCode::PRECONDITION_REQUIRED,
             "precondition_required",
@@ -200,11 +200,11 @@ impl Refusal {
 
     /// 429: somebody else is updating the product, or has just done so.
     fn busy(lease: Duration, kept: bool, wait: Duration) -> Self {
-        let seconds = whole_seconds(wait);
+        let seconds = retry_after_secs(wait);
         // The article's sentence where it is true; where the lock is freed after each
         // update, "once in 3 s" would be a lie.
         let (english, korean) = if kept {
-            let lease = in_seconds(lease);
+            let lease = as_seconds(lease);
             (
                 format!("Only one update every {lease} seconds is allowed."),
                 format!("{lease}초에 한 번만 수정할 수 있습니다."),
@@ -274,7 +274,7 @@ impl Refusal {
     }
 
     /// 500: a defect of ours, told without its details.
-    pub(crate) fn defect() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::coded(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
@@ -284,18 +284,18 @@ impl Refusal {
     }
 
     /// The answer for a client that reads `form` and speaks `language`.
-    pub(crate) fn render(self, form: Form, language: Language) -> Response {
+    pub(crate) fn render(self, form: ErrorFormat, language: Language) -> Response {
         let Inner {
             status,
-            about,
+            body,
             retry_after,
             etag,
-            may_be_written: _,
+            commit_unknown: _,
         } = *self.0;
-        let speaks = matches!(about, About::Coded { .. });
+        let speaks = matches!(body, ErrorBody::Coded { .. });
         let body = match form {
-            Form::Json => about.json(language),
-            Form::Problem => about.problem(status, language),
+            ErrorFormat::Json => body.json(language),
+            ErrorFormat::Problem => body.problem(status, language),
         };
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
@@ -304,7 +304,7 @@ impl Refusal {
             headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
         }
         if let Some(wait) = retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_secs(wait)));
         }
         if let Some(version) = etag {
             headers.insert(ETAG, crate::etag::etag(version, 0));
@@ -313,12 +313,12 @@ impl Refusal {
     }
 }
 
-impl About {
+impl ErrorBody {
     fn json(self, language: Language) -> Value {
         match self {
             Self::Detail(detail) => json!({ "detail": detail }),
             Self::Fields(fields) => Value::Object(fields),
-            Self::Sentences(sentences) => json!(sentences),
+            Self::Messages(messages) => json!(messages),
             Self::Coded {
                 code,
                 english,
@@ -326,7 +326,7 @@ impl About {
                 more,
             } => {
                 let mut body = Map::new();
-                body.insert("detail".to_owned(), json!(language.of(english, korean)));
+                body.insert("detail".to_owned(), json!(language.choose(english, korean)));
                 for (name, value) in more {
                     body.insert(name, language.pick(value));
                 }
@@ -348,9 +348,9 @@ impl About {
                 body.insert("detail".to_owned(), json!(invalid));
                 body.insert("errors".to_owned(), Value::Object(fields));
             }
-            Self::Sentences(sentences) => {
+            Self::Messages(messages) => {
                 body.insert("detail".to_owned(), json!(invalid));
-                body.insert("errors".to_owned(), json!(sentences));
+                body.insert("errors".to_owned(), json!(messages));
             }
             other => {
                 if let Value::Object(members) = other.json(language) {
@@ -363,10 +363,10 @@ impl About {
 }
 
 /// Carried in the response's extensions to where it is rendered.
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
-        if self.0.may_be_written {
+        if self.0.commit_unknown {
             response.extensions_mut().insert(Unsettled);
         }
         response.extensions_mut().insert(self);
@@ -374,29 +374,29 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<StorageError> for Refusal {
-    fn from(error: StorageError) -> Self {
-        tracing::error!(%error, "the database failed");
-        let mut refusal = Self::coded(
+impl From<StorageError> for ApiError {
+    fn from(cause: StorageError) -> Self {
+        tracing::error!(error = %cause, "the database failed");
+        let mut error = Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "database_unavailable",
             "The database did not answer. Whether a change was saved is not known: look first, then repeat it.",
             "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1));
-        refusal.0.may_be_written = error.may_be_written();
-        refusal
+        error.0.commit_unknown = cause.may_be_written();
+        error
     }
 }
 
 /// As `Retry-After` wants it: rounded up, at least 1. From whole milliseconds, as a lease is
 /// counted: a microsecond over 3 s is not 4 s.
-fn whole_seconds(wait: Duration) -> u64 {
+fn retry_after_secs(wait: Duration) -> u64 {
     let up = wait.as_millis().div_ceil(1000);
     u64::try_from(up).unwrap_or(u64::MAX).max(1)
 }
 
-fn in_seconds(lease: Duration) -> String {
+fn as_seconds(lease: Duration) -> String {
     // `3`, `0.5`: f64 writes whole numbers without a point.
     lease.as_secs_f64().to_string()
 }
@@ -407,16 +407,16 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
-        assert_eq!(whole_seconds(Duration::ZERO), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(2001)), 3);
-        assert_eq!(whole_seconds(Duration::from_secs(3)), 3);
-        assert_eq!(whole_seconds(Duration::from_micros(3_000_100)), 3);
+        assert_eq!(retry_after_secs(Duration::ZERO), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(1)), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
+        assert_eq!(retry_after_secs(Duration::from_secs(3)), 3);
+        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 3);
     }
 
     #[test]
     fn a_lease_reads_as_people_write_it() {
-        assert_eq!(in_seconds(Duration::from_secs(3)), "3");
-        assert_eq!(in_seconds(Duration::from_millis(500)), "0.5");
+        assert_eq!(as_seconds(Duration::from_secs(3)), "3");
+        assert_eq!(as_seconds(Duration::from_millis(500)), "0.5");
     }
 }

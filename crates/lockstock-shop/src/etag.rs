@@ -14,7 +14,7 @@ pub(crate) fn etag(version: i64, held: i64) -> HeaderValue {
 }
 
 /// The version in a tag of ours. How many were held is nothing that a change could undo.
-pub(crate) fn version(tag: &str) -> Option<i64> {
+pub(crate) fn parse_version(tag: &str) -> Option<i64> {
     let text = tag.strip_prefix('"')?.strip_suffix('"')?;
     let (version, held) = text.split_once('.').unwrap_or((text, "0"));
     let (version, held) = (version.parse().ok()?, held.parse().ok()?);
@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn a_version_is_read_from_a_tag_as_we_write_it_and_from_no_other() {
         for (tag, is) in [("\"3\"", 3), ("\"3.2\"", 3), ("\"17\"", 17)] {
-            assert_eq!(version(tag), Some(is), "{tag}");
+            assert_eq!(parse_version(tag), Some(is), "{tag}");
         }
         assert_eq!(
             (etag(3, 0), etag(3, 2)),
@@ -48,7 +48,7 @@ mod tests {
             "",
             "\"",
         ] {
-            assert_eq!(version(none), None, "{none}");
+            assert_eq!(parse_version(none), None, "{none}");
         }
     }
 }

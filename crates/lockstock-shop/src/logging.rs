@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// How many lines wait in the buffer: a second's or two of a busy server's. Its memory is taken
 /// when it is made, 32 bytes a line.
-const MOST_LINES: usize = 16_384;
+const MAX_LINES: usize = 16_384;
 
 /// Starts logging what passes `filter`, in `tracing`'s syntax: `info`, or
 /// `warn,lockstock=debug`.
@@ -35,7 +35,7 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<WorkerGuard> {
     // Warns of parameters of a URL that it does not know, with their values.
     let filter = filter.add_directive("sqlx_postgres::options=off".parse()?);
     let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(MOST_LINES)
+        .buffered_lines_limit(MAX_LINES)
         .finish(stderr());
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);

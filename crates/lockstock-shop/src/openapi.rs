@@ -17,15 +17,15 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
 
 pub(crate) use self::error_responses::{
-    BadBody, BadQuery, Busy, Detail, InStock, Invalid, Keyed, NotSold, Problem, Stale, StillHeld,
-    UnderLock,
+    BodyErrors, Busy, ErrorDetail, IdempotencyErrors, OrderConflict, Problem, QueryErrors,
+    ReservationErrors, Stale, StockErrors, UpdateErrors, ValidationErrors,
 };
 pub(crate) use self::parameters::{
     AnyPath, IfMatchHeader, IfNoneMatchHeader, KeyHeader, ListParameters, PageParameters,
     ProductPath, PurchasePath, ReservationPath,
 };
 pub(crate) use self::request_bodies::{
-    HoldGiven, ProductGiven, ProductPatch, PurchaseGiven, ReservationGiven,
+    ExtendRequest, ProductPatch, ProductRequest, PurchaseRequest, ReservationRequest,
 };
 use crate::settings::Settings;
 

@@ -11,10 +11,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{health, ledger, products, purchases, reservations};
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::http::{middleware, routes};
-use crate::openapi::{BadQuery, Busy, Detail, Invalid, NotSold, Problem, Stale, complete};
-use crate::state::Shop;
+use crate::openapi::{
+    Busy, ErrorDetail, OrderConflict, Problem, QueryErrors, Stale, ValidationErrors, complete,
+};
+use crate::state::AppState;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,30 +39,30 @@ use crate::state::Shop;
         (name = "operation", description = "For those who run the server"),
     ),
     // Those that only refusals have.
-    components(schemas(BadQuery, Busy, Detail, Invalid, NotSold, Problem, Stale)),
+    components(schemas(QueryErrors, Busy, ErrorDetail, ValidationErrors, OrderConflict, Problem, Stale)),
 )]
 struct Document;
 
 /// Every route of the server.
-pub(crate) fn router(shop: Shop) -> Router {
+pub(crate) fn router(state: AppState) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(products::routes(&shop))
-        .merge(purchases::routes(&shop))
-        .merge(reservations::routes(&shop))
+        .merge(products::routes(&state))
+        .merge(purchases::routes(&state))
+        .merge(reservations::routes(&state))
         .merge(ledger::routes())
         .merge(health::routes())
         .split_for_parts();
     let docs = SwaggerUi::new("/docs")
         .config(Config::default().try_it_out_enabled(true))
-        .url("/openapi.json", complete(document, &shop.settings));
+        .url("/openapi.json", complete(document, &state.settings));
     router
         .merge(docs)
         .fallback(elsewhere)
         .method_not_allowed_fallback(async |request: Request| {
-            Refusal::method(request.method().as_str())
+            ApiError::method_not_allowed(request.method().as_str())
         })
-        .layer(from_fn_with_state(shop.clone(), middleware::answer))
-        .with_state(shop)
+        .layer(from_fn_with_state(state.clone(), middleware::handle))
+        .with_state(state)
 }
 
 /// Nothing is here; but if there is something behind a slash, the client is sent on. 308 and
@@ -68,7 +70,7 @@ pub(crate) fn router(shop: Shop) -> Router {
 async fn elsewhere(request: Request) -> Response {
     let uri = request.uri();
     let path = format!("{}/", uri.path());
-    if !uri.path().ends_with('/') && routes::of(&path).is_some() {
+    if !uri.path().ends_with('/') && routes::find(&path).is_some() {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));
@@ -76,5 +78,5 @@ async fn elsewhere(request: Request) -> Response {
             return (StatusCode::PERMANENT_REDIRECT, [(LOCATION, place)]).into_response();
         }
     }
-    Refusal::not_found().into_response()
+    ApiError::not_found().into_response()
 }

@@ -9,20 +9,20 @@ use lockstock::Store;
 use lockstock_http::Guard;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::http::idempotency::Keys;
+use crate::http::idempotency::IdempotencyLayers;
 use crate::settings::Settings;
 use crate::storage::Storage;
 
 /// What every handler sees. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Shop(Arc<Parts>);
+pub(crate) struct AppState(Arc<AppStateInner>);
 
-pub(crate) struct Parts {
+pub(crate) struct AppStateInner {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) store: Store,
     /// Whose turn it is to change a product.
-    pub(crate) turns: Guard<Body>,
-    pub(crate) keys: Keys,
+    pub(crate) update_lock: Guard<Body>,
+    pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
     /// Told to stop: still serving, but not to be sent more.
@@ -31,16 +31,16 @@ pub(crate) struct Parts {
     pub(crate) in_flight: AtomicUsize,
 }
 
-impl Shop {
-    pub(crate) fn new(parts: Parts) -> Self {
+impl AppState {
+    pub(crate) fn new(parts: AppStateInner) -> Self {
         Self(Arc::new(parts))
     }
 }
 
-impl Deref for Shop {
-    type Target = Parts;
+impl Deref for AppState {
+    type Target = AppStateInner;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &AppStateInner {
         &self.0
     }
 }

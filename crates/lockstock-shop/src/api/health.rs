@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::state::Shop;
+use crate::state::AppState;
 
 /// How long the database may take to say that it is there.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether the server can do its work, and if not, what is missing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,7 +34,7 @@ struct Readiness {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
         .routes(routes!(readyz))
@@ -56,11 +56,11 @@ async fn healthz() -> Json<serde_json::Value> {
     (status = 200, description = "Send requests", body = Readiness),
     (status = 503, description = "Send them elsewhere", body = Readiness),
 ))]
-async fn readyz(State(shop): State<Shop>) -> Response {
+async fn readyz(State(state): State<AppState>) -> Response {
     // A balancer asks often and waits little: no answer in time is an answer.
-    let database = timeout(PATIENCE, shop.storage.ping());
-    let (database, store) = tokio::join!(database, shop.store.ping());
-    let database = database.map_err(|_| format!("no answer within {PATIENCE:?}"));
+    let database = timeout(PING_TIMEOUT, state.storage.ping());
+    let (database, store) = tokio::join!(database, state.store.ping());
+    let database = database.map_err(|_| format!("no answer within {PING_TIMEOUT:?}"));
     let database = database.and_then(|answer| answer.map_err(|why| why.to_string()));
     if let Err(why) = &database {
         tracing::warn!(why, "the database is down");
@@ -70,7 +70,7 @@ async fn readyz(State(shop): State<Shop>) -> Response {
     }
     let up = |up: bool| if up { "up" } else { "down" };
     let ready = database.is_ok() && store.is_ok();
-    let (code, status) = if shop.draining.load(Ordering::Relaxed) {
+    let (code, status) = if state.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else if ready {
         (StatusCode::OK, "ready")
@@ -90,7 +90,7 @@ async fn readyz(State(shop): State<Shop>) -> Response {
     (status = 200, description = "Metrics in Prometheus' text format", body = String,
         content_type = "text/plain"),
 ))]
-async fn metrics(State(shop): State<Shop>) -> Response {
-    let text = shop.metrics.render();
+async fn metrics(State(state): State<AppState>) -> Response {
+    let text = state.metrics.render();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

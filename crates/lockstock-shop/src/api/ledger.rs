@@ -13,15 +13,15 @@ use uuid::Uuid;
 use crate::api::page::LedgerPage;
 use crate::api::products::timestamp;
 use crate::api::purchases;
-use crate::error::Refusal;
-use crate::openapi::{Detail, PageParameters, ProductPath};
-use crate::state::Shop;
+use crate::error::ApiError;
+use crate::openapi::{ErrorDetail, PageParameters, ProductPath};
+use crate::state::AppState;
 use crate::storage::{Entries, Entry};
 
 /// A line of the ledger: one write to one product.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "LedgerEntry")]
-pub(crate) struct EntryShown {
+pub(crate) struct LedgerEntryResponse {
     /// Of this write, and of the purchase if it is one.
     id: Uuid,
     /// The version of the product that it made. There are no gaps.
@@ -50,7 +50,7 @@ pub(crate) struct EntryShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
@@ -63,16 +63,20 @@ pub(crate) fn routes() -> OpenApiRouter<Shop> {
     PageParameters,
 ), responses(
     (status = 200, description = "One page", body = LedgerPage),
-    (status = 404, description = "There is no such product, or no such page", body = Detail),
+    (status = 404, description = "There is no such product, or no such page", body = ErrorDetail),
 ))]
-async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    purchases::page(&shop, &headers, &uri, Entries::All, |entry| {
-        serde_json::json!(EntryShown::from(entry))
+async fn list(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    purchases::ledger_page(&state, &headers, &uri, Entries::All, |entry| {
+        serde_json::json!(LedgerEntryResponse::from(entry))
     })
     .await
 }
 
-impl From<Entry> for EntryShown {
+impl From<Entry> for LedgerEntryResponse {
     fn from(entry: Entry) -> Self {
         Self {
             id: entry.id,

@@ -4,9 +4,9 @@
 
 use utoipa::ToSchema;
 
-use crate::api::ledger::EntryShown;
-use crate::api::products::ProductShown;
-use crate::api::purchases::PurchaseShown;
+use crate::api::ledger::LedgerEntryResponse;
+use crate::api::products::ProductResponse;
+use crate::api::purchases::PurchaseResponse;
 
 /// One page of products.
 #[derive(ToSchema)]
@@ -20,7 +20,7 @@ pub(crate) struct ProductPage {
     /// The page before, if there is one.
     #[schema(format = "uri")]
     previous: Option<String>,
-    results: Vec<ProductShown>,
+    results: Vec<ProductResponse>,
 }
 
 /// One page of purchases.
@@ -35,7 +35,7 @@ pub(crate) struct PurchasePage {
     /// The page before, if there is one.
     #[schema(format = "uri")]
     previous: Option<String>,
-    results: Vec<PurchaseShown>,
+    results: Vec<PurchaseResponse>,
 }
 
 /// One page of a ledger.
@@ -50,5 +50,5 @@ pub(crate) struct LedgerPage {
     /// The page before, if there is one.
     #[schema(format = "uri")]
     previous: Option<String>,
-    results: Vec<EntryShown>,
+    results: Vec<LedgerEntryResponse>,
 }

@@ -20,24 +20,24 @@ use utoipa::ToSchema;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-use self::update::settled;
-pub(crate) use self::update::{exists, missing_first};
+use self::update::into_product;
+pub(crate) use self::update::{ensure_exists, not_found_or};
 use crate::api::page::ProductPage;
-use crate::drf::body::{Fields, received};
-use crate::drf::fields::{Text, Whole, noted};
+use crate::drf::body::{Fields, parse_body};
+use crate::drf::fields::{CharField, IntegerField, collect_error};
 use crate::drf::metadata::metadata;
-use crate::drf::query::Parameters;
-use crate::error::Refusal;
+use crate::drf::query::ListQuery;
+use crate::error::ApiError;
 use crate::etag;
 use crate::http::idempotency;
-use crate::http::idempotency::shown;
+use crate::http::idempotency::json;
 use crate::http::preconditions;
 use crate::http::routes::{self, product_id};
 use crate::openapi::{
-    AnyPath, BadBody, BadQuery, Detail, IfNoneMatchHeader, KeyHeader, Keyed, ListParameters,
-    ProductGiven, ProductPath,
+    AnyPath, BodyErrors, ErrorDetail, IdempotencyErrors, IfNoneMatchHeader, KeyHeader,
+    ListParameters, ProductPath, ProductRequest, QueryErrors,
 };
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Cause, Changes, NewProduct, Origin, Product, Written};
 
 /// Where the products are.
@@ -46,7 +46,7 @@ pub(crate) const PATH: &str = "/api/products/";
 /// A product, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Product")]
-pub(crate) struct ProductShown {
+pub(crate) struct ProductResponse {
     #[schema(read_only, example = 1)]
     id: i64,
     #[schema(min_length = 1, max_length = 200, example = "Canvas sneakers")]
@@ -76,22 +76,22 @@ pub(crate) struct ProductShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
-    let collected = || from_fn_with_state(shop.clone(), idempotency::collected);
+pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
+    let buffer_body = || from_fn_with_state(state.clone(), idempotency::buffer_body);
     let creates = routes!(create)
-        .layer(shop.keys.of_orders.clone())
-        .layer(collected());
+        .layer(state.idempotency.orders.clone())
+        .layer(buffer_body());
     let changes = routes!(update::replace, update::change, update::remove).layer(
         // From the outside in.
         ServiceBuilder::new()
-            .layer(collected())
-            .layer(shop.keys.of_changes.clone())
-            .layer(from_fn_with_state(shop.clone(), update::checked))
-            .layer(match shop.settings.require_if_match {
+            .layer(buffer_body())
+            .layer(state.idempotency.updates.clone())
+            .layer(from_fn_with_state(state.clone(), update::validate))
+            .layer(match state.settings.require_if_match {
                 true => preconditions::layer().require(),
                 false => preconditions::layer(),
             })
-            .layer(shop.turns.clone()),
+            .layer(state.update_lock.clone()),
     );
     // Whoever only reads does not pass through what is there for changes.
     let retrieves = routes!(retrieve).layer(preconditions::layer());
@@ -106,21 +106,25 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
 /// List products
 #[utoipa::path(get, path = PATH, operation_id = "list_products", tag = "products", params(ListParameters), responses(
     (status = 200, description = "One page", body = ProductPage),
-    (status = 400, description = "A filter or the search cannot be read", body = BadQuery),
-    (status = 404, description = "There is no such page", body = Detail),
+    (status = 400, description = "A filter or the search cannot be read", body = QueryErrors),
+    (status = 404, description = "There is no such page", body = ErrorDetail),
 ))]
-async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    let parameters = Parameters::of(&uri);
+async fn list(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let parameters = ListQuery::of(&uri);
     let selection = parameters.selection()?;
-    let count = shop.storage.count(&selection).await?;
+    let count = state.storage.count(&selection).await?;
     let page = parameters.page(count)?;
-    let products = shop
+    let products = state
         .storage
         .list(&selection, page.limit(), page.offset())
         .await?;
     let results = products
         .into_iter()
-        .map(|product| json!(ProductShown::from(product)))
+        .map(|product| json!(ProductResponse::from(product)))
         .collect();
     let answer = parameters.answer(page, count, results, &headers, uri.path());
     Ok(axum::Json(answer).into_response())
@@ -128,9 +132,9 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
 
 /// Create a product
 #[utoipa::path(post, path = PATH, operation_id = "create_product", tag = "products", params(KeyHeader), request_body(
-    content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
+    content((ProductRequest = "application/json"), (ProductRequest = "application/x-www-form-urlencoded"), (ProductRequest = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Created", body = ProductShown,
+    (status = 201, description = "Created", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted")),
         links(
             ("reserve" = (operation_id = "reserve", parameters(("id" = "$response.body#/id")))),
@@ -141,18 +145,18 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
             ("delete" = (operation_id = "delete_product", parameters(
                 ("id" = "$response.body#/id"), ("If-Match" = "$response.header.ETag")))),
         )),
-    Keyed,
-    BadBody,
+    IdempotencyErrors,
+    BodyErrors,
 ))]
 async fn create(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refusal> {
-    let fields = received(shop.settings.body, &headers, body).await?;
-    let changes = validated(&fields, Completeness::Whole)?;
+) -> Result<Response, ApiError> {
+    let fields = parse_body(state.settings.body, &headers, body).await?;
+    let changes = validated(&fields, Completeness::Full)?;
     let new = NewProduct {
         // Required fields, and validated: they are there.
         name: changes.name.unwrap_or_default(),
@@ -160,12 +164,12 @@ async fn create(
         price: changes.price.unwrap_or_default(),
         stock: changes.stock.unwrap_or_default(),
     };
-    let once = idempotency::once(&key, |product| {
-        Some(idempotency::bytes(&answer(StatusCode::CREATED, product)))
+    let once = idempotency::idempotent_write(&key, |product| {
+        Some(idempotency::to_bytes(&answer(StatusCode::CREATED, product)))
     });
-    match shop.storage.create(new, Cause { origin, once }).await? {
-        Written::Recorded(recorded) => idempotency::again(&key, recorded),
-        other => Ok(answer(StatusCode::CREATED, &settled(other)?).into_response()),
+    match state.storage.create(new, Cause { origin, once }).await? {
+        Written::Recorded(recorded) => idempotency::replay(&key, recorded),
+        other => Ok(answer(StatusCode::CREATED, &into_product(other)?).into_response()),
     }
 }
 
@@ -174,16 +178,16 @@ async fn create(
     ProductPath,
     IfNoneMatchHeader,
 ), responses(
-    (status = 200, description = "The product, its version as the ETag", body = ProductShown,
+    (status = 200, description = "The product, its version as the ETag", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted"))),
     (status = 304, description = "You have it already",
         headers(("ETag" = String, description = "The version, quoted"))),
-    (status = 404, description = "There is no such product", body = Detail),
+    (status = 404, description = "There is no such product", body = ErrorDetail),
 ))]
-async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
+async fn retrieve(State(state): State<AppState>, uri: Uri) -> Result<Response, ApiError> {
     let id = product_id(uri.path())?;
-    let product = shop.storage.get(id).await?;
-    let product = product.ok_or_else(Refusal::no_product)?;
+    let product = state.storage.get(id).await?;
+    let product = product.ok_or_else(ApiError::product_not_found)?;
     Ok(answer(StatusCode::OK, &product).into_response())
 }
 
@@ -200,14 +204,14 @@ async fn list_options() -> Response {
     AnyPath,
 ), responses(
     (status = 200, description = "The fields of a product, and how they are read", body = Object),
-    (status = 404, description = "This cannot be a product's id", body = Detail),
+    (status = 404, description = "This cannot be a product's id", body = ErrorDetail),
 ))]
-async fn product_options(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
-    if routes::of(uri.path()).is_none() {
-        return Err(Refusal::not_found());
+async fn product_options(State(state): State<AppState>, uri: Uri) -> Result<Response, ApiError> {
+    if routes::find(uri.path()).is_none() {
+        return Err(ApiError::not_found());
     }
     let there = match product_id(uri.path()) {
-        Ok(id) => shop.storage.get(id).await?.is_some(),
+        Ok(id) => state.storage.get(id).await?.is_some(),
         Err(_) => false,
     };
     let action = there.then_some("PUT");
@@ -218,43 +222,43 @@ async fn product_options(State(shop): State<Shop>, uri: Uri) -> Result<Response,
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Completeness {
     /// Those that are required must be there: POST, PUT.
-    Whole,
+    Full,
     /// Any may be missing: PATCH.
-    Part,
+    Partial,
 }
 
-fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Refusal> {
-    let partial = completeness == Completeness::Part;
+fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, ApiError> {
+    let partial = completeness == Completeness::Partial;
     let mut errors = Map::new();
-    let name = Text {
+    let name = CharField {
         required: true,
-        may_be_blank: false,
-        most_characters: Some(200),
+        allow_blank: false,
+        max_length: Some(200),
     };
-    let description = Text {
+    let description = CharField {
         required: false,
-        may_be_blank: true,
-        most_characters: None,
+        allow_blank: true,
+        max_length: None,
     };
-    let price = Whole::positive(true);
-    let stock = Whole::positive(false);
+    let price = IntegerField::positive(true);
+    let stock = IntegerField::positive(false);
     let changes = Changes {
-        name: noted(
+        name: collect_error(
             "name",
             name.validate(fields.get("name"), partial),
             &mut errors,
         ),
-        description: noted(
+        description: collect_error(
             "description",
             description.validate(fields.get("description"), partial),
             &mut errors,
         ),
-        price: noted(
+        price: collect_error(
             "price",
             price.validate(fields.get("price"), partial),
             &mut errors,
         ),
-        stock: noted(
+        stock: collect_error(
             "stock",
             stock.validate(fields.get("stock"), partial),
             &mut errors,
@@ -263,17 +267,17 @@ fn validated(fields: &Fields, completeness: Completeness) -> Result<Changes, Ref
     if errors.is_empty() {
         Ok(changes)
     } else {
-        Err(Refusal::invalid(errors))
+        Err(ApiError::invalid(errors))
     }
 }
 
 /// The answer that shows a product, with its entity tag.
 fn answer(status: StatusCode, product: &Product) -> Record {
     let tag = etag::etag(product.version, product.held);
-    shown(status, &ProductShown::from(product.clone())).header(ETAG, tag)
+    json(status, &ProductResponse::from(product.clone())).header(ETAG, tag)
 }
 
-impl From<Product> for ProductShown {
+impl From<Product> for ProductResponse {
     fn from(product: Product) -> Self {
         let is_held = product.held > 0;
         let available = product.figures().available();

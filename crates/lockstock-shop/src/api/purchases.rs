@@ -17,25 +17,25 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::page::PurchasePage;
-use crate::api::products::{exists, missing_first, timestamp};
-use crate::drf::body::received;
-use crate::drf::fields::noted;
-use crate::drf::query::Parameters;
-use crate::error::Refusal;
+use crate::api::products::{ensure_exists, not_found_or, timestamp};
+use crate::drf::body::parse_body;
+use crate::drf::fields::collect_error;
+use crate::drf::query::ListQuery;
+use crate::error::ApiError;
 use crate::http::idempotency;
 use crate::http::idempotency::created;
 use crate::http::routes::{product_id, purchase_id};
 use crate::openapi::{
-    BadBody, Detail, InStock, KeyHeader, Keyed, PageParameters, ProductPath, PurchaseGiven,
-    PurchasePath,
+    BodyErrors, ErrorDetail, IdempotencyErrors, KeyHeader, PageParameters, ProductPath,
+    PurchasePath, PurchaseRequest, StockErrors,
 };
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Entries, Entry, Order, Origin, Outcome, Wish};
 
 /// A purchase, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Purchase")]
-pub(crate) struct PurchaseShown {
+pub(crate) struct PurchaseResponse {
     id: Uuid,
     /// The product's id.
     #[schema(example = 1)]
@@ -61,10 +61,10 @@ pub(crate) struct PurchaseShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
+pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let buys = routes!(buy)
-        .layer(shop.keys.of_orders.clone())
-        .layer(from_fn_with_state(shop.clone(), idempotency::collected));
+        .layer(state.idempotency.orders.clone())
+        .layer(from_fn_with_state(state.clone(), idempotency::buffer_body));
     OpenApiRouter::new()
         .routes(buys)
         .routes(routes!(list))
@@ -79,57 +79,59 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     ProductPath,
     KeyHeader,
 ), request_body(
-    content((PurchaseGiven = "application/json"), (PurchaseGiven = "application/x-www-form-urlencoded"), (PurchaseGiven = "multipart/form-data")),
+    content((PurchaseRequest = "application/json"), (PurchaseRequest = "application/x-www-form-urlencoded"), (PurchaseRequest = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Bought", body = PurchaseShown,
+    (status = 201, description = "Bought", body = PurchaseResponse,
         headers(("Location" = String, description = "Where the purchase is"))),
-    Keyed,
-    BadBody,
-    InStock,
+    IdempotencyErrors,
+    BodyErrors,
+    StockErrors,
 ))]
 async fn buy(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let product = product_id(uri.path())?;
-    let quantity = match quantity(&shop, &headers, body).await {
+    let quantity = match quantity(&state, &headers, body).await {
         Ok(quantity) => quantity,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+        Err(error) => return Err(not_found_or(&state, product, error).await),
     };
     let order = Order {
         product,
         wish: Wish::Purchase { quantity },
         origin,
-        once: idempotency::once(&key, recorded),
+        once: idempotency::idempotent_write(&key, purchase_record),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer)
+    idempotency::order_response(&key, state.storage.sell(order).await?, purchase_response)
 }
 
-async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, Refusal> {
-    let fields = received(shop.settings.body, headers, body).await?;
+async fn quantity(state: &AppState, headers: &HeaderMap, body: Body) -> Result<i64, ApiError> {
+    let fields = parse_body(state.settings.body, headers, body).await?;
     let mut errors = Map::new();
-    let quantity = shop.settings.quantity();
+    let quantity = state.settings.quantity_field();
     let quantity = quantity.validate(fields.get("quantity"), false);
-    let quantity = noted("quantity", quantity, &mut errors);
-    quantity.ok_or_else(|| Refusal::invalid(errors))
+    let quantity = collect_error("quantity", quantity, &mut errors);
+    quantity.ok_or_else(|| ApiError::invalid(errors))
 }
 
 /// What is answered to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answer(outcome: &Outcome) -> Option<Record> {
+pub(crate) fn purchase_response(outcome: &Outcome) -> Option<Record> {
     let Outcome::Purchased(entry) = outcome else {
         return None;
     };
     let place = format!("/api/purchases/{}/", entry.id);
-    Some(created(place, &PurchaseShown::from(entry.clone())))
+    Some(created(place, &PurchaseResponse::from(entry.clone())))
 }
 
 /// What is recorded of it.
-pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
-    answer(outcome).as_ref().map(idempotency::bytes)
+pub(crate) fn purchase_record(outcome: &Outcome) -> Option<Vec<u8>> {
+    purchase_response(outcome)
+        .as_ref()
+        .map(idempotency::to_bytes)
 }
 
 /// List the purchases of a product
@@ -140,31 +142,35 @@ pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
     PageParameters,
 ), responses(
     (status = 200, description = "One page", body = PurchasePage),
-    (status = 404, description = "There is no such product, or no such page", body = Detail),
+    (status = 404, description = "There is no such product, or no such page", body = ErrorDetail),
 ))]
-async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    page(&shop, &headers, &uri, Entries::Purchases, |entry| {
-        serde_json::json!(PurchaseShown::from(entry))
+async fn list(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    ledger_page(&state, &headers, &uri, Entries::Purchases, |entry| {
+        serde_json::json!(PurchaseResponse::from(entry))
     })
     .await
 }
 
 /// One page of a product's ledger.
-pub(crate) async fn page(
-    shop: &Shop,
+pub(crate) async fn ledger_page(
+    state: &AppState,
     headers: &HeaderMap,
     uri: &Uri,
     which: Entries,
     show: impl Fn(Entry) -> serde_json::Value,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let product = product_id(uri.path())?;
-    let count = shop.storage.count_entries(product, which).await?;
+    let count = state.storage.count_entries(product, which).await?;
     if count == 0 {
-        exists(shop, product).await?;
+        ensure_exists(state, product).await?;
     }
-    let parameters = Parameters::of(uri);
+    let parameters = ListQuery::of(uri);
     let page = parameters.page(count)?;
-    let entries = shop
+    let entries = state
         .storage
         .entries(product, which, page.limit(), page.offset());
     let results = entries.await?.into_iter().map(show).collect();
@@ -176,16 +182,16 @@ pub(crate) async fn page(
 #[utoipa::path(get, path = "/api/purchases/{id}/", operation_id = "retrieve_purchase", tag = "purchases", params(
     PurchasePath,
 ), responses(
-    (status = 200, description = "The purchase", body = PurchaseShown),
-    (status = 404, description = "There is no such purchase", body = Detail),
+    (status = 200, description = "The purchase", body = PurchaseResponse),
+    (status = 404, description = "There is no such purchase", body = ErrorDetail),
 ))]
-async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
-    let found = shop.storage.purchase(purchase_id(uri.path())?).await?;
-    let entry = found.ok_or_else(|| Refusal::none_of("Purchase"))?;
-    Ok(axum::Json(PurchaseShown::from(entry)).into_response())
+async fn retrieve(State(state): State<AppState>, uri: Uri) -> Result<Response, ApiError> {
+    let found = state.storage.purchase(purchase_id(uri.path())?).await?;
+    let entry = found.ok_or_else(|| ApiError::not_found_of("Purchase"))?;
+    Ok(axum::Json(PurchaseResponse::from(entry)).into_response())
 }
 
-impl From<Entry> for PurchaseShown {
+impl From<Entry> for PurchaseResponse {
     fn from(entry: Entry) -> Self {
         let (quantity, unit_price) = (-entry.delta, entry.unit_price.unwrap_or_default());
         Self {

@@ -19,25 +19,25 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::products::{missing_first, timestamp};
-use crate::api::purchases::{self, PurchaseShown};
-use crate::drf::body::received;
-use crate::drf::fields::noted;
-use crate::error::Refusal;
+use crate::api::products::{not_found_or, timestamp};
+use crate::api::purchases::{self, PurchaseResponse};
+use crate::drf::body::parse_body;
+use crate::drf::fields::collect_error;
+use crate::error::ApiError;
 use crate::http::idempotency;
-use crate::http::idempotency::{created, shown};
+use crate::http::idempotency::{created, json};
 use crate::http::routes::{product_id, reservation_id};
 use crate::openapi::{
-    BadBody, Detail, HoldGiven, InStock, KeyHeader, Keyed, ProductPath, ReservationGiven,
-    ReservationPath, StillHeld,
+    BodyErrors, ErrorDetail, ExtendRequest, IdempotencyErrors, KeyHeader, ProductPath,
+    ReservationErrors, ReservationPath, ReservationRequest, StockErrors,
 };
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Order, Origin, Outcome, Reservation, State as Stored, Wish};
 
 /// A reservation, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Reservation")]
-pub(crate) struct ReservationShown {
+pub(crate) struct ReservationResponse {
     /// Whoever is not known by a key has nothing else to show that it is theirs.
     id: Uuid,
     /// The product's id.
@@ -57,14 +57,14 @@ pub(crate) struct ReservationShown {
 }
 
 /// The routes, and what the document says of them.
-pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
-    let keys = shop.keys.of_orders.clone();
-    let collected = || from_fn_with_state(shop.clone(), idempotency::collected);
+pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
+    let keys = state.idempotency.orders.clone();
+    let buffer_body = || from_fn_with_state(state.clone(), idempotency::buffer_body);
     OpenApiRouter::new()
-        .routes(routes!(reserve).layer(keys.clone()).layer(collected()))
+        .routes(routes!(reserve).layer(keys.clone()).layer(buffer_body()))
         .routes(routes!(retrieve, cancel))
-        .routes(routes!(confirm).layer(keys.clone()).layer(collected()))
-        .routes(routes!(extend).layer(keys).layer(collected()))
+        .routes(routes!(confirm).layer(keys.clone()).layer(buffer_body()))
+        .routes(routes!(extend).layer(keys).layer(buffer_body()))
 }
 
 /// Set stock aside
@@ -72,9 +72,9 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
     ProductPath,
     KeyHeader,
 ), request_body(
-    content((ReservationGiven = "application/json"), (ReservationGiven = "application/x-www-form-urlencoded"), (ReservationGiven = "multipart/form-data")),
+    content((ReservationRequest = "application/json"), (ReservationRequest = "application/x-www-form-urlencoded"), (ReservationRequest = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Held", body = ReservationShown,
+    (status = 201, description = "Held", body = ReservationResponse,
         headers(("Location" = String, description = "Where the reservation is")),
         links(
             ("look" = (operation_id = "retrieve_reservation", parameters(
@@ -86,50 +86,56 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
             ("cancel" = (operation_id = "cancel", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
         )),
-    Keyed,
-    BadBody,
-    InStock,
+    IdempotencyErrors,
+    BodyErrors,
+    StockErrors,
 ))]
 async fn reserve(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let product = product_id(uri.path())?;
-    let (quantity, hold) = match wanted(&shop, &headers, body, Asked::QuantityAndHold).await {
+    let (quantity, hold) = match wanted(&state, &headers, body, Asked::QuantityAndHold).await {
         Ok(wanted) => wanted,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+        Err(error) => return Err(not_found_or(&state, product, error).await),
     };
     let wish = Wish::Reserve { quantity, hold };
     let order = Order {
         product,
         wish,
         origin,
-        once: idempotency::once(&key, |outcome| {
-            answer_to_reserve(outcome).as_ref().map(idempotency::bytes)
+        once: idempotency::idempotent_write(&key, |outcome| {
+            reserve_response(outcome)
+                .as_ref()
+                .map(idempotency::to_bytes)
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_reserve)
+    idempotency::order_response(&key, state.storage.sell(order).await?, reserve_response)
 }
 
 /// Look at a reservation
 #[utoipa::path(get, path = "/api/products/{id}/reservations/{rid}/", operation_id = "retrieve_reservation", tag = "reservations", params(
     ReservationPath,
 ), responses(
-    (status = 200, description = "The reservation", body = ReservationShown),
-    (status = 404, description = "There is no such reservation of yours", body = Detail),
+    (status = 200, description = "The reservation", body = ReservationResponse),
+    (status = 404, description = "There is no such reservation of yours", body = ErrorDetail),
 ))]
-async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
+async fn retrieve(
+    State(state): State<AppState>,
+    origin: Origin,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let (product, id) = (product_id(uri.path())?, reservation_id(uri.path())?);
-    let found = shop.storage.reservation(id).await?;
+    let found = state.storage.reservation(id).await?;
     let ours = found.filter(|(reservation, _)| {
         reservation.product == product && reservation.is_of(&origin.caller)
     });
-    let (reservation, is_held) = ours.ok_or_else(|| Refusal::none_of("Reservation"))?;
-    Ok(axum::Json(ReservationShown::new(reservation, is_held)).into_response())
+    let (reservation, is_held) = ours.ok_or_else(|| ApiError::not_found_of("Reservation"))?;
+    Ok(axum::Json(ReservationResponse::new(reservation, is_held)).into_response())
 }
 
 /// Buy what is held
@@ -139,25 +145,29 @@ async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<
     ReservationPath,
     KeyHeader,
 ), responses(
-    (status = 201, description = "Bought", body = PurchaseShown,
+    (status = 201, description = "Bought", body = PurchaseResponse,
         headers(("Location" = String, description = "Where the purchase is"))),
-    Keyed,
-    StillHeld,
+    IdempotencyErrors,
+    ReservationErrors,
 ))]
 async fn confirm(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     uri: Uri,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let reservation = reservation_id(uri.path())?;
     let order = Order {
         product: product_id(uri.path())?,
         wish: Wish::Confirm { reservation },
         origin,
-        once: idempotency::once(&key, purchases::recorded),
+        once: idempotency::idempotent_write(&key, purchases::purchase_record),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, purchases::answer)
+    idempotency::order_response(
+        &key,
+        state.storage.sell(order).await?,
+        purchases::purchase_response,
+    )
 }
 
 /// Hold it for longer
@@ -167,37 +177,37 @@ async fn confirm(
     ReservationPath,
     KeyHeader,
 ), request_body(
-    content((HoldGiven = "application/json"), (HoldGiven = "application/x-www-form-urlencoded"), (HoldGiven = "multipart/form-data")),
+    content((ExtendRequest = "application/json"), (ExtendRequest = "application/x-www-form-urlencoded"), (ExtendRequest = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "Held", body = ReservationShown),
-    Keyed,
-    BadBody,
-    StillHeld,
+    (status = 200, description = "Held", body = ReservationResponse),
+    IdempotencyErrors,
+    BodyErrors,
+    ReservationErrors,
 ))]
 async fn extend(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let product = product_id(uri.path())?;
     let reservation = reservation_id(uri.path())?;
-    let hold = match wanted(&shop, &headers, body, Asked::Hold).await {
+    let hold = match wanted(&state, &headers, body, Asked::Hold).await {
         Ok((_, hold)) => hold,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+        Err(error) => return Err(not_found_or(&state, product, error).await),
     };
     let wish = Wish::Extend { reservation, hold };
     let order = Order {
         product,
         wish,
         origin,
-        once: idempotency::once(&key, |outcome| {
-            answer_to_extend(outcome).as_ref().map(idempotency::bytes)
+        once: idempotency::idempotent_write(&key, |outcome| {
+            extend_response(outcome).as_ref().map(idempotency::to_bytes)
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_extend)
+    idempotency::order_response(&key, state.storage.sell(order).await?, extend_response)
 }
 
 /// Put it back
@@ -207,9 +217,13 @@ async fn extend(
     ReservationPath,
 ), responses(
     (status = 204, description = "It is not held any more"),
-    StillHeld,
+    ReservationErrors,
 ))]
-async fn cancel(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
+async fn cancel(
+    State(state): State<AppState>,
+    origin: Origin,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let reservation = reservation_id(uri.path())?;
     let order = Order {
         product: product_id(uri.path())?,
@@ -217,9 +231,9 @@ async fn cancel(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Re
         origin,
         once: None,
     };
-    match shop.storage.sell(order).await? {
+    match state.storage.sell(order).await? {
         Outcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
-        other => Err(Refusal::from(other)),
+        other => Err(ApiError::from(other)),
     }
 }
 
@@ -231,43 +245,46 @@ enum Asked {
 }
 
 async fn wanted(
-    shop: &Shop,
+    state: &AppState,
     headers: &HeaderMap,
     body: Body,
     asked: Asked,
-) -> Result<(i64, Duration), Refusal> {
-    let fields = received(shop.settings.body, headers, body).await?;
+) -> Result<(i64, Duration), ApiError> {
+    let fields = parse_body(state.settings.body, headers, body).await?;
     let mut errors = Map::new();
     let quantity = match asked {
         Asked::Hold => None,
         Asked::QuantityAndHold => {
-            let quantity = shop.settings.quantity();
+            let quantity = state.settings.quantity_field();
             let quantity = quantity.validate(fields.get("quantity"), false);
-            noted("quantity", quantity, &mut errors)
+            collect_error("quantity", quantity, &mut errors)
         }
     };
-    let hold = shop.settings.hold().validate(fields.get("hold"), false);
-    let hold = noted("hold", hold, &mut errors);
+    let hold = state
+        .settings
+        .reservation_ttl_field()
+        .validate(fields.get("hold"), false);
+    let hold = collect_error("hold", hold, &mut errors);
     if !errors.is_empty() {
-        return Err(Refusal::invalid(errors));
+        return Err(ApiError::invalid(errors));
     }
     let seconds = hold.and_then(|hold| u64::try_from(hold).ok());
-    let hold = seconds.map_or(shop.settings.usual_hold, Duration::from_secs);
+    let hold = seconds.map_or(state.settings.reservation_ttl, Duration::from_secs);
     Ok((quantity.unwrap_or_default(), hold))
 }
 
-fn answer_to_reserve(outcome: &Outcome) -> Option<Record> {
+fn reserve_response(outcome: &Outcome) -> Option<Record> {
     let reservation = held(outcome)?;
     let (product, id) = (reservation.product, reservation.id);
     let place = format!("/api/products/{product}/reservations/{id}/");
-    Some(created(place, &ReservationShown::new(reservation, true)))
+    Some(created(place, &ReservationResponse::new(reservation, true)))
 }
 
-fn answer_to_extend(outcome: &Outcome) -> Option<Record> {
+fn extend_response(outcome: &Outcome) -> Option<Record> {
     let reservation = held(outcome)?;
-    Some(shown(
+    Some(json(
         StatusCode::OK,
-        &ReservationShown::new(reservation, true),
+        &ReservationResponse::new(reservation, true),
     ))
 }
 
@@ -278,7 +295,7 @@ fn held(outcome: &Outcome) -> Option<Reservation> {
     }
 }
 
-impl ReservationShown {
+impl ReservationResponse {
     fn new(reservation: Reservation, is_held: bool) -> Self {
         Self {
             id: reservation.id,

@@ -19,13 +19,13 @@ use serde_json::value::RawValue;
 use serde_json::{Map, json};
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::Refusal;
+use crate::error::ApiError;
 
 /// How much of a body is read, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyLimits {
-    pub(crate) bytes: usize,
-    pub(crate) time: Duration,
+    pub(crate) max_bytes: usize,
+    pub(crate) timeout: Duration,
 }
 
 /// How much of a body that is too large is read on and thrown away, so that the client
@@ -33,11 +33,11 @@ pub(crate) struct BodyLimits {
 const DISCARDED_BYTES: usize = 1 << 20;
 
 /// Reads the body and takes it apart.
-pub(crate) async fn received(
+pub(crate) async fn parse_body(
     limits: BodyLimits,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Fields, Refusal> {
+) -> Result<Fields, ApiError> {
     let bytes = read(headers, body, limits).await?;
     Fields::parse(headers, bytes).await
 }
@@ -47,23 +47,23 @@ pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Body,
     limits: BodyLimits,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, ApiError> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    let deadline = Instant::now() + limits.time;
-    let mut read = Vec::with_capacity(announced.unwrap_or_default().min(limits.bytes));
+    let deadline = Instant::now() + limits.timeout;
+    let mut read = Vec::with_capacity(announced.unwrap_or_default().min(limits.max_bytes));
     let mut discarded = 0;
     loop {
         let frame = timeout_at(deadline, body.frame())
             .await
-            .map_err(|_| Refusal::slow_body())?;
+            .map_err(|_| ApiError::body_timeout())?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| Refusal::bad_request("The request's body broke off."))?;
+        let frame = frame.map_err(|_| ApiError::bad_request("The request's body broke off."))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        if discarded == 0 && read.len() + data.len() <= limits.bytes {
+        if discarded == 0 && read.len() + data.len() <= limits.max_bytes {
             read.extend_from_slice(data);
         } else {
             discarded += data.len();
@@ -73,18 +73,18 @@ pub(crate) async fn read(
         }
     }
     if discarded > 0 {
-        return Err(Refusal::body_too_large(limits.bytes));
+        return Err(ApiError::body_too_large(limits.max_bytes));
     }
     Ok(read.into())
 }
 
 /// What a body says about its fields.
 #[derive(Debug, Default)]
-pub(crate) struct Fields(HashMap<String, Given>);
+pub(crate) struct Fields(HashMap<String, FieldValue>);
 
 /// What a body says about one field.
 #[derive(Debug)]
-pub(crate) enum Given {
+pub(crate) enum FieldValue {
     Null,
     /// A number in JSON, as it is written there.
     Number(String),
@@ -98,7 +98,7 @@ pub(crate) enum Given {
 
 impl Fields {
     /// Takes `bytes` apart as their `Content-Type` says.
-    pub(crate) async fn parse(headers: &HeaderMap, bytes: Bytes) -> Result<Self, Refusal> {
+    pub(crate) async fn parse(headers: &HeaderMap, bytes: Bytes) -> Result<Self, ApiError> {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
@@ -111,16 +111,16 @@ impl Fields {
             "application/json" => json_fields(&bytes),
             "application/x-www-form-urlencoded" => Ok(form_fields(&bytes)),
             "multipart/form-data" => multipart_fields(&content_type, bytes).await,
-            _ => Err(Refusal::media_type(&content_type)),
+            _ => Err(ApiError::unsupported_media_type(&content_type)),
         }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Given> {
+    pub(crate) fn get(&self, name: &str) -> Option<&FieldValue> {
         self.0.get(name)
     }
 }
 
-fn json_fields(bytes: &[u8]) -> Result<Fields, Refusal> {
+fn json_fields(bytes: &[u8]) -> Result<Fields, ApiError> {
     let text = str::from_utf8(bytes).map_err(|error| broken_json(&error))?;
     // Not a `Value`: that one takes an object with a certain key for a number or for JSON
     // within JSON, and stops at 128 levels, even in what nobody reads.
@@ -145,18 +145,18 @@ fn object_fields(object: &RawValue) -> serde_json::Result<Fields> {
     let members: HashMap<String, &RawValue> = serde_json::from_str(object.get())?;
     let fields = members.into_iter().map(|(name, value)| {
         let given = match value.get().as_bytes() {
-            [b'n', ..] => Given::Null,
-            [b'"', ..] => Given::Text(serde_json::from_str(value.get())?),
-            [b'-' | b'0'..=b'9', ..] => Given::Number(value.get().to_owned()),
-            _ => Given::Other,
+            [b'n', ..] => FieldValue::Null,
+            [b'"', ..] => FieldValue::Text(serde_json::from_str(value.get())?),
+            [b'-' | b'0'..=b'9', ..] => FieldValue::Number(value.get().to_owned()),
+            _ => FieldValue::Other,
         };
         Ok((name, given))
     });
     fields.collect::<serde_json::Result<_>>().map(Fields)
 }
 
-fn broken_json(why: &dyn Display) -> Refusal {
-    Refusal::bad_request(format!("JSON parse error - {why}"))
+fn broken_json(why: &dyn Display) -> ApiError {
+    ApiError::bad_request(format!("JSON parse error - {why}"))
 }
 
 /// Written with a fraction or an exponent: Python reads that as a float.
@@ -164,8 +164,8 @@ pub(crate) fn is_float(number: &str) -> bool {
     number.contains(['.', 'e', 'E'])
 }
 
-fn not_an_object(why: String) -> Refusal {
-    Refusal::invalid(Map::from_iter([(
+fn not_an_object(why: String) -> ApiError {
+    ApiError::invalid(Map::from_iter([(
         "non_field_errors".to_owned(),
         json!([why]),
     )]))
@@ -182,13 +182,13 @@ fn form_fields(bytes: &[u8]) -> Fields {
     let text = str::from_utf8(bytes).map_or_else(|_| latin1(bytes).into(), Cow::Borrowed);
     // Collecting lets the last one win, as a QueryDict does.
     let fields = form_urlencoded::parse(text.as_bytes())
-        .map(|(name, value)| (name.into_owned(), Given::Input(value.into_owned())));
+        .map(|(name, value)| (name.into_owned(), FieldValue::Input(value.into_owned())));
     Fields(fields.collect())
 }
 
-async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, Refusal> {
+async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, ApiError> {
     let broken =
-        |why: &dyn Display| Refusal::bad_request(format!("Multipart form parse error - {why}"));
+        |why: &dyn Display| ApiError::bad_request(format!("Multipart form parse error - {why}"));
     let boundary = multer::parse_boundary(content_type)
         .map_err(|_| broken(&"Invalid boundary in multipart: None"))?;
     let whole = stream::once(async { Ok::<_, Infallible>(bytes) });
@@ -201,10 +201,10 @@ async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, Re
         let is_file = part.file_name().is_some_and(|file| !file.is_empty());
         let content = part.bytes().await.map_err(|error| broken(&error))?;
         if is_file {
-            fields.insert(name, Given::Other);
-        } else if !matches!(fields.get(&name), Some(Given::Other)) {
+            fields.insert(name, FieldValue::Other);
+        } else if !matches!(fields.get(&name), Some(FieldValue::Other)) {
             let text = String::from_utf8_lossy(&content).into_owned();
-            fields.insert(name, Given::Input(text));
+            fields.insert(name, FieldValue::Input(text));
         }
     }
     Ok(Fields(fields))
@@ -214,7 +214,7 @@ async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, Re
 mod tests {
     use super::*;
 
-    fn field(json: &str) -> Given {
+    fn field(json: &str) -> FieldValue {
         let mut fields = json_fields(json.as_bytes()).expect("an object");
         fields.0.remove("a").expect("it has the field")
     }
@@ -223,7 +223,7 @@ mod tests {
     fn numbers_are_kept_as_they_are_written() {
         for number in ["9", "-0", "9.50", "1e400", "123456789012345678901234567890"] {
             let given = field(&format!(r#"{{"a": {number}}}"#));
-            assert!(matches!(given, Given::Number(kept) if kept == number));
+            assert!(matches!(given, FieldValue::Number(kept) if kept == number));
         }
     }
 
@@ -234,7 +234,7 @@ mod tests {
             let object = format!(r#"{{"$serde_json::private::{key}": "9"}}"#);
             assert!(matches!(
                 field(&format!(r#"{{"a": {object}}}"#)),
-                Given::Other
+                FieldValue::Other
             ));
             assert!(json_fields(object.as_bytes()).is_ok(), "{object}");
         }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn depth_is_no_danger() {
         let deep = format!(r#"{{"a": {}{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
-        assert!(matches!(field(&deep), Given::Other));
+        assert!(matches!(field(&deep), FieldValue::Other));
         assert!(json_fields("[".repeat(60_000).as_bytes()).is_err());
         assert!(json_fields(r#"{"a":"#.repeat(10_000).as_bytes()).is_err());
     }

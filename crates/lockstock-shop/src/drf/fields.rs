@@ -3,11 +3,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::drf::body::{Given, is_float};
+use crate::drf::body::{FieldValue, is_float};
 use crate::drf::python;
 
 /// What is wrong with one field.
-pub(crate) type Wrong = Vec<String>;
+pub(crate) type FieldErrors = Vec<String>;
 
 const REQUIRED: &str = "This field is required.";
 const NULL: &str = "This field may not be null.";
@@ -15,38 +15,38 @@ const NOT_A_STRING: &str = "Not a valid string.";
 const NOT_AN_INTEGER: &str = "A valid integer is required.";
 
 /// A text, as DRF's `CharField`: trimmed, numbers welcome, no NUL.
-pub(crate) struct Text {
+pub(crate) struct CharField {
     pub(crate) required: bool,
-    pub(crate) may_be_blank: bool,
-    pub(crate) most_characters: Option<usize>,
+    pub(crate) allow_blank: bool,
+    pub(crate) max_length: Option<usize>,
 }
 
-impl Text {
+impl CharField {
     /// The text, or `None` if none was given and none need be. A `partial` request may leave
     /// out what is required otherwise.
     pub(crate) fn validate(
         &self,
-        given: Option<&Given>,
+        given: Option<&FieldValue>,
         partial: bool,
-    ) -> Result<Option<String>, Wrong> {
+    ) -> Result<Option<String>, FieldErrors> {
         let text = match given {
             None if self.required && !partial => return wrong(REQUIRED),
             None => return Ok(None),
-            Some(Given::Null) => return wrong(NULL),
-            Some(Given::Other) => return wrong(NOT_A_STRING),
-            Some(Given::Number(number)) => written(number),
-            Some(Given::Text(text) | Given::Input(text)) => text.clone(),
+            Some(FieldValue::Null) => return wrong(NULL),
+            Some(FieldValue::Other) => return wrong(NOT_A_STRING),
+            Some(FieldValue::Number(number)) => python_str(number),
+            Some(FieldValue::Text(text) | FieldValue::Input(text)) => text.clone(),
         };
         let text = python::strip(&text);
-        if text.is_empty() && !self.may_be_blank {
+        if text.is_empty() && !self.allow_blank {
             return wrong("This field may not be blank.");
         }
         let mut errors = Vec::new();
-        if let Some(most) = self.most_characters
-            && text.chars().count() > most
+        if let Some(max_length) = self.max_length
+            && text.chars().count() > max_length
         {
             errors.push(format!(
-                "Ensure this field has no more than {most} characters."
+                "Ensure this field has no more than {max_length} characters."
             ));
         }
         if text.contains('\0') {
@@ -63,59 +63,59 @@ impl Text {
 /// A whole number within bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
 /// all 9.
 #[derive(Clone, Copy)]
-pub(crate) struct Whole {
+pub(crate) struct IntegerField {
     pub(crate) required: bool,
-    pub(crate) least: i64,
-    pub(crate) most: i64,
+    pub(crate) min_value: i64,
+    pub(crate) max_value: i64,
 }
 
-impl Whole {
+impl IntegerField {
     /// From 0 to the largest number that fits, as a `PositiveIntegerField` of Django.
     pub(crate) const fn positive(required: bool) -> Self {
         Self {
             required,
-            least: 0,
-            most: 2_147_483_647,
+            min_value: 0,
+            max_value: 2_147_483_647,
         }
     }
 
     /// Longer texts are not read at all.
-    const MOST_CHARACTERS: usize = 1000;
+    const MAX_INPUT_LENGTH: usize = 1000;
 
     /// The number, or `None` if none was given and none need be. A `partial` request may
     /// leave out what is required otherwise.
     pub(crate) fn validate(
         &self,
-        given: Option<&Given>,
+        given: Option<&FieldValue>,
         partial: bool,
-    ) -> Result<Option<i64>, Wrong> {
+    ) -> Result<Option<i64>, FieldErrors> {
         let text = match given {
             None if self.required && !partial => return wrong(REQUIRED),
             None => return Ok(None),
             // A form sends its empty inputs too: as good as left out where that is allowed
             // in every request. In a required field it is a mistake, even in a partial one.
-            Some(Given::Input(text)) if text.is_empty() && !self.required => return Ok(None),
-            Some(Given::Null) => return wrong(NULL),
-            Some(Given::Other) => return wrong(NOT_AN_INTEGER),
-            Some(Given::Number(number)) => written(number),
-            Some(Given::Text(text) | Given::Input(text)) => self.short(text)?.to_owned(),
+            Some(FieldValue::Input(text)) if text.is_empty() && !self.required => return Ok(None),
+            Some(FieldValue::Null) => return wrong(NULL),
+            Some(FieldValue::Other) => return wrong(NOT_AN_INTEGER),
+            Some(FieldValue::Number(number)) => python_str(number),
+            Some(FieldValue::Text(text) | FieldValue::Input(text)) => self.short(text)?.to_owned(),
         };
         match python::int(without_fraction(&text)) {
             None => wrong(NOT_AN_INTEGER),
-            Some(number) if number < self.least => Err(vec![format!(
+            Some(number) if number < self.min_value => Err(vec![format!(
                 "Ensure this value is greater than or equal to {}.",
-                self.least
+                self.min_value
             )]),
-            Some(number) if number > self.most => Err(vec![format!(
+            Some(number) if number > self.max_value => Err(vec![format!(
                 "Ensure this value is less than or equal to {}.",
-                self.most
+                self.max_value
             )]),
             Some(number) => Ok(Some(number)),
         }
     }
 
-    fn short<'a>(&self, text: &'a str) -> Result<&'a str, Wrong> {
-        if text.chars().count() > Self::MOST_CHARACTERS {
+    fn short<'a>(&self, text: &'a str) -> Result<&'a str, FieldErrors> {
+        if text.chars().count() > Self::MAX_INPUT_LENGTH {
             return Err(vec!["String value too large.".to_owned()]);
         }
         Ok(text)
@@ -123,9 +123,9 @@ impl Whole {
 }
 
 /// The value of a field, or a note of what is wrong with it.
-pub(crate) fn noted<T>(
+pub(crate) fn collect_error<T>(
     field: &str,
-    validated: Result<Option<T>, Wrong>,
+    validated: Result<Option<T>, FieldErrors>,
     errors: &mut Map<String, Value>,
 ) -> Option<T> {
     validated.unwrap_or_else(|wrong| {
@@ -134,12 +134,12 @@ pub(crate) fn noted<T>(
     })
 }
 
-fn wrong<T>(why: &str) -> Result<T, Wrong> {
+fn wrong<T>(why: &str) -> Result<T, FieldErrors> {
     Err(vec![why.to_owned()])
 }
 
 /// A JSON number as Python's `str()` writes what it has read.
-fn written(number: &str) -> String {
+fn python_str(number: &str) -> String {
     if !is_float(number) {
         return if number == "-0" { "0" } else { number }.to_owned();
     }
@@ -162,19 +162,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STOCK: Whole = Whole::positive(false);
-    const PRICE: Whole = Whole::positive(true);
+    const STOCK: IntegerField = IntegerField::positive(false);
+    const PRICE: IntegerField = IntegerField::positive(true);
 
-    fn number(text: &str) -> Given {
-        Given::Number(text.to_owned())
+    fn number(text: &str) -> FieldValue {
+        FieldValue::Number(text.to_owned())
     }
 
-    fn text(text: &str) -> Given {
-        Given::Text(text.to_owned())
+    fn text(text: &str) -> FieldValue {
+        FieldValue::Text(text.to_owned())
     }
 
-    fn input(text: &str) -> Given {
-        Given::Input(text.to_owned())
+    fn input(text: &str) -> FieldValue {
+        FieldValue::Input(text.to_owned())
     }
 
     #[test]
@@ -196,12 +196,12 @@ mod tests {
             text(""),
             text("nine"),
             input(" "),
-            Given::Other,
+            FieldValue::Other,
         ] {
             let answer = STOCK.validate(Some(&refused), false);
             assert_eq!(answer, wrong(NOT_AN_INTEGER), "{refused:?}");
         }
-        assert_eq!(STOCK.validate(Some(&Given::Null), false), wrong(NULL));
+        assert_eq!(STOCK.validate(Some(&FieldValue::Null), false), wrong(NULL));
         assert!(STOCK.validate(Some(&number("-1")), false).is_err());
     }
 
@@ -226,7 +226,7 @@ mod tests {
         fn no_text_is_a_panic(any in ".*") {
             let given = input(&any);
             let _ = STOCK.validate(Some(&given), false);
-            let name = Text { required: true, may_be_blank: false, most_characters: Some(200) };
+            let name = CharField { required: true, allow_blank: false, max_length: Some(200) };
             if let Ok(Some(kept)) = name.validate(Some(&given), false) {
                 prop_assert!(!kept.is_empty() && kept.chars().count() <= 200);
             }

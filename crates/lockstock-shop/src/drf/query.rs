@@ -13,21 +13,21 @@ use serde_json::{Map, Value, json};
 use crate::drf::decimal::{Decimal, NotANumber};
 use crate::drf::python;
 use crate::drf::search;
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::storage::{Bound, Column, Comparison, Direction, Selection};
 
 const PAGE_SIZE: i64 = 20;
-const MOST_PAGE_SIZE: i64 = 100;
+const MAX_PAGE_SIZE: i64 = 100;
 
 /// More would be more than a database takes in one statement (SQLite stops at 1000 nested
 /// conditions and at patterns of 50,000 bytes), and is nothing that anybody searches for.
-const MOST_TERMS: usize = 100;
-const MOST_SEARCH_BYTES: usize = 10_000;
+const MAX_TERMS: usize = 100;
+const MAX_SEARCH_BYTES: usize = 10_000;
 
 /// The parameters of a query string, in order. Of a repeated one the last counts.
-pub(crate) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub(crate) struct ListQuery<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl<'a> Parameters<'a> {
+impl<'a> ListQuery<'a> {
     pub(crate) fn of(uri: &'a Uri) -> Self {
         let query = uri.query().unwrap_or_default();
         Self(form_urlencoded::parse(query.as_bytes()).collect())
@@ -39,7 +39,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// Which products, in which order.
-    pub(crate) fn selection(&self) -> Result<Selection, Refusal> {
+    pub(crate) fn selection(&self) -> Result<Selection, ApiError> {
         Ok(Selection {
             bounds: self.bounds()?,
             terms: self.terms()?,
@@ -47,19 +47,19 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    fn terms(&self) -> Result<Vec<String>, Refusal> {
+    fn terms(&self) -> Result<Vec<String>, ApiError> {
         let search = self.get("search").unwrap_or_default();
         if search.contains('\0') {
-            return Err(Refusal::sentences(vec!["Null characters are not allowed."]));
+            return Err(ApiError::messages(vec!["Null characters are not allowed."]));
         }
         let terms = search::terms(search);
-        if search.len() > MOST_SEARCH_BYTES || terms.len() > MOST_TERMS {
-            return Err(Refusal::sentences(vec!["The search is too long."]));
+        if search.len() > MAX_SEARCH_BYTES || terms.len() > MAX_TERMS {
+            return Err(ApiError::messages(vec!["The search is too long."]));
         }
         Ok(terms)
     }
 
-    fn bounds(&self) -> Result<Vec<Bound>, Refusal> {
+    fn bounds(&self) -> Result<Vec<Bound>, ApiError> {
         let mut bounds = Vec::new();
         let mut errors = Map::new();
         for (field, column) in [("price", Column::Price), ("stock", Column::Stock)] {
@@ -92,14 +92,14 @@ impl<'a> Parameters<'a> {
         if errors.is_empty() {
             Ok(bounds)
         } else {
-            Err(Refusal::invalid(errors))
+            Err(ApiError::invalid(errors))
         }
     }
 
     /// Which of `count` products to show.
-    pub(crate) fn page(&self, count: i64) -> Result<Page, Refusal> {
+    pub(crate) fn page(&self, count: i64) -> Result<Page, ApiError> {
         let size = match self.get("page_size").and_then(python::int) {
-            Some(size) if size > 0 => size.min(MOST_PAGE_SIZE),
+            Some(size) if size > 0 => size.min(MAX_PAGE_SIZE),
             _ => PAGE_SIZE,
         };
         // No products make one page, an empty one.
@@ -107,10 +107,10 @@ impl<'a> Parameters<'a> {
         let number = match self.get("page") {
             None | Some("") => 1,
             Some("last") => last,
-            Some(text) => python::int(text).ok_or_else(Refusal::no_page)?,
+            Some(text) => python::int(text).ok_or_else(ApiError::invalid_page)?,
         };
         if !(1..=last).contains(&number) {
-            return Err(Refusal::no_page());
+            return Err(ApiError::invalid_page());
         }
         Ok(Page { number, last, size })
     }
@@ -234,9 +234,9 @@ fn order(text: &str) -> Vec<(Column, Direction)> {
 mod tests {
     use super::*;
 
-    fn selection(query: &str) -> Result<Selection, Refusal> {
+    fn selection(query: &str) -> Result<Selection, ApiError> {
         let uri: Uri = format!("/?{query}").parse().unwrap();
-        Parameters::of(&uri).selection()
+        ListQuery::of(&uri).selection()
     }
 
     #[test]
@@ -251,17 +251,17 @@ mod tests {
 
     #[test]
     fn no_search_is_more_than_a_database_takes() {
-        let most = selection(&format!("search={}", "a+".repeat(MOST_TERMS))).unwrap();
-        assert_eq!(most.terms.len(), MOST_TERMS);
-        assert!(selection(&format!("search={}", "a+".repeat(MOST_TERMS + 1))).is_err());
-        assert!(selection(&format!("search={}", "a".repeat(MOST_SEARCH_BYTES))).is_ok());
-        assert!(selection(&format!("search={}", "a".repeat(MOST_SEARCH_BYTES + 1))).is_err());
+        let most = selection(&format!("search={}", "a+".repeat(MAX_TERMS))).unwrap();
+        assert_eq!(most.terms.len(), MAX_TERMS);
+        assert!(selection(&format!("search={}", "a+".repeat(MAX_TERMS + 1))).is_err());
+        assert!(selection(&format!("search={}", "a".repeat(MAX_SEARCH_BYTES))).is_ok());
+        assert!(selection(&format!("search={}", "a".repeat(MAX_SEARCH_BYTES + 1))).is_err());
     }
 
     #[test]
     fn a_link_leads_to_a_host() {
         let uri = "/?page_size=1".parse().unwrap();
-        let parameters = Parameters::of(&uri);
+        let parameters = ListQuery::of(&uri);
         for (given, expected) in [
             ("shop.example:8080", "shop.example:8080"),
             ("[::1]:80", "[::1]:80"),

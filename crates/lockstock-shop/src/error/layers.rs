@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use lockstock_http::Refused;
 
-use super::Refusal;
+use super::ApiError;
 use crate::storage::StorageError;
 
 /// Of a layer in front of a handler.
-impl From<Refused> for Refusal {
+impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Busy {
@@ -29,16 +29,16 @@ impl From<Refused> for Refusal {
             Refused::KeyReused => Self::key_reused(),
             Refused::InFlight { retry_after } => Self::in_flight(retry_after),
             Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
-            Refused::PreconditionRequired => Self::if_match_required(),
+            Refused::PreconditionRequired => Self::precondition_required(),
             other => {
                 tracing::error!(?other, "refused for a reason that nobody expected");
-                Self::defect()
+                Self::internal()
             }
         }
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// 400: a key that is none.
     fn key_malformed() -> Self {
         Self::coded(

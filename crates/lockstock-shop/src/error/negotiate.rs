@@ -9,14 +9,14 @@ use serde_json::Value;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ErrorFormat {
     /// `application/json`, in DRF's shapes.
     Json,
     /// RFC 9457, for refusals only.
     Problem,
 }
 
-impl Form {
+impl ErrorFormat {
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -87,7 +87,7 @@ impl Language {
         Self::English
     }
 
-    pub(crate) fn of<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
+    pub(crate) fn choose<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
         match self {
             Self::English => english,
             Self::Korean => korean,
@@ -119,20 +119,23 @@ mod tests {
 
     #[test]
     fn problem_details_go_to_those_who_ask_for_them() {
-        let form = |accept| Form::accepted(&headers("accept", accept));
-        assert_eq!(form("*/*"), Some(Form::Json));
-        assert_eq!(form("application/json, */*;q=0.1"), Some(Form::Json));
+        let form = |accept| ErrorFormat::accepted(&headers("accept", accept));
+        assert_eq!(form("*/*"), Some(ErrorFormat::Json));
+        assert_eq!(form("application/json, */*;q=0.1"), Some(ErrorFormat::Json));
         assert_eq!(
             form("application/problem+json, application/json"),
-            Some(Form::Problem)
+            Some(ErrorFormat::Problem)
         );
         assert_eq!(
             form("application/json, application/problem+json"),
-            Some(Form::Problem)
+            Some(ErrorFormat::Problem)
         );
         assert_eq!(form("text/html"), None);
         assert_eq!(form(""), None);
-        assert_eq!(Form::accepted(&HeaderMap::new()), Some(Form::Json));
+        assert_eq!(
+            ErrorFormat::accepted(&HeaderMap::new()),
+            Some(ErrorFormat::Json)
+        );
     }
 
     #[test]

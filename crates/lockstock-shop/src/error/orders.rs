@@ -2,29 +2,29 @@
 
 use axum::http::StatusCode;
 
-use super::Refusal;
+use super::ApiError;
 use crate::api::products::timestamp;
 use crate::storage::{Figures, Outcome, Reservation};
 
 /// Of an order that was not carried out.
-impl From<Outcome> for Refusal {
+impl From<Outcome> for ApiError {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Insufficient(figures) => Self::insufficient(figures),
             Outcome::Expired(reservation) => Self::expired(&reservation),
             Outcome::Settled(reservation) => Self::settled(&reservation),
-            Outcome::NoProduct => Self::no_product(),
-            Outcome::NoReservation => Self::none_of("Reservation"),
+            Outcome::NoProduct => Self::product_not_found(),
+            Outcome::NoReservation => Self::not_found_of("Reservation"),
             // Done: nothing to refuse.
             Outcome::Purchased(_)
             | Outcome::Held(_)
             | Outcome::Released(_)
-            | Outcome::Recorded(_) => Self::defect(),
+            | Outcome::Recorded(_) => Self::internal(),
         }
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// 409: there is not enough left.
     fn insufficient(figures: Figures) -> Self {
         let available = figures.available();

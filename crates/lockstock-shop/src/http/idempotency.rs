@@ -19,73 +19,73 @@ use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
 use crate::drf::body;
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::http::request_context;
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Key, Once, Outcome, Recorded, Storage};
 
 /// A request that is carried out under a lock is claimed in the store of the locks, so that
 /// other servers know that it is under way. If its server dies, for so long.
-const CLAIM: Duration = Duration::from_secs(5);
+const CLAIM_LEASE: Duration = Duration::from_secs(5);
 
 /// How often answers whose time is over are looked for, how many are swept at once, and the
 /// pause between.
-const SWEEP: Duration = Duration::from_secs(60);
-const MOST_SWEPT: i64 = 500;
-const BETWEEN: Duration = Duration::from_millis(50);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_BATCH: i64 = 500;
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 const HEADER: &str = "idempotency-key";
 
 /// The answers that are in the database.
-struct InTheDatabase(Arc<dyn Storage>);
+struct DatabaseRecords(Arc<dyn Storage>);
 
-impl Records for InTheDatabase {
+impl Records for DatabaseRecords {
     async fn find(&self, key: &RequestKey) -> Result<Option<Record>, BoxError> {
-        let recorded = self.0.recorded(&stored(key)).await?;
-        Ok(recorded.map(record).transpose()?)
+        let recorded = self.0.recorded(&storage_key(key)).await?;
+        Ok(recorded.map(parse_record).transpose()?)
     }
 }
 
 /// The layers of the two kinds of requests.
-pub(crate) struct Keys {
+pub(crate) struct IdempotencyLayers {
     /// The database alone decides.
-    pub(crate) of_orders: Idempotency<Body>,
+    pub(crate) orders: Idempotency<Body>,
     /// The store of the locks is needed in any case.
-    pub(crate) of_changes: Idempotency<Body>,
+    pub(crate) updates: Idempotency<Body>,
 }
 
-impl Keys {
+impl IdempotencyLayers {
     pub(crate) fn new(storage: Arc<dyn Storage>, store: &Store, body_limit: usize) -> Self {
         let layer = || {
-            Idempotency::with_effect(InTheDatabase(storage.clone()))
+            Idempotency::with_effect(DatabaseRecords(storage.clone()))
                 .methods([Method::POST, Method::PUT, Method::PATCH])
                 .caller(|parts| request_context::caller(&parts.headers).to_string())
                 .body_limit(body_limit)
-                .refuse(|refused| Refusal::from(refused).into_response())
+                .refuse(|refused| ApiError::from(refused).into_response())
         };
         Self {
-            of_orders: layer(),
-            of_changes: layer().claim_in(store, CLAIM),
+            orders: layer(),
+            updates: layer().claim_in(store, CLAIM_LEASE),
         }
     }
 
     /// Waits until every request that has begun is finished.
-    pub(crate) async fn finished(&self) {
-        self.of_orders.finished().await;
-        self.of_changes.finished().await;
+    pub(crate) async fn drain(&self) {
+        self.orders.finished().await;
+        self.updates.finished().await;
     }
 }
 
 /// Forgets the answers whose time is over, for as long as it runs: in small steps, so that
 /// nobody's write waits for it.
 pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
-    let mut rounds = interval_at(Instant::now() + SWEEP, SWEEP);
+    let mut rounds = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
     loop {
         rounds.tick().await;
         loop {
-            match storage.forget(MOST_SWEPT).await {
+            match storage.forget(SWEEP_BATCH).await {
                 Ok(0) => break,
                 Ok(count) => debug!(count, "forgot answers to idempotency keys"),
                 Err(why) => {
@@ -93,74 +93,77 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
                     break;
                 }
             }
-            sleep(BETWEEN).await;
+            sleep(SWEEP_PAUSE).await;
         }
     }
 }
 
 /// Reads the body of a request that has a key, within our limits, before the key's layer does.
-pub(crate) async fn collected(
-    State(shop): State<Shop>,
+pub(crate) async fn buffer_body(
+    State(state): State<AppState>,
     request: Request,
     next: Next,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     if !request.headers().contains_key(HEADER) {
         return Ok(next.run(request).await);
     }
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, shop.settings.body).await?;
+    let bytes = body::read(&parts.headers, body, state.settings.body).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
 /// The key that a request came with, if it did.
-pub(crate) type Given = Option<Extension<RequestKey>>;
+pub(crate) type MaybeKey = Option<Extension<RequestKey>>;
 
 /// What is done once under that key. `answer` is what is answered when it had an effect.
-pub(crate) fn once<T>(key: &Given, answer: fn(&T) -> Option<Vec<u8>>) -> Option<Once<T>> {
+pub(crate) fn idempotent_write<T>(
+    key: &MaybeKey,
+    answer: fn(&T) -> Option<Vec<u8>>,
+) -> Option<Once<T>> {
     key.as_ref().map(|Extension(key)| Once {
-        key: stored(key),
+        key: storage_key(key),
         fingerprint: key.fingerprint,
         answer,
     })
 }
 
 /// An answer as it is recorded: of which request is noted beside it.
-pub(crate) fn bytes(answer: &Record) -> Vec<u8> {
+pub(crate) fn to_bytes(answer: &Record) -> Vec<u8> {
     answer.to_bytes().into()
 }
 
 /// The answer to an order: what `answer` makes of what it did, or a refusal.
-pub(crate) fn answered(
-    key: &Given,
+pub(crate) fn order_response(
+    key: &MaybeKey,
     outcome: Outcome,
     answer: fn(&Outcome) -> Option<Record>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     if let Outcome::Recorded(recorded) = outcome {
-        return again(key, recorded);
+        return replay(key, recorded);
     }
-    let answer = answer(&outcome).ok_or_else(|| Refusal::from(outcome))?;
+    let answer = answer(&outcome).ok_or_else(|| ApiError::from(outcome))?;
     Ok(answer.into_response())
 }
 
 /// The answer to a request whose key was used while it was under way.
-pub(crate) fn again(key: &Given, recorded: Recorded) -> Result<Response, Refusal> {
+pub(crate) fn replay(key: &MaybeKey, recorded: Recorded) -> Result<Response, ApiError> {
     let fits = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
     if !key.as_ref().is_some_and(fits) {
-        return Err(Refusal::key_reused());
+        return Err(ApiError::key_reused());
     }
-    record(recorded)
+    parse_record(recorded)
         .map(Record::answer_again)
-        .map_err(|_| Refusal::defect())
+        .map_err(|_| ApiError::internal())
 }
 
-fn stored(key: &RequestKey) -> Key {
+fn storage_key(key: &RequestKey) -> Key {
     Key {
         caller: key.caller.as_str().into(),
         key: key.key.as_str().into(),
     }
 }
 
-fn record(recorded: Recorded) -> Result<Record, lockstock_http::Malformed> {
+fn parse_record(recorded: Recorded) -> Result<Record, lockstock_http::Malformed> {
     let record = Record::from_bytes(recorded.answer)?;
     let fingerprint = recorded.fingerprint;
     Ok(Record {
@@ -170,7 +173,7 @@ fn record(recorded: Recorded) -> Result<Record, lockstock_http::Malformed> {
 }
 
 /// The answer that shows `body`.
-pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> Record {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Record {
     Record {
         // Of which request is noted beside it.
         fingerprint: [0; 32],
@@ -183,7 +186,7 @@ pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> Record {
 
 /// The answer that shows what has been created, and where it is.
 pub(crate) fn created(place: String, body: &impl Serialize) -> Record {
-    let answer = shown(StatusCode::CREATED, body);
+    let answer = json(StatusCode::CREATED, body);
     match HeaderValue::try_from(place) {
         Ok(place) => answer.header(LOCATION, place),
         // Numbers and hexadecimal digits always are a header value.

@@ -15,26 +15,30 @@ use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use tracing::{Instrument, error, error_span, info};
 
-use crate::error::Refusal;
-use crate::error::negotiate::{Form, Language};
+use crate::error::ApiError;
+use crate::error::negotiate::{ErrorFormat, Language};
 use crate::http::request_context::RequestId;
-use crate::http::routes::{self, Place};
-use crate::state::Shop;
+use crate::http::routes::{self, Route};
+use crate::state::AppState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Treats a request to anywhere. Never answers with anything that is not ours.
-pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn handle(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begun = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let place = routes::of(&path);
+    let route_entry = routes::find(&path);
     let route = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or("(none)", |_| route_of(&path, place));
-    let form = Form::accepted(request.headers());
+        .map_or("(none)", |_| route_of(&path, route_entry));
+    let form = ErrorFormat::accepted(request.headers());
     let language = Language::preferred(request.headers());
     // Of the highest level, so that a warning has its request's id whatever is logged.
     let span = error_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
@@ -48,26 +52,32 @@ pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next:
             if !is_api {
                 return next.run(request).await;
             }
-            let Some(_seat) = Seat::take(&shop.in_flight, shop.settings.most_in_flight) else {
-                return Refusal::overloaded().into_response();
+            let Some(_permit) = RequestPermit::take(&state.in_flight, state.settings.max_in_flight)
+            else {
+                return ApiError::overloaded().into_response();
             };
             if !names_one_host(&request) {
-                return Refusal::bad_request("A request must name exactly one Host.")
+                return ApiError::bad_request("A request must name exactly one Host.")
                     .into_response();
             }
-            if form.is_none() && place.is_some() {
-                return Refusal::not_acceptable().into_response();
+            if form.is_none() && route_entry.is_some() {
+                return ApiError::not_acceptable().into_response();
             }
-            tokio::time::timeout(shop.settings.request_timeout, next.run(request))
+            tokio::time::timeout(state.settings.request_timeout, next.run(request))
                 .await
-                .unwrap_or_else(|_| Refusal::timeout().into_response())
+                .unwrap_or_else(|_| ApiError::timeout().into_response())
         };
         let response = AssertUnwindSafe(work).catch_unwind().await;
         let response = response.unwrap_or_else(|_| {
             error!("a request panicked");
-            Refusal::defect().into_response()
+            ApiError::internal().into_response()
         });
-        finished(response, form.unwrap_or(Form::Json), language, &method)
+        render_errors(
+            response,
+            form.unwrap_or(ErrorFormat::Json),
+            language,
+            &method,
+        )
     }
     .instrument(span.clone())
     .await;
@@ -75,8 +85,8 @@ pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next:
     let status = response.status();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    if let Some(place) = place {
-        headers.insert(ALLOW, HeaderValue::from_static(place.allow));
+    if let Some(route_entry) = route_entry {
+        headers.insert(ALLOW, HeaderValue::from_static(route_entry.allow));
         headers
             .entry(VARY)
             .or_insert(HeaderValue::from_static("Accept"));
@@ -87,7 +97,7 @@ pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next:
         StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
     );
     // And while the server drains, the client's next request belongs elsewhere.
-    if unread || shop.draining.load(Ordering::Relaxed) {
+    if unread || state.draining.load(Ordering::Relaxed) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let took = begun.elapsed();
@@ -102,12 +112,17 @@ pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next:
     response
 }
 
-fn finished(response: Response, form: Form, language: Language, method: &Method) -> Response {
+fn render_errors(
+    response: Response,
+    form: ErrorFormat,
+    language: Language,
+    method: &Method,
+) -> Response {
     let (mut parts, body) = response.into_parts();
-    let Some(refusal) = parts.extensions.remove::<Refusal>() else {
+    let Some(error) = parts.extensions.remove::<ApiError>() else {
         return Response::from_parts(parts, body);
     };
-    let rendered = refusal.render(form, language);
+    let rendered = error.render(form, language);
     if method == Method::HEAD {
         // The headers that GET would have, and no body: hyper sees to the latter.
         let (parts, _) = rendered.into_parts();
@@ -137,9 +152,9 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// The route's name in the metrics.
-fn route_of(path: &str, place: Option<Place>) -> &'static str {
-    match place {
-        Some(place) => place.route,
+fn route_of(path: &str, route_entry: Option<Route>) -> &'static str {
+    match route_entry {
+        Some(route_entry) => route_entry.pattern,
         None => match path {
             "/healthz" => "/healthz",
             "/readyz" => "/readyz",
@@ -170,9 +185,9 @@ fn record(method: &Method, route: &'static str, status: StatusCode, seconds: f64
 }
 
 /// One of the seats for requests under way; free again when dropped.
-struct Seat<'a>(&'a AtomicUsize);
+struct RequestPermit<'a>(&'a AtomicUsize);
 
-impl<'a> Seat<'a> {
+impl<'a> RequestPermit<'a> {
     fn take(taken: &'a AtomicUsize, most: usize) -> Option<Self> {
         if taken.fetch_add(1, Ordering::Relaxed) >= most {
             taken.fetch_sub(1, Ordering::Relaxed);
@@ -183,7 +198,7 @@ impl<'a> Seat<'a> {
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for RequestPermit<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
         gauge!("lockstock_http_requests_in_flight").decrement(1);

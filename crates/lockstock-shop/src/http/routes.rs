@@ -5,52 +5,52 @@ use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use crate::drf::python;
-use crate::error::Refusal;
+use crate::error::ApiError;
 
 /// What is behind a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Route {
     /// Its name in the metrics: few, however many products there are.
-    pub(crate) route: &'static str,
+    pub(crate) pattern: &'static str,
     /// For the header `Allow`.
     pub(crate) allow: &'static str,
 }
 
-const fn place(route: &'static str, allow: &'static str) -> Place {
-    Place { route, allow }
+const fn route(pattern: &'static str, allow: &'static str) -> Route {
+    Route { pattern, allow }
 }
 
 /// What is behind `path`, if it is one of the API's.
-pub(crate) fn of(path: &str) -> Option<Place> {
+pub(crate) fn find(path: &str) -> Option<Route> {
     let segments = path.strip_prefix("/api/")?.strip_suffix('/')?;
     let segments = segments.split('/').collect::<Vec<_>>();
-    let place = match segments[..] {
-        ["products"] => place("/api/products/", "GET, POST, HEAD, OPTIONS"),
-        ["products", id] if is_id(id) => place(
+    let route = match segments[..] {
+        ["products"] => route("/api/products/", "GET, POST, HEAD, OPTIONS"),
+        ["products", id] if is_id(id) => route(
             "/api/products/{id}/",
             "GET, PUT, PATCH, DELETE, HEAD, OPTIONS",
         ),
         ["products", id, "purchases"] if is_id(id) => {
-            place("/api/products/{id}/purchases/", "GET, POST, HEAD")
+            route("/api/products/{id}/purchases/", "GET, POST, HEAD")
         }
-        ["products", id, "ledger"] if is_id(id) => place("/api/products/{id}/ledger/", "GET, HEAD"),
+        ["products", id, "ledger"] if is_id(id) => route("/api/products/{id}/ledger/", "GET, HEAD"),
         ["products", id, "reservations"] if is_id(id) => {
-            place("/api/products/{id}/reservations/", "POST")
+            route("/api/products/{id}/reservations/", "POST")
         }
-        ["products", id, "reservations", rid] if is_id(id) && is_id(rid) => place(
+        ["products", id, "reservations", rid] if is_id(id) && is_id(rid) => route(
             "/api/products/{id}/reservations/{rid}/",
             "GET, DELETE, HEAD",
         ),
         ["products", id, "reservations", rid, "confirm"] if is_id(id) && is_id(rid) => {
-            place("/api/products/{id}/reservations/{rid}/confirm/", "POST")
+            route("/api/products/{id}/reservations/{rid}/confirm/", "POST")
         }
         ["products", id, "reservations", rid, "extend"] if is_id(id) && is_id(rid) => {
-            place("/api/products/{id}/reservations/{rid}/extend/", "POST")
+            route("/api/products/{id}/reservations/{rid}/extend/", "POST")
         }
-        ["purchases", id] if is_id(id) => place("/api/purchases/{id}/", "GET, HEAD"),
+        ["purchases", id] if is_id(id) => route("/api/purchases/{id}/", "GET, HEAD"),
         _ => return None,
     };
-    Some(place)
+    Some(route)
 }
 
 /// What DRF's router takes for one.
@@ -60,21 +60,21 @@ fn is_id(segment: &str) -> bool {
 }
 
 /// The id in `/api/products/{id}/…`, read as Python's `int` does.
-pub(crate) fn product_id(path: &str) -> Result<i64, Refusal> {
+pub(crate) fn product_id(path: &str) -> Result<i64, ApiError> {
     let decoded = percent_decode_str(segment(path, 3)).decode_utf8_lossy();
-    python::int(&decoded).ok_or_else(Refusal::not_found)
+    python::int(&decoded).ok_or_else(ApiError::not_found)
 }
 
 /// The id in `/api/products/{id}/reservations/{rid}/…`.
-pub(crate) fn reservation_id(path: &str) -> Result<Uuid, Refusal> {
+pub(crate) fn reservation_id(path: &str) -> Result<Uuid, ApiError> {
     let id = Uuid::try_parse(segment(path, 5));
-    id.map_err(|_| Refusal::none_of("Reservation"))
+    id.map_err(|_| ApiError::not_found_of("Reservation"))
 }
 
 /// The id in `/api/purchases/{id}/`.
-pub(crate) fn purchase_id(path: &str) -> Result<Uuid, Refusal> {
+pub(crate) fn purchase_id(path: &str) -> Result<Uuid, ApiError> {
     let id = Uuid::try_parse(segment(path, 3));
-    id.map_err(|_| Refusal::none_of("Purchase"))
+    id.map_err(|_| ApiError::not_found_of("Purchase"))
 }
 
 fn segment(path: &str, number: usize) -> &str {
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_path_is_one_place_or_none() {
-        let route = |path| of(path).map(|place| place.route);
+        let route = |path| find(path).map(|route| route.pattern);
         assert_eq!(route("/api/products/"), Some("/api/products/"));
         assert_eq!(route("/api/products/7/"), Some("/api/products/{id}/"));
         assert_eq!(

@@ -15,24 +15,24 @@ use axum::response::IntoResponse;
 use lockstock::Store;
 use lockstock_http::{Guard, Key};
 
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::failpoint;
 use crate::http::routes::product_id;
 
 /// How updates take turns.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct UpdateRules {
+pub(crate) struct UpdateLockSettings {
     /// How long one update may take, and how long others are kept out after it.
     pub(crate) lease: Duration,
     /// How long an update waits for the one before it.
     pub(crate) wait: Duration,
     /// What happens to the lock after a success.
-    pub(crate) hold: Hold,
+    pub(crate) after_update: AfterUpdate,
 }
 
 /// What happens to the lock of a product after a successful update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Hold {
+pub(crate) enum AfterUpdate {
     /// It stays taken for the rest of the lease: one update per lease.
     Keep,
     /// It is released at once: one update at a time.
@@ -40,18 +40,20 @@ pub(crate) enum Hold {
 }
 
 /// The turns of all products.
-pub(crate) fn turns(store: &Store, rules: UpdateRules) -> Guard<Body> {
+pub(crate) fn update_lock(store: &Store, settings: UpdateLockSettings) -> Guard<Body> {
     let key = Key::of(lock_name);
-    let guard = match rules.hold {
+    let guard = match settings.after_update {
         // What is gone (204) needs no cool-down: who comes next shall hear 404, not 429.
-        Hold::Keep => Guard::keep(store, key, rules.lease).success_status([StatusCode::OK]),
-        Hold::Release => Guard::exclusive(store, key, rules.lease),
+        AfterUpdate::Keep => {
+            Guard::keep(store, key, settings.lease).success_status([StatusCode::OK])
+        }
+        AfterUpdate::Release => Guard::exclusive(store, key, settings.lease),
     };
     guard
-        .wait(rules.wait)
+        .wait(settings.wait)
         // The database compares the fence and the deadline in the transaction that writes.
         .finish_when_lost()
-        .refuse(|refused| Refusal::from(refused).into_response())
+        .refuse(|refused| ApiError::from(refused).into_response())
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {

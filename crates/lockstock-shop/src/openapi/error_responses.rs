@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// Every refusal has at least one sentence for people.
 #[derive(ToSchema)]
-pub(crate) struct Detail {
+pub(crate) struct ErrorDetail {
     detail: String,
     /// For programs, where it is not one of Django REST framework's own: lock_lost, …
     #[schema(nullable = false)]
@@ -19,12 +19,12 @@ pub(crate) struct Detail {
 /// framework's own.
 #[derive(ToSchema)]
 #[schema(example = json!({ "stock": ["A valid integer is required."] }))]
-pub(crate) struct Invalid(HashMap<String, Sentences>);
+pub(crate) struct ValidationErrors(HashMap<String, Messages>);
 
 /// One sentence or several.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub(crate) enum Sentences {
+pub(crate) enum Messages {
     One(String),
     Several(Vec<String>),
 }
@@ -32,8 +32,8 @@ pub(crate) enum Sentences {
 /// What is wrong with the filters, or with the search.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub(crate) enum BadQuery {
-    Filters(Invalid),
+pub(crate) enum QueryErrors {
+    Filters(ValidationErrors),
     Search(Vec<String>),
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Problem {
     code: Option<String>,
     /// What is wrong with each field.
     #[schema(nullable = false)]
-    errors: Option<BadQuery>,
+    errors: Option<QueryErrors>,
 }
 
 /// The product has another version.
@@ -79,7 +79,7 @@ pub(crate) struct Busy {
 
 /// Why stock is not sold.
 #[derive(ToSchema)]
-pub(crate) struct NotSold {
+pub(crate) struct OrderConflict {
     detail: String,
     /// Of `insufficient_stock`: how many anybody can buy.
     #[schema(nullable = false, minimum = 0, example = 0)]
@@ -102,58 +102,58 @@ pub(crate) struct NotSold {
 
 /// How a request with an idempotency key can be refused for that.
 #[derive(IntoResponses)]
-pub(crate) enum Keyed {
+pub(crate) enum IdempotencyErrors {
     /// The Idempotency-Key is none.
     #[response(status = 400)]
-    Malformed(Invalid),
+    Malformed(ValidationErrors),
     /// The request of that Idempotency-Key is under way (`in_flight`): see Retry-After.
     #[response(status = 409)]
-    InFlight(Detail),
+    InFlight(ErrorDetail),
     /// The request's body, which is read for the Idempotency-Key, did not arrive in time.
     #[response(status = 408)]
-    Slow(Detail),
+    Slow(ErrorDetail),
     /// The request's body, which is read for the Idempotency-Key, is too large.
     #[response(status = 413)]
-    TooLarge(Detail),
+    TooLarge(ErrorDetail),
     /// The Idempotency-Key came with another request before.
     #[response(status = 422)]
-    Reused(Detail),
+    Reused(ErrorDetail),
 }
 
 /// What can be wrong with a body.
 #[derive(IntoResponses)]
-pub(crate) enum BadBody {
+pub(crate) enum BodyErrors {
     /// What is wrong, field by field, or `detail` for a body or an Idempotency-Key that cannot
     /// be read.
     #[response(status = 400)]
-    Invalid(Invalid),
+    ValidationErrors(ValidationErrors),
     /// The body did not arrive in time.
     #[response(status = 408)]
-    Slow(Detail),
+    Slow(ErrorDetail),
     /// The body is too large.
     #[response(status = 413)]
-    TooLarge(Detail),
+    TooLarge(ErrorDetail),
     /// The body is of a type that is not read here.
     #[response(status = 415)]
-    MediaType(Detail),
+    MediaType(ErrorDetail),
 }
 
 /// How a change under the product's lock can end without one.
 #[derive(IntoResponses)]
-pub(crate) enum UnderLock {
+pub(crate) enum UpdateErrors {
     /// There is no such product.
     #[response(status = 404)]
-    Missing(Detail),
+    Missing(ErrorDetail),
     /// The lock was lost on the way, nothing was written (`lock_lost`); or the request of that
     /// Idempotency-Key is under way (`in_flight`): see Retry-After.
     #[response(status = 409)]
-    Lost(Detail),
+    Lost(ErrorDetail),
     /// Somebody has changed the product since: its ETag is another one.
     #[response(status = 412, headers(("ETag" = String, description = "The version, quoted")))]
     Stale(Stale),
     /// This server wants If-Match.
     #[response(status = 428)]
-    IfMatchRequired(Detail),
+    IfMatchRequired(ErrorDetail),
     /// Somebody is updating the product, or has just done so: see Retry-After.
     #[response(status = 429)]
     Busy(Busy),
@@ -161,26 +161,26 @@ pub(crate) enum UnderLock {
 
 /// How something that wants stock can end without it.
 #[derive(IntoResponses)]
-pub(crate) enum InStock {
+pub(crate) enum StockErrors {
     /// There is no such product.
     #[response(status = 404)]
-    Missing(Detail),
+    Missing(ErrorDetail),
     /// There is not enough left (`insufficient_stock`); or the request of that Idempotency-Key
     /// is under way (`in_flight`): see Retry-After.
     #[response(status = 409)]
-    Insufficient(NotSold),
+    Insufficient(OrderConflict),
 }
 
 /// How something that wants a hold can end without it.
 #[derive(IntoResponses)]
-pub(crate) enum StillHeld {
+pub(crate) enum ReservationErrors {
     /// There is no such reservation of yours.
     #[response(status = 404)]
-    Missing(Detail),
+    Missing(ErrorDetail),
     /// It has expired (`hold_expired`), was confirmed or cancelled before
     /// (`already_confirmed` with the `purchase`, `already_cancelled`), or the stock was set to
     /// less than is held (`insufficient_stock`); or the request of that Idempotency-Key is
     /// under way (`in_flight`): see Retry-After.
     #[response(status = 409)]
-    Over(NotSold),
+    Over(OrderConflict),
 }

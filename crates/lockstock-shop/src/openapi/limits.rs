@@ -10,15 +10,15 @@ use crate::settings::Settings;
 
 /// Says what this server allows at most.
 pub(super) fn add(document: &mut OpenApi, settings: &Settings) {
-    let quantity = settings.quantity().most;
-    for body in ["PurchaseGiven", "ReservationGiven"] {
+    let quantity = settings.quantity_field().max_value;
+    for body in ["PurchaseRequest", "ReservationRequest"] {
         if let Some(field) = field(document, body, "quantity") {
             field.maximum = Some(number(quantity));
         }
     }
-    let hold = settings.hold().most;
-    let usual = settings.usual_hold.as_secs();
-    for body in ["ReservationGiven", "HoldGiven"] {
+    let hold = settings.reservation_ttl_field().max_value;
+    let usual = settings.reservation_ttl.as_secs();
+    for body in ["ReservationRequest", "ExtendRequest"] {
         if let Some(field) = field(document, body, "hold") {
             field.maximum = Some(number(hold));
             field.default = Some(usual.into());
@@ -26,7 +26,7 @@ pub(super) fn add(document: &mut OpenApi, settings: &Settings) {
         }
     }
     let retention = humantime::format_duration(settings.key_retention);
-    let bytes = settings.body.bytes;
+    let bytes = settings.body.max_bytes;
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         for parameter in operation.parameters.iter_mut().flatten() {
             if let RefOr::T(parameter) = parameter

@@ -6,33 +6,33 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{Object, Type};
 use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Response};
 
-use super::error_responses::Detail;
+use super::error_responses::ErrorDetail;
 use super::{has_parameter, operations};
 use crate::http::routes;
 
 /// How any request to the API can be refused.
 #[derive(IntoResponses)]
-enum Anywhere {
+enum CommonErrors {
     /// The request does not name exactly one Host.
     #[response(status = 400)]
-    Host(Detail),
+    Host(ErrorDetail),
     /// The client reads nothing that is written here.
     #[response(status = 406)]
-    NotAcceptable(Detail),
+    NotAcceptable(ErrorDetail),
     /// The database or, for a change of a product, the locks do not answer, or there is too
     /// much to do: see Retry-After.
     #[response(status = 503)]
-    Unavailable(Detail),
+    Unavailable(ErrorDetail),
 }
 
 /// Adds it to every operation.
 pub(super) fn add(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let place = routes::of(path);
+        let route = routes::find(path);
         for operation in operations(item) {
-            if let Some(place) = place {
+            if let Some(route) = route {
                 add_refusals(operation);
-                add_headers(operation, place.allow);
+                add_headers(operation, route.allow);
             }
             for (_, response) in answers(operation) {
                 let id = text("The request's own, or a new one. The log has it too.");
@@ -43,7 +43,7 @@ pub(super) fn add(document: &mut OpenApi) {
 }
 
 fn add_refusals(operation: &mut Operation) {
-    for (status, response) in Anywhere::responses() {
+    for (status, response) in CommonErrors::responses() {
         let responses = &mut operation.responses.responses;
         responses.entry(status).or_insert(response);
     }

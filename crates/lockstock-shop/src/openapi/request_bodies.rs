@@ -6,7 +6,7 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 /// What a client sends to create a product or, with PUT, to replace it.
 #[derive(ToSchema)]
-pub(crate) struct ProductGiven {
+pub(crate) struct ProductRequest {
     #[schema(schema_with = name)]
     name: String,
     #[schema(required = false, pattern = r"^[^\u0000]*$")]
@@ -34,14 +34,14 @@ pub(crate) struct ProductPatch {
 
 /// What a client sends to buy.
 #[derive(ToSchema)]
-pub(crate) struct PurchaseGiven {
+pub(crate) struct PurchaseRequest {
     #[schema(minimum = 1, example = 1)]
     quantity: i64,
 }
 
 /// What a client sends to set stock aside.
 #[derive(ToSchema)]
-pub(crate) struct ReservationGiven {
+pub(crate) struct ReservationRequest {
     #[schema(minimum = 1, example = 1)]
     quantity: i64,
     /// For how long, in seconds.
@@ -51,7 +51,7 @@ pub(crate) struct ReservationGiven {
 
 /// What a client sends to hold for longer.
 #[derive(ToSchema)]
-pub(crate) struct HoldGiven {
+pub(crate) struct ExtendRequest {
     /// In seconds from now on.
     #[schema(minimum = 1, required = false)]
     hold: i64,

@@ -78,11 +78,11 @@ async fn the_document_tells_the_limits_of_this_server() {
         .start();
     let document = server.get("/openapi.json").await.body;
     let schemas = &document["components"]["schemas"];
-    for body in ["PurchaseGiven", "ReservationGiven"] {
+    for body in ["PurchaseRequest", "ReservationRequest"] {
         let quantity = &schemas[body]["properties"]["quantity"];
         assert_eq!(quantity["maximum"], 5, "{body}");
     }
-    for body in ["ReservationGiven", "HoldGiven"] {
+    for body in ["ReservationRequest", "ExtendRequest"] {
         let hold = &schemas[body]["properties"]["hold"];
         assert_eq!(hold["maximum"], 3600, "{body}");
         assert_eq!(hold["default"], 60, "{body}");

@@ -11,58 +11,59 @@ use axum::response::{IntoResponse, Response};
 use lockstock_http::{Held, IfMatch};
 
 use super::{Completeness, answer, validated};
-use crate::api::products::ProductShown;
-use crate::drf::body::received;
-use crate::error::Refusal;
+use crate::api::products::ProductResponse;
+use crate::drf::body::parse_body;
+use crate::error::ApiError;
 use crate::etag;
 use crate::failpoint;
 use crate::http::idempotency;
 use crate::http::routes::product_id;
 use crate::openapi::{
-    BadBody, IfMatchHeader, KeyHeader, Keyed, ProductGiven, ProductPatch, ProductPath, UnderLock,
+    BodyErrors, IdempotencyErrors, IfMatchHeader, KeyHeader, ProductPatch, ProductPath,
+    ProductRequest, UpdateErrors,
 };
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Cause, Changes, Condition, Origin, Product, Turn, Written};
 
 /// What a request is to change: read and validated before a lock is taken.
 #[derive(Clone)]
-pub(super) struct Checked(Changes);
+pub(super) struct ValidatedChanges(Changes);
 
 /// Reads and validates a request that changes a product, and makes sure that there is one.
-pub(crate) async fn checked(
-    State(shop): State<Shop>,
+pub(crate) async fn validate(
+    State(state): State<AppState>,
     request: Request,
     next: Next,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let completeness = match *request.method() {
-        Method::PUT => Some(Completeness::Whole),
-        Method::PATCH => Some(Completeness::Part),
+        Method::PUT => Some(Completeness::Full),
+        Method::PATCH => Some(Completeness::Partial),
         // DELETE.
         _ => None,
     };
     let id = product_id(request.uri().path())?;
     let (mut parts, body) = request.into_parts();
     if let Some(completeness) = completeness {
-        let fields = received(shop.settings.body, &parts.headers, body).await;
+        let fields = parse_body(state.settings.body, &parts.headers, body).await;
         match fields.and_then(|fields| validated(&fields, completeness)) {
-            Ok(changes) => drop(parts.extensions.insert(Checked(changes))),
+            Ok(changes) => drop(parts.extensions.insert(ValidatedChanges(changes))),
             // Of a product that does not exist, that is the thing to say.
-            Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
+            Err(error) => return Err(not_found_or(&state, id, error).await),
         }
     }
-    exists(&shop, id).await?;
+    ensure_exists(&state, id).await?;
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }
 
 /// Looked at before a lock is taken: there is no end of products that do not exist.
-pub(crate) async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
-    let product = shop.storage.get(id).await?;
-    product.map(drop).ok_or_else(Refusal::no_product)
+pub(crate) async fn ensure_exists(state: &AppState, id: i64) -> Result<(), ApiError> {
+    let product = state.storage.get(id).await?;
+    product.map(drop).ok_or_else(ApiError::product_not_found)
 }
 
 /// The refusal for a product that does not exist, or else `refusal`.
-pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
-    exists(shop, id).await.err().unwrap_or(refusal)
+pub(crate) async fn not_found_or(state: &AppState, id: i64, error: ApiError) -> ApiError {
+    ensure_exists(state, id).await.err().unwrap_or(error)
 }
 
 /// Replace a product
@@ -74,18 +75,18 @@ pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Ref
     IfMatchHeader,
     KeyHeader,
 ), request_body(
-    content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
+    content((ProductRequest = "application/json"), (ProductRequest = "application/x-www-form-urlencoded"), (ProductRequest = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown,
+    (status = 200, description = "The product as it is now", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted"))),
-    Keyed,
-    BadBody,
-    UnderLock,
+    IdempotencyErrors,
+    BodyErrors,
+    UpdateErrors,
 ))]
 pub(super) async fn replace(
-    write: Write,
-    Extension(checked): Extension<Checked>,
-) -> Result<Response, Refusal> {
+    write: LockedWrite,
+    Extension(checked): Extension<ValidatedChanges>,
+) -> Result<Response, ApiError> {
     write.update(checked.0).await
 }
 
@@ -101,16 +102,16 @@ pub(super) async fn replace(
 ), request_body(
     content((ProductPatch = "application/json"), (ProductPatch = "application/x-www-form-urlencoded"), (ProductPatch = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown,
+    (status = 200, description = "The product as it is now", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted"))),
-    Keyed,
-    BadBody,
-    UnderLock,
+    IdempotencyErrors,
+    BodyErrors,
+    UpdateErrors,
 ))]
 pub(super) async fn change(
-    write: Write,
-    Extension(checked): Extension<Checked>,
-) -> Result<Response, Refusal> {
+    write: LockedWrite,
+    Extension(checked): Extension<ValidatedChanges>,
+) -> Result<Response, ApiError> {
     write.update(checked.0).await
 }
 
@@ -120,31 +121,34 @@ pub(super) async fn change(
     IfMatchHeader,
 ), responses(
     (status = 204, description = "It is gone"),
-    UnderLock,
+    UpdateErrors,
 ))]
-pub(super) async fn remove(write: Write) -> Result<Response, Refusal> {
+pub(super) async fn remove(write: LockedWrite) -> Result<Response, ApiError> {
     write.delete().await
 }
 
 /// A write under the lock of a product, and all it depends on.
-pub(super) struct Write {
-    shop: Shop,
+pub(super) struct LockedWrite {
+    state: AppState,
     id: i64,
     origin: Origin,
-    key: idempotency::Given,
+    key: idempotency::MaybeKey,
     turn: Turn,
     if_match: IfMatch,
 }
 
-impl FromRequestParts<Shop> for Write {
-    type Rejection = Refusal;
+impl FromRequestParts<AppState> for LockedWrite {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let id = product_id(parts.uri.path())?;
-        let held = parts.extensions.get::<Held>().ok_or_else(Refusal::defect)?;
+        let held = parts
+            .extensions
+            .get::<Held>()
+            .ok_or_else(ApiError::internal)?;
         let if_match = parts.extensions.get::<IfMatch>();
         Ok(Self {
-            shop: shop.clone(),
+            state: state.clone(),
             id,
             turn: Turn {
                 fence: held.fence,
@@ -152,62 +156,62 @@ impl FromRequestParts<Shop> for Write {
             },
             if_match: if_match.cloned().unwrap_or(IfMatch::Absent),
             key: parts.extensions.get().cloned().map(Extension),
-            origin: Origin::from_request_parts(parts, shop)
+            origin: Origin::from_request_parts(parts, state)
                 .await
                 .unwrap_or_default(),
         })
     }
 }
 
-impl Write {
-    async fn update(self, changes: Changes) -> Result<Response, Refusal> {
+impl LockedWrite {
+    async fn update(self, changes: Changes) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
         let condition = self.condition().await?;
         let cause = Cause {
             origin: self.origin,
-            once: idempotency::once(&self.key, |product| {
-                Some(idempotency::bytes(&answer(StatusCode::OK, product)))
+            once: idempotency::idempotent_write(&self.key, |product| {
+                Some(idempotency::to_bytes(&answer(StatusCode::OK, product)))
             }),
         };
         let written = self
-            .shop
+            .state
             .storage
             .update(self.id, changes, condition, cause)
             .await;
         failpoint::pause("update.written").await;
         match written? {
-            Written::Recorded(recorded) => idempotency::again(&self.key, recorded),
-            other => Ok(answer(StatusCode::OK, &settled(other)?).into_response()),
+            Written::Recorded(recorded) => idempotency::replay(&self.key, recorded),
+            other => Ok(answer(StatusCode::OK, &into_product(other)?).into_response()),
         }
     }
 
-    async fn delete(self) -> Result<Response, Refusal> {
+    async fn delete(self) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
         let condition = self.condition().await?;
         let written = self
-            .shop
+            .state
             .storage
             .delete(self.id, condition, self.origin)
             .await;
         failpoint::pause("update.written").await;
-        settled(written?)?;
+        into_product(written?)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 
     /// What the write is held to, in its own transaction.
-    async fn condition(&self) -> Result<Condition, Refusal> {
+    async fn condition(&self) -> Result<Condition, ApiError> {
         let version = match &self.if_match {
             IfMatch::Absent | IfMatch::Any => None,
             IfMatch::OneOf(tags) => {
-                let versions = tags.iter().filter_map(|tag| etag::version(tag));
+                let versions = tags.iter().filter_map(|tag| etag::parse_version(tag));
                 match versions.collect::<Vec<_>>()[..] {
                     // No version is ever 0: the write finds the product missing or stale.
                     [] => Some(0),
                     [version] => Some(version),
                     // Which of them it is can only be known by looking; the lock is held.
                     ref versions => {
-                        let product = self.shop.storage.get(self.id).await?;
-                        let product = product.ok_or_else(Refusal::no_product)?;
+                        let product = self.state.storage.get(self.id).await?;
+                        let product = product.ok_or_else(ApiError::product_not_found)?;
                         let seen = versions.contains(&product.version);
                         Some(if seen { product.version } else { 0 })
                     }
@@ -220,17 +224,17 @@ impl Write {
 }
 
 /// The product, if it was written.
-pub(super) fn settled(written: Written<Product>) -> Result<Product, Refusal> {
+pub(super) fn into_product(written: Written<Product>) -> Result<Product, ApiError> {
     match written {
         Written::Done(product) => Ok(product),
         // Whoever has a key looks at that first.
-        Written::Recorded(_) => Err(Refusal::key_reused()),
-        Written::Missing => Err(Refusal::no_product()),
-        Written::Stale { version } => Err(Refusal::stale(version)),
+        Written::Recorded(_) => Err(ApiError::key_reused()),
+        Written::Missing => Err(ApiError::product_not_found()),
+        Written::Stale { version } => Err(ApiError::precondition_failed(version)),
         Written::Lost => {
             tracing::warn!("lost: a write came too late and was refused");
             metrics::counter!("lockstock_fenced_writes_total").increment(1);
-            Err(Refusal::lock_lost())
+            Err(ApiError::lock_lost())
         }
     }
 }
