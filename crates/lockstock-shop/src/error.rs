@@ -307,7 +307,7 @@ impl ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_secs(wait)));
         }
         if let Some(version) = etag {
-            headers.insert(ETAG, crate::etag::etag(version, 0));
+            headers.insert(ETAG, crate::etag::format(version, 0));
         }
         response
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod idempotency;
 pub(crate) mod middleware;
+pub(crate) mod paths;
 pub(crate) mod preconditions;
 pub(crate) mod request_context;
 pub(crate) mod routes;

@@ -22,6 +22,7 @@ mod router;
 mod settings;
 mod state;
 pub mod storage;
+mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;

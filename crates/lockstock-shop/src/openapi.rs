@@ -11,7 +11,7 @@ mod error_responses;
 mod limits;
 mod operations;
 mod parameters;
-mod request_bodies;
+pub(crate) mod request_bodies;
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
@@ -21,12 +21,10 @@ pub(crate) use self::error_responses::{
     ReservationErrors, Stale, StockErrors, UpdateErrors, ValidationErrors,
 };
 pub(crate) use self::parameters::{
-    AnyPath, IfMatchHeader, IfNoneMatchHeader, KeyHeader, ListParameters, PageParameters,
-    ProductPath, PurchasePath, ReservationPath,
+    AnyProductPathParams, IdempotencyKeyParam, IfMatchParam, IfNoneMatchParam, ListParams,
+    PageParams, ProductPathParams, PurchasePathParams, ReservationPathParams,
 };
-pub(crate) use self::request_bodies::{
-    ExtendRequest, ProductPatch, ProductRequest, PurchaseRequest, ReservationRequest,
-};
+pub(crate) use self::request_bodies::{ExtendRequest, PurchaseRequest, ReservationRequest};
 use crate::settings::Settings;
 
 /// Adds to what the handlers say what holds for all of them, on this server.

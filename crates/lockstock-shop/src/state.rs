@@ -1,39 +1,56 @@
-//! What every handler sees.
+//! The state that all handlers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use axum::body::Body;
+use axum::extract::FromRef;
 use lockstock::Store;
-use lockstock_http::Guard;
+use lockstock_http::{Guard, Idempotency};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::http::idempotency::IdempotencyLayers;
+use crate::drf::body::BodyLimits;
 use crate::settings::Settings;
 use crate::storage::Storage;
 
-/// What every handler sees. Cheap to clone.
+/// The state of the server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct AppState(Arc<AppStateInner>);
 
 pub(crate) struct AppStateInner {
     pub(crate) storage: Arc<dyn Storage>,
+    /// The store of the locks.
     pub(crate) store: Store,
-    /// Whose turn it is to change a product.
     pub(crate) update_lock: Guard<Body>,
     pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
-    /// Told to stop: still serving, but not to be sent more.
+    /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,
-    /// API requests under way.
+    /// Number of API requests in progress.
     pub(crate) in_flight: AtomicUsize,
 }
 
+/// The idempotency layers of the two kinds of requests.
+pub(crate) struct IdempotencyLayers {
+    /// Needs only the database.
+    pub(crate) orders: Idempotency<Body>,
+    /// Also claims the key in the store of the locks, which an update needs in any case.
+    pub(crate) updates: Idempotency<Body>,
+}
+
+impl IdempotencyLayers {
+    /// Waits until every request that has begun is finished.
+    pub(crate) async fn drain(&self) {
+        self.orders.finished().await;
+        self.updates.finished().await;
+    }
+}
+
 impl AppState {
-    pub(crate) fn new(parts: AppStateInner) -> Self {
-        Self(Arc::new(parts))
+    pub(crate) fn new(inner: AppStateInner) -> Self {
+        Self(Arc::new(inner))
     }
 }
 
@@ -42,5 +59,11 @@ impl Deref for AppState {
 
     fn deref(&self) -> &AppStateInner {
         &self.0
+    }
+}
+
+impl FromRef<AppState> for BodyLimits {
+    fn from_ref(state: &AppState) -> Self {
+        state.settings.body
     }
 }

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use crate::cli::Serve;
 use crate::drf::body::BodyLimits;
-use crate::http::idempotency::{self, IdempotencyLayers};
+use crate::http::idempotency;
 use crate::http::update_lock::{AfterUpdate, UpdateLockSettings, update_lock};
 use crate::router::router;
 use crate::settings::Settings;
@@ -78,7 +78,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     };
     let shop = AppState::new(AppStateInner {
         update_lock: update_lock(&store, update_settings),
-        idempotency: IdempotencyLayers::new(storage.clone(), &store, options.body_limit),
+        idempotency: idempotency::layers(&storage, &store, options.body_limit),
         storage: storage.clone(),
         store,
         settings: Settings {

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::Bytes;
@@ -32,7 +33,20 @@ pub(crate) struct BodyLimits {
 /// hears of it instead of a broken connection.
 const DISCARDED_BYTES: usize = 1 << 20;
 
-/// Reads the body and takes it apart.
+impl<S> FromRequest<S> for Fields
+where
+    BodyLimits: FromRef<S>,
+    S: Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        parse_body(BodyLimits::from_ref(state), &parts.headers, body).await
+    }
+}
+
+/// Reads the body and parses its fields.
 pub(crate) async fn parse_body(
     limits: BodyLimits,
     headers: &HeaderMap,

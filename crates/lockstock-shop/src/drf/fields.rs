@@ -1,45 +1,101 @@
-//! The two kinds of field a product has, validated as DRF's serializer fields do it, to the
-//! letter of their messages.
+//! Fields of a request, validated as the serializer fields of Django REST framework validate
+//! them, with the same messages.
+//!
+//! A field is described once. Validation, the response to OPTIONS and the OpenAPI document all
+//! read that description.
 
 use serde_json::{Map, Value, json};
 
-use crate::drf::body::{FieldValue, is_float};
+use crate::drf::body::{FieldValue, Fields, is_float};
 use crate::drf::python;
+use crate::error::ApiError;
 
-/// What is wrong with one field.
-pub(crate) type FieldErrors = Vec<String>;
+/// The largest value of Django's `PositiveIntegerField`.
+pub(crate) const MAX_POSITIVE_INTEGER: i64 = 2_147_483_647;
 
 const REQUIRED: &str = "This field is required.";
 const NULL: &str = "This field may not be null.";
 const NOT_A_STRING: &str = "Not a valid string.";
 const NOT_AN_INTEGER: &str = "A valid integer is required.";
 
-/// A text, as DRF's `CharField`: trimmed, numbers welcome, no NUL.
+/// Longer texts are rejected as numbers without being parsed.
+const MAX_INTEGER_LENGTH: usize = 1000;
+
+/// A field of a resource.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Field {
+    Char(CharField),
+    Integer(IntegerField),
+    ReadOnly {
+        name: &'static str,
+        /// The type, as DRF's metadata names it.
+        kind: &'static str,
+    },
+}
+
+/// Whether required fields may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Completeness {
+    /// Required fields must be present: POST and PUT.
+    Full,
+    /// Any field may be missing: PATCH.
+    Partial,
+}
+
+/// A text, as DRF's `CharField`: trimmed, a number is accepted, NUL is not.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct CharField {
+    pub(crate) name: &'static str,
     pub(crate) required: bool,
     pub(crate) allow_blank: bool,
     pub(crate) max_length: Option<usize>,
+    pub(crate) example: Option<&'static str>,
 }
 
+/// An integer between two bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
+/// all 9.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IntegerField {
+    pub(crate) name: &'static str,
+    pub(crate) required: bool,
+    pub(crate) min_value: i64,
+    pub(crate) max_value: i64,
+    pub(crate) description: Option<&'static str>,
+    pub(crate) example: Option<i64>,
+}
+
+/// The messages about one invalid field.
+type FieldErrors = Vec<String>;
+
 impl CharField {
-    /// The text, or `None` if none was given and none need be. A `partial` request may leave
-    /// out what is required otherwise.
-    pub(crate) fn validate(
+    /// An optional text of any length, which may be blank.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            required: false,
+            allow_blank: true,
+            max_length: None,
+            example: None,
+        }
+    }
+
+    /// Returns the text, or `None` if it is missing and may be.
+    fn validate(
         &self,
-        given: Option<&FieldValue>,
-        partial: bool,
+        value: Option<&FieldValue>,
+        completeness: Completeness,
     ) -> Result<Option<String>, FieldErrors> {
-        let text = match given {
-            None if self.required && !partial => return wrong(REQUIRED),
+        let text = match value {
+            None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
-            Some(FieldValue::Null) => return wrong(NULL),
-            Some(FieldValue::Other) => return wrong(NOT_A_STRING),
+            Some(FieldValue::Null) => return error(NULL),
+            Some(FieldValue::Other) => return error(NOT_A_STRING),
             Some(FieldValue::Number(number)) => python_str(number),
             Some(FieldValue::Text(text) | FieldValue::Input(text)) => text.clone(),
         };
         let text = python::strip(&text);
         if text.is_empty() && !self.allow_blank {
-            return wrong("This field may not be blank.");
+            return error("This field may not be blank.");
         }
         let mut errors = Vec::new();
         if let Some(max_length) = self.max_length
@@ -60,48 +116,59 @@ impl CharField {
     }
 }
 
-/// A whole number within bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
-/// all 9.
-#[derive(Clone, Copy)]
-pub(crate) struct IntegerField {
-    pub(crate) required: bool,
-    pub(crate) min_value: i64,
-    pub(crate) max_value: i64,
-}
-
 impl IntegerField {
-    /// From 0 to the largest number that fits, as a `PositiveIntegerField` of Django.
-    pub(crate) const fn positive(required: bool) -> Self {
+    /// An optional integer from 0 to [`MAX_POSITIVE_INTEGER`].
+    pub(crate) const fn positive(name: &'static str) -> Self {
         Self {
-            required,
+            name,
+            required: false,
             min_value: 0,
-            max_value: 2_147_483_647,
+            max_value: MAX_POSITIVE_INTEGER,
+            description: None,
+            example: None,
         }
     }
 
-    /// Longer texts are not read at all.
-    const MAX_INPUT_LENGTH: usize = 1000;
+    /// An optional integer from 1 to `max_value`.
+    pub(crate) const fn up_to(name: &'static str, max_value: i64) -> Self {
+        Self {
+            min_value: 1,
+            max_value,
+            ..Self::positive(name)
+        }
+    }
 
-    /// The number, or `None` if none was given and none need be. A `partial` request may
-    /// leave out what is required otherwise.
-    pub(crate) fn validate(
+    pub(crate) const fn required(self) -> Self {
+        Self {
+            required: true,
+            ..self
+        }
+    }
+
+    /// Returns the number, or `None` if it is missing and may be.
+    fn validate(
         &self,
-        given: Option<&FieldValue>,
-        partial: bool,
+        value: Option<&FieldValue>,
+        completeness: Completeness,
     ) -> Result<Option<i64>, FieldErrors> {
-        let text = match given {
-            None if self.required && !partial => return wrong(REQUIRED),
+        let text = match value {
+            None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
-            // A form sends its empty inputs too: as good as left out where that is allowed
-            // in every request. In a required field it is a mistake, even in a partial one.
+            // A form also sends its empty inputs. In an optional field that means missing; in a
+            // required field it is an error, even if the request is partial.
             Some(FieldValue::Input(text)) if text.is_empty() && !self.required => return Ok(None),
-            Some(FieldValue::Null) => return wrong(NULL),
-            Some(FieldValue::Other) => return wrong(NOT_AN_INTEGER),
+            Some(FieldValue::Null) => return error(NULL),
+            Some(FieldValue::Other) => return error(NOT_AN_INTEGER),
             Some(FieldValue::Number(number)) => python_str(number),
-            Some(FieldValue::Text(text) | FieldValue::Input(text)) => self.short(text)?.to_owned(),
+            Some(FieldValue::Text(text) | FieldValue::Input(text)) => {
+                if text.chars().count() > MAX_INTEGER_LENGTH {
+                    return error("String value too large.");
+                }
+                text.clone()
+            }
         };
         match python::int(without_fraction(&text)) {
-            None => wrong(NOT_AN_INTEGER),
+            None => error(NOT_AN_INTEGER),
             Some(number) if number < self.min_value => Err(vec![format!(
                 "Ensure this value is greater than or equal to {}.",
                 self.min_value
@@ -113,43 +180,69 @@ impl IntegerField {
             Some(number) => Ok(Some(number)),
         }
     }
+}
 
-    fn short<'a>(&self, text: &'a str) -> Result<&'a str, FieldErrors> {
-        if text.chars().count() > Self::MAX_INPUT_LENGTH {
-            return Err(vec!["String value too large.".to_owned()]);
+/// Validates the fields of a request and collects all errors.
+pub(crate) struct Validator<'a> {
+    fields: &'a Fields,
+    completeness: Completeness,
+    errors: Map<String, Value>,
+}
+
+impl<'a> Validator<'a> {
+    pub(crate) fn new(fields: &'a Fields, completeness: Completeness) -> Self {
+        Self {
+            fields,
+            completeness,
+            errors: Map::new(),
         }
-        Ok(text)
+    }
+
+    /// Returns the text, or `None` if it is missing or invalid.
+    pub(crate) fn char(&mut self, field: &CharField) -> Option<String> {
+        let value = self.fields.get(field.name);
+        self.collect(field.name, field.validate(value, self.completeness))
+    }
+
+    /// Returns the number, or `None` if it is missing or invalid.
+    pub(crate) fn integer(&mut self, field: &IntegerField) -> Option<i64> {
+        let value = self.fields.get(field.name);
+        self.collect(field.name, field.validate(value, self.completeness))
+    }
+
+    /// Returns `validated` if no field was invalid.
+    pub(crate) fn finish<T>(self, validated: T) -> Result<T, ApiError> {
+        if self.errors.is_empty() {
+            Ok(validated)
+        } else {
+            Err(ApiError::invalid(self.errors))
+        }
+    }
+
+    fn collect<T>(&mut self, name: &str, result: Result<Option<T>, FieldErrors>) -> Option<T> {
+        result.unwrap_or_else(|errors| {
+            self.errors.insert(name.to_owned(), json!(errors));
+            None
+        })
     }
 }
 
-/// The value of a field, or a note of what is wrong with it.
-pub(crate) fn collect_error<T>(
-    field: &str,
-    validated: Result<Option<T>, FieldErrors>,
-    errors: &mut Map<String, Value>,
-) -> Option<T> {
-    validated.unwrap_or_else(|wrong| {
-        errors.insert(field.to_owned(), json!(wrong));
-        None
-    })
+fn error<T>(message: &str) -> Result<T, FieldErrors> {
+    Err(vec![message.to_owned()])
 }
 
-fn wrong<T>(why: &str) -> Result<T, FieldErrors> {
-    Err(vec![why.to_owned()])
-}
-
-/// A JSON number as Python's `str()` writes what it has read.
+/// Formats a JSON number as Python's `str()` formats the number that it parses to.
 fn python_str(number: &str) -> String {
     if !is_float(number) {
         return if number == "-0" { "0" } else { number }.to_owned();
     }
-    // A number beyond the range of a double reads as infinity, in Python as here.
+    // A number beyond the range of a double parses to infinity, in Python as here.
     number
         .parse::<f64>()
         .map_or_else(|_| number.to_owned(), python::float)
 }
 
-/// Without a trailing `.`, `.0`, `.00`, … and the white space after it.
+/// Removes a trailing `.`, `.0`, `.00`, … and the white space after it.
 fn without_fraction(text: &str) -> &str {
     let trimmed = text
         .trim_end_matches(python::is_space)
@@ -159,11 +252,12 @@ fn without_fraction(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::Completeness::{Full, Partial};
     use super::*;
     use proptest::prelude::*;
 
-    const STOCK: IntegerField = IntegerField::positive(false);
-    const PRICE: IntegerField = IntegerField::positive(true);
+    const STOCK: IntegerField = IntegerField::positive("stock");
+    const PRICE: IntegerField = IntegerField::positive("price").required();
 
     fn number(text: &str) -> FieldValue {
         FieldValue::Number(text.to_owned())
@@ -178,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_whole_number() {
+    fn an_integer_is_accepted_in_several_forms() {
         for nine in [
             number("9"),
             number("9.0"),
@@ -188,9 +282,9 @@ mod tests {
             text("9."),
             input("9.00 "),
         ] {
-            assert_eq!(STOCK.validate(Some(&nine), false), Ok(Some(9)), "{nine:?}");
+            assert_eq!(STOCK.validate(Some(&nine), Full), Ok(Some(9)), "{nine:?}");
         }
-        for refused in [
+        for invalid in [
             number("9.5"),
             number("1e400"),
             text(""),
@@ -198,37 +292,42 @@ mod tests {
             input(" "),
             FieldValue::Other,
         ] {
-            let answer = STOCK.validate(Some(&refused), false);
-            assert_eq!(answer, wrong(NOT_AN_INTEGER), "{refused:?}");
+            let result = STOCK.validate(Some(&invalid), Full);
+            assert_eq!(result, error(NOT_AN_INTEGER), "{invalid:?}");
         }
-        assert_eq!(STOCK.validate(Some(&FieldValue::Null), false), wrong(NULL));
-        assert!(STOCK.validate(Some(&number("-1")), false).is_err());
+        assert_eq!(STOCK.validate(Some(&FieldValue::Null), Full), error(NULL));
+        assert!(STOCK.validate(Some(&number("-1")), Full).is_err());
     }
 
     #[test]
-    fn what_may_be_left_out_and_when() {
-        assert_eq!(PRICE.validate(None, false), wrong(REQUIRED));
-        assert_eq!(PRICE.validate(None, true), Ok(None));
-        assert_eq!(STOCK.validate(None, false), Ok(None));
+    fn a_required_field_may_be_missing_only_from_a_partial_request() {
+        assert_eq!(PRICE.validate(None, Full), error(REQUIRED));
+        assert_eq!(PRICE.validate(None, Partial), Ok(None));
+        assert_eq!(STOCK.validate(None, Full), Ok(None));
         let empty = input("");
-        assert_eq!(STOCK.validate(Some(&empty), false), Ok(None));
-        assert_eq!(PRICE.validate(Some(&empty), true), wrong(NOT_AN_INTEGER));
+        assert_eq!(STOCK.validate(Some(&empty), Full), Ok(None));
+        assert_eq!(PRICE.validate(Some(&empty), Partial), error(NOT_AN_INTEGER));
     }
 
     proptest! {
         #[test]
-        fn every_number_in_range_is_read_back(n in 0..=2_147_483_647_i64) {
-            prop_assert_eq!(STOCK.validate(Some(&number(&n.to_string())), false), Ok(Some(n)));
-            prop_assert_eq!(STOCK.validate(Some(&text(&format!(" {n}.00 "))), false), Ok(Some(n)));
+        fn every_number_in_range_is_read_back(n in 0..=MAX_POSITIVE_INTEGER) {
+            prop_assert_eq!(STOCK.validate(Some(&number(&n.to_string())), Full), Ok(Some(n)));
+            prop_assert_eq!(STOCK.validate(Some(&text(&format!(" {n}.00 "))), Full), Ok(Some(n)));
         }
 
         #[test]
         fn no_text_is_a_panic(any in ".*") {
-            let given = input(&any);
-            let _ = STOCK.validate(Some(&given), false);
-            let name = CharField { required: true, allow_blank: false, max_length: Some(200) };
-            if let Ok(Some(kept)) = name.validate(Some(&given), false) {
-                prop_assert!(!kept.is_empty() && kept.chars().count() <= 200);
+            let value = input(&any);
+            let _ = STOCK.validate(Some(&value), Full);
+            let name = CharField {
+                required: true,
+                allow_blank: false,
+                max_length: Some(200),
+                ..CharField::new("name")
+            };
+            if let Ok(Some(valid)) = name.validate(Some(&value), Full) {
+                prop_assert!(!valid.is_empty() && valid.chars().count() <= 200);
             }
         }
     }

@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 
 use super::ApiError;
-use crate::api::products::timestamp;
 use crate::storage::{Figures, Outcome, Reservation};
+use crate::timestamp;
 
 /// Of an order that was not carried out.
 impl From<Outcome> for ApiError {
@@ -49,7 +49,7 @@ impl ApiError {
             "The hold has expired. Reserve again.",
             "예약이 만료되었습니다. 다시 예약해 주세요.",
         )
-        .with("expires_at", timestamp(reservation.expires_at))
+        .with("expires_at", timestamp::format(reservation.expires_at))
     }
 
     /// 409: what was reserved is bought or put back already.

@@ -1,12 +1,12 @@
-//! Idempotency keys: on every POST and PATCH of the shop (and PUT, which shares PATCH's path).
-//! What a request did and what it was answered are one transaction, so the same key finds one
-//! effect or none, never two.
+//! Idempotency keys of POST and PATCH requests, and of PUT, which shares its path with PATCH.
+//!
+//! The effect of a request and its recorded response are written in one transaction. The same
+//! key therefore finds one effect or none, never two.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -18,68 +18,58 @@ use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
-use crate::drf::body;
+use crate::drf::body::{self, BodyLimits};
 use crate::error::ApiError;
-use crate::http::request_context;
-use crate::state::AppState;
+use crate::http::request_context::caller;
+use crate::state::IdempotencyLayers;
 use crate::storage::{Key, Once, Outcome, Recorded, Storage};
 
-/// A request that is carried out under a lock is claimed in the store of the locks, so that
-/// other servers know that it is under way. If its server dies, for so long.
+/// How long a key stays claimed in the store of the locks if the server that claimed it dies.
 const CLAIM_LEASE: Duration = Duration::from_secs(5);
 
-/// How often answers whose time is over are looked for, how many are swept at once, and the
-/// pause between.
+/// How often expired records are deleted, how many at a time, and the pause in between.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_BATCH: i64 = 500;
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
 const HEADER: &str = "idempotency-key";
 
-/// The answers that are in the database.
-struct DatabaseRecords(Arc<dyn Storage>);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-impl Records for DatabaseRecords {
+/// The key of a request, if it was sent with one.
+pub(crate) type MaybeKey = Option<Extension<RequestKey>>;
+
+/// Reads the records that the storage writes.
+struct StoredRecords(Arc<dyn Storage>);
+
+impl Records for StoredRecords {
     async fn find(&self, key: &RequestKey) -> Result<Option<Record>, BoxError> {
         let recorded = self.0.recorded(&storage_key(key)).await?;
         Ok(recorded.map(parse_record).transpose()?)
     }
 }
 
-/// The layers of the two kinds of requests.
-pub(crate) struct IdempotencyLayers {
-    /// The database alone decides.
-    pub(crate) orders: Idempotency<Body>,
-    /// The store of the locks is needed in any case.
-    pub(crate) updates: Idempotency<Body>,
-}
-
-impl IdempotencyLayers {
-    pub(crate) fn new(storage: Arc<dyn Storage>, store: &Store, body_limit: usize) -> Self {
-        let layer = || {
-            Idempotency::with_effect(DatabaseRecords(storage.clone()))
-                .methods([Method::POST, Method::PUT, Method::PATCH])
-                .caller(|parts| request_context::caller(&parts.headers).to_string())
-                .body_limit(body_limit)
-                .refuse(|refused| ApiError::from(refused).into_response())
-        };
-        Self {
-            orders: layer(),
-            updates: layer().claim_in(store, CLAIM_LEASE),
-        }
-    }
-
-    /// Waits until every request that has begun is finished.
-    pub(crate) async fn drain(&self) {
-        self.orders.finished().await;
-        self.updates.finished().await;
+/// Builds the layers.
+pub(crate) fn layers(
+    storage: &Arc<dyn Storage>,
+    store: &Store,
+    body_limit: usize,
+) -> IdempotencyLayers {
+    let layer = || {
+        Idempotency::with_effect(StoredRecords(storage.clone()))
+            .methods([Method::POST, Method::PUT, Method::PATCH])
+            .caller(|parts| caller(&parts.headers).to_string())
+            .body_limit(body_limit)
+            .refuse(|refused| ApiError::from(refused).into_response())
+    };
+    IdempotencyLayers {
+        orders: layer(),
+        updates: layer().claim_in(store, CLAIM_LEASE),
     }
 }
 
-/// Forgets the answers whose time is over, for as long as it runs: in small steps, so that
-/// nobody's write waits for it.
+/// Deletes expired records until it is dropped. Works in small steps, so that no write waits
+/// long for it.
 pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     let mut rounds = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
     loop {
@@ -87,9 +77,9 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
         loop {
             match storage.forget(SWEEP_BATCH).await {
                 Ok(0) => break,
-                Ok(count) => debug!(count, "forgot answers to idempotency keys"),
+                Ok(count) => debug!(count, "deleted expired idempotency records"),
                 Err(why) => {
-                    warn!(%why, "answers to idempotency keys could not be swept; later again");
+                    warn!(%why, "cannot delete expired idempotency records; trying again later");
                     break;
                 }
             }
@@ -98,9 +88,10 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     }
 }
 
-/// Reads the body of a request that has a key, within our limits, before the key's layer does.
+/// Reads the body of a request with a key, within the limits of the server, before the
+/// idempotency layer reads it to compute the fingerprint.
 pub(crate) async fn buffer_body(
-    State(state): State<AppState>,
+    State(limits): State<BodyLimits>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -108,47 +99,42 @@ pub(crate) async fn buffer_body(
         return Ok(next.run(request).await);
     }
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, state.settings.body).await?;
+    let bytes = body::read(&parts.headers, body, limits).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
-/// The key that a request came with, if it did.
-pub(crate) type MaybeKey = Option<Extension<RequestKey>>;
-
-/// What is done once under that key. `answer` is what is answered when it had an effect.
+/// Makes a write idempotent if the request has a key. `response` returns the bytes to record,
+/// or `None` if the write had no effect.
 pub(crate) fn idempotent_write<T>(
     key: &MaybeKey,
-    answer: fn(&T) -> Option<Vec<u8>>,
+    response: fn(&T) -> Option<Vec<u8>>,
 ) -> Option<Once<T>> {
     key.as_ref().map(|Extension(key)| Once {
         key: storage_key(key),
         fingerprint: key.fingerprint,
-        answer,
+        answer: response,
     })
 }
 
-/// An answer as it is recorded: of which request is noted beside it.
-pub(crate) fn to_bytes(answer: &Record) -> Vec<u8> {
-    answer.to_bytes().into()
-}
-
-/// The answer to an order: what `answer` makes of what it did, or a refusal.
+/// Returns the response to an order: the recorded one if the key was used before, the one that
+/// `response` builds if the order had an effect, and otherwise an error.
 pub(crate) fn order_response(
     key: &MaybeKey,
     outcome: Outcome,
-    answer: fn(&Outcome) -> Option<Record>,
+    response: fn(&Outcome) -> Option<Record>,
 ) -> Result<Response, ApiError> {
     if let Outcome::Recorded(recorded) = outcome {
         return replay(key, recorded);
     }
-    let answer = answer(&outcome).ok_or_else(|| ApiError::from(outcome))?;
-    Ok(answer.into_response())
+    let response = response(&outcome).ok_or_else(|| ApiError::from(outcome))?;
+    Ok(response.into_response())
 }
 
-/// The answer to a request whose key was used while it was under way.
+/// Returns the recorded response to a request whose key was used while it was in progress.
+/// Fails if the key was used with a different request.
 pub(crate) fn replay(key: &MaybeKey, recorded: Recorded) -> Result<Response, ApiError> {
-    let fits = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
-    if !key.as_ref().is_some_and(fits) {
+    let is_same = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
+    if !key.as_ref().is_some_and(is_same) {
         return Err(ApiError::key_reused());
     }
     parse_record(recorded)
@@ -172,24 +158,24 @@ fn parse_record(recorded: Recorded) -> Result<Record, lockstock_http::Malformed>
     })
 }
 
-/// The answer that shows `body`.
+/// Builds a response with a JSON body that can be recorded.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Record {
     Record {
-        // Of which request is noted beside it.
+        // The storage keeps the fingerprint in a column of its own.
         fingerprint: [0; 32],
         status,
         headers: vec![(CONTENT_TYPE, JSON)],
-        // Our own shapes have nothing that JSON has not.
+        // Our response types have only string keys and cannot fail to serialize.
         body: serde_json::to_vec(body).unwrap_or_default().into(),
     }
 }
 
-/// The answer that shows what has been created, and where it is.
-pub(crate) fn created(place: String, body: &impl Serialize) -> Record {
-    let answer = json(StatusCode::CREATED, body);
-    match HeaderValue::try_from(place) {
-        Ok(place) => answer.header(LOCATION, place),
-        // Numbers and hexadecimal digits always are a header value.
-        Err(_) => answer,
+/// Builds a 201 response with the location of the new resource.
+pub(crate) fn created(location: String, body: &impl Serialize) -> Record {
+    let response = json(StatusCode::CREATED, body);
+    match HeaderValue::try_from(location) {
+        Ok(location) => response.header(LOCATION, location),
+        // Digits and hyphens always are a header value.
+        Err(_) => response,
     }
 }

@@ -28,11 +28,11 @@ enum CommonErrors {
 /// Adds it to every operation.
 pub(super) fn add(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let route = routes::find(path);
+        let allow = routes::allowed_methods(item);
         for operation in operations(item) {
-            if let Some(route) = route {
-                add_refusals(operation);
-                add_headers(operation, route.allow);
+            if path.starts_with("/api/") {
+                add_errors(operation);
+                add_headers(operation, &allow);
             }
             for (_, response) in answers(operation) {
                 let id = text("The request's own, or a new one. The log has it too.");
@@ -42,7 +42,7 @@ pub(super) fn add(document: &mut OpenApi) {
     }
 }
 
-fn add_refusals(operation: &mut Operation) {
+fn add_errors(operation: &mut Operation) {
     for (status, response) in CommonErrors::responses() {
         let responses = &mut operation.responses.responses;
         responses.entry(status).or_insert(response);

@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// The path of one reservation.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct ReservationPath {
+pub(crate) struct ReservationPathParams {
     /// The product's id.
     #[param(example = 1)]
     id: i64,
@@ -18,7 +18,7 @@ pub(crate) struct ReservationPath {
 /// The path of one product.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct ProductPath {
+pub(crate) struct ProductPathParams {
     /// The product's id.
     #[param(example = 1)]
     id: i64,
@@ -27,7 +27,7 @@ pub(crate) struct ProductPath {
 /// The path of what may be a product.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct AnyPath {
+pub(crate) struct AnyProductPathParams {
     /// The product's id. What is no product has no fields to tell of, and is no mistake.
     #[param(example = "1", pattern = "^[^/.]+$")]
     id: String,
@@ -36,7 +36,7 @@ pub(crate) struct AnyPath {
 /// The path of one purchase.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct PurchasePath {
+pub(crate) struct PurchasePathParams {
     /// The purchase's id.
     id: Uuid,
 }
@@ -44,7 +44,7 @@ pub(crate) struct PurchasePath {
 /// The condition of a change.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct IfMatchHeader {
+pub(crate) struct IfMatchParam {
     /// The ETag of the product as you have read it.
     #[param(rename = "If-Match", required = false, nullable = false)]
     if_match: Option<String>,
@@ -53,7 +53,7 @@ pub(crate) struct IfMatchHeader {
 /// What the client has already.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct IfNoneMatchHeader {
+pub(crate) struct IfNoneMatchParam {
     /// The ETag of what you have already.
     #[param(rename = "If-None-Match", required = false, nullable = false)]
     if_none_match: Option<String>,
@@ -62,7 +62,7 @@ pub(crate) struct IfNoneMatchHeader {
 /// The key of a request that shall take effect once.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct KeyHeader {
+pub(crate) struct IdempotencyKeyParam {
     /// Makes it safe to send the request again: it takes effect once, and is answered as the
     /// first time, with `Idempotent-Replayed: true`. 1 to 255 visible ASCII characters, the
     /// caller's own, bare or in quotes (RFC 8941).
@@ -80,7 +80,7 @@ pub(crate) struct KeyHeader {
 /// Which page to show.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct PageParameters {
+pub(crate) struct PageParams {
     /// The number of the page, or `last`.
     #[param(nullable = false)]
     page: Option<String>,
@@ -92,7 +92,7 @@ pub(crate) struct PageParameters {
 /// Which products to list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListParameters {
+pub(crate) struct ListParams {
     /// The number of the page, or `last`.
     #[param(nullable = false)]
     page: Option<String>,
