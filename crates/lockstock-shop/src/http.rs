@@ -1,4 +1,4 @@
-//! What stands between a connection and the handlers.
+//! The layers and extractors in front of the handlers.
 
 pub(crate) mod idempotency;
 pub(crate) mod middleware;

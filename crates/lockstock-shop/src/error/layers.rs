@@ -1,4 +1,4 @@
-//! Why a layer in front of a handler did not let a request through: turns, keys, preconditions.
+//! Errors of the layers in front of a handler: the update lock, idempotency keys, preconditions.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use lockstock_http::Refused;
 use super::ApiError;
 use crate::storage::StorageError;
 
-/// Of a layer in front of a handler.
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
@@ -21,7 +20,7 @@ impl From<Refused> for ApiError {
             Refused::StoreUnavailable { error } => match error.downcast::<StorageError>() {
                 Ok(error) => Self::from(*error),
                 Err(why) => {
-                    tracing::error!(%why, "no lock could be had");
+                    tracing::error!(%why, "the store of the locks is unavailable");
                     Self::store_unavailable()
                 }
             },
@@ -31,7 +30,10 @@ impl From<Refused> for ApiError {
             Refused::BodyTooLarge { limit } => Self::body_too_large(limit),
             Refused::PreconditionRequired => Self::precondition_required(),
             other => {
-                tracing::error!(?other, "refused for a reason that nobody expected");
+                tracing::error!(
+                    ?other,
+                    "a layer rejected a request for an unexpected reason"
+                );
                 Self::internal()
             }
         }
@@ -39,7 +41,7 @@ impl From<Refused> for ApiError {
 }
 
 impl ApiError {
-    /// 400: a key that is none.
+    /// 400 for a malformed idempotency key.
     fn key_malformed() -> Self {
         Self::coded(
             StatusCode::BAD_REQUEST,
@@ -49,22 +51,22 @@ impl ApiError {
         )
     }
 
-    /// 422: the key came with another request before.
+    /// 422 if the key was used with a different request.
     pub(crate) fn key_reused() -> Self {
         Self::coded(
             StatusCode::UNPROCESSABLE_ENTITY,
             "key_reused",
-            "This Idempotency-Key came with another request before.",
+            "This Idempotency-Key was already used with a different request.",
             "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
         )
     }
 
-    /// 409: the request of that key is being carried out.
+    /// 409 if a request with the key is in progress.
     fn in_flight(retry_after: Duration) -> Self {
         Self::coded(
             StatusCode::CONFLICT,
             "in_flight",
-            "The request with this Idempotency-Key is being carried out. Send it again for its result.",
+            "The request with this Idempotency-Key is still in progress. Repeat it to get its response.",
             "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
         )
         .retry_after(retry_after)

@@ -1,27 +1,26 @@
-//! How requests are refused: the bodies, and the answers that several of them share. What any
-//! request to the API can hear is in `operations.rs`.
+//! Error responses and their bodies. The errors of every operation are in `operations.rs`.
 
 use std::collections::HashMap;
 
 use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
-/// Every refusal has at least one sentence for people.
+/// An error with a human-readable message.
 #[derive(ToSchema)]
 pub(crate) struct ErrorDetail {
     detail: String,
-    /// For programs, where it is not one of Django REST framework's own: lock_lost, …
+    /// Machine-readable, unless Django REST framework defines the error: lock_lost, …
     #[schema(nullable = false)]
     code: Option<String>,
 }
 
-/// What is wrong with each field; or `detail`, and a `code` if it is not Django REST
-/// framework's own.
+/// The messages about each field; or `detail`, and a `code` unless Django REST framework defines
+/// the error.
 #[derive(ToSchema)]
 #[schema(example = json!({ "stock": ["A valid integer is required."] }))]
 pub(crate) struct ValidationErrors(HashMap<String, Messages>);
 
-/// One sentence or several.
+/// One message or several.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Messages {
@@ -29,7 +28,7 @@ pub(crate) enum Messages {
     Several(Vec<String>),
 }
 
-/// What is wrong with the filters, or with the search.
+/// The messages about the filters, or about the search.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub(crate) enum QueryErrors {
@@ -37,8 +36,8 @@ pub(crate) enum QueryErrors {
     Search(Vec<String>),
 }
 
-/// A refusal as RFC 9457 has it, for those who name its type in `Accept`. What else the JSON
-/// has, it has too.
+/// RFC 9457 problem details, sent if `Accept` names their media type. They also have the other
+/// members of the JSON error.
 #[derive(ToSchema)]
 pub(crate) struct Problem {
     #[schema(example = "about:blank")]
@@ -46,10 +45,10 @@ pub(crate) struct Problem {
     title: String,
     status: u16,
     detail: String,
-    /// For programs, where it is not one of Django REST framework's own.
+    /// Machine-readable, unless Django REST framework defines the error.
     #[schema(nullable = false)]
     code: Option<String>,
-    /// What is wrong with each field.
+    /// The messages about each field.
     #[schema(nullable = false)]
     errors: Option<QueryErrors>,
 }
@@ -58,14 +57,14 @@ pub(crate) struct Problem {
 #[derive(ToSchema)]
 pub(crate) struct Stale {
     detail: String,
-    /// The one that it has.
+    /// The current version.
     #[schema(minimum = 1, example = 3)]
     version: i64,
     #[schema(example = "precondition_failed")]
     code: String,
 }
 
-/// It is not this request's turn.
+/// Another request holds or keeps the lock of the product.
 #[derive(ToSchema)]
 pub(crate) struct Busy {
     detail: String,
@@ -77,54 +76,53 @@ pub(crate) struct Busy {
     code: String,
 }
 
-/// Why stock is not sold.
+/// The reason why stock was not sold or reserved.
 #[derive(ToSchema)]
 pub(crate) struct OrderConflict {
     detail: String,
-    /// Of `insufficient_stock`: how many anybody can buy.
+    /// With `insufficient_stock`: how much can be bought.
     #[schema(nullable = false, minimum = 0, example = 0)]
     available: Option<i64>,
-    /// Of `insufficient_stock`: how many there are.
+    /// With `insufficient_stock`: the stock.
     #[schema(nullable = false, minimum = 0, example = 2)]
     stock: Option<i64>,
-    /// Of `insufficient_stock`: how many of them are set aside.
+    /// With `insufficient_stock`: how much of the stock is reserved.
     #[schema(nullable = false, minimum = 0, example = 2)]
     held: Option<i64>,
-    /// Of `hold_expired`: when it did.
+    /// With `hold_expired`: when the reservation expired.
     #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
-    /// Of `already_confirmed`: what the reservation became.
+    /// With `already_confirmed`: the purchase that the reservation became.
     #[schema(nullable = false)]
     purchase: Option<Uuid>,
     #[schema(example = "insufficient_stock")]
     code: String,
 }
 
-/// How a request with an idempotency key can be refused for that.
+/// The errors of idempotency keys.
 #[derive(IntoResponses)]
 pub(crate) enum IdempotencyErrors {
-    /// The Idempotency-Key is none.
+    /// The Idempotency-Key is malformed.
     #[response(status = 400)]
     Malformed(ValidationErrors),
-    /// The request of that Idempotency-Key is under way (`in_flight`): see Retry-After.
+    /// A request with the Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     InFlight(ErrorDetail),
-    /// The request's body, which is read for the Idempotency-Key, did not arrive in time.
+    /// The body, which is read for the Idempotency-Key, did not arrive in time.
     #[response(status = 408)]
     Slow(ErrorDetail),
-    /// The request's body, which is read for the Idempotency-Key, is too large.
+    /// The body, which is read for the Idempotency-Key, is too large.
     #[response(status = 413)]
     TooLarge(ErrorDetail),
-    /// The Idempotency-Key came with another request before.
+    /// The Idempotency-Key was used with a different request.
     #[response(status = 422)]
     Reused(ErrorDetail),
 }
 
-/// What can be wrong with a body.
+/// The errors of a body.
 #[derive(IntoResponses)]
 pub(crate) enum BodyErrors {
-    /// What is wrong, field by field, or `detail` for a body or an Idempotency-Key that cannot
-    /// be read.
+    /// Messages about invalid fields, or `detail` if the body or the Idempotency-Key is malformed.
     #[response(status = 400)]
     ValidationErrors(ValidationErrors),
     /// The body did not arrive in time.
@@ -133,54 +131,54 @@ pub(crate) enum BodyErrors {
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(ErrorDetail),
-    /// The body is of a type that is not read here.
+    /// The media type of the body is not supported.
     #[response(status = 415)]
     MediaType(ErrorDetail),
 }
 
-/// How a change under the product's lock can end without one.
+/// The errors of an update of a product.
 #[derive(IntoResponses)]
 pub(crate) enum UpdateErrors {
-    /// There is no such product.
+    /// The product does not exist.
     #[response(status = 404)]
     Missing(ErrorDetail),
-    /// The lock was lost on the way, nothing was written (`lock_lost`); or the request of that
-    /// Idempotency-Key is under way (`in_flight`): see Retry-After.
+    /// The lock was lost before the commit and nothing was written (`lock_lost`); or a request
+    /// with the Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     Lost(ErrorDetail),
-    /// Somebody has changed the product since: its ETag is another one.
+    /// The product has changed since it was read: its ETag is a different one.
     #[response(status = 412, headers(("ETag" = String, description = "The version, quoted")))]
     Stale(Stale),
-    /// This server wants If-Match.
+    /// This server requires If-Match.
     #[response(status = 428)]
     IfMatchRequired(ErrorDetail),
-    /// Somebody is updating the product, or has just done so: see Retry-After.
+    /// Another request is updating the product, or has just updated it. See Retry-After.
     #[response(status = 429)]
     Busy(Busy),
 }
 
-/// How something that wants stock can end without it.
+/// The errors of an order that needs stock.
 #[derive(IntoResponses)]
 pub(crate) enum StockErrors {
-    /// There is no such product.
+    /// The product does not exist.
     #[response(status = 404)]
     Missing(ErrorDetail),
-    /// There is not enough left (`insufficient_stock`); or the request of that Idempotency-Key
-    /// is under way (`in_flight`): see Retry-After.
+    /// There is not enough stock (`insufficient_stock`); or a request with the Idempotency-Key
+    /// is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     Insufficient(OrderConflict),
 }
 
-/// How something that wants a hold can end without it.
+/// The errors of an order that needs a reservation.
 #[derive(IntoResponses)]
 pub(crate) enum ReservationErrors {
-    /// There is no such reservation of yours.
+    /// The caller has no such reservation.
     #[response(status = 404)]
     Missing(ErrorDetail),
-    /// It has expired (`hold_expired`), was confirmed or cancelled before
+    /// The reservation has expired (`hold_expired`), was confirmed or cancelled before
     /// (`already_confirmed` with the `purchase`, `already_cancelled`), or the stock was set to
-    /// less than is held (`insufficient_stock`); or the request of that Idempotency-Key is
-    /// under way (`in_flight`): see Retry-After.
+    /// less than is reserved (`insufficient_stock`); or a request with the Idempotency-Key is in
+    /// progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     Over(OrderConflict),
 }
