@@ -1,4 +1,4 @@
-//! The resources: their types, what the OpenAPI document says of them, and their handlers.
+//! The resources of the API: for each its JSON, its OpenAPI operations and its handlers.
 
 pub(crate) mod health;
 pub(crate) mod ledger;

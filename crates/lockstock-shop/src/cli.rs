@@ -13,7 +13,7 @@ use clap::builder::{BoolishValueParser, Styles};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::locks::{Locks, LocksCommand, Release};
-use crate::http::update_lock::Hold;
+use crate::http::update_lock::AfterUpdate;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -113,7 +113,7 @@ pub(crate) struct Serve {
         default_value = "keep",
         value_enum
     )]
-    pub(crate) update_hold: Hold,
+    pub(crate) update_hold: AfterUpdate,
 
     /// For how long stock is set aside if a reservation does not say so
     #[arg(long, env = "LOCKSTOCK_USUAL_HOLD", value_name = "TIME", default_value = "10m", value_parser = reserved)]

@@ -1,8 +1,8 @@
-//! Every answer that is not a success, in one type.
+//! The error type of the API.
 //!
-//! A handler says *what* is wrong; how that reads, as DRF's JSON, as RFC 9457
-//! `application/problem+json`, in English or in Korean, is decided once, where the whole
-//! request is known (`http/middleware.rs`). No refusal shows a path, SQL, a stack or a URL.
+//! A handler returns *what* is wrong. The middleware, which knows the whole request, renders it:
+//! as the JSON of Django REST framework or as RFC 9457 `application/problem+json`, in English or
+//! in Korean. No error contains a path, SQL, a stack trace or a URL.
 
 mod layers;
 pub(crate) mod negotiate;
@@ -17,32 +17,33 @@ use axum::response::{IntoResponse, Response};
 use lockstock_http::OutcomeUnknown;
 use serde_json::{Map, Value, json};
 
-use self::negotiate::{Form, Language};
+use self::negotiate::{ErrorFormat, Language};
 use crate::storage::StorageError;
 
-/// Why a request was not carried out. Boxed: it is the rare end of nearly every call.
+/// Why a request failed. Boxed, because most results carry no error.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal(Box<Inner>);
+pub(crate) struct ApiError(Box<Inner>);
 
 #[derive(Debug, Clone)]
 struct Inner {
     status: StatusCode,
-    about: About,
+    body: ErrorBody,
     retry_after: Option<Duration>,
+    /// The current version of the product.
     etag: Option<i64>,
-    may_be_written: bool,
+    commit_unknown: bool,
 }
 
-/// What the body says.
 #[derive(Debug, Clone)]
-enum About {
-    /// One sentence, as DRF words it.
+enum ErrorBody {
+    /// One message, as DRF words it.
     Detail(Cow<'static, str>),
-    /// What is wrong with each field, or with the whole body.
+    /// The messages about each field, or about the whole body.
     Fields(Map<String, Value>),
-    /// A list of sentences: DRF answers so for a bad search.
-    Sentences(Vec<&'static str>),
-    /// One of ours: a code for programs, a sentence in each language, what else helps.
+    /// A list of messages: DRF's response to an invalid search.
+    Messages(Vec<&'static str>),
+    /// An error that DRF does not define: a machine-readable code, a message in each language,
+    /// and further members.
     Coded {
         code: &'static str,
         english: Cow<'static, str>,
@@ -51,9 +52,9 @@ enum About {
     },
 }
 
-impl Refusal {
+impl ApiError {
     fn detail(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(status, About::Detail(detail.into()))
+        Self::new(status, ErrorBody::Detail(detail.into()))
     }
 
     fn coded(
@@ -62,27 +63,27 @@ impl Refusal {
         english: impl Into<Cow<'static, str>>,
         korean: impl Into<Cow<'static, str>>,
     ) -> Self {
-        let about = About::Coded {
+        let body = ErrorBody::Coded {
             code,
             english: english.into(),
             korean: korean.into(),
             more: Map::new(),
         };
-        Self::new(status, about)
+        Self::new(status, body)
     }
 
-    fn new(status: StatusCode, about: About) -> Self {
+    fn new(status: StatusCode, body: ErrorBody) -> Self {
         Self(Box::new(Inner {
             status,
-            about,
+            body,
             retry_after: None,
             etag: None,
-            may_be_written: false,
+            commit_unknown: false,
         }))
     }
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        if let About::Coded { more, .. } = &mut self.0.about {
+        if let ErrorBody::Coded { more, .. } = &mut self.0.body {
             more.insert(name.to_owned(), value.into());
         }
         self
@@ -93,53 +94,53 @@ impl Refusal {
         self
     }
 
-    /// 400 with one sentence.
+    /// 400 with one message.
     pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::detail(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// 400 with what is wrong, field by field.
+    /// 400 with messages about each invalid field.
     pub(crate) fn invalid(errors: Map<String, Value>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, About::Fields(errors))
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Fields(errors))
     }
 
-    /// 400 with a list of sentences.
-    pub(crate) fn sentences(sentences: Vec<&'static str>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, About::Sentences(sentences))
+    /// 400 with a list of messages.
+    pub(crate) fn messages(messages: Vec<&'static str>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Messages(messages))
     }
 
-    /// 404 for a place that does not exist.
+    /// 404 for a path without a route.
     pub(crate) fn not_found() -> Self {
         Self::detail(StatusCode::NOT_FOUND, "Not found.")
     }
 
     /// 404 for a product that does not exist.
-    pub(crate) fn no_product() -> Self {
-        Self::none_of("Product")
+    pub(crate) fn product_not_found() -> Self {
+        Self::not_found_of("Product")
     }
 
-    /// 404 for something of that kind that does not exist.
-    pub(crate) fn none_of(kind: &str) -> Self {
+    /// 404 for an instance of `resource` that does not exist.
+    pub(crate) fn not_found_of(resource: &str) -> Self {
         Self::detail(
             StatusCode::NOT_FOUND,
-            format!("No {kind} matches the given query."),
+            format!("No {resource} matches the given query."),
         )
     }
 
     /// 404 for a page that does not exist.
-    pub(crate) fn no_page() -> Self {
+    pub(crate) fn invalid_page() -> Self {
         Self::detail(StatusCode::NOT_FOUND, "Invalid page.")
     }
 
-    /// 405.
-    pub(crate) fn method(method: &str) -> Self {
+    /// 405 for a method that the route does not allow.
+    pub(crate) fn method_not_allowed(method: &str) -> Self {
         Self::detail(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("Method \"{method}\" not allowed."),
         )
     }
 
-    /// 406.
+    /// 406 for a client that accepts no format of the API.
     pub(crate) fn not_acceptable() -> Self {
         Self::detail(
             StatusCode::NOT_ACCEPTABLE,
@@ -147,49 +148,49 @@ impl Refusal {
         )
     }
 
-    /// 415.
-    pub(crate) fn media_type(given: &str) -> Self {
+    /// 415 for a body of another media type.
+    pub(crate) fn unsupported_media_type(media_type: &str) -> Self {
         Self::detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("Unsupported media type \"{given}\" in request."),
+            format!("Unsupported media type \"{media_type}\" in request."),
         )
     }
 
-    /// 408: the body did not arrive in time.
-    pub(crate) fn slow_body() -> Self {
+    /// 408 for a body that did not arrive in time.
+    pub(crate) fn body_timeout() -> Self {
         Self::coded(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            "The request's body did not arrive in time.",
+            "The request body did not arrive in time.",
             "요청 본문이 제때 도착하지 않았습니다.",
         )
     }
 
-    /// 413.
+    /// 413 for a body of more than `limit` bytes.
     pub(crate) fn body_too_large(limit: usize) -> Self {
         Self::coded(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
-            format!("The request's body is larger than {limit} bytes."),
+            format!("The request body is larger than {limit} bytes."),
             format!("요청 본문이 {limit}바이트보다 큽니다."),
         )
     }
 
-    /// 412: the product has another version than the client has seen.
-    pub(crate) fn stale(version: i64) -> Self {
-        let mut refusal = Self::coded(
+    /// 412 with the current version of the product.
+    pub(crate) fn precondition_failed(version: i64) -> Self {
+        let mut error = Self::coded(
             StatusCode::PRECONDITION_FAILED,
             "precondition_failed",
             format!("The product was changed in the meantime: it is at version {version} now."),
             format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
         )
         .with("version", version);
-        refusal.0.etag = Some(version);
-        refusal
+        error.0.etag = Some(version);
+        error
     }
 
-    /// 428: this server wants If-Match on every change.
-    pub(crate) fn if_match_required() -> Self {
+    /// 428 if the server requires `If-Match` and the request has none.
+    pub(crate) fn precondition_required() -> Self {
         Self::coded(
             StatusCode::PRECONDITION_REQUIRED,
             "precondition_required",
@@ -198,20 +199,19 @@ impl Refusal {
         )
     }
 
-    /// 429: somebody else is updating the product, or has just done so.
+    /// 429 if another request holds or keeps the product's lock.
     fn busy(lease: Duration, kept: bool, wait: Duration) -> Self {
-        let seconds = whole_seconds(wait);
-        // The article's sentence where it is true; where the lock is freed after each
-        // update, "once in 3 s" would be a lie.
+        let seconds = retry_after_secs(wait);
+        // If the lock is released after each update, there is no such interval.
         let (english, korean) = if kept {
-            let lease = in_seconds(lease);
+            let lease = as_seconds(lease);
             (
                 format!("Only one update every {lease} seconds is allowed."),
                 format!("{lease}초에 한 번만 수정할 수 있습니다."),
             )
         } else {
             (
-                "Somebody else is updating this product.".to_owned(),
+                "Another request is updating this product.".to_owned(),
                 "다른 요청이 이 상품을 수정하고 있습니다.".to_owned(),
             )
         };
@@ -230,7 +230,7 @@ impl Refusal {
         .retry_after(wait)
     }
 
-    /// 409: the lock was lost before the write, nothing was written.
+    /// 409 if the lock was lost before the commit. Nothing was written.
     pub(crate) fn lock_lost() -> Self {
         Self::coded(
             StatusCode::CONFLICT,
@@ -240,85 +240,85 @@ impl Refusal {
         )
     }
 
-    /// 503: no lock can be had, so nothing is written.
+    /// 503 if the store of the locks is down. Nothing was written.
     pub(crate) fn store_unavailable() -> Self {
         Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "store_unavailable",
-            "Locks cannot be had at the moment. Nothing was written.",
+            "The lock store is unavailable. Nothing was written.",
             "지금은 잠금을 얻을 수 없습니다. 아무것도 저장되지 않았습니다.",
         )
         .retry_after(Duration::from_secs(1))
     }
 
-    /// 503: too many requests at once.
+    /// 503 if too many requests are in progress.
     pub(crate) fn overloaded() -> Self {
         Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "overloaded",
-            "The server has too much to do at the moment.",
+            "The server is handling too many requests.",
             "지금은 서버에 요청이 너무 많습니다.",
         )
         .retry_after(Duration::from_secs(1))
     }
 
-    /// 503: the answer took too long. What was begun goes on.
+    /// 503 if there was no response in time. A write that has begun continues.
     pub(crate) fn timeout() -> Self {
         Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "timeout",
-            "The request took too long. Whether it was carried out is not known: look first, then repeat it.",
+            "The request took too long. Its outcome is unknown: check it before you repeat the request.",
             "요청 처리 시간이 초과되었습니다. 처리 여부를 확인한 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1))
     }
 
-    /// 500: a defect of ours, told without its details.
-    pub(crate) fn defect() -> Self {
+    /// 500 for a bug, without details.
+    pub(crate) fn internal() -> Self {
         Self::coded(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
-            "The server made a mistake. The request id helps to find it in the log.",
+            "Internal server error. The request id identifies it in the log.",
             "서버 오류가 발생했습니다. 요청 ID로 로그에서 찾을 수 있습니다.",
         )
     }
 
-    /// The answer for a client that reads `form` and speaks `language`.
-    pub(crate) fn render(self, form: Form, language: Language) -> Response {
+    /// Renders the error in the format and the language of the client.
+    pub(crate) fn render(self, format: ErrorFormat, language: Language) -> Response {
         let Inner {
             status,
-            about,
+            body,
             retry_after,
             etag,
-            may_be_written: _,
+            commit_unknown: _,
         } = *self.0;
-        let speaks = matches!(about, About::Coded { .. });
-        let body = match form {
-            Form::Json => about.json(language),
-            Form::Problem => about.problem(status, language),
+        let is_translated = matches!(body, ErrorBody::Coded { .. });
+        let body = match format {
+            ErrorFormat::Json => body.json(language),
+            ErrorFormat::Problem => body.problem(status, language),
         };
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
-        if speaks {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+        if is_translated {
             headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
         }
         if let Some(wait) = retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_secs(wait)));
         }
         if let Some(version) = etag {
-            headers.insert(ETAG, crate::etag::etag(version, 0));
+            headers.insert(ETAG, crate::etag::format(version, 0));
         }
         response
     }
 }
 
-impl About {
+impl ErrorBody {
     fn json(self, language: Language) -> Value {
         match self {
             Self::Detail(detail) => json!({ "detail": detail }),
             Self::Fields(fields) => Value::Object(fields),
-            Self::Sentences(sentences) => json!(sentences),
+            Self::Messages(messages) => json!(messages),
             Self::Coded {
                 code,
                 english,
@@ -326,7 +326,7 @@ impl About {
                 more,
             } => {
                 let mut body = Map::new();
-                body.insert("detail".to_owned(), json!(language.of(english, korean)));
+                body.insert("detail".to_owned(), json!(language.choose(english, korean)));
                 for (name, value) in more {
                     body.insert(name, language.pick(value));
                 }
@@ -348,9 +348,9 @@ impl About {
                 body.insert("detail".to_owned(), json!(invalid));
                 body.insert("errors".to_owned(), Value::Object(fields));
             }
-            Self::Sentences(sentences) => {
+            Self::Messages(messages) => {
                 body.insert("detail".to_owned(), json!(invalid));
-                body.insert("errors".to_owned(), json!(sentences));
+                body.insert("errors".to_owned(), json!(messages));
             }
             other => {
                 if let Value::Object(members) = other.json(language) {
@@ -362,11 +362,11 @@ impl About {
     }
 }
 
-/// Carried in the response's extensions to where it is rendered.
-impl IntoResponse for Refusal {
+/// Puts the error into the extensions of the response, from which the middleware renders it.
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
-        if self.0.may_be_written {
+        if self.0.commit_unknown {
             response.extensions_mut().insert(OutcomeUnknown);
         }
         response.extensions_mut().insert(self);
@@ -374,30 +374,29 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<StorageError> for Refusal {
-    fn from(error: StorageError) -> Self {
-        tracing::error!(%error, "the database failed");
-        let mut refusal = Self::coded(
+impl From<StorageError> for ApiError {
+    fn from(cause: StorageError) -> Self {
+        tracing::error!(error = %cause, "the database failed");
+        let mut error = Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "database_unavailable",
-            "The database did not answer. Whether a change was saved is not known: look first, then repeat it.",
+            "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
             "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1));
-        refusal.0.may_be_written = error.may_be_written();
-        refusal
+        error.0.commit_unknown = cause.may_be_written();
+        error
     }
 }
 
-/// As `Retry-After` wants it: rounded up, at least 1. From whole milliseconds, as a lease is
-/// counted: a microsecond over 3 s is not 4 s.
-fn whole_seconds(wait: Duration) -> u64 {
-    let up = wait.as_millis().div_ceil(1000);
-    u64::try_from(up).unwrap_or(u64::MAX).max(1)
+/// Rounds up to whole seconds, and to at least 1.
+fn retry_after_secs(wait: Duration) -> u64 {
+    let fraction = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(fraction).max(1)
 }
 
-fn in_seconds(lease: Duration) -> String {
-    // `3`, `0.5`: f64 writes whole numbers without a point.
+fn as_seconds(lease: Duration) -> String {
+    // `3`, `0.5`: an f64 without a fraction is formatted without a point.
     lease.as_secs_f64().to_string()
 }
 
@@ -407,16 +406,16 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
-        assert_eq!(whole_seconds(Duration::ZERO), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(2001)), 3);
-        assert_eq!(whole_seconds(Duration::from_secs(3)), 3);
-        assert_eq!(whole_seconds(Duration::from_micros(3_000_100)), 3);
+        assert_eq!(retry_after_secs(Duration::ZERO), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(1)), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
+        assert_eq!(retry_after_secs(Duration::from_secs(3)), 3);
+        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 4);
     }
 
     #[test]
-    fn a_lease_reads_as_people_write_it() {
-        assert_eq!(in_seconds(Duration::from_secs(3)), "3");
-        assert_eq!(in_seconds(Duration::from_millis(500)), "0.5");
+    fn a_lease_has_a_fraction_only_if_needed() {
+        assert_eq!(as_seconds(Duration::from_secs(3)), "3");
+        assert_eq!(as_seconds(Duration::from_millis(500)), "0.5");
     }
 }

@@ -1,10 +1,10 @@
-//! The entity tags of products (RFC 9110, section 8.8.3).
+//! Entity tags of products (RFC 9110, section 8.8.3).
 
 use axum::http::HeaderValue;
 
-/// The entity tag of a product: its version and, while some of it is held, how many. Strong,
-/// because two answers with one tag are the same.
-pub(crate) fn etag(version: i64, held: i64) -> HeaderValue {
+/// Builds the entity tag of a product: its version and, while stock is reserved, how much.
+/// The tag is strong because two responses with the same tag have the same body.
+pub(crate) fn format(version: i64, held: i64) -> HeaderValue {
     let tag = match held {
         0 => format!("\"{version}\""),
         held => format!("\"{version}.{held}\""),
@@ -13,13 +13,14 @@ pub(crate) fn etag(version: i64, held: i64) -> HeaderValue {
     HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"0\""))
 }
 
-/// The version in a tag of ours. How many were held is nothing that a change could undo.
-pub(crate) fn version(tag: &str) -> Option<i64> {
+/// Parses the version in a tag that [`format`] built. The reserved stock is ignored: an update
+/// of the product does not overwrite it.
+pub(crate) fn parse_version(tag: &str) -> Option<i64> {
     let text = tag.strip_prefix('"')?.strip_suffix('"')?;
     let (version, held) = text.split_once('.').unwrap_or((text, "0"));
     let (version, held) = (version.parse().ok()?, held.parse().ok()?);
-    // Only as we write it: "+3" and "03" are other tags.
-    (etag(version, held).as_bytes() == tag.as_bytes()).then_some(version)
+    // `parse` also accepts "+3" and "03", which are other tags.
+    (format(version, held).as_bytes() == tag.as_bytes()).then_some(version)
 }
 
 #[cfg(test)]
@@ -27,15 +28,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_read_from_a_tag_as_we_write_it_and_from_no_other() {
-        for (tag, is) in [("\"3\"", 3), ("\"3.2\"", 3), ("\"17\"", 17)] {
-            assert_eq!(version(tag), Some(is), "{tag}");
+    fn a_version_is_parsed_only_from_a_tag_as_it_is_formatted() {
+        for (tag, version) in [("\"3\"", 3), ("\"3.2\"", 3), ("\"17\"", 17)] {
+            assert_eq!(parse_version(tag), Some(version), "{tag}");
         }
         assert_eq!(
-            (etag(3, 0), etag(3, 2)),
+            (format(3, 0), format(3, 2)),
             ("\"3\"".parse().unwrap(), "\"3.2\"".parse().unwrap())
         );
-        for none in [
+        for invalid in [
             "\"a,*,b\"",
             "W/\"3\"",
             "3",
@@ -48,7 +49,7 @@ mod tests {
             "",
             "\"",
         ] {
-            assert_eq!(version(none), None, "{none}");
+            assert_eq!(parse_version(invalid), None, "{invalid}");
         }
     }
 }

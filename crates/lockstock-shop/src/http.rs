@@ -1,7 +1,8 @@
-//! What stands between a connection and the handlers.
+//! The layers and extractors in front of the handlers.
 
 pub(crate) mod idempotency;
 pub(crate) mod middleware;
+pub(crate) mod paths;
 pub(crate) mod preconditions;
 pub(crate) mod request_context;
 pub(crate) mod routes;

@@ -1,11 +1,20 @@
-//! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
-//! once. A binary first; what is public here is public for its tests.
+//! The `lockstock` binary as a library: a stock API whose updates are applied exactly once. What
+//! is public here is public for the tests of this crate.
 //!
-//! - `cli`: the options; `commands`: serve, race, locks and bench.
-//! - `router`: the routes together; `api`: the resources; `openapi`: what the document says of
-//!   them; `http`: what stands in front of the handlers.
-//! - `drf`: how Django REST framework reads and writes; `error`: every response that is no
-//!   success; [`storage`]: the databases; `batch`: calls that go to them together.
+//! Modules, from the top down. A module uses only modules below it, and the leaves.
+//!
+//! - `cli`, `commands`: the command line; `serve`, `race`, `locks` and `bench`.
+//! - `router`: all routes together.
+//! - `api`: the resources.
+//! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
+//!   operations share.
+//! - `state`, `settings`: the state that handlers share.
+//! - `drf`: the behaviour of Django REST framework.
+//! - `error`: the error type of the API.
+//! - [`storage`]: the databases.
+//! - `batch`: database calls that are executed together.
+//!
+//! Leaves: `etag`, `timestamp`, `failpoint`, `logging`.
 
 mod api;
 mod batch;
@@ -22,16 +31,17 @@ mod router;
 mod settings;
 mod state;
 pub mod storage;
+mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;
 use commands::{bench, locks, race, serve};
 
-/// Does what the command line says.
+/// Runs the command of a command line.
 ///
 /// # Errors
 ///
-/// One line for the person who typed it.
+/// One line for the user.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
@@ -44,6 +54,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logging::start(&options.log)?;
+    let _guard = logging::start(&options.log)?;
     serve::serve(options).await
 }

@@ -1,40 +1,38 @@
-//! What the OpenAPI document says beyond the handlers' signatures: the bodies they read in
-//! three formats, their parameters, and the answers that several of them share.
+//! The parts of the OpenAPI document that operations share: request bodies, parameters, error
+//! responses and headers.
 
 #![expect(
     dead_code,
     non_snake_case,
-    reason = "read by derives only; parameters are named as clients write them"
+    reason = "only derives read these types; parameters have the names of the wire"
 )]
 
 mod error_responses;
 mod limits;
 mod operations;
 mod parameters;
-mod request_bodies;
+pub(crate) mod request_bodies;
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
 
 pub(crate) use self::error_responses::{
-    BadBody, BadQuery, Busy, Detail, InStock, Invalid, Keyed, NotSold, Problem, Stale, StillHeld,
-    UnderLock,
+    BodyErrors, Busy, ErrorDetail, IdempotencyErrors, OrderConflict, Problem, QueryErrors,
+    ReservationErrors, Stale, StockErrors, UpdateErrors, ValidationErrors,
 };
 pub(crate) use self::parameters::{
-    AnyPath, IfMatchHeader, IfNoneMatchHeader, KeyHeader, ListParameters, PageParameters,
-    ProductPath, PurchasePath, ReservationPath,
+    AnyProductPathParams, IdempotencyKeyParam, IfMatchParam, IfNoneMatchParam, ListParams,
+    PageParams, ProductPathParams, PurchasePathParams, ReservationPathParams,
 };
-pub(crate) use self::request_bodies::{
-    HoldGiven, ProductGiven, ProductPatch, PurchaseGiven, ReservationGiven,
-};
+pub(crate) use self::request_bodies::{ExtendRequest, PurchaseRequest, ReservationRequest};
 use crate::settings::Settings;
 
-/// Adds to what the handlers say what holds for all of them, on this server.
+/// Adds what applies to every operation and what depends on the settings of this server.
 pub(crate) fn complete(mut document: OpenApi, settings: &Settings) -> OpenApi {
     operations::add(&mut document);
     limits::add(&mut document, settings);
     for operation in document.paths.paths.values_mut().flat_map(operations) {
-        // An empty body is an empty form: none need be sent where no field is required.
+        // An empty body is an empty form, so that it is optional if no field is required.
         if let Some(RefOr::T(body)) = &mut operation.request_body
             && ["change_product", "extend"]
                 .map(Some)

@@ -1,42 +1,35 @@
-//! How requests are treated.
+//! The settings that handlers read.
 
 use std::time::Duration;
 
 use crate::drf::body::BodyLimits;
-use crate::drf::fields::Whole;
+use crate::drf::fields::IntegerField;
 
-/// How requests are treated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) body: BodyLimits,
     pub(crate) request_timeout: Duration,
-    pub(crate) most_in_flight: usize,
+    /// Maximum number of API requests in progress.
+    pub(crate) max_in_flight: usize,
     pub(crate) require_if_match: bool,
-    /// How many of a product one request may ask for.
-    pub(crate) most_quantity: i64,
-    /// For how long stock is set aside if the request does not say, and at most.
-    pub(crate) usual_hold: Duration,
-    pub(crate) most_hold: Duration,
-    /// For how long an idempotency key is remembered.
+    /// Maximum quantity of one purchase or reservation.
+    pub(crate) max_quantity: i64,
+    /// How long a reservation lasts if the request names no time.
+    pub(crate) reservation_ttl: Duration,
+    pub(crate) max_reservation_ttl: Duration,
+    /// How long the response to an idempotency key is stored.
     pub(crate) key_retention: Duration,
 }
 
 impl Settings {
-    /// How a quantity is read.
-    pub(crate) fn quantity(&self) -> Whole {
-        Whole {
-            required: true,
-            least: 1,
-            most: self.most_quantity,
-        }
+    /// Describes the quantity of a purchase or reservation.
+    pub(crate) fn quantity_field(&self) -> IntegerField {
+        IntegerField::up_to("quantity", self.max_quantity).required()
     }
 
-    /// How a hold is read, in seconds.
-    pub(crate) fn hold(&self) -> Whole {
-        Whole {
-            required: false,
-            least: 1,
-            most: i64::try_from(self.most_hold.as_secs()).unwrap_or(i64::MAX),
-        }
+    /// Describes the lifetime of a reservation, in seconds.
+    pub(crate) fn reservation_ttl_field(&self) -> IntegerField {
+        let max_secs = self.max_reservation_ttl.as_secs();
+        IntegerField::up_to("hold", i64::try_from(max_secs).unwrap_or(i64::MAX))
     }
 }

@@ -1,45 +1,68 @@
-//! What every handler sees.
+//! The state that all handlers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use axum::extract::FromRef;
 use lockstock::Store;
-use lockstock_http::LockLayer;
+use lockstock_http::{IdempotencyLayer, LockLayer};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::http::idempotency::Keys;
+use crate::drf::body::BodyLimits;
 use crate::settings::Settings;
 use crate::storage::Storage;
 
-/// What every handler sees. Cheap to clone.
+/// The state of the server. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Shop(Arc<Parts>);
+pub(crate) struct AppState(Arc<AppStateInner>);
 
-pub(crate) struct Parts {
+pub(crate) struct AppStateInner {
     pub(crate) storage: Arc<dyn Storage>,
+    /// The store of the locks.
     pub(crate) store: Store,
-    /// Whose turn it is to change a product.
-    pub(crate) turns: LockLayer,
-    pub(crate) keys: Keys,
+    pub(crate) update_lock: LockLayer,
+    pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
     pub(crate) metrics: PrometheusHandle,
-    /// Told to stop: still serving, but not to be sent more.
+    /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,
-    /// API requests under way.
+    /// Number of API requests in progress.
     pub(crate) in_flight: AtomicUsize,
 }
 
-impl Shop {
-    pub(crate) fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+/// The idempotency layers of the two kinds of requests.
+pub(crate) struct IdempotencyLayers {
+    /// Needs only the database.
+    pub(crate) orders: IdempotencyLayer,
+    /// Also claims the key in the store of the locks, which an update needs in any case.
+    pub(crate) updates: IdempotencyLayer,
+}
+
+impl IdempotencyLayers {
+    /// Waits until every request that has begun is finished.
+    pub(crate) async fn drain(&self) {
+        self.orders.drain().await;
+        self.updates.drain().await;
     }
 }
 
-impl Deref for Shop {
-    type Target = Parts;
+impl AppState {
+    pub(crate) fn new(inner: AppStateInner) -> Self {
+        Self(Arc::new(inner))
+    }
+}
 
-    fn deref(&self) -> &Parts {
+impl Deref for AppState {
+    type Target = AppStateInner;
+
+    fn deref(&self) -> &AppStateInner {
         &self.0
+    }
+}
+
+impl FromRef<AppState> for BodyLimits {
+    fn from_ref(state: &AppState) -> Self {
+        state.settings.body
     }
 }

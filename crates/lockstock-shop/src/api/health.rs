@@ -1,4 +1,4 @@
-//! For those who run the server: is it alive, is it ready, what does it do.
+//! Health and metrics, for operators: `/healthz`, `/readyz` and `/metrics`.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,54 +14,55 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::state::Shop;
+use crate::state::AppState;
 
-/// How long the database may take to say that it is there.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a ping of the database may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether the server can do its work, and if not, what is missing.
+/// The readiness of the server and of its dependencies.
 #[derive(Debug, Serialize, ToSchema)]
 struct Readiness {
-    /// `ready`, `not ready`, or `draining` once the server was told to stop.
+    /// `ready`, `not ready`, or `draining` once the shutdown has begun.
     #[schema(example = "ready")]
     status: &'static str,
-    /// `up` or `down`: without it reads and writes answer 503.
+    /// `up` or `down`. If it is down, reads and writes fail with 503.
     #[schema(example = "up")]
     database: &'static str,
-    /// `up` or `down`: without it writes under a lock answer 503, reads go on.
+    /// The store of the locks: `up` or `down`. If it is down, updates of products fail with
+    /// 503; reads and purchases continue.
     #[schema(example = "up")]
     store: &'static str,
 }
 
-/// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
+/// Returns the routes with their operations in the OpenAPI document.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics))
 }
 
-/// Is the process alive
+/// Check liveness
 ///
-/// Asks nothing of the database or the store: a restart would not bring those back.
+/// Independent of the database and the store: a restart would not repair those.
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses(
-    (status = 200, description = "It is", body = Object),
+    (status = 200, description = "The process is alive", body = Object),
 ))]
 async fn healthz() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "alive" }))
 }
 
-/// Can it do its work
+/// Check readiness
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
-    (status = 200, description = "Send requests", body = Readiness),
-    (status = 503, description = "Send them elsewhere", body = Readiness),
+    (status = 200, description = "The server can handle requests", body = Readiness),
+    (status = 503, description = "Requests should go to another server", body = Readiness),
 ))]
-async fn readyz(State(shop): State<Shop>) -> Response {
-    // A balancer asks often and waits little: no answer in time is an answer.
-    let database = timeout(PATIENCE, shop.storage.ping());
-    let (database, store) = tokio::join!(database, shop.store.ping());
-    let database = database.map_err(|_| format!("no answer within {PATIENCE:?}"));
-    let database = database.and_then(|answer| answer.map_err(|why| why.to_string()));
+async fn readyz(State(state): State<AppState>) -> Response {
+    // A load balancer has a short timeout of its own.
+    let database = timeout(PING_TIMEOUT, state.storage.ping());
+    let (database, store) = tokio::join!(database, state.store.ping());
+    let database = database.map_err(|_| format!("no response within {PING_TIMEOUT:?}"));
+    let database = database.and_then(|pong| pong.map_err(|error| error.to_string()));
     if let Err(why) = &database {
         tracing::warn!(why, "the database is down");
     }
@@ -70,7 +71,7 @@ async fn readyz(State(shop): State<Shop>) -> Response {
     }
     let up = |up: bool| if up { "up" } else { "down" };
     let ready = database.is_ok() && store.is_ok();
-    let (code, status) = if shop.draining.load(Ordering::Relaxed) {
+    let (code, status) = if state.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else if ready {
         (StatusCode::OK, "ready")
@@ -85,12 +86,12 @@ async fn readyz(State(shop): State<Shop>) -> Response {
     (code, Json(readiness)).into_response()
 }
 
-/// What it does, for Prometheus
+/// Export metrics for Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
-    (status = 200, description = "Metrics in Prometheus' text format", body = String,
+    (status = 200, description = "Metrics in the text format of Prometheus", body = String,
         content_type = "text/plain"),
 ))]
-async fn metrics(State(shop): State<Shop>) -> Response {
-    let text = shop.metrics.render();
+async fn metrics(State(state): State<AppState>) -> Response {
+    let text = state.metrics.render();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -1,8 +1,7 @@
-//! The ledger of a product: `/api/products/{id}/ledger/`. Every write to it, append only, in
-//! the same transaction as the write.
+//! The ledger of a product: `/api/products/{id}/ledger/`. Every write to a product adds an
+//! entry, in the transaction of the write. Entries are never changed.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,69 +9,71 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::page::LedgerPage;
-use crate::api::products::timestamp;
-use crate::api::purchases;
-use crate::error::Refusal;
-use crate::openapi::{Detail, PageParameters, ProductPath};
-use crate::state::Shop;
+use crate::api::page::ledger_page;
+use crate::drf::query::{ListQuery, Page};
+use crate::error::ApiError;
+use crate::http::paths::ProductId;
+use crate::openapi::{ErrorDetail, PageParams, ProductPathParams};
+use crate::state::AppState;
 use crate::storage::{Entries, Entry};
+use crate::timestamp;
 
-/// A line of the ledger: one write to one product.
+/// A ledger entry in a response: one write to one product.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "LedgerEntry")]
-pub(crate) struct EntryShown {
-    /// Of this write, and of the purchase if it is one.
+pub(crate) struct LedgerEntryResponse {
+    /// Id of the entry, and of the purchase if it is one.
     id: Uuid,
-    /// The version of the product that it made. There are no gaps.
+    /// The version of the product after the write. Versions have no gaps.
     #[schema(minimum = 1, example = 2)]
     version: i64,
-    /// `opening` (it was there before the ledger was), `created`, `changed`, `purchase`,
-    /// `confirmed` (a hold became a purchase) or `deleted`.
+    /// `opening` (the product is older than the ledger), `created`, `changed`, `purchase`,
+    /// `confirmed` (a reservation became a purchase) or `deleted`.
     #[schema(example = "purchase")]
     reason: &'static str,
-    /// How many more there are; negative for a purchase, 0 if something else was changed.
+    /// Change of the stock: negative for a purchase, 0 if only other fields changed.
     #[schema(example = -1)]
     delta: i64,
     #[schema(minimum = 0, example = 9)]
     stock_after: i64,
-    /// Of what was sold, in minor units.
+    /// Price of one sold item, in minor units.
     #[schema(minimum = 0, example = 49900)]
     unit_price: Option<i64>,
-    /// The hold that became this purchase.
+    /// The reservation that became this purchase.
     reservation: Option<Uuid>,
-    /// The `X-Request-Id` of the request that did it.
+    /// The `X-Request-Id` of the request that wrote.
     request: String,
-    /// Of the lock that it was made under, if it was.
+    /// Fence of the lock that the write was made under, if any.
     fence: Option<i64>,
     #[schema(format = DateTime)]
     at: String,
 }
 
-/// The routes, and what the document says of them.
-pub(crate) fn routes() -> OpenApiRouter<Shop> {
+/// Returns the routes with their operations in the OpenAPI document.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
-/// List the changes of a product
+/// List the ledger entries of a product
 ///
-/// The oldest first. The first one's `stock_after`, then plus `delta` at each, is the stock.
-/// Remains when the product is deleted.
+/// The oldest first. The stock is the `stock_after` of the first entry plus the `delta` of each
+/// later one. The ledger remains when the product is deleted.
 #[utoipa::path(get, path = "/api/products/{id}/ledger/", operation_id = "list_ledger", tag = "ledger", params(
-    ProductPath,
-    PageParameters,
+    ProductPathParams,
+    PageParams,
 ), responses(
-    (status = 200, description = "One page", body = LedgerPage),
-    (status = 404, description = "There is no such product, or no such page", body = Detail),
+    (status = 200, description = "One page", body = Page<LedgerEntryResponse>),
+    (status = 404, description = "The product or the page does not exist", body = ErrorDetail),
 ))]
-async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    purchases::page(&shop, &headers, &uri, Entries::All, |entry| {
-        serde_json::json!(EntryShown::from(entry))
-    })
-    .await
+async fn list(
+    State(state): State<AppState>,
+    ProductId(product): ProductId,
+    query: ListQuery,
+) -> Result<Response, ApiError> {
+    ledger_page::<LedgerEntryResponse>(&state, &query, product, Entries::All).await
 }
 
-impl From<Entry> for EntryShown {
+impl From<Entry> for LedgerEntryResponse {
     fn from(entry: Entry) -> Self {
         Self {
             id: entry.id,
@@ -84,7 +85,7 @@ impl From<Entry> for EntryShown {
             reservation: entry.reservation,
             request: entry.request,
             fence: entry.fence,
-            at: timestamp(entry.at),
+            at: timestamp::format(entry.at),
         }
     }
 }

@@ -1,54 +1,30 @@
-//! Pages of lists.
+//! Pages of a product's ledger.
 
-#![expect(dead_code, reason = "read by derives only")]
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 
-use utoipa::ToSchema;
+use crate::api::products::existence::ensure_exists;
+use crate::drf::query::ListQuery;
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::storage::{Entries, Entry};
 
-use crate::api::ledger::EntryShown;
-use crate::api::products::ProductShown;
-use crate::api::purchases::PurchaseShown;
-
-/// One page of products.
-#[derive(ToSchema)]
-pub(crate) struct ProductPage {
-    /// How many there are on all pages.
-    #[schema(minimum = 0)]
-    count: i64,
-    /// The next page, if there is one.
-    #[schema(format = "uri")]
-    next: Option<String>,
-    /// The page before, if there is one.
-    #[schema(format = "uri")]
-    previous: Option<String>,
-    results: Vec<ProductShown>,
-}
-
-/// One page of purchases.
-#[derive(ToSchema)]
-pub(crate) struct PurchasePage {
-    /// How many there are on all pages.
-    #[schema(minimum = 0)]
-    count: i64,
-    /// The next page, if there is one.
-    #[schema(format = "uri")]
-    next: Option<String>,
-    /// The page before, if there is one.
-    #[schema(format = "uri")]
-    previous: Option<String>,
-    results: Vec<PurchaseShown>,
-}
-
-/// One page of a ledger.
-#[derive(ToSchema)]
-pub(crate) struct LedgerPage {
-    /// How many there are on all pages.
-    #[schema(minimum = 0)]
-    count: i64,
-    /// The next page, if there is one.
-    #[schema(format = "uri")]
-    next: Option<String>,
-    /// The page before, if there is one.
-    #[schema(format = "uri")]
-    previous: Option<String>,
-    results: Vec<EntryShown>,
+/// Returns one page of the ledger of `product`, each entry as a `T`.
+pub(crate) async fn ledger_page<T: From<Entry> + Serialize>(
+    state: &AppState,
+    query: &ListQuery,
+    product: i64,
+    filter: Entries,
+) -> Result<Response, ApiError> {
+    let count = state.storage.count_entries(product, filter).await?;
+    if count == 0 {
+        ensure_exists(state, product).await?;
+    }
+    let range = query.range(count)?;
+    let entries = state
+        .storage
+        .entries(product, filter, range.limit(), range.offset())
+        .await?;
+    let results = entries.into_iter().map(T::from).collect();
+    Ok(axum::Json(query.page(range, count, results)).into_response())
 }

@@ -1,43 +1,40 @@
 //! Purchases: `/api/products/{id}/purchases/` and `/api/purchases/{id}/`.
 //!
-//! A purchase takes no lock: the database admits it or not, in order of arrival, and never
-//! below zero. It goes on while the store of the locks is down.
+//! A purchase acquires no lock. The database admits purchases in order of arrival and never
+//! lets the stock go below zero. Purchases continue while the store of the locks is down.
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::RecordedResponse;
 use serde::Serialize;
-use serde_json::Map;
 use utoipa::ToSchema;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::page::PurchasePage;
-use crate::api::products::{exists, missing_first, timestamp};
-use crate::drf::body::received;
-use crate::drf::fields::noted;
-use crate::drf::query::Parameters;
-use crate::error::Refusal;
-use crate::http::idempotency;
-use crate::http::idempotency::created;
-use crate::http::routes::{product_id, purchase_id};
+use crate::api::page::ledger_page;
+use crate::api::products::existence::not_found_or;
+use crate::drf::body::Fields;
+use crate::drf::fields::{Completeness, Validator};
+use crate::drf::query::{ListQuery, Page};
+use crate::error::ApiError;
+use crate::http::idempotency::{self, MaybeKey, buffer_body};
+use crate::http::paths::{ProductId, PurchaseId};
 use crate::openapi::{
-    BadBody, Detail, InStock, KeyHeader, Keyed, PageParameters, ProductPath, PurchaseGiven,
-    PurchasePath,
+    BodyErrors, ErrorDetail, IdempotencyErrors, IdempotencyKeyParam, PageParams, ProductPathParams,
+    PurchasePathParams, PurchaseRequest, StockErrors,
 };
-use crate::state::Shop;
+use crate::state::AppState;
 use crate::storage::{Entries, Entry, Order, Origin, Outcome, Wish};
+use crate::timestamp;
 
-/// A purchase, as it is shown.
+/// A purchase in a response.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Purchase")]
-pub(crate) struct PurchaseShown {
+pub(crate) struct PurchaseResponse {
     id: Uuid,
-    /// The product's id.
+    /// Id of the product.
     #[schema(example = 1)]
     product: i64,
     #[schema(minimum = 1, example = 1)]
@@ -45,147 +42,125 @@ pub(crate) struct PurchaseShown {
     /// In minor units: cents, won.
     #[schema(minimum = 0, example = 49900)]
     unit_price: i64,
-    /// All of them together.
+    /// Price of all items together, in minor units.
     #[schema(minimum = 0, example = 49900)]
     total: i64,
-    /// How many there were afterwards.
+    /// Stock after the purchase.
     #[schema(minimum = 0, example = 9)]
     stock_after: i64,
-    /// Of the product, which it made.
+    /// Version of the product after the purchase.
     #[schema(minimum = 1, example = 2)]
     version: i64,
-    /// The hold that became this purchase, if it was one.
+    /// The reservation that became this purchase, if any.
     reservation: Option<Uuid>,
     #[schema(format = DateTime)]
     created_at: String,
 }
 
-/// The routes, and what the document says of them.
-pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
-    let buys = routes!(buy)
-        .layer(shop.keys.of_orders.clone())
-        .layer(from_fn_with_state(shop.clone(), idempotency::collected));
+/// Returns the routes with their operations in the OpenAPI document.
+pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
+    let buy = routes!(buy)
+        .layer(state.idempotency.orders.clone())
+        .layer(from_fn_with_state(state.settings.body, buffer_body));
     OpenApiRouter::new()
-        .routes(buys)
+        .routes(buy)
         .routes(routes!(list))
         .routes(routes!(retrieve))
 }
 
 /// Buy
 ///
-/// Takes no lock: purchases of one product are admitted in order of arrival, as long as there
-/// is something left that is not held for others. What the caller holds of it is used first.
+/// Acquires no lock: purchases of one product are admitted in order of arrival, while there is
+/// stock that is not reserved for other callers. The reservations of the caller are used first.
 #[utoipa::path(post, path = "/api/products/{id}/purchases/", tag = "purchases", params(
-    ProductPath,
-    KeyHeader,
+    ProductPathParams,
+    IdempotencyKeyParam,
 ), request_body(
-    content((PurchaseGiven = "application/json"), (PurchaseGiven = "application/x-www-form-urlencoded"), (PurchaseGiven = "multipart/form-data")),
+    content((PurchaseRequest = "application/json"), (PurchaseRequest = "application/x-www-form-urlencoded"), (PurchaseRequest = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Bought", body = PurchaseShown,
-        headers(("Location" = String, description = "Where the purchase is"))),
-    Keyed,
-    BadBody,
-    InStock,
+    (status = 201, description = "Bought", body = PurchaseResponse,
+        headers(("Location" = String, description = "URL of the purchase"))),
+    IdempotencyErrors,
+    BodyErrors,
+    StockErrors,
 ))]
 async fn buy(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
+    ProductId(product): ProductId,
     origin: Origin,
-    key: idempotency::Given,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let product = product_id(uri.path())?;
-    let quantity = match quantity(&shop, &headers, body).await {
+    key: MaybeKey,
+    fields: Result<Fields, ApiError>,
+) -> Result<Response, ApiError> {
+    let quantity = match fields.and_then(|fields| validate(&state, &fields)) {
         Ok(quantity) => quantity,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+        Err(error) => return Err(not_found_or(&state, product, error).await),
     };
     let order = Order {
         product,
         wish: Wish::Purchase { quantity },
         origin,
-        once: idempotency::once(&key, recorded),
+        once: idempotency::idempotent_write(&key, purchase_record),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer)
+    let outcome = state.storage.sell(order).await?;
+    idempotency::order_response(&key, outcome, purchase_response)
 }
 
-async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, Refusal> {
-    let fields = received(shop.settings.body, headers, body).await?;
-    let mut errors = Map::new();
-    let quantity = shop.settings.quantity();
-    let quantity = quantity.validate(fields.get("quantity"), false);
-    let quantity = noted("quantity", quantity, &mut errors);
-    quantity.ok_or_else(|| Refusal::invalid(errors))
+fn validate(state: &AppState, fields: &Fields) -> Result<i64, ApiError> {
+    let mut validator = Validator::new(fields, Completeness::Full);
+    let quantity = validator.integer(&state.settings.quantity_field());
+    validator.finish(quantity.unwrap_or_default())
 }
 
-/// What is answered to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answer(outcome: &Outcome) -> Option<RecordedResponse> {
+/// Builds the response to an order that became a purchase: directly or from a reservation.
+pub(crate) fn purchase_response(outcome: &Outcome) -> Option<RecordedResponse> {
     let Outcome::Purchased(entry) = outcome else {
         return None;
     };
-    let place = format!("/api/purchases/{}/", entry.id);
-    Some(created(place, &PurchaseShown::from(entry.clone())))
+    let location = format!("/api/purchases/{}/", entry.id);
+    let purchase = PurchaseResponse::from(entry.clone());
+    Some(idempotency::created(location, &purchase))
 }
 
-/// What is recorded of it.
-pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
-    answer(outcome).as_ref().map(idempotency::bytes)
+/// Builds the record of that response.
+pub(crate) fn purchase_record(outcome: &Outcome) -> Option<Vec<u8>> {
+    purchase_response(outcome).map(|response| response.to_bytes().into())
 }
 
 /// List the purchases of a product
 ///
 /// The oldest first.
 #[utoipa::path(get, path = "/api/products/{id}/purchases/", operation_id = "list_purchases", tag = "purchases", params(
-    ProductPath,
-    PageParameters,
+    ProductPathParams,
+    PageParams,
 ), responses(
-    (status = 200, description = "One page", body = PurchasePage),
-    (status = 404, description = "There is no such product, or no such page", body = Detail),
+    (status = 200, description = "One page", body = Page<PurchaseResponse>),
+    (status = 404, description = "The product or the page does not exist", body = ErrorDetail),
 ))]
-async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    page(&shop, &headers, &uri, Entries::Purchases, |entry| {
-        serde_json::json!(PurchaseShown::from(entry))
-    })
-    .await
+async fn list(
+    State(state): State<AppState>,
+    ProductId(product): ProductId,
+    query: ListQuery,
+) -> Result<Response, ApiError> {
+    ledger_page::<PurchaseResponse>(&state, &query, product, Entries::Purchases).await
 }
 
-/// One page of a product's ledger.
-pub(crate) async fn page(
-    shop: &Shop,
-    headers: &HeaderMap,
-    uri: &Uri,
-    which: Entries,
-    show: impl Fn(Entry) -> serde_json::Value,
-) -> Result<Response, Refusal> {
-    let product = product_id(uri.path())?;
-    let count = shop.storage.count_entries(product, which).await?;
-    if count == 0 {
-        exists(shop, product).await?;
-    }
-    let parameters = Parameters::of(uri);
-    let page = parameters.page(count)?;
-    let entries = shop
-        .storage
-        .entries(product, which, page.limit(), page.offset());
-    let results = entries.await?.into_iter().map(show).collect();
-    let answer = parameters.answer(page, count, results, headers, uri.path());
-    Ok(axum::Json(answer).into_response())
-}
-
-/// Look at a purchase
+/// Retrieve a purchase
 #[utoipa::path(get, path = "/api/purchases/{id}/", operation_id = "retrieve_purchase", tag = "purchases", params(
-    PurchasePath,
+    PurchasePathParams,
 ), responses(
-    (status = 200, description = "The purchase", body = PurchaseShown),
-    (status = 404, description = "There is no such purchase", body = Detail),
+    (status = 200, description = "The purchase", body = PurchaseResponse),
+    (status = 404, description = "The purchase does not exist", body = ErrorDetail),
 ))]
-async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusal> {
-    let found = shop.storage.purchase(purchase_id(uri.path())?).await?;
-    let entry = found.ok_or_else(|| Refusal::none_of("Purchase"))?;
-    Ok(axum::Json(PurchaseShown::from(entry)).into_response())
+async fn retrieve(
+    State(state): State<AppState>,
+    PurchaseId(id): PurchaseId,
+) -> Result<Response, ApiError> {
+    let entry = state.storage.purchase(id).await?;
+    let entry = entry.ok_or_else(|| ApiError::not_found_of("Purchase"))?;
+    Ok(axum::Json(PurchaseResponse::from(entry)).into_response())
 }
 
-impl From<Entry> for PurchaseShown {
+impl From<Entry> for PurchaseResponse {
     fn from(entry: Entry) -> Self {
         let (quantity, unit_price) = (-entry.delta, entry.unit_price.unwrap_or_default());
         Self {
@@ -197,7 +172,7 @@ impl From<Entry> for PurchaseShown {
             stock_after: entry.stock_after,
             version: entry.version,
             reservation: entry.reservation,
-            created_at: timestamp(entry.at),
+            created_at: timestamp::format(entry.at),
         }
     }
 }

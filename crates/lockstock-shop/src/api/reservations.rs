@@ -1,46 +1,45 @@
-//! Reservations: `/api/products/{id}/reservations/` and what is below it.
+//! Reservations: `/api/products/{id}/reservations/` and the routes below it.
 //!
-//! Stock that is set aside for somebody until a time. Whether it still is, is a question of
-//! when it is asked: an expired hold frees its stock without anybody doing anything. A hold
-//! becomes a purchase once. It never blocks its owner.
+//! A reservation sets stock aside for one caller until it expires. Whether it has expired is
+//! decided when it is read, so that expiry needs no background work. A reservation becomes a
+//! purchase at most once. It never keeps its own caller from buying.
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::RecordedResponse;
 use serde::Serialize;
-use serde_json::Map;
 use utoipa::ToSchema;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::products::{missing_first, timestamp};
-use crate::api::purchases::{self, PurchaseShown};
-use crate::drf::body::received;
-use crate::drf::fields::noted;
-use crate::error::Refusal;
-use crate::http::idempotency;
-use crate::http::idempotency::{created, shown};
-use crate::http::routes::{product_id, reservation_id};
+use crate::api::products::existence::not_found_or;
+use crate::api::purchases::{PurchaseResponse, purchase_record, purchase_response};
+use crate::drf::body::Fields;
+use crate::drf::fields::{Completeness, Validator};
+use crate::error::ApiError;
+use crate::http::idempotency::{self, MaybeKey, buffer_body};
+use crate::http::paths::{ProductId, ReservationPath};
 use crate::openapi::{
-    BadBody, Detail, HoldGiven, InStock, KeyHeader, Keyed, ProductPath, ReservationGiven,
-    ReservationPath, StillHeld,
+    BodyErrors, ErrorDetail, ExtendRequest, IdempotencyErrors, IdempotencyKeyParam,
+    ProductPathParams, ReservationErrors, ReservationPathParams, ReservationRequest, StockErrors,
 };
-use crate::state::Shop;
+use crate::settings::Settings;
+use crate::state::AppState;
 use crate::storage::{Order, Origin, Outcome, Reservation, State as Stored, Wish};
+use crate::timestamp;
 
-/// A reservation, as it is shown.
+/// A reservation in a response.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Reservation")]
-pub(crate) struct ReservationShown {
-    /// Whoever is not known by a key has nothing else to show that it is theirs.
+pub(crate) struct ReservationResponse {
+    /// For a caller without credentials, the id alone proves the ownership.
     id: Uuid,
-    /// The product's id.
+    /// Id of the product.
     #[schema(example = 1)]
     product: i64,
     #[schema(minimum = 1, example = 1)]
@@ -50,32 +49,40 @@ pub(crate) struct ReservationShown {
     state: &'static str,
     #[schema(format = DateTime)]
     expires_at: String,
-    /// What it became when it was confirmed.
+    /// The purchase that the reservation became, if it was confirmed.
     purchase: Option<Uuid>,
     #[schema(format = DateTime)]
     created_at: String,
 }
 
-/// The routes, and what the document says of them.
-pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
-    let keys = shop.keys.of_orders.clone();
-    let collected = || from_fn_with_state(shop.clone(), idempotency::collected);
+/// Returns the routes with their operations in the OpenAPI document.
+pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
+    let idempotency = state.idempotency.orders.clone();
+    let buffer_body = || from_fn_with_state(state.settings.body, buffer_body);
     OpenApiRouter::new()
-        .routes(routes!(reserve).layer(keys.clone()).layer(collected()))
+        .routes(
+            routes!(reserve)
+                .layer(idempotency.clone())
+                .layer(buffer_body()),
+        )
         .routes(routes!(retrieve, cancel))
-        .routes(routes!(confirm).layer(keys.clone()).layer(collected()))
-        .routes(routes!(extend).layer(keys).layer(collected()))
+        .routes(
+            routes!(confirm)
+                .layer(idempotency.clone())
+                .layer(buffer_body()),
+        )
+        .routes(routes!(extend).layer(idempotency).layer(buffer_body()))
 }
 
-/// Set stock aside
+/// Reserve stock
 #[utoipa::path(post, path = "/api/products/{id}/reservations/", tag = "reservations", params(
-    ProductPath,
-    KeyHeader,
+    ProductPathParams,
+    IdempotencyKeyParam,
 ), request_body(
-    content((ReservationGiven = "application/json"), (ReservationGiven = "application/x-www-form-urlencoded"), (ReservationGiven = "multipart/form-data")),
+    content((ReservationRequest = "application/json"), (ReservationRequest = "application/x-www-form-urlencoded"), (ReservationRequest = "multipart/form-data")),
 ), responses(
-    (status = 201, description = "Held", body = ReservationShown,
-        headers(("Location" = String, description = "Where the reservation is")),
+    (status = 201, description = "Reserved", body = ReservationResponse,
+        headers(("Location" = String, description = "URL of the reservation")),
         links(
             ("look" = (operation_id = "retrieve_reservation", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
@@ -86,199 +93,196 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
             ("cancel" = (operation_id = "cancel", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
         )),
-    Keyed,
-    BadBody,
-    InStock,
+    IdempotencyErrors,
+    BodyErrors,
+    StockErrors,
 ))]
 async fn reserve(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
+    ProductId(product): ProductId,
     origin: Origin,
-    key: idempotency::Given,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let product = product_id(uri.path())?;
-    let (quantity, hold) = match wanted(&shop, &headers, body, Asked::QuantityAndHold).await {
-        Ok(wanted) => wanted,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+    key: MaybeKey,
+    fields: Result<Fields, ApiError>,
+) -> Result<Response, ApiError> {
+    let validated = fields.and_then(|fields| validate_reservation(&state.settings, &fields));
+    let (quantity, hold) = match validated {
+        Ok(validated) => validated,
+        Err(error) => return Err(not_found_or(&state, product, error).await),
     };
-    let wish = Wish::Reserve { quantity, hold };
     let order = Order {
         product,
-        wish,
+        wish: Wish::Reserve { quantity, hold },
         origin,
-        once: idempotency::once(&key, |outcome| {
-            answer_to_reserve(outcome).as_ref().map(idempotency::bytes)
+        once: idempotency::idempotent_write(&key, |outcome| {
+            reserve_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_reserve)
+    let outcome = state.storage.sell(order).await?;
+    idempotency::order_response(&key, outcome, reserve_response)
 }
 
-/// Look at a reservation
+/// Retrieve a reservation
 #[utoipa::path(get, path = "/api/products/{id}/reservations/{rid}/", operation_id = "retrieve_reservation", tag = "reservations", params(
-    ReservationPath,
+    ReservationPathParams,
 ), responses(
-    (status = 200, description = "The reservation", body = ReservationShown),
-    (status = 404, description = "There is no such reservation of yours", body = Detail),
+    (status = 200, description = "The reservation", body = ReservationResponse),
+    (status = 404, description = "The caller has no such reservation", body = ErrorDetail),
 ))]
-async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
-    let (product, id) = (product_id(uri.path())?, reservation_id(uri.path())?);
-    let found = shop.storage.reservation(id).await?;
-    let ours = found.filter(|(reservation, _)| {
-        reservation.product == product && reservation.is_of(&origin.caller)
+async fn retrieve(
+    State(state): State<AppState>,
+    path: ReservationPath,
+    origin: Origin,
+) -> Result<Response, ApiError> {
+    let found = state.storage.reservation(path.reservation).await?;
+    let owned = found.filter(|(reservation, _)| {
+        reservation.product == path.product && reservation.is_of(&origin.caller)
     });
-    let (reservation, is_held) = ours.ok_or_else(|| Refusal::none_of("Reservation"))?;
-    Ok(axum::Json(ReservationShown::new(reservation, is_held)).into_response())
+    let (reservation, is_held) = owned.ok_or_else(|| ApiError::not_found_of("Reservation"))?;
+    Ok(axum::Json(ReservationResponse::new(reservation, is_held)).into_response())
 }
 
-/// Buy what is held
+/// Buy the reserved stock
 ///
-/// Once: whoever asks again is told which purchase it became.
+/// At most once: later requests fail with 409 and the id of the purchase.
 #[utoipa::path(post, path = "/api/products/{id}/reservations/{rid}/confirm/", tag = "reservations", params(
-    ReservationPath,
-    KeyHeader,
+    ReservationPathParams,
+    IdempotencyKeyParam,
 ), responses(
-    (status = 201, description = "Bought", body = PurchaseShown,
-        headers(("Location" = String, description = "Where the purchase is"))),
-    Keyed,
-    StillHeld,
+    (status = 201, description = "Bought", body = PurchaseResponse,
+        headers(("Location" = String, description = "URL of the purchase"))),
+    IdempotencyErrors,
+    ReservationErrors,
 ))]
 async fn confirm(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
+    path: ReservationPath,
     origin: Origin,
-    key: idempotency::Given,
-    uri: Uri,
-) -> Result<Response, Refusal> {
-    let reservation = reservation_id(uri.path())?;
+    key: MaybeKey,
+) -> Result<Response, ApiError> {
     let order = Order {
-        product: product_id(uri.path())?,
-        wish: Wish::Confirm { reservation },
+        product: path.product,
+        wish: Wish::Confirm {
+            reservation: path.reservation,
+        },
         origin,
-        once: idempotency::once(&key, purchases::recorded),
+        once: idempotency::idempotent_write(&key, purchase_record),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, purchases::answer)
+    let outcome = state.storage.sell(order).await?;
+    idempotency::order_response(&key, outcome, purchase_response)
 }
 
-/// Hold it for longer
+/// Extend a reservation
 ///
-/// For so long from now on, and no shorter than it is held anyway.
+/// The new lifetime counts from now on. It never ends a reservation earlier than before.
 #[utoipa::path(post, path = "/api/products/{id}/reservations/{rid}/extend/", tag = "reservations", params(
-    ReservationPath,
-    KeyHeader,
+    ReservationPathParams,
+    IdempotencyKeyParam,
 ), request_body(
-    content((HoldGiven = "application/json"), (HoldGiven = "application/x-www-form-urlencoded"), (HoldGiven = "multipart/form-data")),
+    content((ExtendRequest = "application/json"), (ExtendRequest = "application/x-www-form-urlencoded"), (ExtendRequest = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "Held", body = ReservationShown),
-    Keyed,
-    BadBody,
-    StillHeld,
+    (status = 200, description = "Extended", body = ReservationResponse),
+    IdempotencyErrors,
+    BodyErrors,
+    ReservationErrors,
 ))]
 async fn extend(
-    State(shop): State<Shop>,
+    State(state): State<AppState>,
+    path: ReservationPath,
     origin: Origin,
-    key: idempotency::Given,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let product = product_id(uri.path())?;
-    let reservation = reservation_id(uri.path())?;
-    let hold = match wanted(&shop, &headers, body, Asked::Hold).await {
-        Ok((_, hold)) => hold,
-        Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
+    key: MaybeKey,
+    fields: Result<Fields, ApiError>,
+) -> Result<Response, ApiError> {
+    let validated = fields.and_then(|fields| validate_extension(&state.settings, &fields));
+    let hold = match validated {
+        Ok(hold) => hold,
+        Err(error) => return Err(not_found_or(&state, path.product, error).await),
     };
-    let wish = Wish::Extend { reservation, hold };
     let order = Order {
-        product,
-        wish,
+        product: path.product,
+        wish: Wish::Extend {
+            reservation: path.reservation,
+            hold,
+        },
         origin,
-        once: idempotency::once(&key, |outcome| {
-            answer_to_extend(outcome).as_ref().map(idempotency::bytes)
+        once: idempotency::idempotent_write(&key, |outcome| {
+            extend_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_extend)
+    let outcome = state.storage.sell(order).await?;
+    idempotency::order_response(&key, outcome, extend_response)
 }
 
-/// Put it back
+/// Cancel a reservation
 ///
-/// Also when it has expired or was put back before: it is not held.
+/// Also succeeds if it has expired or was cancelled before.
 #[utoipa::path(delete, path = "/api/products/{id}/reservations/{rid}/", tag = "reservations", params(
-    ReservationPath,
+    ReservationPathParams,
 ), responses(
-    (status = 204, description = "It is not held any more"),
-    StillHeld,
+    (status = 204, description = "The stock is no longer reserved"),
+    ReservationErrors,
 ))]
-async fn cancel(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
-    let reservation = reservation_id(uri.path())?;
+async fn cancel(
+    State(state): State<AppState>,
+    path: ReservationPath,
+    origin: Origin,
+) -> Result<Response, ApiError> {
     let order = Order {
-        product: product_id(uri.path())?,
-        wish: Wish::Cancel { reservation },
+        product: path.product,
+        wish: Wish::Cancel {
+            reservation: path.reservation,
+        },
         origin,
         once: None,
     };
-    match shop.storage.sell(order).await? {
+    match state.storage.sell(order).await? {
         Outcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
-        other => Err(Refusal::from(other)),
+        outcome => Err(ApiError::from(outcome)),
     }
 }
 
-/// Which fields a request has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    QuantityAndHold,
-    Hold,
-}
-
-async fn wanted(
-    shop: &Shop,
-    headers: &HeaderMap,
-    body: Body,
-    asked: Asked,
-) -> Result<(i64, Duration), Refusal> {
-    let fields = received(shop.settings.body, headers, body).await?;
-    let mut errors = Map::new();
-    let quantity = match asked {
-        Asked::Hold => None,
-        Asked::QuantityAndHold => {
-            let quantity = shop.settings.quantity();
-            let quantity = quantity.validate(fields.get("quantity"), false);
-            noted("quantity", quantity, &mut errors)
-        }
-    };
-    let hold = shop.settings.hold().validate(fields.get("hold"), false);
-    let hold = noted("hold", hold, &mut errors);
-    if !errors.is_empty() {
-        return Err(Refusal::invalid(errors));
-    }
-    let seconds = hold.and_then(|hold| u64::try_from(hold).ok());
-    let hold = seconds.map_or(shop.settings.usual_hold, Duration::from_secs);
-    Ok((quantity.unwrap_or_default(), hold))
-}
-
-fn answer_to_reserve(outcome: &Outcome) -> Option<RecordedResponse> {
-    let reservation = held(outcome)?;
-    let (product, id) = (reservation.product, reservation.id);
-    let place = format!("/api/products/{product}/reservations/{id}/");
-    Some(created(place, &ReservationShown::new(reservation, true)))
-}
-
-fn answer_to_extend(outcome: &Outcome) -> Option<RecordedResponse> {
-    let reservation = held(outcome)?;
-    Some(shown(
-        StatusCode::OK,
-        &ReservationShown::new(reservation, true),
+fn validate_reservation(settings: &Settings, fields: &Fields) -> Result<(i64, Duration), ApiError> {
+    let mut validator = Validator::new(fields, Completeness::Full);
+    let quantity = validator.integer(&settings.quantity_field());
+    let seconds = validator.integer(&settings.reservation_ttl_field());
+    validator.finish((
+        quantity.unwrap_or_default(),
+        reservation_ttl(settings, seconds),
     ))
 }
 
-fn held(outcome: &Outcome) -> Option<Reservation> {
+fn validate_extension(settings: &Settings, fields: &Fields) -> Result<Duration, ApiError> {
+    let mut validator = Validator::new(fields, Completeness::Full);
+    let seconds = validator.integer(&settings.reservation_ttl_field());
+    validator.finish(reservation_ttl(settings, seconds))
+}
+
+fn reservation_ttl(settings: &Settings, seconds: Option<i64>) -> Duration {
+    seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map_or(settings.reservation_ttl, Duration::from_secs)
+}
+
+fn reserve_response(outcome: &Outcome) -> Option<RecordedResponse> {
+    let reservation = reservation_of(outcome)?;
+    let (product, id) = (reservation.product, reservation.id);
+    let location = format!("/api/products/{product}/reservations/{id}/");
+    let response = ReservationResponse::new(reservation, true);
+    Some(idempotency::created(location, &response))
+}
+
+fn extend_response(outcome: &Outcome) -> Option<RecordedResponse> {
+    let response = ReservationResponse::new(reservation_of(outcome)?, true);
+    Some(idempotency::json(StatusCode::OK, &response))
+}
+
+fn reservation_of(outcome: &Outcome) -> Option<Reservation> {
     match outcome {
         Outcome::Held(reservation) => Some(reservation.clone()),
         _ => None,
     }
 }
 
-impl ReservationShown {
+impl ReservationResponse {
     fn new(reservation: Reservation, is_held: bool) -> Self {
         Self {
             id: reservation.id,
@@ -288,9 +292,9 @@ impl ReservationShown {
                 Stored::Held if !is_held => "expired",
                 state => state.name(),
             },
-            expires_at: timestamp(reservation.expires_at),
+            expires_at: timestamp::format(reservation.expires_at),
             purchase: reservation.purchase,
-            created_at: timestamp(reservation.created_at),
+            created_at: timestamp::format(reservation.created_at),
         }
     }
 }

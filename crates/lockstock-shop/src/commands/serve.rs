@@ -31,11 +31,11 @@ use tracing::{info, warn};
 
 use crate::cli::Serve;
 use crate::drf::body::BodyLimits;
-use crate::http::idempotency::{self, Keys};
-use crate::http::update_lock::{Hold, UpdateRules, turns};
+use crate::http::idempotency;
+use crate::http::update_lock::{AfterUpdate, UpdateLockSettings, update_lock};
 use crate::router::router;
 use crate::settings::Settings;
-use crate::state::{Parts, Shop};
+use crate::state::{AppState, AppStateInner};
 use crate::storage::{self, Limits};
 
 /// The most bytes of a request's line and headers.
@@ -71,27 +71,27 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     if !options.no_samples {
         seed::create_if_empty(&*storage).await?;
     }
-    let rules = UpdateRules {
+    let update_settings = UpdateLockSettings {
         lease: options.update_lease,
         wait: options.update_wait,
-        hold: options.update_hold,
+        after_update: options.update_hold,
     };
-    let shop = Shop::new(Parts {
-        turns: turns(&store, rules),
-        keys: Keys::new(storage.clone(), &store, options.body_limit),
+    let shop = AppState::new(AppStateInner {
+        update_lock: update_lock(&store, update_settings),
+        idempotency: idempotency::layers(&storage, &store, options.body_limit),
         storage: storage.clone(),
         store,
         settings: Settings {
             body: BodyLimits {
-                bytes: options.body_limit,
-                time: options.body_timeout,
+                max_bytes: options.body_limit,
+                timeout: options.body_timeout,
             },
             request_timeout: options.request_timeout,
-            most_in_flight: options.most_requests,
+            max_in_flight: options.most_requests,
             require_if_match: options.require_if_match,
-            most_quantity: options.most_quantity,
-            usual_hold: options.usual_hold.min(options.most_hold),
-            most_hold: options.most_hold,
+            max_quantity: options.most_quantity,
+            reservation_ttl: options.usual_hold.min(options.most_hold),
+            max_reservation_ttl: options.most_hold,
             key_retention: options.key_retention,
         },
         metrics,
@@ -122,7 +122,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Signals) {
+async fn run(listener: TcpListener, shop: AppState, options: &Serve, mut signals: Signals) {
     let router = router(shop.clone());
     let connections = Connections {
         open: GracefulShutdown::new(),
@@ -163,8 +163,8 @@ async fn run(listener: TcpListener, shop: Shop, options: &Serve, mut signals: Si
     drop(listener);
     let drained = async {
         connections.open.shutdown().await;
-        shop.turns.drain().await;
-        shop.keys.drain().await;
+        shop.update_lock.drain().await;
+        shop.idempotency.drain().await;
         shop.store.drain().await;
     };
     if timeout(options.drain_timeout, drained).await.is_err() {
@@ -273,7 +273,7 @@ fn metrics() -> anyhow::Result<PrometheusHandle> {
 
 /// What works, but not as somebody may believe.
 fn warn_of_pitfalls(options: &Serve) {
-    if options.update_hold == Hold::Keep && options.update_wait >= options.update_lease {
+    if options.update_hold == AfterUpdate::Keep && options.update_wait >= options.update_lease {
         warn!(
             "updates wait at least as long as a lock is kept: those that come at once follow \
              one after another instead of being refused. Shorten --update-wait, or lengthen \

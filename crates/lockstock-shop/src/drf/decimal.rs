@@ -1,29 +1,29 @@
-//! Decimal numbers of any size, as far as comparing whole numbers with them needs.
+//! Decimal numbers of any size, with the precision that a comparison with integers needs.
 
 use crate::drf::python;
 
-/// The exponents that Python reads are smaller than this, either way.
-const EXPONENTS: u64 = 1_000_000_000_000_000_000;
+/// Python rejects exponents from this magnitude on.
+const MAX_EXPONENT: u64 = 1_000_000_000_000_000_000;
 
-/// A decimal number: its floor, held to the range of an `i64`, and whether there was more.
+/// A decimal number: its floor, saturated to an `i64`, and whether it has a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decimal {
     pub(crate) floor: i64,
     pub(crate) has_fraction: bool,
 }
 
-/// Why a text is no such number.
+/// The reason why a text is not a decimal number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotANumber {
     Malformed,
-    /// Over 1e50, the most that django-filter reads.
+    /// Greater than 1e50, the maximum of django-filter.
     TooLarge,
 }
 
 impl Decimal {
-    /// Reads `100`, ` +1_00.50 `, `1e2`, `.5`, `5.`. NaN and infinity are no numbers.
+    /// Parses `100`, ` +1_00.50 `, `1e2`, `.5`, `5.`. Rejects NaN and infinity.
     pub(crate) fn parse(text: &str) -> Result<Self, NotANumber> {
-        // Python lets underscores stand anywhere in a decimal.
+        // Python allows underscores anywhere in a decimal.
         let text = &python::strip(text).replace('_', "");
         let (negative, text) = match text.as_bytes().first() {
             Some(b'-') => (true, &text[1..]),
@@ -32,10 +32,10 @@ impl Decimal {
         };
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let exponent = Some(exponent)
-            // `int` would trim.
+            // `python::int` trims.
             .filter(|exponent| !exponent.contains(char::is_whitespace))
             .and_then(python::int)
-            .filter(|exponent| exponent.unsigned_abs() < EXPONENTS)
+            .filter(|exponent| exponent.unsigned_abs() < MAX_EXPONENT)
             .ok_or(NotANumber::Malformed)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = [whole, fraction].concat();
@@ -50,7 +50,7 @@ impl Decimal {
                 has_fraction: false,
             });
         }
-        // Where the point stands in `significant`: after so many digits.
+        // The position of the point in `significant`.
         let point = i64::try_from(whole.len())
             .unwrap_or(i64::MAX)
             .saturating_sub(zeros)
@@ -59,12 +59,12 @@ impl Decimal {
         if !negative && (point > 51 || beyond) {
             return Err(NotANumber::TooLarge);
         }
-        let places = usize::try_from(point.clamp(0, 60)).unwrap_or_default();
-        let whole = &significant[..places.min(significant.len())];
+        let digits = usize::try_from(point.clamp(0, 60)).unwrap_or_default();
+        let whole = &significant[..digits.min(significant.len())];
         let rest = &significant[whole.len()..];
         let has_fraction = rest.bytes().any(|digit| digit != b'0');
         let mut magnitude = 0_i64;
-        for index in 0..places {
+        for index in 0..digits {
             let digit = whole.as_bytes().get(index).map_or(0, |digit| digit - b'0');
             magnitude = magnitude.saturating_mul(10).saturating_add(digit.into());
         }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_every_dress() {
+    fn numbers_are_parsed_in_several_forms() {
         assert_eq!(parsed("100"), (100, false));
         assert_eq!(parsed(" +1_00.0 "), (100, false));
         assert_eq!(parsed(".1e3"), (100, false));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number() {
+    fn malformed_and_too_large_numbers_are_rejected() {
         for text in [
             "",
             "+",

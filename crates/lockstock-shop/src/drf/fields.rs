@@ -1,52 +1,108 @@
-//! The two kinds of field a product has, validated as DRF's serializer fields do it, to the
-//! letter of their messages.
+//! Fields of a request, validated as the serializer fields of Django REST framework validate
+//! them, with the same messages.
+//!
+//! A field is described once. Validation, the response to OPTIONS and the OpenAPI document all
+//! read that description.
 
 use serde_json::{Map, Value, json};
 
-use crate::drf::body::{Given, is_float};
+use crate::drf::body::{FieldValue, Fields, is_float};
 use crate::drf::python;
+use crate::error::ApiError;
 
-/// What is wrong with one field.
-pub(crate) type Wrong = Vec<String>;
+/// The largest value of Django's `PositiveIntegerField`.
+pub(crate) const MAX_POSITIVE_INTEGER: i64 = 2_147_483_647;
 
 const REQUIRED: &str = "This field is required.";
 const NULL: &str = "This field may not be null.";
 const NOT_A_STRING: &str = "Not a valid string.";
 const NOT_AN_INTEGER: &str = "A valid integer is required.";
 
-/// A text, as DRF's `CharField`: trimmed, numbers welcome, no NUL.
-pub(crate) struct Text {
-    pub(crate) required: bool,
-    pub(crate) may_be_blank: bool,
-    pub(crate) most_characters: Option<usize>,
+/// Longer texts are rejected as numbers without being parsed.
+const MAX_INTEGER_LENGTH: usize = 1000;
+
+/// A field of a resource.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Field {
+    Char(CharField),
+    Integer(IntegerField),
+    ReadOnly {
+        name: &'static str,
+        /// The type, as DRF's metadata names it.
+        kind: &'static str,
+    },
 }
 
-impl Text {
-    /// The text, or `None` if none was given and none need be. A `partial` request may leave
-    /// out what is required otherwise.
-    pub(crate) fn validate(
+/// Whether required fields may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Completeness {
+    /// Required fields must be present: POST and PUT.
+    Full,
+    /// Any field may be missing: PATCH.
+    Partial,
+}
+
+/// A text, as DRF's `CharField`: trimmed, a number is accepted, NUL is not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CharField {
+    pub(crate) name: &'static str,
+    pub(crate) required: bool,
+    pub(crate) allow_blank: bool,
+    pub(crate) max_length: Option<usize>,
+    pub(crate) example: Option<&'static str>,
+}
+
+/// An integer between two bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
+/// all 9.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IntegerField {
+    pub(crate) name: &'static str,
+    pub(crate) required: bool,
+    pub(crate) min_value: i64,
+    pub(crate) max_value: i64,
+    pub(crate) description: Option<&'static str>,
+    pub(crate) example: Option<i64>,
+}
+
+/// The messages about one invalid field.
+type FieldErrors = Vec<String>;
+
+impl CharField {
+    /// An optional text of any length, which may be blank.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            required: false,
+            allow_blank: true,
+            max_length: None,
+            example: None,
+        }
+    }
+
+    /// Returns the text, or `None` if it is missing and may be.
+    fn validate(
         &self,
-        given: Option<&Given>,
-        partial: bool,
-    ) -> Result<Option<String>, Wrong> {
-        let text = match given {
-            None if self.required && !partial => return wrong(REQUIRED),
+        value: Option<&FieldValue>,
+        completeness: Completeness,
+    ) -> Result<Option<String>, FieldErrors> {
+        let text = match value {
+            None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
-            Some(Given::Null) => return wrong(NULL),
-            Some(Given::Other) => return wrong(NOT_A_STRING),
-            Some(Given::Number(number)) => written(number),
-            Some(Given::Text(text) | Given::Input(text)) => text.clone(),
+            Some(FieldValue::Null) => return error(NULL),
+            Some(FieldValue::Other) => return error(NOT_A_STRING),
+            Some(FieldValue::Number(number)) => python_str(number),
+            Some(FieldValue::Text(text) | FieldValue::Input(text)) => text.clone(),
         };
         let text = python::strip(&text);
-        if text.is_empty() && !self.may_be_blank {
-            return wrong("This field may not be blank.");
+        if text.is_empty() && !self.allow_blank {
+            return error("This field may not be blank.");
         }
         let mut errors = Vec::new();
-        if let Some(most) = self.most_characters
-            && text.chars().count() > most
+        if let Some(max_length) = self.max_length
+            && text.chars().count() > max_length
         {
             errors.push(format!(
-                "Ensure this field has no more than {most} characters."
+                "Ensure this field has no more than {max_length} characters."
             ));
         }
         if text.contains('\0') {
@@ -60,96 +116,133 @@ impl Text {
     }
 }
 
-/// A whole number within bounds, as DRF's `IntegerField`: `9`, `"9"`, `9.0` and `" 9 "` are
-/// all 9.
-#[derive(Clone, Copy)]
-pub(crate) struct Whole {
-    pub(crate) required: bool,
-    pub(crate) least: i64,
-    pub(crate) most: i64,
-}
-
-impl Whole {
-    /// From 0 to the largest number that fits, as a `PositiveIntegerField` of Django.
-    pub(crate) const fn positive(required: bool) -> Self {
+impl IntegerField {
+    /// An optional integer from 0 to [`MAX_POSITIVE_INTEGER`].
+    pub(crate) const fn positive(name: &'static str) -> Self {
         Self {
-            required,
-            least: 0,
-            most: 2_147_483_647,
+            name,
+            required: false,
+            min_value: 0,
+            max_value: MAX_POSITIVE_INTEGER,
+            description: None,
+            example: None,
         }
     }
 
-    /// Longer texts are not read at all.
-    const MOST_CHARACTERS: usize = 1000;
+    /// An optional integer from 1 to `max_value`.
+    pub(crate) const fn up_to(name: &'static str, max_value: i64) -> Self {
+        Self {
+            min_value: 1,
+            max_value,
+            ..Self::positive(name)
+        }
+    }
 
-    /// The number, or `None` if none was given and none need be. A `partial` request may
-    /// leave out what is required otherwise.
-    pub(crate) fn validate(
+    pub(crate) const fn required(self) -> Self {
+        Self {
+            required: true,
+            ..self
+        }
+    }
+
+    /// Returns the number, or `None` if it is missing and may be.
+    fn validate(
         &self,
-        given: Option<&Given>,
-        partial: bool,
-    ) -> Result<Option<i64>, Wrong> {
-        let text = match given {
-            None if self.required && !partial => return wrong(REQUIRED),
+        value: Option<&FieldValue>,
+        completeness: Completeness,
+    ) -> Result<Option<i64>, FieldErrors> {
+        let text = match value {
+            None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
-            // A form sends its empty inputs too: as good as left out where that is allowed
-            // in every request. In a required field it is a mistake, even in a partial one.
-            Some(Given::Input(text)) if text.is_empty() && !self.required => return Ok(None),
-            Some(Given::Null) => return wrong(NULL),
-            Some(Given::Other) => return wrong(NOT_AN_INTEGER),
-            Some(Given::Number(number)) => written(number),
-            Some(Given::Text(text) | Given::Input(text)) => self.short(text)?.to_owned(),
+            // A form also sends its empty inputs. In an optional field that means missing; in a
+            // required field it is an error, even if the request is partial.
+            Some(FieldValue::Input(text)) if text.is_empty() && !self.required => return Ok(None),
+            Some(FieldValue::Null) => return error(NULL),
+            Some(FieldValue::Other) => return error(NOT_AN_INTEGER),
+            Some(FieldValue::Number(number)) => python_str(number),
+            Some(FieldValue::Text(text) | FieldValue::Input(text)) => {
+                if text.chars().count() > MAX_INTEGER_LENGTH {
+                    return error("String value too large.");
+                }
+                text.clone()
+            }
         };
         match python::int(without_fraction(&text)) {
-            None => wrong(NOT_AN_INTEGER),
-            Some(number) if number < self.least => Err(vec![format!(
+            None => error(NOT_AN_INTEGER),
+            Some(number) if number < self.min_value => Err(vec![format!(
                 "Ensure this value is greater than or equal to {}.",
-                self.least
+                self.min_value
             )]),
-            Some(number) if number > self.most => Err(vec![format!(
+            Some(number) if number > self.max_value => Err(vec![format!(
                 "Ensure this value is less than or equal to {}.",
-                self.most
+                self.max_value
             )]),
             Some(number) => Ok(Some(number)),
         }
     }
+}
 
-    fn short<'a>(&self, text: &'a str) -> Result<&'a str, Wrong> {
-        if text.chars().count() > Self::MOST_CHARACTERS {
-            return Err(vec!["String value too large.".to_owned()]);
+/// Validates the fields of a request and collects all errors.
+pub(crate) struct Validator<'a> {
+    fields: &'a Fields,
+    completeness: Completeness,
+    errors: Map<String, Value>,
+}
+
+impl<'a> Validator<'a> {
+    pub(crate) fn new(fields: &'a Fields, completeness: Completeness) -> Self {
+        Self {
+            fields,
+            completeness,
+            errors: Map::new(),
         }
-        Ok(text)
+    }
+
+    /// Returns the text, or `None` if it is missing or invalid.
+    pub(crate) fn char(&mut self, field: &CharField) -> Option<String> {
+        let value = self.fields.get(field.name);
+        self.collect(field.name, field.validate(value, self.completeness))
+    }
+
+    /// Returns the number, or `None` if it is missing or invalid.
+    pub(crate) fn integer(&mut self, field: &IntegerField) -> Option<i64> {
+        let value = self.fields.get(field.name);
+        self.collect(field.name, field.validate(value, self.completeness))
+    }
+
+    /// Returns `validated` if no field was invalid.
+    pub(crate) fn finish<T>(self, validated: T) -> Result<T, ApiError> {
+        if self.errors.is_empty() {
+            Ok(validated)
+        } else {
+            Err(ApiError::invalid(self.errors))
+        }
+    }
+
+    fn collect<T>(&mut self, name: &str, result: Result<Option<T>, FieldErrors>) -> Option<T> {
+        result.unwrap_or_else(|errors| {
+            self.errors.insert(name.to_owned(), json!(errors));
+            None
+        })
     }
 }
 
-/// The value of a field, or a note of what is wrong with it.
-pub(crate) fn noted<T>(
-    field: &str,
-    validated: Result<Option<T>, Wrong>,
-    errors: &mut Map<String, Value>,
-) -> Option<T> {
-    validated.unwrap_or_else(|wrong| {
-        errors.insert(field.to_owned(), json!(wrong));
-        None
-    })
+fn error<T>(message: &str) -> Result<T, FieldErrors> {
+    Err(vec![message.to_owned()])
 }
 
-fn wrong<T>(why: &str) -> Result<T, Wrong> {
-    Err(vec![why.to_owned()])
-}
-
-/// A JSON number as Python's `str()` writes what it has read.
-fn written(number: &str) -> String {
+/// Formats a JSON number as Python's `str()` formats the number that it parses to.
+fn python_str(number: &str) -> String {
     if !is_float(number) {
         return if number == "-0" { "0" } else { number }.to_owned();
     }
-    // A number beyond the range of a double reads as infinity, in Python as here.
+    // A number beyond the range of a double parses to infinity, in Python as here.
     number
         .parse::<f64>()
         .map_or_else(|_| number.to_owned(), python::float)
 }
 
-/// Without a trailing `.`, `.0`, `.00`, … and the white space after it.
+/// Removes a trailing `.`, `.0`, `.00`, … and the white space after it.
 fn without_fraction(text: &str) -> &str {
     let trimmed = text
         .trim_end_matches(python::is_space)
@@ -159,26 +252,27 @@ fn without_fraction(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::Completeness::{Full, Partial};
     use super::*;
     use proptest::prelude::*;
 
-    const STOCK: Whole = Whole::positive(false);
-    const PRICE: Whole = Whole::positive(true);
+    const STOCK: IntegerField = IntegerField::positive("stock");
+    const PRICE: IntegerField = IntegerField::positive("price").required();
 
-    fn number(text: &str) -> Given {
-        Given::Number(text.to_owned())
+    fn number(text: &str) -> FieldValue {
+        FieldValue::Number(text.to_owned())
     }
 
-    fn text(text: &str) -> Given {
-        Given::Text(text.to_owned())
+    fn text(text: &str) -> FieldValue {
+        FieldValue::Text(text.to_owned())
     }
 
-    fn input(text: &str) -> Given {
-        Given::Input(text.to_owned())
+    fn input(text: &str) -> FieldValue {
+        FieldValue::Input(text.to_owned())
     }
 
     #[test]
-    fn what_is_a_whole_number() {
+    fn an_integer_is_accepted_in_several_forms() {
         for nine in [
             number("9"),
             number("9.0"),
@@ -188,47 +282,52 @@ mod tests {
             text("9."),
             input("9.00 "),
         ] {
-            assert_eq!(STOCK.validate(Some(&nine), false), Ok(Some(9)), "{nine:?}");
+            assert_eq!(STOCK.validate(Some(&nine), Full), Ok(Some(9)), "{nine:?}");
         }
-        for refused in [
+        for invalid in [
             number("9.5"),
             number("1e400"),
             text(""),
             text("nine"),
             input(" "),
-            Given::Other,
+            FieldValue::Other,
         ] {
-            let answer = STOCK.validate(Some(&refused), false);
-            assert_eq!(answer, wrong(NOT_AN_INTEGER), "{refused:?}");
+            let result = STOCK.validate(Some(&invalid), Full);
+            assert_eq!(result, error(NOT_AN_INTEGER), "{invalid:?}");
         }
-        assert_eq!(STOCK.validate(Some(&Given::Null), false), wrong(NULL));
-        assert!(STOCK.validate(Some(&number("-1")), false).is_err());
+        assert_eq!(STOCK.validate(Some(&FieldValue::Null), Full), error(NULL));
+        assert!(STOCK.validate(Some(&number("-1")), Full).is_err());
     }
 
     #[test]
-    fn what_may_be_left_out_and_when() {
-        assert_eq!(PRICE.validate(None, false), wrong(REQUIRED));
-        assert_eq!(PRICE.validate(None, true), Ok(None));
-        assert_eq!(STOCK.validate(None, false), Ok(None));
+    fn a_required_field_may_be_missing_only_from_a_partial_request() {
+        assert_eq!(PRICE.validate(None, Full), error(REQUIRED));
+        assert_eq!(PRICE.validate(None, Partial), Ok(None));
+        assert_eq!(STOCK.validate(None, Full), Ok(None));
         let empty = input("");
-        assert_eq!(STOCK.validate(Some(&empty), false), Ok(None));
-        assert_eq!(PRICE.validate(Some(&empty), true), wrong(NOT_AN_INTEGER));
+        assert_eq!(STOCK.validate(Some(&empty), Full), Ok(None));
+        assert_eq!(PRICE.validate(Some(&empty), Partial), error(NOT_AN_INTEGER));
     }
 
     proptest! {
         #[test]
-        fn every_number_in_range_is_read_back(n in 0..=2_147_483_647_i64) {
-            prop_assert_eq!(STOCK.validate(Some(&number(&n.to_string())), false), Ok(Some(n)));
-            prop_assert_eq!(STOCK.validate(Some(&text(&format!(" {n}.00 "))), false), Ok(Some(n)));
+        fn every_number_in_range_is_read_back(n in 0..=MAX_POSITIVE_INTEGER) {
+            prop_assert_eq!(STOCK.validate(Some(&number(&n.to_string())), Full), Ok(Some(n)));
+            prop_assert_eq!(STOCK.validate(Some(&text(&format!(" {n}.00 "))), Full), Ok(Some(n)));
         }
 
         #[test]
         fn no_text_is_a_panic(any in ".*") {
-            let given = input(&any);
-            let _ = STOCK.validate(Some(&given), false);
-            let name = Text { required: true, may_be_blank: false, most_characters: Some(200) };
-            if let Ok(Some(kept)) = name.validate(Some(&given), false) {
-                prop_assert!(!kept.is_empty() && kept.chars().count() <= 200);
+            let value = input(&any);
+            let _ = STOCK.validate(Some(&value), Full);
+            let name = CharField {
+                required: true,
+                allow_blank: false,
+                max_length: Some(200),
+                ..CharField::new("name")
+            };
+            if let Ok(Some(valid)) = name.validate(Some(&value), Full) {
+                prop_assert!(!valid.is_empty() && valid.chars().count() <= 200);
             }
         }
     }

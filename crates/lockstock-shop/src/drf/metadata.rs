@@ -1,11 +1,13 @@
-//! The answer to OPTIONS, in the shape of DRF's `SimpleMetadata`.
+//! The body of the response to OPTIONS, in the shape of DRF's `SimpleMetadata`.
 
 use serde_json::{Map, Value, json};
 
-/// What can be done at a place called `name`; `action` is the verb whose fields are
-/// described, where there is something to act on.
-pub(crate) fn metadata(name: &str, action: Option<&str>) -> Value {
-    let mut answer = json!({
+use crate::drf::fields::Field;
+
+/// Describes the view called `name`. `action` is the method whose fields are described, if the
+/// view has an object to act on.
+pub(crate) fn metadata(name: &str, action: Option<&str>, fields: &[Field]) -> Value {
+    let mut metadata = json!({
         "name": name,
         "description": "",
         "renders": ["application/json", "application/problem+json"],
@@ -16,27 +18,47 @@ pub(crate) fn metadata(name: &str, action: Option<&str>) -> Value {
         ],
     });
     if let Some(action) = action {
-        answer["actions"] = Value::Object(Map::from_iter([(action.to_owned(), fields())]));
+        let fields = fields.iter().map(describe).collect::<Map<_, _>>();
+        metadata["actions"] = json!({ action: fields });
     }
-    answer
+    metadata
 }
 
-fn fields() -> Value {
-    let number = |required: bool, label: &str| {
-        json!({ "type": "integer", "required": required, "read_only": false, "label": label,
-                "min_value": 0, "max_value": 2_147_483_647 })
+fn describe(field: &Field) -> (String, Value) {
+    let (name, kind, required, read_only) = match *field {
+        Field::Char(field) => (field.name, "string", field.required, false),
+        Field::Integer(field) => (field.name, "integer", field.required, false),
+        Field::ReadOnly { name, kind } => (name, kind, false, true),
     };
-    let given = |kind: &str, label: &str| json!({ "type": kind, "required": false, "read_only": true, "label": label });
-    json!({
-        "id": given("integer", "ID"),
-        "name": { "type": "string", "required": true, "read_only": false, "label": "Name",
-                  "max_length": 200 },
-        "description": { "type": "string", "required": false, "read_only": false,
-                         "label": "Description" },
-        "price": number(true, "Price"),
-        "stock": number(false, "Stock"),
-        "version": given("integer", "Version"),
-        "created_at": given("datetime", "Created at"),
-        "updated_at": given("datetime", "Updated at"),
-    })
+    let mut description = json!({
+        "type": kind,
+        "required": required,
+        "read_only": read_only,
+        "label": label(name),
+    });
+    match *field {
+        Field::Char(field) => {
+            if let Some(max_length) = field.max_length {
+                description["max_length"] = json!(max_length);
+            }
+        }
+        Field::Integer(field) => {
+            description["min_value"] = json!(field.min_value);
+            description["max_value"] = json!(field.max_value);
+        }
+        Field::ReadOnly { .. } => {}
+    }
+    (name.to_owned(), description)
+}
+
+/// Derives the label of a field from its name, as Django does: `created_at` is "Created at".
+fn label(name: &str) -> String {
+    if name == "id" {
+        return "ID".to_owned();
+    }
+    let mut label = name.replace('_', " ");
+    if let Some(first) = label.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    label
 }

@@ -1,9 +1,8 @@
-//! How Python reads and writes numbers and trims text, which is what clients of a Django
-//! API have come to rely on: `" 9 "` is 9, `1_000` is 1000, `9.0` is written `9.0`.
+//! Numbers and white space as Python parses, formats and trims them, which clients of a Django
+//! API rely on: `" 9 "` is 9, `1_000` is 1000, `9.0` is formatted as `9.0`.
 
-/// What Python's `int(text)` makes of `text`, held to the range of an `i64`: a number beyond
-/// it becomes the nearest end. Digits of other scripts, which Python reads too, are not
-/// numbers here.
+/// Parses an integer as Python's `int(text)` does, but saturates at the bounds of an `i64` and
+/// rejects the digits of other scripts, which Python accepts.
 pub(crate) fn int(text: &str) -> Option<i64> {
     let text = text.trim_matches(|c: char| c.is_whitespace());
     let (negative, digits) = match text.as_bytes().first()? {
@@ -25,7 +24,7 @@ pub(crate) fn int(text: &str) -> Option<i64> {
                 };
                 digit_before = true;
             }
-            // Between two digits only.
+            // Allowed between two digits only.
             b'_' if digit_before => digit_before = false,
             _ => return None,
         }
@@ -33,18 +32,18 @@ pub(crate) fn int(text: &str) -> Option<i64> {
     digit_before.then_some(number)
 }
 
-/// What `str.strip()` removes at both ends: white space, and the separators that ASCII once
-/// had for files, groups, records and units.
+/// Trims what Python's `str.strip()` trims: white space and the separators of ASCII.
 pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
+/// Returns whether Python's `str.isspace()` is true.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// What `repr(float)` writes: the shortest digits that read back as the same number, with
-/// an exponent below 1e-4 and from 1e16 on.
+/// Formats a number as Python's `repr(float)` does: the shortest digits that parse to the same
+/// number, with an exponent below 1e-4 and from 1e16 on.
 pub(crate) fn float(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_as_python_reads_them() {
+    fn integers_are_parsed_as_python_parses_them() {
         for (text, number) in [
             ("9", 9),
             (" 9 ", 9),
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_as_python_writes_them() {
+    fn floats_are_formatted_as_python_formats_them() {
         for (number, text) in [
             (9.0, "9.0"),
             (9.5, "9.5"),

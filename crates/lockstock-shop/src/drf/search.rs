@@ -1,9 +1,9 @@
-//! Cuts a search into its terms, as DRF's `search_smart_split`: words stand between white
-//! space or commas, and quotes hold together what belongs together.
+//! Splits a search into terms, as DRF's `search_smart_split`: at white space and commas, but not
+//! within quotes.
 
 use crate::drf::python;
 
-/// The terms of `search`; each must be found.
+/// Splits `search` into terms.
 pub(crate) fn terms(search: &str) -> Vec<String> {
     let mut terms = Vec::new();
     for word in words(search) {
@@ -18,7 +18,7 @@ pub(crate) fn terms(search: &str) -> Vec<String> {
     terms
 }
 
-/// Cuts at white space, but not within a quotation that is closed.
+/// Splits at white space, but not within a closed quotation.
 fn words(search: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut begin = None;
@@ -41,7 +41,8 @@ fn words(search: &str) -> Vec<&str> {
     words
 }
 
-/// How long the quotation is that `text` begins with, marks included.
+/// Returns the length of the quotation at the start of `text`, with its quotation marks, or
+/// `None` if it is not closed.
 fn quotation(text: &str, mark: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -55,8 +56,8 @@ fn quotation(text: &str, mark: char) -> Option<usize> {
     None
 }
 
-/// What stands between the marks of a word that begins and ends with the same one. A mark
-/// alone is both its begin and its end.
+/// Returns the unescaped text between the quotation marks of a quoted word. A word that is a
+/// single mark counts as quoted and empty.
 fn quoted(word: &str) -> Option<String> {
     let mark = word.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     if !word.ends_with(mark) {
@@ -73,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn words_commas_and_quotes() {
+    fn a_search_is_split_at_spaces_and_commas_but_not_in_quotes() {
         let cases: &[(&str, &[&str])] = &[
             ("red apple", &["red", "apple"]),
             ("red,apple", &["red", "apple"]),

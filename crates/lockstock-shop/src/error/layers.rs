@@ -1,4 +1,4 @@
-//! Why a layer in front of a handler did not let a request through: turns, keys, preconditions.
+//! Errors of the layers in front of a handler: the update lock, idempotency keys, preconditions.
 
 use std::time::Duration;
 
@@ -7,11 +7,10 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use lockstock_http::Rejection;
 
-use super::Refusal;
+use super::ApiError;
 use crate::storage::StorageError;
 
-/// Of a layer in front of a handler.
-impl From<Rejection> for Refusal {
+impl From<Rejection> for ApiError {
     fn from(refused: Rejection) -> Self {
         match refused {
             Rejection::Busy {
@@ -23,7 +22,7 @@ impl From<Rejection> for Refusal {
             Rejection::StoreUnavailable { error } => match error.downcast::<StorageError>() {
                 Ok(error) => Self::from(*error),
                 Err(why) => {
-                    tracing::error!(%why, "no lock could be had");
+                    tracing::error!(%why, "the store of the locks is unavailable");
                     Self::store_unavailable()
                 }
             },
@@ -31,22 +30,26 @@ impl From<Rejection> for Refusal {
             Rejection::KeyReused => Self::key_reused(),
             Rejection::InFlight { retry_after } => Self::in_flight(retry_after),
             Rejection::BodyTooLarge { limit } => Self::body_too_large(limit),
-            Rejection::PreconditionRequired => Self::if_match_required(),
+            Rejection::PreconditionRequired => Self::precondition_required(),
             other => {
-                tracing::error!(?other, "refused for a reason that nobody expected");
-                Self::defect()
+                tracing::error!(
+                    ?other,
+                    "a layer rejected a request for an unexpected reason"
+                );
+                Self::internal()
             }
         }
     }
 }
 
-impl Refusal {
-    /// Returns the response to a rejected request. It carries the refusal to where it is rendered.
+impl ApiError {
+    /// Returns the response to a request that a layer rejected. It carries the error to where it
+    /// is rendered.
     pub(crate) fn of_layer(rejection: Rejection) -> Response<Bytes> {
         Self::from(rejection).into_response().map(|_| Bytes::new())
     }
 
-    /// 400: a key that is none.
+    /// 400 for a malformed idempotency key.
     fn key_malformed() -> Self {
         Self::coded(
             StatusCode::BAD_REQUEST,
@@ -56,22 +59,22 @@ impl Refusal {
         )
     }
 
-    /// 422: the key came with another request before.
+    /// 422 if the key was used with a different request.
     pub(crate) fn key_reused() -> Self {
         Self::coded(
             StatusCode::UNPROCESSABLE_ENTITY,
             "key_reused",
-            "This Idempotency-Key came with another request before.",
+            "This Idempotency-Key was already used with a different request.",
             "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
         )
     }
 
-    /// 409: the request of that key is being carried out.
+    /// 409 if a request with the key is in progress.
     fn in_flight(retry_after: Duration) -> Self {
         Self::coded(
             StatusCode::CONFLICT,
             "in_flight",
-            "The request with this Idempotency-Key is being carried out. Send it again for its result.",
+            "The request with this Idempotency-Key is still in progress. Repeat it to get its response.",
             "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
         )
         .retry_after(retry_after)

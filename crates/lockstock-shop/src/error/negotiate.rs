@@ -1,4 +1,4 @@
-//! What the client can read: the form of an answer, from `Accept`, and its language, from
+//! Content negotiation of errors: the format, from `Accept`, and the language, from
 //! `Accept-Language` (RFC 9110, sections 12.5.1 and 12.5.4).
 
 use std::borrow::Cow;
@@ -7,16 +7,16 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, ACCEPT_LANGUAGE};
 use serde_json::Value;
 
-/// How an answer is written.
+/// The format of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// `application/json`, in DRF's shapes.
+pub(crate) enum ErrorFormat {
+    /// `application/json`, as DRF formats errors.
     Json,
-    /// RFC 9457, for refusals only.
+    /// RFC 9457 problem details.
     Problem,
 }
 
-impl Form {
+impl ErrorFormat {
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -24,29 +24,30 @@ impl Form {
         }
     }
 
-    /// What a refusal to this client looks like, or `None` if it reads nothing of ours.
-    /// Problem details go to those who name them: to `*/*` they would be a surprise.
+    /// Returns the format that the client accepts, or `None` if it accepts neither. Problem
+    /// details are sent only if `Accept` names them: clients that send `*/*` expect DRF's JSON.
     pub(crate) fn accepted(headers: &HeaderMap) -> Option<Self> {
-        let mut any = false;
-        let mut form = None;
+        if !headers.contains_key(ACCEPT) {
+            return Some(Self::Json);
+        }
+        let mut format = None;
         for value in headers.get_all(ACCEPT) {
-            any = true;
             for range in value.to_str().unwrap_or_default().split(',') {
                 let media_type = range.split(';').next().unwrap_or_default().trim();
                 match media_type.to_ascii_lowercase().as_str() {
-                    "application/problem+json" => form = Some(Self::Problem),
+                    "application/problem+json" => format = Some(Self::Problem),
                     "application/json" | "application/*" | "*/*" | "*/json" => {
-                        form = form.or(Some(Self::Json));
+                        format = format.or(Some(Self::Json));
                     }
                     _ => {}
                 }
             }
         }
-        if any { form } else { Some(Self::Json) }
+        format
     }
 }
 
-/// What our own sentences are written in. DRF's sentences stay as DRF has them.
+/// The language of the messages that DRF does not define. DRF's own are always in English.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     English,
@@ -54,47 +55,38 @@ pub(crate) enum Language {
 }
 
 impl Language {
-    /// The one the client likes better; English if it does not say.
+    /// Returns the language with the highest quality value, the first one of several. The
+    /// default is English.
     pub(crate) fn preferred(headers: &HeaderMap) -> Self {
-        let mut korean = 0.0_f32;
-        let mut english = 0.0_f32;
+        let mut preferred = Self::English;
+        let mut highest = 0.0_f32;
         for value in headers.get_all(ACCEPT_LANGUAGE) {
             for range in value.to_str().unwrap_or_default().split(',') {
-                let (tag, quality) = range.split_once(';').unwrap_or((range, ""));
-                let quality = quality
-                    .trim()
-                    .strip_prefix("q=")
-                    .map_or(1.0, |quality| quality.trim().parse().unwrap_or(0.0));
+                let (tag, parameters) = range.split_once(';').unwrap_or((range, ""));
+                let quality = parameters.trim().strip_prefix("q=");
+                let quality = quality.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
                 let primary = tag.trim().split('-').next().unwrap_or_default();
-                if primary.eq_ignore_ascii_case("ko") {
-                    korean = korean.max(quality);
-                } else if primary.eq_ignore_ascii_case("en") || primary == "*" {
-                    english = english.max(quality);
+                let language = match primary.to_ascii_lowercase().as_str() {
+                    "ko" => Self::Korean,
+                    "en" | "*" => Self::English,
+                    _ => continue,
+                };
+                if quality > highest {
+                    (preferred, highest) = (language, quality);
                 }
             }
         }
-        if korean > english {
-            return Self::Korean;
-        }
-        // "ko, en" without weights: the order is all the client said.
-        let first = headers
-            .get(ACCEPT_LANGUAGE)
-            .and_then(|value| value.to_str().ok())
-            .map(|value| value.trim_start().to_ascii_lowercase());
-        if korean > 0.0 && korean == english && first.is_some_and(|first| first.starts_with("ko")) {
-            return Self::Korean;
-        }
-        Self::English
+        preferred
     }
 
-    pub(crate) fn of<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
+    pub(crate) fn choose<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
         match self {
             Self::English => english,
             Self::Korean => korean,
         }
     }
 
-    /// The sentence, of a value that has one in each language; else the value.
+    /// Returns the message in this language if `value` has one in each, and otherwise `value`.
     pub(crate) fn pick(self, value: Value) -> Value {
         let key = match self {
             Self::English => "en",
@@ -118,25 +110,31 @@ mod tests {
     }
 
     #[test]
-    fn problem_details_go_to_those_who_ask_for_them() {
-        let form = |accept| Form::accepted(&headers("accept", accept));
-        assert_eq!(form("*/*"), Some(Form::Json));
-        assert_eq!(form("application/json, */*;q=0.1"), Some(Form::Json));
+    fn problem_details_are_sent_only_if_accept_names_them() {
+        let format = |accept| ErrorFormat::accepted(&headers("accept", accept));
+        assert_eq!(format("*/*"), Some(ErrorFormat::Json));
         assert_eq!(
-            form("application/problem+json, application/json"),
-            Some(Form::Problem)
+            format("application/json, */*;q=0.1"),
+            Some(ErrorFormat::Json)
         );
         assert_eq!(
-            form("application/json, application/problem+json"),
-            Some(Form::Problem)
+            format("application/problem+json, application/json"),
+            Some(ErrorFormat::Problem)
         );
-        assert_eq!(form("text/html"), None);
-        assert_eq!(form(""), None);
-        assert_eq!(Form::accepted(&HeaderMap::new()), Some(Form::Json));
+        assert_eq!(
+            format("application/json, application/problem+json"),
+            Some(ErrorFormat::Problem)
+        );
+        assert_eq!(format("text/html"), None);
+        assert_eq!(format(""), None);
+        assert_eq!(
+            ErrorFormat::accepted(&HeaderMap::new()),
+            Some(ErrorFormat::Json)
+        );
     }
 
     #[test]
-    fn korean_is_spoken_to_those_who_prefer_it() {
+    fn korean_is_used_if_it_is_preferred() {
         let language = |value| Language::preferred(&headers("accept-language", value));
         assert_eq!(language("ko"), Language::Korean);
         assert_eq!(

@@ -1,38 +1,37 @@
-//! Why an order was not carried out: not enough left, a hold that is over.
+//! Errors of orders: not enough stock, a reservation that is no longer held.
 
 use axum::http::StatusCode;
 
-use super::Refusal;
-use crate::api::products::timestamp;
+use super::ApiError;
 use crate::storage::{Figures, Outcome, Reservation};
+use crate::timestamp;
 
-/// Of an order that was not carried out.
-impl From<Outcome> for Refusal {
+impl From<Outcome> for ApiError {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Insufficient(figures) => Self::insufficient(figures),
             Outcome::Expired(reservation) => Self::expired(&reservation),
             Outcome::Settled(reservation) => Self::settled(&reservation),
-            Outcome::NoProduct => Self::no_product(),
-            Outcome::NoReservation => Self::none_of("Reservation"),
-            // Done: nothing to refuse.
+            Outcome::NoProduct => Self::product_not_found(),
+            Outcome::NoReservation => Self::not_found_of("Reservation"),
+            // Not errors.
             Outcome::Purchased(_)
             | Outcome::Held(_)
             | Outcome::Released(_)
-            | Outcome::Recorded(_) => Self::defect(),
+            | Outcome::Recorded(_) => Self::internal(),
         }
     }
 }
 
-impl Refusal {
-    /// 409: there is not enough left.
+impl ApiError {
+    /// 409 if there is not enough stock.
     fn insufficient(figures: Figures) -> Self {
         let available = figures.available();
         let (english, korean) = match available {
             0 => ("Sold out.".to_owned(), "품절되었습니다.".to_owned()),
-            some => (
-                format!("There is not enough left: {some} can be had."),
-                format!("재고가 부족합니다. 남은 수량은 {some}개입니다."),
+            available => (
+                format!("Not enough stock: {available} available."),
+                format!("재고가 부족합니다. 남은 수량은 {available}개입니다."),
             ),
         };
         Self::coded(StatusCode::CONFLICT, "insufficient_stock", english, korean)
@@ -41,31 +40,31 @@ impl Refusal {
             .with("held", figures.held)
     }
 
-    /// 409: the hold is over.
+    /// 409 if the reservation has expired.
     fn expired(reservation: &Reservation) -> Self {
         Self::coded(
             StatusCode::CONFLICT,
             "hold_expired",
-            "The hold has expired. Reserve again.",
+            "The reservation has expired. Reserve again.",
             "예약이 만료되었습니다. 다시 예약해 주세요.",
         )
-        .with("expires_at", timestamp(reservation.expires_at))
+        .with("expires_at", timestamp::format(reservation.expires_at))
     }
 
-    /// 409: what was reserved is bought or put back already.
+    /// 409 if the reservation was confirmed or cancelled before.
     fn settled(reservation: &Reservation) -> Self {
         match reservation.purchase {
             Some(purchase) => Self::coded(
                 StatusCode::CONFLICT,
                 "already_confirmed",
-                "The reservation was confirmed before.",
+                "The reservation was already confirmed.",
                 "이미 구매가 확정된 예약입니다.",
             )
             .with("purchase", purchase.to_string()),
             None => Self::coded(
                 StatusCode::CONFLICT,
                 "already_cancelled",
-                "The reservation was cancelled before.",
+                "The reservation was already cancelled.",
                 "이미 취소된 예약입니다.",
             ),
         }

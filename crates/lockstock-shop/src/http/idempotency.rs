@@ -1,6 +1,7 @@
-//! Idempotency keys: on every POST and PATCH of the shop (and PUT, which shares PATCH's path).
-//! What a request did and what it was answered are one transaction, so the same key finds one
-//! effect or none, never two.
+//! Idempotency keys of POST and PATCH requests, and of PUT, which shares its path with PATCH.
+//!
+//! The effect of a request and its recorded response are written in one transaction. The same
+//! key therefore finds one effect or none, never two.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,149 +18,138 @@ use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
-use crate::drf::body;
-use crate::error::Refusal;
-use crate::http::request_context;
-use crate::state::Shop;
+use crate::drf::body::{self, BodyLimits};
+use crate::error::ApiError;
+use crate::http::request_context::caller;
+use crate::state::IdempotencyLayers;
 use crate::storage::{Key, Once, Outcome, Recorded, Storage};
 
-/// A request that is carried out under a lock is claimed in the store of the locks, so that
-/// other servers know that it is under way. If its server dies, for so long.
-const CLAIM: Duration = Duration::from_secs(5);
+/// How long a key stays claimed in the store of the locks if the server that claimed it dies.
+const CLAIM_LEASE: Duration = Duration::from_secs(5);
 
-/// How often answers whose time is over are looked for, how many are swept at once, and the
-/// pause between.
-const SWEEP: Duration = Duration::from_secs(60);
-const MOST_SWEPT: i64 = 500;
-const BETWEEN: Duration = Duration::from_millis(50);
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// How often expired records are deleted, how many at a time, and the pause in between.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_BATCH: i64 = 500;
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
 const HEADER: &str = "idempotency-key";
 
-/// The answers that are in the database.
-struct InTheDatabase(Arc<dyn Storage>);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-impl RecordStore for InTheDatabase {
+/// The key of a request, if it was sent with one.
+pub(crate) type MaybeKey = Option<Extension<RequestKey>>;
+
+/// Reads the records that the storage writes.
+struct StoredRecords(Arc<dyn Storage>);
+
+impl RecordStore for StoredRecords {
     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
-        let recorded = self.0.recorded(&stored(key)).await?;
-        Ok(recorded.map(record).transpose()?)
+        let recorded = self.0.recorded(&storage_key(key)).await?;
+        Ok(recorded.map(parse_record).transpose()?)
     }
 }
 
-/// The layers of the two kinds of requests.
-pub(crate) struct Keys {
-    /// The database alone decides.
-    pub(crate) of_orders: IdempotencyLayer,
-    /// The store of the locks is needed in any case.
-    pub(crate) of_changes: IdempotencyLayer,
-}
-
-impl Keys {
-    pub(crate) fn new(storage: Arc<dyn Storage>, store: &Store, body_limit: usize) -> Self {
-        let layer = || {
-            IdempotencyLayer::transactional(InTheDatabase(storage.clone()))
-                .methods([Method::POST, Method::PUT, Method::PATCH])
-                .caller(|parts| request_context::caller(&parts.headers).to_string())
-                .body_limit(body_limit)
-                .on_rejection(Refusal::of_layer)
-        };
-        Self {
-            of_orders: layer(),
-            of_changes: layer().claim_in(store, CLAIM),
-        }
-    }
-
-    /// Waits until every request that has begun is finished.
-    pub(crate) async fn drain(&self) {
-        self.of_orders.drain().await;
-        self.of_changes.drain().await;
+/// Builds the layers.
+pub(crate) fn layers(
+    storage: &Arc<dyn Storage>,
+    store: &Store,
+    body_limit: usize,
+) -> IdempotencyLayers {
+    let layer = || {
+        IdempotencyLayer::transactional(StoredRecords(storage.clone()))
+            .methods([Method::POST, Method::PUT, Method::PATCH])
+            .caller(|parts| caller(&parts.headers).to_string())
+            .body_limit(body_limit)
+            .on_rejection(ApiError::of_layer)
+    };
+    IdempotencyLayers {
+        orders: layer(),
+        updates: layer().claim_in(store, CLAIM_LEASE),
     }
 }
 
-/// Forgets the answers whose time is over, for as long as it runs: in small steps, so that
-/// nobody's write waits for it.
+/// Deletes expired records until it is dropped. Works in small steps, so that no write waits
+/// long for it.
 pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
-    let mut rounds = interval_at(Instant::now() + SWEEP, SWEEP);
+    let mut rounds = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
     loop {
         rounds.tick().await;
         loop {
-            match storage.forget(MOST_SWEPT).await {
+            match storage.forget(SWEEP_BATCH).await {
                 Ok(0) => break,
-                Ok(count) => debug!(count, "forgot answers to idempotency keys"),
+                Ok(count) => debug!(count, "deleted expired idempotency records"),
                 Err(why) => {
-                    warn!(%why, "answers to idempotency keys could not be swept; later again");
+                    warn!(%why, "cannot delete expired idempotency records; trying again later");
                     break;
                 }
             }
-            sleep(BETWEEN).await;
+            sleep(SWEEP_PAUSE).await;
         }
     }
 }
 
-/// Reads the body of a request that has a key, within our limits, before the key's layer does.
-pub(crate) async fn collected(
-    State(shop): State<Shop>,
+/// Reads the body of a request with a key, within the limits of the server, before the
+/// idempotency layer reads it to compute the fingerprint.
+pub(crate) async fn buffer_body(
+    State(limits): State<BodyLimits>,
     request: Request,
     next: Next,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     if !request.headers().contains_key(HEADER) {
         return Ok(next.run(request).await);
     }
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, shop.settings.body).await?;
+    let bytes = body::read(&parts.headers, body, limits).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
-/// The key that a request came with, if it did.
-pub(crate) type Given = Option<Extension<RequestKey>>;
-
-/// What is done once under that key. `answer` is what is answered when it had an effect.
-pub(crate) fn once<T>(key: &Given, answer: fn(&T) -> Option<Vec<u8>>) -> Option<Once<T>> {
+/// Makes a write idempotent if the request has a key. `response` returns the bytes to record,
+/// or `None` if the write had no effect.
+pub(crate) fn idempotent_write<T>(
+    key: &MaybeKey,
+    response: fn(&T) -> Option<Vec<u8>>,
+) -> Option<Once<T>> {
     key.as_ref().map(|Extension(key)| Once {
-        key: stored(key),
+        key: storage_key(key),
         fingerprint: key.fingerprint,
-        answer,
+        answer: response,
     })
 }
 
-/// An answer as it is recorded: of which request is noted beside it.
-pub(crate) fn bytes(answer: &RecordedResponse) -> Vec<u8> {
-    answer.to_bytes().into()
-}
-
-/// The answer to an order: what `answer` makes of what it did, or a refusal.
-pub(crate) fn answered(
-    key: &Given,
+/// Returns the response to an order: the recorded one if the key was used before, the one that
+/// `response` builds if the order had an effect, and otherwise an error.
+pub(crate) fn order_response(
+    key: &MaybeKey,
     outcome: Outcome,
-    answer: fn(&Outcome) -> Option<RecordedResponse>,
-) -> Result<Response, Refusal> {
+    response: fn(&Outcome) -> Option<RecordedResponse>,
+) -> Result<Response, ApiError> {
     if let Outcome::Recorded(recorded) = outcome {
-        return again(key, recorded);
+        return replay(key, recorded);
     }
-    let answer = answer(&outcome).ok_or_else(|| Refusal::from(outcome))?;
-    Ok(answer.into_response())
+    let response = response(&outcome).ok_or_else(|| ApiError::from(outcome))?;
+    Ok(response.into_response())
 }
 
-/// The answer to a request whose key was used while it was under way.
-pub(crate) fn again(key: &Given, recorded: Recorded) -> Result<Response, Refusal> {
-    let fits = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
-    if !key.as_ref().is_some_and(fits) {
-        return Err(Refusal::key_reused());
+/// Returns the recorded response to a request whose key was used while it was in progress.
+/// Fails if the key was used with a different request.
+pub(crate) fn replay(key: &MaybeKey, recorded: Recorded) -> Result<Response, ApiError> {
+    let is_same = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
+    if !key.as_ref().is_some_and(is_same) {
+        return Err(ApiError::key_reused());
     }
-    record(recorded)
+    parse_record(recorded)
         .map(RecordedResponse::replay)
-        .map_err(|_| Refusal::defect())
+        .map_err(|_| ApiError::internal())
 }
 
-fn stored(key: &RequestKey) -> Key {
+fn storage_key(key: &RequestKey) -> Key {
     Key {
         caller: key.caller.as_str().into(),
         key: key.key.as_str().into(),
     }
 }
 
-fn record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malformed> {
+fn parse_record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malformed> {
     let record = RecordedResponse::from_bytes(recorded.answer)?;
     let fingerprint = recorded.fingerprint;
     Ok(RecordedResponse {
@@ -168,24 +158,24 @@ fn record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malfor
     })
 }
 
-/// The answer that shows `body`.
-pub(crate) fn shown(status: StatusCode, body: &impl Serialize) -> RecordedResponse {
+/// Builds a response with a JSON body that can be recorded.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> RecordedResponse {
     RecordedResponse {
-        // Of which request is noted beside it.
+        // The storage keeps the fingerprint in a column of its own.
         fingerprint: [0; 32],
         status,
         headers: vec![(CONTENT_TYPE, JSON)],
-        // Our own shapes have nothing that JSON has not.
+        // Our response types have only string keys and cannot fail to serialize.
         body: serde_json::to_vec(body).unwrap_or_default().into(),
     }
 }
 
-/// The answer that shows what has been created, and where it is.
-pub(crate) fn created(place: String, body: &impl Serialize) -> RecordedResponse {
-    let answer = shown(StatusCode::CREATED, body);
-    match HeaderValue::try_from(place) {
-        Ok(place) => answer.header(LOCATION, place),
-        // Numbers and hexadecimal digits always are a header value.
-        Err(_) => answer,
+/// Builds a 201 response with the location of the new resource.
+pub(crate) fn created(location: String, body: &impl Serialize) -> RecordedResponse {
+    let response = json(StatusCode::CREATED, body);
+    match HeaderValue::try_from(location) {
+        Ok(location) => response.header(LOCATION, location),
+        // Digits and hyphens always are a header value.
+        Err(_) => response,
     }
 }

@@ -1,191 +1,90 @@
-//! What every request meets first and every answer last: a request id, the form and
-//! language of refusals, the headers that DRF sends, a limit to how much is done at once
-//! and for how long, and a line in the log and in the metrics.
+//! The middleware around all routes.
+//!
+//! It is one function and not a stack of layers, because each `axum::middleware::from_fn` boxes
+//! its future. The steps are in the order in which a request passes them.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+mod access_log;
+mod host;
+mod load_shed;
+mod render;
+mod request_id;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONNECTION, HOST, VARY};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Request, State};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt;
-use metrics::{counter, gauge, histogram};
-use tracing::{Instrument, error, error_span, info};
+use axum::response::Response;
+use tokio::time::timeout;
+use tracing::Instrument;
 
-use crate::error::Refusal;
-use crate::error::negotiate::{Form, Language};
-use crate::http::request_context::RequestId;
-use crate::http::routes::{self, Place};
-use crate::state::Shop;
+use self::access_log::AccessLog;
+use self::render::Renderer;
+use crate::error::ApiError;
+use crate::http::routes::{Route, Routes};
+use crate::state::AppState;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The state of the middleware.
+#[derive(Clone)]
+pub(crate) struct Middleware {
+    pub(crate) state: AppState,
+    pub(crate) routes: Arc<Routes>,
+}
 
-/// Treats a request to anywhere. Never answers with anything that is not ours.
-pub(crate) async fn answer(State(shop): State<Shop>, mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let id = request_id(request.headers());
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let place = routes::of(&path);
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("(none)", |_| route_of(&path, place));
-    let form = Form::accepted(request.headers());
-    let language = Language::preferred(request.headers());
-    // Of the highest level, so that a warning has its request's id whatever is logged.
-    let span = error_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
-
-    request
-        .extensions_mut()
-        .insert(RequestId(id.to_str().unwrap_or_default().into()));
-    let is_api = path.starts_with("/api/");
-    let mut response = async {
-        let work = async {
-            if !is_api {
-                return next.run(request).await;
-            }
-            let Some(_seat) = Seat::take(&shop.in_flight, shop.settings.most_in_flight) else {
-                return Refusal::overloaded().into_response();
-            };
-            if !names_one_host(&request) {
-                return Refusal::bad_request("A request must name exactly one Host.")
-                    .into_response();
-            }
-            if form.is_none() && place.is_some() {
-                return Refusal::not_acceptable().into_response();
-            }
-            tokio::time::timeout(shop.settings.request_timeout, next.run(request))
-                .await
-                .unwrap_or_else(|_| Refusal::timeout().into_response())
-        };
-        let response = AssertUnwindSafe(work).catch_unwind().await;
-        let response = response.unwrap_or_else(|_| {
-            error!("a request panicked");
-            Refusal::defect().into_response()
-        });
-        finished(response, form.unwrap_or(Form::Json), language, &method)
-    }
-    .instrument(span.clone())
-    .await;
-
-    let status = response.status();
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    if let Some(place) = place {
-        headers.insert(ALLOW, HeaderValue::from_static(place.allow));
-        headers
-            .entry(VARY)
-            .or_insert(HeaderValue::from_static("Accept"));
-    }
-    // What the client still sends of such a request is not read any more.
-    let unread = matches!(
-        status,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
-    );
-    // And while the server drains, the client's next request belongs elsewhere.
-    if unread || shop.draining.load(Ordering::Relaxed) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    let took = begun.elapsed();
-    let _entered = span.enter();
-    info!(
-        status = status.as_u16(),
-        // Whole microseconds, so that it reads 1.322 and not 1.3220000000000001.
-        milliseconds = took.as_micros() as f64 / 1000.0,
-        "answered"
-    );
-    record(&method, route, status, took.as_secs_f64());
+/// Handles a request to any path.
+pub(crate) async fn handle(
+    State(Middleware { state, routes }): State<Middleware>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let request_id = request_id::assign(&mut request);
+    let route = routes.of(&request);
+    let log = AccessLog::begin(&request, &request_id, route);
+    let renderer = Renderer::of(&request);
+    let respond = async {
+        let limited = limit(&state, route, &renderer, request, next);
+        let response = render::catch_panic(limited).await;
+        renderer.render_errors(response)
+    };
+    let mut response = respond.instrument(log.span()).await;
+    request_id::add_header(&mut response, request_id);
+    render::add_route_headers(&mut response, route);
+    close_connection(&mut response, &state);
+    log.end(response.status());
     response
 }
 
-fn finished(response: Response, form: Form, language: Language, method: &Method) -> Response {
-    let (mut parts, body) = response.into_parts();
-    let Some(refusal) = parts.extensions.remove::<Refusal>() else {
-        return Response::from_parts(parts, body);
-    };
-    let rendered = refusal.render(form, language);
-    if method == Method::HEAD {
-        // The headers that GET would have, and no body: hyper sees to the latter.
-        let (parts, _) = rendered.into_parts();
-        return Response::from_parts(parts, axum::body::Body::empty());
+/// Applies the limits of the API.
+async fn limit(
+    state: &AppState,
+    route: Option<&Route>,
+    renderer: &Renderer,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if !request.uri().path().starts_with("/api/") {
+        return Ok(next.run(request).await);
     }
-    rendered
-}
-
-/// RFC 9112, section 3.2: with none or two, a proxy in front may have meant another one.
-fn names_one_host(request: &Request) -> bool {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    hosts == 1 || hosts == 0 && request.version() < Version::HTTP_11
-}
-
-/// The caller's own id if it is harmless in a log, or a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    headers
-        .get(REQUEST_ID)
-        .filter(|id| {
-            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        })
-        .cloned()
-        .unwrap_or_else(|| {
-            let id = format!("{:032x}", rand::random::<u128>());
-            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("none"))
-        })
-}
-
-/// The route's name in the metrics.
-fn route_of(path: &str, place: Option<Place>) -> &'static str {
-    match place {
-        Some(place) => place.route,
-        None => match path {
-            "/healthz" => "/healthz",
-            "/readyz" => "/readyz",
-            "/metrics" => "/metrics",
-            "/openapi.json" => "/openapi.json",
-            _ => "/docs",
-        },
+    let _permit = load_shed::admit(state)?;
+    host::require_one(&request)?;
+    if route.is_some() {
+        renderer.require_acceptable()?;
     }
+    let response = timeout(state.settings.request_timeout, next.run(request)).await;
+    response.map_err(|_| ApiError::timeout())
 }
 
-fn record(method: &Method, route: &'static str, status: StatusCode, seconds: f64) {
-    let method = match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        // Whatever a client thinks up must not become a time series.
-        _ => "other",
-    };
-    let status = status.as_str().to_owned();
-    counter!("lockstock_http_requests_total", "method" => method, "route" => route, "status" => status)
-        .increment(1);
-    histogram!("lockstock_http_request_seconds", "method" => method, "route" => route)
-        .record(seconds);
-}
-
-/// One of the seats for requests under way; free again when dropped.
-struct Seat<'a>(&'a AtomicUsize);
-
-impl<'a> Seat<'a> {
-    fn take(taken: &'a AtomicUsize, most: usize) -> Option<Self> {
-        if taken.fetch_add(1, Ordering::Relaxed) >= most {
-            taken.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        gauge!("lockstock_http_requests_in_flight").increment(1);
-        Some(Self(taken))
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-        gauge!("lockstock_http_requests_in_flight").decrement(1);
+/// Closes the connection if the rest of the request will not be read, and while the server
+/// drains: the next request of the client belongs on another server.
+fn close_connection(response: &mut Response, state: &AppState) {
+    let is_unread = matches!(
+        response.status(),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
+    );
+    if is_unread || state.draining.load(Ordering::Relaxed) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
     }
 }

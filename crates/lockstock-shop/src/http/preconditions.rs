@@ -1,10 +1,10 @@
-//! The precondition headers of a request (RFC 9110, section 13).
+//! `If-Match` and `If-None-Match` (RFC 9110, section 13).
 
 use lockstock_http::PreconditionsLayer;
 
-use crate::error::Refusal;
+use crate::error::ApiError;
 
-/// Returns the layer that parses `If-Match`.
+/// Builds the layer that evaluates the preconditions of a request.
 pub(crate) fn layer() -> PreconditionsLayer {
-    PreconditionsLayer::new().on_rejection(Refusal::of_layer)
+    PreconditionsLayer::new().on_rejection(ApiError::of_layer)
 }

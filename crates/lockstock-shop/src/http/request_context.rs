@@ -1,4 +1,4 @@
-//! Who asks, and by which request: for the ledger, for holds, and for idempotency keys.
+//! The id and the caller of a request: for the ledger, reservations and idempotency keys.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::storage::Origin;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The id of a request, as the log and the answer have it.
+/// The id of a request, as in the log and in the response.
 #[derive(Clone)]
 pub(crate) struct RequestId(pub(crate) Arc<str>);
 
@@ -30,22 +30,23 @@ impl<S: Sync> FromRequestParts<S> for Origin {
     }
 }
 
-/// A caller is whoever sends the same `Authorization` and `X-API-Key`; nobody known without
-/// either. The digest, because what is stored must not let anybody in.
+/// Returns the identity of the caller, which is empty without credentials. Requests with the same
+/// `Authorization` and `X-API-Key` have the same caller. The identity is a digest, so that the
+/// database contains no credentials.
 pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
     let mut digest = Sha256::new();
-    let mut known = false;
+    let mut has_credentials = false;
     for name in [AUTHORIZATION, API_KEY] {
         for value in headers.get_all(&name) {
-            known = true;
+            has_credentials = true;
             digest.update(name.as_str());
-            // Told apart by what no value contains.
+            // No header value contains the separator.
             digest.update([b'\n']);
             digest.update(value);
             digest.update([b'\n']);
         }
     }
-    if !known {
+    if !has_credentials {
         return "".into();
     }
     let digest = digest.finalize();
@@ -61,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_caller_is_known_by_what_they_send_and_by_nothing_else() {
-        let of = |pairs: &[(HeaderName, &'static str)]| {
+    fn a_caller_is_identified_by_both_credential_headers() {
+        let identity = |pairs: &[(HeaderName, &'static str)]| {
             let pairs = pairs.iter().cloned();
             caller(
                 &pairs
@@ -70,11 +71,11 @@ mod tests {
                     .collect(),
             )
         };
-        assert_eq!(&*of(&[]), "");
-        let ann = of(&[(AUTHORIZATION, "Bearer ann")]);
+        assert_eq!(&*identity(&[]), "");
+        let ann = identity(&[(AUTHORIZATION, "Bearer ann")]);
         assert_eq!(ann.len(), 32);
-        assert_eq!(ann, of(&[(AUTHORIZATION, "Bearer ann")]));
-        assert_ne!(ann, of(&[(AUTHORIZATION, "Bearer bob")]));
-        assert_ne!(ann, of(&[(API_KEY, "Bearer ann")]));
+        assert_eq!(ann, identity(&[(AUTHORIZATION, "Bearer ann")]));
+        assert_ne!(ann, identity(&[(AUTHORIZATION, "Bearer bob")]));
+        assert_ne!(ann, identity(&[(API_KEY, "Bearer ann")]));
     }
 }

@@ -1,100 +1,114 @@
-//! The paths of the API: what is where, and which methods it takes. Known before a request is
-//! routed, because DRF tells what is allowed with every answer, refusals included.
+//! The routes of the API and the methods that each allows, read from the OpenAPI document.
+//!
+//! Django REST framework sends `Allow` with every response, errors included, so the middleware
+//! needs to know the route of a request.
 
-use percent_encoding::percent_decode_str;
-use uuid::Uuid;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::drf::python;
-use crate::error::Refusal;
+use axum::extract::{MatchedPath, Request};
+use axum::http::HeaderValue;
+use utoipa::openapi::{OpenApi, PathItem};
 
-/// What is behind a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Its name in the metrics: few, however many products there are.
-    pub(crate) route: &'static str,
-    /// For the header `Allow`.
-    pub(crate) allow: &'static str,
+use crate::http::paths::is_id;
+
+/// The routes of the API, by their patterns.
+pub(crate) struct Routes(HashMap<Arc<str>, Route>);
+
+/// A route of the API.
+pub(crate) struct Route {
+    /// The URL pattern, which also names the route in the metrics.
+    pub(crate) pattern: Arc<str>,
+    /// The value of the `Allow` header.
+    pub(crate) allow: HeaderValue,
 }
 
-const fn place(route: &'static str, allow: &'static str) -> Place {
-    Place { route, allow }
+impl Routes {
+    /// Reads the routes of `document`.
+    pub(crate) fn from_openapi(document: &OpenApi) -> Self {
+        let paths = document.paths.paths.iter();
+        let routes = paths.filter(|(path, _)| path.starts_with("/api/"));
+        let routes = routes.filter_map(|(path, item)| {
+            let pattern = Arc::from(path.as_str());
+            let allow = HeaderValue::try_from(allowed_methods(item)).ok()?;
+            Some((Arc::clone(&pattern), Route { pattern, allow }))
+        });
+        Self(routes.collect())
+    }
+
+    /// Returns the route of a request that the router has matched.
+    pub(crate) fn of(&self, request: &Request) -> Option<&Route> {
+        let matched = request.extensions().get::<MatchedPath>()?;
+        let route = self.0.get(matched.as_str())?;
+        route.matches(request.uri().path()).then_some(route)
+    }
+
+    /// Returns the route that matches `path`.
+    pub(crate) fn find(&self, path: &str) -> Option<&Route> {
+        self.0.values().find(|route| route.matches(path))
+    }
 }
 
-/// What is behind `path`, if it is one of the API's.
-pub(crate) fn of(path: &str) -> Option<Place> {
-    let segments = path.strip_prefix("/api/")?.strip_suffix('/')?;
-    let segments = segments.split('/').collect::<Vec<_>>();
-    let place = match segments[..] {
-        ["products"] => place("/api/products/", "GET, POST, HEAD, OPTIONS"),
-        ["products", id] if is_id(id) => place(
-            "/api/products/{id}/",
-            "GET, PUT, PATCH, DELETE, HEAD, OPTIONS",
-        ),
-        ["products", id, "purchases"] if is_id(id) => {
-            place("/api/products/{id}/purchases/", "GET, POST, HEAD")
-        }
-        ["products", id, "ledger"] if is_id(id) => place("/api/products/{id}/ledger/", "GET, HEAD"),
-        ["products", id, "reservations"] if is_id(id) => {
-            place("/api/products/{id}/reservations/", "POST")
-        }
-        ["products", id, "reservations", rid] if is_id(id) && is_id(rid) => place(
-            "/api/products/{id}/reservations/{rid}/",
-            "GET, DELETE, HEAD",
-        ),
-        ["products", id, "reservations", rid, "confirm"] if is_id(id) && is_id(rid) => {
-            place("/api/products/{id}/reservations/{rid}/confirm/", "POST")
-        }
-        ["products", id, "reservations", rid, "extend"] if is_id(id) && is_id(rid) => {
-            place("/api/products/{id}/reservations/{rid}/extend/", "POST")
-        }
-        ["purchases", id] if is_id(id) => place("/api/purchases/{id}/", "GET, HEAD"),
-        _ => return None,
-    };
-    Some(place)
+impl Route {
+    fn matches(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        let mut patterns = self.pattern.split('/');
+        let matches = patterns.all(|pattern| match segments.next() {
+            Some(segment) if pattern.starts_with('{') => is_id(segment),
+            segment => segment == Some(pattern),
+        });
+        matches && segments.next().is_none()
+    }
 }
 
-/// What DRF's router takes for one.
-fn is_id(segment: &str) -> bool {
-    let decoded = percent_decode_str(segment).decode_utf8_lossy();
-    !decoded.is_empty() && !decoded.contains(['/', '.'])
-}
-
-/// The id in `/api/products/{id}/…`, read as Python's `int` does.
-pub(crate) fn product_id(path: &str) -> Result<i64, Refusal> {
-    let decoded = percent_decode_str(segment(path, 3)).decode_utf8_lossy();
-    python::int(&decoded).ok_or_else(Refusal::not_found)
-}
-
-/// The id in `/api/products/{id}/reservations/{rid}/…`.
-pub(crate) fn reservation_id(path: &str) -> Result<Uuid, Refusal> {
-    let id = Uuid::try_parse(segment(path, 5));
-    id.map_err(|_| Refusal::none_of("Reservation"))
-}
-
-/// The id in `/api/purchases/{id}/`.
-pub(crate) fn purchase_id(path: &str) -> Result<Uuid, Refusal> {
-    let id = Uuid::try_parse(segment(path, 3));
-    id.map_err(|_| Refusal::none_of("Purchase"))
-}
-
-fn segment(path: &str, number: usize) -> &str {
-    path.split('/').nth(number).unwrap_or_default()
+/// Lists the methods of a route in the order in which Django REST framework lists them.
+pub(crate) fn allowed_methods(item: &PathItem) -> String {
+    let methods = [
+        ("GET", &item.get),
+        ("POST", &item.post),
+        ("PUT", &item.put),
+        ("PATCH", &item.patch),
+        ("DELETE", &item.delete),
+        ("HEAD", &item.get),
+        ("OPTIONS", &item.options),
+    ];
+    let allowed = methods.iter().filter(|(_, operation)| operation.is_some());
+    let names = allowed.map(|(name, _)| *name).collect::<Vec<_>>();
+    names.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use utoipa::openapi::path::{HttpMethod, Operation};
+    use utoipa::openapi::{OpenApiBuilder, PathsBuilder};
+
+    fn routes() -> Routes {
+        let item = |methods: &[HttpMethod]| {
+            PathItem::from_http_methods(methods.to_vec(), Operation::new())
+        };
+        let paths = PathsBuilder::new()
+            .path("/api/products/", item(&[HttpMethod::Post, HttpMethod::Get]))
+            .path("/api/products/{id}/", item(&[HttpMethod::Get]))
+            .path(
+                "/api/products/{id}/reservations/{rid}/extend/",
+                item(&[HttpMethod::Post]),
+            )
+            .path("/healthz", item(&[HttpMethod::Get]));
+        Routes::from_openapi(&OpenApiBuilder::new().paths(paths).build())
+    }
 
     #[test]
-    fn a_path_is_one_place_or_none() {
-        let route = |path| of(path).map(|place| place.route);
-        assert_eq!(route("/api/products/"), Some("/api/products/"));
-        assert_eq!(route("/api/products/7/"), Some("/api/products/{id}/"));
+    fn a_path_matches_at_most_one_route() {
+        let routes = routes();
+        let pattern = |path| routes.find(path).map(|route| &*route.pattern);
+        assert_eq!(pattern("/api/products/"), Some("/api/products/"));
+        assert_eq!(pattern("/api/products/7/"), Some("/api/products/{id}/"));
         assert_eq!(
-            route("/api/products/7/reservations/x/extend/"),
+            pattern("/api/products/7/reservations/x/extend/"),
             Some("/api/products/{id}/reservations/{rid}/extend/")
         );
-        for elsewhere in [
+        for unmatched in [
             "/api/",
             "/api/products",
             "/api/products//",
@@ -103,8 +117,17 @@ mod tests {
             "/api/products/7/else/",
             "/api/purchases/",
             "/products/7/",
+            "/healthz",
         ] {
-            assert_eq!(route(elsewhere), None, "{elsewhere}");
+            assert_eq!(pattern(unmatched), None, "{unmatched}");
         }
+    }
+
+    #[test]
+    fn head_is_allowed_where_get_is() {
+        let routes = routes();
+        let allow = |path| routes.find(path).map(|route| route.allow.to_str().unwrap());
+        assert_eq!(allow("/api/products/"), Some("GET, POST, HEAD"));
+        assert_eq!(allow("/api/products/7/"), Some("GET, HEAD"));
     }
 }

@@ -1,10 +1,10 @@
-//! Whose turn it is to change a product: the article's contract. One request at a time changes
-//! a product, and after a success nobody does for the rest of the lease.
+//! The lock around updates of one product. One request at a time updates a product, and after a
+//! success none does for the rest of the lease.
 //!
-//! The write is fenced (see `storage.rs`): if the lock was lost on the way, nothing is written.
-//! Once the lock is held the work is finished even if the client has gone. The lock is taken
-//! after the body is read and validated, and no database connection is held while it is waited
-//! for.
+//! The lock is acquired after the request is read and validated, and no database connection is
+//! held while a request waits for it. Once the lock is held, the update runs to its end even if
+//! the client disconnects. The write is fenced (see `storage.rs`): if the lock is lost before
+//! the commit, nothing is written.
 
 use std::time::Duration;
 
@@ -13,49 +13,51 @@ use axum::http::request::Parts;
 use lockstock::Store;
 use lockstock_http::{Key, LockLayer};
 
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::failpoint;
-use crate::http::routes::product_id;
+use crate::http::paths::ProductId;
 
-/// How updates take turns.
+/// Settings of the update lock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct UpdateRules {
-    /// How long one update may take, and how long others are kept out after it.
+pub(crate) struct UpdateLockSettings {
+    /// How long one update may take, and how long a product stays locked after an update.
     pub(crate) lease: Duration,
-    /// How long an update waits for the one before it.
+    /// How long an update waits for the lock.
     pub(crate) wait: Duration,
-    /// What happens to the lock after a success.
-    pub(crate) hold: Hold,
+    /// What happens to the lock after a successful update.
+    pub(crate) after_update: AfterUpdate,
 }
 
 /// What happens to the lock of a product after a successful update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Hold {
-    /// It stays taken for the rest of the lease: one update per lease.
+pub(crate) enum AfterUpdate {
+    /// Stays locked for the rest of the lease: one update per lease.
     Keep,
-    /// It is released at once: one update at a time.
+    /// Is released: one update at a time.
     Release,
 }
 
-/// The turns of all products.
-pub(crate) fn turns(store: &Store, rules: UpdateRules) -> LockLayer {
+/// Builds the layer that acquires the lock of the product that a request updates.
+pub(crate) fn update_lock(store: &Store, settings: UpdateLockSettings) -> LockLayer {
     let key = Key::from_fn(lock_name);
-    let guard = match rules.hold {
-        // What is gone (204) needs no cool-down: who comes next shall hear 404, not 429.
-        Hold::Keep => LockLayer::cooldown(store, key, rules.lease).success_status([StatusCode::OK]),
-        Hold::Release => LockLayer::exclusive(store, key, rules.lease),
+    let layer = match settings.after_update {
+        // Only 200 keeps the lock. After a DELETE (204) the next request must get 404, not 429.
+        AfterUpdate::Keep => {
+            LockLayer::cooldown(store, key, settings.lease).success_status([StatusCode::OK])
+        }
+        AfterUpdate::Release => LockLayer::exclusive(store, key, settings.lease),
     };
-    guard
-        .wait(rules.wait)
-        // The database compares the fence and the deadline in the transaction that writes.
+    layer
+        .wait(settings.wait)
+        // The transaction that writes compares the fence and the deadline.
         .finish_when_lost()
-        .on_rejection(Refusal::of_layer)
+        .on_rejection(ApiError::of_layer)
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {
-    let id = product_id(parts.uri.path()).ok()?;
+    let ProductId(id) = ProductId::parse(parts.uri.path()).ok()?;
     let mut name = format!("product-update-lock-{id}");
-    // As good as a store that grants every lock to everybody.
+    // Equivalent to a store that grants every lock to all requests.
     if failpoint::is_on("locks.granted.to.everybody") {
         name += &format!("-{:x}", rand::random::<u64>());
     }

@@ -1,44 +1,43 @@
-//! How requests are refused: the bodies, and the answers that several of them share. What any
-//! request to the API can hear is in `operations.rs`.
+//! Error responses and their bodies. The errors of every operation are in `operations.rs`.
 
 use std::collections::HashMap;
 
 use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
-/// Every refusal has at least one sentence for people.
+/// An error with a human-readable message.
 #[derive(ToSchema)]
-pub(crate) struct Detail {
+pub(crate) struct ErrorDetail {
     detail: String,
-    /// For programs, where it is not one of Django REST framework's own: lock_lost, …
+    /// Machine-readable, unless Django REST framework defines the error: lock_lost, …
     #[schema(nullable = false)]
     code: Option<String>,
 }
 
-/// What is wrong with each field; or `detail`, and a `code` if it is not Django REST
-/// framework's own.
+/// The messages about each field; or `detail`, and a `code` unless Django REST framework defines
+/// the error.
 #[derive(ToSchema)]
 #[schema(example = json!({ "stock": ["A valid integer is required."] }))]
-pub(crate) struct Invalid(HashMap<String, Sentences>);
+pub(crate) struct ValidationErrors(HashMap<String, Messages>);
 
-/// One sentence or several.
+/// One message or several.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub(crate) enum Sentences {
+pub(crate) enum Messages {
     One(String),
     Several(Vec<String>),
 }
 
-/// What is wrong with the filters, or with the search.
+/// The messages about the filters, or about the search.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub(crate) enum BadQuery {
-    Filters(Invalid),
+pub(crate) enum QueryErrors {
+    Filters(ValidationErrors),
     Search(Vec<String>),
 }
 
-/// A refusal as RFC 9457 has it, for those who name its type in `Accept`. What else the JSON
-/// has, it has too.
+/// RFC 9457 problem details, sent if `Accept` names their media type. They also have the other
+/// members of the JSON error.
 #[derive(ToSchema)]
 pub(crate) struct Problem {
     #[schema(example = "about:blank")]
@@ -46,26 +45,26 @@ pub(crate) struct Problem {
     title: String,
     status: u16,
     detail: String,
-    /// For programs, where it is not one of Django REST framework's own.
+    /// Machine-readable, unless Django REST framework defines the error.
     #[schema(nullable = false)]
     code: Option<String>,
-    /// What is wrong with each field.
+    /// The messages about each field.
     #[schema(nullable = false)]
-    errors: Option<BadQuery>,
+    errors: Option<QueryErrors>,
 }
 
 /// The product has another version.
 #[derive(ToSchema)]
 pub(crate) struct Stale {
     detail: String,
-    /// The one that it has.
+    /// The current version.
     #[schema(minimum = 1, example = 3)]
     version: i64,
     #[schema(example = "precondition_failed")]
     code: String,
 }
 
-/// It is not this request's turn.
+/// Another request holds or keeps the lock of the product.
 #[derive(ToSchema)]
 pub(crate) struct Busy {
     detail: String,
@@ -77,110 +76,109 @@ pub(crate) struct Busy {
     code: String,
 }
 
-/// Why stock is not sold.
+/// The reason why stock was not sold or reserved.
 #[derive(ToSchema)]
-pub(crate) struct NotSold {
+pub(crate) struct OrderConflict {
     detail: String,
-    /// Of `insufficient_stock`: how many anybody can buy.
+    /// With `insufficient_stock`: how much can be bought.
     #[schema(nullable = false, minimum = 0, example = 0)]
     available: Option<i64>,
-    /// Of `insufficient_stock`: how many there are.
+    /// With `insufficient_stock`: the stock.
     #[schema(nullable = false, minimum = 0, example = 2)]
     stock: Option<i64>,
-    /// Of `insufficient_stock`: how many of them are set aside.
+    /// With `insufficient_stock`: how much of the stock is reserved.
     #[schema(nullable = false, minimum = 0, example = 2)]
     held: Option<i64>,
-    /// Of `hold_expired`: when it did.
+    /// With `hold_expired`: when the reservation expired.
     #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
-    /// Of `already_confirmed`: what the reservation became.
+    /// With `already_confirmed`: the purchase that the reservation became.
     #[schema(nullable = false)]
     purchase: Option<Uuid>,
     #[schema(example = "insufficient_stock")]
     code: String,
 }
 
-/// How a request with an idempotency key can be refused for that.
+/// The errors of idempotency keys.
 #[derive(IntoResponses)]
-pub(crate) enum Keyed {
-    /// The Idempotency-Key is none.
+pub(crate) enum IdempotencyErrors {
+    /// The Idempotency-Key is malformed.
     #[response(status = 400)]
-    Malformed(Invalid),
-    /// The request of that Idempotency-Key is under way (`in_flight`): see Retry-After.
+    Malformed(ValidationErrors),
+    /// A request with the Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
-    InFlight(Detail),
-    /// The request's body, which is read for the Idempotency-Key, did not arrive in time.
+    InFlight(ErrorDetail),
+    /// The body, which is read for the Idempotency-Key, did not arrive in time.
     #[response(status = 408)]
-    Slow(Detail),
-    /// The request's body, which is read for the Idempotency-Key, is too large.
+    Slow(ErrorDetail),
+    /// The body, which is read for the Idempotency-Key, is too large.
     #[response(status = 413)]
-    TooLarge(Detail),
-    /// The Idempotency-Key came with another request before.
+    TooLarge(ErrorDetail),
+    /// The Idempotency-Key was used with a different request.
     #[response(status = 422)]
-    Reused(Detail),
+    Reused(ErrorDetail),
 }
 
-/// What can be wrong with a body.
+/// The errors of a body.
 #[derive(IntoResponses)]
-pub(crate) enum BadBody {
-    /// What is wrong, field by field, or `detail` for a body or an Idempotency-Key that cannot
-    /// be read.
+pub(crate) enum BodyErrors {
+    /// Messages about invalid fields, or `detail` if the body or the Idempotency-Key is malformed.
     #[response(status = 400)]
-    Invalid(Invalid),
+    ValidationErrors(ValidationErrors),
     /// The body did not arrive in time.
     #[response(status = 408)]
-    Slow(Detail),
+    Slow(ErrorDetail),
     /// The body is too large.
     #[response(status = 413)]
-    TooLarge(Detail),
-    /// The body is of a type that is not read here.
+    TooLarge(ErrorDetail),
+    /// The media type of the body is not supported.
     #[response(status = 415)]
-    MediaType(Detail),
+    MediaType(ErrorDetail),
 }
 
-/// How a change under the product's lock can end without one.
+/// The errors of an update of a product.
 #[derive(IntoResponses)]
-pub(crate) enum UnderLock {
-    /// There is no such product.
+pub(crate) enum UpdateErrors {
+    /// The product does not exist.
     #[response(status = 404)]
-    Missing(Detail),
-    /// The lock was lost on the way, nothing was written (`lock_lost`); or the request of that
-    /// Idempotency-Key is under way (`in_flight`): see Retry-After.
+    Missing(ErrorDetail),
+    /// The lock was lost before the commit and nothing was written (`lock_lost`); or a request
+    /// with the Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
-    Lost(Detail),
-    /// Somebody has changed the product since: its ETag is another one.
+    Lost(ErrorDetail),
+    /// The product has changed since it was read: its ETag is a different one.
     #[response(status = 412, headers(("ETag" = String, description = "The version, quoted")))]
     Stale(Stale),
-    /// This server wants If-Match.
+    /// This server requires If-Match.
     #[response(status = 428)]
-    IfMatchRequired(Detail),
-    /// Somebody is updating the product, or has just done so: see Retry-After.
+    IfMatchRequired(ErrorDetail),
+    /// Another request is updating the product, or has just updated it. See Retry-After.
     #[response(status = 429)]
     Busy(Busy),
 }
 
-/// How something that wants stock can end without it.
+/// The errors of an order that needs stock.
 #[derive(IntoResponses)]
-pub(crate) enum InStock {
-    /// There is no such product.
+pub(crate) enum StockErrors {
+    /// The product does not exist.
     #[response(status = 404)]
-    Missing(Detail),
-    /// There is not enough left (`insufficient_stock`); or the request of that Idempotency-Key
-    /// is under way (`in_flight`): see Retry-After.
+    Missing(ErrorDetail),
+    /// There is not enough stock (`insufficient_stock`); or a request with the Idempotency-Key
+    /// is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
-    Insufficient(NotSold),
+    Insufficient(OrderConflict),
 }
 
-/// How something that wants a hold can end without it.
+/// The errors of an order that needs a reservation.
 #[derive(IntoResponses)]
-pub(crate) enum StillHeld {
-    /// There is no such reservation of yours.
+pub(crate) enum ReservationErrors {
+    /// The caller has no such reservation.
     #[response(status = 404)]
-    Missing(Detail),
-    /// It has expired (`hold_expired`), was confirmed or cancelled before
+    Missing(ErrorDetail),
+    /// The reservation has expired (`hold_expired`), was confirmed or cancelled before
     /// (`already_confirmed` with the `purchase`, `already_cancelled`), or the stock was set to
-    /// less than is held (`insufficient_stock`); or the request of that Idempotency-Key is
-    /// under way (`in_flight`): see Retry-After.
+    /// less than is reserved (`insufficient_stock`); or a request with the Idempotency-Key is in
+    /// progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
-    Over(NotSold),
+    Over(OrderConflict),
 }

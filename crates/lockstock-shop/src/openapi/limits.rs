@@ -1,4 +1,4 @@
-//! What the settings of this server make of the document.
+//! The parts of the document that depend on the settings of the server.
 
 use utoipa::Number;
 use utoipa::openapi::path::Parameter;
@@ -8,42 +8,45 @@ use utoipa::openapi::{OpenApi, RefOr};
 use super::operations;
 use crate::settings::Settings;
 
-/// Says what this server allows at most.
+/// Adds the limits of this server.
 pub(super) fn add(document: &mut OpenApi, settings: &Settings) {
-    let quantity = settings.quantity().most;
-    for body in ["PurchaseGiven", "ReservationGiven"] {
+    let max_quantity = settings.quantity_field().max_value;
+    for body in ["PurchaseRequest", "ReservationRequest"] {
         if let Some(field) = field(document, body, "quantity") {
-            field.maximum = Some(number(quantity));
+            field.maximum = Some(number(max_quantity));
         }
     }
-    let hold = settings.hold().most;
-    let usual = settings.usual_hold.as_secs();
-    for body in ["ReservationGiven", "HoldGiven"] {
+    let max_ttl_secs = settings.reservation_ttl_field().max_value;
+    let ttl_secs = settings.reservation_ttl.as_secs();
+    for body in ["ReservationRequest", "ExtendRequest"] {
         if let Some(field) = field(document, body, "hold") {
-            field.maximum = Some(number(hold));
-            field.default = Some(usual.into());
-            field.example = Some(usual.into());
+            field.maximum = Some(number(max_ttl_secs));
+            field.default = Some(ttl_secs.into());
+            field.example = Some(ttl_secs.into());
         }
     }
     let retention = humantime::format_duration(settings.key_retention);
-    let bytes = settings.body.bytes;
+    let max_bytes = settings.body.max_bytes;
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         for parameter in operation.parameters.iter_mut().flatten() {
             if let RefOr::T(parameter) = parameter
                 && parameter.name == "Idempotency-Key"
             {
-                say(parameter, &format!("Remembered for {retention}."));
+                append(
+                    parameter,
+                    &format!("The response is stored for {retention}."),
+                );
             }
         }
         if let Some(RefOr::T(too_large)) = operation.responses.responses.get_mut("413") {
-            too_large.description += &format!(" This server reads {bytes} bytes.");
+            too_large.description += &format!(" The limit of this server is {max_bytes} bytes.");
         }
     }
 }
 
-fn say(parameter: &mut Parameter, more: &str) {
-    let said = parameter.description.get_or_insert_default();
-    *said = format!("{said} {more}");
+fn append(parameter: &mut Parameter, sentence: &str) {
+    let description = parameter.description.get_or_insert_default();
+    *description = format!("{description} {sentence}");
 }
 
 fn field<'a>(document: &'a mut OpenApi, body: &str, name: &str) -> Option<&'a mut Object> {
@@ -57,6 +60,6 @@ fn field<'a>(document: &'a mut OpenApi, body: &str, name: &str) -> Option<&'a mu
     }
 }
 
-fn number(most: i64) -> Number {
-    Number::Int(isize::try_from(most).unwrap_or(isize::MAX))
+fn number(maximum: i64) -> Number {
+    Number::Int(isize::try_from(maximum).unwrap_or(isize::MAX))
 }

@@ -1,4 +1,4 @@
-//! What `http/middleware.rs` does to every answer, and what a request to anywhere in the API can hear.
+//! What every operation has in common: the errors and headers that the middleware adds.
 
 use utoipa::IntoResponses;
 use utoipa::openapi::extensions::Extensions;
@@ -6,48 +6,48 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{Object, Type};
 use utoipa::openapi::{Content, Header, OpenApi, Ref, RefOr, Response};
 
-use super::error_responses::Detail;
+use super::error_responses::ErrorDetail;
 use super::{has_parameter, operations};
 use crate::http::routes;
 
-/// How any request to the API can be refused.
+/// The errors of any request to the API.
 #[derive(IntoResponses)]
-enum Anywhere {
+enum CommonErrors {
     /// The request does not name exactly one Host.
     #[response(status = 400)]
-    Host(Detail),
-    /// The client reads nothing that is written here.
+    Host(ErrorDetail),
+    /// The client accepts no format of the API.
     #[response(status = 406)]
-    NotAcceptable(Detail),
-    /// The database or, for a change of a product, the locks do not answer, or there is too
-    /// much to do: see Retry-After.
+    NotAcceptable(ErrorDetail),
+    /// The database is unavailable or, for an update of a product, the lock store is; or too
+    /// many requests are in progress. See Retry-After.
     #[response(status = 503)]
-    Unavailable(Detail),
+    Unavailable(ErrorDetail),
 }
 
-/// Adds it to every operation.
+/// Adds the common errors and headers to every operation.
 pub(super) fn add(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let place = routes::of(path);
+        let allow = routes::allowed_methods(item);
         for operation in operations(item) {
-            if let Some(place) = place {
-                add_refusals(operation);
-                add_headers(operation, place.allow);
+            if path.starts_with("/api/") {
+                add_errors(operation);
+                add_headers(operation, &allow);
             }
-            for (_, response) in answers(operation) {
-                let id = text("The request's own, or a new one. The log has it too.");
-                set(response, "X-Request-Id", always(id));
+            for (_, response) in responses(operation) {
+                let id = text("The id of the request, or a new one. The log contains it too.");
+                set(response, "X-Request-Id", required(id));
             }
         }
     }
 }
 
-fn add_refusals(operation: &mut Operation) {
-    for (status, response) in Anywhere::responses() {
+fn add_errors(operation: &mut Operation) {
+    for (status, response) in CommonErrors::responses() {
         let responses = &mut operation.responses.responses;
         responses.entry(status).or_insert(response);
     }
-    for (status, response) in answers(operation) {
+    for (status, response) in responses(operation) {
         if status >= 400 {
             let problem = Content::new(Some(Ref::from_schema_name("Problem")));
             let name = "application/problem+json".to_owned();
@@ -57,21 +57,27 @@ fn add_refusals(operation: &mut Operation) {
 }
 
 fn add_headers(operation: &mut Operation, allow: &str) {
-    let keyed = has_parameter(operation, "Idempotency-Key");
-    for (status, response) in answers(operation) {
-        let here = text(&format!("What can be done here: `{allow}`"));
-        let accept = text("`Accept`; also `Accept-Language` where what it says depends on that");
-        for (name, header) in [("Allow", here), ("Vary", accept)] {
-            // Where an id can be none at all, nothing is, and nothing can be done.
-            let header = if status < 400 { always(header) } else { header };
+    let is_idempotent = has_parameter(operation, "Idempotency-Key");
+    for (status, response) in responses(operation) {
+        let methods = text(&format!("The methods of this route: `{allow}`"));
+        let accept =
+            text("`Accept`, and `Accept-Language` if the language of the response depends on it");
+        for (name, header) in [("Allow", methods), ("Vary", accept)] {
+            // A 404 for a malformed id has no route, and so neither header.
+            let header = if status < 400 {
+                required(header)
+            } else {
+                header
+            };
             set(response, name, header);
         }
         match status {
-            429 | 503 => set(response, "Retry-After", always(seconds())),
-            409 if keyed => set(response, "Retry-After", seconds()),
-            200..300 if keyed => {
-                let again = text("`true` if this is what was answered the first time");
-                set(response, "Idempotent-Replayed", again);
+            429 | 503 => set(response, "Retry-After", required(seconds())),
+            409 if is_idempotent => set(response, "Retry-After", seconds()),
+            200..300 if is_idempotent => {
+                let replayed =
+                    text("`true` if this is the recorded response to an earlier request");
+                set(response, "Idempotent-Replayed", replayed);
             }
             _ => {}
         }
@@ -82,8 +88,8 @@ fn set(response: &mut Response, name: &str, header: Header) {
     response.headers.insert(name.to_owned(), header.into());
 }
 
-/// The answers that are written out, which all of ours are, and their status.
-fn answers(operation: &mut Operation) -> impl Iterator<Item = (u16, &mut Response)> {
+/// Returns the responses with their status. None of them is a reference.
+fn responses(operation: &mut Operation) -> impl Iterator<Item = (u16, &mut Response)> {
     let responses = operation.responses.responses.iter_mut();
     responses.filter_map(|(status, response)| match response {
         RefOr::T(response) => Some((status.parse().ok()?, response)),
@@ -96,7 +102,7 @@ fn text(description: &str) -> Header {
 }
 
 fn seconds() -> Header {
-    header(Type::Integer, "In how many seconds to try again")
+    header(Type::Integer, "Seconds until a retry can succeed")
 }
 
 fn header(of: Type, description: &str) -> Header {
@@ -105,9 +111,9 @@ fn header(of: Type, description: &str) -> Header {
     header
 }
 
-/// A header that is never missing. `utoipa` has no field for that, but writes extensions
-/// beside the others.
-fn always(mut header: Header) -> Header {
+/// Marks a header as required. `utoipa` has no field for that, but serializes extensions beside
+/// its fields.
+fn required(mut header: Header) -> Header {
     header.extensions = Some(Extensions::from_iter([("required", true)]));
     header
 }

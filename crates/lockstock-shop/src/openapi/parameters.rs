@@ -1,71 +1,71 @@
-//! What stands in paths, queries and headers.
+//! Parameters of paths, queries and headers.
 
 use utoipa::IntoParams;
 use utoipa::openapi::schema::{AnyOfBuilder, Object, ObjectBuilder, Schema, SchemaType, Type};
 use uuid::Uuid;
 
-/// The path of one reservation.
+/// The path of a reservation.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct ReservationPath {
-    /// The product's id.
+pub(crate) struct ReservationPathParams {
+    /// Id of the product.
     #[param(example = 1)]
     id: i64,
-    /// The reservation's id.
+    /// Id of the reservation.
     rid: Uuid,
 }
 
-/// The path of one product.
+/// The path of a product.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct ProductPath {
-    /// The product's id.
+pub(crate) struct ProductPathParams {
+    /// Id of the product.
     #[param(example = 1)]
     id: i64,
 }
 
-/// The path of what may be a product.
+/// The path of a product that need not exist.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct AnyPath {
-    /// The product's id. What is no product has no fields to tell of, and is no mistake.
+pub(crate) struct AnyProductPathParams {
+    /// Id of the product. If there is none, no fields are described.
     #[param(example = "1", pattern = "^[^/.]+$")]
     id: String,
 }
 
-/// The path of one purchase.
+/// The path of a purchase.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(crate) struct PurchasePath {
-    /// The purchase's id.
+pub(crate) struct PurchasePathParams {
+    /// Id of the purchase.
     id: Uuid,
 }
 
-/// The condition of a change.
+/// The precondition of an update.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct IfMatchHeader {
-    /// The ETag of the product as you have read it.
+pub(crate) struct IfMatchParam {
+    /// The ETag of the product that the client has read.
     #[param(rename = "If-Match", required = false, nullable = false)]
     if_match: Option<String>,
 }
 
-/// What the client has already.
+/// The precondition of a read.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct IfNoneMatchHeader {
-    /// The ETag of what you have already.
+pub(crate) struct IfNoneMatchParam {
+    /// The ETag of the representation that the client has.
     #[param(rename = "If-None-Match", required = false, nullable = false)]
     if_none_match: Option<String>,
 }
 
-/// The key of a request that shall take effect once.
+/// The idempotency key of a request.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-pub(crate) struct KeyHeader {
-    /// Makes it safe to send the request again: it takes effect once, and is answered as the
-    /// first time, with `Idempotent-Replayed: true`. 1 to 255 visible ASCII characters, the
-    /// caller's own, bare or in quotes (RFC 8941).
+pub(crate) struct IdempotencyKeyParam {
+    /// Makes it safe to repeat the request: it takes effect once, and later requests get the
+    /// first response again, with `Idempotent-Replayed: true`. 1 to 255 visible ASCII
+    /// characters, unique for each caller, bare or in quotes (RFC 8941).
     #[param(
         rename = "Idempotency-Key",
         min_length = 1,
@@ -77,86 +77,82 @@ pub(crate) struct KeyHeader {
     idempotency_key: Option<String>,
 }
 
-/// Which page to show.
+/// The page of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct PageParameters {
-    /// The number of the page, or `last`.
+pub(crate) struct PageParams {
+    /// Number of the page, or `last`.
     #[param(nullable = false)]
     page: Option<String>,
-    /// How many a page shows, at most 100. 20 if it is not given or no number above 0.
+    /// Number of items on a page, at most 100. 20 if it is missing or not a positive number.
     #[param(schema_with = any_number)]
     page_size: Option<i64>,
 }
 
-/// Which products to list.
+/// The page, search, order and filters of a list of products.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListParameters {
-    /// The number of the page, or `last`.
+pub(crate) struct ListParams {
+    /// Number of the page, or `last`.
     #[param(nullable = false)]
     page: Option<String>,
-    /// How many a page shows, at most 100. 20 if it is not given or no number above 0.
+    /// Number of items on a page, at most 100. 20 if it is missing or not a positive number.
     #[param(schema_with = any_number)]
     page_size: Option<i64>,
-    /// Words that must all occur in the name or the description, in any case. Quotes hold
-    /// words together. At most 100 words and 10,000 bytes.
+    /// Words that must all occur in the name or the description, ignoring case. Quotes group
+    /// words. At most 100 words and 10,000 bytes.
     #[param(nullable = false, pattern = r"^[^\u0000]*$")]
     search: Option<String>,
-    /// Comma separated, `-` for descending: id, name, price, stock, version, created_at,
-    /// updated_at. Others are passed over.
+    /// Comma-separated, `-` for descending: id, name, price, stock, version, created_at,
+    /// updated_at. Other fields are ignored.
     #[param(nullable = false)]
     ordering: Option<String>,
-    /// Costs exactly this.
-    #[param(schema_with = bound)]
+    /// Price equal to.
+    #[param(schema_with = operand)]
     price: Option<f64>,
-    /// Costs more.
-    #[param(schema_with = bound)]
+    /// Price greater than.
+    #[param(schema_with = operand)]
     price__gt: Option<f64>,
-    /// Costs this or more.
-    #[param(schema_with = bound)]
+    /// Price greater than or equal to.
+    #[param(schema_with = operand)]
     price__gte: Option<f64>,
-    /// Costs less.
-    #[param(schema_with = bound)]
+    /// Price less than.
+    #[param(schema_with = operand)]
     price__lt: Option<f64>,
-    /// Costs this or less.
-    #[param(schema_with = bound)]
+    /// Price less than or equal to.
+    #[param(schema_with = operand)]
     price__lte: Option<f64>,
-    /// There are exactly so many.
-    #[param(schema_with = bound)]
+    /// Stock equal to.
+    #[param(schema_with = operand)]
     stock: Option<f64>,
-    /// There are more.
-    #[param(schema_with = bound)]
+    /// Stock greater than.
+    #[param(schema_with = operand)]
     stock__gt: Option<f64>,
-    /// There are so many or more.
-    #[param(schema_with = bound)]
+    /// Stock greater than or equal to.
+    #[param(schema_with = operand)]
     stock__gte: Option<f64>,
-    /// There are fewer.
-    #[param(schema_with = bound)]
+    /// Stock less than.
+    #[param(schema_with = operand)]
     stock__lt: Option<f64>,
-    /// There are so many or fewer.
-    #[param(schema_with = bound)]
+    /// Stock less than or equal to.
+    #[param(schema_with = operand)]
     stock__lte: Option<f64>,
 }
 
-/// A number, and no mistake if it is none.
+/// A number, or any text, which is ignored.
 fn any_number() -> Object {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Integer, Type::String]))
         .build()
 }
 
-/// What prices and stocks are compared with: a form sends its empty inputs too.
-fn bound() -> Schema {
+/// The operand of a filter: a number, or an empty text, since forms also send empty inputs.
+fn operand() -> Schema {
     let number = ObjectBuilder::new()
         .schema_type(Type::Number)
         .maximum(Some(1e50));
-    let nothing = ObjectBuilder::new()
+    let empty = ObjectBuilder::new()
         .schema_type(Type::String)
         .max_length(Some(0));
-    AnyOfBuilder::new()
-        .item(number)
-        .item(nothing)
-        .build()
-        .into()
+    AnyOfBuilder::new().item(number).item(empty).build().into()
 }

@@ -1,75 +1,84 @@
-//! What clients send. No text has a NUL; of a name, the white space around it does not count,
-//! and without it there are 1 to 200 characters.
+//! The schemas of request bodies.
 
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
 
-/// What a client sends to create a product or, with PUT, to replace it.
-#[derive(ToSchema)]
-pub(crate) struct ProductGiven {
-    #[schema(schema_with = name)]
-    name: String,
-    #[schema(required = false, pattern = r"^[^\u0000]*$")]
-    description: String,
-    /// In minor units: cents, won.
-    #[schema(minimum = 0, maximum = 2147483647, example = 49900)]
-    price: i64,
-    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 10)]
-    stock: i64,
-}
+use crate::drf::fields::{CharField, Completeness, Field, IntegerField};
 
-/// What a client sends to change a product: any of its fields.
+/// The body of a request that buys.
 #[derive(ToSchema)]
-pub(crate) struct ProductPatch {
-    #[schema(schema_with = name, required = false)]
-    name: String,
-    #[schema(required = false, pattern = r"^[^\u0000]*$")]
-    description: String,
-    /// In minor units: cents, won.
-    #[schema(minimum = 0, maximum = 2147483647, required = false)]
-    price: i64,
-    #[schema(minimum = 0, maximum = 2147483647, required = false, example = 9)]
-    stock: i64,
-}
-
-/// What a client sends to buy.
-#[derive(ToSchema)]
-pub(crate) struct PurchaseGiven {
+pub(crate) struct PurchaseRequest {
     #[schema(minimum = 1, example = 1)]
     quantity: i64,
 }
 
-/// What a client sends to set stock aside.
+/// The body of a request that reserves stock.
 #[derive(ToSchema)]
-pub(crate) struct ReservationGiven {
+pub(crate) struct ReservationRequest {
     #[schema(minimum = 1, example = 1)]
     quantity: i64,
-    /// For how long, in seconds.
+    /// How long the reservation lasts, in seconds.
     #[schema(minimum = 1, required = false)]
     hold: i64,
 }
 
-/// What a client sends to hold for longer.
+/// The body of a request that extends a reservation.
 #[derive(ToSchema)]
-pub(crate) struct HoldGiven {
-    /// In seconds from now on.
+pub(crate) struct ExtendRequest {
+    /// How long the reservation lasts from now on, in seconds.
     #[schema(minimum = 1, required = false)]
     hold: i64,
 }
 
-/// What `python::strip` removes. Not `\s`, which is another set in each language.
+/// Builds the schema of a body with these fields. Read-only fields are left out.
+pub(crate) fn object(description: &str, fields: &[Field], completeness: Completeness) -> Object {
+    let mut object = ObjectBuilder::new().description(Some(description));
+    for field in fields {
+        let (name, required, property) = match field {
+            Field::Char(field) => (field.name, field.required, text(field)),
+            Field::Integer(field) => (field.name, field.required, integer(field)),
+            Field::ReadOnly { .. } => continue,
+        };
+        object = object.property(name, property);
+        if required && completeness == Completeness::Full {
+            object = object.required(name);
+        }
+    }
+    object.build()
+}
+
+/// Builds the schema of an integer.
+pub(crate) fn integer(field: &IntegerField) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        .description(field.description)
+        .minimum(Some(field.min_value))
+        .maximum(Some(field.max_value))
+        .examples(field.example)
+        .build()
+}
+
+/// The characters that `python::strip` removes. `\s` is a different set in each language.
 const SPACE: &str =
     r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000";
 
-fn name() -> Object {
-    let seen = format!(r"[^\u0000{SPACE}]");
-    let pattern = format!(r"^[{SPACE}]*{seen}([^\u0000]{{0,198}}{seen})?[{SPACE}]*$");
-    ObjectBuilder::new()
+fn text(field: &CharField) -> Object {
+    let text = ObjectBuilder::new()
         .schema_type(Type::String)
-        .description(Some(
-            "1 to 200 characters, not counting white space around them.",
-        ))
-        .pattern(Some(pattern))
-        .examples(["Canvas sneakers"])
+        .examples(field.example);
+    let Some(max_length) = field.max_length else {
+        return text.pattern(Some(r"^[^\u0000]*$")).build();
+    };
+    let visible = format!(r"[^\u0000{SPACE}]");
+    let inner = max_length.saturating_sub(2);
+    let trimmed = format!(r"{visible}([^\u0000]{{0,{inner}}}{visible})?");
+    let optional = if field.allow_blank { "?" } else { "" };
+    let pattern = format!(r"^[{SPACE}]*({trimmed}){optional}[{SPACE}]*$");
+    let min_length = usize::from(!field.allow_blank);
+    text.pattern(Some(pattern))
+        .description(Some(format!(
+            "{min_length} to {max_length} characters, not counting surrounding white space."
+        )))
         .build()
 }

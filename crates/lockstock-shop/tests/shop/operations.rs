@@ -78,11 +78,11 @@ async fn the_document_tells_the_limits_of_this_server() {
         .start();
     let document = server.get("/openapi.json").await.body;
     let schemas = &document["components"]["schemas"];
-    for body in ["PurchaseGiven", "ReservationGiven"] {
+    for body in ["PurchaseRequest", "ReservationRequest"] {
         let quantity = &schemas[body]["properties"]["quantity"];
         assert_eq!(quantity["maximum"], 5, "{body}");
     }
-    for body in ["ReservationGiven", "HoldGiven"] {
+    for body in ["ReservationRequest", "ExtendRequest"] {
         let hold = &schemas[body]["properties"]["hold"];
         assert_eq!(hold["maximum"], 3600, "{body}");
         assert_eq!(hold["default"], 60, "{body}");
@@ -91,7 +91,7 @@ async fn the_document_tells_the_limits_of_this_server() {
     let mut parameters = buy["parameters"].as_array().unwrap().iter();
     let key = parameters.find(|it| it["name"] == "Idempotency-Key");
     let key = key.unwrap()["description"].as_str().unwrap();
-    assert!(key.contains("Remembered for 2h"), "{key}");
+    assert!(key.contains("stored for 2h"), "{key}");
     let too_large = buy["responses"]["413"]["description"].as_str().unwrap();
     assert!(too_large.contains("4096 bytes"), "{too_large}");
 }

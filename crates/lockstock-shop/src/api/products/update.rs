@@ -1,5 +1,5 @@
-//! PUT, PATCH and DELETE of a product. From the outside in: the idempotency key, what the
-//! request says (`checked`), its preconditions, the product's lock, the write.
+//! PUT, PATCH and DELETE of a product. From the outside in: the idempotency key, validation,
+//! the preconditions, the product's lock, the write.
 
 use axum::Extension;
 use axum::body::Body;
@@ -10,144 +10,133 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::{HeldLock, IfMatch};
 
-use super::{Completeness, answer, validated};
-use crate::api::products::ProductShown;
-use crate::drf::body::received;
-use crate::error::Refusal;
+use super::existence::{ensure_exists, not_found_or};
+use super::serializer::{self, ProductPatch, ProductRequest, ProductResponse, into_product};
+use crate::drf::body::parse_body;
+use crate::drf::fields::Completeness;
+use crate::error::ApiError;
 use crate::etag;
 use crate::failpoint;
-use crate::http::idempotency;
-use crate::http::routes::product_id;
+use crate::http::idempotency::{self, MaybeKey};
+use crate::http::paths::ProductId;
 use crate::openapi::{
-    BadBody, IfMatchHeader, KeyHeader, Keyed, ProductGiven, ProductPatch, ProductPath, UnderLock,
+    BodyErrors, IdempotencyErrors, IdempotencyKeyParam, IfMatchParam, ProductPathParams,
+    UpdateErrors,
 };
-use crate::state::Shop;
-use crate::storage::{Cause, Changes, Condition, Origin, Product, Turn, Written};
+use crate::state::AppState;
+use crate::storage::{Cause, Changes, Condition, Origin, Turn, Written};
 
-/// What a request is to change: read and validated before a lock is taken.
+/// The changes that a request asks for, validated before the lock is acquired.
 #[derive(Clone)]
-pub(super) struct Checked(Changes);
+pub(super) struct ValidatedChanges(Changes);
 
-/// Reads and validates a request that changes a product, and makes sure that there is one.
-pub(crate) async fn checked(
-    State(shop): State<Shop>,
+/// Validates a request before the lock is acquired, and fails if the product does not exist.
+pub(super) async fn validate(
+    State(state): State<AppState>,
+    ProductId(id): ProductId,
     request: Request,
     next: Next,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let completeness = match *request.method() {
-        Method::PUT => Some(Completeness::Whole),
-        Method::PATCH => Some(Completeness::Part),
-        // DELETE.
+        Method::PUT => Some(Completeness::Full),
+        Method::PATCH => Some(Completeness::Partial),
+        // DELETE has no body.
         _ => None,
     };
-    let id = product_id(request.uri().path())?;
     let (mut parts, body) = request.into_parts();
     if let Some(completeness) = completeness {
-        let fields = received(shop.settings.body, &parts.headers, body).await;
-        match fields.and_then(|fields| validated(&fields, completeness)) {
-            Ok(changes) => drop(parts.extensions.insert(Checked(changes))),
-            // Of a product that does not exist, that is the thing to say.
-            Err(refusal) => return Err(missing_first(&shop, id, refusal).await),
+        let fields = parse_body(state.settings.body, &parts.headers, body).await;
+        match fields.and_then(|fields| serializer::validate(&fields, completeness)) {
+            Ok(changes) => drop(parts.extensions.insert(ValidatedChanges(changes))),
+            // A product that does not exist matters more than an invalid body.
+            Err(error) => return Err(not_found_or(&state, id, error).await),
         }
     }
-    exists(&shop, id).await?;
+    ensure_exists(&state, id).await?;
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
-}
-
-/// Looked at before a lock is taken: there is no end of products that do not exist.
-pub(crate) async fn exists(shop: &Shop, id: i64) -> Result<(), Refusal> {
-    let product = shop.storage.get(id).await?;
-    product.map(drop).ok_or_else(Refusal::no_product)
-}
-
-/// The refusal for a product that does not exist, or else `refusal`.
-pub(crate) async fn missing_first(shop: &Shop, id: i64, refusal: Refusal) -> Refusal {
-    exists(shop, id).await.err().unwrap_or(refusal)
 }
 
 /// Replace a product
 ///
-/// Fields that are not required and not sent keep their values. Takes the product's lock, as
-/// PATCH does.
+/// Optional fields that are missing keep their values. Acquires the product's lock, as PATCH
+/// does.
 #[utoipa::path(put, path = "/api/products/{id}/", operation_id = "replace_product", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
-    KeyHeader,
+    ProductPathParams,
+    IfMatchParam,
+    IdempotencyKeyParam,
 ), request_body(
-    content((ProductGiven = "application/json"), (ProductGiven = "application/x-www-form-urlencoded"), (ProductGiven = "multipart/form-data")),
+    content((ProductRequest = "application/json"), (ProductRequest = "application/x-www-form-urlencoded"), (ProductRequest = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown,
+    (status = 200, description = "The updated product", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted"))),
-    Keyed,
-    BadBody,
-    UnderLock,
+    IdempotencyErrors,
+    BodyErrors,
+    UpdateErrors,
 ))]
 pub(super) async fn replace(
-    write: Write,
-    Extension(checked): Extension<Checked>,
-) -> Result<Response, Refusal> {
-    write.update(checked.0).await
+    write: LockedWrite,
+    Extension(ValidatedChanges(changes)): Extension<ValidatedChanges>,
+) -> Result<Response, ApiError> {
+    write.update(changes).await
 }
 
 /// Change a product
 ///
-/// Of several identical requests at once exactly one succeeds; the others get 429. Waits for
-/// the product's lock, and after a success the lock is kept to the end of its lease (3 s
-/// unless the server was told otherwise).
+/// Of several identical concurrent requests exactly one succeeds; the others fail with 429.
+/// Waits for the product's lock. After a success the lock is kept until the end of its lease:
+/// 3 s, unless the server is configured otherwise.
 #[utoipa::path(patch, path = "/api/products/{id}/", operation_id = "change_product", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
-    KeyHeader,
+    ProductPathParams,
+    IfMatchParam,
+    IdempotencyKeyParam,
 ), request_body(
     content((ProductPatch = "application/json"), (ProductPatch = "application/x-www-form-urlencoded"), (ProductPatch = "multipart/form-data")),
 ), responses(
-    (status = 200, description = "The product as it is now", body = ProductShown,
+    (status = 200, description = "The updated product", body = ProductResponse,
         headers(("ETag" = String, description = "The version, quoted"))),
-    Keyed,
-    BadBody,
-    UnderLock,
+    IdempotencyErrors,
+    BodyErrors,
+    UpdateErrors,
 ))]
 pub(super) async fn change(
-    write: Write,
-    Extension(checked): Extension<Checked>,
-) -> Result<Response, Refusal> {
-    write.update(checked.0).await
+    write: LockedWrite,
+    Extension(ValidatedChanges(changes)): Extension<ValidatedChanges>,
+) -> Result<Response, ApiError> {
+    write.update(changes).await
 }
 
 /// Delete a product
 #[utoipa::path(delete, path = "/api/products/{id}/", operation_id = "delete_product", tag = "products", params(
-    ProductPath,
-    IfMatchHeader,
+    ProductPathParams,
+    IfMatchParam,
 ), responses(
-    (status = 204, description = "It is gone"),
-    UnderLock,
+    (status = 204, description = "Deleted"),
+    UpdateErrors,
 ))]
-pub(super) async fn remove(write: Write) -> Result<Response, Refusal> {
+pub(super) async fn remove(write: LockedWrite) -> Result<Response, ApiError> {
     write.delete().await
 }
 
-/// A write under the lock of a product, and all it depends on.
-pub(super) struct Write {
-    shop: Shop,
+/// A write under the lock of a product.
+pub(super) struct LockedWrite {
+    state: AppState,
     id: i64,
     origin: Origin,
-    key: idempotency::Given,
+    key: MaybeKey,
     turn: Turn,
     if_match: IfMatch,
 }
 
-impl FromRequestParts<Shop> for Write {
-    type Rejection = Refusal;
+impl FromRequestParts<AppState> for LockedWrite {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, shop: &Shop) -> Result<Self, Refusal> {
-        let id = product_id(parts.uri.path())?;
-        let held = parts
-            .extensions
-            .get::<HeldLock>()
-            .ok_or_else(Refusal::defect)?;
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let ProductId(id) = ProductId::from_request_parts(parts, state).await?;
+        let held = parts.extensions.get::<HeldLock>();
+        let held = held.ok_or_else(ApiError::internal)?;
         let if_match = parts.extensions.get::<IfMatch>();
         Ok(Self {
-            shop: shop.clone(),
+            state: state.clone(),
             id,
             turn: Turn {
                 fence: held.fence,
@@ -155,85 +144,74 @@ impl FromRequestParts<Shop> for Write {
             },
             if_match: if_match.cloned().unwrap_or(IfMatch::Absent),
             key: parts.extensions.get().cloned().map(Extension),
-            origin: Origin::from_request_parts(parts, shop)
+            origin: Origin::from_request_parts(parts, state)
                 .await
                 .unwrap_or_default(),
         })
     }
 }
 
-impl Write {
-    async fn update(self, changes: Changes) -> Result<Response, Refusal> {
+impl LockedWrite {
+    async fn update(self, changes: Changes) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
         let condition = self.condition().await?;
         let cause = Cause {
             origin: self.origin,
-            once: idempotency::once(&self.key, |product| {
-                Some(idempotency::bytes(&answer(StatusCode::OK, product)))
+            once: idempotency::idempotent_write(&self.key, |product| {
+                let response = serializer::response(StatusCode::OK, product);
+                Some(response.to_bytes().into())
             }),
         };
         let written = self
-            .shop
+            .state
             .storage
             .update(self.id, changes, condition, cause)
             .await;
         failpoint::pause("update.written").await;
         match written? {
-            Written::Recorded(recorded) => idempotency::again(&self.key, recorded),
-            other => Ok(answer(StatusCode::OK, &settled(other)?).into_response()),
+            Written::Recorded(recorded) => idempotency::replay(&self.key, recorded),
+            written => {
+                let product = into_product(written)?;
+                Ok(serializer::response(StatusCode::OK, &product).into_response())
+            }
         }
     }
 
-    async fn delete(self) -> Result<Response, Refusal> {
+    async fn delete(self) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
         let condition = self.condition().await?;
         let written = self
-            .shop
+            .state
             .storage
             .delete(self.id, condition, self.origin)
             .await;
         failpoint::pause("update.written").await;
-        settled(written?)?;
+        into_product(written?)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 
-    /// What the write is held to, in its own transaction.
-    async fn condition(&self) -> Result<Condition, Refusal> {
+    /// Returns the condition that the transaction checks before it writes.
+    async fn condition(&self) -> Result<Condition, ApiError> {
         let version = match &self.if_match {
             IfMatch::Absent | IfMatch::Any => None,
             IfMatch::OneOf(tags) => {
-                let versions = tags.iter().filter_map(|tag| etag::version(tag));
+                let versions = tags.iter().filter_map(|tag| etag::parse_version(tag));
                 match versions.collect::<Vec<_>>()[..] {
-                    // No version is ever 0: the write finds the product missing or stale.
+                    // No product has version 0: the write fails as not found or as stale.
                     [] => Some(0),
                     [version] => Some(version),
-                    // Which of them it is can only be known by looking; the lock is held.
+                    // The transaction compares one version: pick the one that the product has.
+                    // The lock is held, so it does not change in between.
                     ref versions => {
-                        let product = self.shop.storage.get(self.id).await?;
-                        let product = product.ok_or_else(Refusal::no_product)?;
-                        let seen = versions.contains(&product.version);
-                        Some(if seen { product.version } else { 0 })
+                        let product = self.state.storage.get(self.id).await?;
+                        let product = product.ok_or_else(ApiError::product_not_found)?;
+                        let is_listed = versions.contains(&product.version);
+                        Some(if is_listed { product.version } else { 0 })
                     }
                 }
             }
         };
         let turn = self.turn;
         Ok(Condition { turn, version })
-    }
-}
-
-/// The product, if it was written.
-pub(super) fn settled(written: Written<Product>) -> Result<Product, Refusal> {
-    match written {
-        Written::Done(product) => Ok(product),
-        // Whoever has a key looks at that first.
-        Written::Recorded(_) => Err(Refusal::key_reused()),
-        Written::Missing => Err(Refusal::no_product()),
-        Written::Stale { version } => Err(Refusal::stale(version)),
-        Written::Lost => {
-            tracing::warn!("lost: a write came too late and was refused");
-            metrics::counter!("lockstock_fenced_writes_total").increment(1);
-            Err(Refusal::lock_lost())
-        }
     }
 }
