@@ -47,9 +47,9 @@ def require_wrk():
         raise Failed("there is no wrk, which makes the load. On Debian: apt-get install wrk")
 
 
-def quiet(patience):
-    """Waits until nobody else needs the machine, at most `patience` seconds."""
-    end = time.monotonic() + patience
+def wait_until_idle(timeout):
+    """Waits until other programs leave the machine idle, at most `timeout` seconds."""
+    end = time.monotonic() + timeout
     while time.monotonic() < end:
         before = machine()
         time.sleep(LOOK)

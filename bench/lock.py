@@ -7,7 +7,7 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 
-from load import quiet
+from load import wait_until_idle
 from lock_clients import install, versions
 from lock_crash import LEASE_MS, crashes
 from lock_round import GRACE, Shape, play, quantile
@@ -141,7 +141,7 @@ class Bench:
     def round(self, name, library, shape):
         given = self.given
         try:
-            return play(self.store, library, shape, given.seconds, given.patience)
+            return play(self.store, library, shape, given.seconds, given.idle_timeout)
         except Failed as error:
             if library == OURS:
                 raise
@@ -201,7 +201,7 @@ class Bench:
         """What each acquisition sends, by the account of the Redis, which tells a command that
         a script calls from one that a client sends: see `lockstock bench lock --help`."""
         for title, (shape, most) in COMMANDS.items():
-            quiet(self.given.patience)
+            wait_until_idle(self.given.idle_timeout)
             self.store.command("FLUSHALL")
             words = [LOCKSTOCK, "bench", "lock", "--json", "--store", self.store.url(0)]
             words += ["--processes", shape.processes, "--tasks", shape.tasks]
@@ -220,7 +220,7 @@ class Bench:
             self.report.add(f"commands: {title}", "each", each, {}, must=at_most(most))
 
     def crash(self):
-        quiet(self.given.patience)
+        wait_until_idle(self.given.idle_timeout)
         self.store.command("FLUSHALL")
         late = crashes(self.store, self.given.crashes)
         bounds = {"must": at_most(20), "aim": at_most(5)}

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from lock_clients import command
-from load import quiet
+from load import wait_until_idle
 from process import Failed, Process, ask
 from servers import ROOT, START, scratch
 
@@ -52,7 +52,7 @@ class Round:
     stalled: int
 
 
-def play(store, library, shape, seconds, patience):
+def play(store, library, shape, seconds, idle_timeout):
     """One round. Raises Failed if a client does."""
     store.command("FLUSHALL")
     # Longer than the round: no lease ends by itself.
@@ -72,7 +72,7 @@ def play(store, library, shape, seconds, patience):
             clients.append(stack.enter_context(client))
         for client in clients:
             ask(library, START, lambda client=client: "ready" in client.log(), client)
-        quiet(patience)
+        wait_until_idle(idle_timeout)
         start = time.monotonic_ns() + round(LEAD * SECOND)
         end = start + round(seconds * SECOND)
         give_up = end + round(GRACE * SECOND)

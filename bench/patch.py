@@ -5,7 +5,7 @@ import signal
 import statistics
 import sys
 
-from load import RACERS, quiet, race, require_wrk, wrk
+from load import RACERS, race, require_wrk, wait_until_idle, wrk
 from process import Failed
 from report import Report, at_most, common_options, progress, ratio
 from servers import postgres, redis
@@ -54,7 +54,7 @@ class Bench:
 
     def load(self, shop, method, connections, seconds):
         written = self.versions(shop)
-        quiet(self.given.patience)
+        wait_until_idle(self.given.idle_timeout)
         load = wrk(
             shop,
             method,
@@ -121,7 +121,7 @@ class Bench:
         losers = {shop.name: [] for shop in self.shops}
         for number in range(self.given.rounds):
             for shop in self.shops if number % 2 == 0 else reversed(self.shops):
-                quiet(self.given.patience)
+                wait_until_idle(self.given.idle_timeout)
                 told = []
                 for product in range(number * RACES + 1, (number + 1) * RACES + 1):
                     seen = race(shop, product, stock=number)

@@ -7,7 +7,7 @@ import statistics
 import sys
 from contextlib import contextmanager
 
-from load import quiet, require_wrk, wrk
+from load import wait_until_idle, require_wrk, wrk
 from process import Failed
 from report import Report, common_options, progress, ratio
 from servers import ROOT, postgres, postgres_program, run, scratch
@@ -70,7 +70,7 @@ class Bench:
                     lambda: peers.append(self.pgbench(name, products)),
                 ]
                 for turn in turns if number % 2 == 0 else reversed(turns):
-                    quiet(self.given.patience)
+                    wait_until_idle(self.given.idle_timeout)
                     turn()
             self.books(OURS)
         self.add(name, loads, {"pgbench": peers}, must)
@@ -88,7 +88,7 @@ class Bench:
             else:
                 ours = url
         # Purchases take no lock: which store there is makes no difference.
-        with lockstock(ours, "memory://", hold="release") as shop:
+        with lockstock(ours, "memory://", after_update="release") as shop:
             self.stock(OURS, products)
             yield shop
 
@@ -135,11 +135,11 @@ class Bench:
         loads = []
         with scratch("sqlite") as folder:
             url = f"sqlite://{folder}/shop.sqlite3"
-            with lockstock(url, "memory://", hold="release", samples=True) as shop:
+            with lockstock(url, "memory://", after_update="release", samples=True) as shop:
                 plenty(shop)
                 self.load("sqlite", shop, 1, WARM_UP)
                 for _ in range(self.given.rounds):
-                    quiet(self.given.patience)
+                    wait_until_idle(self.given.idle_timeout)
                     loads.append(self.load("sqlite", shop, 1, self.given.seconds))
         self.add("sqlite", loads, {}, None)
         rate = statistics.median(load.rate for load in loads)

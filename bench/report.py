@@ -30,10 +30,10 @@ def progress(text):
 def common_options(parser, benches):
     """What every bench can be told."""
     parser.add_argument(
-        "--patience",
+        "--idle-timeout",
         type=int,
         default=20,
-        help="seconds to wait before each round for other programs to be done (20)",
+        help="maximum seconds to wait before each round until the machine is idle (20)",
     )
     parser.add_argument("--only", choices=benches, action="append", help="may be repeated")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")

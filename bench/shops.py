@@ -1,6 +1,6 @@
 """Starts the two shops that are measured side by side, ours and the Django one.
 
-    with pair(database, store, hold="release", products=1000) as (ours, peer):
+    with pair(database, store, after_update="release", products=1000) as (ours, peer):
         ours.get("/api/products/1/"), ours.process.cpu(), ours.process.memory()
 """
 
@@ -52,12 +52,12 @@ class Shop:
 
 
 @contextmanager
-def lockstock(database_url, store_url, *, hold, samples=False):
+def lockstock(database_url, store_url, *, after_update, samples=False):
     if not LOCKSTOCK.exists():
         raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --release -p lockstock-shop")
     port = free_port()
     command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
-    command += ["--database", database_url, "--update-hold", hold, "--log", "warn"]
+    command += ["--database", database_url, "--after-update", after_update, "--log", "warn"]
     command += [] if samples else ["--no-samples"]
     with scratch("server") as folder:
         with Process("lockstock", command, folder / "log") as process:
@@ -67,13 +67,13 @@ def lockstock(database_url, store_url, *, hold, samples=False):
 
 
 @contextmanager
-def django(database_url, store_url, *, hold, products):
+def django(database_url, store_url, *, after_update, products):
     """The peer, as it is deployed: gunicorn's default workers, persistent connections to
     the database, hiredis, no access log, no DEBUG. Its table is made anew."""
     environment = os.environ | {
         "SHOP_DATABASE_URL": database_url,
         "SHOP_REDIS_URL": store_url,
-        "SHOP_UPDATE_HOLD": hold,
+        "SHOP_AFTER_UPDATE": after_update,
         # They would double its work on a single product, and the article has none.
         "SHOP_FILTERS": "off",
         "PYTHONPYCACHEPREFIX": str(ROOT / "target/pycache"),
@@ -93,7 +93,7 @@ def django(database_url, store_url, *, hold, products):
 
 
 @contextmanager
-def pair(database, store, hold, products):
+def pair(database, store, after_update, products):
     """Both shops over one PostgreSQL and one Redis, each with a database and a number of its
     own, and the same products."""
     urls = {}
@@ -103,7 +103,7 @@ def pair(database, store, hold, products):
     # Nobody's lock from before.
     store.command("FLUSHALL")
     with ExitStack() as stack:
-        ours = stack.enter_context(lockstock(*urls["lockstock"], hold=hold))
+        ours = stack.enter_context(lockstock(*urls["lockstock"], after_update=after_update))
         # What `prepare` gives the peer.
         database.sql(
             TABLES["lockstock"][0],
@@ -111,7 +111,7 @@ def pair(database, store, hold, products):
             " SELECT 'Product ' || n, '', 100 + n, 1000, now(), now()"
             f" FROM generate_series(1, {products}) n",
         )
-        peer = stack.enter_context(django(*urls["django"], hold=hold, products=products))
+        peer = stack.enter_context(django(*urls["django"], after_update=after_update, products=products))
         same_answers(ours, peer)
         yield ours, peer
 

@@ -2,7 +2,7 @@
 
 It differs from the article in three ways, so that it is a fair reference and a fair peer:
 an error stays the error that it is, the lock is given back when nothing was written, and
-`SHOP_UPDATE_HOLD=release` gives it back always.
+`SHOP_AFTER_UPDATE=release` gives it back always.
 """
 
 from contextlib import contextmanager, suppress
@@ -65,7 +65,7 @@ class ProductViewSet(viewsets.ModelViewSet):
 
     # PATCH comes through here as well: DRF's partial_update calls update.
     def update(self, request, *args, **kwargs):
-        with update_lock(self.kwargs["pk"], keep=settings.UPDATE_HOLD == "keep"):
+        with update_lock(self.kwargs["pk"], keep=settings.AFTER_UPDATE == "keep"):
             return super().update(request, *args, **kwargs)
 
     # Never kept: there is nothing left to protect.

@@ -2,7 +2,7 @@
 
 SHOP_DATABASE_URL  postgres://user@host:port/name, or postgres://user@/name?host=/socket/dir
 SHOP_REDIS_URL     redis://host:port/db, or unix:///path.sock?db=0
-SHOP_UPDATE_HOLD   keep (the default: one update per lease) or release (a plain mutex)
+SHOP_AFTER_UPDATE   keep (the default: one update per lease) or release (a plain mutex)
 SHOP_FILTERS       on (the default) or off: no ?search=, ?ordering= and ?price=
 """
 
@@ -35,9 +35,9 @@ CACHES = {
     }
 }
 
-UPDATE_HOLD = os.environ.get("SHOP_UPDATE_HOLD", "keep")
-if UPDATE_HOLD not in ("keep", "release"):
-    raise ValueError(f"SHOP_UPDATE_HOLD is keep or release, not {UPDATE_HOLD!r}")
+AFTER_UPDATE = os.environ.get("SHOP_AFTER_UPDATE", "keep")
+if AFTER_UPDATE not in ("keep", "release"):
+    raise ValueError(f"SHOP_AFTER_UPDATE is keep or release, not {AFTER_UPDATE!r}")
 
 FILTERED = os.environ.get("SHOP_FILTERS", "on")
 if FILTERED not in ("on", "off"):

@@ -26,7 +26,7 @@ Examples:
   lockstock race                                five identical updates at once: one may win
   lockstock bench lock --store redis://127.0.0.1:6379/1
                                                 how fast its lock is on your Redis
-  lockstock --update-hold release               one update at a time instead of one per lease
+  lockstock --after-update release               one update at a time instead of one per lease
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
                                                 as one of several replicas
@@ -96,7 +96,7 @@ pub(crate) struct Serve {
     )]
     pub(crate) database: String,
 
-    /// How long one update may take, and after it (with --update-hold keep) nobody may update
+    /// How long one update may take, and after it (with --after-update keep) nobody may update
     /// the same product
     #[arg(long, env = "LOCKSTOCK_UPDATE_LEASE", value_name = "TIME", default_value = "3s", value_parser = lease)]
     pub(crate) update_lease: Duration,
@@ -108,24 +108,24 @@ pub(crate) struct Serve {
     /// After a successful update: keep the product's lock to the end of its lease, or release it
     #[arg(
         long,
-        env = "LOCKSTOCK_UPDATE_HOLD",
-        value_name = "WHICH",
+        env = "LOCKSTOCK_AFTER_UPDATE",
+        value_name = "ACTION",
         default_value = "keep",
         value_enum
     )]
-    pub(crate) update_hold: AfterUpdate,
+    pub(crate) after_update: AfterUpdate,
 
     /// For how long stock is set aside if a reservation does not say so
-    #[arg(long, env = "LOCKSTOCK_USUAL_HOLD", value_name = "TIME", default_value = "10m", value_parser = reserved)]
-    pub(crate) usual_hold: Duration,
+    #[arg(long, env = "LOCKSTOCK_RESERVATION_TTL", value_name = "TIME", default_value = "10m", value_parser = reserved)]
+    pub(crate) reservation_ttl: Duration,
 
     /// For how long stock can be set aside at most
-    #[arg(long, env = "LOCKSTOCK_MOST_HOLD", value_name = "TIME", default_value = "1d", value_parser = reserved)]
-    pub(crate) most_hold: Duration,
+    #[arg(long, env = "LOCKSTOCK_MAX_RESERVATION_TTL", value_name = "TIME", default_value = "1d", value_parser = reserved)]
+    pub(crate) max_reservation_ttl: Duration,
 
     /// How many of a product one request may buy or set aside
-    #[arg(long, env = "LOCKSTOCK_MOST_QUANTITY", value_name = "NUMBER", default_value = "1000", value_parser = quantity)]
-    pub(crate) most_quantity: i64,
+    #[arg(long, env = "LOCKSTOCK_MAX_QUANTITY", value_name = "NUMBER", default_value = "1000", value_parser = quantity)]
+    pub(crate) max_quantity: i64,
 
     /// For how long the answer to an Idempotency-Key is remembered
     #[arg(long, env = "LOCKSTOCK_KEY_RETENTION", value_name = "TIME", default_value = "1d", value_parser = retention)]
@@ -157,12 +157,12 @@ pub(crate) struct Serve {
     pub(crate) body_limit: usize,
 
     /// The most API requests under way at once; the rest get 503
-    #[arg(long, env = "LOCKSTOCK_MOST_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = at_least_one, help_heading = "Limits")]
-    pub(crate) most_requests: usize,
+    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = at_least_one, help_heading = "Limits")]
+    pub(crate) max_requests: usize,
 
     /// The most open connections from clients; more wait to be accepted
-    #[arg(long, env = "LOCKSTOCK_MOST_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = at_least_one, help_heading = "Limits")]
-    pub(crate) most_connections: usize,
+    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = at_least_one, help_heading = "Limits")]
+    pub(crate) max_connections: usize,
 
     /// The most connections to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = whole(2..=1000), help_heading = "Limits")]
@@ -246,7 +246,7 @@ pub(crate) enum Measured {
 }
 
 const LOCK_BENCH: &str = "\
-Each task acquires its lock, works for --hold, releases it, and begins again. Whether two held
+Each task acquires its lock, works for --work, releases it, and begins again. Whether two held
 one name at the same time is judged outside the lock, by the clock that all processes share;
 if they did, or if a fence was not higher than the one before it, the exit code is 1.
 
@@ -296,8 +296,8 @@ pub(crate) struct LockBench {
     pub(crate) lease: Duration,
 
     /// How long the work under the lock takes
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = hold)]
-    pub(crate) hold: Duration,
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = work)]
+    pub(crate) work: Duration,
 
     /// Print one line of JSON instead of a picture
     #[arg(long)]
@@ -342,7 +342,7 @@ fn wait(text: &str) -> Result<Duration, String> {
     Err("at most an hour (1h), like 1s".to_owned())
 }
 
-fn hold(text: &str) -> Result<Duration, String> {
+fn work(text: &str) -> Result<Duration, String> {
     let hold = duration(text)?;
     if hold <= Duration::from_secs(60) {
         return Ok(hold);

@@ -50,7 +50,7 @@ fn lock(options: LockBench) -> anyhow::Result<()> {
     // After all have connected: what that takes is not part of an acquisition.
     let mut counter = (!in_memory).then(|| Counter::open(&options.store));
     let seconds = Duration::from_secs(options.seconds.into());
-    let look = LOOK.max(options.hold * 2);
+    let look = LOOK.max(options.work * 2);
     let tail = match in_memory {
         true => Duration::ZERO,
         false => look + 2 * MARGIN,
@@ -102,10 +102,10 @@ fn possible(options: &LockBench) -> anyhow::Result<()> {
             options.processes
         );
     }
-    if options.hold >= options.lease {
+    if options.work >= options.lease {
         bail!(
-            "a task that holds for {} outlives a lease of {}: give a longer --lease or a shorter --hold",
-            humantime::format_duration(options.hold),
+            "a task that holds for {} outlives a lease of {}: give a longer --lease or a shorter --work",
+            humantime::format_duration(options.work),
             humantime::format_duration(options.lease)
         );
     }
@@ -119,7 +119,7 @@ fn orders(options: &LockBench) -> Vec<Orders> {
         tasks: options.tasks,
         names: options.names,
         lease: options.lease,
-        hold: options.hold,
+        work: options.work,
     };
     (0..options.processes).map(place).collect()
 }

@@ -72,7 +72,7 @@ pub(crate) async fn race(options: Race) -> anyhow::Result<()> {
     let why = match winners {
         0 => "nobody won: another client may have updated the product just before",
         _ => {
-            "more than one won. With --update-hold release the server lets all succeed one \
+            "more than one won. With --after-update release the server lets all succeed one \
               after another; with keep (its default) only one may"
         }
     };

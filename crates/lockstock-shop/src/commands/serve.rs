@@ -74,7 +74,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     let update_settings = UpdateLockSettings {
         lease: options.update_lease,
         wait: options.update_wait,
-        after_update: options.update_hold,
+        after_update: options.after_update,
     };
     let shop = AppState::new(AppStateInner {
         update_lock: update_lock(&store, update_settings),
@@ -87,11 +87,11 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
                 timeout: options.body_timeout,
             },
             request_timeout: options.request_timeout,
-            max_in_flight: options.most_requests,
+            max_in_flight: options.max_requests,
             require_if_match: options.require_if_match,
-            max_quantity: options.most_quantity,
-            reservation_ttl: options.usual_hold.min(options.most_hold),
-            max_reservation_ttl: options.most_hold,
+            max_quantity: options.max_quantity,
+            reservation_ttl: options.reservation_ttl.min(options.max_reservation_ttl),
+            max_reservation_ttl: options.max_reservation_ttl,
             key_retention: options.key_retention,
         },
         metrics,
@@ -126,7 +126,7 @@ async fn run(listener: TcpListener, shop: AppState, options: &Serve, mut signals
     let router = router(shop.clone());
     let connections = Connections {
         open: GracefulShutdown::new(),
-        places: Arc::new(Semaphore::new(options.most_connections)),
+        places: Arc::new(Semaphore::new(options.max_connections)),
         header_timeout: options.header_timeout,
     };
     let mut upkeep = interval(Duration::from_secs(5));
@@ -273,7 +273,7 @@ fn metrics() -> anyhow::Result<PrometheusHandle> {
 
 /// What works, but not as somebody may believe.
 fn warn_of_pitfalls(options: &Serve) {
-    if options.update_hold == AfterUpdate::Keep && options.update_wait >= options.update_lease {
+    if options.after_update == AfterUpdate::Keep && options.update_wait >= options.update_lease {
         warn!(
             "updates wait at least as long as a lock is kept: those that come at once follow \
              one after another instead of being refused. Shorten --update-wait, or lengthen \

@@ -65,7 +65,7 @@ fn names_enough_for_all_leave_nobody_waiting_for_another() {
 
 #[test]
 fn in_memory_nothing_is_sent() {
-    let line = measured(&["--hold", "1ms"]);
+    let line = measured(&["--work", "1ms"]);
     assert_eq!(line["commands_per_acquisition"], 0.0);
 }
 
@@ -90,7 +90,7 @@ fn a_redis_that_does_not_tell_leaves_that_figure_out_and_says_why() {
 #[tokio::test]
 async fn holders_that_overlap_are_found_out_and_fail_it() {
     let redis = Redis::start();
-    let two = ["--processes", "2", "--tasks", "1", "--hold", "1s"];
+    let two = ["--processes", "2", "--tasks", "1", "--work", "1s"];
     let more = ["--store", &redis.url(), "--seconds", "2", "--json"];
     let bench = start(&[&two[..], &more].concat());
     let held = || (redis.command(&["EXISTS", "lockstock-bench-0"]).unwrap() == "1").then_some(());
@@ -130,10 +130,10 @@ fn a_wrong_word_says_what_would_be_right() {
         one_process.contains("redis://127.0.0.1:6379/1"),
         "{one_process}"
     );
-    let too_long = refused(&["--hold", "2s", "--lease", "1s"], 1);
+    let too_long = refused(&["--work", "2s", "--lease", "1s"], 1);
     assert!(too_long.contains("--lease"), "{too_long}");
     assert!(refused(&["--tasks", "0"], 2).contains("1..=100000"));
-    assert!(refused(&["--hold", "3"], 2).contains("500ms"));
+    assert!(refused(&["--work", "3"], 2).contains("500ms"));
     let nobody = format!("redis://shop:open-sesame@127.0.0.1:{}/0", free_port());
     let said = refused(&["--store", &nobody, "--processes", "3"], 1);
     assert!(said.contains("cannot connect to Redis"), "{said}");

@@ -42,7 +42,7 @@ fn help_teaches() {
         "--database",
         "--update-lease",
         "--update-wait",
-        "--update-hold",
+        "--after-update",
         "keep",
         "release",
         "LOCKSTOCK_STORE",
@@ -65,7 +65,7 @@ fn a_bad_value_says_what_would_be_good() {
         &["--update-lease", "1ms to 24h"],
     );
     fails(&["--update-lease", "3"], 2, &["3s"]);
-    fails(&["--update-hold", "maybe"], 2, &["keep", "release"]);
+    fails(&["--after-update", "maybe"], 2, &["keep", "release"]);
     fails(
         &["--listen", "8000"],
         2,
@@ -140,7 +140,7 @@ fn what_is_not_there_is_named_in_one_line() {
 #[tokio::test]
 async fn options_come_from_the_environment_too() {
     let server = Server::embedded()
-        .env("LOCKSTOCK_UPDATE_HOLD", "release")
+        .env("LOCKSTOCK_AFTER_UPDATE", "release")
         .start();
     let id = server.create(10).await;
     for stock in [9, 8] {
@@ -217,13 +217,13 @@ async fn a_race_has_one_winner_and_says_who() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_race_without_exactly_one_winner_fails() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .start();
     fails(&["race", "--url", &server.url], 1, &["no products"]);
     server.create(10).await;
     fails(
         &["race", "--url", &server.url],
         1,
-        &["had 5", "--update-hold"],
+        &["had 5", "--after-update"],
     );
 }

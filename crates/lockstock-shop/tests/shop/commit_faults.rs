@@ -38,7 +38,7 @@ fn wait_for_standbys(postgres: &Postgres, names: &str) {
 async fn a_commit_whose_reply_was_lost_is_settled_by_the_key() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--database-timeout", "1s", "--update-hold", "release"])
+        .args(&["--database-timeout", "1s", "--after-update", "release"])
         .start();
     let id = server.create(10).await;
     let buy = format!("{}purchases/", product(id));

@@ -62,7 +62,7 @@ impl Ground {
 
     fn server(&self, failpoints: &str) -> Server {
         Server::on(&self.store, &self.database)
-            .args(&["--update-hold", "release", "--update-lease", "300ms"])
+            .args(&["--after-update", "release", "--update-lease", "300ms"])
             .failing(failpoints)
             .start()
     }

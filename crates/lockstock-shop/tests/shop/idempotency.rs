@@ -63,7 +63,7 @@ async fn the_same_request_again_has_no_effect_and_the_same_answer() {
         Server::embedded(),
         Server::on(&redis.url(), &postgres.create_database("shop")),
     ] {
-        let server = server.args(&["--update-hold", "release"]).start();
+        let server = server.args(&["--after-update", "release"]).start();
         for (number, (method, path, body)) in kinds(&server).await.into_iter().enumerate() {
             let key = format!("key-{number}");
             let send = || server.send(keyed(&server, method.clone(), &path, &key).json(&body));
@@ -236,7 +236,7 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
 #[tokio::test]
 async fn a_client_that_is_gone_learns_the_result_by_its_key() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(5).await;

@@ -314,7 +314,7 @@ async fn odd_addresses_are_not_found() {
 #[tokio::test]
 async fn too_many_requests_at_once_are_shed() {
     let server = Server::embedded()
-        .args(&["--most-requests", "4", "--update-lease", "60s"])
+        .args(&["--max-requests", "4", "--update-lease", "60s"])
         .failing("update.locked=return(1500)")
         .start();
     let mut ids = Vec::new();
@@ -349,7 +349,7 @@ async fn too_many_requests_at_once_are_shed() {
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_answered_and_its_work_finished() {
     let server = Server::embedded()
-        .args(&["--request-timeout", "300ms", "--update-hold", "release"])
+        .args(&["--request-timeout", "300ms", "--after-update", "release"])
         .failing("update.locked=1*return(1000)")
         .start();
     let id = server.create(10).await;

@@ -72,8 +72,8 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
 #[tokio::test]
 async fn the_document_tells_the_limits_of_this_server() {
     let server = Server::embedded()
-        .args(&["--most-quantity", "5", "--usual-hold", "1m"])
-        .args(&["--most-hold", "1h", "--key-retention", "2h"])
+        .args(&["--max-quantity", "5", "--reservation-ttl", "1m"])
+        .args(&["--max-reservation-ttl", "1h", "--key-retention", "2h"])
         .args(&["--body-limit", "4096"])
         .start();
     let document = server.get("/openapi.json").await.body;
@@ -180,7 +180,7 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&[
-            "--update-hold",
+            "--after-update",
             "release",
             "--update-lease",
             "60s",

@@ -15,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(10);
 async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -53,7 +53,7 @@ async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
 async fn a_redis_that_hangs_costs_a_bounded_time_and_it_recovers() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-hold", "release", "--store-timeout", "200ms"])
+        .args(&["--after-update", "release", "--store-timeout", "200ms"])
         .start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -79,7 +79,7 @@ async fn a_grant_whose_answer_was_lost_is_found_again() {
         &format!("redis://{}/0", proxy.address()),
         &postgres.create_database("shop"),
     )
-    .args(&["--update-hold", "release", "--update-lease", "60s"])
+    .args(&["--after-update", "release", "--update-lease", "60s"])
     .start();
     let id = server.create(10).await;
     for stock in 0..10 {
@@ -127,7 +127,7 @@ async fn what_redis_refuses_is_unavailable_never_busy_never_granted() {
 async fn a_database_that_dies_is_503_and_it_recovers() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-hold", "release", "--database-timeout", "1s"])
+        .args(&["--after-update", "release", "--database-timeout", "1s"])
         .start();
     let id = server.create(10).await;
     postgres.kill();
@@ -168,7 +168,7 @@ async fn a_database_that_dies_is_503_and_it_recovers() {
 async fn a_database_that_hangs_costs_a_bounded_time_and_it_recovers() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-hold", "release", "--database-timeout", "300ms"])
+        .args(&["--after-update", "release", "--database-timeout", "300ms"])
         .start();
     let id = server.create(10).await;
     postgres.pause();
@@ -223,7 +223,7 @@ async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
         "500ms",
         "--update-wait",
         "20s",
-        "--update-hold",
+        "--after-update",
         "release",
     ];
     let frozen = Server::on(&redis.url(), &database)

@@ -105,7 +105,7 @@ async fn one_of_five_wins_on_memory_and_sqlite() {
 #[tokio::test]
 async fn all_five_succeed_in_turn_on_memory_and_sqlite() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .start();
     all_succeed_one_after_another(&[&server]).await;
 }
@@ -123,7 +123,7 @@ async fn one_of_five_wins_over_two_servers_on_redis_and_postgres() {
 async fn all_five_succeed_in_turn_over_two_servers_on_redis_and_postgres() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
-    let release = ["--update-hold", "release"];
+    let release = ["--after-update", "release"];
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();
     all_succeed_one_after_another(&[&one, &two]).await;

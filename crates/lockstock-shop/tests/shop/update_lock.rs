@@ -109,7 +109,7 @@ async fn nobody_holds_a_database_connection_while_waiting_for_a_lock() {
             "20s",
             "--update-lease",
             "60s",
-            "--update-hold",
+            "--after-update",
             "release",
         ])
         .start();
@@ -199,7 +199,7 @@ async fn a_lock_whose_key_holds_something_else_is_unavailable() {
 #[tokio::test]
 async fn a_change_whose_client_has_gone_keeps_its_turn_to_the_end() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(10).await;

@@ -17,7 +17,7 @@ pub(super) struct Orders {
     pub(super) tasks: u32,
     pub(super) names: u32,
     pub(super) lease: Duration,
-    pub(super) hold: Duration,
+    pub(super) work: Duration,
 }
 
 /// The second line, once all are ready. Times by the [clock](super::clock) all share.

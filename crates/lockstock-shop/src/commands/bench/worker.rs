@@ -132,7 +132,7 @@ impl Shift {
         Ok(Self {
             locks: (0..orders.tasks).map(lock).collect::<Result<_, _>>()?,
             desk: Arc::new(Desk {
-                hold: orders.hold,
+                hold: orders.work,
                 notes: Mutex::new(notes),
                 waiting: (0..orders.tasks).map(|_| AtomicU64::new(0)).collect(),
             }),
