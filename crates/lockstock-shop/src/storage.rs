@@ -11,7 +11,9 @@
 //! - no call waits without bound.
 
 mod file_lock;
+mod migrations;
 mod postgres;
+mod rows;
 mod sale;
 mod settlement;
 mod sql;
@@ -37,7 +39,7 @@ pub use self::sale::{
 };
 
 /// A product as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
     /// Given by the database, never used twice.
     pub id: i64,

@@ -180,7 +180,7 @@ impl TryFrom<String> for Reason {
 }
 
 /// A line of the ledger: one write to one product.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Of this change, and of the purchase if it is one.
     pub id: Uuid,
@@ -189,7 +189,6 @@ pub struct Entry {
     /// The version that it made.
     pub version: i64,
     /// Why.
-    #[sqlx(try_from = "String")]
     pub reason: Reason,
     /// How many more there are; negative for a purchase.
     pub delta: i64,
@@ -281,7 +280,7 @@ impl TryFrom<String> for State {
 }
 
 /// Stock that is set aside for somebody.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// Hard to guess.
     pub id: Uuid,
@@ -292,7 +291,6 @@ pub struct Reservation {
     /// How many.
     pub quantity: i64,
     /// What has become of it.
-    #[sqlx(try_from = "String")]
     pub state: State,
     /// When the hold ends.
     pub expires_at: DateTime<Utc>,

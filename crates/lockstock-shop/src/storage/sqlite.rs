@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use self::writer::{Did, What, Write, Writer};
 use super::file_lock::Claim;
+use super::migrations;
 use super::sql::{self, Bind, ENTRY, RESERVATION};
 use super::{
     Cause, Changes, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin, Outcome,
@@ -66,7 +67,7 @@ impl Sqlite {
             .foreign_keys(true);
         let mut writer = SqliteConnection::connect_with(&options).await?;
         let claim = Claim::on(options.get_filename(), limits).await?;
-        sqlx::migrate!("migrations/sqlite").run(&mut writer).await?;
+        migrations::sqlite().run(&mut writer).await?;
         let claim = claim.opened(limits)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(limits.connections.max(1))

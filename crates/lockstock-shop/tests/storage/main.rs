@@ -5,6 +5,7 @@
 mod keys;
 mod products;
 mod sales;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::super::migrations;
 use super::super::{Limits, Result, StorageError};
 
 /// A connection used so recently needs no proof of life.
@@ -39,9 +40,7 @@ impl Database {
             .await
             .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??;
         // On it, because a migration may take longer than a call.
-        sqlx::migrate!("migrations/postgres")
-            .run(&mut first)
-            .await?;
+        migrations::postgres().run(&mut first).await?;
         first.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(limits.connections.max(2))
