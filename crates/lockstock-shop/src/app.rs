@@ -17,7 +17,6 @@ use lockstock_http::LockLayer;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::body::BodyLimits;
 use crate::document::{BadQuery, Busy, Detail, Invalid, NotSold, Problem, Stale, complete};
@@ -25,7 +24,7 @@ use crate::fields::Whole;
 use crate::keys::Keys;
 use crate::refusal::Refusal;
 use crate::storage::Storage;
-use crate::{face, ledger, operate, places, products, purchases, reservations};
+use crate::{docs_page, face, ledger, operate, places, products, purchases, reservations};
 
 /// What every handler sees. Cheap to clone.
 #[derive(Clone)]
@@ -129,11 +128,10 @@ pub(crate) fn router(shop: Shop) -> Router {
         .merge(ledger::routes())
         .merge(operate::routes())
         .split_for_parts();
-    let docs = SwaggerUi::new("/docs")
-        .config(Config::default().try_it_out_enabled(true))
-        .url("/openapi.json", complete(document, &shop.settings));
+    let document = complete(document, &shop.settings).to_json();
+    let document = document.expect("an OpenAPI document is valid JSON");
     router
-        .merge(docs)
+        .merge(docs_page::routes(document))
         .fallback(elsewhere)
         .method_not_allowed_fallback(async |request: Request| {
             Refusal::method(request.method().as_str())

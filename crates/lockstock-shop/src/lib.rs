@@ -15,6 +15,8 @@ mod body;
 mod cli;
 mod combine;
 mod decimal;
+#[path = "http/docs_page.rs"]
+mod docs_page;
 mod document;
 mod face;
 mod failpoint;
