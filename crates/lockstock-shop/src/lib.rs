@@ -25,7 +25,7 @@ mod keys;
 mod ledger;
 mod listing;
 mod locks;
-mod logs;
+mod logging;
 mod metadata;
 mod negotiate;
 mod operate;
@@ -64,6 +64,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logs::start(&options.log)?;
+    let _written = logging::start(&options.log)?;
     serve::serve(options).await
 }

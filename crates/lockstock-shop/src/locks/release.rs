@@ -9,11 +9,11 @@ use lockstock::{HolderId, HolderInfo, LockInfo, LockKind, Store};
 use super::name;
 use super::table::{self, Look};
 use crate::cli::Release;
-use crate::logs;
+use crate::logging;
 
 pub(super) async fn release(store: &Store, options: Release) -> anyhow::Result<()> {
     // What is done by force is to be found in a log.
-    let _written = logs::start("warn")?;
+    let _written = logging::start("warn")?;
     let lock = find(store, &options).await?;
     let losers = losers(&lock, options.holder.as_deref())?;
     let mut out = stdout();
