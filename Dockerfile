@@ -4,14 +4,14 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make perl
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p lockstock-shop
+RUN cargo build --profile dist --locked -p lockstock-shop
 
 FROM debian:bookworm-slim
 # For TLS to the store and the database.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --create-home --home-dir /data lockstock
-COPY --from=build /src/target/release/lockstock /usr/local/bin/lockstock
+COPY --from=build /src/target/dist/lockstock /usr/local/bin/lockstock
 USER lockstock
 # The SQLite file of the embedded default ends up here.
 WORKDIR /data

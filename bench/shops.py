@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from process import Failed, Process, ask
 from servers import ROOT, START, free_port, run, scratch
 
-LOCKSTOCK = ROOT / "target/release/lockstock"
+LOCKSTOCK = ROOT / "target/dist/lockstock"
 DJANGO = ROOT / "bench/django"
 WORKERS = 3
 # Database and table of each.
@@ -54,7 +54,7 @@ class Shop:
 @contextmanager
 def lockstock(database_url, store_url, *, after_update, samples=False):
     if not LOCKSTOCK.exists():
-        raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --release -p lockstock-shop")
+        raise Failed(f"no {LOCKSTOCK.relative_to(ROOT)}: cargo build --profile dist -p lockstock-shop")
     port = free_port()
     command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
     command += ["--database", database_url, "--after-update", after_update, "--log", "warn"]

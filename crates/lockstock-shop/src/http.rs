@@ -1,5 +1,6 @@
 //! The layers and extractors in front of the handlers.
 
+pub(crate) mod docs_page;
 pub(crate) mod idempotency;
 pub(crate) mod middleware;
 pub(crate) mod paths;

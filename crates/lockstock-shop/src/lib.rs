@@ -54,6 +54,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _guard = logging::start(&options.log)?;
+    let _written = logging::start(&options.log)?;
     serve::serve(options).await
 }

@@ -9,10 +9,11 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{health, ledger, products, purchases, reservations};
 use crate::error::ApiError;
+use crate::http::docs_page;
+use crate::http::docs_page;
 use crate::http::middleware::{self, Middleware};
 use crate::http::routes::Routes;
 use crate::openapi::{
@@ -56,9 +57,8 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(health::routes())
         .split_for_parts();
     let routes = Arc::new(Routes::from_openapi(&document));
-    let docs = SwaggerUi::new("/docs")
-        .config(Config::default().try_it_out_enabled(true))
-        .url("/openapi.json", complete(document, &state.settings));
+    let document = complete(document, &state.settings).to_json();
+    let document = document.expect("an OpenAPI document is valid JSON");
     let redirect = {
         let routes = routes.clone();
         async move |uri: Uri| redirect_to_slash(&routes, &uri)
@@ -68,7 +68,7 @@ pub(crate) fn router(state: AppState) -> Router {
         routes,
     };
     router
-        .merge(docs)
+        .merge(docs_page::routes(document))
         .fallback(redirect)
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::method_not_allowed(method.as_str())

@@ -15,7 +15,7 @@ pub(super) async fn find(
     keys: &[Key],
     forgotten: DateTime<Utc>,
 ) -> Result<HashMap<Key, Recorded>> {
-    let wanted = keys.iter().map(|key| json!([key.caller, key.key]));
+    let wanted = keys.iter().map(|key| json!([&*key.caller, &*key.key]));
     let rows: Vec<(String, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(
         "SELECT r.caller, r.key, r.fingerprint, r.answer
          FROM json_each($1) AS wanted JOIN idempotency AS r
