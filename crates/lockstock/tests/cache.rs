@@ -8,14 +8,14 @@ use lockstock::{LockKind, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, Store};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::time::{Instant, sleep, timeout};
 
-mod kit;
+mod harness;
 
-use kit::{PATIENCE, SHORT, held, lock, on_each_store};
+use harness::{PATIENCE, SHORT, held, lock, on_each_store};
 
 const LONG: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn what_was_written_is_read() {
+async fn a_written_value_is_read() {
     on_each_store(async |store| {
         let values = store.cache("values");
         assert_eq!(values.get("a").await.unwrap(), None);
@@ -32,7 +32,7 @@ async fn what_was_written_is_read() {
 }
 
 #[tokio::test]
-async fn any_bytes_are_a_key_and_no_two_keys_are_one() {
+async fn keys_of_any_bytes_are_distinct() {
     on_each_store(async |store| {
         let all = [
             ("a", &b"b:c"[..]),
@@ -57,7 +57,7 @@ async fn any_bytes_are_a_key_and_no_two_keys_are_one() {
 }
 
 #[tokio::test]
-async fn a_value_is_gone_when_its_time_is_over() {
+async fn a_value_expires_with_its_ttl() {
     on_each_store(async |store| {
         let values = store.cache("values");
         values.set("short", "1", SHORT).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_value_is_gone_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn values_and_locks_of_one_name_have_nothing_to_do_with_each_other() {
+async fn values_and_locks_of_one_name_are_independent() {
     on_each_store(async |store| {
         let guard = held(&lock(&store, "a", LONG)).await;
         let other = held(&lock(&store, "lockstock:cache:values:a", LONG)).await;
@@ -95,7 +95,7 @@ async fn values_and_locks_of_one_name_have_nothing_to_do_with_each_other() {
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_invalid() {
+async fn invalid_arguments_are_rejected() {
     on_each_store(async |store| {
         let values = store.cache("values");
         let long = [b'x'; MAX_KEY_BYTES + 1];
@@ -116,7 +116,7 @@ async fn what_can_never_work_is_invalid() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_lost_is_asked_for_again() {
+async fn a_request_whose_reply_was_lost_is_sent_again() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
     let url = format!("redis://{}/0", proxy.address());
@@ -131,7 +131,7 @@ async fn an_answer_that_was_lost_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_unavailable_and_comes_back() {
+async fn a_store_that_is_down_is_unavailable_and_recovers() {
     let redis = Redis::start();
     let values = Store::connect(&redis.url()).await.unwrap().cache("values");
     redis.kill();

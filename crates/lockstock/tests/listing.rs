@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::time::{Duration, SystemTime};
 
-use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
+use harness::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
 use lockstock::{Access, LockInfo, LockKind, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::time::{Instant, sleep, timeout};
@@ -33,7 +33,7 @@ async fn queued(store: &Store, count: usize) -> Vec<LockInfo> {
 }
 
 #[tokio::test]
-async fn a_free_store_has_nothing_to_tell() {
+async fn a_store_without_locks_lists_none() {
     on_each_store(async |store| {
         assert_eq!(store.locks().await.unwrap(), []);
         held(&lock(&store, "a", LEASE))
@@ -54,7 +54,7 @@ async fn a_free_store_has_nothing_to_tell() {
 }
 
 #[tokio::test]
-async fn a_holder_is_told_with_process_token_fence_and_time_left() {
+async fn a_holder_is_listed_with_client_token_fence_and_remaining_lease() {
     on_each_store(async |store| {
         let before = SystemTime::now();
         let guard = held(&lock(&store, "a", LEASE)).await;
@@ -95,7 +95,7 @@ async fn a_holder_is_told_with_process_token_fence_and_time_left() {
 }
 
 #[tokio::test]
-async fn waiters_are_told_in_order_with_their_patience() {
+async fn waiters_are_listed_in_order_with_their_timeouts() {
     on_each_store(async |store| {
         let uploads = store.semaphore("uploads", 1).lease(LEASE).unwrap();
         let guard = held(&uploads).await;
@@ -125,7 +125,7 @@ async fn waiters_are_told_in_order_with_their_patience() {
 }
 
 #[tokio::test]
-async fn readers_and_a_waiting_writer_are_told_apart() {
+async fn readers_and_a_waiting_writer_are_distinguished() {
     on_each_store(async |store| {
         let read = store.read_lock("catalog").lease(LEASE).unwrap();
         let write = store.write_lock("catalog").lease(LEASE).unwrap();
@@ -147,7 +147,7 @@ async fn readers_and_a_waiting_writer_are_told_apart() {
 }
 
 #[tokio::test]
-async fn names_of_every_shape_are_told_as_they_were_given() {
+async fn names_of_any_bytes_are_listed_unchanged() {
     on_each_store(async |store| {
         let names: [&[u8]; 9] = [
             b"a",
@@ -181,7 +181,7 @@ async fn names_of_every_shape_are_told_as_they_were_given() {
 }
 
 #[tokio::test]
-async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
+async fn force_release_grants_the_next_waiter_a_higher_fence() {
     on_each_store(async |store| {
         let hour = lock(&store, "a", Duration::from_secs(3600));
         let mut lost = hour.acquire().await.unwrap();
@@ -211,7 +211,7 @@ async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
 }
 
 #[tokio::test]
-async fn by_force_a_kept_lock_is_free() {
+async fn force_release_frees_a_kept_lock() {
     on_each_store(async |store| {
         let hour = lock(&store, "a", Duration::from_secs(3600));
         let guard = held(&hour).await;
@@ -235,7 +235,7 @@ async fn by_force_a_kept_lock_is_free() {
 }
 
 #[tokio::test]
-async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
+async fn force_release_of_one_holder_spares_its_successor() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
         let seen = {
@@ -252,7 +252,7 @@ async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
 }
 
 #[tokio::test]
-async fn by_force_one_permit_or_all_come_back() {
+async fn force_release_frees_one_permit_or_all() {
     on_each_store(async |store| {
         let uploads = store.semaphore("uploads", 2).lease(LEASE).unwrap();
         let one = held(&uploads).await;
@@ -275,7 +275,7 @@ async fn by_force_one_permit_or_all_come_back() {
 }
 
 #[tokio::test]
-async fn by_force_readers_make_way_for_a_writer() {
+async fn force_release_of_readers_grants_the_writer() {
     on_each_store(async |store| {
         let read = store.read_lock("catalog").lease(LEASE).unwrap();
         let write = store.write_lock("catalog").lease(LEASE).unwrap();
@@ -293,7 +293,7 @@ async fn by_force_readers_make_way_for_a_writer() {
 }
 
 #[tokio::test]
-async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
+async fn each_process_lists_its_queue_head_and_is_served_in_order() {
     let redis = Redis::start();
     let [one, two, three] = {
         let url = redis.url();
@@ -323,7 +323,7 @@ async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
 }
 
 #[tokio::test]
-async fn those_behind_a_hung_holder_in_its_process_go_on() {
+async fn force_release_of_a_hung_holder_unblocks_its_local_waiters() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let operator = Store::connect(&redis.url()).await.unwrap();
@@ -343,7 +343,7 @@ async fn those_behind_a_hung_holder_in_its_process_go_on() {
 }
 
 #[tokio::test]
-async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
+async fn a_foreign_holder_is_listed_while_a_waiter_exists_and_can_be_released() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let set = |value: &str, expiry: &[&str]| {
@@ -387,7 +387,7 @@ async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
 }
 
 #[tokio::test]
-async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
+async fn locks_are_listed_among_other_keys_and_nothing_is_changed() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let fill = "for i = 1, 3000 do
@@ -422,7 +422,7 @@ async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
+async fn a_key_of_a_wrong_type_hides_no_other_lock() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let guards = [held(&lock(&store, "a", LEASE)).await];
@@ -442,7 +442,7 @@ async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_time_is_over_is_not_shown() {
+async fn a_timed_out_waiter_is_not_listed() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let now = redis.command(&["TIME"]).unwrap();
@@ -458,7 +458,7 @@ async fn a_waiter_whose_time_is_over_is_not_shown() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_is_unavailable_in_time() {
+async fn listing_an_unresponsive_store_times_out() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
     let url = format!("redis://{}/0", proxy.address());

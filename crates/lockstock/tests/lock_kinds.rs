@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
+use harness::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
 use lockstock::{Acquired, Lock, Store};
 use rand::RngExt;
 use tokio::task::{JoinSet, yield_now};
@@ -32,7 +32,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_semaphore_lets_in_as_many_as_it_has_permits() {
+async fn a_semaphore_has_as_many_holders_as_permits() {
     on_each_store(async |store| {
         let lock = permits(&store, 3, LEASE);
         let mut guards = vec![held(&lock).await, held(&lock).await, held(&lock).await];
@@ -87,7 +87,7 @@ async fn waiters_for_a_permit_are_served_in_order() {
 }
 
 #[tokio::test]
-async fn a_permit_of_a_holder_that_vanished_comes_back_with_its_lease() {
+async fn a_permit_of_a_crashed_holder_is_free_when_its_lease_ends() {
     on_each_store(async |store| {
         let lock = permits(&store, 2, SHORT);
         std::mem::forget(held(&lock).await);
@@ -103,7 +103,7 @@ async fn a_permit_of_a_holder_that_vanished_comes_back_with_its_lease() {
 }
 
 #[tokio::test]
-async fn a_permit_is_renewed_kept_and_lost_as_a_lock_is() {
+async fn a_permit_is_renewed_kept_and_lost_like_a_lock() {
     on_each_store(async |store| {
         let lock = permits(&store, 1, SHORT);
         let mut guard = held(&lock).await;
@@ -122,7 +122,7 @@ async fn a_permit_is_renewed_kept_and_lost_as_a_lock_is() {
 }
 
 #[tokio::test]
-async fn readers_share_and_a_writer_is_alone() {
+async fn readers_share_and_a_writer_is_exclusive() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let readers = [held(&read).await, held(&read).await, held(&read).await];
@@ -140,7 +140,7 @@ async fn readers_share_and_a_writer_is_alone() {
 }
 
 #[tokio::test]
-async fn a_waiting_writer_is_not_passed_by_readers_and_lets_them_all_in_together() {
+async fn readers_do_not_overtake_a_waiting_writer_and_follow_it_together() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let first = held(&read).await;
@@ -168,7 +168,7 @@ async fn a_waiting_writer_is_not_passed_by_readers_and_lets_them_all_in_together
 }
 
 #[tokio::test]
-async fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
+async fn a_writer_that_times_out_unblocks_the_readers_behind_it() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let first = held(&read).await;
@@ -186,7 +186,7 @@ async fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
 }
 
 #[tokio::test]
-async fn families_do_not_share_names() {
+async fn lock_kinds_do_not_share_names() {
     on_each_store(async |store| {
         let locks = [
             store.lock("a").lease(LEASE).unwrap(),
@@ -204,7 +204,7 @@ async fn families_do_not_share_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_than_the_permits_whatever_is_cancelled() {
+async fn holders_never_exceed_the_permits_under_cancellation() {
     on_each_store(async |store| {
         let inside = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
@@ -238,7 +238,7 @@ async fn never_more_than_the_permits_whatever_is_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_and_writers_never_meet() {
+async fn readers_and_writers_never_overlap() {
     on_each_store(async |store| {
         // Readers count up, a writer takes a thousand away.
         let inside = Arc::new(AtomicI64::new(0));
@@ -266,7 +266,7 @@ async fn readers_and_writers_never_meet() {
 }
 
 #[tokio::test]
-async fn a_writer_believes_in_its_lease_no_longer_than_the_store_does() {
+async fn a_deadline_of_a_writer_is_never_later_than_the_end_in_the_store() {
     on_each_store(async |store| {
         let write = writer(&store, Duration::from_millis(3));
         let mut last = None;
@@ -282,7 +282,7 @@ async fn a_writer_believes_in_its_lease_no_longer_than_the_store_does() {
 }
 
 #[tokio::test]
-async fn several_names_are_all_taken_or_none() {
+async fn lock_all_acquires_all_names_or_none() {
     on_each_store(async |store| {
         let cart = store.lock_all(["b", "a", "c", "a"]).lease(LEASE).unwrap();
         let other = held(&lock(&store, "c", LEASE)).await;
@@ -318,7 +318,7 @@ async fn several_names_are_all_taken_or_none() {
 }
 
 #[tokio::test]
-async fn what_is_taken_lasts_while_the_rest_is_waited_for() {
+async fn lock_all_renews_acquired_locks_while_it_waits_for_the_rest() {
     on_each_store(async |store| {
         let last = held(&lock(&store, "z", LEASE)).await;
         let cart = store.lock_all(["a", "z"]).lease(SHORT).unwrap();
@@ -335,7 +335,7 @@ async fn what_is_taken_lasts_while_the_rest_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn carts_that_overlap_in_every_order_never_block_each_other() {
+async fn overlapping_multi_locks_never_deadlock() {
     on_each_store(async |store| {
         let done = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
