@@ -1,6 +1,9 @@
-//! Fences.
+//! Fences rise, also after Redis lost its data.
 
-use super::*;
+use lockstock_testkit::Redis;
+use tokio::time::Instant;
+
+use super::harness::{LEASE, connect, held, lock, on_each_store};
 
 #[tokio::test]
 async fn fences_rise_and_deadlines_never_exceed_the_lease() {
@@ -8,11 +11,11 @@ async fn fences_rise_and_deadlines_never_exceed_the_lease() {
         let lock = lock(&store, "a", LEASE);
         let mut last = 0;
         for _ in 0..200 {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let guard = held(&lock).await;
             assert!(guard.fence() > last);
             assert!(guard.deadline() <= Instant::now() + LEASE);
-            assert!(guard.deadline() >= asked);
+            assert!(guard.deadline() >= requested_at);
             last = guard.fence();
             guard.release().await.unwrap();
         }
@@ -23,7 +26,7 @@ async fn fences_rise_and_deadlines_never_exceed_the_lease() {
 #[tokio::test]
 async fn fences_do_not_decrease_after_redis_lost_its_data() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let lock = lock(&store, "a", LEASE);
     let mut last = 0;
     for forget in [
@@ -39,12 +42,12 @@ async fn fences_do_not_decrease_after_redis_lost_its_data() {
         }
         redis.command(forget).unwrap();
     }
-    // Restored from an older copy: the counter stands far behind what was given out.
+    // Restored from an older copy: the counter is far behind the last fence.
     redis.command(&["SET", "lockstock:clock", "17"]).unwrap();
     let guard = held(&lock).await;
     assert!(guard.fence() > last);
     guard.release().await.unwrap();
-    // The server's clock was ahead once, and was set back.
+    // The clock of the server was ahead once, and was set back.
     let ahead = 4_102_444_800_000_000_u64;
     redis
         .command(&["SET", "lockstock:clock", &ahead.to_string()])

@@ -1,14 +1,18 @@
-//! The end of a lease: by a crash, by loss, by extension and renewal.
+//! The end of a lease, and how renewal and extension move it.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::harness::{LEASE, SHORT, TIMEOUT, busy, held, lock, on_each_store};
 
 #[tokio::test]
 async fn a_lock_of_a_crashed_holder_is_free_when_its_lease_ends() {
     on_each_store(async |store| {
-        let lock = lock(&store, "a", SHORT);
         // As a crash: no release, no drop.
-        std::mem::forget(held(&lock).await);
-        let next = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
+        std::mem::forget(held(&lock(&store, "a", SHORT)).await);
+        let next = lock(&store, "a", LEASE);
+        let next = timeout(TIMEOUT, next.acquire()).await.unwrap().unwrap();
         next.release().await.unwrap();
     })
     .await;
@@ -17,17 +21,26 @@ async fn a_lock_of_a_crashed_holder_is_free_when_its_lease_ends() {
 #[tokio::test]
 async fn operations_on_a_lost_lock_fail_as_lost() {
     on_each_store(async |store| {
-        let lock = lock(&store, "a", SHORT);
-        let first = held(&lock).await;
-        let mut second = lock.acquire().await.unwrap();
-        assert!(first.remaining().is_zero(), "it knew before the store did");
-        assert!(first.release().await.unwrap_err().is_lost());
-        second.renew().await.unwrap();
-        let third = lock.acquire().await.unwrap();
-        assert!(second.extend(LEASE).await.unwrap_err().is_lost());
-        assert!(second.keep().await.unwrap_err().is_lost());
-        assert!(!third.remaining().is_zero());
-        third.release().await.unwrap();
+        let (short, long) = (lock(&store, "a", SHORT), lock(&store, "a", LEASE));
+        let released = held(&short).await;
+        let kept = short.acquire().await.unwrap();
+        assert!(released.remaining().is_zero(), "lost before the next grant");
+        let mut renewed = short.acquire().await.unwrap();
+        assert!(kept.remaining().is_zero());
+        let mut holder = long.acquire().await.unwrap();
+        assert!(renewed.remaining().is_zero());
+
+        assert!(released.release().await.unwrap_err().is_lost());
+        assert!(kept.keep().await.unwrap_err().is_lost());
+        assert!(renewed.renew().await.unwrap_err().is_lost());
+        assert!(renewed.extend(LEASE).await.unwrap_err().is_lost());
+        drop(renewed);
+        store.drain().await;
+
+        holder.renew().await.unwrap();
+        assert!(!holder.remaining().is_zero());
+        busy(&long).await;
+        holder.release().await.unwrap();
     })
     .await;
 }
@@ -39,35 +52,15 @@ async fn renew_restarts_the_lease_and_extend_adds_to_it() {
         let mut guard = held(&lock).await;
         guard.extend(LEASE).await.unwrap();
         assert!(guard.remaining() > LEASE && guard.remaining() <= LEASE * 2);
-        let left = busy(&lock).await.retry_after().unwrap();
-        assert!(left > LEASE && left <= LEASE * 2, "{left:?}");
+        let remaining = busy(&lock).await.retry_after().unwrap();
+        assert!(remaining > LEASE && remaining <= LEASE * 2, "{remaining:?}");
         guard.renew().await.unwrap();
         assert!(guard.remaining() <= LEASE);
-        let left = busy(&lock).await.retry_after().unwrap();
-        assert!(left <= LEASE && left > LEASE / 2, "{left:?}");
-        assert!(
-            guard
-                .extend(lockstock::MAX_LEASE)
-                .await
-                .unwrap_err()
-                .is_invalid()
-        );
+        let remaining = busy(&lock).await.retry_after().unwrap();
+        assert!(remaining <= LEASE && remaining > LEASE / 2, "{remaining:?}");
+        let error = guard.extend(lockstock::MAX_LEASE).await.unwrap_err();
+        assert!(error.is_invalid());
         guard.release().await.unwrap();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn run_cancels_its_work_when_the_lock_is_lost() {
-    on_each_store(async |store| {
-        let lock = lock(&store, "a", SHORT);
-        let guard = held(&lock).await;
-        assert_eq!(guard.run(async { 42 }).await.unwrap(), 42);
-        let stopped = guard.run(std::future::pending::<()>()).await;
-        assert!(stopped.unwrap_err().is_lost());
-        assert!(guard.remaining().is_zero());
-        // It was lost before the store let the next one in.
-        lock.acquire().await.unwrap().release().await.unwrap();
     })
     .await;
 }
@@ -75,11 +68,29 @@ async fn run_cancels_its_work_when_the_lock_is_lost() {
 #[tokio::test]
 async fn a_cancelled_renewal_that_shortens_the_lease_still_applies() {
     on_each_store(async |store| {
-        let lock = lock(&store, "a", SHORT);
+        let lock = lock(&store, "a", LEASE);
         let mut guard = held(&lock).await;
-        guard.extend(LEASE).await.unwrap();
+        guard.extend(LEASE * 2).await.unwrap();
         let _ = timeout(Duration::ZERO, guard.renew()).await;
-        assert!(guard.remaining() <= SHORT);
+        assert!(guard.remaining() <= LEASE);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn run_cancels_its_work_when_the_lock_is_lost() {
+    on_each_store(async |store| {
+        let guard = held(&lock(&store, "a", LEASE)).await;
+        assert_eq!(guard.run(async { 42 }).await.unwrap(), 42);
+        guard.release().await.unwrap();
+        let guard = held(&lock(&store, "a", SHORT)).await;
+        let work = guard.run(std::future::pending::<()>());
+        let cancelled = timeout(TIMEOUT, work).await.expect("cancelled");
+        assert!(cancelled.unwrap_err().is_lost());
+        assert!(guard.remaining().is_zero());
+        // Lost before the store grants it to the next holder.
+        let next = lock(&store, "a", LEASE).acquire().await.unwrap();
+        next.release().await.unwrap();
     })
     .await;
 }

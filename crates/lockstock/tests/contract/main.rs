@@ -1,15 +1,15 @@
-//! What a lock promises, on every kind of store.
+//! The guarantees of a lock, on every kind of store.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockstock::{Acquired, Store};
-use lockstock_testkit::{Proxy, Redis};
+use lockstock_testkit::Redis;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 mod cancellation;
 mod fences;
@@ -20,7 +20,7 @@ mod lease;
 mod outages;
 mod renewal;
 
-use harness::{LEASE, PATIENCE, SHORT, busy, held, lock, on_each_store};
+use harness::{BRIEF, LEASE, TIMEOUT, busy, connect, held, lock, on_each_store, settle};
 
 #[tokio::test]
 async fn a_held_lock_is_busy_and_reports_its_remaining_lease() {
@@ -29,8 +29,8 @@ async fn a_held_lock_is_busy_and_reports_its_remaining_lease() {
         let guard = held(&lock).await;
         let answer = busy(&lock).await;
         assert!(!answer.is_kept());
-        let left = answer.retry_after().unwrap();
-        assert!(left <= LEASE && left > LEASE / 2, "{left:?}");
+        let remaining = answer.retry_after().unwrap();
+        assert!(remaining <= LEASE && remaining > LEASE / 2, "{remaining:?}");
         let other = store.lock("product-update-lock-43").lease(LEASE).unwrap();
         held(&other).await.release().await.unwrap();
         guard.release().await.unwrap();
@@ -44,14 +44,14 @@ async fn a_release_grants_the_lock_to_the_next_waiter() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
         let guard = held(&lock).await;
-        let waiting = tokio::spawn({
+        let waiter = tokio::spawn({
             let lock = lock.clone();
-            async move { lock.acquire_within(PATIENCE).await }
+            async move { lock.acquire_within(TIMEOUT * 2).await }
         });
-        sleep(Duration::from_millis(30)).await;
+        settle(&store).await;
         guard.release().await.unwrap();
-        let next = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
-        assert!(matches!(next, Acquired::Held(_)));
+        let next = timeout(TIMEOUT, waiter).await.expect("notified").unwrap();
+        assert!(matches!(next.unwrap(), Acquired::Held(_)));
     })
     .await;
 }
@@ -76,7 +76,7 @@ async fn holders_are_exclusive_and_in_fence_order() {
                 }
             });
         }
-        timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        timeout(TIMEOUT, tasks.join_all()).await.unwrap();
     })
     .await;
 }
@@ -84,13 +84,23 @@ async fn holders_are_exclusive_and_in_fence_order() {
 #[tokio::test]
 async fn a_short_wait_outlasts_a_shorter_lease() {
     on_each_store(async |store| {
-        let lock = lock(&store, "a", SHORT / 10);
+        let lock = lock(&store, "a", BRIEF / 50);
         std::mem::forget(held(&lock).await);
-        // The lease ends 20 ms from now, and there is as long a wait again behind that.
-        let next = lock.acquire_within(SHORT).await.unwrap();
+        let next = lock.acquire_within(BRIEF).await.unwrap();
         assert!(matches!(next, Acquired::Held(_)));
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_milliseconds_outlasts_a_shorter_lease_in_memory() {
+    let lock = lock(&Store::memory(), "a", Duration::from_millis(2));
+    std::mem::forget(held(&lock).await);
+    let begun = Instant::now();
+    let wait = Duration::from_millis(8);
+    let next = lock.acquire_within(wait).await.unwrap();
+    assert!(matches!(next, Acquired::Held(_)));
+    assert!(begun.elapsed() < wait, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -107,13 +117,13 @@ async fn waiters_of_one_process_are_served_in_order_of_arrival() {
                 order.lock().unwrap().push(n);
                 guard.release().await.unwrap();
             });
-            // On a current-thread runtime this lets the task just spawned reach its place.
+            // On a current-thread runtime this lets the new task join the local queue.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
         }
         guard.release().await.unwrap();
-        timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        timeout(TIMEOUT, tasks.join_all()).await.unwrap();
         assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
     })
     .await;
@@ -153,8 +163,8 @@ async fn invalid_arguments_are_rejected_before_a_request_is_sent() {
             Duration::from_micros(999),
             Duration::from_secs(86_401),
         ] {
-            let refused = store.lock("a").lease(lease).unwrap_err();
-            assert!(refused.is_invalid(), "{refused}");
+            let error = store.lock("a").lease(lease).unwrap_err();
+            assert!(error.is_invalid(), "{error}");
         }
         assert!(store.lock("").lease(LEASE).unwrap_err().is_invalid());
         assert!(
@@ -174,10 +184,10 @@ async fn invalid_arguments_are_rejected_before_a_request_is_sent() {
         "redis://h:port",
         "file:///x",
     ] {
-        let refused = Store::connect(url).await.unwrap_err();
+        let error = Store::connect(url).await.unwrap_err();
         assert!(
-            refused.is_invalid() || refused.is_unavailable(),
-            "{url}: {refused}"
+            error.is_invalid() || error.is_unavailable(),
+            "{url}: {error}"
         );
     }
 }
@@ -185,21 +195,23 @@ async fn invalid_arguments_are_rejected_before_a_request_is_sent() {
 #[tokio::test]
 async fn other_libraries_contend_for_the_same_key() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let lock = lock(&store, "shared", LEASE);
     // As redis-py, django-redis and rslock take a lock.
-    redis
-        .command(&["SET", "shared", "their-token", "NX", "PX", "60000"])
-        .unwrap();
+    let expiry = LEASE * 3;
+    let expiry_ms = expiry.as_millis().to_string();
+    let take = ["SET", "shared", "their-token", "NX", "PX", &expiry_ms];
+    redis.command(&take).unwrap();
     let answer = busy(&lock).await;
     assert!(!answer.is_kept());
-    assert!(answer.retry_after().unwrap() > LEASE);
+    let remaining = answer.retry_after().unwrap();
+    assert!(remaining <= expiry && remaining > LEASE, "{remaining:?}");
     redis.command(&["SET", "shared", "their-token"]).unwrap();
     assert_eq!(busy(&lock).await.retry_after(), None, "it never expires");
     redis.command(&["DEL", "shared"]).unwrap();
     let guard = held(&lock).await;
-    let theirs = redis.command(&["SET", "shared", "their-token", "NX", "PX", "60000"]);
-    assert_ne!(theirs, Ok("OK".to_owned()), "and ours keeps them out");
+    let theirs = redis.command(&take);
+    assert_ne!(theirs, Ok("OK".to_owned()), "a lock of Lockstock excludes");
     guard.release().await.unwrap();
     assert_eq!(redis.command(&["EXISTS", "shared"]), Ok("0".to_owned()));
 }
