@@ -35,7 +35,7 @@ fn paused_its_children_stand_still_too() {
 }
 
 #[test]
-fn its_end_is_seen_once_and_remembered() {
+fn an_exit_status_is_remembered() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "read line; exit 3"])

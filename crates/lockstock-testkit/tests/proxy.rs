@@ -45,7 +45,7 @@ fn forwards_the_end_of_each_direction() {
 }
 
 #[test]
-fn cut_resets_what_is_there_and_refuses_what_comes() {
+fn cut_resets_connections_and_refuses_new_ones() {
     let (redis, proxy) = redis_behind_proxy();
     let mut client = connect(&proxy);
     assert_eq!(ask(&mut client, "PING\r\n").unwrap(), "+PONG\r\n");
@@ -207,7 +207,7 @@ fn a_server_that_is_down_resets_and_one_that_is_back_is_found() {
 }
 
 #[test]
-fn dropped_it_is_gone() {
+fn dropping_the_proxy_ends_its_connections_and_its_listener() {
     let (_redis, proxy) = redis_behind_proxy();
     let address: SocketAddr = proxy.address();
     let mut client = connect(&proxy);

@@ -7,8 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "support/mod.rs"]
-mod support;
+#[path = "harness/soak.rs"]
+mod soak;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use lockstock::{Acquired, Lock, Store};
 use lockstock_testkit::Redis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use support::{chance, size};
+use soak::{chance, size};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -34,14 +34,14 @@ const NAMES: [&str; 4] = ["hot", "hot", "b", "c"];
 const COOL: &str = "cool";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_left_behind_in_memory() {
+async fn cancellation_leaves_nothing_behind_in_memory() {
     let stores = [Store::memory(), Store::memory(), Store::memory()];
     cancel("memory", &stores, size(20_000, 1_000_000)).await;
     can_be_had_at_once(&stores).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_left_behind_on_redis() {
+async fn cancellation_leaves_nothing_behind_on_redis() {
     let redis = Redis::start();
     let mut stores = Vec::new();
     for _ in 0..STORES {

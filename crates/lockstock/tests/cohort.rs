@@ -41,7 +41,7 @@ fn scripts(redis: &Redis) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_of_a_process_pass_the_lock_on_for_next_to_no_commands() {
+async fn local_handover_takes_almost_no_commands() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let (inside, last) = (
@@ -72,7 +72,7 @@ async fn tasks_of_a_process_pass_the_lock_on_for_next_to_no_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_process_is_passed_over_for_a_few_milliseconds_at_most() {
+async fn local_handover_delays_another_process_by_a_few_milliseconds_at_most() {
     let redis = Redis::start();
     let (busy, other) = (store(&redis).await, store(&redis).await);
     let stop = Arc::new(AtomicBool::new(false));
@@ -101,7 +101,7 @@ async fn another_process_is_passed_over_for_a_few_milliseconds_at_most() {
 }
 
 #[tokio::test]
-async fn whoever_waited_here_first_is_served_first_among_all_processes() {
+async fn local_waiters_do_not_overtake_an_earlier_waiter_of_another_process() {
     let redis = Redis::start();
     let (here, there) = (store(&redis).await, store(&redis).await);
     let guard = hot(&here, LEASE).acquire().await.unwrap();
@@ -123,7 +123,7 @@ async fn whoever_waited_here_first_is_served_first_among_all_processes() {
 }
 
 #[tokio::test]
-async fn a_holder_that_hangs_is_waited_for_until_its_lease_ends() {
+async fn local_waiters_acquire_when_the_lease_of_a_hung_holder_ends() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let short = hot(&store, Duration::from_millis(300));
@@ -135,7 +135,7 @@ async fn a_holder_that_hangs_is_waited_for_until_its_lease_ends() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_lease_that_moves_is_followed() {
+async fn waiters_follow_a_deadline_that_moves() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let lock = hot(&store, LEASE);
@@ -163,7 +163,7 @@ async fn the_end_of_a_lease_that_moves_is_followed() {
 }
 
 #[tokio::test]
-async fn different_leases_are_each_honoured() {
+async fn each_lease_in_a_local_queue_is_honoured() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let long = hot(&store, LEASE).acquire().await.unwrap();
@@ -182,7 +182,7 @@ async fn different_leases_are_each_honoured() {
 }
 
 #[tokio::test]
-async fn a_crash_behind_a_holder_of_a_long_lease_delays_nobody_for_that_long() {
+async fn a_crash_after_a_long_lease_delays_the_next_waiter_only_by_its_own_lease() {
     let redis = Redis::start();
     let mut stores = Vec::new();
     for _ in 0..4 {
@@ -204,7 +204,7 @@ async fn a_crash_behind_a_holder_of_a_long_lease_delays_nobody_for_that_long() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_nobody_polls_stands_in_nobodys_way_for_ever() {
+async fn a_queue_head_that_is_not_polled_is_skipped() {
     let redis = Redis::start();
     let (here, there) = (store(&redis).await, store(&redis).await);
     let lock = hot(&here, Duration::from_millis(300));
@@ -221,7 +221,7 @@ async fn a_waiter_that_nobody_polls_stands_in_nobodys_way_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_ends_in_the_moment_of_the_release_ends_one_way() {
+async fn a_timeout_that_races_with_a_release_has_one_outcome() {
     let redis = Redis::start();
     let store = store(&redis).await;
     for round in 0..300_u64 {
@@ -257,7 +257,7 @@ async fn a_wait_that_ends_in_the_moment_of_the_release_ends_one_way() {
 }
 
 #[tokio::test]
-async fn after_a_break_of_the_connection_the_store_is_asked_again() {
+async fn local_waiters_ask_again_after_the_connection_broke() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let lock = hot(&store, LEASE);
@@ -276,7 +276,7 @@ async fn after_a_break_of_the_connection_the_store_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_lock_passed_to_a_waiter_that_is_gone_goes_on() {
+async fn a_lock_handed_to_a_cancelled_waiter_moves_on() {
     let redis = Redis::start();
     let store = store(&redis).await;
     for _ in 0..20 {
@@ -299,7 +299,7 @@ async fn a_lock_passed_to_a_waiter_that_is_gone_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fences_rise_whatever_the_clock_does() {
+async fn fences_rise_while_the_clock_is_behind() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let ahead = 4_102_444_800_000_000_u64;

@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kit::{LEASE, PATIENCE, busy, got, held, lock, waiting};
+use harness::{LEASE, PATIENCE, busy, got, held, lock, waiting};
 use lockstock::{Acquired, Guard, Lock, Store};
 use lockstock_testkit::{Authority, Cluster, Redis, Sentinel};
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ async fn held_at_last(lock: &Lock) -> Guard {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_failover_locks_are_had_again_and_fences_do_not_go_back() {
+async fn after_a_failover_locks_work_again_and_fences_do_not_decrease() {
     let sentinel = Sentinel::start();
     let store = Store::connect(&sentinel.url()).await.unwrap();
     let hot = lock(&store, "hot", Duration::from_secs(1));
@@ -75,7 +75,7 @@ async fn after_a_failover_locks_are_had_again_and_fences_do_not_go_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_stands_still_is_left_for_the_next() {
+async fn a_frozen_master_is_replaced() {
     let sentinel = Sentinel::start();
     let store = Store::connect(&sentinel.url()).await.unwrap();
     let hot = lock(&store, "hot", Duration::from_secs(1));
@@ -156,7 +156,7 @@ impl Crowd {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slots_move_under_load_and_nobody_holds_twice() {
+async fn locks_stay_exclusive_while_slots_move_under_load() {
     const NAMES: &[&str] = &["product-1", "cart:{7}", "}odd{", "{}", "product-2"];
     let cluster = Cluster::start();
     let mut stores = Vec::new();
@@ -186,7 +186,7 @@ async fn slots_move_under_load_and_nobody_holds_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiters_in_different_processes_of_a_cluster_are_woken_by_push_and_in_order() {
+async fn waiters_of_a_cluster_are_notified_in_order() {
     let cluster = Cluster::start();
     for name in ["hot", "cart:{7}", "}odd{"] {
         let mut stores = Vec::new();
@@ -245,7 +245,7 @@ async fn everything(url: &str) {
 }
 
 #[tokio::test]
-async fn a_user_with_few_rights_can_lock() {
+async fn a_user_with_the_documented_rights_can_lock() {
     let rights = RIGHTS.split_whitespace().collect::<Vec<_>>();
     let mut user = vec!["--user", "locks", "on", ">pw", "~shop:*"];
     user.extend(rights);

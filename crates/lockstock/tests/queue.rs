@@ -60,7 +60,7 @@ async fn got(waiter: JoinHandle<Guard>) -> Guard {
 }
 
 #[tokio::test]
-async fn processes_are_served_in_the_order_they_came() {
+async fn processes_are_served_in_order_of_arrival() {
     let redis = Redis::start();
     let stores = stores(&redis, 6).await;
     let guard = held(&hot(&stores[0])).await;
@@ -118,7 +118,7 @@ async fn idle_waiters_send_nothing() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_process_is_gone_is_passed_over() {
+async fn waiters_of_a_dead_process_are_skipped() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     let guard = held(&hot(&stores[0])).await;
@@ -137,7 +137,7 @@ async fn a_waiter_whose_process_is_gone_is_passed_over() {
 }
 
 #[tokio::test]
-async fn when_the_holder_vanishes_the_first_in_the_queue_is_next() {
+async fn the_queue_head_follows_a_crashed_holder() {
     let redis = Redis::start();
     let stores = stores(&redis, 4).await;
     let short = stores[0].lock("hot").lease(SHORT).unwrap();
@@ -153,7 +153,7 @@ async fn when_the_holder_vanishes_the_first_in_the_queue_is_next() {
 }
 
 #[tokio::test]
-async fn keep_tells_those_in_vain_in_every_process_and_leaves_the_others() {
+async fn keep_rejects_impatient_waiters_of_every_process_and_leaves_the_others() {
     let redis = Redis::start();
     let stores = stores(&redis, 3).await;
     let lock = stores[0].lock("hot").lease(Duration::from_secs(2)).unwrap();
@@ -178,7 +178,7 @@ async fn keep_tells_those_in_vain_in_every_process_and_leaves_the_others() {
 }
 
 #[tokio::test]
-async fn after_a_broken_connection_a_waiter_asks_again() {
+async fn a_waiter_asks_again_after_its_connection_broke() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     for kind in ["normal", "pubsub", "normal", "pubsub"] {
@@ -194,7 +194,7 @@ async fn after_a_broken_connection_a_waiter_asks_again() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_store_goes_down_hears_so_and_leaves_no_trace() {
+async fn a_waiter_fails_when_its_store_goes_down_and_leaves_no_trace() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
     let holder = &stores(&redis, 1).await[0];
@@ -217,7 +217,7 @@ async fn a_waiter_whose_store_goes_down_hears_so_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_store_that_forgot_the_queue_is_asked_again() {
+async fn a_waiter_asks_again_after_redis_lost_the_queue() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     let short = stores[0].lock("hot").lease(SHORT).unwrap();
@@ -229,7 +229,7 @@ async fn a_store_that_forgot_the_queue_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_foreign_holder_tells_nobody_and_is_waited_for_all_the_same() {
+async fn a_waiter_follows_a_foreign_holder_that_notifies_no_waiter() {
     let redis = Redis::start();
     let store = &stores(&redis, 1).await[0];
     redis.command(&["SET", "hot", "their-token"]).unwrap();
@@ -240,7 +240,7 @@ async fn a_foreign_holder_tells_nobody_and_is_waited_for_all_the_same() {
 }
 
 #[tokio::test]
-async fn whoever_comes_to_a_free_lock_does_not_pass_those_who_wait() {
+async fn a_newcomer_does_not_overtake_the_waiters_of_a_free_lock() {
     let redis = Redis::start();
     let stores = stores(&redis, 3).await;
     let short = stores[0].lock("hot").lease(SHORT).unwrap();
@@ -255,7 +255,7 @@ async fn whoever_comes_to_a_free_lock_does_not_pass_those_who_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancelled_anywhere_in_several_processes_nothing_is_left_behind() {
+async fn cancellation_in_several_processes_leaves_nothing_behind() {
     let redis = Redis::start();
     let stores = stores(&redis, 3).await;
     let mut tasks = JoinSet::new();
@@ -285,7 +285,7 @@ async fn cancelled_anywhere_in_several_processes_nothing_is_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_at_a_time_over_several_processes_and_none_stalls() {
+async fn processes_are_exclusive_and_none_stalls() {
     let redis = Redis::start();
     let stores = stores(&redis, 4).await;
     let inside = Arc::new(AtomicUsize::new(0));
@@ -352,7 +352,7 @@ async fn swallowing(redis: &Redis) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_connection_that_leads_nowhere_is_replaced() {
+async fn a_connection_that_loses_all_traffic_is_replaced() {
     let redis = Redis::start();
     let (url, swallowed) = swallowing(&redis).await;
     let store = Store::connect_within(&url, SHORT).await.unwrap();
@@ -379,7 +379,7 @@ async fn a_connection_that_leads_nowhere_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_leaves_does_not_leave_before_it_has_come() {
+async fn a_withdrawal_never_overtakes_its_request() {
     // Calls are repeated, and may then arrive behind later ones.
     let redis = Redis::start();
     let store = &stores(&redis, 1).await[0];
@@ -405,7 +405,7 @@ async fn whoever_leaves_does_not_leave_before_it_has_come() {
 }
 
 #[tokio::test]
-async fn whoever_listens_to_everything_is_not_taken_for_a_waiter() {
+async fn a_pattern_subscriber_is_not_mistaken_for_a_waiter() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     let mut monitor = TcpStream::connect(redis.address()).await.unwrap();
@@ -422,7 +422,7 @@ async fn whoever_listens_to_everything_is_not_taken_for_a_waiter() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_a_new_server_believes_to_wait_still_is_passed_over() {
+async fn a_stale_waiter_on_a_promoted_replica_is_skipped() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     let guard = held(&hot(&stores[0])).await;
@@ -444,7 +444,7 @@ async fn a_waiter_that_a_new_server_believes_to_wait_still_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_store_that_nobody_uses_any_more_leaves_no_connection() {
+async fn a_dropped_store_closes_its_connections() {
     let redis = Redis::start();
     let clients = || {
         let list = redis.command(&["CLIENT", "LIST"]).unwrap();

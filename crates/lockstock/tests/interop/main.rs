@@ -64,7 +64,7 @@ async fn rslock_is_refused(redis: &Redis) -> bool {
 }
 
 #[tokio::test]
-async fn what_one_holds_the_others_do_not_get() {
+async fn locks_exclude_those_of_other_libraries() {
     let redis = Redis::start();
     let lock = ours(&redis).await;
 
@@ -109,7 +109,7 @@ async fn what_one_holds_the_others_do_not_get() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_contend_for_one_name_one_at_a_time_and_none_starves() {
+async fn libraries_contend_exclusively_and_none_starves() {
     let redis = Redis::start();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();

@@ -9,8 +9,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../harness/soak.rs"]
+mod soak;
 
 mod reference;
 
@@ -23,7 +23,7 @@ use lockstock_testkit::Redis;
 use proptest::test_runner::Config;
 use proptest_state_machine::{StateMachineTest, prop_state_machine};
 use reference::{Client, Model, Reference, Step, UNIT, lease_of, wait_of};
-use support::size;
+use soak::size;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -49,13 +49,13 @@ fn config(cases: u32) -> Config {
 prop_state_machine! {
     #![proptest_config(config(size(600, 50_000)))]
     #[test]
-    fn in_memory_it_does_what_the_model_does(sequential 1..40 => Real<false>);
+    fn the_memory_store_matches_the_model(sequential 1..40 => Real<false>);
 }
 
 prop_state_machine! {
     #![proptest_config(config(size(25, 2_000)))]
     #[test]
-    fn on_redis_it_does_what_the_model_does(sequential 1..40 => Real<true>);
+    fn the_redis_store_matches_the_model(sequential 1..40 => Real<true>);
 }
 
 /// The lock itself, and what its clients have in their hands.

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
 use crate::crew::{Crew, PATIENCE};
-use crate::support::size;
+use crate::soak::size;
 use crate::worker::Faults;
 
 const LEASE: Duration = Duration::from_millis(500);

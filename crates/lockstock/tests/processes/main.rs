@@ -7,8 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../harness/soak.rs"]
+mod soak;
 
 mod crew;
 mod faults;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crew::{Crew, PATIENCE};
 use lockstock_testkit::Redis;
-use support::{chance, size};
+use soak::{chance, size};
 use worker::Faults;
 
 #[test]
@@ -68,7 +68,7 @@ fn many_processes_with_one_task_never_stall() {
 }
 
 #[test]
-fn several_names_and_all_ways_to_take_and_to_give_back() {
+fn several_names_and_every_way_to_acquire_and_release() {
     let names = ["several", "hot {tag} a", "b", "c", "d}"];
     let names = names.map(|name| name.replace(' ', "-"));
     let names = names.each_ref().map(|name| &name[..]);
@@ -102,7 +102,7 @@ fn puppets(test: &'static str, count: usize) -> Crew {
 }
 
 #[test]
-fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
+fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
     let mut crew = puppets("killed_holder", 3);
     let asked = Instant::now();
     crew.members[0].tell("acquire 1");
@@ -126,7 +126,7 @@ fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
 }
 
 #[test]
-fn a_waiter_that_was_killed_is_passed_over() {
+fn a_killed_waiter_is_skipped() {
     let mut crew = puppets("killed_waiter", 3);
     crew.members[0].tell("acquire 120");
     crew.members[0].says("held");
@@ -145,7 +145,7 @@ fn a_waiter_that_was_killed_is_passed_over() {
 }
 
 #[test]
-fn a_paused_holder_learns_that_its_lock_is_lost_and_its_late_write_is_refused() {
+fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
     let mut crew = puppets("paused_holder", 2);
     crew.members[0].tell("acquire 1");
     crew.members[0].says("held");
@@ -167,7 +167,7 @@ fn a_paused_holder_learns_that_its_lock_is_lost_and_its_late_write_is_refused() 
 // --- many faults ----------------------------------------------------------------------------
 
 #[test]
-fn through_any_faults_nobody_is_overtaken_in_time_and_all_go_on() {
+fn under_faults_no_holder_is_overtaken_before_its_deadline_and_all_progress() {
     // With every write on disk before it is answered, so that being killed is not forgetting.
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut chance = chance("any_faults");
@@ -175,7 +175,7 @@ fn through_any_faults_nobody_is_overtaken_in_time_and_all_go_on() {
 }
 
 #[test]
-fn when_redis_forgets_the_fence_still_keeps_the_register_right_and_all_go_on() {
+fn after_data_loss_the_fence_protects_the_register_and_all_progress() {
     let mut chance = chance("forgetful");
     faults::run("forgetful", Redis::start(), Faults::Forgetful, &mut chance);
 }

@@ -3,25 +3,25 @@
 //!
 //! | trap | what goes wrong | tests elsewhere |
 //! |---|---|---|
-//! | 1 | a lock without a lease, or one that is rounded to nothing, is there for ever | `contract.rs` `what_can_never_work_is_an_error_before_anything_is_sent` |
-//! | 2 | no wait is not one try, a short wait is none | `contract.rs` `a_wait_shorter_than_any_pause_still_waits` |
-//! | 3 | to add to a lease, to replace it and to start it again have one name | `contract.rs` `renew_starts_the_lease_again_and_extend_adds_to_it` |
-//! | 4 | the token is forgotten before the release was answered | `contract.rs` `what_was_called_is_carried_out_though_nobody_waits_for_it` |
+//! | 1 | a lock without a lease, or one that is rounded to nothing, is there for ever | `contract/main.rs` `invalid_arguments_are_rejected_before_a_request_is_sent` |
+//! | 2 | no wait is not one try, a short wait is none | `contract/main.rs` `a_short_wait_outlasts_a_shorter_lease` |
+//! | 3 | to add to a lease, to replace it and to start it again have one name | `contract/lease.rs` `renew_restarts_the_lease_and_extend_adds_to_it` |
+//! | 4 | the token is forgotten before the release was answered | `contract/cancellation.rs` `release_and_keep_complete_after_their_futures_are_dropped` |
 //! | 5 | the lease is counted from the reply, or from an attempt that failed | |
 //! | 6 | Redis deletes what has expired late, or only when somebody looks | |
-//! | 7 | what was published while nobody listened is lost | `queue.rs` `after_a_broken_connection_a_waiter_asks_again`, `queue.rs` `a_store_that_forgot_the_queue_is_asked_again` |
-//! | 8 | an answer that never came was a grant | `contract.rs` `a_grant_that_nobody_heard_of_is_given_back` |
-//! | 9 | what is sent again is done twice | `contract.rs` `an_answer_that_was_lost_is_asked_for_again` |
-//! | 10 | a refusal of the server's is taken for "busy", or for "granted" | `refusals.rs` `trap_10_scripts_flushed`, `refusals.rs` `trap_10_readonly`, `refusals.rs` `trap_10_loading`, `refusals.rs` `trap_10_oom`, `refusals.rs` `trap_10_noauth`, `refusals.rs` `trap_10_moved` |
+//! | 7 | what was published while nobody listened is lost | `queue.rs` `a_waiter_asks_again_after_its_connection_broke`, `queue.rs` `a_waiter_asks_again_after_redis_lost_the_queue` |
+//! | 8 | an answer that never came was a grant | `contract/outages.rs` `a_grant_whose_reply_was_lost_is_released` |
+//! | 9 | what is sent again is done twice | `contract/outages.rs` `a_request_whose_reply_was_lost_is_sent_again` |
+//! | 10 | a refusal of the server's is taken for "busy", or for "granted" | `pitfalls/rejections.rs` `pitfall_10_scripts_flushed`, `pitfalls/rejections.rs` `pitfall_10_readonly`, `pitfalls/rejections.rs` `pitfall_10_loading`, `pitfalls/rejections.rs` `pitfall_10_oom`, `pitfalls/rejections.rs` `pitfall_10_noauth`, `pitfalls/rejections.rs` `pitfall_10_moved` |
 //! | 11 | Redis evicts the lock | |
-//! | 12 | what renews outlives what it renews | `contract.rs` `a_renewal_ends_with_its_guard` |
-//! | 13 | the fence is minted after the grant, and a stale holder gets the higher one | `contract.rs` `one_at_a_time_in_the_order_of_their_fences`, `queue.rs` `one_at_a_time_over_several_processes_and_none_stalls` |
+//! | 12 | what renews outlives what it renews | `contract/renewal.rs` `auto_renewal_ends_with_its_guard` |
+//! | 13 | the fence is minted after the grant, and a stale holder gets the higher one | `contract/main.rs` `holders_are_exclusive_and_in_fence_order`, `queue.rs` `processes_are_exclusive_and_none_stalls` |
 //! | 14 | a renewal wakes those who wait | |
 //! | 15 | a release wakes them all | `queue.rs` `idle_waiters_send_nothing` |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod refusals;
+mod rejections;
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn queued(redis: &Redis, count: i64) {
 }
 
 #[tokio::test]
-async fn trap_01_whatever_is_done_with_a_lock_its_key_has_an_expiry() {
+async fn pitfall_01_a_lock_key_always_has_an_expiry() {
     let redis = Redis::start();
     let store = connect(&redis).await;
     let lock = lock(&store, LEASE);
@@ -120,7 +120,7 @@ async fn trap_01_whatever_is_done_with_a_lock_its_key_has_an_expiry() {
 }
 
 #[tokio::test]
-async fn trap_02_a_wait_of_nothing_is_one_try_and_a_wait_too_long_to_count_is_a_wait() {
+async fn pitfall_02_a_zero_wait_is_one_try_and_a_maximum_wait_is_a_wait() {
     let redis = Redis::start();
     for store in [connect(&redis).await, Store::memory()] {
         let lock = lock(&store, LEASE);
@@ -142,7 +142,7 @@ async fn trap_02_a_wait_of_nothing_is_one_try_and_a_wait_too_long_to_count_is_a_
 }
 
 #[tokio::test]
-async fn trap_03_adding_and_starting_again_are_two_things() {
+async fn pitfall_03_extend_adds_and_renew_restarts() {
     let redis = Redis::start();
     for store in [connect(&redis).await, Store::memory()] {
         let lock = lock(&store, LEASE);
@@ -158,7 +158,7 @@ async fn trap_03_adding_and_starting_again_are_two_things() {
 }
 
 #[tokio::test]
-async fn trap_04_a_release_that_was_not_answered_is_carried_out_when_it_can_be() {
+async fn pitfall_04_an_unanswered_release_completes_after_the_outage() {
     let redis = Redis::start();
     let (far, proxy) = connect_far(&redis).await;
     let guard = held(&lock(&far, LEASE)).await;
@@ -179,7 +179,7 @@ async fn trap_04_a_release_that_was_not_answered_is_carried_out_when_it_can_be()
 /// Neither from the reply, nor from an attempt that came to nothing: never later than what
 /// Redis says, and not so much earlier that it is of no use.
 #[tokio::test]
-async fn trap_05_the_lease_counts_from_when_it_was_asked_for() {
+async fn pitfall_05_the_lease_counts_from_the_request() {
     let redis = Redis::start();
     let (far, proxy) = connect_far(&redis).await;
     let honest = |guard: &Guard| {
@@ -207,7 +207,7 @@ async fn trap_05_the_lease_counts_from_when_it_was_asked_for() {
 /// The grant was handed to a waiter that heard of it only when it had ended, and that had
 /// asked again meanwhile: as happens to a process that was paused.
 #[tokio::test]
-async fn trap_05_a_grant_that_is_heard_of_too_late_is_none() {
+async fn pitfall_05_a_grant_received_after_its_lease_is_discarded() {
     let redis = Redis::start();
     let near = connect(&redis).await;
     let (far, proxy) = connect_far(&redis).await;
@@ -238,7 +238,7 @@ async fn trap_05_a_grant_that_is_heard_of_too_late_is_none() {
 }
 
 #[tokio::test]
-async fn trap_06_a_lease_ends_though_redis_deletes_nothing_by_itself() {
+async fn pitfall_06_a_lease_ends_without_active_expiry_in_redis() {
     let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
     redis.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).unwrap();
     let (one, other) = (connect(&redis).await, connect(&redis).await);
@@ -251,7 +251,7 @@ async fn trap_06_a_lease_ends_though_redis_deletes_nothing_by_itself() {
 }
 
 #[tokio::test]
-async fn trap_07_a_wake_up_that_nobody_heard_costs_no_more_than_the_lease() {
+async fn pitfall_07_a_lost_notification_costs_at_most_the_lease() {
     let redis = Redis::start();
     let (one, other) = (connect(&redis).await, connect(&redis).await);
     let guard = held(&lock(&one, SHORT * 2)).await;
@@ -264,7 +264,7 @@ async fn trap_07_a_wake_up_that_nobody_heard_costs_no_more_than_the_lease() {
 }
 
 #[tokio::test]
-async fn trap_09_a_grant_that_was_asked_for_twice_is_one() {
+async fn pitfall_09_a_repeated_request_is_granted_once() {
     let redis = Redis::start();
     let (far, proxy) = connect_far(&redis).await;
     let near = connect(&redis).await;
@@ -286,7 +286,7 @@ async fn trap_09_a_grant_that_was_asked_for_twice_is_one() {
 }
 
 #[tokio::test]
-async fn trap_11_an_evicted_lock_is_lost_and_the_fence_rises_all_the_same() {
+async fn pitfall_11_an_evicted_lock_is_lost_and_fences_still_rise() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-random"]);
     let store = connect(&redis).await;
     let lock = lock(&store, LEASE);
@@ -306,13 +306,13 @@ async fn trap_11_an_evicted_lock_is_lost_and_the_fence_rises_all_the_same() {
 }
 
 #[test]
-fn trap_11_the_docs_say_how_to_keep_redis_from_it() {
+fn pitfall_11_the_docs_name_the_eviction_policy() {
     let docs = include_str!("../../../../docs/guarantees.md");
     assert!(docs.contains("`maxmemory-policy noeviction`"));
 }
 
 #[tokio::test]
-async fn trap_14_a_renewal_wakes_nobody() {
+async fn pitfall_14_a_renewal_notifies_no_waiter() {
     let redis = Redis::start();
     let (one, other) = (connect(&redis).await, connect(&redis).await);
     let mut guard = held(&lock(&one, LEASE)).await;
@@ -333,7 +333,7 @@ async fn trap_14_a_renewal_wakes_nobody() {
 }
 
 #[tokio::test]
-async fn trap_15_a_release_wakes_one() {
+async fn pitfall_15_a_release_notifies_one_waiter() {
     let redis = Redis::start();
     let one = connect(&redis).await;
     let guard = held(&lock(&one, LEASE)).await;
@@ -368,13 +368,9 @@ fn published(redis: &Redis) -> i64 {
 }
 
 #[test]
-fn every_trap_has_a_test_and_every_test_named_in_the_table_exists() {
+fn every_pitfall_has_a_test_and_every_named_test_exists() {
     let this = include_str!("main.rs");
-    let files = [
-        ("contract.rs", include_str!("../contract.rs")),
-        ("queue.rs", include_str!("../queue.rs")),
-        ("refusals.rs", include_str!("refusals.rs")),
-    ];
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
     let is_test = |text: &str, name: &str| {
         let (before, _) = text.split_once(&format!("fn {name}()"))?;
         let attribute = before
@@ -392,20 +388,21 @@ fn every_trap_has_a_test_and_every_test_named_in_the_table_exists() {
         .filter(|row| row.starts_with(|c: char| c.is_ascii_digit()))
         .collect();
     assert_eq!(rows.len(), 15);
-    for (row, trap) in rows.iter().zip(1..) {
+    for (row, pitfall) in rows.iter().zip(1..) {
         let words: Vec<_> = row.split('|').map(str::trim).collect();
-        assert_eq!(words[0], trap.to_string());
-        let mut tests = usize::from(this.contains(&format!("fn trap_{trap:02}_")));
+        assert_eq!(words[0], pitfall.to_string());
+        let mut found = usize::from(this.contains(&format!("fn pitfall_{pitfall:02}_")));
         for named in words[2].split(", ").filter(|named| !named.is_empty()) {
             let (file, name) = named.split_once(' ').unwrap();
             let (file, name) = (file.trim_matches('`'), name.trim_matches('`'));
-            let (_, text) = files.iter().find(|(known, _)| *known == file).unwrap();
+            let text = std::fs::read_to_string(format!("{tests}/{file}"));
+            let text = text.unwrap_or_else(|error| panic!("{file}: {error}"));
             assert!(
-                is_test(text, name).is_some(),
-                "trap {trap}: no test {name} in {file}"
+                is_test(&text, name).is_some(),
+                "pitfall {pitfall}: no test {name} in {file}"
             );
-            tests += 1;
+            found += 1;
         }
-        assert!(tests > 0, "trap {trap} has no test");
+        assert!(found > 0, "pitfall {pitfall} has no test");
     }
 }

@@ -47,7 +47,7 @@ async fn works_again(store: &Store) {
 }
 
 #[tokio::test]
-async fn trap_10_scripts_flushed() {
+async fn pitfall_10_scripts_flushed() {
     let redis = Redis::start();
     let (store, other) = (connect(&redis).await, connect(&redis).await);
     // Redis forgets scripts when it likes: nobody notices.
@@ -81,7 +81,7 @@ fn master() -> Redis {
 }
 
 #[tokio::test]
-async fn trap_10_readonly() {
+async fn pitfall_10_readonly() {
     let (master, redis) = (master(), Redis::start());
     let store = connect(&redis).await;
     let guard = held(&store.lock("other").lease(LEASE).unwrap()).await;
@@ -108,7 +108,7 @@ async fn trap_10_readonly() {
 
 /// What a replica has is what the master had a while ago: nobody knows whether it is still so.
 #[tokio::test]
-async fn trap_10_readonly_where_the_replica_believes_that_somebody_holds_the_lock() {
+async fn pitfall_10_readonly_replica_that_has_a_copy_of_the_lock() {
     let (master, redis) = (master(), Redis::start());
     let store = connect(&redis).await;
     let port = master.address().port().to_string();
@@ -124,7 +124,7 @@ async fn trap_10_readonly_where_the_replica_believes_that_somebody_holds_the_loc
 }
 
 #[tokio::test]
-async fn trap_10_loading() {
+async fn pitfall_10_loading() {
     // A millisecond for each key that it reads, once there are keys to read.
     let slow = [
         "--key-load-delay",
@@ -164,7 +164,7 @@ async fn trap_10_loading() {
 }
 
 #[tokio::test]
-async fn trap_10_oom() {
+async fn pitfall_10_oom() {
     let redis = Redis::start();
     let store = connect(&redis).await;
     let guard = held(&store.lock("other").lease(LEASE).unwrap()).await;
@@ -179,7 +179,7 @@ async fn trap_10_oom() {
 }
 
 #[tokio::test]
-async fn trap_10_noauth() {
+async fn pitfall_10_noauth() {
     let locked = Redis::start_with(&["--requirepass", "pw"]);
     refused(Store::connect(&locked.url()).await, "NOAUTH");
     let wrong = format!("redis://:wrong@{}/0", locked.address());
@@ -208,7 +208,7 @@ async fn trap_10_noauth() {
 }
 
 #[tokio::test]
-async fn trap_10_moved() {
+async fn pitfall_10_moved() {
     let cluster = [
         "--cluster-enabled",
         "yes",
