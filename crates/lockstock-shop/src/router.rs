@@ -13,7 +13,6 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::api::{health, ledger, products, purchases, reservations};
 use crate::error::ApiError;
 use crate::http::docs_page;
-use crate::http::docs_page;
 use crate::http::middleware::{self, Middleware};
 use crate::http::routes::Routes;
 use crate::openapi::{
