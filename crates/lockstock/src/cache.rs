@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::lock::whole_millis;
+use crate::lease::truncate_to_millis;
 use crate::store::Store;
 
 /// The longest key of a value, in bytes.
@@ -111,7 +111,7 @@ impl Cache {
                 "a time to live takes {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
             )));
         }
-        self.store.set(&key, value, whole_millis(ttl)).await
+        self.store.set(&key, value, truncate_to_millis(ttl)).await
     }
 
     /// Removes what is under `key`, if anything is.

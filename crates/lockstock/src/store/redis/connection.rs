@@ -321,7 +321,7 @@ impl PushHandler for Notifications {
     }
 
     fn lost(&self) {
-        self.broken();
+        self.disconnected();
     }
 }
 

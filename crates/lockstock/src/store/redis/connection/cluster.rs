@@ -236,7 +236,7 @@ impl Cluster {
         let node = self.node(host, port)?;
         let news = self.0.map().set(slot, &node);
         if news {
-            self.0.wakes.broken();
+            self.0.wakes.disconnected();
             // The others are likely to have moved too.
             self.look_soon();
         }
@@ -338,7 +338,7 @@ impl Cluster {
                 "slots are served by other nodes than before"
             );
             // Their waiters listen where nothing is said any more.
-            self.0.wakes.broken();
+            self.0.wakes.disconnected();
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl End {
         let token = Token::random(ClientId::random());
         let mut listening = self.wakes.listen(token);
         loop {
-            let breaks = self.wakes.breaks();
+            let breaks = self.wakes.disconnects();
             // Two: a connection that has just been replaced.
             let heard = self.tell(key, token).await.unwrap().answer;
             assert!((1..=2).contains(&heard), "{heard}");
@@ -121,7 +121,7 @@ async fn one_server_pushes_to_the_process() {
     let redis = Redis::start();
     let end = End::at(&redis.url()).await;
     end.hears("k").await;
-    let breaks = end.wakes.breaks();
+    let breaks = end.wakes.disconnects();
     redis.restart();
     broken(&end, breaks).await;
     end.hears("k").await;

@@ -157,7 +157,7 @@ impl PushHandler for Subscriptions {
             // We never ask for it: the slot has moved away.
             PushKind::SUnsubscribe => {
                 self.channels().remove(channel);
-                self.wakes.broken();
+                self.wakes.disconnected();
             }
             _ => self.wakes.pushed(push),
         }
@@ -165,6 +165,6 @@ impl PushHandler for Subscriptions {
 
     fn lost(&self) {
         self.channels().clear();
-        self.wakes.broken();
+        self.wakes.disconnected();
     }
 }

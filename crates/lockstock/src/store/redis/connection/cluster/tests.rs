@@ -101,7 +101,7 @@ async fn after_a_slot_has_moved_its_waiters_look_and_hear_again() {
     end.hears("other").await;
     for _ in 0..3 {
         // Nobody asks anything while it moves.
-        let breaks = end.wakes.breaks();
+        let breaks = end.wakes.disconnects();
         let from = cluster.owner("k");
         cluster.move_slot(Cluster::slot("k"), another(&cluster, from));
         broken(&end, breaks).await;
@@ -199,7 +199,7 @@ async fn a_killed_master_is_replaced_and_the_others_go_on() {
     let cluster = Cluster::start();
     let end = End::at(&cluster.url()).await;
     end.hears("k").await;
-    let breaks = end.wakes.breaks();
+    let breaks = end.wakes.disconnects();
     let old = cluster.owner("k");
     let mut keys = (0..).map(|n: u32| n.to_string());
     let elsewhere = keys.find(|key| cluster.owner(key) != old).unwrap();
@@ -226,7 +226,7 @@ async fn a_master_that_stands_still_is_left_although_nobody_asks() {
     let cluster = Cluster::start();
     let end = End::at(&cluster.url()).await;
     end.hears("k").await;
-    let breaks = end.wakes.breaks();
+    let breaks = end.wakes.disconnects();
     let old = cluster.owner("k");
     cluster.node(old).pause();
     let begun = Instant::now();

@@ -13,7 +13,7 @@ async fn a_killed_master_is_left_for_the_one_that_replaces_it() {
     let sentinel = Sentinel::start();
     let end = End::at(&sentinel.url()).await;
     end.hears("k").await;
-    let breaks = end.wakes.breaks();
+    let breaks = end.wakes.disconnects();
     let old = sentinel.master();
     sentinel.kill_master();
     broken(&end, breaks).await;
@@ -45,7 +45,7 @@ async fn a_master_that_stands_still_is_left_although_nobody_asks() {
     let end = End::at(&sentinel.url()).await;
     end.hears("k").await;
     sentinel.await_copied();
-    let breaks = end.wakes.breaks();
+    let breaks = end.wakes.disconnects();
     let old = sentinel.master();
     sentinel.pause_master();
     // Its connections do not break: a sentinel says so.
