@@ -72,8 +72,8 @@ impl Guard {
     }
 
     /// Returns the number of this grant, which is higher than that of every earlier grant of the
-    /// name. The resource that the lock protects should reject a write whose fence is lower
-    /// than one that it has seen.
+    /// name. The resource that the lock protects should reject a write whose fence is not
+    /// higher than the last one that it has seen.
     pub fn fence(&self) -> u64 {
         self.shared.holding.fence()
     }

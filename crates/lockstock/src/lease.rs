@@ -19,7 +19,7 @@ pub(crate) fn checked_lease(lease: Duration) -> Result<Duration> {
         return Ok(truncate_to_millis(lease));
     }
     Err(Error::invalid(format!(
-        "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
+        "the lease must be {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
     )))
 }
 

@@ -181,8 +181,8 @@ pub struct MultiGuard {
 
 impl MultiGuard {
     /// Returns the [fence](Guard::fence) of one name, `None` if the name is not among them.
-    /// Each name has a fence of its own: each row should reject a write whose fence is lower
-    /// than one that it has seen.
+    /// Each name has a fence of its own: each row should reject a write whose fence is not
+    /// higher than the last one that it has seen.
     pub fn fence_of(&self, name: impl AsRef<[u8]>) -> Option<u64> {
         let name = name.as_ref();
         let mut named = self.guards.iter().filter(|(other, _)| other == name);
