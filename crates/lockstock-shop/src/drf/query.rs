@@ -15,6 +15,8 @@ use axum::http::{HeaderValue, Uri};
 use serde::Serialize;
 use serde_json::{Map, json};
 use utoipa::ToSchema;
+use utoipa::openapi::Ref;
+use utoipa::openapi::schema::Array;
 
 use crate::drf::decimal::{Decimal, NotANumber};
 use crate::drf::python;
@@ -50,7 +52,13 @@ pub(crate) struct Page<T> {
     /// URL of the previous page, if there is one.
     #[schema(format = "uri")]
     previous: Option<String>,
+    #[schema(schema_with = array_of::<T>)]
     results: Vec<T>,
+}
+
+/// Refers to the schema of the items by name. The derive would repeat it in every page.
+fn array_of<T: ToSchema>() -> Array {
+    Array::new(Ref::from_schema_name(T::name()))
 }
 
 /// Which items of a list a page shows.
