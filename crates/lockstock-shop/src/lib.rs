@@ -1,11 +1,11 @@
-//! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
-//! once. A binary first; what is public here is public for its tests.
+//! The library behind the `lockstock` binary: a stock API whose updates are applied exactly
+//! once. Its public items exist for the tests of this crate.
 //!
-//! - `cli`: the options; `commands`: serve, race, locks and bench.
-//! - `router`: the routes together; `api`: the resources; `openapi`: what the document says of
-//!   them; `http`: what stands in front of the handlers.
-//! - `drf`: how Django REST framework reads and writes; `error`: every response that is no
-//!   success; [`storage`]: the databases; `batch`: calls that go to them together.
+//! - `cli`: the command line; `commands`: serve, race, locks and bench.
+//! - `router`: all routes; `api`: one resource a file; `openapi`: the OpenAPI document; `http`:
+//!   the middleware in front of the handlers.
+//! - `drf`: the wire format of Django REST framework; `error`: every error response;
+//!   [`storage`]: the databases; `batch`: calls that are sent to them together.
 
 mod api;
 mod batch;
@@ -27,23 +27,18 @@ pub use cli::Cli;
 use cli::Command;
 use commands::{bench, locks, race, serve};
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 ///
 /// # Errors
 ///
-/// One line for the person who typed it.
+/// Returns an error whose message is one line for the terminal.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
-        Some(Command::Bench(options)) => bench::bench(options).await,
-        Some(Command::Race(options)) => race::race(options).await,
-        Some(Command::Locks(options)) => locks::locks(options).await,
-        Some(Command::Serve(options)) => start(*options).await,
-        None => start(cli.serve).await,
+        Some(Command::Bench(args)) => bench::run(args).await,
+        Some(Command::Race(args)) => race::run(args).await,
+        Some(Command::Locks(args)) => locks::run(args).await,
+        Some(Command::Serve(args)) => serve::run(*args).await,
+        None => serve::run(cli.serve).await,
     }
-}
-
-async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logging::start(&options.log)?;
-    serve::serve(options).await
 }
