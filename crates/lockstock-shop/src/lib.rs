@@ -37,23 +37,18 @@ pub use cli::Cli;
 use cli::Command;
 use commands::{bench, locks, race, serve};
 
-/// Runs the command of a command line.
+/// Runs the command that the command line names.
 ///
 /// # Errors
 ///
-/// One line for the user.
+/// Returns an error whose message is one line for the terminal.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
-        Some(Command::Bench(options)) => bench::bench(options).await,
-        Some(Command::Race(options)) => race::race(options).await,
-        Some(Command::Locks(options)) => locks::locks(options).await,
-        Some(Command::Serve(options)) => start(*options).await,
-        None => start(cli.serve).await,
+        Some(Command::Bench(args)) => bench::run(args).await,
+        Some(Command::Race(args)) => race::run(args).await,
+        Some(Command::Locks(args)) => locks::run(args).await,
+        Some(Command::Serve(args)) => serve::run(*args).await,
+        None => serve::run(cli.serve).await,
     }
-}
-
-async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logging::start(&options.log)?;
-    serve::serve(options).await
 }

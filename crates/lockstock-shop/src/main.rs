@@ -7,8 +7,8 @@ use lockstock_shop::Cli;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One crypto provider for TLS to the store, to the database and to the server of a race.
-    // Fails only if one is installed already.
+    // One crypto provider for TLS to the store, to the database and to the target of a race.
+    // Fails only if a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match lockstock_shop::run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

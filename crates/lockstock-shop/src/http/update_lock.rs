@@ -31,9 +31,9 @@ pub(crate) struct UpdateLockSettings {
 /// What happens to the lock of a product after a successful update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum AfterUpdate {
-    /// Stays locked for the rest of the lease: one update per lease.
+    /// The lock stays taken to the end of the lease: one update per lease
     Keep,
-    /// Is released: one update at a time.
+    /// The lock is released at once: one update at a time
     Release,
 }
 
