@@ -1,10 +1,10 @@
-//! Logs: for people on a terminal, as JSON lines otherwise; always on standard error.
+//! Logging to standard error: plain text on a terminal, JSON lines otherwise.
 //!
-//! A reader that stalls does not stall the server: lines wait in a bounded buffer, and those
-//! that find it full are dropped.
+//! A stalled reader does not stall the server: lines wait in a bounded buffer and are dropped if
+//! it is full.
 //!
-//! No line holds a password, a body or a query string. `tracing` escapes control characters
-//! in both forms, so that a client cannot forge a line.
+//! No line contains a password, a body or a query string. `tracing` escapes control characters in
+//! both formats, so that a client cannot forge a line.
 
 use std::io::{IsTerminal, stderr};
 
@@ -13,29 +13,29 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How many lines wait in the buffer: a second's or two of a busy server's. Its memory is taken
-/// when it is made, 32 bytes a line.
-const MOST_LINES: usize = 16_384;
+/// Maximum number of buffered lines: what a busy server logs in one or two seconds. The buffer is
+/// allocated at the start, with 32 bytes for each line.
+const MAX_LINES: usize = 16_384;
 
-/// Starts logging what passes `filter`, in `tracing`'s syntax: `info`, or
+/// Starts logging the events that match `filter`, in the syntax of `tracing`: `info`, or
 /// `warn,lockstock=debug`.
 ///
-/// The guard writes what is still buffered when it is dropped.
+/// The guard writes the buffered lines when it is dropped.
 ///
 /// # Errors
 ///
-/// When the filter cannot be read.
+/// If the filter is invalid.
 pub(crate) fn start(filter: &str) -> anyhow::Result<WorkerGuard> {
-    let filter = EnvFilter::try_new(filter).map_err(|why| {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
         anyhow::anyhow!(
-            "--log '{filter}' cannot be read ({why}): write error, warn, info, debug, or \
+            "--log '{filter}' is invalid ({error}): use error, warn, info, debug, or \
              something like warn,lockstock=debug"
         )
     })?;
-    // Warns of parameters of a URL that it does not know, with their values.
+    // Logs unknown URL parameters with their values, which may be secret.
     let filter = filter.add_directive("sqlx_postgres::options=off".parse()?);
     let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(MOST_LINES)
+        .buffered_lines_limit(MAX_LINES)
         .finish(stderr());
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
