@@ -30,7 +30,7 @@ struct Inner {
     about: About,
     retry_after: Option<Duration>,
     etag: Option<i64>,
-    may_be_written: bool,
+    commit_unknown: bool,
 }
 
 /// What the body says.
@@ -77,7 +77,7 @@ impl Refusal {
             about,
             retry_after: None,
             etag: None,
-            may_be_written: false,
+            commit_unknown: false,
         }))
     }
 
@@ -290,7 +290,7 @@ impl Refusal {
             about,
             retry_after,
             etag,
-            may_be_written: _,
+            commit_unknown: _,
         } = *self.0;
         let speaks = matches!(about, About::Coded { .. });
         let body = match form {
@@ -366,7 +366,7 @@ impl About {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
-        if self.0.may_be_written {
+        if self.0.commit_unknown {
             response.extensions_mut().insert(OutcomeUnknown);
         }
         response.extensions_mut().insert(self);
@@ -384,7 +384,7 @@ impl From<StorageError> for Refusal {
             "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1));
-        refusal.0.may_be_written = error.may_be_written();
+        refusal.0.commit_unknown = error.commit_unknown();
         refusal
     }
 }

@@ -16,7 +16,7 @@ use crate::api::purchases;
 use crate::error::Refusal;
 use crate::openapi::{Detail, PageParameters, ProductPath};
 use crate::state::Shop;
-use crate::storage::{Entries, Entry};
+use crate::storage::{EntryFilter, LedgerEntry};
 
 /// A line of the ledger: one write to one product.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,14 +66,14 @@ pub(crate) fn routes() -> OpenApiRouter<Shop> {
     (status = 404, description = "There is no such product, or no such page", body = Detail),
 ))]
 async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    purchases::page(&shop, &headers, &uri, Entries::All, |entry| {
+    purchases::page(&shop, &headers, &uri, EntryFilter::All, |entry| {
         serde_json::json!(EntryShown::from(entry))
     })
     .await
 }
 
-impl From<Entry> for EntryShown {
-    fn from(entry: Entry) -> Self {
+impl From<LedgerEntry> for EntryShown {
+    fn from(entry: LedgerEntry) -> Self {
         Self {
             id: entry.id,
             version: entry.version,

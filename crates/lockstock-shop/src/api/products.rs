@@ -38,7 +38,7 @@ use crate::openapi::{
     ProductGiven, ProductPath,
 };
 use crate::state::Shop;
-use crate::storage::{Cause, Changes, NewProduct, Origin, Product, Written};
+use crate::storage::{Changes, NewProduct, Product, RequestContext, WriteContext, WriteOutcome};
 
 /// Where the products are.
 pub(crate) const PATH: &str = "/api/products/";
@@ -146,7 +146,7 @@ async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<
 ))]
 async fn create(
     State(shop): State<Shop>,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
     headers: HeaderMap,
     body: Body,
@@ -160,11 +160,21 @@ async fn create(
         price: changes.price.unwrap_or_default(),
         stock: changes.stock.unwrap_or_default(),
     };
-    let once = idempotency::once(&key, |product| {
+    let idempotency = idempotency::once(&key, |product| {
         Some(idempotency::bytes(&answer(StatusCode::CREATED, product)))
     });
-    match shop.storage.create(new, Cause { origin, once }).await? {
-        Written::Recorded(recorded) => idempotency::again(&key, recorded),
+    match shop
+        .storage
+        .create(
+            new,
+            WriteContext {
+                request,
+                idempotency,
+            },
+        )
+        .await?
+    {
+        WriteOutcome::AlreadyRecorded(recorded) => idempotency::again(&key, recorded),
         other => Ok(answer(StatusCode::CREATED, &settled(other)?).into_response()),
     }
 }
@@ -276,7 +286,7 @@ fn answer(status: StatusCode, product: &Product) -> RecordedResponse {
 impl From<Product> for ProductShown {
     fn from(product: Product) -> Self {
         let is_held = product.held > 0;
-        let available = product.figures().available();
+        let available = product.stock_levels().available();
         Self {
             id: product.id,
             name: product.name,

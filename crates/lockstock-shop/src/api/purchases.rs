@@ -30,7 +30,7 @@ use crate::openapi::{
     PurchasePath,
 };
 use crate::state::Shop;
-use crate::storage::{Entries, Entry, Order, Origin, Outcome, Wish};
+use crate::storage::{EntryFilter, LedgerEntry, Order, OrderKind, OrderOutcome, RequestContext};
 
 /// A purchase, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,7 +89,7 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
 ))]
 async fn buy(
     State(shop): State<Shop>,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
     headers: HeaderMap,
     uri: Uri,
@@ -102,11 +102,11 @@ async fn buy(
     };
     let order = Order {
         product,
-        wish: Wish::Purchase { quantity },
-        origin,
-        once: idempotency::once(&key, recorded),
+        kind: OrderKind::Purchase { quantity },
+        request,
+        idempotency: idempotency::once(&key, recorded),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer)
+    idempotency::answered(&key, shop.storage.submit_order(order).await?, answer)
 }
 
 async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, Refusal> {
@@ -119,8 +119,8 @@ async fn quantity(shop: &Shop, headers: &HeaderMap, body: Body) -> Result<i64, R
 }
 
 /// What is answered to a purchase, whether it was one at once or a hold before.
-pub(crate) fn answer(outcome: &Outcome) -> Option<RecordedResponse> {
-    let Outcome::Purchased(entry) = outcome else {
+pub(crate) fn answer(outcome: &OrderOutcome) -> Option<RecordedResponse> {
+    let OrderOutcome::Purchased(entry) = outcome else {
         return None;
     };
     let place = format!("/api/purchases/{}/", entry.id);
@@ -128,7 +128,7 @@ pub(crate) fn answer(outcome: &Outcome) -> Option<RecordedResponse> {
 }
 
 /// What is recorded of it.
-pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
+pub(crate) fn recorded(outcome: &OrderOutcome) -> Option<Vec<u8>> {
     answer(outcome).as_ref().map(idempotency::bytes)
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn recorded(outcome: &Outcome) -> Option<Vec<u8>> {
     (status = 404, description = "There is no such product, or no such page", body = Detail),
 ))]
 async fn list(State(shop): State<Shop>, headers: HeaderMap, uri: Uri) -> Result<Response, Refusal> {
-    page(&shop, &headers, &uri, Entries::Purchases, |entry| {
+    page(&shop, &headers, &uri, EntryFilter::Purchases, |entry| {
         serde_json::json!(PurchaseShown::from(entry))
     })
     .await
@@ -154,8 +154,8 @@ pub(crate) async fn page(
     shop: &Shop,
     headers: &HeaderMap,
     uri: &Uri,
-    which: Entries,
-    show: impl Fn(Entry) -> serde_json::Value,
+    which: EntryFilter,
+    show: impl Fn(LedgerEntry) -> serde_json::Value,
 ) -> Result<Response, Refusal> {
     let product = product_id(uri.path())?;
     let count = shop.storage.count_entries(product, which).await?;
@@ -185,8 +185,8 @@ async fn retrieve(State(shop): State<Shop>, uri: Uri) -> Result<Response, Refusa
     Ok(axum::Json(PurchaseShown::from(entry)).into_response())
 }
 
-impl From<Entry> for PurchaseShown {
-    fn from(entry: Entry) -> Self {
+impl From<LedgerEntry> for PurchaseShown {
+    fn from(entry: LedgerEntry) -> Self {
         let (quantity, unit_price) = (-entry.delta, entry.unit_price.unwrap_or_default());
         Self {
             id: entry.id,

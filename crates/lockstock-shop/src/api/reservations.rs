@@ -32,7 +32,9 @@ use crate::openapi::{
     ReservationPath, StillHeld,
 };
 use crate::state::Shop;
-use crate::storage::{Order, Origin, Outcome, Reservation, State as Stored, Wish};
+use crate::storage::{
+    Order, OrderKind, OrderOutcome, RequestContext, Reservation, ReservationState,
+};
 
 /// A reservation, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,7 +94,7 @@ pub(crate) fn routes(shop: &Shop) -> OpenApiRouter<Shop> {
 ))]
 async fn reserve(
     State(shop): State<Shop>,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
     headers: HeaderMap,
     uri: Uri,
@@ -103,16 +105,23 @@ async fn reserve(
         Ok(wanted) => wanted,
         Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
     };
-    let wish = Wish::Reserve { quantity, hold };
+    let kind = OrderKind::Reserve {
+        quantity,
+        ttl: hold,
+    };
     let order = Order {
         product,
-        wish,
-        origin,
-        once: idempotency::once(&key, |outcome| {
+        kind,
+        request,
+        idempotency: idempotency::once(&key, |outcome| {
             answer_to_reserve(outcome).as_ref().map(idempotency::bytes)
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_reserve)
+    idempotency::answered(
+        &key,
+        shop.storage.submit_order(order).await?,
+        answer_to_reserve,
+    )
 }
 
 /// Look at a reservation
@@ -122,11 +131,15 @@ async fn reserve(
     (status = 200, description = "The reservation", body = ReservationShown),
     (status = 404, description = "There is no such reservation of yours", body = Detail),
 ))]
-async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
+async fn retrieve(
+    State(shop): State<Shop>,
+    request: RequestContext,
+    uri: Uri,
+) -> Result<Response, Refusal> {
     let (product, id) = (product_id(uri.path())?, reservation_id(uri.path())?);
     let found = shop.storage.reservation(id).await?;
     let ours = found.filter(|(reservation, _)| {
-        reservation.product == product && reservation.is_of(&origin.caller)
+        reservation.product == product && reservation.is_of(&request.caller)
     });
     let (reservation, is_held) = ours.ok_or_else(|| Refusal::none_of("Reservation"))?;
     Ok(axum::Json(ReservationShown::new(reservation, is_held)).into_response())
@@ -146,18 +159,22 @@ async fn retrieve(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<
 ))]
 async fn confirm(
     State(shop): State<Shop>,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
     uri: Uri,
 ) -> Result<Response, Refusal> {
     let reservation = reservation_id(uri.path())?;
     let order = Order {
         product: product_id(uri.path())?,
-        wish: Wish::Confirm { reservation },
-        origin,
-        once: idempotency::once(&key, purchases::recorded),
+        kind: OrderKind::Confirm { reservation },
+        request,
+        idempotency: idempotency::once(&key, purchases::recorded),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, purchases::answer)
+    idempotency::answered(
+        &key,
+        shop.storage.submit_order(order).await?,
+        purchases::answer,
+    )
 }
 
 /// Hold it for longer
@@ -176,7 +193,7 @@ async fn confirm(
 ))]
 async fn extend(
     State(shop): State<Shop>,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
     headers: HeaderMap,
     uri: Uri,
@@ -188,16 +205,23 @@ async fn extend(
         Ok((_, hold)) => hold,
         Err(refusal) => return Err(missing_first(&shop, product, refusal).await),
     };
-    let wish = Wish::Extend { reservation, hold };
+    let kind = OrderKind::Extend {
+        reservation,
+        ttl: hold,
+    };
     let order = Order {
         product,
-        wish,
-        origin,
-        once: idempotency::once(&key, |outcome| {
+        kind,
+        request,
+        idempotency: idempotency::once(&key, |outcome| {
             answer_to_extend(outcome).as_ref().map(idempotency::bytes)
         }),
     };
-    idempotency::answered(&key, shop.storage.sell(order).await?, answer_to_extend)
+    idempotency::answered(
+        &key,
+        shop.storage.submit_order(order).await?,
+        answer_to_extend,
+    )
 }
 
 /// Put it back
@@ -209,16 +233,20 @@ async fn extend(
     (status = 204, description = "It is not held any more"),
     StillHeld,
 ))]
-async fn cancel(State(shop): State<Shop>, origin: Origin, uri: Uri) -> Result<Response, Refusal> {
+async fn cancel(
+    State(shop): State<Shop>,
+    request: RequestContext,
+    uri: Uri,
+) -> Result<Response, Refusal> {
     let reservation = reservation_id(uri.path())?;
     let order = Order {
         product: product_id(uri.path())?,
-        wish: Wish::Cancel { reservation },
-        origin,
-        once: None,
+        kind: OrderKind::Cancel { reservation },
+        request,
+        idempotency: None,
     };
-    match shop.storage.sell(order).await? {
-        Outcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
+    match shop.storage.submit_order(order).await? {
+        OrderOutcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
         other => Err(Refusal::from(other)),
     }
 }
@@ -256,14 +284,14 @@ async fn wanted(
     Ok((quantity.unwrap_or_default(), hold))
 }
 
-fn answer_to_reserve(outcome: &Outcome) -> Option<RecordedResponse> {
+fn answer_to_reserve(outcome: &OrderOutcome) -> Option<RecordedResponse> {
     let reservation = held(outcome)?;
     let (product, id) = (reservation.product, reservation.id);
     let place = format!("/api/products/{product}/reservations/{id}/");
     Some(created(place, &ReservationShown::new(reservation, true)))
 }
 
-fn answer_to_extend(outcome: &Outcome) -> Option<RecordedResponse> {
+fn answer_to_extend(outcome: &OrderOutcome) -> Option<RecordedResponse> {
     let reservation = held(outcome)?;
     Some(shown(
         StatusCode::OK,
@@ -271,9 +299,9 @@ fn answer_to_extend(outcome: &Outcome) -> Option<RecordedResponse> {
     ))
 }
 
-fn held(outcome: &Outcome) -> Option<Reservation> {
+fn held(outcome: &OrderOutcome) -> Option<Reservation> {
     match outcome {
-        Outcome::Held(reservation) => Some(reservation.clone()),
+        OrderOutcome::Held(reservation) => Some(reservation.clone()),
         _ => None,
     }
 }
@@ -285,7 +313,7 @@ impl ReservationShown {
             product: reservation.product,
             quantity: reservation.quantity,
             state: match reservation.state {
-                Stored::Held if !is_held => "expired",
+                ReservationState::Held if !is_held => "expired",
                 state => state.name(),
             },
             expires_at: timestamp(reservation.expires_at),

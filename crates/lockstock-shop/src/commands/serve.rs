@@ -36,7 +36,7 @@ use crate::http::update_lock::{Hold, UpdateRules, turns};
 use crate::router::router;
 use crate::settings::Settings;
 use crate::state::{Parts, Shop};
-use crate::storage::{self, Limits};
+use crate::storage::{self, StorageOptions};
 
 /// The most bytes of a request's line and headers.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -61,10 +61,10 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     })?;
     let metrics = metrics()?;
     let store = Store::connect_within(&options.store, options.store_timeout).await?;
-    let limits = Limits {
-        connections: options.database_connections,
+    let limits = StorageOptions {
+        max_connections: options.database_connections,
         timeout: options.database_timeout,
-        alone: options.store.starts_with("memory:"),
+        exclusive: options.store.starts_with("memory:"),
         key_retention: options.key_retention,
     };
     let storage = storage::open(&options.database, limits).await?;

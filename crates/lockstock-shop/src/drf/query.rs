@@ -14,7 +14,7 @@ use crate::drf::decimal::{Decimal, NotANumber};
 use crate::drf::python;
 use crate::drf::search;
 use crate::error::Refusal;
-use crate::storage::{Bound, Column, Comparison, Direction, Selection};
+use crate::storage::{Column, Comparison, Direction, Filter, ProductQuery};
 
 const PAGE_SIZE: i64 = 20;
 const MOST_PAGE_SIZE: i64 = 100;
@@ -39,9 +39,9 @@ impl<'a> Parameters<'a> {
     }
 
     /// Which products, in which order.
-    pub(crate) fn selection(&self) -> Result<Selection, Refusal> {
-        Ok(Selection {
-            bounds: self.bounds()?,
+    pub(crate) fn selection(&self) -> Result<ProductQuery, Refusal> {
+        Ok(ProductQuery {
+            filters: self.bounds()?,
             terms: self.terms()?,
             order: self.get("ordering").map(order).unwrap_or_default(),
         })
@@ -59,7 +59,7 @@ impl<'a> Parameters<'a> {
         Ok(terms)
     }
 
-    fn bounds(&self) -> Result<Vec<Bound>, Refusal> {
+    fn bounds(&self) -> Result<Vec<Filter>, Refusal> {
         let mut bounds = Vec::new();
         let mut errors = Map::new();
         for (field, column) in [("price", Column::Price), ("stock", Column::Stock)] {
@@ -181,7 +181,7 @@ impl Page {
     }
 }
 
-fn bound(column: Column, comparison: Comparison, number: Decimal) -> Bound {
+fn bound(column: Column, comparison: Comparison, number: Decimal) -> Filter {
     // A column of whole numbers against one with a fraction: x > 9.5 is x > 9, x >= 9.5 is
     // x > 9 too, x < 9.5 is x <= 9, and no x equals it.
     let (comparison, value) = match (comparison, number.has_fraction) {
@@ -195,7 +195,7 @@ fn bound(column: Column, comparison: Comparison, number: Decimal) -> Bound {
         // Below every price and stock.
         (Comparison::Equal, true) => (Comparison::Equal, -1),
     };
-    Bound {
+    Filter {
         column,
         comparison,
         value,
@@ -234,7 +234,7 @@ fn order(text: &str) -> Vec<(Column, Direction)> {
 mod tests {
     use super::*;
 
-    fn selection(query: &str) -> Result<Selection, Refusal> {
+    fn selection(query: &str) -> Result<ProductQuery, Refusal> {
         let uri: Uri = format!("/?{query}").parse().unwrap();
         Parameters::of(&uri).selection()
     }

@@ -4,29 +4,29 @@ use axum::http::StatusCode;
 
 use super::Refusal;
 use crate::api::products::timestamp;
-use crate::storage::{Figures, Outcome, Reservation};
+use crate::storage::{OrderOutcome, Reservation, StockLevels};
 
 /// Of an order that was not carried out.
-impl From<Outcome> for Refusal {
-    fn from(outcome: Outcome) -> Self {
+impl From<OrderOutcome> for Refusal {
+    fn from(outcome: OrderOutcome) -> Self {
         match outcome {
-            Outcome::Insufficient(figures) => Self::insufficient(figures),
-            Outcome::Expired(reservation) => Self::expired(&reservation),
-            Outcome::Settled(reservation) => Self::settled(&reservation),
-            Outcome::NoProduct => Self::no_product(),
-            Outcome::NoReservation => Self::none_of("Reservation"),
+            OrderOutcome::Insufficient(figures) => Self::insufficient(figures),
+            OrderOutcome::Expired(reservation) => Self::expired(&reservation),
+            OrderOutcome::Settled(reservation) => Self::settled(&reservation),
+            OrderOutcome::NoProduct => Self::no_product(),
+            OrderOutcome::NoReservation => Self::none_of("Reservation"),
             // Done: nothing to refuse.
-            Outcome::Purchased(_)
-            | Outcome::Held(_)
-            | Outcome::Released(_)
-            | Outcome::Recorded(_) => Self::defect(),
+            OrderOutcome::Purchased(_)
+            | OrderOutcome::Held(_)
+            | OrderOutcome::Released(_)
+            | OrderOutcome::AlreadyRecorded(_) => Self::defect(),
         }
     }
 }
 
 impl Refusal {
     /// 409: there is not enough left.
-    fn insufficient(figures: Figures) -> Self {
+    fn insufficient(figures: StockLevels) -> Self {
         let available = figures.available();
         let (english, korean) = match available {
             0 => ("Sold out.".to_owned(), "품절되었습니다.".to_owned()),

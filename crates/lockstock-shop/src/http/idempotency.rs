@@ -22,7 +22,7 @@ use crate::drf::body;
 use crate::error::Refusal;
 use crate::http::request_context;
 use crate::state::Shop;
-use crate::storage::{Key, Once, Outcome, Recorded, Storage};
+use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
 
 /// A request that is carried out under a lock is claimed in the store of the locks, so that
 /// other servers know that it is under way. If its server dies, for so long.
@@ -43,7 +43,7 @@ struct InTheDatabase(Arc<dyn Storage>);
 
 impl RecordStore for InTheDatabase {
     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
-        let recorded = self.0.recorded(&stored(key)).await?;
+        let recorded = self.0.find_record(&stored(key)).await?;
         Ok(recorded.map(record).transpose()?)
     }
 }
@@ -85,7 +85,7 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     loop {
         rounds.tick().await;
         loop {
-            match storage.forget(MOST_SWEPT).await {
+            match storage.delete_expired_records(MOST_SWEPT).await {
                 Ok(0) => break,
                 Ok(count) => debug!(count, "forgot answers to idempotency keys"),
                 Err(why) => {
@@ -116,11 +116,14 @@ pub(crate) async fn collected(
 pub(crate) type Given = Option<Extension<RequestKey>>;
 
 /// What is done once under that key. `answer` is what is answered when it had an effect.
-pub(crate) fn once<T>(key: &Given, answer: fn(&T) -> Option<Vec<u8>>) -> Option<Once<T>> {
-    key.as_ref().map(|Extension(key)| Once {
+pub(crate) fn once<T>(
+    key: &Given,
+    answer: fn(&T) -> Option<Vec<u8>>,
+) -> Option<IdempotentWrite<T>> {
+    key.as_ref().map(|Extension(key)| IdempotentWrite {
         key: stored(key),
         fingerprint: key.fingerprint,
-        answer,
+        response: answer,
     })
 }
 
@@ -132,10 +135,10 @@ pub(crate) fn bytes(answer: &RecordedResponse) -> Vec<u8> {
 /// The answer to an order: what `answer` makes of what it did, or a refusal.
 pub(crate) fn answered(
     key: &Given,
-    outcome: Outcome,
-    answer: fn(&Outcome) -> Option<RecordedResponse>,
+    outcome: OrderOutcome,
+    answer: fn(&OrderOutcome) -> Option<RecordedResponse>,
 ) -> Result<Response, Refusal> {
-    if let Outcome::Recorded(recorded) = outcome {
+    if let OrderOutcome::AlreadyRecorded(recorded) = outcome {
         return again(key, recorded);
     }
     let answer = answer(&outcome).ok_or_else(|| Refusal::from(outcome))?;
@@ -143,7 +146,7 @@ pub(crate) fn answered(
 }
 
 /// The answer to a request whose key was used while it was under way.
-pub(crate) fn again(key: &Given, recorded: Recorded) -> Result<Response, Refusal> {
+pub(crate) fn again(key: &Given, recorded: ResponseRecord) -> Result<Response, Refusal> {
     let fits = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
     if !key.as_ref().is_some_and(fits) {
         return Err(Refusal::key_reused());
@@ -153,15 +156,15 @@ pub(crate) fn again(key: &Given, recorded: Recorded) -> Result<Response, Refusal
         .map_err(|_| Refusal::defect())
 }
 
-fn stored(key: &RequestKey) -> Key {
-    Key {
+fn stored(key: &RequestKey) -> IdempotencyKey {
+    IdempotencyKey {
         caller: key.caller.as_str().into(),
         key: key.key.as_str().into(),
     }
 }
 
-fn record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malformed> {
-    let record = RecordedResponse::from_bytes(recorded.answer)?;
+fn record(recorded: ResponseRecord) -> Result<RecordedResponse, lockstock_http::Malformed> {
+    let record = RecordedResponse::from_bytes(recorded.response)?;
     let fingerprint = recorded.fingerprint;
     Ok(RecordedResponse {
         fingerprint,

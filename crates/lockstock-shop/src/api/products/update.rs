@@ -22,7 +22,9 @@ use crate::openapi::{
     BadBody, IfMatchHeader, KeyHeader, Keyed, ProductGiven, ProductPatch, ProductPath, UnderLock,
 };
 use crate::state::Shop;
-use crate::storage::{Cause, Changes, Condition, Origin, Product, Turn, Written};
+use crate::storage::{
+    Changes, FencedWindow, Precondition, Product, RequestContext, WriteContext, WriteOutcome,
+};
 
 /// What a request is to change: read and validated before a lock is taken.
 #[derive(Clone)]
@@ -130,9 +132,9 @@ pub(super) async fn remove(write: Write) -> Result<Response, Refusal> {
 pub(super) struct Write {
     shop: Shop,
     id: i64,
-    origin: Origin,
+    request: RequestContext,
     key: idempotency::Given,
-    turn: Turn,
+    window: FencedWindow,
     if_match: IfMatch,
 }
 
@@ -149,13 +151,13 @@ impl FromRequestParts<Shop> for Write {
         Ok(Self {
             shop: shop.clone(),
             id,
-            turn: Turn {
+            window: FencedWindow {
                 fence: held.fence,
                 deadline: held.deadline,
             },
             if_match: if_match.cloned().unwrap_or(IfMatch::Absent),
             key: parts.extensions.get().cloned().map(Extension),
-            origin: Origin::from_request_parts(parts, shop)
+            request: RequestContext::from_request_parts(parts, shop)
                 .await
                 .unwrap_or_default(),
         })
@@ -165,32 +167,32 @@ impl FromRequestParts<Shop> for Write {
 impl Write {
     async fn update(self, changes: Changes) -> Result<Response, Refusal> {
         failpoint::pause("update.locked").await;
-        let condition = self.condition().await?;
-        let cause = Cause {
-            origin: self.origin,
-            once: idempotency::once(&self.key, |product| {
+        let precondition = self.precondition().await?;
+        let context = WriteContext {
+            request: self.request,
+            idempotency: idempotency::once(&self.key, |product| {
                 Some(idempotency::bytes(&answer(StatusCode::OK, product)))
             }),
         };
         let written = self
             .shop
             .storage
-            .update(self.id, changes, condition, cause)
+            .update(self.id, changes, precondition, context)
             .await;
         failpoint::pause("update.written").await;
         match written? {
-            Written::Recorded(recorded) => idempotency::again(&self.key, recorded),
+            WriteOutcome::AlreadyRecorded(recorded) => idempotency::again(&self.key, recorded),
             other => Ok(answer(StatusCode::OK, &settled(other)?).into_response()),
         }
     }
 
     async fn delete(self) -> Result<Response, Refusal> {
         failpoint::pause("update.locked").await;
-        let condition = self.condition().await?;
+        let precondition = self.precondition().await?;
         let written = self
             .shop
             .storage
-            .delete(self.id, condition, self.origin)
+            .delete(self.id, precondition, self.request)
             .await;
         failpoint::pause("update.written").await;
         settled(written?)?;
@@ -198,7 +200,7 @@ impl Write {
     }
 
     /// What the write is held to, in its own transaction.
-    async fn condition(&self) -> Result<Condition, Refusal> {
+    async fn precondition(&self) -> Result<Precondition, Refusal> {
         let version = match &self.if_match {
             IfMatch::Absent | IfMatch::Any => None,
             IfMatch::OneOf(tags) => {
@@ -217,20 +219,20 @@ impl Write {
                 }
             }
         };
-        let turn = self.turn;
-        Ok(Condition { turn, version })
+        let window = self.window;
+        Ok(Precondition { window, version })
     }
 }
 
 /// The product, if it was written.
-pub(super) fn settled(written: Written<Product>) -> Result<Product, Refusal> {
+pub(super) fn settled(written: WriteOutcome<Product>) -> Result<Product, Refusal> {
     match written {
-        Written::Done(product) => Ok(product),
+        WriteOutcome::Done(product) => Ok(product),
         // Whoever has a key looks at that first.
-        Written::Recorded(_) => Err(Refusal::key_reused()),
-        Written::Missing => Err(Refusal::no_product()),
-        Written::Stale { version } => Err(Refusal::stale(version)),
-        Written::Lost => {
+        WriteOutcome::AlreadyRecorded(_) => Err(Refusal::key_reused()),
+        WriteOutcome::NotFound => Err(Refusal::no_product()),
+        WriteOutcome::VersionMismatch { version } => Err(Refusal::stale(version)),
+        WriteOutcome::Fenced => {
             tracing::warn!("lost: a write came too late and was refused");
             metrics::counter!("lockstock_fenced_writes_total").increment(1);
             Err(Refusal::lock_lost())
