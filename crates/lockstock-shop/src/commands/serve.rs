@@ -32,7 +32,7 @@ use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner};
-use crate::storage::{self, Limits};
+use crate::storage::{self, StorageOptions};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -136,19 +136,19 @@ pub(crate) struct ServeArgs {
     log: String,
 
     /// Maximum size of a request body in bytes. Larger bodies get 413
-    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
+    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "StorageOptions")]
     body_limit: usize,
 
     /// Maximum number of API requests in progress. Further requests get 503
-    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = number_in(1..=1_000_000_usize, 1024), help_heading = "Limits")]
+    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = number_in(1..=1_000_000_usize, 1024), help_heading = "StorageOptions")]
     max_requests: usize,
 
     /// Maximum number of client connections. Further connections wait to be accepted
-    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
+    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "StorageOptions")]
     max_connections: usize,
 
     /// Maximum number of connections to the database
-    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
+    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "StorageOptions")]
     database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
@@ -194,10 +194,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let listener = Listener::bind(args.listen, args.max_connections, args.header_timeout).await?;
     let metrics = metrics::install()?;
     let store = Store::connect_within(&args.store, args.store_timeout).await?;
-    let limits = Limits {
-        connections: args.database_connections,
+    let limits = StorageOptions {
+        max_connections: args.database_connections,
         timeout: args.database_timeout,
-        alone: args.store.starts_with("memory:"),
+        exclusive: args.store.starts_with("memory:"),
         key_retention: args.key_retention,
     };
     let storage = storage::open(&args.database, limits).await?;

@@ -2,7 +2,7 @@
 //! success none does for the rest of the lease.
 //!
 //! The lock is acquired after the request is read and validated, and no database connection is
-//! held while a request waits for it. Once the lock is held, the update runs to its end even if
+//! held while a request waits for it. IdempotentWrite the lock is held, the update runs to its end even if
 //! the client disconnects. The write is fenced (see `storage.rs`): if the lock is lost before
 //! the commit, nothing is written.
 
