@@ -20,6 +20,7 @@ mod order;
 mod postgres;
 mod product;
 mod query;
+mod request_context;
 mod reservation;
 mod rows;
 mod settlement;
@@ -37,12 +38,13 @@ use uuid::Uuid;
 pub use self::error::{Result, StorageError};
 pub use self::idempotency::{IdempotencyKey, IdempotentWrite, ResponseRecord};
 pub use self::ledger::{LedgerEntry, Reason};
-pub use self::order::{Order, OrderKind, OrderOutcome, RequestContext};
+pub use self::order::{Order, OrderKind, OrderOutcome};
 pub use self::product::{
     Changes, FencedWindow, NewProduct, Precondition, Product, StockLevels, WriteContext,
     WriteOutcome,
 };
 pub use self::query::{Column, Comparison, Direction, EntryFilter, Filter, ProductQuery};
+pub use self::request_context::RequestContext;
 pub use self::reservation::{Reservation, ReservationState};
 
 /// The calls that the shop makes of its database.

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::now;
-use super::order::RequestContext;
 use super::product::{FencedWindow, Product};
+use super::request_context::RequestContext;
 
 /// Why a product was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

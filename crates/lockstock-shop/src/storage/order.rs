@@ -1,6 +1,5 @@
 //! Orders against the stock of a product, and their outcomes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -8,16 +7,8 @@ use uuid::Uuid;
 use super::idempotency::{IdempotentWrite, ResponseRecord};
 use super::ledger::LedgerEntry;
 use super::product::StockLevels;
+use super::request_context::RequestContext;
 use super::reservation::Reservation;
-
-/// The request that causes a write, and its caller.
-#[derive(Debug, Clone, Default)]
-pub struct RequestContext {
-    /// The id of the request, for the ledger.
-    pub request_id: Arc<str>,
-    /// The caller; empty if unknown.
-    pub caller: Arc<str>,
-}
 
 /// A request to change the stock of one product.
 #[derive(Debug, Clone)]

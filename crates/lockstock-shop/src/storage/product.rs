@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::idempotency::{IdempotentWrite, ResponseRecord};
-use super::order::RequestContext;
+use super::request_context::RequestContext;
 
 /// A stored product.
 #[derive(Debug, Clone, PartialEq, Eq)]
