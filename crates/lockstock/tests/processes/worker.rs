@@ -242,12 +242,12 @@ impl Contender {
     }
 
     async fn work(&mut self, name: &str, guard: &Guard) {
-        let (fence, who) = (guard.fence(), self.job.number);
+        let (fence, number) = (guard.fence(), self.job.number);
         let written = if self.chance.random_range(0..4) > 0 {
-            self.register.claim_and_write(name, fence, who).await
+            self.register.claim_and_write(name, fence, number).await
         } else {
             match self.register.claim(name, fence).await {
-                Some(value) => self.register.write(name, fence, value, who).await,
+                Some(value) => self.register.write(name, fence, value, number).await,
                 None => false,
             }
         };
@@ -260,7 +260,7 @@ impl Contender {
         if !remaining.is_zero() && self.job.faults != Faults::Forgetful {
             let history = self.register.history(name).await;
             panic!(
-                "process {who} overtaken at {name} {remaining:?} before its deadline, fence {fence}: {history}"
+                "process {number} overtaken at {name} {remaining:?} before its deadline, fence {fence}: {history}"
             );
         }
     }
