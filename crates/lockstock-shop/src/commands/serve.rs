@@ -110,8 +110,8 @@ pub(crate) struct ServeArgs {
     max_quantity: i64,
 
     /// How long a recorded response is replayed to requests with the same Idempotency-Key
-    #[arg(long, env = "LOCKSTOCK_KEY_RETENTION", value_name = "TIME", default_value = "1d", value_parser = duration_in(SECOND..=366 * DAY, "1d"))]
-    key_retention: Duration,
+    #[arg(long, env = "LOCKSTOCK_IDEMPOTENCY_KEY_RETENTION", value_name = "TIME", default_value = "1d", value_parser = duration_in(SECOND..=366 * DAY, "1d"))]
+    idempotency_key_retention: Duration,
 
     /// Reject updates without an If-Match header (428)
     #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH", value_parser = BoolishValueParser::new())]
@@ -198,7 +198,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         connections: args.database_connections,
         timeout: args.database_timeout,
         alone: args.store.starts_with("memory:"),
-        key_retention: args.key_retention,
+        key_retention: args.idempotency_key_retention,
     };
     let storage = storage::open(&args.database, limits).await?;
     if !args.no_samples {
@@ -225,7 +225,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             most_quantity: args.max_quantity,
             usual_hold: args.reservation_ttl.min(args.max_reservation_ttl),
             most_hold: args.max_reservation_ttl,
-            key_retention: args.key_retention,
+            key_retention: args.idempotency_key_retention,
         },
         metrics,
         draining: AtomicBool::new(false),

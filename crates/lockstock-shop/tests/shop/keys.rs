@@ -257,7 +257,9 @@ async fn a_client_that_is_gone_learns_the_result_by_its_key() {
 
 #[tokio::test]
 async fn a_key_works_anew_when_its_time_is_over() {
-    let server = Server::embedded().args(&["--key-retention", "1s"]).start();
+    let server = Server::embedded()
+        .args(&["--idempotency-key-retention", "1s"])
+        .start();
     let id = server.create(5).await;
     let path = format!("{}purchases/", product(id));
     let buy =

@@ -73,7 +73,12 @@ async fn the_document_lists_every_route_and_the_docs_page_is_served() {
 async fn the_document_states_the_limits_of_this_server() {
     let server = Server::embedded()
         .args(&["--max-quantity", "5", "--reservation-ttl", "1m"])
-        .args(&["--max-reservation-ttl", "1h", "--key-retention", "2h"])
+        .args(&[
+            "--max-reservation-ttl",
+            "1h",
+            "--idempotency-key-retention",
+            "2h",
+        ])
         .args(&["--body-limit", "4096"])
         .start();
     let document = server.get("/openapi.json").await.body;
