@@ -17,7 +17,7 @@ USER lockstock
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# Loopback of a container cannot be reached from outside. Run it on a private network.
+# Loopback in a container cannot be reached from outside. Use a private network.
 ENV LOCKSTOCK_LISTEN=0.0.0.0:8000 LOCKSTOCK_INSECURE=true
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["lockstock"]
