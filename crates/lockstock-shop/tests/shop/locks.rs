@@ -232,7 +232,7 @@ async fn a_forced_release_hands_over_to_the_next_waiter_and_is_logged() {
     assert_eq!(line["level"], "WARN");
     assert_eq!(line["message"], "released by force");
     assert_eq!(
-        (&line["name"], &line["family"]),
+        (&line["name"], &line["kind"]),
         (&"report".into(), &"lock".into())
     );
     assert!(guard.release().await.unwrap_err().is_lost());
