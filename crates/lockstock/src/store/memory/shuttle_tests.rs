@@ -85,12 +85,12 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
 }
 
 #[test]
-fn one_holder_at_a_time_whoever_is_cancelled() {
+fn holders_are_exclusive_under_cancellation() {
     contend(LockKind::Lock, &[(Mode::Exclusive, 1); 4], 1);
 }
 
 #[test]
-fn as_many_as_there_are_permits() {
+fn holders_never_exceed_the_permits() {
     const TWO: Mode = Mode::Permit(NonZeroU32::new(2).unwrap());
     contend(
         LockKind::Semaphore,
@@ -112,7 +112,7 @@ fn readers_or_a_writer() {
 }
 
 #[test]
-fn whoever_gives_up_or_keeps_leaves_nobody_waiting_for_ever() {
+fn timeouts_and_keep_leave_no_waiter_blocked() {
     shuttle::check_random(
         || {
             let memory = Memory::new();

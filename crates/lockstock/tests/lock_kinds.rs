@@ -1,18 +1,20 @@
 //! Semaphores, read-write locks and several names at once, on every kind of store.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-mod kit;
+mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
-use lockstock::{Acquired, Lock, Store};
+use harness::{
+    BRIEF, LEASE, SHORT, TIMEOUT, busy, got, held, lock, on_each_store, queued, settle, waiting,
+};
+use lockstock::{Acquired, Lock, LockKind, Store};
 use rand::RngExt;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 fn permits(store: &Store, permits: u32, lease: Duration) -> Lock {
     store.semaphore("uploads", permits).lease(lease).unwrap()
@@ -26,20 +28,15 @@ fn writer(store: &Store, lease: Duration) -> Lock {
     store.write_lock("catalog").lease(lease).unwrap()
 }
 
-/// Lets whoever is about to wait get into the queue.
-async fn settle() {
-    sleep(Duration::from_millis(40)).await;
-}
-
 #[tokio::test]
-async fn a_semaphore_lets_in_as_many_as_it_has_permits() {
+async fn a_semaphore_has_as_many_holders_as_permits() {
     on_each_store(async |store| {
         let lock = permits(&store, 3, LEASE);
         let mut guards = vec![held(&lock).await, held(&lock).await, held(&lock).await];
         let answer = busy(&lock).await;
         assert!(!answer.is_kept());
-        let left = answer.retry_after().unwrap();
-        assert!(left <= LEASE && left > LEASE / 2, "{left:?}");
+        let remaining = answer.retry_after().unwrap();
+        assert!(remaining <= LEASE && remaining > LEASE / 2, "{remaining:?}");
         let fences = guards.iter().map(lockstock::Guard::fence);
         assert!(fences.is_sorted_by(|one, next| one < next), "in order");
         guards.pop().unwrap().release().await.unwrap();
@@ -64,14 +61,15 @@ async fn waiters_for_a_permit_are_served_in_order() {
     on_each_store(async |store| {
         let lock = permits(&store, 2, LEASE);
         let (one, two) = (held(&lock).await, held(&lock).await);
-        let mut waiters = Vec::new();
-        for _ in 0..4 {
+        let mut waiters = vec![waiting(&lock)];
+        queued(&store, 1).await;
+        for _ in 0..3 {
             waiters.push(waiting(&lock));
-            settle().await;
+            settle(&store).await;
         }
-        // Whoever comes now comes behind them.
         one.release().await.unwrap();
         let first = got(waiters.remove(0)).await;
+        // A newcomer does not overtake the others.
         busy(&lock).await;
         assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
         two.release().await.unwrap();
@@ -87,15 +85,16 @@ async fn waiters_for_a_permit_are_served_in_order() {
 }
 
 #[tokio::test]
-async fn a_permit_of_a_holder_that_vanished_comes_back_with_its_lease() {
+async fn a_permit_of_a_crashed_holder_is_free_when_its_lease_ends() {
     on_each_store(async |store| {
-        let lock = permits(&store, 2, SHORT);
-        std::mem::forget(held(&lock).await);
-        std::mem::forget(held(&permits(&store, 2, LEASE)).await);
-        let begun = Instant::now();
-        let guard = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
-        assert!(begun.elapsed() >= SHORT * 9 / 10);
-        // The other one is held still.
+        let crashed = held(&permits(&store, 2, SHORT)).await;
+        let deadline = crashed.deadline();
+        std::mem::forget(crashed);
+        let lock = permits(&store, 2, LEASE);
+        std::mem::forget(lock.acquire().await.unwrap());
+        let guard = timeout(TIMEOUT, lock.acquire()).await.unwrap().unwrap();
+        assert!(Instant::now() >= deadline);
+        // The other permit is still held.
         busy(&lock).await;
         guard.release().await.unwrap();
     })
@@ -103,26 +102,35 @@ async fn a_permit_of_a_holder_that_vanished_comes_back_with_its_lease() {
 }
 
 #[tokio::test]
-async fn a_permit_is_renewed_kept_and_lost_as_a_lock_is() {
+async fn a_permit_is_renewed_kept_and_lost_like_a_lock() {
     on_each_store(async |store| {
-        let lock = permits(&store, 1, SHORT);
+        let lock = permits(&store, 1, BRIEF);
         let mut guard = held(&lock).await;
+        let first_deadline = guard.deadline();
         guard.extend(LEASE).await.unwrap();
-        sleep(SHORT * 2).await;
+        sleep_until(first_deadline + BRIEF / 10).await;
         busy(&lock).await;
         guard.renew().await.unwrap();
+        let deadline = guard.deadline();
         guard.keep().await.unwrap();
         busy(&lock).await;
-        let guard = timeout(PATIENCE, lock.acquire()).await.unwrap().unwrap();
-        guard.lost().await;
+        let guard = timeout(TIMEOUT, lock.acquire()).await.unwrap().unwrap();
+        assert!(Instant::now() >= deadline);
+        timeout(TIMEOUT, guard.lost())
+            .await
+            .expect("its lease ends");
         assert!(guard.release().await.unwrap_err().is_lost());
-        held(&lock).await.release().await.unwrap();
+        held(&permits(&store, 1, LEASE))
+            .await
+            .release()
+            .await
+            .unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn readers_share_and_a_writer_is_alone() {
+async fn readers_share_and_a_writer_is_exclusive() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let readers = [held(&read).await, held(&read).await, held(&read).await];
@@ -140,15 +148,15 @@ async fn readers_share_and_a_writer_is_alone() {
 }
 
 #[tokio::test]
-async fn a_waiting_writer_is_not_passed_by_readers_and_lets_them_all_in_together() {
+async fn readers_do_not_overtake_a_waiting_writer_and_follow_it_together() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let first = held(&read).await;
         let waiting_writer = waiting(&write);
-        settle().await;
+        queued(&store, 1).await;
         busy(&read).await;
         let readers = [waiting(&read), waiting(&read), waiting(&read)];
-        settle().await;
+        settle(&store).await;
         assert!(readers.iter().all(|reader| !reader.is_finished()));
         first.release().await.unwrap();
         let writes = got(waiting_writer).await;
@@ -168,17 +176,16 @@ async fn a_waiting_writer_is_not_passed_by_readers_and_lets_them_all_in_together
 }
 
 #[tokio::test]
-async fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
+async fn a_writer_that_times_out_unblocks_the_readers_behind_it() {
     on_each_store(async |store| {
         let (read, write) = (reader(&store, LEASE), writer(&store, LEASE));
         let first = held(&read).await;
-        let impatient = tokio::spawn(async move { write.acquire_within(SHORT * 2).await });
-        settle().await;
+        let impatient = tokio::spawn(async move { write.acquire_within(BRIEF).await });
+        queued(&store, 1).await;
         let reader = waiting(&read);
-        assert!(matches!(
-            impatient.await.unwrap().unwrap(),
-            Acquired::Busy(_)
-        ));
+        settle(&store).await;
+        let answer = impatient.await.unwrap().unwrap();
+        assert!(matches!(answer, Acquired::Busy(_)), "{answer:?}");
         got(reader).await.release().await.unwrap();
         first.release().await.unwrap();
     })
@@ -186,7 +193,7 @@ async fn a_writer_that_gives_up_lets_the_readers_behind_it_in() {
 }
 
 #[tokio::test]
-async fn families_do_not_share_names() {
+async fn lock_kinds_do_not_share_names() {
     on_each_store(async |store| {
         let locks = [
             store.lock("a").lease(LEASE).unwrap(),
@@ -204,7 +211,7 @@ async fn families_do_not_share_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_than_the_permits_whatever_is_cancelled() {
+async fn holders_never_exceed_the_permits_under_cancellation() {
     on_each_store(async |store| {
         let inside = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
@@ -212,8 +219,8 @@ async fn never_more_than_the_permits_whatever_is_cancelled() {
             let (lock, inside) = (permits(&store, 3, LEASE), inside.clone());
             tasks.spawn(async move {
                 for n in 0..40 {
-                    let patience = Duration::from_micros(rand::rng().random_range(0..3000));
-                    let Ok(guard) = timeout(patience, lock.acquire()).await else {
+                    let limit = Duration::from_micros(rand::rng().random_range(0..3000));
+                    let Ok(guard) = timeout(limit, lock.acquire()).await else {
                         continue;
                     };
                     let guard = guard.unwrap();
@@ -238,9 +245,9 @@ async fn never_more_than_the_permits_whatever_is_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_and_writers_never_meet() {
+async fn readers_and_writers_never_overlap() {
     on_each_store(async |store| {
-        // Readers count up, a writer takes a thousand away.
+        // A reader adds 1, a writer subtracts 1000.
         let inside = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
         for n in 0..12 {
@@ -266,14 +273,15 @@ async fn readers_and_writers_never_meet() {
 }
 
 #[tokio::test]
-async fn a_writer_believes_in_its_lease_no_longer_than_the_store_does() {
+async fn a_deadline_of_a_writer_is_never_later_than_the_end_in_the_store() {
     on_each_store(async |store| {
         let write = writer(&store, Duration::from_millis(3));
         let mut last = None;
         for _ in 0..100 {
             let guard = write.acquire().await.unwrap();
             let now = Instant::now();
-            assert!(last.is_none_or(|ends| ends <= now), "two writers at once");
+            let overlaps = last.is_some_and(|deadline| deadline > now);
+            assert!(!overlaps, "two writers at once");
             last = Some(guard.deadline());
             std::mem::forget(guard);
         }
@@ -282,7 +290,7 @@ async fn a_writer_believes_in_its_lease_no_longer_than_the_store_does() {
 }
 
 #[tokio::test]
-async fn several_names_are_all_taken_or_none() {
+async fn lock_all_acquires_all_names_or_none() {
     on_each_store(async |store| {
         let cart = store.lock_all(["b", "a", "c", "a"]).lease(LEASE).unwrap();
         let other = held(&lock(&store, "c", LEASE)).await;
@@ -318,24 +326,41 @@ async fn several_names_are_all_taken_or_none() {
 }
 
 #[tokio::test]
-async fn what_is_taken_lasts_while_the_rest_is_waited_for() {
+async fn lock_all_renews_acquired_locks_while_it_waits_for_the_rest() {
     on_each_store(async |store| {
         let last = held(&lock(&store, "z", LEASE)).await;
-        let cart = store.lock_all(["a", "z"]).lease(SHORT).unwrap();
+        let cart = store.lock_all(["a", "z"]).lease(BRIEF).unwrap();
         let waiter = tokio::spawn(async move { cart.acquire().await.unwrap() });
-        sleep(SHORT * 3).await;
-        busy(&lock(&store, "a", LEASE)).await;
+        let a = lock(&store, "a", LEASE);
+        let fence_of_a = async || {
+            let info = store.lock_info(LockKind::Lock, "a").await.unwrap();
+            info.map(|info| info.holders[0].fence)
+        };
+        let fence = loop {
+            match fence_of_a().await {
+                Some(fence) => break fence,
+                None => yield_now().await,
+            }
+        };
+        // Longer than its lease, and still the same grant.
+        sleep_until(Instant::now() + BRIEF * 3 / 2).await;
+        busy(&a).await;
+        assert_eq!(fence_of_a().await, Some(fence));
+        let released_at = Instant::now();
         last.release().await.unwrap();
-        let guards = timeout(PATIENCE, waiter).await.unwrap().unwrap();
-        assert!(guards.remaining() > SHORT / 2);
-        guards.lost().await;
+        let guards = timeout(TIMEOUT, waiter).await.unwrap().unwrap();
+        // All leases were renewed after the wait.
+        assert!(guards.deadline() >= released_at + BRIEF * 4 / 5);
+        timeout(TIMEOUT, guards.lost())
+            .await
+            .expect("their lease ends");
         assert!(guards.release().await.unwrap_err().is_lost());
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn carts_that_overlap_in_every_order_never_block_each_other() {
+async fn overlapping_multi_locks_never_deadlock() {
     on_each_store(async |store| {
         let done = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
@@ -355,7 +380,7 @@ async fn carts_that_overlap_in_every_order_never_block_each_other() {
                 }
             });
         }
-        timeout(PATIENCE, tasks.join_all()).await.unwrap();
+        timeout(TIMEOUT, tasks.join_all()).await.unwrap();
         assert_eq!(done.load(Ordering::Relaxed), 240);
     })
     .await;

@@ -1,16 +1,16 @@
-//! How long the long tests are, and what chance they are played with.
+//! The size of the randomized tests, and their random numbers.
 //!
-//! `./dev test` runs them short, `./dev soak` (`LOCKSTOCK_SOAK=1`) long. What they draw comes
-//! from one seed, which is printed; `LOCKSTOCK_SEED` draws the same again.
+//! `./dev test` runs these tests short, `./dev soak` (`LOCKSTOCK_SOAK=1`) long. Each test draws
+//! from one seed and prints it; `LOCKSTOCK_SEED` repeats the same draws.
 
-#![allow(dead_code, reason = "no test needs all of it")]
+#![allow(dead_code, reason = "no suite uses all of it")]
 
 use std::env;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// `usual`, or `long` in a soak.
+/// Returns `long` in a soak, else `usual`.
 pub(crate) fn size<T>(usual: T, long: T) -> T {
     match env::var("LOCKSTOCK_SOAK") {
         Ok(soak) if !matches!(&soak[..], "" | "0") => long,
@@ -18,7 +18,7 @@ pub(crate) fn size<T>(usual: T, long: T) -> T {
     }
 }
 
-/// Chance for the test called `name`. Prints how to draw the same again.
+/// Seeds the random numbers of the test `name`, and prints how to repeat them.
 pub(crate) fn chance(name: &str) -> StdRng {
     let seed = env::var("LOCKSTOCK_SEED").map_or_else(
         |_| rand::rng().random(),
