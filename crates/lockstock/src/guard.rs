@@ -350,7 +350,7 @@ impl Shared {
         self.renew(remaining).await
     }
 
-    /// Sets the rest of the lease. The caller has locked `renewing`.
+    /// Sets the rest of the lease. `renewing` must be locked.
     async fn renew(&self, remaining: Duration) -> Result<()> {
         // The store counts in whole milliseconds. A longer deadline would be wrong.
         let remaining = truncate_to_millis(remaining);

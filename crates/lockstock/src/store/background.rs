@@ -35,6 +35,8 @@ struct Inner {
 }
 
 impl Background {
+    /// Creates a set of tasks on the current runtime.
+    ///
     /// # Panics
     ///
     /// Outside a tokio runtime.

@@ -185,7 +185,7 @@ impl LocalQueue {
 }
 
 impl LocalQueues {
-    /// `forced_releases` yields the token of each lock of this process that is taken away.
+    /// Creates empty queues. `forced_releases` yields the token of each lock of this process that is taken away.
     pub(super) fn new(
         notifications: Notifications,
         mut forced_releases: mpsc::UnboundedReceiver<Token>,

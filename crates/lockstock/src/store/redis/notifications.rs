@@ -75,7 +75,8 @@ pub(super) enum Notification {
 }
 
 impl Notifications {
-    /// The receiver yields the token of each lock of this client that is taken away.
+    /// Creates a distributor, and a receiver of the token of each lock of this client that is
+    /// taken away.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Token>) {
         let (forced_releases, receiver) = mpsc::unbounded_channel();
         let notifications = Self(Arc::new(Inner {
