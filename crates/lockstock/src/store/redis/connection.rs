@@ -314,5 +314,5 @@ impl PushHandler for Notifications {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

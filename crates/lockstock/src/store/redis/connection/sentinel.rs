@@ -227,5 +227,5 @@ fn is_about(push: &PushInfo, service: &[u8]) -> bool {
     message.split(|&byte| byte == b' ').next() == Some(service)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
