@@ -314,5 +314,6 @@ impl PushHandler for Notifications {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

@@ -227,5 +227,6 @@ fn is_about(push: &PushInfo, service: &[u8]) -> bool {
     message.split(|&byte| byte == b' ').next() == Some(service)
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
