@@ -176,7 +176,7 @@ impl Guard {
     /// ```
     /// # use std::time::Duration;
     /// # use lockstock::{Acquired, Store};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> lockstock::Result<()> {
     /// let lock = Store::memory().lock("report").lease(Duration::from_millis(60))?;
     /// let guard = lock.acquire().await?.auto_renew(Duration::from_secs(3600));

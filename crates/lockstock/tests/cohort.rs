@@ -316,7 +316,8 @@ async fn fences_rise_while_the_clock_is_behind() {
             for n in 0..200 {
                 // Only the leases that are left to end are short.
                 let lease = match n % 50 {
-                    47 | 48 => Duration::from_millis(50),
+                    47 => Duration::from_millis(10),
+                    48 => Duration::from_millis(50),
                     _ => LEASE,
                 };
                 let guard = hot(&store, lease).acquire().await.unwrap();

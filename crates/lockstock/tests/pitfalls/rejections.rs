@@ -133,7 +133,7 @@ async fn pitfall_10_loading() {
     let redis = Redis::start_with(&slow);
     let store = connect(&redis).await;
     held(&free(&store)).await.release().await.unwrap();
-    let fill = "for i = 1, 3000 do redis.call('SET', 'filler' .. i, string.rep('x', 100)) end";
+    let fill = "for i = 1, 2000 do redis.call('SET', 'filler' .. i, string.rep('x', 100)) end";
     redis.command(&["EVAL", fill, "0"]).unwrap();
     redis.command(&["SAVE"]).unwrap();
     redis.restart();

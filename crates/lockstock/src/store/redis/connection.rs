@@ -334,4 +334,5 @@ impl PushHandler for Notifications {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

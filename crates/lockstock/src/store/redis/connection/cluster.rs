@@ -383,4 +383,5 @@ impl Inner {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
