@@ -1,4 +1,4 @@
-//! Migrations are embedded at compile time: a new one must cause a new build.
+//! Migrations are embedded at compile time, so a new one requires a new build.
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
 }
