@@ -47,20 +47,28 @@ mod turns;
 pub use cli::Cli;
 use cli::Command;
 
-/// Does what the command line says.
+/// Runs the command on a runtime of its own.
+///
+/// Not an `async fn`: its code would be generated in the crate that awaits it, and so once in each
+/// binary and test.
 ///
 /// # Errors
 ///
 /// One line for the person who typed it.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
-    match cli.command {
-        Some(Command::Bench(options)) => bench::bench(options).await,
-        Some(Command::Race(options)) => race::race(options).await,
-        Some(Command::Locks(options)) => locks::locks(options).await,
-        Some(Command::Serve(options)) => start(*options).await,
-        None => start(cli.serve).await,
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::Bench(options)) => bench::bench(options).await,
+            Some(Command::Race(options)) => race::race(options).await,
+            Some(Command::Locks(options)) => locks::locks(options).await,
+            Some(Command::Serve(options)) => start(*options).await,
+            None => start(cli.serve).await,
+        }
+    })
 }
 
 async fn start(options: cli::Serve) -> anyhow::Result<()> {
