@@ -27,10 +27,10 @@ LAYERS = {
         {"http", "openapi"},
         {"state", "settings"},
         {"drf"},
-        {"error", "etag"},
+        {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"failpoint", "logging"},
+        {"etag", "timestamp", "failpoint", "logging"},
     ]
 }
 

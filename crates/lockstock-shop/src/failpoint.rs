@@ -1,24 +1,24 @@
-//! Places where a test can stop the server between two steps, or end it.
+//! Fail points, at which a test can pause or kill the server between two steps.
 //!
-//! Compiled to nothing unless the feature `failpoints` is on, which no release has. Then
-//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that place, every
-//! time; `1*return(4000)` only the first time; `1%return(kill)` ends it there as SIGKILL would,
-//! one time in a hundred (see the `fail` crate).
+//! They compile to nothing unless the feature `failpoints` is on, which no release has. With it,
+//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that point each
+//! time, `1*return(4000)` only the first time, and `1%return(kill)` kills it there in one of a
+//! hundred cases (see the `fail` crate).
 
-/// Sleeps here, or ends here, if a test has asked for it.
+/// Sleeps or aborts if a test has configured the point so.
 pub(crate) async fn pause(name: &'static str) {
-    let Some(what) = injected(name) else {
+    let Some(action) = injected(name) else {
         return;
     };
-    if what == "kill" {
+    if action == "kill" {
         std::process::abort();
     }
-    let milliseconds = what.parse().unwrap_or_default();
-    tracing::warn!(name, milliseconds, "a fail point holds this request up");
+    let milliseconds = action.parse().unwrap_or_default();
+    tracing::warn!(name, milliseconds, "paused at a fail point");
     tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
 }
 
-/// Whether a test has switched this on.
+/// Returns whether a test has switched the point on.
 pub(crate) fn is_on(name: &'static str) -> bool {
     injected(name).is_some()
 }
@@ -34,7 +34,7 @@ fn injected(_: &'static str) -> Option<String> {
     None
 }
 
-/// Reads `FAILPOINTS`. The fail points work until the returned value is dropped.
+/// Configures the fail points from `FAILPOINTS` until the result is dropped.
 pub(crate) fn setup() -> impl Sized {
     #[cfg(feature = "failpoints")]
     fail::FailScenario::setup()

@@ -67,7 +67,7 @@ fn a_slot_moves_with_its_keys_while_clients_write() {
 }
 
 #[test]
-fn a_slot_on_the_move_is_at_two_places() {
+fn a_migrating_slot_is_on_two_nodes() {
     let cluster = Cluster::start();
     let (from, slot) = (cluster.owner("{t}"), Cluster::slot("{t}"));
     let to = cluster
@@ -112,7 +112,7 @@ fn a_master_that_dies_is_replaced_and_comes_back_as_a_replica() {
 }
 
 #[test]
-fn a_master_that_stands_still_is_replaced_too() {
+fn a_frozen_master_is_replaced_too() {
     let cluster = Cluster::start();
     let old = cluster.owner("k");
     cluster.node(old).pause();

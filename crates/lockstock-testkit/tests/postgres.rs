@@ -43,13 +43,13 @@ fn create_database_gives_its_url() {
 
 #[test]
 #[should_panic(expected = "not a database name")]
-fn create_database_refuses_what_would_need_escapes() {
+fn create_database_rejects_names_that_need_escaping() {
     SHARED.create_database("shop\"; --");
 }
 
 #[test]
 #[should_panic(expected = "relation \"nowhere\" does not exist")]
-fn psql_panics_with_what_the_server_says() {
+fn psql_panics_with_the_message_of_the_server() {
     SHARED.psql("postgres", "SELECT * FROM nowhere");
 }
 
@@ -154,7 +154,7 @@ fn paused_it_accepts_and_is_silent_and_resumed_it_answers() {
 }
 
 #[test]
-fn two_at_once_do_not_meet() {
+fn two_clusters_are_independent() {
     let (one, other) = std::thread::scope(|scope| {
         let one = scope.spawn(Postgres::start);
         (one.join().unwrap(), Postgres::start())

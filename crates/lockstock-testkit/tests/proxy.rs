@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Long enough to be told from "at once", on a loaded machine too.
+/// How long a connection has to be silent.
 const QUIET: Duration = Duration::from_millis(200);
 
 #[test]
@@ -45,7 +45,7 @@ fn forwards_the_end_of_each_direction() {
 }
 
 #[test]
-fn cut_resets_what_is_there_and_refuses_what_comes() {
+fn cut_resets_connections_and_refuses_new_ones() {
     let (redis, proxy) = redis_behind_proxy();
     let mut client = connect(&proxy);
     assert_eq!(ask(&mut client, "PING\r\n").unwrap(), "+PONG\r\n");
@@ -55,7 +55,7 @@ fn cut_resets_what_is_there_and_refuses_what_comes() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let error = TcpStream::connect(proxy.address()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    // The server's side has ended too: ours is the only client.
+    // The connection to the server has ended, too: this command is its only client.
     wait_until(|| {
         redis
             .command(&["CLIENT", "LIST"])
@@ -150,7 +150,7 @@ fn replies_dropped_requests_are_still_served() {
     }
 
     proxy.pass();
-    // It must not go on as if nothing had been lost.
+    // The connection must not continue after a lost reply.
     assert_eq!(
         answer(&mut robbed).unwrap_err().kind(),
         ErrorKind::ConnectionReset
@@ -207,7 +207,7 @@ fn a_server_that_is_down_resets_and_one_that_is_back_is_found() {
 }
 
 #[test]
-fn dropped_it_is_gone() {
+fn dropping_the_proxy_ends_its_connections_and_its_listener() {
     let (_redis, proxy) = redis_behind_proxy();
     let address: SocketAddr = proxy.address();
     let mut client = connect(&proxy);

@@ -50,7 +50,7 @@ fn command_reads_every_kind_of_reply() {
 }
 
 #[test]
-fn a_password_is_asked_of_everybody_but_command() {
+fn a_password_is_required_of_all_clients_but_command() {
     let redis = Redis::start_with(&["--requirepass", "s3cret"]);
     assert_eq!(redis.command(&["PING"]), Ok("PONG".into()));
     assert!(!redis.url().contains("s3cret"));

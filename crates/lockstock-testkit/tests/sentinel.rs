@@ -33,7 +33,7 @@ fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
 }
 
 #[test]
-fn a_master_that_stood_still_finds_itself_a_replica() {
+fn a_resumed_master_becomes_a_replica() {
     let sentinel = Sentinel::start();
     let old = sentinel.master();
     sentinel.pause_master();

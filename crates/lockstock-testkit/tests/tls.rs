@@ -21,7 +21,7 @@ fn ask(redis: &Redis, authority: &Authority, host: &str) -> Result<String, Strin
 }
 
 #[test]
-fn a_server_with_a_certificate_answers_those_who_trust_its_authority() {
+fn a_tls_server_answers_clients_that_trust_its_authority() {
     let authority = Authority::new();
     let redis = Redis::start_tls(&authority.issue(&["localhost", "127.0.0.1"]));
     let port = redis.tls_address().port();
@@ -36,7 +36,7 @@ fn a_server_with_a_certificate_answers_those_who_trust_its_authority() {
 }
 
 #[test]
-fn an_expired_certificate_is_one() {
+fn an_expired_certificate_is_rejected() {
     let authority = Authority::new();
     let redis = Redis::start_tls(&authority.issue_expired(&["localhost"]));
     let error = ask(&redis, &authority, "localhost").unwrap_err();
@@ -44,7 +44,7 @@ fn an_expired_certificate_is_one() {
 }
 
 #[test]
-fn users_are_what_the_command_line_makes_them() {
+fn users_come_from_the_command_line() {
     let redis = Redis::start_with(&["--user", "shop", "on", ">pw", "~shop:*", "+get"]);
     let url = redis.url_as("shop", "pw");
     let (_, rest) = url.split_once("://shop:pw@127.0.0.1:").unwrap();
@@ -54,7 +54,7 @@ fn users_are_what_the_command_line_makes_them() {
 }
 
 #[test]
-fn valkey_answers_where_there_is_one() {
+fn valkey_answers_if_it_is_installed() {
     let Some(valkey) = Redis::start_valkey() else {
         return;
     };

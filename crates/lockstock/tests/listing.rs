@@ -1,39 +1,28 @@
-//! Who holds what and who waits for it, and taking a lock away: on every kind of store.
+//! Listing of locks with their holders and waiters, and forced release, on every kind of store.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-mod kit;
+mod harness;
 
 use std::time::{Duration, SystemTime};
 
-use kit::{LEASE, PATIENCE, SHORT, busy, got, held, lock, on_each_store, waiting};
+use harness::{
+    BRIEF, LEASE, SHORT, TIMEOUT, busy, connect, got, held, lock, on_each_store, queued, settle,
+    waiting,
+};
 use lockstock::{Access, LockInfo, LockKind, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::time::{Instant, sleep, timeout};
 
-/// The one name that there is.
+/// Returns the only lock of the store.
 async fn only(store: &Store) -> LockInfo {
     let mut locks = store.locks().await.unwrap();
     assert_eq!(locks.len(), 1, "{locks:?}");
     locks.remove(0)
 }
 
-/// Waits until so many stand in the queues.
-async fn queued(store: &Store, count: usize) -> Vec<LockInfo> {
-    let begun = Instant::now();
-    loop {
-        let locks = store.locks().await.unwrap();
-        let waiters = locks.iter().map(|lock| lock.waiters.len());
-        if waiters.sum::<usize>() == count {
-            return locks;
-        }
-        assert!(begun.elapsed() < PATIENCE, "not {count} in {locks:?}");
-        sleep(Duration::from_millis(2)).await;
-    }
-}
-
 #[tokio::test]
-async fn a_free_store_has_nothing_to_tell() {
+async fn a_store_without_locks_lists_none() {
     on_each_store(async |store| {
         assert_eq!(store.locks().await.unwrap(), []);
         held(&lock(&store, "a", LEASE))
@@ -43,8 +32,12 @@ async fn a_free_store_has_nothing_to_tell() {
             .unwrap();
         assert_eq!(store.locks().await.unwrap(), []);
         std::mem::forget(held(&lock(&store, "a", SHORT)).await);
-        sleep(SHORT).await;
-        assert_eq!(store.locks().await.unwrap(), []);
+        let expired = async {
+            while !store.locks().await.unwrap().is_empty() {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(TIMEOUT, expired).await.expect("its lease ends");
         let none = store.lock_info(LockKind::Lock, "a").await.unwrap();
         assert_eq!(none, None);
         let invalid = store.lock_info(LockKind::Lock, "").await.unwrap_err();
@@ -54,11 +47,12 @@ async fn a_free_store_has_nothing_to_tell() {
 }
 
 #[tokio::test]
-async fn a_holder_is_told_with_process_token_fence_and_time_left() {
+async fn a_holder_is_listed_with_client_token_fence_and_remaining_lease() {
     on_each_store(async |store| {
         let before = SystemTime::now();
         let guard = held(&lock(&store, "a", LEASE)).await;
-        sleep(Duration::from_millis(20)).await;
+        // Less than the slack below: in memory only the monotonic clock advances by this.
+        sleep(Duration::from_millis(2)).await;
         let seen = only(&store).await;
         assert_eq!((seen.kind, &*seen.name), (LockKind::Lock, &b"a"[..]));
         assert_eq!(seen.waiters, []);
@@ -71,14 +65,14 @@ async fn a_holder_is_told_with_process_token_fence_and_time_left() {
         assert!(token.starts_with(&store.client_id().to_string()));
         assert_eq!(holder.fence, Some(guard.fence()));
         assert_eq!(holder.access, Access::Exclusive);
-        let since = holder.acquired_at.unwrap();
+        let acquired_at = holder.acquired_at.unwrap();
         let slack = Duration::from_millis(5);
         assert!(
-            since >= before - slack && since <= seen.observed_at,
+            acquired_at >= before - slack && acquired_at <= seen.observed_at,
             "{holder:?}"
         );
-        let left = holder.remaining.unwrap();
-        assert!(left < LEASE && left > LEASE / 2, "{left:?}");
+        let remaining = holder.remaining.unwrap();
+        assert!(remaining < LEASE && remaining > LEASE / 2, "{remaining:?}");
         assert!(!holder.kept);
         guard.keep().await.unwrap();
         let kept = &only(&store).await.holders[0];
@@ -95,14 +89,15 @@ async fn a_holder_is_told_with_process_token_fence_and_time_left() {
 }
 
 #[tokio::test]
-async fn waiters_are_told_in_order_with_their_patience() {
+async fn waiters_are_listed_in_order_with_their_timeouts() {
     on_each_store(async |store| {
         let uploads = store.semaphore("uploads", 1).lease(LEASE).unwrap();
         let guard = held(&uploads).await;
         let first = waiting(&uploads);
         queued(&store, 1).await;
         let other = store.semaphore("uploads", 1).lease(SHORT).unwrap();
-        let second = tokio::spawn(async move { other.acquire_within(PATIENCE).await });
+        let wait = TIMEOUT * 4;
+        let second = tokio::spawn(async move { other.acquire_within(wait).await });
         let seen = queued(&store, 2).await.remove(0);
         assert_eq!(seen.kind, LockKind::Semaphore);
         assert_eq!(seen.holders[0].access, Access::Permit);
@@ -111,10 +106,10 @@ async fn waiters_are_told_in_order_with_their_patience() {
             panic!("{seen:?}");
         };
         assert_eq!((one.timeout_in, one.lease), (None, LEASE));
-        let patience = two.timeout_in.unwrap();
-        assert!(patience <= PATIENCE && patience > PATIENCE / 2, "{two:?}");
+        let timeout_in = two.timeout_in.unwrap();
+        assert!(timeout_in <= wait && timeout_in > wait / 2, "{two:?}");
         assert_eq!((two.client_id, two.lease), (store.client_id(), SHORT));
-        assert!(one.waited >= two.waited && one.waited < PATIENCE);
+        assert!(one.waited >= two.waited && one.waited < TIMEOUT);
         guard.release().await.unwrap();
         got(first).await.release().await.unwrap();
         drop(second.await.unwrap().unwrap());
@@ -125,7 +120,7 @@ async fn waiters_are_told_in_order_with_their_patience() {
 }
 
 #[tokio::test]
-async fn readers_and_a_waiting_writer_are_told_apart() {
+async fn readers_and_a_waiting_writer_are_distinguished() {
     on_each_store(async |store| {
         let read = store.read_lock("catalog").lease(LEASE).unwrap();
         let write = store.write_lock("catalog").lease(LEASE).unwrap();
@@ -147,7 +142,7 @@ async fn readers_and_a_waiting_writer_are_told_apart() {
 }
 
 #[tokio::test]
-async fn names_of_every_shape_are_told_as_they_were_given() {
+async fn names_of_any_bytes_are_listed_unchanged() {
     on_each_store(async |store| {
         let names: [&[u8]; 9] = [
             b"a",
@@ -166,13 +161,13 @@ async fn names_of_every_shape_are_told_as_they_were_given() {
             guards.push(held(&store.semaphore(name, 1).lease(LEASE).unwrap()).await);
             guards.push(held(&store.write_lock(name).lease(LEASE).unwrap()).await);
         }
-        let told = store.locks().await.unwrap();
-        let told = told.iter().map(|lock| (lock.kind, &*lock.name));
+        let listed = store.locks().await.unwrap();
+        let listed = listed.iter().map(|lock| (lock.kind, &*lock.name));
         let mut all = Vec::from(names);
         all.sort_unstable();
         let all = all.into_iter();
         let all = all.flat_map(|name| LockKind::ALL.map(|kind| (kind, name)));
-        assert_eq!(told.collect::<Vec<_>>(), all.collect::<Vec<_>>());
+        assert_eq!(listed.collect::<Vec<_>>(), all.collect::<Vec<_>>());
         for guard in guards {
             guard.release().await.unwrap();
         }
@@ -181,13 +176,13 @@ async fn names_of_every_shape_are_told_as_they_were_given() {
 }
 
 #[tokio::test]
-async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
+async fn force_release_grants_the_next_waiter_a_higher_fence() {
     on_each_store(async |store| {
         let hour = lock(&store, "a", Duration::from_secs(3600));
         let mut lost = hour.acquire().await.unwrap();
         let next = waiting(&hour);
-        // In Redis it gets into the queue only by the release: it is in line until then.
-        sleep(Duration::from_millis(20)).await;
+        // On Redis it is in the local queue, which is not listed.
+        settle(&store).await;
         assert!(
             store
                 .force_release(LockKind::Lock, "a", None)
@@ -211,7 +206,7 @@ async fn by_force_the_next_waiter_gets_the_lock_and_a_higher_fence() {
 }
 
 #[tokio::test]
-async fn by_force_a_kept_lock_is_free() {
+async fn force_release_frees_a_kept_lock() {
     on_each_store(async |store| {
         let hour = lock(&store, "a", Duration::from_secs(3600));
         let guard = held(&hour).await;
@@ -235,7 +230,7 @@ async fn by_force_a_kept_lock_is_free() {
 }
 
 #[tokio::test]
-async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
+async fn force_release_of_one_holder_spares_its_successor() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
         let seen = {
@@ -245,14 +240,14 @@ async fn by_force_only_the_holder_that_was_seen_loses_the_lock() {
         store.drain().await;
         let guard = held(&lock).await;
         let forced = store.force_release(LockKind::Lock, "a", Some(seen)).await;
-        assert!(!forced.unwrap(), "it is somebody else's now");
+        assert!(!forced.unwrap(), "another grant holds the lock now");
         guard.release().await.unwrap();
     })
     .await;
 }
 
 #[tokio::test]
-async fn by_force_one_permit_or_all_come_back() {
+async fn force_release_frees_one_permit_or_all() {
     on_each_store(async |store| {
         let uploads = store.semaphore("uploads", 2).lease(LEASE).unwrap();
         let one = held(&uploads).await;
@@ -275,7 +270,7 @@ async fn by_force_one_permit_or_all_come_back() {
 }
 
 #[tokio::test]
-async fn by_force_readers_make_way_for_a_writer() {
+async fn force_release_of_readers_grants_the_writer() {
     on_each_store(async |store| {
         let read = store.read_lock("catalog").lease(LEASE).unwrap();
         let write = store.write_lock("catalog").lease(LEASE).unwrap();
@@ -293,7 +288,7 @@ async fn by_force_readers_make_way_for_a_writer() {
 }
 
 #[tokio::test]
-async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
+async fn each_process_lists_its_queue_head_and_is_served_in_order() {
     let redis = Redis::start();
     let [one, two, three] = {
         let url = redis.url();
@@ -317,21 +312,21 @@ async fn each_process_shows_its_first_waiter_and_is_served_in_order() {
     );
     drop(guard);
     got(first).await.release().await.unwrap();
-    // Which of them came first, only the server's clock knows.
+    // Either of them may be the first.
     let pass = async |waiter| got(waiter).await.release().await.unwrap();
     tokio::join!(pass(behind), pass(second));
 }
 
 #[tokio::test]
-async fn those_behind_a_hung_holder_in_its_process_go_on() {
+async fn force_release_of_a_hung_holder_unblocks_its_local_waiters() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
-    let operator = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
+    let operator = connect(&redis.url()).await;
     let hour = lock(&store, "a", Duration::from_secs(3600));
     let hung = hour.acquire().await.unwrap();
     let behind = [waiting(&hour), waiting(&hour)];
-    sleep(Duration::from_millis(20)).await;
-    assert_eq!(only(&operator).await.waiters, [], "they are in line there");
+    settle(&store).await;
+    assert_eq!(only(&operator).await.waiters, [], "they wait locally");
     let forced = operator.force_release(LockKind::Lock, "a", None);
     assert!(forced.await.unwrap());
     for waiter in behind {
@@ -343,15 +338,15 @@ async fn those_behind_a_hung_holder_in_its_process_go_on() {
 }
 
 #[tokio::test]
-async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
+async fn a_foreign_holder_is_listed_while_a_waiter_exists_and_can_be_released() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let set = |value: &str, expiry: &[&str]| {
         let words = [&["SET", "a", value, "NX"], expiry].concat();
         assert_eq!(redis.command(&words).unwrap(), "OK");
     };
-    set("f2b8d6", &["PX", "60000"]);
-    assert_eq!(store.locks().await.unwrap(), [], "like any other key");
+    set("f2b8d6", &["PX", "600000"]);
+    assert_eq!(store.locks().await.unwrap(), [], "a key like any other");
     let waiter = waiting(&lock(&store, "a", LEASE));
     let seen = queued(&store, 1).await.remove(0);
     let holder = &seen.holders[0];
@@ -362,10 +357,10 @@ async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
         (holder.fence, holder.acquired_at, holder.kept),
         (None, None, false)
     );
-    let left = holder.remaining.unwrap();
+    let remaining = holder.remaining.unwrap();
     assert!(
-        left <= Duration::from_secs(60) && left > PATIENCE,
-        "{left:?}"
+        remaining <= Duration::from_secs(600) && remaining > Duration::from_secs(300),
+        "{remaining:?}"
     );
     let force = async |holder| {
         let forced = store.force_release(LockKind::Lock, "a", holder).await;
@@ -373,11 +368,11 @@ async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
     };
     assert!(force(Some(holder.id)).await);
     got(waiter).await.release().await.unwrap();
-    // Another one, that never expires.
+    // A foreign lock without an expiry.
     set("0c57aa", &[]);
     let info = store.lock_info(LockKind::Lock, "a").await.unwrap().unwrap();
     assert_eq!(info.holders[0].remaining, None);
-    assert!(!force(Some(holder.id)).await, "that one is gone");
+    assert!(!force(Some(holder.id)).await, "that holder is gone");
     assert!(force(None).await);
     held(&lock(&store, "a", LEASE))
         .await
@@ -387,9 +382,9 @@ async fn a_foreign_holder_is_seen_when_it_is_waited_for_and_can_be_forced() {
 }
 
 #[tokio::test]
-async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
+async fn locks_are_listed_among_other_keys_and_nothing_is_changed() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let fill = "for i = 1, 3000 do
         redis.call('SET', 'cache:' .. i, string.rep('x', 100))
         redis.call('ZADD', 'lockstock:ranking:' .. i, i, i)
@@ -422,9 +417,9 @@ async fn locks_are_found_among_whatever_else_is_there_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
+async fn a_key_of_a_wrong_type_hides_no_other_lock() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let guards = [held(&lock(&store, "a", LEASE)).await];
     redis.command(&["SET", "lockstock:{a}:queue", "x"]).unwrap();
     redis.command(&["RPUSH", "b", "x"]).unwrap();
@@ -442,9 +437,9 @@ async fn a_place_that_somebody_else_has_taken_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_time_is_over_is_not_shown() {
+async fn a_timed_out_waiter_is_not_listed() {
     let redis = Redis::start();
-    let store = Store::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url()).await;
     let now = redis.command(&["TIME"]).unwrap();
     let seconds = now.lines().next().unwrap();
     let member = "0123456789abcdef:1000:1000:1:x:0123456789abcdef0123456789abcdef";
@@ -458,20 +453,19 @@ async fn a_waiter_whose_time_is_over_is_not_shown() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_is_unavailable_in_time() {
+async fn listing_an_unresponsive_store_times_out() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
     let url = format!("redis://{}/0", proxy.address());
-    let limit = Duration::from_millis(300);
-    let store = Store::connect_within(&url, limit).await.unwrap();
+    let store = Store::connect_within(&url, BRIEF).await.unwrap();
     redis.pause();
-    let asked = timeout(PATIENCE, store.locks()).await.unwrap();
-    assert!(asked.unwrap_err().is_unavailable());
+    let listed = timeout(TIMEOUT, store.locks()).await.unwrap();
+    assert!(listed.unwrap_err().is_unavailable());
     redis.resume();
-    // The first answer after the break may be the connection's end.
+    // The first reply after the pause may be the end of the connection.
     let begun = Instant::now();
     while let Err(error) = store.locks().await {
-        assert!(begun.elapsed() < PATIENCE, "{error}");
+        assert!(begun.elapsed() < TIMEOUT, "{error}");
     }
     proxy.cut();
     assert!(store.locks().await.unwrap_err().is_unavailable());

@@ -1,14 +1,14 @@
-//! Several real processes contend for the same locks, some are killed, paused or cut off, and
-//! Redis is killed under them. The judge of every run is a fenced register in Postgres.
+//! Several real processes contend for the same locks. Some are killed, paused or cut off, and
+//! Redis is killed under them. A fenced register in Postgres judges every run.
 //!
-//! What is asserted, besides the judge's own rules (`register.rs`): nobody is overtaken before
-//! its own clock says that its time is up, unless the store forgot the lock; once the faults
-//! have ended everybody gets the lock again; and whoever has left leaves nothing behind.
+//! Besides the rules of the judge (`register.rs`): no holder is overtaken before its deadline on
+//! its own clock, unless the store lost the lock; after the faults every process acquires the
+//! lock again; and a process that has left leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../harness/soak.rs"]
+mod soak;
 
 mod crew;
 mod faults;
@@ -17,9 +17,9 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
-use crew::{Crew, PATIENCE};
+use crew::{Crew, TIMEOUT};
 use lockstock_testkit::Redis;
-use support::{chance, size};
+use soak::{chance, size};
 use worker::Faults;
 
 #[test]
@@ -30,7 +30,7 @@ fn one_process() {
 
 // --- without faults -------------------------------------------------------------------------
 
-/// So long that a wake-up that is lost is a stall, and not healed by the end of a lease.
+/// So long that a lost notification is a stall, which no end of a lease resolves in time.
 const LONG: Duration = Duration::from_secs(120);
 
 fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
@@ -42,7 +42,7 @@ fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
     let (mut before, mut shown) = (0, Instant::now());
     while before < count {
         let mut now = before;
-        crew.go_on_until("a hand-over", PATIENCE, |crew| {
+        crew.progress_until("a hand-over", TIMEOUT, |crew| {
             now = crew.judge.accepted();
             now > before
         });
@@ -53,7 +53,7 @@ fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
         }
     }
     println!("{test}: {before} hand-overs in {:?}", begun.elapsed());
-    crew.everybody_goes_on(PATIENCE);
+    crew.all_progress(TIMEOUT);
     crew.dismiss();
 }
 
@@ -68,7 +68,7 @@ fn many_processes_with_one_task_never_stall() {
 }
 
 #[test]
-fn several_names_and_all_ways_to_take_and_to_give_back() {
+fn several_names_and_every_way_to_acquire_and_release() {
     let names = ["several", "hot {tag} a", "b", "c", "d}"];
     let names = names.map(|name| name.replace(' ', "-"));
     let names = names.each_ref().map(|name| &name[..]);
@@ -78,16 +78,16 @@ fn several_names_and_all_ways_to_take_and_to_give_back() {
     }
     let count = size(2_000, 100_000);
     let begun = Instant::now();
-    let limit = PATIENCE * size(1, 60);
-    crew.go_on_until("the writes", limit, |crew| crew.judge.accepted() >= count);
+    let limit = TIMEOUT * size(1, 60);
+    crew.progress_until("the writes", limit, |crew| crew.judge.accepted() >= count);
     println!("several names: {count} writes in {:?}", begun.elapsed());
-    crew.everybody_goes_on(PATIENCE);
+    crew.all_progress(TIMEOUT);
     crew.dismiss();
 }
 
 // --- one fault at a time --------------------------------------------------------------------
 
-/// Of a holder whose lease has to end.
+/// The lease of a holder whose lease has to end.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn puppets(test: &'static str, count: usize) -> Crew {
@@ -102,9 +102,9 @@ fn puppets(test: &'static str, count: usize) -> Crew {
 }
 
 #[test]
-fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
+fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
     let mut crew = puppets("killed_holder", 3);
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     crew.members[0].tell("acquire 1");
     crew.members[0].says("held");
     for waiter in &mut crew.members[1..] {
@@ -112,9 +112,13 @@ fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
     }
     let holder = crew.members.remove(0);
     holder.process.kill();
-    // Whichever of the two came first.
-    let next = crew.somebody_says("held");
-    assert!(asked.elapsed() >= SHORT, "{:?}", asked.elapsed());
+    // Either of the two may be the first.
+    let next = crew.first_to_say("held");
+    assert!(
+        requested_at.elapsed() >= SHORT,
+        "{:?}",
+        requested_at.elapsed()
+    );
     crew.members[next].tell("write");
     crew.members[next].says("written");
     let last = 1 - next;
@@ -126,14 +130,14 @@ fn after_a_killed_holder_the_next_one_comes_when_its_lease_ends() {
 }
 
 #[test]
-fn a_waiter_that_was_killed_is_passed_over() {
+fn a_killed_waiter_is_skipped() {
     let mut crew = puppets("killed_waiter", 3);
     crew.members[0].tell("acquire 120");
     crew.members[0].says("held");
     crew.members[1].tell("acquire 120");
-    crew.go_on_until("a waiter", PATIENCE, |crew| crew.queued("hot") == 1);
+    crew.progress_until("a waiter", TIMEOUT, |crew| crew.queued("hot") == 1);
     crew.members[2].tell("acquire 120");
-    crew.go_on_until("another", PATIENCE, |crew| crew.queued("hot") == 2);
+    crew.progress_until("another", TIMEOUT, |crew| crew.queued("hot") == 2);
     let waiter = crew.members.remove(1);
     waiter.process.kill();
     crew.members[0].tell("release");
@@ -145,7 +149,7 @@ fn a_waiter_that_was_killed_is_passed_over() {
 }
 
 #[test]
-fn a_paused_holder_learns_that_its_lock_is_lost_and_its_late_write_is_refused() {
+fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
     let mut crew = puppets("paused_holder", 2);
     crew.members[0].tell("acquire 1");
     crew.members[0].says("held");
@@ -154,28 +158,28 @@ fn a_paused_holder_learns_that_its_lock_is_lost_and_its_late_write_is_refused() 
     crew.members[1].says("held");
     crew.members[1].tell("write");
     crew.members[1].says("written");
-    // Told while it stands still, so that it is the first that it does.
+    // Sent while it is paused, so that these are the first commands it carries out.
     crew.members[0].tell("write");
     crew.members[0].tell("release");
     crew.members[0].process.resume();
-    let mut said = [0; 3].map(|_| crew.members[0].next());
-    said.sort();
-    assert_eq!(said, ["lost", "not ours", "refused"]);
+    let mut messages = [0; 3].map(|_| crew.members[0].next());
+    messages.sort();
+    assert_eq!(messages, ["lost", "not held", "rejected"]);
     crew.dismiss();
 }
 
 // --- many faults ----------------------------------------------------------------------------
 
 #[test]
-fn through_any_faults_nobody_is_overtaken_in_time_and_all_go_on() {
-    // With every write on disk before it is answered, so that being killed is not forgetting.
+fn under_faults_no_holder_is_overtaken_before_its_deadline_and_all_progress() {
+    // Every write is on disk before its reply, so that a killed Redis loses no data.
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut chance = chance("any_faults");
     faults::run("any_faults", redis, Faults::Any, &mut chance);
 }
 
 #[test]
-fn when_redis_forgets_the_fence_still_keeps_the_register_right_and_all_go_on() {
+fn after_data_loss_the_fence_protects_the_register_and_all_progress() {
     let mut chance = chance("forgetful");
     faults::run("forgetful", Redis::start(), Faults::Forgetful, &mut chance);
 }

@@ -11,9 +11,9 @@ use futures_util::future::{Either, select};
 use shuttle::future::{block_on, spawn, yield_now};
 use tokio::time::Instant;
 
-use super::Memory;
+use super::{Holding, Memory};
 use crate::key::{Keys, LockKind};
-use crate::store::request::{Grant, Mode, Outcome, Request};
+use crate::store::request::{Mode, Outcome, ReleaseOutcome, Request};
 use crate::token::ClientId;
 
 const SCHEDULES: usize = 3000;
@@ -25,7 +25,7 @@ fn attempt(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
 }
 
 /// Acquires, unless it is cancelled after so many steps of the others.
-async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) -> Option<Grant> {
+async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) -> Option<Holding> {
     let granted = pin!(memory.acquire(attempt));
     let cancelled = pin!(async {
         match patience {
@@ -38,7 +38,7 @@ async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) ->
         }
     });
     match select(granted, cancelled).await {
-        Either::Left((Outcome::Granted(grant), _)) => Some(grant),
+        Either::Left((Outcome::Acquired(holding), _)) => Some(holding),
         Either::Left((answer, _)) => panic!("a wait without end is not over: {answer:?}"),
         // What was granted in this moment goes with the future.
         Either::Right(_) => None,
@@ -58,18 +58,18 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
                     let attempt = attempt(kind, mode, None);
                     // Some are cancelled, sooner or later.
                     let patience = (n % 2 == 1).then_some(n + round);
-                    let Some(grant) = acquire(&memory, &attempt, patience).await else {
+                    let Some(holding) = acquire(&memory, &attempt, patience).await else {
                         continue;
                     };
                     let now = inside.fetch_add(weight, Ordering::SeqCst) + weight;
                     assert!(now <= most, "{now} inside");
                     if mode == Mode::Exclusive {
-                        let last = fence.swap(grant.fence, Ordering::SeqCst);
-                        assert!(last < grant.fence, "fences rise");
+                        let last = fence.swap(holding.fence, Ordering::SeqCst);
+                        assert!(last < holding.fence, "fences rise");
                     }
                     yield_now().await;
                     inside.fetch_sub(weight, Ordering::SeqCst);
-                    assert!(memory.release(&attempt.keys, attempt.token));
+                    assert_eq!(holding.release(), ReleaseOutcome::Released);
                 }
             })
         });
@@ -79,18 +79,18 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
         // Nothing is left behind.
         let last = attempt(kind, Mode::Exclusive, Some(Instant::now()));
         let answer = block_on(memory.acquire(&last));
-        assert!(matches!(answer, Outcome::Granted(_)), "{answer:?}");
+        assert!(matches!(answer, Outcome::Acquired(_)), "{answer:?}");
     };
     shuttle::check_random(schedule, SCHEDULES);
 }
 
 #[test]
-fn one_holder_at_a_time_whoever_is_cancelled() {
+fn holders_are_exclusive_under_cancellation() {
     contend(LockKind::Lock, &[(Mode::Exclusive, 1); 4], 1);
 }
 
 #[test]
-fn as_many_as_there_are_permits() {
+fn holders_never_exceed_the_permits() {
     const TWO: Mode = Mode::Permit(NonZeroU32::new(2).unwrap());
     contend(
         LockKind::Semaphore,
@@ -112,15 +112,14 @@ fn readers_or_a_writer() {
 }
 
 #[test]
-fn whoever_gives_up_or_keeps_leaves_nobody_waiting_for_ever() {
+fn timeouts_and_keep_leave_no_waiter_blocked() {
     shuttle::check_random(
         || {
             let memory = Memory::new();
             let holder = attempt(LockKind::Lock, Mode::Exclusive, None);
-            assert!(matches!(
-                block_on(memory.acquire(&holder)),
-                Outcome::Granted(_)
-            ));
+            let Outcome::Acquired(holding) = block_on(memory.acquire(&holder)) else {
+                panic!("the lock is free");
+            };
             let waiters = (0..3).map(|n| {
                 let memory = memory.clone();
                 spawn(async move {
@@ -141,7 +140,7 @@ fn whoever_gives_up_or_keeps_leaves_nobody_waiting_for_ever() {
                 })
             });
             let waiters = waiters.collect::<Vec<_>>();
-            assert!(memory.keep(&holder.keys, holder.token));
+            assert!(holding.keep());
             for waiter in waiters {
                 block_on(waiter).expect("no task fails");
             }

@@ -1,4 +1,0 @@
-//! Migrations are embedded at compile time, so a new one requires a new build.
-fn main() {
-    println!("cargo:rerun-if-changed=migrations");
-}

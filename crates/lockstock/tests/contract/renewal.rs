@@ -1,0 +1,91 @@
+//! Automatic renewal.
+
+use std::time::Duration;
+
+use lockstock_testkit::Redis;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use super::harness::{BRIEF, LEASE, TIMEOUT, busy, connect, held, lock, on_each_store};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn auto_renewal_outlives_the_lease_but_not_its_cap() {
+    on_each_store(async |store| {
+        let brief = lock(&store, "a", BRIEF);
+        let guard = held(&brief).await;
+        let first_deadline = guard.deadline();
+        let guard = guard.auto_renew(BRIEF * 5 / 2);
+        sleep_until(first_deadline + BRIEF / 10).await;
+        busy(&brief).await;
+        assert!(!guard.remaining().is_zero());
+        timeout(TIMEOUT, guard.lost()).await.expect("capped");
+        let next = lock(&store, "a", LEASE);
+        let next = timeout(TIMEOUT, next.acquire()).await.unwrap().unwrap();
+        assert!(guard.release().await.unwrap_err().is_lost());
+        next.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn auto_renewal_ends_with_its_guard() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", BRIEF);
+        let released = held(&lock).await.auto_renew(HOUR);
+        released.release().await.unwrap();
+        drop(held(&lock).await.auto_renew(HOUR));
+        let kept = timeout(TIMEOUT, lock.acquire()).await.unwrap().unwrap();
+        kept.auto_renew(HOUR).keep().await.unwrap();
+        // Kept for the rest of its lease, and not renewed.
+        let next = timeout(TIMEOUT, lock.acquire()).await.unwrap().unwrap();
+        drop(next);
+        store.drain().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn auto_renewal_reports_a_lost_lock_before_its_deadline() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    let guard = held(&lock(&store, "a", BRIEF * 4)).await.auto_renew(HOUR);
+    let deadline = guard.deadline();
+    redis.command(&["DEL", "a"]).unwrap();
+    // Renewed after a third of the lease.
+    let lost = timeout_at(deadline, guard.lost()).await;
+    lost.expect("reported before the lease ends");
+    assert!(guard.remaining().is_zero());
+}
+
+/// Extends each lock by hand just when its first automatic renewal is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_renewal_does_not_undo_a_manual_extension() {
+    let lease = BRIEF * 4;
+    on_each_store(async |store| {
+        let mut extensions = JoinSet::new();
+        for n in 0..60_u64 {
+            let store = store.clone();
+            extensions.spawn(async move {
+                let lock = lock(&store, &format!("n{n}"), lease);
+                let mut guard = held(&lock).await.auto_renew(HOUR);
+                let lead = Duration::from_micros(n * 40);
+                sleep_until(Instant::now() + lease / 3 - lead).await;
+                guard.extend(LEASE).await.unwrap();
+                // Lets a renewal that was in flight take effect.
+                store.ping().await.unwrap();
+                sleep(Duration::from_millis(10)).await;
+                assert!(guard.remaining() > LEASE / 2);
+                let remaining = busy(&lock).await.retry_after().unwrap();
+                assert!(
+                    remaining + Duration::from_millis(2) >= guard.remaining(),
+                    "{remaining:?}"
+                );
+                guard.release().await.unwrap();
+            });
+        }
+        extensions.join_all().await;
+    })
+    .await;
+}
