@@ -34,7 +34,7 @@ fn injected(_: &'static str) -> Option<String> {
     None
 }
 
-/// Reads `FAILPOINTS`. The fail points work until the returned value is dropped.
+/// Configures the fail points from `FAILPOINTS` until the result is dropped.
 pub(crate) fn setup() -> impl Sized {
     #[cfg(feature = "failpoints")]
     fail::FailScenario::setup()
