@@ -1,4 +1,4 @@
-//! Reports that take a while: each is made once in ten seconds, and two at a time.
+//! Slow reports: each at most once per ten seconds, and at most two at a time.
 //!
 //! `cargo run -p lockstock-http --example report [STORE]`, with `memory://` or a Redis URL.
 
@@ -27,12 +27,12 @@ async fn main() -> Result<(), BoxError> {
     let two = ConcurrencyLimitLayer::new(&store, Key::from_fn(|_| Some("reports".to_owned())), 2);
     let app = Router::new()
         .route("/reports/{name}/", post(make))
-        // Added last, so outermost: who cannot have the report takes no place among the two.
+        // Added last, so outermost: a rejected request takes no permit.
         .layer(two)
         .layer(once.clone());
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-    println!("Again within ten seconds it is 429; of a, b and c at once, one is:");
+    println!("A second request within ten seconds is 429; of a, b and c at once, one is 429:");
     println!(
         "curl -i -X POST http://{}/reports/weekly/",
         listener.local_addr()?
@@ -41,9 +41,9 @@ async fn main() -> Result<(), BoxError> {
         "for name in a b c; do curl -i -X POST http://{}/reports/$name/ & done; wait",
         listener.local_addr()?
     );
-    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    let shutdown = async { drop(tokio::signal::ctrl_c().await) };
     axum::serve(listener, app)
-        .with_graceful_shutdown(stop)
+        .with_graceful_shutdown(shutdown)
         .await?;
     once.drain().await;
     Ok(())

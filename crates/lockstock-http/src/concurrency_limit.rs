@@ -1,42 +1,39 @@
-//! At most so many requests at a time for each key, over all processes.
+//! Limit of concurrent requests with the same key.
 //!
-//! Guarantees, while the store keeps its memory and its clock: no more than N handlers of one
-//! key work at a time; the permit is renewed while a handler works, up to a cap, so that one
-//! which hangs does not hold for ever; what has begun is finished though the client is gone,
-//! and the permit is given back however it ends.
+//! Guarantees, as long as the store keeps its data and its clock: at most N handlers of one key
+//! run at a time over all processes that use the store; a permit is renewed while its handler
+//! runs, up to a maximum, so that a handler that hangs does not keep it; a handler that has
+//! started runs to its end even if the client disconnects, and the permit is released however the
+//! handler ends.
 //!
-//! A handler that loses its permit, because the cap is reached or the store was not there to
-//! renew it, is stopped where it next waits, and the answer is 409. The permit is held until the
-//! handler has answered; a body that is streamed after that is not counted.
+//! If the permit is lost, because the maximum is reached or the store was not available for a
+//! renewal, the handler is stopped at its next await and the response is 409. The permit is held
+//! until the handler returns its response, not while a response body is streamed.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
-use tower_layer::Layer;
-use tower_service::Service;
-use tracing::warn;
+use http::{Extensions, Response};
+use lockstock::{Acquired, Busy, Guard, Store};
 
-use crate::detached::{Cancellation, DetachedTasks};
+use crate::admission::{Admission, Admit, checked_lease};
 use crate::key::Key;
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::impl_layer;
 use crate::rejection::{Rejection, RejectionHandler};
 
-/// How soon the permit of a process that died is free again, unless `lease` says otherwise.
-const LEASE: Duration = Duration::from_secs(10);
-/// How long a handler may take, unless `auto_renew` says otherwise.
-const MOST: Duration = Duration::from_secs(600);
+/// Default time after which the permit of a dead process is free again.
+const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+/// Default limit of the time that a handler may take.
+const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(600);
 
-/// A layer: at most so many requests at a time for each key, over all processes that use the
+/// Limits how many requests with the same key run at a time, over all processes that use the
 /// store.
 ///
-/// Whoever finds no permit hears 429 with `Retry-After`. The handler runs on a task of its own,
-/// so it finishes though the client is gone, and however it ends the permit is given back. While
-/// it works the permit is renewed, [up to a cap](Self::auto_renew); then it is stopped where it
-/// next waits, and the answer is 409. When the store is unavailable the answer is 503.
+/// A request that gets no permit is rejected with 429 and `Retry-After`. The handler runs on its
+/// own task, so it finishes even if the client disconnects, and the permit is released however it
+/// ends. While the handler runs, the permit is renewed [up to a maximum](Self::auto_renew); then
+/// the handler is stopped at its next await and the response is 409. If the store is unavailable,
+/// the response is 503.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -46,202 +43,121 @@ const MOST: Duration = Duration::from_secs(600);
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let store = Store::memory();
-/// // Two imports at a time, whatever they import and wherever they run.
+/// // Two imports at a time over all processes.
 /// let two = ConcurrencyLimitLayer::new(&store, Key::from_fn(|_| Some("imports".to_owned())), 2);
 ///
 /// let app: Router = Router::new().route("/imports/", post(async || "done")).layer(two);
 /// # let _ = app;
 /// # }
 /// ```
-pub struct ConcurrencyLimitLayer<B> {
-    store: Store,
-    key: Key,
+#[derive(Debug, Clone)]
+pub struct ConcurrencyLimitLayer {
+    admission: Admission,
     permits: u32,
-    lease: Duration,
-    most: Duration,
-    wait: Duration,
-    fail_open: bool,
-    on_rejection: RejectionHandler<B>,
-    work: DetachedTasks,
+    max_duration: Duration,
 }
 
-impl<B> ConcurrencyLimitLayer<B> {
-    /// At most `permits` requests with one key at a time. Everybody who uses the key should
-    /// name the same number. Keys of locks and of permits have nothing to do with each other.
+impl ConcurrencyLimitLayer {
+    /// Allows at most `permits` requests with one key at a time. All layers that share a key
+    /// should use the same number. A lock and a semaphore with the same name are independent.
     ///
     /// # Panics
     ///
-    /// If there is no permit.
+    /// If `permits` is zero.
+    #[track_caller]
     pub fn new(store: &Store, key: Key, permits: u32) -> Self {
-        assert!(permits > 0, "without a permit nobody is ever let in");
+        assert!(permits > 0, "a concurrency limit needs at least one permit");
         Self {
-            store: store.clone(),
-            key,
+            admission: Admission::new(store, key, DEFAULT_LEASE),
             permits,
-            lease: LEASE,
-            most: MOST,
-            wait: Duration::ZERO,
-            fail_open: false,
-            on_rejection: RejectionHandler::default(),
-            work: DetachedTasks::default(),
+            max_duration: DEFAULT_MAX_DURATION,
         }
     }
 
-    /// How soon a permit is free again whose process has died: [`MIN_LEASE`] to [`MAX_LEASE`],
-    /// 10 s by default. It is renewed each time a third of it has passed.
+    /// Sets the time after which the permit of a dead process is free again, from
+    /// [`MIN_LEASE`](lockstock::MIN_LEASE) to [`MAX_LEASE`](lockstock::MAX_LEASE). 10 s by default.
+    /// A permit is renewed whenever a third of its lease has passed.
     ///
     /// # Panics
     ///
-    /// If it is out of range.
+    /// If the lease is out of range.
     #[must_use]
-    pub fn lease(self, lease: Duration) -> Self {
-        assert!(
-            (MIN_LEASE..=MAX_LEASE).contains(&lease),
-            "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
-        );
-        Self { lease, ..self }
+    #[track_caller]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.admission.lease = checked_lease(lease);
+        self
     }
 
-    /// For how long a permit is renewed, in all: how long a handler may take. 10 minutes by
-    /// default.
+    /// Sets for how long in total a permit is renewed, which limits how long a handler may take.
+    /// 10 minutes by default.
     #[must_use]
-    pub fn auto_renew(self, most: Duration) -> Self {
-        Self { most, ..self }
+    pub fn auto_renew(mut self, max_duration: Duration) -> Self {
+        self.max_duration = max_duration;
+        self
     }
 
-    /// How long a request waits for a permit. Zero, the default, is one try.
+    /// Sets how long a request waits for a permit. With zero, the default, it tries once.
     #[must_use]
-    pub fn wait(self, wait: Duration) -> Self {
-        Self { wait, ..self }
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.admission.wait = wait;
+        self
     }
 
-    /// When the store is unavailable, lets requests through uncounted. By default they are
-    /// refused with 503.
+    /// If the store is unavailable, processes requests without a limit. By default they are
+    /// rejected with 503.
     #[must_use]
-    pub fn fail_open(self) -> Self {
-        let fail_open = true;
-        Self { fail_open, ..self }
+    pub fn fail_open(mut self) -> Self {
+        self.admission.fail_open = true;
+        self
     }
 
-    /// How on_rejection are told. `Retry-After` is added if the response has none.
+    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
+    /// none.
     #[must_use]
     pub fn on_rejection(
-        self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        mut self,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        let on_rejection = RejectionHandler::by(tell);
-        Self {
-            on_rejection,
-            ..self
-        }
+        self.admission.on_rejection = RejectionHandler::new(respond);
+        self
     }
 
-    /// Waits until every handler that has begun is finished and its permit given back: for a
-    /// clone of the layer, after the server has stopped to accept requests.
+    /// Waits until every running handler has finished and its permit is released. Call it on a
+    /// clone of the layer, after the server has stopped accepting requests.
     pub async fn drain(&self) {
-        self.work.drain().await;
-        self.store.drain().await;
+        self.admission.drain().await;
+    }
+}
+
+impl_layer!(ConcurrencyLimitLayer);
+
+impl Admit for ConcurrencyLimitLayer {
+    const KIND: &str = "semaphore";
+
+    fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     async fn acquire(&self, name: &str) -> lockstock::Result<Acquired> {
-        let semaphore = self.store.semaphore(name, self.permits).lease(self.lease)?;
-        semaphore.acquire_within(self.wait).await
+        let Admission {
+            store, lease, wait, ..
+        } = &self.admission;
+        let semaphore = store.semaphore(name, self.permits).lease(*lease)?;
+        semaphore.acquire_within(*wait).await
     }
-}
 
-impl<B> Clone for ConcurrencyLimitLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            key: self.key.clone(),
-            on_rejection: self.on_rejection.clone(),
-            work: self.work.clone(),
-            ..*self
+    fn rejection(&self, busy: &Busy) -> Rejection {
+        Rejection::Full {
+            retry_after: busy.retry_after().unwrap_or(self.admission.lease),
+            permits: self.permits,
         }
     }
-}
 
-impl<B> fmt::Debug for ConcurrencyLimitLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConcurrencyLimitLayer")
-            .field("store", &self.store)
-            .field("permits", &self.permits)
-            .field("lease", &self.lease)
-            .field("most", &self.most)
-            .field("wait", &self.wait)
-            .field("fail_open", &self.fail_open)
-            .field("on_rejection", &self.on_rejection)
-            .finish_non_exhaustive()
+    fn prepare(&self, permit: Guard, _: &mut Extensions) -> Guard {
+        permit.auto_renew(self.max_duration)
     }
-}
 
-impl<S, B> Layer<S> for ConcurrencyLimitLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for ConcurrencyLimitLayer<ResBody>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
-    S::Future: Send,
-    S::Error: Send + 'static,
-    ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
-{
-    async fn handle(
-        self: Arc<Self>,
-        mut inner: S,
-        request: Request<ReqBody>,
-    ) -> Result<Response<ResBody>, S::Error> {
-        let rules = self;
-        let (parts, body) = request.into_parts();
-        let name = rules.key.name(&parts);
-        let mut request = Request::from_parts(parts, body);
-        let stop = Cancellation::of(&request);
-        let Some(name) = name else {
-            return inner.call(request).await;
-        };
-        let permit = match rules.acquire(&name).await {
-            Ok(Acquired::Held(permit)) => permit,
-            Ok(Acquired::Busy(busy)) => {
-                return Ok(rules.on_rejection.answer(Rejection::Full {
-                    retry_after: busy.retry_after().unwrap_or(rules.lease),
-                    permits: rules.permits,
-                }));
-            }
-            Err(why) if rules.fail_open => {
-                warn!(semaphore = name, %why, "carried out without a permit");
-                let work = async move { inner.call(request).await };
-                return rules.work.run(stop, work).await;
-            }
-            Err(why) => {
-                warn!(semaphore = name, %why, "no permit could be had");
-                let error = why.into();
-                return Ok(rules
-                    .on_rejection
-                    .answer(Rejection::StoreUnavailable { error }));
-            }
-        };
-        let inside = stop.inside(&mut request);
-        let work = {
-            let rules = rules.clone();
-            async move {
-                let permit = permit.auto_renew(rules.most);
-                let Ok(answer) = permit.run(inner.call(request)).await else {
-                    inside.now();
-                    let lease = rules.most;
-                    return Ok(rules.on_rejection.answer(Rejection::LockLost { lease }));
-                };
-                // Before the answer: who has it may come again at once.
-                if let Err(why) = permit.release().await {
-                    warn!(semaphore = name, %why, "the permit was not given back");
-                }
-                answer
-            }
-        };
-        rules.work.run(stop, work).await
+    fn max_duration(&self) -> Duration {
+        self.max_duration
     }
 }

@@ -1,11 +1,12 @@
-//! DetachedTasks that is finished though the client is gone.
+//! Tasks that outlive a disconnected client.
 //!
-//! A server drops the future of a request whose client hung up. A write must not stop halfway
-//! for that, and its lock must not stay behind: so it runs on a task of its own.
+//! A server drops the future of a request when the client disconnects. A write must not stop
+//! halfway because of that, and its lock must not stay taken, so the handler runs on its own
+//! task.
 //!
-//! What a client must not stop, a lost lock must: also a handler that another layer, further
-//! inside, has put on its own task. So a layer that stops handlers leaves a [`Cancellation`] in the
-//! request, and whoever makes a task looks for it.
+//! A disconnect must not cancel the handler, but losing the lock must, even if an inner layer has
+//! moved the handler to its own task. A layer that stops handlers therefore puts a
+//! [`Cancellation`] into the request, and every layer that spawns a task observes it.
 
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -15,63 +16,69 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+/// Handlers of one layer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DetachedTasks(TaskTracker);
 
 impl DetachedTasks {
-    /// Runs `work` to its end, whatever becomes of the caller, unless it is stopped. A panic in
-    /// it goes on in the caller, as if it had been called.
+    /// Runs a handler on its own task until it finishes or is cancelled. A panic of the handler
+    /// resumes in the caller.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping this future does not stop the handler. If `cancellation` stops the handler, this
+    /// future never resolves: the layer that cancelled has dropped it or is about to.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        stop: Cancellation,
-        work: impl Future<Output = T> + Send + 'static,
+        cancellation: Cancellation,
+        handler: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        let work = async move {
+        let task = async move {
             tokio::select! {
                 biased;
-                done = work => Some(done),
-                () = stop.0.cancelled() => None,
+                output = handler => Some(output),
+                () = cancellation.0.cancelled() => None,
             }
         };
-        match self.0.spawn(work.in_current_span()).await {
-            Ok(Some(done)) => done,
-            // Whoever stopped it has dropped us, or is about to.
+        match self.0.spawn(task.in_current_span()).await {
+            Ok(Some(output)) => output,
             Ok(None) => pending().await,
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // Nobody aborts it: the runtime ends, and with it whoever waits here.
+                // The task is never aborted, so the runtime is shutting down.
                 Err(_) => pending().await,
             },
         }
     }
 
-    /// Waits until all that has begun is over.
+    /// Waits until every running task has finished.
     pub(crate) async fn drain(&self) {
-        // Closed means that waiting can end. It takes in new tasks all the same.
+        // `wait` returns only after `close`. A closed tracker still accepts new tasks.
         self.0.close();
         self.0.wait().await;
     }
 }
 
-/// What stops the work of a request, on whichever tasks it is.
+/// Stops the handler of a request on every task that it uses.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cancellation(CancellationToken);
 
 impl Cancellation {
-    /// That of the layers outside, which have left it in the request.
+    /// Returns the cancellation that an outer layer has put into the request.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
-    /// One for the layers inside, which those outside can use as well. Leaves it in the request.
-    pub(crate) fn inside<B>(&self, request: &mut Request<B>) -> Self {
-        let inside = Self(self.0.child_token());
-        request.extensions_mut().insert(inside.clone());
-        inside
+    /// Puts a cancellation for the inner layers into the request, and returns it. Cancelling the
+    /// outer layers cancels it too.
+    pub(crate) fn child<B>(&self, request: &mut Request<B>) -> Self {
+        let child = Self(self.0.child_token());
+        request.extensions_mut().insert(child.clone());
+        child
     }
 
-    /// Stops whatever is inside.
-    pub(crate) fn now(&self) {
+    /// Stops the handler in the inner layers.
+    pub(crate) fn cancel(&self) {
         self.0.cancel();
     }
 }

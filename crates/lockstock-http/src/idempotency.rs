@@ -1,15 +1,16 @@
-//! `Idempotency-Key`: a request that is sent again is answered again, not carried out again.
+//! `Idempotency-Key`: a repeated request is answered with the recorded response instead of being
+//! processed again.
 //!
-//! Guarantees: while a request is carried out no other with its key is, in this process or, with
-//! `claim_in`, in any that uses the store; what has begun is finished and recorded though the
-//! client is gone; keys and records belong to a caller and never show across callers. Case by
-//! case: see [`IdempotencyLayer`].
+//! Guarantees: while a request is processed, no other request with its key is processed in this
+//! process or, with [`IdempotencyLayer::claim_in`], in any process that uses the store; a request
+//! that has started is finished and recorded even if the client disconnects; keys and records
+//! belong to a caller and are never visible to other callers. [`IdempotencyLayer`] lists the cases.
 //!
-//! **What a record beside the effect cannot promise.** Effect and record are two writes. A
-//! process that dies between them leaves an effect without a record, and when the claim's lease
-//! has ended the same key has a second effect. The same if the record cannot be written, or the
-//! store loses it. Only a record that is written in the transaction of the effect is there if
-//! and only if the effect is: that is what [`RecordStore`] is for.
+//! Not guaranteed by a record outside the transaction of the effect: exactly one effect. Effect
+//! and record are then two writes. If the process dies between them, the effect has no record,
+//! and after the lease of the claim a retry has a second effect. The same happens if the record
+//! cannot be written or the store loses it. Only a record that is written in the transaction of
+//! the effect exists if and only if the effect does: see [`RecordStore`].
 
 mod claim;
 mod header;
@@ -19,74 +20,72 @@ mod process;
 mod record;
 mod store;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use lockstock::{MAX_LEASE, MIN_LEASE, Store};
-use tower_layer::Layer;
+use lockstock::Store;
 use tower_service::Service;
 use tracing::{debug, warn};
 
 use self::claim::{Claim, Claims};
-use self::header::Found;
+use self::header::KeyHeader;
 pub use self::key::RequestKey;
 use self::key::{credentials, fingerprint};
 pub use self::record::{Malformed, RecordedResponse};
-use self::store::Shared;
+use self::store::SharedRecordStore;
 pub use self::store::{LockstockRecordStore, RecordStore};
 use crate::BoxError;
+use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::{Handle, impl_layer};
+use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 
-/// The largest request and the largest answer, unless said otherwise, in bytes.
-const LIMIT: usize = 64 * 1024;
-/// How long a claim in the store lasts when its process has died, unless said otherwise.
-const LEASE: Duration = Duration::from_secs(30);
-/// When somebody whose request is under way should ask for the result.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Default limit of the body of a request and of a recorded response.
+const DEFAULT_LIMIT_BYTES: usize = 64 * 1024;
+/// Default time after which the claim of a dead process ends.
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+/// When a client should ask for the result of a request in flight.
+const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
-type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
-
-/// A layer: a request with an `Idempotency-Key` that is sent again is answered again, not
-/// carried out again.
+/// Answers a repeated request with an `Idempotency-Key` with the recorded response instead of
+/// processing it again.
 ///
-/// | the key | answer |
+/// | idempotency key | response |
 /// |---|---|
-/// | is new | the request is carried out, and its answer recorded if it is a success |
-/// | again, with the same request | the recorded status, body and headers, and `Idempotent-Replayed: true` |
-/// | again, with another method, path, query, content type or body | 422 `key_reused` |
-/// | is being carried out | 409 `in_flight` with `Retry-After` |
-/// | after an answer that is not recorded (by default any but 2xx), or an expired record | as new |
-/// | malformed, over 255 characters, or there are two | 400 `key_malformed` |
-/// | missing | not our business, or 400 `key_missing` with [`require`](Self::require) |
+/// | new | the request is processed, and its response recorded if it is a success |
+/// | repeated with the same request | recorded status, headers and body, and `Idempotent-Replayed: true` |
+/// | repeated with another method, path, query, content type or body | 422 `key_reused` |
+/// | of a request that is being processed | 409 `in_flight` with `Retry-After` |
+/// | after a response that was not recorded (by default any but 2xx), or an expired record | as new |
+/// | malformed, longer than 255 characters, or sent twice | 400 `key_malformed` |
+/// | missing | the request is processed, or 400 `key_missing` with [`require`](Self::require) |
 ///
 /// The key is sent bare or as a string of [RFC 8941](https://www.rfc-editor.org/rfc/rfc8941):
-/// `abc` and `"abc"` are one key. Two `multipart` bodies are the same if their parts are,
-/// whatever is drawn between them.
+/// `abc` and `"abc"` are the same key. Two `multipart` bodies are the same if their parts are,
+/// even if their boundaries differ.
 ///
-/// The request's body is read whole before the handler runs, at most
-/// [`body_limit`](Self::body_limit) bytes; how long a slow client may take is for a layer outside
-/// of this one to say. The handler runs on a task of its own, so it finishes though the client
-/// is gone, and the key tells its result. An answer that is recorded is read whole before it is
-/// sent: a stream of events is nothing for this layer.
+/// The layer reads the whole request body before the handler runs, at most
+/// [`body_limit`](Self::body_limit) bytes; an outer layer must limit how long a slow client may
+/// take. The handler runs on its own task, so it finishes even if the client disconnects, and a
+/// retry returns its response. The layer reads the whole response before it records and returns it,
+/// so it is not suited for event streams.
 ///
-/// # What a record beside the effect cannot promise
+/// # Not guaranteed
 ///
-/// [`in_store`](Self::in_store) writes the record after the effect. A process that dies between
-/// the two leaves an effect without a record, and when its claim's lease has ended the same key
-/// has a second effect. The same if the record cannot be written, or the store loses it. Only a
-/// record that is written in the transaction of the effect is there if and only if the effect
-/// is: see [`RecordStore`].
+/// [`in_store`](Self::in_store) writes the record after the effect. If the process dies between
+/// the two, the effect has no record, and after the lease of the claim a retry has a second
+/// effect. The same happens if the record cannot be written or the store loses it. Only a record
+/// that is written in the transaction of the effect exists if and only if the effect does: see
+/// [`RecordStore`].
 ///
 /// ```
 /// use axum::{Router, http::StatusCode, routing::post};
@@ -104,57 +103,58 @@ type Recorded<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 /// # let pay = || http::Request::post("/payments/").header("idempotency-key", "7f3a")
 /// #     .body(axum::body::Body::from("12.50")).unwrap();
 /// let first = app.clone().oneshot(pay()).await.unwrap();
-/// let again = app.oneshot(pay()).await.unwrap();
-/// assert_eq!(again.status(), first.status());
-/// assert_eq!(again.headers()["idempotent-replayed"], "true");
+/// let second = app.oneshot(pay()).await.unwrap();
+/// assert_eq!(second.status(), first.status());
+/// assert_eq!(second.headers()["idempotent-replayed"], "true");
 /// # }
 /// ```
-pub struct IdempotencyLayer<B> {
-    records: Shared,
+#[derive(Debug, Clone)]
+pub struct IdempotencyLayer {
+    records: SharedRecordStore,
     transactional: bool,
     claims: Claims,
     methods: Arc<[Method]>,
     required: bool,
-    caller: Arc<dyn Fn(&Parts) -> String + Send + Sync>,
-    recorded: Recorded<B>,
+    caller: Opaque<dyn Fn(&Parts) -> String + Send + Sync>,
+    record_if: ResponsePredicate,
     headers: Arc<[HeaderName]>,
     body_limit: usize,
     response_limit: usize,
     fail_open: bool,
-    on_rejection: RejectionHandler<B>,
-    work: DetachedTasks,
+    on_rejection: RejectionHandler,
+    tasks: DetachedTasks,
 }
 
-impl<B> IdempotencyLayer<B> {
-    /// Records and claims in `store`: records for 24 hours, claims with a lease of 30 s. For
-    /// other times see [`LockstockRecordStore`] and [`claim_in`](Self::claim_in).
+impl IdempotencyLayer {
+    /// Keeps records in `store` for 24 hours, and claims keys there with a lease of 30 s. For other
+    /// times see [`LockstockRecordStore`] and [`claim_in`](Self::claim_in).
     pub fn in_store(store: &Store) -> Self {
-        Self::new(LockstockRecordStore::new(store)).claim_in(store, LEASE)
+        Self::new(LockstockRecordStore::new(store)).claim_in(store, DEFAULT_LEASE)
     }
 
-    /// Over records of your own. Claims are in this process only, unless
-    /// [`claim_in`](Self::claim_in) says otherwise.
+    /// Keeps records in `records`. Keys are claimed in this process only; see
+    /// [`claim_in`](Self::claim_in) for other processes.
     pub fn new(records: impl RecordStore) -> Self {
         Self {
-            records: Arc::new(records),
+            records: Opaque(Arc::new(records)),
             transactional: false,
             claims: Claims::default(),
             methods: [Method::POST, Method::PATCH].into(),
             required: false,
-            caller: Arc::new(credentials),
-            recorded: Arc::new(|response| response.status().is_success()),
+            caller: Opaque(Arc::new(credentials)),
+            record_if: Opaque(Arc::new(|response| response.status.is_success())),
             headers: [CONTENT_TYPE, ETAG, LOCATION].into(),
-            body_limit: LIMIT,
-            response_limit: LIMIT,
+            body_limit: DEFAULT_LIMIT_BYTES,
+            response_limit: DEFAULT_LIMIT_BYTES,
             fail_open: false,
             on_rejection: RejectionHandler::default(),
-            work: DetachedTasks::default(),
+            tasks: DetachedTasks::default(),
         }
     }
 
-    /// Over records that handlers write themselves, in the transaction of their effect: they are
-    /// there if and only if the effect is. See [`RecordStore`]. The layer looks for them, and never
-    /// [saves](RecordStore::save) one.
+    /// Reads records that handlers write in the transaction of their effect. Such a record exists if
+    /// and only if the effect does: see [`RecordStore`]. The layer never [saves](RecordStore::save)
+    /// a record.
     pub fn transactional(records: impl RecordStore) -> Self {
         Self {
             transactional: true,
@@ -162,149 +162,113 @@ impl<B> IdempotencyLayer<B> {
         }
     }
 
-    /// Claims the key in `store` too, so that other processes hear 409 while the request is
-    /// carried out. The claim is the lock `idempotency:ID`, with [`RequestKey::id`]. It is renewed
-    /// for at most an hour; if the process dies it ends with its lease, [`MIN_LEASE`] to
-    /// [`MAX_LEASE`].
+    /// Claims keys in `store` too, so that other processes respond with 409 while the request is
+    /// processed. The claim is the lock `idempotency:ID`, where ID is [`RequestKey::id`]. It is
+    /// renewed for at most an hour. If the process dies, the claim ends with its lease, from
+    /// [`MIN_LEASE`](lockstock::MIN_LEASE) to [`MAX_LEASE`](lockstock::MAX_LEASE).
     ///
     /// # Panics
     ///
     /// If the lease is out of range.
     #[must_use]
+    #[track_caller]
     pub fn claim_in(mut self, store: &Store, lease: Duration) -> Self {
-        assert!(
-            (MIN_LEASE..=MAX_LEASE).contains(&lease),
-            "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
-        );
-        self.claims.claim_in(store, lease);
+        self.claims.claim_in(store, checked_lease(lease));
         self
     }
 
-    /// Which methods have keys: POST and PATCH, unless said otherwise. The header of any other
-    /// is ignored.
+    /// Sets the methods that have idempotency keys. By default POST and PATCH. The header is ignored
+    /// for other methods.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// Refuses requests without a key, with 400.
+    /// Rejects requests without an idempotency key with 400.
     #[must_use]
     pub fn require(mut self) -> Self {
         self.required = true;
         self
     }
 
-    /// Whose key it is. By default a hash of the headers `Authorization` and `X-API-Key`;
-    /// without either all callers are one. Say otherwise where callers are told apart by
-    /// something else, a cookie or a certificate; where their tokens change, since a new token
-    /// is a new caller; or where services share a store.
+    /// Sets how callers are identified. By default by a hash of the headers `Authorization` and
+    /// `X-API-Key`; all requests without both headers have the same caller. Replace it where another
+    /// credential identifies callers (a cookie, a certificate), where tokens change (a new token is
+    /// a new caller), or where services share a store.
     #[must_use]
-    pub fn caller(mut self, of: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
-        self.caller = Arc::new(of);
+    pub fn caller(mut self, identify: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
+        self.caller = Opaque(Arc::new(identify));
         self
     }
 
-    /// Which answers are recorded. By default those with a status of 2xx: after a refusal that
-    /// changed nothing the client may try again.
+    /// Sets which responses are recorded. By default those with a 2xx status: after an error that
+    /// changed nothing, the client may retry.
     #[must_use]
-    pub fn record_if(mut self, is: impl Fn(&Response<B>) -> bool + Send + Sync + 'static) -> Self {
-        self.recorded = Arc::new(is);
+    pub fn record_if(
+        mut self,
+        predicate: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.record_if = Opaque(Arc::new(predicate));
         self
     }
 
-    /// Which headers are recorded. By default `Content-Type`, `ETag` and `Location`.
+    /// Sets which headers are recorded. By default `Content-Type`, `ETag` and `Location`.
     #[must_use]
     pub fn headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.headers = names.into_iter().collect();
         self
     }
 
-    /// How large a request with a key may be, in bytes: 64 KiB, unless said otherwise. A larger
-    /// one is refused with 413.
+    /// Sets the maximum body size of a request with an idempotency key, 64 KiB by default. A larger
+    /// request is rejected with 413.
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
     }
 
-    /// How large a body is recorded, in bytes: 64 KiB, unless said otherwise. Of a larger answer
-    /// status and headers are recorded, without `Content-Type`, and it is answered again with
-    /// `Idempotent-Body-Omitted: true` and no body. So is the first answer if its body does not
-    /// say how large it is before it is read. A store takes no more than
-    /// [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES), with the headers.
+    /// Sets the maximum size of a recorded body, 64 KiB by default. For a larger response, status and
+    /// headers are recorded without `Content-Type`, and the replayed response has
+    /// `Idempotent-Body-Omitted: true` and no body. So has the first response if the size of its
+    /// body is not known before the body is read. A store limits body and headers together to
+    /// [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES).
     #[must_use]
     pub fn response_limit(mut self, bytes: usize) -> Self {
         self.response_limit = bytes;
         self
     }
 
-    /// When records or claims are unavailable, carries requests out all the same, perhaps a
-    /// second time. By default they are refused with 503.
+    /// If records or claims are unavailable, processes requests anyway, possibly a second time. By
+    /// default they are rejected with 503.
     #[must_use]
     pub fn fail_open(mut self) -> Self {
         self.fail_open = true;
         self
     }
 
-    /// How on_rejection are told. `Retry-After` is added if the response has none.
+    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
+    /// none.
     #[must_use]
     pub fn on_rejection(
         mut self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        self.on_rejection = RejectionHandler::by(tell);
+        self.on_rejection = RejectionHandler::new(respond);
         self
     }
 
-    /// Waits until every handler that has begun is finished and its answer recorded: for a
-    /// clone of the layer, after the server has stopped to accept requests.
+    /// Waits until every running handler has finished and its response is recorded. Call it on a
+    /// clone of the layer, after the server has stopped accepting requests.
     pub async fn drain(&self) {
-        self.work.drain().await;
+        self.tasks.drain().await;
         self.claims.drain().await;
     }
 }
 
-impl<B> Clone for IdempotencyLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            records: self.records.clone(),
-            claims: self.claims.clone(),
-            methods: self.methods.clone(),
-            caller: self.caller.clone(),
-            recorded: self.recorded.clone(),
-            headers: self.headers.clone(),
-            on_rejection: self.on_rejection.clone(),
-            work: self.work.clone(),
-            ..*self
-        }
-    }
-}
+impl_layer!(IdempotencyLayer);
 
-impl<B> fmt::Debug for IdempotencyLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyLayer")
-            .field("claims", &self.claims)
-            .field("methods", &self.methods)
-            .field("required", &self.required)
-            .field("headers", &self.headers)
-            .field("body_limit", &self.body_limit)
-            .field("response_limit", &self.response_limit)
-            .field("fail_open", &self.fail_open)
-            .field("on_rejection", &self.on_rejection)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S, B> Layer<S> for IdempotencyLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -317,35 +281,33 @@ where
         mut inner: S,
         request: Request<ReqBody>,
     ) -> Result<Response<ResBody>, S::Error> {
-        let rules = self;
-        let (request, key) = match rules.key(request).await {
+        let (request, key) = match self.key(request).await {
             Ok((request, Some(key))) => (request, key),
             Ok((request, None)) => return inner.call(request).await,
-            Err(refused) => return Ok(rules.on_rejection.answer(refused)),
+            Err(rejection) => return Ok(self.on_rejection.respond(rejection)),
         };
-        let claim = match rules.next(&key).await {
+        let claim = match self.next_action(&key).await {
             NextAction::Process(claim) => claim,
             NextAction::Replay(record) => {
-                debug!(id = key.id(), "answered again");
+                debug!(id = key.id(), "replaying a recorded response");
                 return Ok(record.replay());
             }
-            NextAction::Reject(refused) => return Ok(rules.on_rejection.answer(refused)),
+            NextAction::Reject(rejection) => return Ok(self.on_rejection.respond(rejection)),
         };
-        let stop = Cancellation::of(&request);
-        let carried_out = rules.clone().process(inner, request, key, claim);
-        rules.work.run(stop, carried_out).await
+        let cancellation = Cancellation::of(&request);
+        let handler = self.clone().process(inner, request, key, claim);
+        self.tasks.run(cancellation, handler).await
     }
 }
 
-/// What is to be done with a request.
 enum NextAction {
     Process(Claim),
     Replay(RecordedResponse),
     Reject(Rejection),
 }
 
-impl<B> IdempotencyLayer<B> {
-    /// The request's key, if it is one that has a key. Reads its body.
+impl IdempotencyLayer {
+    /// Reads the body of a request that has an idempotency key, and returns both.
     async fn key<R>(
         &self,
         request: Request<R>,
@@ -356,11 +318,11 @@ impl<B> IdempotencyLayer<B> {
         if !self.methods.contains(request.method()) {
             return Ok((request, None));
         }
-        let key = match header::find(request.headers()) {
-            Found::Key(key) => key,
-            Found::Malformed => return Err(Rejection::KeyMalformed),
-            Found::Nothing if self.required => return Err(Rejection::KeyMissing),
-            Found::Nothing => return Ok((request, None)),
+        let key = match KeyHeader::parse(request.headers()) {
+            KeyHeader::Key(key) => key,
+            KeyHeader::Malformed => return Err(Rejection::KeyMalformed),
+            KeyHeader::Absent if self.required => return Err(Rejection::KeyMissing),
+            KeyHeader::Absent => return Ok((request, None)),
         };
         let (mut parts, body) = request.into_parts();
         let body = self.read(body).await?;
@@ -378,67 +340,72 @@ impl<B> IdempotencyLayer<B> {
         body: impl Body<Data: Send, Error: Into<BoxError>>,
     ) -> Result<Bytes, Rejection> {
         let limit = self.body_limit;
-        // Not begun to be read when its length is announced.
+        // A body with an announced length over the limit is not read at all.
         if body.size_hint().lower() > limit as u64 {
             return Err(Rejection::BodyTooLarge { limit });
         }
         match Limited::new(body, limit).collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
+            Ok(collected) => Ok(collected.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge { limit }),
             Err(error) => Err(Rejection::BodyUnreadable { error }),
         }
     }
 
-    async fn next(&self, key: &RequestKey) -> NextAction {
+    async fn next_action(&self, key: &RequestKey) -> NextAction {
         let in_flight = || {
             NextAction::Reject(Rejection::InFlight {
-                retry_after: RETRY_AFTER,
+                retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
-        if let Some(next) = self.found(key).await {
-            return next;
+        if let Some(action) = self.recorded_action(key).await {
+            return action;
         }
         let Some(mut claim) = self.claims.claim(&key.id()) else {
             return in_flight();
         };
-        match claim.everywhere().await {
+        match claim.distribute().await {
             Ok(true) => {}
             Ok(false) => return in_flight(),
-            Err(why) if self.fail_open => warn!(%why, "carried out without a claim"),
-            Err(why) => {
-                warn!(%why, "no claim could be had");
-                let error = why.into();
+            Err(error) if self.fail_open => {
+                warn!(%error, "processing the request without a claim");
+            }
+            Err(error) => {
+                warn!(%error, "the key could not be claimed");
+                let error = error.into();
                 return NextAction::Reject(Rejection::StoreUnavailable { error });
             }
         }
+        // A request that held the claim may have finished after the first look-up. In a
+        // transactional layer, the unique id in the transaction of the handler covers that.
         if self.transactional {
-            // Should somebody have finished since we looked, the handler will find the record.
             return NextAction::Process(claim);
         }
-        // Whoever had the claim may have finished since we looked.
-        match self.found(key).await {
-            Some(next) => {
+        match self.recorded_action(key).await {
+            Some(action) => {
                 claim.release().await;
-                next
+                action
             }
             None => NextAction::Process(claim),
         }
     }
 
-    /// What the record says is to be done, if there is one.
-    async fn found(&self, key: &RequestKey) -> Option<NextAction> {
+    /// Returns the action that a record implies, if there is a record.
+    async fn recorded_action(&self, key: &RequestKey) -> Option<NextAction> {
         match self.records.find(key).await {
             Ok(Some(record)) if record.fingerprint == key.fingerprint => {
                 Some(NextAction::Replay(record))
             }
             Ok(Some(_)) => Some(NextAction::Reject(Rejection::KeyReused)),
             Ok(None) => None,
-            Err(why) if self.fail_open => {
-                warn!(why, "carried out without looking for a record");
+            Err(error) if self.fail_open => {
+                warn!(
+                    error,
+                    "processing the request without looking up its record"
+                );
                 None
             }
             Err(error) => {
-                warn!(why = error, "a record could not be looked for");
+                warn!(error, "the record could not be looked up");
                 Some(NextAction::Reject(Rejection::StoreUnavailable { error }))
             }
         }

@@ -1,13 +1,12 @@
-//! Which requests take turns with each other: those that have the same key.
+//! Keys of requests: requests with the same key compete for the same lock.
 //!
-//! Guarantees: two paths, or two header values, that mean something else never have the same
-//! key; two spellings of one path (`/a%62/` and `/ab/`, with or without the slash at the end)
-//! always have. A key of any length becomes a name that a store takes.
+//! Guarantees: two paths, or two header values, with different meanings have different keys; two
+//! spellings of one path (`/a%62/` and `/ab/`, with or without the trailing slash) have the same
+//! key. A key of any length becomes a valid lock name.
 //!
-//! Not here: who may choose a key. A closure that hands on what a client sent lets the client
-//! choose the name of a lock, so put a word of your own before it.
+//! Not guaranteed: that a client cannot choose the name of a lock. If a closure returns what a
+//! client sent, put a fixed prefix before it.
 
-use std::fmt;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -16,16 +15,17 @@ use http::{HeaderName, Method};
 use lockstock::MAX_NAME_BYTES;
 
 use crate::hash::hex_hash;
+use crate::opaque::Opaque;
 
-type Find = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+type Extract = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
-/// How the key of a request is found. Cheap to clone.
-#[derive(Clone)]
-pub struct Key(Arc<Find>);
+/// Extracts the key of a request. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Key(Opaque<Extract>);
 
 impl Key {
-    /// What `find` says; `None` for a request that needs no lock. The key is the name of the
-    /// lock as other clients of the store see it.
+    /// Extracts the key with a closure, which returns `None` for a request that needs no lock. The
+    /// key is the lock name that other clients of the store see.
     ///
     /// ```
     /// use lockstock_http::Key;
@@ -33,30 +33,27 @@ impl Key {
     /// let by_query = Key::from_fn(|parts| Some(format!("search:{}", parts.uri.query()?)));
     /// # let _ = by_query;
     /// ```
-    pub fn from_fn(find: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(find))
+    pub fn from_fn(extract: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Opaque(Arc::new(extract)))
     }
 
-    /// The path of the request, if it is one that `template` describes, such as
-    /// `/reports/{name}/`: each `{…}` stands for one segment that is not empty. A slash at the
-    /// end makes no difference, nor does percent-encoding. The key is the template with the
-    /// values in their places, `/reports/weekly/`.
+    /// Uses the path of a request that matches `template`, such as `/reports/{name}/`. Each `{…}`
+    /// matches one segment that is not empty. Percent-encoding and a trailing slash make no
+    /// difference. The key is the template with the values of the request: `/reports/weekly/`.
     ///
-    /// The method does not matter, see [`methods`](Self::methods). A router that nests another
-    /// may hand it the rest of the path only; the template is about the path as this layer sees
-    /// it.
+    /// Requests with any method match, see [`methods`](Self::methods). A nested router may pass
+    /// only the rest of the path; the template applies to the path that the layer receives.
     ///
     /// # Panics
     ///
-    /// If the template does not begin with a slash, or has a brace that is not around a whole
-    /// segment.
+    /// If the template does not begin with a slash, or a brace does not enclose a whole segment.
     pub fn path(template: &str) -> Self {
         let template = Template::parse(template);
         Self::from_fn(move |parts| template.key(parts.uri.path()))
     }
 
-    /// The value of the header called `name`; a request without it needs no lock. The key is
-    /// `NAME=VALUE`, with all values if there are several.
+    /// Uses the value of the header `name`. A request without the header needs no lock. The key is
+    /// `NAME=VALUE`, with every value if there are several.
     ///
     /// ```
     /// use http::HeaderName;
@@ -78,13 +75,13 @@ impl Key {
         })
     }
 
-    /// The same for requests with one of these methods; others need no lock.
+    /// Applies only to requests with one of these methods. Other requests need no lock.
     ///
     /// ```
     /// use http::Method;
     /// use lockstock_http::Key;
     ///
-    /// // Who only reads a report waits for nobody.
+    /// // Reading a report needs no lock.
     /// let writers = Key::path("/reports/{name}/").methods([Method::PUT, Method::DELETE]);
     /// # let _ = writers;
     /// ```
@@ -94,14 +91,14 @@ impl Key {
         Self::from_fn(move |parts| (self.0)(parts).filter(|_| methods.contains(&parts.method)))
     }
 
-    /// The same with `front` before each key: for services that share a store.
+    /// Adds a prefix to each key, for services that share a store.
     #[must_use]
-    pub fn prefix(self, front: impl Into<String>) -> Self {
-        let front = front.into();
-        Self::from_fn(move |parts| Some(format!("{front}{}", (self.0)(parts)?)))
+    pub fn prefix(self, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        Self::from_fn(move |parts| Some(format!("{prefix}{}", (self.0)(parts)?)))
     }
 
-    /// The name of the lock that a request needs.
+    /// Returns the name of the lock that the request needs.
     pub(crate) fn name(&self, parts: &Parts) -> Option<String> {
         (self.0)(parts).map(|key| {
             if key.is_empty() || key.len() > MAX_NAME_BYTES {
@@ -112,84 +109,85 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(…)")
-    }
+/// Path with parameters.
+struct Template {
+    segments: Vec<Segment>,
+    trailing_slash: &'static str,
 }
-
-/// A path with places in it.
-struct Template(Vec<Segment>, &'static str);
 
 enum Segment {
     Literal(Vec<u8>),
-    Place,
+    Parameter,
 }
 
 impl Template {
     fn parse(template: &str) -> Self {
         let path = template.strip_prefix('/');
         let path = path.unwrap_or_else(|| panic!("{template}: a path begins with a slash"));
-        let (path, end) = match path.strip_suffix('/') {
+        let (path, trailing_slash) = match path.strip_suffix('/') {
             Some(path) => (path, "/"),
             None => (path, ""),
         };
         let segment = |segment: &str| {
-            let inside = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
-            let word = inside.unwrap_or(segment);
+            let parameter = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+            let word = parameter.unwrap_or(segment);
             assert!(
-                !word.contains(['{', '}']) && inside.is_none_or(|name| !name.is_empty()),
-                "{template}: a place is a whole segment, as in /reports/{{name}}/"
+                !word.contains(['{', '}']) && parameter.is_none_or(|name| !name.is_empty()),
+                "{template}: a parameter is a whole segment, as in /reports/{{name}}/"
             );
-            match inside {
-                Some(_) => Segment::Place,
-                None => Segment::Literal(decoded(segment)),
+            match parameter {
+                Some(_) => Segment::Parameter,
+                None => Segment::Literal(percent_decode(segment)),
             }
         };
-        Self(path.split('/').map(segment).collect(), end)
+        Self {
+            segments: path.split('/').map(segment).collect(),
+            trailing_slash,
+        }
     }
 
+    /// Returns the key of a path, if the path matches.
     fn key(&self, path: &str) -> Option<String> {
         let path = path.strip_prefix('/')?;
-        let mut given = path.strip_suffix('/').unwrap_or(path).split('/');
+        let mut values = path.strip_suffix('/').unwrap_or(path).split('/');
         let mut key = String::with_capacity(path.len() + 2);
-        for segment in &self.0 {
-            let given = decoded(given.next()?);
+        for segment in &self.segments {
+            let value = percent_decode(values.next()?);
             match segment {
-                Segment::Literal(literal) if *literal != given => return None,
-                Segment::Place if given.is_empty() => return None,
+                Segment::Literal(literal) if *literal != value => return None,
+                Segment::Parameter if value.is_empty() => return None,
                 _ => {}
             }
             key.push('/');
-            push_readable(&mut key, &given, &['/']);
+            push_readable(&mut key, &value, &['/']);
         }
-        key.push_str(self.1);
-        given.next().is_none().then_some(key)
+        key.push_str(self.trailing_slash);
+        values.next().is_none().then_some(key)
     }
 }
 
-/// What percent-encoded text means. What is no such encoding stays as it is.
-fn decoded(text: &str) -> Vec<u8> {
+/// Decodes percent-encoded bytes. An invalid encoding stays as it is.
+fn percent_decode(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        let digit = |at: usize| char::from(*behind.get(at)?).to_digit(16);
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digit = |at: usize| char::from(*tail.get(at)?).to_digit(16);
         match (byte, digit(0), digit(1)) {
             (b'%', Some(high), Some(low)) => {
                 bytes.push((16 * high + low) as u8);
-                rest = &behind[2..];
+                rest = &tail[2..];
             }
             _ => {
                 bytes.push(byte);
-                rest = behind;
+                rest = tail;
             }
         }
     }
     bytes
 }
 
-/// Appends bytes as text, so that no two texts are alike: what is no UTF-8, no visible
-/// character, or one of `special` is percent-encoded.
+/// Appends bytes as readable text. Different bytes give different texts: invalid UTF-8, invisible
+/// characters and `special` are percent-encoded.
 fn push_readable(text: &mut String, bytes: &[u8], special: &[char]) {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_the_template_describes_is_a_key() {
+    fn a_path_that_matches_the_template_has_a_key() {
         let reports = Key::path("/reports/{name}/");
         for path in [
             "/reports/weekly/",
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_differ_have_keys_that_differ() {
+    fn different_paths_have_different_keys() {
         let two = Key::path("/a/{b}/{c}");
         let paths = [
             "/a/x%2Fy/z",
@@ -272,25 +270,25 @@ mod tests {
             .iter()
             .map(|path| key(&two, path, &[]).unwrap())
             .collect();
-        // `%` alone and `%25` mean the same; there is no such pair above.
+        // A bare `%` and `%25` mean the same, and no pair above differs only in that.
         assert_eq!(keys.len(), paths.len(), "{keys:?}");
         assert!(keys.contains("/a/é/z"));
     }
 
     #[test]
     #[should_panic(expected = "begins with a slash")]
-    fn a_template_without_a_slash_is_refused() {
+    fn a_template_without_a_leading_slash_panics() {
         let _ = Key::path("reports");
     }
 
     #[test]
     #[should_panic(expected = "whole segment")]
-    fn a_template_with_half_a_place_is_refused() {
+    fn a_parameter_in_part_of_a_segment_panics() {
         let _ = Key::path("/reports/x-{name}");
     }
 
     #[test]
-    fn a_header_is_a_key() {
+    fn the_values_of_a_header_are_the_key() {
         let tenant = Key::header(HeaderName::from_static("x-tenant"));
         assert_eq!(key(&tenant, "/", &[]), None);
         assert_eq!(
@@ -308,15 +306,15 @@ mod tests {
         assert_eq!(key(&posts, "/", &[("x-tenant", b"a")]), None);
         let gets = tenant.clone().methods([Method::POST, Method::GET]);
         assert!(key(&gets, "/", &[("x-tenant", b"a")]).is_some());
-        let ours = tenant.prefix("shop:");
+        let prefixed = tenant.prefix("shop:");
         assert_eq!(
-            key(&ours, "/", &[("x-tenant", b"a")]).unwrap(),
+            key(&prefixed, "/", &[("x-tenant", b"a")]).unwrap(),
             "shop:x-tenant=a"
         );
     }
 
     #[test]
-    fn a_key_of_any_length_is_a_name() {
+    fn a_key_of_any_length_is_a_lock_name() {
         for length in [0, 1, MAX_NAME_BYTES, MAX_NAME_BYTES + 1, 100_000] {
             let long = Key::from_fn(move |_| Some("x".repeat(length)));
             let name = key(&long, "/", &[]).unwrap();

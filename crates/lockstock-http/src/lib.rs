@@ -1,19 +1,19 @@
-//! The locks of [lockstock] as HTTP behaviour: [tower](https://docs.rs/tower) layers for axum,
-//! or any other service of [`http`] requests.
+//! [tower](https://docs.rs/tower) layers that use the locks of [lockstock], for axum and other
+//! services of [`http`] requests.
 //!
 //! ```
 //! use std::time::Duration;
 //! use axum::{Extension, Router, routing::{patch, post}};
 //! use lockstock::Store;
-//! use lockstock_http::{LockLayer, HeldLock, IdempotencyLayer, Key};
+//! use lockstock_http::{HeldLock, IdempotencyLayer, Key, LockLayer};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> lockstock::Result<()> {
 //! let store = Store::connect("memory://").await?; // or "redis://127.0.0.1:6379/1"
 //!
-//! // One update of a product in 3 s; the others hear 429 with Retry-After.
+//! // One update of a product per 3 s. Others are rejected with 429 and Retry-After.
 //! let update = LockLayer::cooldown(&store, Key::path("/products/{id}/"), Duration::from_secs(3));
-//! // A payment that is sent twice is made once, and answered twice.
+//! // A repeated payment is made once, and every request gets the same response.
 //! let once = IdempotencyLayer::in_store(&store).require();
 //!
 //! let app: Router = Router::new()
@@ -27,32 +27,34 @@
 //! # }
 //! ```
 //!
-//! # A map of the crate
+//! # Map of the crate
 //!
-//! - [`LockLayer`]: one request at a time for each key, or one success in so long. The handler finds
-//!   its [`HeldLock`]; [`OutcomeUnknown`] says that nobody knows whether it has written.
-//! - [`ConcurrencyLimitLayer`]: at most so many at a time for each key, over all processes.
-//! - [`Key`]: which requests have the same key: by path, by header, by a closure; of some methods
-//!   only.
-//! - [`IdempotencyLayer`]: a request that is sent again is answered again. Its [`RecordedResponse`]s are in a
-//!   store ([`LockstockRecordStore`]) or in the transaction of the effect ([`RecordStore`],
-//!   [`RequestKey`]).
+//! - [`LockLayer`]: one request at a time, or one success per lease, for each key. The handler finds
+//!   its [`HeldLock`]; with [`OutcomeUnknown`] it marks a response whose effect is unknown.
+//! - [`ConcurrencyLimitLayer`]: at most N requests at a time for each key, over all processes.
+//! - [`Key`]: extracts the key of a request: by path, by header or by a closure, optionally for some
+//!   methods only.
+//! - [`IdempotencyLayer`]: replays the response to a repeated request. Each [`RecordedResponse`] is
+//!   in a store ([`LockstockRecordStore`]) or is written in the transaction of the effect
+//!   ([`RecordStore`], [`RequestKey`]).
 //! - [`PreconditionsLayer`]: `ETag`, `If-Match`, `If-None-Match`, 428; [`IfMatch`] for handlers.
-//! - [`Rejection`]: why a request was not carried out, told as `application/problem+json` or as
-//!   the `refuse` of a layer says.
+//! - [`Rejection`]: why a layer rejected a request, with a response as `application/problem+json`.
+//!   `on_rejection` of a layer replaces the response; [`retry_after_secs`] rounds as the layers do.
 //!
-//! What all layers have in common: the error of the inner service is left alone, whatever is
-//! refused is an answer with a status; `Retry-After` whenever there is something to wait for; a
-//! store that is unavailable means 503, unless `fail_open` says otherwise; with
-//! `drain().await` a server waits for the handlers whose clients are gone.
+//! All layers pass errors of the inner service on unchanged. They reject a request with a response
+//! that has a status and, if a retry can succeed, `Retry-After`. If the store is unavailable, the
+//! response is 503, unless the layer is set to `fail_open`. `drain().await` waits for handlers whose
+//! clients have disconnected.
 //!
-//! # Which layer goes outside
+//! # Order of the layers
 //!
-//! With axum the layer that is added last is outermost. From the outside in:
-//! authentication, [`PreconditionsLayer`] that require, [`IdempotencyLayer`], [`LockLayer`], [`ConcurrencyLimitLayer`],
-//! [`PreconditionsLayer`] that compare. A request that is answered again then takes no lock, one that
-//! has no lock takes no place among the many, and a tag is compared under the lock.
+//! In axum, the layer that is added last is outermost. From the outside in: authentication,
+//! [`PreconditionsLayer`] with `require`, [`IdempotencyLayer`], [`LockLayer`],
+//! [`ConcurrencyLimitLayer`], [`PreconditionsLayer`] with `current`. In this order a replayed
+//! response takes no lock, a request without the lock takes no permit, and tags are compared under
+//! the lock.
 
+mod admission;
 mod concurrency_limit;
 mod detached;
 mod hash;
@@ -60,6 +62,7 @@ mod idempotency;
 mod key;
 mod lock;
 mod middleware;
+mod opaque;
 mod preconditions;
 mod rejection;
 
@@ -71,7 +74,7 @@ pub use key::Key;
 pub use lock::{HeldLock, LockLayer, OutcomeUnknown};
 pub use middleware::Middleware;
 pub use preconditions::{IfMatch, PreconditionsLayer};
-pub use rejection::Rejection;
+pub use rejection::{Rejection, retry_after_secs};
 
-/// Any error, for what this crate hands on and does not look into.
+/// Error that this crate passes on.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

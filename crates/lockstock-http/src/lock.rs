@@ -1,62 +1,58 @@
-//! One request at a time for each key, or one in so long.
+//! Mutual exclusion of requests with the same key, optionally with a cool-down after a success.
 //!
-//! Guarantees, while the store keeps its memory and its clock: of the requests with one key one
-//! is carried out at a time, over all processes that use the store, and with [`LockLayer::cooldown`]
-//! none after a success until the lease ends; whoever cannot have the lock is told as soon as
-//! that is certain; what has begun is finished though the client is gone, and the lock is given
-//! back however it ends.
+//! Guarantees, as long as the store keeps its data and its clock: handlers of one key run one at a
+//! time over all processes that use the store; with [`LockLayer::cooldown`], no handler runs
+//! between a success and the end of its lease; a request that cannot get the lock is rejected as
+//! soon as that is certain; a handler that has started runs to its end even if the client
+//! disconnects, and the lock is released however the handler ends.
 //!
-//! Not guaranteed, by this or any other lock: that a handler which was paused for longer than
-//! the lease writes nothing afterwards. It is stopped where it next waits. Hand
-//! [`HeldLock::fence`] to the database and let it compare: `UPDATE … WHERE fence < $fence`.
+//! Not guaranteed, by this or any other lock: that a handler which was paused for longer than the
+//! lease does not write afterwards. It is stopped at its next await. Pass [`HeldLock::fence`] to
+//! the database and compare it there: `UPDATE … WHERE fence < $fence`.
 //!
-//! The lock is held until the handler has answered; a body that is streamed after that is not
-//! under it. It is taken before the request's body is read, so let a layer outside of this one
-//! bound how long a slow client may take to send it.
+//! The lock is held until the handler returns its response, not while a response body is
+//! streamed. It is acquired before the request body is read: an outer layer must limit how long a
+//! slow client may take.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use lockstock::{Acquired, MAX_LEASE, MIN_LEASE, Store};
+use http::response::Parts;
+use http::{Extensions, Response, StatusCode};
+use lockstock::{Acquired, Busy, Guard, Store};
 use tokio::time::Instant;
-use tower_layer::Layer;
-use tower_service::Service;
-use tracing::warn;
 
-use crate::detached::{Cancellation, DetachedTasks};
+use crate::admission::{Admission, Admit};
 use crate::key::Key;
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::impl_layer;
+use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 
-type Success<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
-
-/// A layer: one request at a time for each key ([`exclusive`](Self::exclusive)), or one success
-/// in so long ([`keep`](Self::keep)), over all processes that use the store.
+/// Limits requests with the same key to one at a time ([`exclusive`](Self::exclusive)) or to one
+/// success per lease ([`cooldown`](Self::cooldown)), over all processes that use the store.
 ///
-/// Whoever cannot have the lock hears 429 with `Retry-After`, as soon as that is certain. The
-/// handler finds its [`HeldLock`] among the request's extensions. It runs on a task of its own, so
-/// it finishes though the client is gone, and however it ends the lock is given back. When it
-/// loses the lock it is stopped where it next waits, and the answer is 409. When the store is
-/// unavailable the answer is 503.
+/// A request that cannot get the lock is rejected with 429 and `Retry-After` as soon as that is
+/// certain. The handler finds its [`HeldLock`] in the extensions of the request. It runs on its own
+/// task, so it finishes even if the client disconnects, and the lock is released however it ends.
+/// If the lock is lost, the handler is stopped at its next await and the response is 409. If the
+/// store is unavailable, the response is 503.
 ///
-/// The lock is taken before the request's body is read: let a layer outside of this one bound
-/// how long a slow client may take. It is held until the handler has answered; a body that is
-/// streamed after that is not under it.
+/// The lock is acquired before the request body is read: an outer layer must limit how long a slow
+/// client may take. It is held until the handler returns its response, not while a response body
+/// is streamed.
 ///
 /// ```
 /// use std::time::Duration;
 /// use axum::{Extension, Router, routing::post};
 /// use lockstock::Store;
-/// use lockstock_http::{LockLayer, HeldLock, Key};
+/// use lockstock_http::{HeldLock, Key, LockLayer};
 /// # use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let store = Store::memory();
-/// // The first POST makes the report; for a minute after it there is no second.
+/// // The first POST makes the report. Others are rejected for a minute.
 /// let once = LockLayer::cooldown(&store, Key::path("/reports/{name}/"), Duration::from_secs(60));
 ///
 /// let app = Router::new()
@@ -67,283 +63,179 @@ type Success<B> = Arc<dyn Fn(&Response<B>) -> bool + Send + Sync>;
 ///
 /// # let post = || http::Request::post("/reports/weekly/").body(axum::body::Body::empty()).unwrap();
 /// assert_eq!(app.clone().oneshot(post()).await.unwrap().status(), 200);
-/// let again = app.oneshot(post()).await.unwrap();
-/// assert_eq!(again.status(), 429);
-/// assert_eq!(again.headers()["retry-after"], "60");
+/// let second = app.oneshot(post()).await.unwrap();
+/// assert_eq!(second.status(), 429);
+/// assert_eq!(second.headers()["retry-after"], "60");
 /// once.drain().await; // before the process exits
 /// # }
 /// ```
-pub struct LockLayer<B> {
-    store: Store,
-    key: Key,
-    lease: Duration,
-    wait: Duration,
-    after: After,
-    success: Success<B>,
-    fail_open: bool,
+#[derive(Debug, Clone)]
+pub struct LockLayer {
+    admission: Admission,
+    after_success: AfterSuccess,
+    success: ResponsePredicate,
     finish_when_lost: bool,
-    on_rejection: RejectionHandler<B>,
-    work: DetachedTasks,
 }
 
-/// What becomes of the lock after a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
+enum AfterSuccess {
     Release,
     Keep,
 }
 
-/// What a handler under a [`LockLayer`] knows of its lock: an extension of the request.
+/// The lock of the handler: an extension of the request under a [`LockLayer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldLock {
-    /// The number of this grant: higher than that of any earlier one of the key. Let whatever
-    /// is written refuse one that is not higher than the last it saw.
+    /// Number of this grant, higher than the fence of every earlier grant of the lock. A resource
+    /// that remembers the highest fence can reject writes with a lower one.
     pub fence: u64,
     /// When the lock is lost.
     pub deadline: Instant,
 }
 
-/// An extension of a response: whether it was written is not known, a `COMMIT` whose answer was
-/// lost for one. [`LockLayer::cooldown`] then keeps the lock as after a success, since another request
-/// might be the second to succeed.
+/// Marks a response whose effect is unknown, such as a `COMMIT` whose reply was lost: an extension
+/// of the response. [`LockLayer::cooldown`] then keeps the lock as after a success, because
+/// another request could succeed a second time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutcomeUnknown;
 
-impl<B> LockLayer<B> {
-    /// One request at a time: the lock is released when the handler has answered.
+impl LockLayer {
+    /// Allows one request at a time. The lock is released when the handler has returned its
+    /// response.
     ///
-    /// `lease` is how long the handler may take, [`MIN_LEASE`] to [`MAX_LEASE`]. If the process
-    /// dies, others wait for so long.
+    /// `lease` limits how long the handler may take, from [`MIN_LEASE`](lockstock::MIN_LEASE) to
+    /// [`MAX_LEASE`](lockstock::MAX_LEASE). If the process dies, the lock is free after the lease.
     ///
     /// # Panics
     ///
     /// If the lease is out of range.
+    #[track_caller]
     pub fn exclusive(store: &Store, key: Key, lease: Duration) -> Self {
-        Self::new(store, key, lease, After::Release)
+        Self::new(store, key, lease, AfterSuccess::Release)
     }
 
-    /// One success in so long: after it the lock stays taken for the rest of the lease, after
-    /// anything else it is released. See [`success`](Self::success) and [`OutcomeUnknown`].
+    /// Allows one success per lease. After a success the lock is kept to the end of the lease;
+    /// after any other response it is released. See [`success`](Self::success) and
+    /// [`OutcomeUnknown`].
     ///
     /// # Panics
     ///
-    /// As [`exclusive`](Self::exclusive).
+    /// If the lease is out of range, as in [`exclusive`](Self::exclusive).
+    #[track_caller]
     pub fn cooldown(store: &Store, key: Key, lease: Duration) -> Self {
-        Self::new(store, key, lease, After::Keep)
+        Self::new(store, key, lease, AfterSuccess::Keep)
     }
 
-    fn new(store: &Store, key: Key, lease: Duration, after: After) -> Self {
-        assert!(
-            (MIN_LEASE..=MAX_LEASE).contains(&lease),
-            "a lease takes {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}"
-        );
+    #[track_caller]
+    fn new(store: &Store, key: Key, lease: Duration, after_success: AfterSuccess) -> Self {
         Self {
-            store: store.clone(),
-            key,
-            lease,
-            wait: Duration::ZERO,
-            after,
-            success: Arc::new(|response| response.status().is_success()),
-            fail_open: false,
+            admission: Admission::new(store, key, lease),
+            after_success,
+            success: Opaque(Arc::new(|response: &Parts| response.status.is_success())),
             finish_when_lost: false,
-            on_rejection: RejectionHandler::default(),
-            work: DetachedTasks::default(),
         }
     }
 
-    /// How long a request waits for the one before it. Zero, the default, is one try.
+    /// Sets how long a request waits for the lock. With zero, the default, it tries once.
     #[must_use]
-    pub fn wait(self, wait: Duration) -> Self {
-        Self { wait, ..self }
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.admission.wait = wait;
+        self
     }
 
-    /// Which answers are a success; by default those with a status of 2xx.
+    /// Sets which responses count as a success. By default those with a 2xx status.
     #[must_use]
-    pub fn success(self, is: impl Fn(&Response<B>) -> bool + Send + Sync + 'static) -> Self {
-        let success = Arc::new(is);
-        Self { success, ..self }
+    pub fn success(mut self, predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.success = Opaque(Arc::new(predicate));
+        self
     }
 
-    /// The same by status: only answers with one of these.
+    /// Counts only responses with one of these statuses as a success.
     #[must_use]
     pub fn success_status(self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         let statuses: Vec<_> = statuses.into_iter().collect();
-        self.success(move |response| statuses.contains(&response.status()))
+        self.success(move |response| statuses.contains(&response.status))
     }
 
-    /// When the store is unavailable, lets requests through without a lock and without
-    /// [`HeldLock`]. By default they are refused with 503.
+    /// If the store is unavailable, processes requests without a lock and without [`HeldLock`]. By
+    /// default they are rejected with 503.
     #[must_use]
-    pub fn fail_open(self) -> Self {
-        let fail_open = true;
-        Self { fail_open, ..self }
+    pub fn fail_open(mut self) -> Self {
+        self.admission.fail_open = true;
+        self
     }
 
-    /// Lets a handler go on that has lost its lock, and its answer stand. For those that hand
-    /// the [fence](HeldLock::fence) to the database, which then refuses the write if it is late. By
-    /// default the handler is stopped and the answer is 409.
+    /// If the lock is lost, lets the handler finish and returns its response. For handlers that
+    /// pass the [fence](HeldLock::fence) to the database, which then rejects a late write. By
+    /// default the handler is stopped and the response is 409.
     #[must_use]
-    pub fn finish_when_lost(self) -> Self {
-        let finish_when_lost = true;
-        Self {
-            finish_when_lost,
-            ..self
-        }
+    pub fn finish_when_lost(mut self) -> Self {
+        self.finish_when_lost = true;
+        self
     }
 
-    /// How on_rejection are told. `Retry-After` is added if the response has none.
+    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
+    /// none.
     #[must_use]
     pub fn on_rejection(
-        self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        mut self,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        let on_rejection = RejectionHandler::by(tell);
-        Self {
-            on_rejection,
-            ..self
-        }
+        self.admission.on_rejection = RejectionHandler::new(respond);
+        self
     }
 
-    /// Waits until every handler that has begun is finished and its lock given back: for a
-    /// clone of the layer, after the server has stopped to accept requests.
+    /// Waits until every running handler has finished and its lock is released. Call it on a
+    /// clone of the layer, after the server has stopped accepting requests.
     pub async fn drain(&self) {
-        self.work.drain().await;
-        self.store.drain().await;
+        self.admission.drain().await;
+    }
+}
+
+impl_layer!(LockLayer);
+
+impl Admit for LockLayer {
+    const KIND: &str = "lock";
+
+    fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     async fn acquire(&self, name: &str) -> lockstock::Result<Acquired> {
-        let lock = self.store.lock(name).lease(self.lease)?;
-        lock.acquire_within(self.wait).await
+        let Admission {
+            store, lease, wait, ..
+        } = &self.admission;
+        store.lock(name).lease(*lease)?.acquire_within(*wait).await
     }
 
-    /// Ends the hold. The answer does not depend on it: what is done is done, and a lock that
-    /// could not be given back ends with its lease.
-    async fn end(&self, guard: lockstock::Guard, keep: bool) {
-        let fence = guard.fence();
-        let ended = if keep {
-            guard.keep().await
-        } else {
-            guard.release().await
-        };
-        if let Err(why) = ended {
-            warn!(fence, %why, "the lock was not given back");
+    fn rejection(&self, busy: &Busy) -> Rejection {
+        let lease = self.admission.lease;
+        Rejection::Busy {
+            // A foreign holder may have no lease.
+            retry_after: busy.retry_after().unwrap_or(lease),
+            kept: busy.is_kept(),
+            lease,
         }
     }
 
-    fn is_kept_after<E>(&self, answer: &Result<Response<B>, E>) -> bool {
-        let done = answer.as_ref().is_ok_and(|response| {
-            (self.success)(response) || response.extensions().get::<OutcomeUnknown>().is_some()
+    fn prepare(&self, guard: Guard, request: &mut Extensions) -> Guard {
+        request.insert(HeldLock {
+            fence: guard.fence(),
+            deadline: guard.deadline(),
         });
-        done && self.after == After::Keep
+        guard
     }
-}
 
-impl<B> Clone for LockLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            key: self.key.clone(),
-            success: self.success.clone(),
-            on_rejection: self.on_rejection.clone(),
-            work: self.work.clone(),
-            ..*self
-        }
+    fn max_duration(&self) -> Duration {
+        self.admission.lease
     }
-}
 
-impl<B> fmt::Debug for LockLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockLayer")
-            .field("store", &self.store)
-            .field("lease", &self.lease)
-            .field("wait", &self.wait)
-            .field("after", &self.after)
-            .field("fail_open", &self.fail_open)
-            .field("finish_when_lost", &self.finish_when_lost)
-            .field("on_rejection", &self.on_rejection)
-            .finish_non_exhaustive()
+    fn stops_when_lost(&self) -> bool {
+        !self.finish_when_lost
     }
-}
 
-impl<S, B> Layer<S> for LockLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for LockLayer<ResBody>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
-    S::Future: Send,
-    S::Error: Send + 'static,
-    ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
-{
-    async fn handle(
-        self: Arc<Self>,
-        mut inner: S,
-        request: Request<ReqBody>,
-    ) -> Result<Response<ResBody>, S::Error> {
-        let guard = self;
-        let (parts, body) = request.into_parts();
-        let name = guard.key.name(&parts);
-        let mut request = Request::from_parts(parts, body);
-        let stop = Cancellation::of(&request);
-        let Some(name) = name else {
-            return inner.call(request).await;
-        };
-        let held = match guard.acquire(&name).await {
-            Ok(Acquired::Held(held)) => held,
-            Ok(Acquired::Busy(busy)) => {
-                return Ok(guard.on_rejection.answer(Rejection::Busy {
-                    // A foreign holder may never end.
-                    retry_after: busy.retry_after().unwrap_or(guard.lease),
-                    kept: busy.is_kept(),
-                    lease: guard.lease,
-                }));
-            }
-            Err(why) if guard.fail_open => {
-                warn!(lock = name, %why, "carried out without its lock");
-                let work = async move { inner.call(request).await };
-                return guard.work.run(stop, work).await;
-            }
-            Err(why) => {
-                warn!(lock = name, %why, "no lock could be had");
-                let error = why.into();
-                return Ok(guard
-                    .on_rejection
-                    .answer(Rejection::StoreUnavailable { error }));
-            }
-        };
-        request.extensions_mut().insert(HeldLock {
-            fence: held.fence(),
-            deadline: held.deadline(),
-        });
-        let inside = stop.inside(&mut request);
-        let work = {
-            let guard = guard.clone();
-            async move {
-                let handler = inner.call(request);
-                let answer = if guard.finish_when_lost {
-                    handler.await
-                } else {
-                    match held.run(handler).await {
-                        Ok(answer) => answer,
-                        Err(_) => {
-                            inside.now();
-                            let lease = guard.lease;
-                            return Ok(guard.on_rejection.answer(Rejection::LockLost { lease }));
-                        }
-                    }
-                };
-                let keep = guard.is_kept_after(&answer);
-                // Before the answer: who has it may come again at once.
-                guard.end(held, keep).await;
-                answer
-            }
-        };
-        guard.work.run(stop, work).await
+    fn is_kept_after(&self, response: &Parts) -> bool {
+        self.after_success == AfterSuccess::Keep
+            && ((self.success)(response) || response.extensions.get::<OutcomeUnknown>().is_some())
     }
 }

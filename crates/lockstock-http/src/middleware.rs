@@ -1,7 +1,7 @@
-//! A service with one of our layers around it: what all of them are to tower.
+//! The [`tower`](https://docs.rs/tower) side of the layers: one [`Service`] for all of them.
 //!
-//! Guarantees: the error of the inner service is its own; the inner service that was asked
-//! whether it is ready is the one that is called.
+//! Guarantees: errors of the inner service are passed on unchanged; the inner service that
+//! reported itself ready is the instance that is called.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,12 +36,12 @@ impl<S: Clone, L> Clone for Middleware<S, L> {
     }
 }
 
-/// What a layer does with a request. Nobody else's business: it is here to name what is called.
+/// Behaviour of a layer. Public only because [`Middleware`] is.
 pub trait Handle<S, ReqBody>: Send + Sync + 'static
 where
     S: Service<Request<ReqBody>>,
 {
-    /// Treats it, and calls the inner service at most once.
+    /// Handles a request. Calls the inner service at most once.
     fn handle(
         self: Arc<Self>,
         inner: S,
@@ -64,9 +64,25 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The clone may not be ready: the one that was asked is the one that is called.
+        // A fresh clone may not be ready, so the instance that was polled handles this request.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         Box::pin(self.layer.clone().handle(inner, request))
     }
 }
+
+/// Implements [`tower_layer::Layer`] for a layer of this crate. The orphan rule forbids a blanket
+/// implementation.
+macro_rules! impl_layer {
+    ($layer:ty) => {
+        impl<S> tower_layer::Layer<S> for $layer {
+            type Service = $crate::middleware::Middleware<S, Self>;
+
+            fn layer(&self, inner: S) -> Self::Service {
+                $crate::middleware::Middleware::new(inner, self)
+            }
+        }
+    };
+}
+
+pub(crate) use impl_layer;

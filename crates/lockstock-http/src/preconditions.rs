@@ -1,19 +1,18 @@
 //! Conditional requests: `ETag`, `If-Match`, `If-None-Match`, 428
 //! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
 //!
-//! Guarantees: a tag is compared as its header demands, strongly for `If-Match` and weakly for
-//! `If-None-Match`; what is no entity tag matches nothing.
+//! Guarantees: tags are compared as the headers require, strongly for `If-Match` and weakly for
+//! `If-None-Match`; an invalid entity tag matches nothing.
 //!
-//! Not guaranteed: that a tag which matched before the handler ran still does when it writes.
-//! Only a comparison in the transaction that writes is proof against another writer, or one
-//! under a lock that all writers take ([`LockLayer`](crate::LockLayer), outside of this layer).
+//! Not guaranteed: that a tag which matched before the handler ran still matches when the handler
+//! writes. Compare it in the transaction that writes, or under a lock that all writers take
+//! ([`LockLayer`](crate::LockLayer), outside of this layer).
 //!
-//! Not here: `If-Match` of a GET; `If-Modified-Since`, `If-Unmodified-Since` and `If-Range`,
-//! whose dates are a worse version of the same.
+//! Not here: `If-Match` of a GET; `If-Modified-Since`, `If-Unmodified-Since` and `If-Range`, whose
+//! dates have a resolution of one second.
 
 mod tags;
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,30 +23,30 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tower_layer::Layer;
 use tower_service::Service;
 
 use self::tags::{ETagCondition, Tag};
-use crate::middleware::{Handle, Middleware};
+use crate::middleware::{Handle, impl_layer};
+use crate::opaque::Opaque;
 use crate::rejection::{Rejection, RejectionHandler};
 
-/// What a client demands of the version that it changes: an extension of requests that write.
-/// For handlers that compare it in the transaction that writes.
+/// Version that a client requires: an extension of requests that write. For handlers that compare
+/// it in the transaction that writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
-    /// It did not say.
+    /// The header is missing.
     Absent,
-    /// `*`: any version, as long as there is one.
+    /// `*`: any version of a resource that exists.
     Any,
-    /// One of these strong entity tags, as an `ETag` header has them. Empty if it sent none that
-    /// can match: then nothing does.
+    /// One of these strong entity tags, as in an `ETag` header. If the list is empty, the client
+    /// sent no tag that can match, and no version matches.
     OneOf(Vec<String>),
 }
 
 impl IfMatch {
-    fn of(headers: &HeaderMap) -> Self {
-        match ETagCondition::by(headers, &IF_MATCH) {
-            ETagCondition::Nothing => Self::Absent,
+    fn parse(headers: &HeaderMap) -> Self {
+        match ETagCondition::parse(headers, &IF_MATCH) {
+            ETagCondition::Absent => Self::Absent,
             ETagCondition::Any => Self::Any,
             ETagCondition::OneOf(tags) => {
                 Self::OneOf(tags.iter().filter_map(Tag::strong).collect())
@@ -55,14 +54,14 @@ impl IfMatch {
         }
     }
 
-    /// Whether something that exists, with the entity tag `current` (`"3"`, quotes included), may
-    /// be changed. A weak tag (`W/"3"`) is like no other.
+    /// Whether a resource with the entity tag `current` (`"3"`, quotes included) may be changed. A
+    /// weak tag (`W/"3"`) never matches.
     ///
     /// ```
     /// use lockstock_http::IfMatch;
     ///
-    /// let seen = IfMatch::OneOf(vec!["\"3\"".to_owned()]);
-    /// assert!(seen.matches("\"3\"") && !seen.matches("\"4\""));
+    /// let if_match = IfMatch::OneOf(vec!["\"3\"".to_owned()]);
+    /// assert!(if_match.matches("\"3\"") && !if_match.matches("\"4\""));
     /// assert!(IfMatch::Any.matches("\"4\"") && IfMatch::Absent.matches("\"4\""));
     /// ```
     pub fn matches(&self, current: &str) -> bool {
@@ -73,20 +72,20 @@ impl IfMatch {
     }
 }
 
-/// The entity tag of what a request is about, `None` if it does not exist.
-type Current<B> =
-    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<B>>> + Send + Sync;
+/// Returns the entity tag of the requested resource, `None` if it does not exist.
+type Current =
+    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<Bytes>>> + Send + Sync;
 
-/// A layer for conditional requests.
+/// Handles conditional requests.
 ///
-/// - GET and HEAD: an answer whose `ETag` the client has already (`If-None-Match`) becomes 304,
-///   without its body. The handler has run; what is saved is the way back.
-/// - PUT, PATCH and DELETE: the handler finds [`IfMatch`] among the request's extensions, and
-///   compares it in its transaction. Or it is compared before the handler runs, with what
-///   [`current`](Self::current) says, and answered with 412 and the current `ETag`. With
-///   [`require`](Self::require) a request without `If-Match` is answered with 428.
+/// - GET and HEAD: if the client has the version of the response (`If-None-Match`), the response
+///   becomes 304 without a body. The handler runs in any case; only the transfer is saved.
+/// - PUT, PATCH and DELETE: the handler finds [`IfMatch`] in the extensions of the request and
+///   compares it in its transaction. With [`current`](Self::current), the layer compares before the
+///   handler runs, and rejects with 412 and the current `ETag`. With [`require`](Self::require), a
+///   request without `If-Match` is rejected with 428.
 ///
-/// What is no entity tag matches nothing.
+/// An invalid entity tag matches nothing.
 ///
 /// ```
 /// use axum::{Extension, Router, http::StatusCode, routing::get};
@@ -96,9 +95,9 @@ type Current<B> =
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let read = async || ([("etag", "\"3\"")], "shoes");
-/// let write = async |Extension(seen): Extension<IfMatch>| {
-///     // UPDATE … WHERE id = 1 AND version = $seen
-///     match seen.matches("\"3\"") {
+/// let write = async |Extension(if_match): Extension<IfMatch>| {
+///     // UPDATE … WHERE id = 1 AND version = $version
+///     match if_match.matches("\"3\"") {
 ///         true => StatusCode::NO_CONTENT,
 ///         false => StatusCode::PRECONDITION_FAILED,
 ///     }
@@ -120,15 +119,16 @@ type Current<B> =
 /// assert_eq!(status(of("PUT", "x-nothing")).await, 428);
 /// # }
 /// ```
-pub struct PreconditionsLayer<B> {
+#[derive(Debug, Clone)]
+pub struct PreconditionsLayer {
     required: bool,
     methods: Arc<[Method]>,
-    current: Option<Arc<Current<B>>>,
-    on_rejection: RejectionHandler<B>,
+    current: Option<Opaque<Current>>,
+    on_rejection: RejectionHandler,
 }
 
-impl<B> PreconditionsLayer<B> {
-    /// Nothing is required, and nothing compared before the handler runs.
+impl PreconditionsLayer {
+    /// Creates a layer that requires nothing and compares nothing before the handler runs.
     pub fn new() -> Self {
         Self {
             required: false,
@@ -138,33 +138,32 @@ impl<B> PreconditionsLayer<B> {
         }
     }
 
-    /// Refuses to write without `If-Match`, with 428
+    /// Rejects writes without `If-Match` with 428
     /// ([RFC 6585](https://www.rfc-editor.org/rfc/rfc6585#section-3)). With
-    /// [`current`](Self::current), `If-None-Match` will do as well: `*` creates and never
-    /// overwrites.
+    /// [`current`](Self::current), `If-None-Match` is sufficient too: `*` creates a resource and
+    /// never overwrites an existing resource.
     #[must_use]
     pub fn require(self) -> Self {
         let required = true;
         Self { required, ..self }
     }
 
-    /// Which methods write: PUT, PATCH and DELETE, unless said otherwise.
+    /// Sets the methods that write. By default PUT, PATCH and DELETE.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods = methods.into_iter().collect();
         Self { methods, ..self }
     }
 
-    /// Compares before the handler runs. `find` says what entity tag that has now which the
-    /// request is about, as an `ETag` header has it (`"3"`, quotes included), `None` if it does
-    /// not exist; or what to answer instead. It is asked only if there is something to compare.
+    /// Compares before the handler runs. `find` returns the current entity tag of the requested
+    /// resource as in an `ETag` header (`"3"`, quotes included), `None` if the resource does not
+    /// exist, or an error response. It is called only if there is a condition to compare.
     ///
     /// ```
-    /// use axum::body::Body;
     /// use lockstock_http::PreconditionsLayer;
     /// # async fn version_of(_: String) -> Option<u64> { None }
     ///
-    /// let layer: PreconditionsLayer<Body> = PreconditionsLayer::new().current(|parts| {
+    /// let layer = PreconditionsLayer::new().current(|parts| {
     ///     let path = parts.uri.path().to_owned();
     ///     async { Ok(version_of(path).await.map(|version| format!("\"{version}\""))) }
     /// });
@@ -173,22 +172,23 @@ impl<B> PreconditionsLayer<B> {
     #[must_use]
     pub fn current<F>(self, find: impl Fn(&Parts) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Option<String>, Response<B>>> + Send + 'static,
+        F: Future<Output = Result<Option<String>, Response<Bytes>>> + Send + 'static,
     {
-        let current: Arc<Current<B>> = Arc::new(move |parts| Box::pin(find(parts)));
+        let current: Arc<Current> = Arc::new(move |parts| Box::pin(find(parts)));
         Self {
-            current: Some(current),
+            current: Some(Opaque(current)),
             ..self
         }
     }
 
-    /// How on_rejection are told. The current `ETag` is added to a 412 that has none.
+    /// Sets the response to rejected requests. The layer adds the current `ETag` to a 412 without
+    /// it.
     #[must_use]
     pub fn on_rejection(
         self,
-        tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static,
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        let on_rejection = RejectionHandler::by(tell);
+        let on_rejection = RejectionHandler::new(respond);
         Self {
             on_rejection,
             ..self
@@ -196,43 +196,15 @@ impl<B> PreconditionsLayer<B> {
     }
 }
 
-impl<B> Default for PreconditionsLayer<B> {
+impl Default for PreconditionsLayer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B> Clone for PreconditionsLayer<B> {
-    fn clone(&self) -> Self {
-        Self {
-            required: self.required,
-            methods: self.methods.clone(),
-            current: self.current.clone(),
-            on_rejection: self.on_rejection.clone(),
-        }
-    }
-}
+impl_layer!(PreconditionsLayer);
 
-impl<B> fmt::Debug for PreconditionsLayer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PreconditionsLayer")
-            .field("required", &self.required)
-            .field("methods", &self.methods)
-            .field("compared_before", &self.current.is_some())
-            .field("on_rejection", &self.on_rejection)
-            .finish()
-    }
-}
-
-impl<S, B> Layer<S> for PreconditionsLayer<B> {
-    type Service = Middleware<S, Self>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Middleware::new(inner, self)
-    }
-}
-
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer<ResBody>
+impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
@@ -245,70 +217,72 @@ where
         mut inner: S,
         request: Request<ReqBody>,
     ) -> Result<Response<ResBody>, S::Error> {
-        let rules = self;
         let (mut parts, body) = request.into_parts();
         if matches!(parts.method, Method::GET | Method::HEAD) {
-            let seen = ETagCondition::by(&parts.headers, &IF_NONE_MATCH);
+            let if_none_match = ETagCondition::parse(&parts.headers, &IF_NONE_MATCH);
             let request = Request::from_parts(parts, body);
             let response = inner.call(request).await?;
-            return Ok(unless_seen(&seen, response));
+            return Ok(not_modified_or(response, &if_none_match));
         }
-        if rules.methods.contains(&parts.method) {
-            let seen = IfMatch::of(&parts.headers);
-            if let Err(response) = rules.check(&parts, &seen).await {
-                return Ok(response);
+        if self.methods.contains(&parts.method) {
+            let if_match = IfMatch::parse(&parts.headers);
+            if let Some(response) = self.check(&parts, &if_match).await {
+                return Ok(response.map(ResBody::from));
             }
-            parts.extensions.insert(seen);
+            parts.extensions.insert(if_match);
         }
         inner.call(Request::from_parts(parts, body)).await
     }
 }
 
-impl<B: From<Bytes>> PreconditionsLayer<B> {
-    /// What is answered instead, if the request must not be carried out.
-    async fn check(&self, parts: &Parts, seen: &IfMatch) -> Result<(), Response<B>> {
-        let unwanted = match self.current {
-            Some(_) => ETagCondition::by(&parts.headers, &IF_NONE_MATCH),
-            // Nobody would compare it.
-            None => ETagCondition::Nothing,
+impl PreconditionsLayer {
+    /// Returns the response to a request that must not be processed.
+    async fn check(&self, parts: &Parts, if_match: &IfMatch) -> Option<Response<Bytes>> {
+        let if_none_match = match self.current {
+            Some(_) => ETagCondition::parse(&parts.headers, &IF_NONE_MATCH),
+            // Without the current tag the condition cannot be compared.
+            None => ETagCondition::Absent,
         };
-        if *seen == IfMatch::Absent && unwanted == ETagCondition::Nothing {
+        let reject = |rejection| Some(self.on_rejection.respond(rejection));
+        if *if_match == IfMatch::Absent && if_none_match == ETagCondition::Absent {
             return match self.required {
-                true => Err(self.on_rejection.answer(Rejection::PreconditionRequired)),
-                false => Ok(()),
+                true => reject(Rejection::PreconditionRequired),
+                false => None,
             };
         }
-        let Some(find) = &self.current else {
-            return Ok(());
+        let current = match self.current.as_ref()?(parts).await {
+            Ok(current) => current,
+            Err(response) => return Some(response),
         };
-        let current = find(parts).await?;
         let is_met = match &current {
-            // Not even `*` matches what does not exist.
-            None => *seen == IfMatch::Absent,
+            // `If-Match: *` does not match a missing resource.
+            None => *if_match == IfMatch::Absent,
             Some(current) => {
-                seen.matches(current) && !unwanted.names(Tag::parse(current.as_bytes()).as_ref())
+                if_match.matches(current)
+                    && !if_none_match.matches(Tag::parse(current.as_bytes()).as_ref())
             }
         };
         if is_met {
-            return Ok(());
+            return None;
         }
-        Err(self
-            .on_rejection
-            .answer(Rejection::PreconditionFailed { current }))
+        reject(Rejection::PreconditionFailed { current })
     }
 }
 
-/// 304 in the place of an answer that the client has already.
-fn unless_seen<B: From<Bytes>>(seen: &ETagCondition, response: Response<B>) -> Response<B> {
+/// Returns 304 if the client has the version of the response.
+fn not_modified_or<B: From<Bytes>>(
+    response: Response<B>,
+    if_none_match: &ETagCondition,
+) -> Response<B> {
     let tag = response.headers().get(ETAG);
     let tag = tag.and_then(|tag| Tag::parse(tag.as_bytes()));
-    if !response.status().is_success() || !seen.names(tag.as_ref()) {
+    if !response.status().is_success() || !if_none_match.matches(tag.as_ref()) {
         return response;
     }
     let (mut parts, _) = response.into_parts();
     parts.status = StatusCode::NOT_MODIFIED;
-    // What describes the body, and what the client has with the body: section 15.4.5.
-    for of_the_body in [
+    // Headers that describe the body, and headers that the client has with it: section 15.4.5.
+    for name in [
         CONTENT_ENCODING,
         CONTENT_LANGUAGE,
         CONTENT_LENGTH,
@@ -317,7 +291,7 @@ fn unless_seen<B: From<Bytes>>(seen: &ETagCondition, response: Response<B>) -> R
         LAST_MODIFIED,
         TRANSFER_ENCODING,
     ] {
-        parts.headers.remove(of_the_body);
+        parts.headers.remove(name);
     }
     Response::from_parts(parts, B::from(Bytes::new()))
 }

@@ -1,14 +1,12 @@
-//! Why a request was not carried out, and how that is told.
+//! Reasons why a layer rejects a request, and the responses.
 //!
-//! Guarantees: whatever body it has, an answer that says to come back later has a
-//! `Retry-After`, in whole seconds, rounded up, at least 1; no body made here shows an error
-//! text, a name of a lock or an address.
+//! Guarantees: if a retry can succeed, every response has a `Retry-After`, custom ones included; no
+//! body made here contains an error text, the name of a lock or an address.
 //!
-//! By default the body is `application/problem+json`
+//! The default body is `application/problem+json`
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) of the type `about:blank`, with a `code`
-//! for programs. A layer's `refuse` takes a closure for bodies of your own.
+//! for programs. The `on_rejection` method of a layer replaces it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,70 +17,71 @@ use serde_json::json;
 use tracing::debug;
 
 use crate::BoxError;
+use crate::opaque::Opaque;
 
-/// Why a request was not carried out.
+/// Reason why a layer rejected a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// 429 `busy`: another request with the same key is under way, or was a moment ago.
+    /// 429 `busy`: a request with the same key holds the lock or has kept it.
     Busy {
-        /// What is left of the lease of that one.
+        /// Remaining lease of the lock.
         retry_after: Duration,
-        /// It is done, and nobody gets the lock before `retry_after`.
+        /// The holder is done, and the lock stays taken until `retry_after`.
         kept: bool,
-        /// How long a lease is in all: "once in 3 s".
+        /// Whole lease of the layer: one request per 3 s.
         lease: Duration,
     },
-    /// 429 `full`: as many requests as may be are under way.
+    /// 429 `full`: all permits are held.
     Full {
-        /// When the lease of the first of them ends, if it is not renewed.
+        /// When the first lease of a permit ends, unless it is renewed.
         retry_after: Duration,
-        /// How many may be.
+        /// Number of permits.
         permits: u32,
     },
-    /// 409 `lock_lost`: it took longer than the lease, or the store forgot the lock, so another
-    /// request may have had its turn meanwhile. It was stopped, wherever it was.
+    /// 409 `lock_lost`: the handler exceeded its lease or the store lost the lock. The handler was
+    /// stopped at an await, and another request may have run meanwhile.
     LockLost {
-        /// How long it may take.
+        /// How long a handler may take.
         lease: Duration,
     },
-    /// 503 `store_unavailable`: nobody can tell whether it may be carried out.
+    /// 503 `store_unavailable`: a lock, claim or record could not be read.
     StoreUnavailable {
         /// For the log. Not for the client: it may name hosts.
         error: BoxError,
     },
-    /// 400 `key_missing`: there is no `Idempotency-Key`, and one is required.
+    /// 400 `key_missing`: a required `Idempotency-Key` is missing.
     KeyMissing,
-    /// 400 `key_malformed`: the `Idempotency-Key` is no key.
+    /// 400 `key_malformed`: the `Idempotency-Key` is invalid.
     KeyMalformed,
-    /// 422 `key_reused`: the `Idempotency-Key` came with another request before.
+    /// 422 `key_reused`: the `Idempotency-Key` was already used with a different request.
     KeyReused,
-    /// 409 `in_flight`: the request with this `Idempotency-Key` is being carried out.
+    /// 409 `in_flight`: the request with this `Idempotency-Key` is still being processed.
     InFlight {
         /// When to ask for its result.
         retry_after: Duration,
     },
-    /// 413 `body_too_large`.
+    /// 413 `body_too_large`: the request body exceeds the limit.
     BodyTooLarge {
-        /// How many bytes it may have.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// 400 `body_unreadable`: it broke off.
+    /// 400 `body_unreadable`: the request body broke off.
     BodyUnreadable {
         /// For the log.
         error: BoxError,
     },
-    /// 412 `precondition_failed`: it was changed since the client saw it.
+    /// 412 `precondition_failed`: the resource has changed since the client read it.
     PreconditionFailed {
-        /// Its entity tag now, as an `ETag` header has it; `None` if it does not exist.
+        /// Current entity tag, as in an `ETag` header; `None` if the resource does not exist.
         current: Option<String>,
     },
-    /// 428 `precondition_required`: a change without `If-Match` could undo somebody else's.
+    /// 428 `precondition_required`: a change without `If-Match` could overwrite another change.
     PreconditionRequired,
 }
 
 impl Rejection {
-    /// The status that it is answered with.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Busy { .. } | Self::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -98,7 +97,7 @@ impl Rejection {
         }
     }
 
-    /// One word for programs. It does not change from version to version.
+    /// Returns the code for programs. It is stable across versions.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "busy",
@@ -116,59 +115,62 @@ impl Rejection {
         }
     }
 
-    /// A sentence for people.
+    /// Returns a sentence for people.
     pub fn detail(&self) -> String {
         match self {
             Self::Busy {
                 kept: true, lease, ..
-            } => format!("Only one request in {lease:?} is allowed here."),
-            Self::Busy { .. } => "Another request is being carried out here.".to_owned(),
+            } => format!("Only one request per {lease:?} is allowed."),
+            Self::Busy { .. } => "Another request is being processed.".to_owned(),
             Self::Full { permits, .. } => {
-                format!("As many requests are being carried out as may be: {permits}.")
+                format!("Too many concurrent requests (limit: {permits}).")
             }
             Self::LockLost { .. } => {
-                "It took too long, and another request may have been carried out meanwhile."
+                "The request took too long and was stopped. Another request may have been \
+                 processed in the meantime."
                     .to_owned()
             }
             Self::StoreUnavailable { .. } => {
-                "It cannot be told now whether this request may be carried out.".to_owned()
+                "The store is unavailable. Try again later.".to_owned()
             }
             Self::KeyMissing => "Send an Idempotency-Key.".to_owned(),
             Self::KeyMalformed => {
                 "Send one Idempotency-Key of 1 to 255 visible ASCII characters.".to_owned()
             }
-            Self::KeyReused => "This Idempotency-Key came with another request before.".to_owned(),
+            Self::KeyReused => {
+                "This Idempotency-Key was already used with a different request.".to_owned()
+            }
             Self::InFlight { .. } => {
-                "The request with this Idempotency-Key is being carried out.".to_owned()
+                "The request with this Idempotency-Key is still being processed.".to_owned()
             }
             Self::BodyTooLarge { limit } => {
-                format!("The request's body is larger than {limit} bytes.")
+                format!("The request body is larger than {limit} bytes.")
             }
-            Self::BodyUnreadable { .. } => "The request's body could not be read.".to_owned(),
+            Self::BodyUnreadable { .. } => "The request body could not be read.".to_owned(),
             Self::PreconditionFailed { current: Some(_) } => {
-                "It was changed since you read it.".to_owned()
+                "The resource has changed since you read it.".to_owned()
             }
-            Self::PreconditionFailed { current: None } => "It does not exist any more.".to_owned(),
+            Self::PreconditionFailed { current: None } => "The resource does not exist.".to_owned(),
             Self::PreconditionRequired => {
-                "Send If-Match with the ETag of what you have read.".to_owned()
+                "Send If-Match with the ETag of the version that you have read.".to_owned()
             }
         }
     }
 
-    /// When to try again, if that is of use.
+    /// Returns when to retry, if a retry can succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { retry_after, .. }
             | Self::Full { retry_after, .. }
             | Self::InFlight { retry_after } => Some(*retry_after),
-            // What was stopped halfway may be tried anew at once.
+            // A stopped request may be retried immediately.
             Self::LockLost { .. } | Self::StoreUnavailable { .. } => Some(Duration::ZERO),
             _ => None,
         }
     }
 
-    /// What is answered unless `refuse` says otherwise.
-    pub fn problem<B: From<Bytes>>(&self) -> Response<B> {
+    /// Returns the default response: `application/problem+json`.
+    pub fn problem(&self) -> Response<Bytes> {
         let status = self.status();
         let problem = json!({
             "type": "about:blank",
@@ -177,7 +179,7 @@ impl Rejection {
             "detail": self.detail(),
             "code": self.code(),
         });
-        let mut response = Response::new(B::from(Bytes::from(problem.to_string())));
+        let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = status;
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
@@ -185,29 +187,33 @@ impl Rejection {
     }
 }
 
-/// How the on_rejection of a layer are told.
-pub(crate) struct RejectionHandler<B>(Option<Arc<dyn Fn(Rejection) -> Response<B> + Send + Sync>>);
+/// Responds to rejected requests; by default with [`Rejection::problem`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RejectionHandler(Option<Respond>);
 
-impl<B> RejectionHandler<B> {
-    pub(crate) fn by(tell: impl Fn(Rejection) -> Response<B> + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(tell)))
+type Respond = Opaque<dyn Fn(Rejection) -> Response<Bytes> + Send + Sync>;
+
+impl RejectionHandler {
+    pub(crate) fn new(
+        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Opaque(Arc::new(respond))))
     }
 
-    pub(crate) fn answer(&self, refused: Rejection) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        debug!(code = refused.code(), "refused");
-        let retry_after = refused.retry_after();
-        let current = match &refused {
+    /// Returns the response, with `Retry-After` and `ETag` where the rejection implies them and
+    /// the response has none.
+    pub(crate) fn respond<B: From<Bytes>>(&self, rejection: Rejection) -> Response<B> {
+        debug!(code = rejection.code(), "rejected");
+        let retry_after = rejection.retry_after();
+        let current = match &rejection {
             Rejection::PreconditionFailed {
                 current: Some(current),
             } => HeaderValue::try_from(current).ok(),
             _ => None,
         };
         let mut response = match &self.0 {
-            Some(tell) => tell(refused),
-            None => refused.problem(),
+            Some(respond) => respond(rejection),
+            None => rejection.problem(),
         };
         let headers = response.headers_mut();
         if let Some(retry_after) = retry_after {
@@ -218,35 +224,25 @@ impl<B> RejectionHandler<B> {
         if let Some(current) = current {
             headers.entry(ETAG).or_insert(current);
         }
-        response
+        response.map(B::from)
     }
 }
 
-impl<B> Clone for RejectionHandler<B> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<B> Default for RejectionHandler<B> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<B> fmt::Debug for RejectionHandler<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Some(_) => "by the caller",
-            None => "problem+json",
-        })
-    }
-}
-
-/// As `Retry-After` counts: never too early, and never at once.
-fn retry_after_secs(wait: Duration) -> u64 {
-    let more = u64::from(wait.subsec_nanos() > 0);
-    wait.as_secs().saturating_add(more).max(1)
+/// Returns `wait` in the seconds of a `Retry-After` header: rounded up, at least 1.
+///
+/// Fractions of a millisecond are dropped first, because leases are counted in milliseconds:
+/// 3.0001 s is 3, and 3.001 s is 4.
+///
+/// ```
+/// use std::time::Duration;
+/// use lockstock_http::retry_after_secs;
+///
+/// assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
+/// assert_eq!(retry_after_secs(Duration::ZERO), 1);
+/// ```
+pub fn retry_after_secs(wait: Duration) -> u64 {
+    let seconds = wait.as_millis().div_ceil(1000);
+    u64::try_from(seconds).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -254,18 +250,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_never_too_early_and_never_zero() {
-        for (wait, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3), (3000, 3)] {
-            assert_eq!(retry_after_secs(Duration::from_millis(wait)), seconds);
+    fn retry_after_is_rounded_up_and_never_zero() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3), (3000, 3)] {
+            assert_eq!(retry_after_secs(Duration::from_millis(millis)), seconds);
         }
+        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 3);
         assert_eq!(retry_after_secs(Duration::MAX), u64::MAX);
     }
 
     #[test]
-    fn a_tag_that_is_no_header_value_is_left_out() {
+    fn an_entity_tag_that_is_not_a_header_value_is_omitted() {
         let current = Some("\"a\"\r\nset-cookie: x".to_owned());
-        let refused = Rejection::PreconditionFailed { current };
-        let response = RejectionHandler::<Bytes>::default().answer(refused);
+        let rejection = Rejection::PreconditionFailed { current };
+        let response = RejectionHandler::default().respond::<Bytes>(rejection);
         assert_eq!(response.headers().len(), 1);
     }
 }

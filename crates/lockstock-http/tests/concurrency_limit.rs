@@ -1,17 +1,18 @@
-//! At most so many requests at a time, as clients see it.
+//! Concurrency limits as clients see them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, Request, StatusCode};
-use axum::response::IntoResponse;
 use axum::routing::post as on_post;
-use kit::{Gate, LEASE, PATIENCE, for_ever, hang_up, on_each_store, post, send, sending};
+use harness::{
+    Gate, LEASE, TIMEOUT, disconnect, hang, on_each_store, post, response_with, send, sending,
+};
 use lockstock::Store;
 use lockstock_http::{ConcurrencyLimitLayer, Key};
 use lockstock_testkit::Redis;
@@ -19,11 +20,11 @@ use tokio::time::{sleep, timeout};
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
-fn two_of(store: &Store) -> ConcurrencyLimitLayer<Body> {
+fn two_permits(store: &Store) -> ConcurrencyLimitLayer {
     ConcurrencyLimitLayer::new(store, Key::header(TENANT), 2).lease(LEASE)
 }
 
-fn app(gate: &Gate, layer: &ConcurrencyLimitLayer<Body>) -> Router {
+fn app(gate: &Gate, layer: &ConcurrencyLimitLayer) -> Router {
     let gate = gate.clone();
     let handler = async move || {
         gate.pass().await;
@@ -43,26 +44,29 @@ fn import(tenant: &str) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn so_many_at_a_time_and_the_others_hear_when_to_come_back() {
+async fn requests_over_the_limit_are_rejected_with_retry_after() {
     on_each_store(async |[one, two]| {
-        let gate = Gate::shut();
-        let apps = [app(&gate, &two_of(&one)), app(&gate, &two_of(&two))];
+        let gate = Gate::closed();
+        let apps = [
+            app(&gate, &two_permits(&one)),
+            app(&gate, &two_permits(&two)),
+        ];
         let clients = [0, 1].map(|n| sending(&apps[n], import("a")));
-        gate.came().await;
-        gate.came().await;
+        gate.entered().await;
+        gate.entered().await;
         for app in &apps {
             let full = send(app, import("a")).await;
             assert_eq!((full.status, &full.code()[..]), (429, "full"));
             let seconds = full.retry_after().unwrap();
             assert!((1..=LEASE.as_secs()).contains(&seconds), "{seconds}");
         }
-        gate.let_go(3);
-        // Another tenant, and one that needs no permit.
+        gate.release(3);
+        // Another tenant, and a request that needs no permit.
         assert_eq!(send(&apps[0], import("b")).await.status, 200);
         for client in clients {
             assert_eq!(client.await.unwrap().status, 200);
         }
-        gate.let_go(10);
+        gate.release(10);
         for _ in 0..5 {
             assert_eq!(send(&apps[1], import("a")).await.status, 200);
             assert_eq!(send(&apps[1], post("/imports/")).await.status, 200);
@@ -72,35 +76,39 @@ async fn so_many_at_a_time_and_the_others_hear_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn who_waits_gets_a_permit_in_turn() {
+async fn waiting_requests_get_permits() {
     on_each_store(async |[one, two]| {
         let gate = Gate::open();
-        let waits = |store| app(&gate, &two_of(store).wait(PATIENCE));
+        let waits = |store| app(&gate, &two_permits(store).wait(TIMEOUT));
         let apps = [waits(&one), waits(&two)];
         let clients = (0..20).map(|n| sending(&apps[n % 2], import("a")));
         for client in clients.collect::<Vec<_>>() {
             assert_eq!(client.await.unwrap().status, 200);
         }
-        assert!(gate.passed() == 20 && gate.most() <= 2, "{}", gate.most());
+        assert!(
+            gate.passed() == 20 && gate.max_inside() <= 2,
+            "{}",
+            gate.max_inside()
+        );
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_stops_nothing_and_the_permit_is_given_back() {
+async fn a_disconnect_does_not_stop_the_handler_and_the_permit_is_released() {
     on_each_store(async |[one, two]| {
-        let (gate, layer) = (Gate::shut(), two_of(&one));
+        let (gate, layer) = (Gate::closed(), two_permits(&one));
         let mine = app(&gate, &layer);
         for _ in 0..2 {
             let client = sending(&mine, import("a"));
-            gate.came().await;
-            hang_up(client).await;
+            gate.entered().await;
+            disconnect(client).await;
         }
-        assert_eq!(gate.inside(), 2, "they go on");
-        let other = app(&gate, &two_of(&two));
+        assert_eq!(gate.inside(), 2, "still running");
+        let other = app(&gate, &two_permits(&two));
         assert_eq!(send(&other, import("a")).await.status, 429);
-        gate.let_go(3);
-        timeout(PATIENCE, layer.drain()).await.unwrap();
+        gate.release(3);
+        timeout(TIMEOUT, layer.drain()).await.unwrap();
         assert_eq!(gate.passed(), 2);
         assert_eq!(send(&other, import("a")).await.status, 200);
     })
@@ -108,7 +116,7 @@ async fn a_client_that_hangs_up_stops_nothing_and_the_permit_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_panic_goes_on_in_the_caller_and_the_permit_is_given_back() {
+async fn a_panic_resumes_in_the_caller_and_the_permit_is_released() {
     on_each_store(async |[one, two]| {
         let layer = ConcurrencyLimitLayer::new(&one, Key::header(TENANT), 1).lease(LEASE);
         let broken = Router::new()
@@ -119,7 +127,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_permit_is_given_back() {
             .layer(layer.clone());
         let client = sending(&broken, import("a"));
         assert!(client.await.unwrap_err().is_panic());
-        timeout(PATIENCE, layer.drain()).await.unwrap();
+        timeout(TIMEOUT, layer.drain()).await.unwrap();
         let one_of = ConcurrencyLimitLayer::new(&two, Key::header(TENANT), 1).lease(LEASE);
         let sound = app(&Gate::open(), &one_of);
         assert_eq!(send(&sound, import("a")).await.status, 200);
@@ -128,7 +136,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_permit_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_is_renewed_while_the_handler_works_up_to_a_cap() {
+async fn a_permit_is_renewed_while_the_handler_runs_up_to_a_maximum() {
     let layer = ConcurrencyLimitLayer::new(&Store::memory(), Key::header(TENANT), 1)
         .lease(Duration::from_secs(1))
         .auto_renew(Duration::from_secs(25));
@@ -138,7 +146,7 @@ async fn a_permit_is_renewed_while_the_handler_works_up_to_a_cap() {
     };
     let app = Router::new()
         .route("/imports/", on_post(slow))
-        .route("/hangs/", on_post(for_ever))
+        .route("/hangs/", on_post(hang))
         .layer(layer);
     let client = sending(&app, import("a"));
     sleep(Duration::from_secs(15)).await;
@@ -155,19 +163,19 @@ async fn a_permit_is_renewed_while_the_handler_works_up_to_a_cap() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_no_permit_unless_said_otherwise() {
+async fn an_unavailable_store_rejects_requests_unless_the_layer_fails_open() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let gate = Gate::open();
-    let closed = app(&gate, &two_of(&store));
-    let open = app(&gate, &two_of(&store).fail_open());
+    let closed = app(&gate, &two_permits(&store));
+    let open = app(&gate, &two_permits(&store).fail_open());
     redis.kill();
-    let refused = send(&closed, import("a")).await;
+    let rejected = send(&closed, import("a")).await;
     assert_eq!(
-        (refused.status, &refused.code()[..]),
+        (rejected.status, &rejected.code()[..]),
         (503, "store_unavailable")
     );
-    assert_eq!(refused.retry_after(), Some(1));
+    assert_eq!(rejected.retry_after(), Some(1));
     assert_eq!(gate.passed(), 0);
     assert_eq!(send(&open, import("a")).await.status, 200);
     redis.restart();
@@ -175,17 +183,16 @@ async fn a_store_that_is_down_is_no_permit_unless_said_otherwise() {
 }
 
 #[tokio::test]
-async fn a_refusal_may_be_told_in_other_words() {
-    let gate = Gate::shut();
-    let layer = ConcurrencyLimitLayer::new(&Store::memory(), Key::header(TENANT), 1).on_rejection(
-        |refused| (StatusCode::SERVICE_UNAVAILABLE, refused.detail()).into_response(),
-    );
+async fn the_response_to_a_rejection_is_configurable() {
+    let gate = Gate::closed();
+    let layer = ConcurrencyLimitLayer::new(&Store::memory(), Key::header(TENANT), 1)
+        .on_rejection(|rejected| response_with(StatusCode::SERVICE_UNAVAILABLE, rejected.detail()));
     let app = app(&gate, &layer);
     let client = sending(&app, import("a"));
-    gate.came().await;
+    gate.entered().await;
     let full = send(&app, import("a")).await;
     assert_eq!(full.status, 503);
-    assert!(full.body.contains("as may be: 1") && full.retry_after().is_some());
-    gate.let_go(1);
+    assert!(full.body.contains("(limit: 1)") && full.retry_after().is_some());
+    gate.release(1);
     assert_eq!(client.await.unwrap().status, 200);
 }

@@ -1,24 +1,23 @@
-//! One request at a time for each key, or one success in so long, as clients see it.
+//! Locks and cool-downs as clients see them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{Request, Response, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::response::IntoResponse;
 use axum::routing::post as on_post;
 use axum::{Extension, Router};
 use bytes::Bytes;
-use http_body_util::Full;
-use kit::{
-    Answer, Gate, LEASE, PATIENCE, SHORT, for_ever, hang_up, on_each_store, post, send, sending,
-    somebody_waits,
+use harness::{
+    Gate, LEASE, SHORT, TIMEOUT, TestResponse, disconnect, hang, on_each_store, post,
+    response_with, send, sending, wait_for_waiter,
 };
+use http_body_util::Full;
 use lockstock::{Acquired, Store};
 use lockstock_http::{
     ConcurrencyLimitLayer, HeldLock, IdempotencyLayer, Key, LockLayer, OutcomeUnknown, Rejection,
@@ -30,16 +29,16 @@ use tower::{Layer, ServiceExt, service_fn};
 
 const PATH: &str = "/reports/{name}/";
 
-fn exclusive(store: &Store) -> LockLayer<Body> {
+fn exclusive(store: &Store) -> LockLayer {
     LockLayer::exclusive(store, Key::path(PATH), LEASE)
 }
 
-fn cooldown(store: &Store) -> LockLayer<Body> {
+fn cooldown(store: &Store) -> LockLayer {
     LockLayer::cooldown(store, Key::path(PATH), LEASE)
 }
 
-/// A service whose handler goes through the gate.
-fn app(gate: &Gate, guard: &LockLayer<Body>) -> Router {
+/// Service whose handler passes the gate and returns its fence.
+fn app(gate: &Gate, guard: &LockLayer) -> Router {
     let gate = gate.clone();
     let handler = async move |held: Option<Extension<HeldLock>>| {
         gate.pass().await;
@@ -51,13 +50,13 @@ fn app(gate: &Gate, guard: &LockLayer<Body>) -> Router {
         .layer(guard.clone())
 }
 
-/// A service that answers with the status that its path names.
-fn mirror(guard: &LockLayer<Body>) -> Router {
+/// Service that responds with the status in its path.
+fn mirror(guard: &LockLayer) -> Router {
     let handler = async |Path(name): Path<String>| {
-        let (status, settled) = name.split_once('-').unwrap();
+        let (status, outcome) = name.split_once('-').unwrap();
         let status = StatusCode::from_u16(status.parse().unwrap()).unwrap();
         let mut response = status.into_response();
-        if settled == "unsettled" {
+        if outcome == "unknown" {
             response.extensions_mut().insert(OutcomeUnknown);
         }
         response
@@ -67,29 +66,29 @@ fn mirror(guard: &LockLayer<Body>) -> Router {
         .layer(guard.clone())
 }
 
-fn fence(answer: &Answer) -> u64 {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.body.parse().unwrap()
+fn fence(response: &TestResponse) -> u64 {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.body.parse().unwrap()
 }
 
 #[tokio::test]
-async fn one_at_a_time_and_the_others_hear_when_to_come_back() {
+async fn concurrent_requests_are_rejected_with_retry_after() {
     on_each_store(async |[one, two]| {
-        let gate = Gate::shut();
+        let gate = Gate::closed();
         let apps = [app(&gate, &exclusive(&one)), app(&gate, &exclusive(&two))];
         let first = sending(&apps[0], post("/reports/weekly/"));
-        gate.came().await;
+        gate.entered().await;
         for app in &apps {
-            // Another spelling of the same.
+            // Another spelling of the same path.
             let busy = send(app, post("/reports/week%6Cy/")).await;
             assert_eq!((busy.status, &busy.code()[..]), (429, "busy"));
             let seconds = busy.retry_after().unwrap();
             assert!((1..=LEASE.as_secs()).contains(&seconds), "{seconds}");
         }
-        gate.let_go(2);
+        gate.release(2);
         let other = send(&apps[1], post("/reports/monthly/")).await;
         let first = first.await.unwrap();
-        gate.let_go(1);
+        gate.release(1);
         let next = send(&apps[1], post("/reports/weekly/")).await;
         assert_eq!(other.status, 200);
         assert!(fence(&next) > fence(&first));
@@ -99,19 +98,19 @@ async fn one_at_a_time_and_the_others_hear_when_to_come_back() {
 
 #[tokio::test]
 async fn a_request_without_a_key_needs_no_lock() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let app = app(&gate, &exclusive(&Store::memory()));
     let clients = [(); 2].map(|()| sending(&app, post("/free/")));
-    gate.came().await;
-    gate.came().await;
-    gate.let_go(2);
+    gate.entered().await;
+    gate.entered().await;
+    gate.release(2);
     for client in clients {
         assert_eq!(client.await.unwrap().body, "no lock");
     }
 }
 
 #[tokio::test]
-async fn of_five_requests_at_two_processes_one_is_carried_out() {
+async fn of_five_requests_in_two_processes_one_is_processed() {
     on_each_store(async |[one, two]| {
         let gate = Gate::open();
         let apps = [app(&gate, &cooldown(&one)), app(&gate, &cooldown(&two))];
@@ -120,27 +119,27 @@ async fn of_five_requests_at_two_processes_one_is_carried_out() {
             let app = apps[n % 2].clone();
             clients.spawn(async move { send(&app, post("/reports/weekly/")).await });
         }
-        let answers = clients.join_all().await;
-        let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+        let responses = clients.join_all().await;
+        let mut statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 429, 429, 429, 429]);
         assert_eq!(gate.passed(), 1);
-        let lost = answers.iter().filter(|answer| answer.status == 429);
+        let lost = responses.iter().filter(|response| response.status == 429);
         assert!(lost.clone().all(|lost| lost.retry_after().is_some()));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_success_keeps_the_lock_and_a_refusal_does_not() {
+async fn a_success_keeps_the_lock_and_an_error_releases_it() {
     on_each_store(async |[one, two]| {
         for (name, kept) in [
-            ("200-settled", true),
-            ("204-settled", true),
-            ("303-settled", false),
-            ("400-settled", false),
-            ("503-settled", false),
-            ("503-unsettled", true),
+            ("200-known", true),
+            ("204-known", true),
+            ("303-known", false),
+            ("400-known", false),
+            ("503-known", false),
+            ("503-unknown", true),
         ] {
             let apps = [mirror(&cooldown(&one)), mirror(&cooldown(&two))];
             let path = format!("/reports/{name}/");
@@ -149,7 +148,7 @@ async fn a_success_keeps_the_lock_and_a_refusal_does_not() {
             let again = send(&apps[1], post(&path)).await;
             assert_eq!(again.status == 429, kept, "{name}: {again:?}");
             if kept {
-                // For the rest of it, and the body says how it is.
+                // Kept to the end of the lease, which the body names.
                 assert!(again.retry_after().unwrap() > LEASE.as_secs() / 2);
                 assert!(again.body.contains("20s"), "{}", again.body);
             }
@@ -159,18 +158,18 @@ async fn a_success_keeps_the_lock_and_a_refusal_does_not() {
 }
 
 #[tokio::test]
-async fn what_counts_as_a_success_is_a_setting() {
+async fn success_is_configurable() {
     let store = Store::memory();
     let statuses = mirror(&cooldown(&store).success_status([StatusCode::NOT_FOUND]));
-    for (name, next) in [("404-settled", 429), ("201-settled", 201)] {
+    for (name, next) in [("404-known", 429), ("201-known", 201)] {
         let path = format!("/reports/{name}/");
         send(&statuses, post(&path)).await;
         assert_eq!(send(&statuses, post(&path)).await.status, next);
     }
-    let closure = mirror(&cooldown(&store).success(|response| response.status() == 418));
-    send(&closure, post("/reports/418-settled/")).await;
+    let closure = mirror(&cooldown(&store).success(|response| response.status == 418));
+    send(&closure, post("/reports/418-known/")).await;
     assert_eq!(
-        send(&closure, post("/reports/418-settled/")).await.status,
+        send(&closure, post("/reports/418-known/")).await.status,
         429
     );
 }
@@ -180,18 +179,18 @@ async fn exclusive_releases_after_a_success_too() {
     on_each_store(async |[one, two]| {
         let apps = [mirror(&exclusive(&one)), mirror(&exclusive(&two))];
         for n in 0..6 {
-            let answer = send(&apps[n % 2], post("/reports/200-settled/")).await;
-            assert_eq!(answer.status, 200);
+            let response = send(&apps[n % 2], post("/reports/200-known/")).await;
+            assert_eq!(response.status, 200);
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn who_waits_is_carried_out_in_turn() {
+async fn waiting_requests_are_processed_one_at_a_time() {
     on_each_store(async |[one, two]| {
         let gate = Gate::open();
-        let waits = |store| app(&gate, &exclusive(store).wait(PATIENCE));
+        let waits = |store| app(&gate, &exclusive(store).wait(TIMEOUT));
         let apps = [waits(&one), waits(&two)];
         let clients = (0..20).map(|n| sending(&apps[n % 2], post("/reports/weekly/")));
         let mut fences = Vec::new();
@@ -200,23 +199,26 @@ async fn who_waits_is_carried_out_in_turn() {
         }
         fences.sort_unstable();
         fences.dedup();
-        assert_eq!((fences.len(), gate.passed(), gate.most()), (20, 20, 1));
+        assert_eq!(
+            (fences.len(), gate.passed(), gate.max_inside()),
+            (20, 20, 1)
+        );
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_stops_nothing_and_the_lock_is_given_back() {
+async fn a_disconnect_does_not_stop_the_handler_and_the_lock_is_released() {
     on_each_store(async |[one, two]| {
-        let (gate, guard) = (Gate::shut(), exclusive(&one));
+        let (gate, guard) = (Gate::closed(), exclusive(&one));
         let first = sending(&app(&gate, &guard), post("/reports/weekly/"));
-        gate.came().await;
-        hang_up(first).await;
-        assert_eq!(gate.inside(), 1, "it goes on");
+        gate.entered().await;
+        disconnect(first).await;
+        assert_eq!(gate.inside(), 1, "still running");
         let other = app(&gate, &exclusive(&two));
         assert_eq!(send(&other, post("/reports/weekly/")).await.status, 429);
-        gate.let_go(2);
-        timeout(PATIENCE, guard.drain()).await.unwrap();
+        gate.release(2);
+        timeout(TIMEOUT, guard.drain()).await.unwrap();
         assert_eq!((gate.inside(), gate.passed()), (0, 1));
         assert_eq!(send(&other, post("/reports/weekly/")).await.status, 200);
     })
@@ -224,27 +226,27 @@ async fn a_client_that_hangs_up_stops_nothing_and_the_lock_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_it_waits_is_never_carried_out() {
+async fn a_request_that_disconnects_while_waiting_is_never_processed() {
     on_each_store(async |[one, two]| {
-        let (gate, guard) = (Gate::shut(), exclusive(&two).wait(PATIENCE));
+        let (gate, guard) = (Gate::closed(), exclusive(&two).wait(TIMEOUT));
         let first = sending(&app(&gate, &exclusive(&one)), post("/reports/weekly/"));
-        gate.came().await;
+        gate.entered().await;
         let waiting = app(&gate, &guard);
         let second = sending(&waiting, post("/reports/weekly/"));
-        somebody_waits(&two, "/reports/weekly/").await;
-        hang_up(second).await;
-        gate.let_go(1);
+        wait_for_waiter(&two, "/reports/weekly/").await;
+        disconnect(second).await;
+        gate.release(1);
         assert_eq!(first.await.unwrap().status, 200);
-        timeout(PATIENCE, guard.drain()).await.unwrap();
+        timeout(TIMEOUT, guard.drain()).await.unwrap();
         assert_eq!(gate.passed(), 1);
-        gate.let_go(1);
+        gate.release(1);
         assert_eq!(send(&waiting, post("/reports/weekly/")).await.status, 200);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_panic_goes_on_in_the_caller_and_the_lock_is_given_back() {
+async fn a_panic_resumes_in_the_caller_and_the_lock_is_released() {
     on_each_store(async |[one, two]| {
         let guard = cooldown(&one);
         let broken = Router::new()
@@ -253,7 +255,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_lock_is_given_back() {
         let client = sending(&broken, post("/reports/weekly/"));
         let panic = client.await.unwrap_err().into_panic();
         assert_eq!(panic.downcast_ref(), Some(&"boom"));
-        timeout(PATIENCE, guard.drain()).await.unwrap();
+        timeout(TIMEOUT, guard.drain()).await.unwrap();
         let sound = app(&Gate::open(), &cooldown(&two));
         assert_eq!(send(&sound, post("/reports/weekly/")).await.status, 200);
     })
@@ -261,7 +263,7 @@ async fn a_panic_goes_on_in_the_caller_and_the_lock_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_panic_under_several_locks_gives_back_each_of_them() {
+async fn a_panic_under_several_locks_releases_all_of_them() {
     on_each_store(async |[one, two]| {
         let outer = LockLayer::cooldown(&one, Key::from_fn(|_| Some("outer".to_owned())), LEASE);
         let inner = LockLayer::cooldown(&one, Key::from_fn(|_| Some("inner".to_owned())), LEASE);
@@ -273,8 +275,8 @@ async fn a_panic_under_several_locks_gives_back_each_of_them() {
         let client = sending(&broken, post("/reports/weekly/"));
         let panic = client.await.unwrap_err().into_panic();
         assert_eq!(panic.downcast_ref(), Some(&"boom"));
-        timeout(PATIENCE, inner.drain()).await.unwrap();
-        timeout(PATIENCE, outer.drain()).await.unwrap();
+        timeout(TIMEOUT, inner.drain()).await.unwrap();
+        timeout(TIMEOUT, outer.drain()).await.unwrap();
         for name in ["outer", "inner"] {
             let lock = two.lock(name).lease(LEASE).unwrap();
             let free = lock.try_acquire().await.unwrap();
@@ -285,15 +287,15 @@ async fn a_panic_under_several_locks_gives_back_each_of_them() {
 }
 
 #[tokio::test]
-async fn a_handler_that_loses_its_lock_is_stopped() {
+async fn losing_the_lock_stops_the_handler() {
     on_each_store(async |[one, two]| {
-        let gate = Gate::shut();
+        let gate = Gate::closed();
         let short = LockLayer::cooldown(&one, Key::path(PATH), SHORT);
         let lost = send(&app(&gate, &short), post("/reports/weekly/")).await;
         assert_eq!((lost.status, &lost.code()[..]), (409, "lock_lost"));
         assert_eq!((gate.inside(), gate.passed()), (0, 0), "stopped");
-        // And it keeps nobody out.
-        let patient = exclusive(&two).wait(PATIENCE);
+        // A lost lock does not block other requests.
+        let patient = exclusive(&two).wait(TIMEOUT);
         let next = send(&app(&Gate::open(), &patient), post("/reports/weekly/")).await;
         assert_eq!(next.status, 200);
     })
@@ -301,9 +303,9 @@ async fn a_handler_that_loses_its_lock_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_handler_that_loses_its_lock_is_stopped_behind_other_layers_too() {
+async fn losing_the_lock_stops_the_handler_under_other_layers_too() {
     on_each_store(async |[one, _]| {
-        let gate = Gate::shut();
+        let gate = Gate::closed();
         let two = ConcurrencyLimitLayer::new(&one, Key::from_fn(|_| Some("all".to_owned())), 2);
         let once = IdempotencyLayer::in_store(&one);
         let late = app(
@@ -318,34 +320,34 @@ async fn a_handler_that_loses_its_lock_is_stopped_behind_other_layers_too() {
         request.headers_mut().insert("idempotency-key", key);
         let lost = send(&late, request).await;
         assert_eq!((lost.status, &lost.code()[..]), (409, "lock_lost"));
-        // On whichever tasks they were.
-        timeout(PATIENCE, once.drain()).await.unwrap();
-        timeout(PATIENCE, two.drain()).await.unwrap();
+        // The handler is on the task of the innermost layer.
+        timeout(TIMEOUT, once.drain()).await.unwrap();
+        timeout(TIMEOUT, two.drain()).await.unwrap();
         assert_eq!((gate.inside(), gate.passed()), (0, 0), "stopped");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_handler_that_compares_fences_may_finish_without_its_lock() {
+async fn a_handler_that_compares_fences_can_finish_without_its_lock() {
     on_each_store(async |[one, two]| {
-        let other = app(&Gate::open(), &exclusive(&two).wait(PATIENCE));
+        let other = app(&Gate::open(), &exclusive(&two).wait(TIMEOUT));
         let handler = async move |Extension(held): Extension<HeldLock>| {
             sleep_until(held.deadline).await;
-            // The next holder, while this one still works.
+            // The next holder, while this handler is still running.
             let next = send(&other, post("/reports/weekly/")).await;
             (fence(&next) > held.fence).to_string()
         };
         let guard = LockLayer::exclusive(&one, Key::path(PATH), SHORT).finish_when_lost();
         let late = Router::new().route(PATH, on_post(handler)).layer(guard);
-        let answer = send(&late, post("/reports/weekly/")).await;
-        assert_eq!((answer.status, &answer.body[..]), (200, "true"));
+        let response = send(&late, post("/reports/weekly/")).await;
+        assert_eq!((response.status, &response.body[..]), (200, "true"));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_no_lock_unless_said_otherwise() {
+async fn an_unavailable_store_rejects_requests_unless_the_layer_fails_open() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();
     let gate = Gate::open();
@@ -353,32 +355,31 @@ async fn a_store_that_is_down_is_no_lock_unless_said_otherwise() {
     let apps = [app(&gate, &closed), app(&gate, &open)];
     assert!(fence(&send(&apps[1], post("/reports/weekly/")).await) > 0);
     redis.kill();
-    let refused = send(&apps[0], post("/reports/weekly/")).await;
+    let rejected = send(&apps[0], post("/reports/weekly/")).await;
     assert_eq!(
-        (refused.status, &refused.code()[..]),
+        (rejected.status, &rejected.code()[..]),
         (503, "store_unavailable")
     );
-    assert_eq!(refused.retry_after(), Some(1));
+    assert_eq!(rejected.retry_after(), Some(1));
     let address = redis.address().port().to_string();
-    assert!(!refused.body.contains(&address), "{}", refused.body);
+    assert!(!rejected.body.contains(&address), "{}", rejected.body);
     assert_eq!(gate.passed(), 1);
-    let let_in = send(&apps[1], post("/reports/weekly/")).await;
-    assert_eq!((let_in.status, &let_in.body[..]), (200, "no lock"));
+    let admitted = send(&apps[1], post("/reports/weekly/")).await;
+    assert_eq!((admitted.status, &admitted.body[..]), (200, "no lock"));
     redis.restart();
     assert!(fence(&send(&apps[0], post("/reports/weekly/")).await) > 0);
 }
 
 #[tokio::test]
-async fn a_refusal_may_be_told_in_other_words() {
+async fn the_response_to_a_rejection_is_configurable() {
     let store = Store::memory();
     let held = store.lock("/reports/weekly/").lease(LEASE).unwrap();
     let _held = held.acquire().await.unwrap();
-    let plain = exclusive(&store).on_rejection(|refused| match refused {
-        Rejection::Busy { kept, lease, .. } => (
+    let plain = exclusive(&store).on_rejection(|rejection| match rejection {
+        Rejection::Busy { kept, lease, .. } => response_with(
             StatusCode::LOCKED,
             format!("kept: {kept}, lease: {lease:?}"),
-        )
-            .into_response(),
+        ),
         other => other.problem(),
     });
     let busy = send(&app(&Gate::open(), &plain), post("/reports/weekly/")).await;
@@ -386,9 +387,11 @@ async fn a_refusal_may_be_told_in_other_words() {
         (busy.status, &busy.body[..]),
         (423, "kept: false, lease: 20s")
     );
-    assert!(busy.retry_after().unwrap() > 1, "added");
-    let own = exclusive(&store).on_rejection(|refused| {
-        (refused.status(), AppendHeaders([("retry-after", "7")])).into_response()
+    assert!(busy.retry_after().unwrap() > 1, "added by the layer");
+    let own = exclusive(&store).on_rejection(|rejected| {
+        let mut response = response_with(rejected.status(), "");
+        response.headers_mut().insert("retry-after", 7.into());
+        response
     });
     let busy = send(&app(&Gate::open(), &own), post("/reports/weekly/")).await;
     assert_eq!((busy.status, busy.retry_after()), (429, Some(7)));
@@ -396,7 +399,22 @@ async fn a_refusal_may_be_told_in_other_words() {
 }
 
 #[tokio::test]
-async fn the_key_is_the_name_of_the_lock_whatever_its_length() {
+async fn the_response_to_a_rejection_keeps_its_extensions() {
+    let store = Store::memory();
+    let lock = store.lock("/reports/weekly/").lease(LEASE).unwrap();
+    let _held = lock.acquire().await.unwrap();
+    let layer = exclusive(&store).on_rejection(|rejection| {
+        let mut response = response_with(rejection.status(), "");
+        response.extensions_mut().insert(rejection.code());
+        response
+    });
+    let busy = app(&Gate::open(), &layer).oneshot(post("/reports/weekly/"));
+    let busy = busy.await.unwrap();
+    assert_eq!(busy.extensions().get(), Some(&"busy"));
+}
+
+#[tokio::test]
+async fn a_key_of_any_length_is_the_lock_name() {
     on_each_store(async |[one, _]| {
         let app = app(&Gate::open(), &exclusive(&one));
         let lock = one.lock("/reports/weekly/").lease(LEASE).unwrap();
@@ -417,7 +435,7 @@ async fn the_key_is_the_name_of_the_lock_whatever_its_length() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_is_left_alone_and_the_lock_is_released() {
+async fn an_error_of_the_service_is_unchanged_and_the_lock_is_released() {
     #[derive(Debug, PartialEq)]
     struct Broken;
     let store = Store::memory();
@@ -426,13 +444,13 @@ async fn an_error_of_the_service_is_left_alone_and_the_lock_is_released() {
         Err::<Response<Full<Bytes>>, _>(Broken)
     }));
     for _ in 0..3 {
-        let answer = service.clone().oneshot(Request::new(())).await;
-        assert_eq!(answer.unwrap_err(), Broken);
+        let response = service.clone().oneshot(Request::new(())).await;
+        assert_eq!(response.unwrap_err(), Broken);
     }
 }
 
 #[tokio::test]
-async fn any_body_made_of_bytes_will_do() {
+async fn any_body_type_that_is_made_from_bytes_works() {
     let guard = LockLayer::cooldown(&Store::memory(), Key::path("/"), LEASE);
     let service = guard.layer(service_fn(async |request: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(request.into_body()))
@@ -444,29 +462,29 @@ async fn any_body_made_of_bytes_will_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stops_waits_for_what_has_begun() {
-    let (gate, guard) = (Gate::shut(), exclusive(&Store::memory()));
+async fn drain_waits_for_running_handlers() {
+    let (gate, guard) = (Gate::closed(), exclusive(&Store::memory()));
     let client = sending(&app(&gate, &guard), post("/reports/weekly/"));
-    gate.came().await;
-    hang_up(client).await;
+    gate.entered().await;
+    disconnect(client).await;
     let early = timeout(Duration::from_secs(1), guard.drain()).await;
-    assert!(early.is_err(), "it still works");
-    gate.let_go(1);
-    timeout(PATIENCE, guard.drain()).await.unwrap();
+    assert!(early.is_err(), "still running");
+    gate.release(1);
+    timeout(TIMEOUT, guard.drain()).await.unwrap();
 }
 
 #[tokio::test]
-#[should_panic(expected = "a lease takes")]
-async fn a_lease_out_of_range_is_refused_at_once() {
-    let _ = LockLayer::<Body>::exclusive(&Store::memory(), Key::path(PATH), Duration::ZERO);
+#[should_panic(expected = "a lease must be between")]
+async fn a_lease_out_of_range_panics() {
+    let _ = LockLayer::exclusive(&Store::memory(), Key::path(PATH), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_holds_no_longer_than_the_lease() {
+async fn a_handler_that_hangs_loses_its_lock_after_the_lease() {
     let store = Store::memory();
     let hangs = Router::new()
-        .route(PATH, on_post(for_ever))
+        .route(PATH, on_post(hang))
         .layer(exclusive(&store));
-    let answer = send(&hangs, post("/reports/weekly/")).await;
-    assert_eq!(answer.status, 409);
+    let response = send(&hangs, post("/reports/weekly/")).await;
+    assert_eq!(response.status, 409);
 }

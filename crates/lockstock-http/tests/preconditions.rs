@@ -1,24 +1,24 @@
-//! Conditional requests, as clients see them.
+//! Conditional requests as clients see them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod kit;
+mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use axum::routing::any;
 use axum::{Extension, Router};
-use kit::{Answer, send};
+use bytes::Bytes;
+use harness::{TestResponse, response_with, send};
 use lockstock_http::{IfMatch, PreconditionsLayer, Rejection};
 
-/// What is sent and answered may be any of these.
-type Line<'a> = (&'a str, &'a str);
+/// Name and value of a header.
+type Header<'a> = (&'a str, &'a str);
 
-fn request(method: &str, path: &str, headers: &[Line]) -> Request<Body> {
+fn request(method: &str, path: &str, headers: &[Header]) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -26,15 +26,15 @@ fn request(method: &str, path: &str, headers: &[Line]) -> Request<Body> {
     request.body(Body::empty()).unwrap()
 }
 
-async fn sent(app: &Router, method: &str, headers: &[Line<'_>]) -> Answer {
+async fn sent(app: &Router, method: &str, headers: &[Header<'_>]) -> TestResponse {
     send(app, request(method, "/", headers)).await
 }
 
-/// Answers with the headers of the request that begin with `x-`, without that.
+/// Service that returns the `x-` headers of the request without that prefix.
 fn mirror() -> Router {
-    let handler = async |asked: HeaderMap| {
+    let handler = async |calls: HeaderMap| {
         let mut headers = HeaderMap::new();
-        for (name, value) in &asked {
+        for (name, value) in &calls {
             if let Some(name) = name.as_str().strip_prefix("x-") {
                 headers.append(name.parse::<HeaderName>().unwrap(), value.clone());
             }
@@ -51,7 +51,7 @@ fn mirror() -> Router {
 }
 
 #[tokio::test]
-async fn what_the_client_has_already_is_not_sent_again() {
+async fn a_version_that_the_client_has_is_not_sent_again() {
     let app = mirror();
     for (has, tag, status) in [
         ("\"3\"", "\"3\"", 304),
@@ -68,18 +68,18 @@ async fn what_the_client_has_already_is_not_sent_again() {
         ("", "\"3\"", 200),
     ] {
         for method in ["GET", "HEAD"] {
-            let answer = sent(&app, method, &[("if-none-match", has), ("x-etag", tag)]).await;
-            assert_eq!(answer.status, status, "{has} {tag}");
-            assert_eq!(answer.header("etag"), tag);
+            let response = sent(&app, method, &[("if-none-match", has), ("x-etag", tag)]).await;
+            assert_eq!(response.status, status, "{has} {tag}");
+            assert_eq!(response.header("etag"), tag);
             let body = if status == 304 || method == "HEAD" {
                 ""
             } else {
                 "the body"
             };
-            assert_eq!(answer.body, body, "{method} {has} {tag}");
+            assert_eq!(response.body, body, "{method} {has} {tag}");
         }
     }
-    // No tag, nothing to compare; but anything is what `*` names.
+    // Without a tag there is nothing to compare, but `*` matches every response.
     assert_eq!(
         sent(&app, "GET", &[("if-none-match", "\"3\"")])
             .await
@@ -95,13 +95,13 @@ async fn what_the_client_has_already_is_not_sent_again() {
         let lines = [&seen[..], &[("x-status", status)]].concat();
         assert_eq!(sent(&app, "GET", &lines).await.status.to_string(), status);
     }
-    // Not ours to judge, without anything to compare with.
+    // Without the current tag the layer cannot compare.
     assert_eq!(sent(&app, "POST", &seen).await.status, 200);
     assert_eq!(sent(&app, "PUT", &seen).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
+async fn a_304_keeps_the_headers_for_caches_and_drops_those_of_the_body() {
     let kept = [
         ("x-etag", "\"3\""),
         ("x-cache-control", "max-age=60"),
@@ -120,15 +120,15 @@ async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
         ("x-last-modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
     ];
     let lines = [&kept[..], &dropped, &[("if-none-match", "\"3\"")]].concat();
-    let answer = sent(&mirror(), "GET", &lines).await;
-    assert_eq!(answer.status, 304);
+    let response = sent(&mirror(), "GET", &lines).await;
+    assert_eq!(response.status, 304);
     for (name, value) in kept {
-        let mut values = answer.headers.get_all(&name[2..]).iter();
+        let mut values = response.headers.get_all(&name[2..]).iter();
         assert!(values.any(|one| one == value), "{name} {value}");
     }
     for (name, _) in dropped {
-        // axum says of every empty body that its length is 0.
-        let left = answer.header(&name[2..]);
+        // axum adds `content-length: 0` to every empty body.
+        let left = response.header(&name[2..]);
         assert!(
             matches!((name, left), (_, "") | ("x-content-length", "0")),
             "{name}"
@@ -136,8 +136,8 @@ async fn a_304_keeps_what_caches_need_and_drops_what_describes_the_body() {
     }
 }
 
-/// Answers with what the handler is told of `If-Match`.
-fn told(layer: PreconditionsLayer<Body>) -> Router {
+/// Service that returns the `IfMatch` that its handler gets.
+fn show_condition(layer: PreconditionsLayer) -> Router {
     let handler = async |seen: Option<Extension<IfMatch>>| {
         seen.map_or("nothing".to_owned(), |seen| format!("{:?}", seen.0))
     };
@@ -145,8 +145,8 @@ fn told(layer: PreconditionsLayer<Body>) -> Router {
 }
 
 #[tokio::test]
-async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
-    let app = told(PreconditionsLayer::new());
+async fn a_handler_that_writes_gets_the_condition_of_the_client() {
+    let app = show_condition(PreconditionsLayer::new());
     for (lines, seen) in [
         (&[][..], "Absent"),
         (&[("if-match", "*")], "Any"),
@@ -164,7 +164,7 @@ async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
         assert_eq!(sent(&app, "GET", lines).await.body, "nothing");
         assert_eq!(sent(&app, "POST", lines).await.body, "nothing");
     }
-    let posts = told(PreconditionsLayer::new().methods([Method::POST]));
+    let posts = show_condition(PreconditionsLayer::new().methods([Method::POST]));
     assert_eq!(sent(&posts, "POST", &[("if-match", "*")]).await.body, "Any");
     assert_eq!(
         sent(&posts, "PUT", &[("if-match", "*")]).await.body,
@@ -173,13 +173,13 @@ async fn a_handler_that_writes_is_told_what_the_client_has_seen() {
 }
 
 #[tokio::test]
-async fn a_write_without_a_condition_may_be_refused() {
-    let app = told(PreconditionsLayer::new().require());
+async fn a_write_without_a_condition_is_rejected_if_one_is_required() {
+    let app = show_condition(PreconditionsLayer::new().require());
     for method in ["PUT", "PATCH", "DELETE"] {
-        let refused = sent(&app, method, &[]).await;
-        let code = refused.code();
-        assert_eq!((refused.status, &code[..]), (428, "precondition_required"));
-        // Nobody compares that one.
+        let rejected = sent(&app, method, &[]).await;
+        let code = rejected.code();
+        assert_eq!((rejected.status, &code[..]), (428, "precondition_required"));
+        // The layer does not compare `If-None-Match` here.
         let other = sent(&app, method, &[("if-none-match", "*")]).await;
         assert_eq!(other.status, 428);
         assert_eq!(sent(&app, method, &[("if-match", "*")]).await.status, 200);
@@ -188,26 +188,23 @@ async fn a_write_without_a_condition_may_be_refused() {
     assert_eq!(sent(&app, "POST", &[]).await.status, 200);
 }
 
-/// `/3` has the tag "3", `/weak` a weak one, `/none` does not exist, `/secret` is refused.
-async fn current(
-    path: String,
-    asked: Arc<AtomicUsize>,
-) -> Result<Option<String>, axum::response::Response> {
-    asked.fetch_add(1, Ordering::SeqCst);
+/// `/3` has the tag "3", `/weak` a weak one, `/none` does not exist, `/secret` is forbidden.
+async fn current(path: String, calls: Arc<AtomicUsize>) -> Result<Option<String>, Response<Bytes>> {
+    calls.fetch_add(1, Ordering::SeqCst);
     match &path[..] {
         "/none" => Ok(None),
         "/weak" => Ok(Some("W/\"3\"".to_owned())),
-        "/secret" => Err(StatusCode::FORBIDDEN.into_response()),
+        "/secret" => Err(response_with(StatusCode::FORBIDDEN, "")),
         other => Ok(Some(format!("\"{}\"", &other[1..]))),
     }
 }
 
 #[tokio::test]
-async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
-    let asked = Arc::new(AtomicUsize::new(0));
+async fn a_failed_comparison_before_the_handler_responds_with_the_current_tag() {
+    let calls = Arc::new(AtomicUsize::new(0));
     let layer = PreconditionsLayer::new().current({
-        let asked = asked.clone();
-        move |parts| current(parts.uri.path().to_owned(), asked.clone())
+        let calls = calls.clone();
+        move |parts| current(parts.uri.path().to_owned(), calls.clone())
     });
     let written = Arc::new(AtomicUsize::new(0));
     let handler = {
@@ -217,7 +214,7 @@ async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
             StatusCode::NO_CONTENT
         }
     };
-    let app = |layer: PreconditionsLayer<Body>| {
+    let app = |layer: PreconditionsLayer| {
         let handler = handler.clone();
         Router::new().route("/{id}", any(handler)).layer(layer)
     };
@@ -248,42 +245,42 @@ async fn what_is_compared_before_the_handler_is_refused_with_the_current_tag() {
     ] {
         for method in ["PUT", "PATCH", "DELETE"] {
             let before = written.load(Ordering::SeqCst);
-            let answer = send(&lax, request(method, path, lines)).await;
-            assert_eq!(answer.status, status, "{method} {path} {lines:?}");
+            let response = send(&lax, request(method, path, lines)).await;
+            assert_eq!(response.status, status, "{method} {path} {lines:?}");
             let now = written.load(Ordering::SeqCst);
             assert_eq!(now > before, status == 204, "{method} {path} {lines:?}");
             if status == 412 {
-                assert_eq!(answer.code(), "precondition_failed");
+                assert_eq!(response.code(), "precondition_failed");
                 let tag = match path {
                     "/3" => "\"3\"",
                     "/weak" => "W/\"3\"",
                     _ => "",
                 };
-                assert_eq!(answer.header("etag"), tag);
+                assert_eq!(response.header("etag"), tag);
             }
         }
     }
-    let before = asked.load(Ordering::SeqCst);
+    let before = calls.load(Ordering::SeqCst);
     assert_eq!(send(&lax, request("PUT", "/3", &[])).await.status, 204);
     let strict = app(layer.require());
     assert_eq!(send(&strict, request("PUT", "/3", &[])).await.status, 428);
-    assert_eq!(asked.load(Ordering::SeqCst), before, "nothing to compare");
+    assert_eq!(calls.load(Ordering::SeqCst), before, "nothing to compare");
     let create = request("PUT", "/none", &[("if-none-match", "*")]);
     assert_eq!(send(&strict, create).await.status, 204);
 }
 
 #[tokio::test]
-async fn a_refusal_may_be_told_in_other_words() {
+async fn the_response_to_a_rejection_is_configurable() {
     let layer = PreconditionsLayer::new()
         .current(|_| async { Ok(Some("\"3\"".to_owned())) })
-        .on_rejection(|refused| match refused {
+        .on_rejection(|rejection| match rejection {
             Rejection::PreconditionFailed { current } => {
-                (StatusCode::PRECONDITION_FAILED, format!("{current:?}")).into_response()
+                response_with(StatusCode::PRECONDITION_FAILED, format!("{current:?}"))
             }
-            _ => AppendHeaders([("etag", "mine")]).into_response(),
+            other => other.problem(),
         });
-    let app = told(layer);
-    let answer = sent(&app, "PUT", &[("if-match", "\"2\"")]).await;
-    assert_eq!((answer.status, answer.header("etag")), (412, "\"3\""));
-    assert_eq!(answer.body, "Some(\"\\\"3\\\"\")");
+    let app = show_condition(layer);
+    let response = sent(&app, "PUT", &[("if-match", "\"2\"")]).await;
+    assert_eq!((response.status, response.header("etag")), (412, "\"3\""));
+    assert_eq!(response.body, "Some(\"\\\"3\\\"\")");
 }

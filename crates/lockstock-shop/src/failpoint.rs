@@ -1,36 +1,36 @@
-//! Places where a test can stop the server between two steps, or end it.
+//! Fail points, at which a test can pause or kill the server between two steps.
 //!
-//! Compiled to nothing unless the feature `failpoints` is on, which no release has. Then
-//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that place, every
-//! time; `1*return(4000)` only the first time; `1%return(kill)` ends it there as SIGKILL would,
-//! one time in a hundred (see the `fail` crate).
+//! They compile to nothing unless the feature `failpoints` is on, which no release has. With it,
+//! `FAILPOINTS="update.locked=return(4000)"` makes the server sleep 4 s at that point each
+//! time, `1*return(4000)` only the first time, and `1%return(kill)` kills it there in one of a
+//! hundred cases (see the `fail` crate).
 
-/// Sleeps here, or ends here, if a test has asked for it.
+/// Sleeps or aborts if a test has configured the point so.
 pub(crate) async fn pause(name: &'static str) {
-    let Some(what) = injected(name) else {
+    let Some(action) = injected(name) else {
         return;
     };
-    if what == "kill" {
+    if action == "kill" {
         std::process::abort();
     }
-    let milliseconds = what.parse().unwrap_or_default();
-    tracing::warn!(name, milliseconds, "a fail point holds this request up");
+    let milliseconds = action.parse().unwrap_or_default();
+    tracing::warn!(name, milliseconds, "paused at a fail point");
     tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
 }
 
-/// Whether a test has switched this on.
+/// Returns whether a test has switched the point on.
 pub(crate) fn is_on(name: &'static str) -> bool {
     injected(name).is_some()
 }
 
 fn injected(name: &'static str) -> Option<String> {
-    // `name` is only read where fail points are compiled in.
+    // Unused unless fail points are compiled in.
     let _ = name;
     fail::fail_point!(name, |what| Some(what.unwrap_or_default()));
     None
 }
 
-/// Reads `FAILPOINTS`; keep the answer for as long as they shall work.
+/// Configures the fail points from `FAILPOINTS` until the result is dropped.
 pub(crate) fn setup() -> fail::FailScenario<'static> {
     fail::FailScenario::setup()
 }

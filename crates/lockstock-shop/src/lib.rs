@@ -1,67 +1,54 @@
-//! The shop behind the `lockstock` binary: a stock API whose updates are applied exactly
-//! once. A binary first; what is public here is public for its tests.
+//! The `lockstock` binary as a library: a stock API whose updates are applied exactly once. What
+//! is public here is public for the tests of this crate.
 //!
-//! - `cli`: the options; `serve`: start and stop; `race`: the article's test as a command;
-//!   `bench`: the lock measured and checked on a store of the user's.
-//!   `locks`: who holds what, for operators.
-//! - `app`: the routes together; `face`: what every request meets first.
-//! - `products`, `purchases`, `reservations`, `ledger`: the resources; `turns`: whose turn it
-//!   is to change a product; `keys`: idempotency keys; [`storage`]: the databases.
+//! Modules, from the top down. A module uses only modules below it, and the leaves.
+//!
+//! - `cli`, `commands`: the command line; `serve`, `race`, `locks` and `bench`.
+//! - `router`: all routes together.
+//! - `api`: the resources.
+//! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
+//!   operations share.
+//! - `state`, `settings`: the state that handlers share.
+//! - `drf`: the behaviour of Django REST framework.
+//! - `error`: the error type of the API.
+//! - [`storage`]: the databases.
+//! - `batch`: database calls that are executed together.
+//!
+//! Leaves: `etag`, `timestamp`, `failpoint`, `logging`.
 
-mod answer;
-mod app;
-mod bench;
-mod body;
+mod api;
+mod batch;
 mod cli;
-mod combine;
-mod decimal;
-mod document;
-mod face;
+mod commands;
+mod drf;
+mod error;
+mod etag;
 mod failpoint;
-mod fields;
-mod keys;
-mod ledger;
-mod listing;
-mod locks;
-mod logs;
-mod metadata;
-mod negotiate;
-mod operate;
-mod origin;
-mod places;
-mod preconditions;
-mod products;
-mod purchases;
-mod python;
-mod race;
-mod refusal;
-mod reservations;
-mod samples;
-mod search;
-mod serve;
+mod http;
+mod logging;
+mod openapi;
+mod router;
+mod settings;
+mod state;
 pub mod storage;
-mod turns;
+mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;
+use commands::{bench, locks, race, serve};
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 ///
 /// # Errors
 ///
-/// One line for the person who typed it.
+/// Returns an error whose message is one line for the terminal.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
     match cli.command {
-        Some(Command::Bench(options)) => bench::bench(options).await,
-        Some(Command::Race(options)) => race::race(options).await,
-        Some(Command::Locks(options)) => locks::locks(options).await,
-        Some(Command::Serve(options)) => start(*options).await,
-        None => start(cli.serve).await,
+        Some(Command::Bench(args)) => bench::run(args).await,
+        Some(Command::Race(args)) => race::run(args).await,
+        Some(Command::Locks(args)) => locks::run(args).await,
+        Some(Command::Serve(args)) => serve::run(*args).await,
+        None => serve::run(cli.serve).await,
     }
-}
-
-async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logs::start(&options.log)?;
-    serve::serve(options).await
 }

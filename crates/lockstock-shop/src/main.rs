@@ -7,13 +7,13 @@ use lockstock_shop::Cli;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // One crypto library for TLS to the store, to the database and to a server raced on.
-    // Fails only if there is one already.
+    // One crypto provider for TLS to the store, to the database and to the target of a race.
+    // Fails only if a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match lockstock_shop::run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("lockstock: {why:#}");
+        Err(error) => {
+            eprintln!("lockstock: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -17,7 +17,7 @@
 //!   it does not encode.
 //!
 //! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
-//! The server runs with `--update-hold release`: with a cool-down of seconds after each update
+//! The server runs with `--after-update release`: with a cool-down of seconds after each update
 //! nearly all of them would be answered 429, and nothing else would be seen.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -115,7 +115,7 @@ fn serve(port: u16, folder: &Path) -> Process {
     command
         .args(["--listen", &format!("127.0.0.1:{port}")])
         .args(["--store", "memory://", "--database", &database])
-        .args(["--update-hold", "release", "--log", "warn"])
+        .args(["--after-update", "release", "--log", "warn"])
         .stdout(Stdio::null());
     let server = Process::spawn(command).unwrap();
     let deadline = Instant::now() + START;

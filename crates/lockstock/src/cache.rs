@@ -1,12 +1,12 @@
-//! Values that go by themselves: bytes under a key, for so long and no longer.
+//! Values with a time to live: bytes under a cache key.
 //!
-//! Guarantees: what is read under a key is what was written there last, whole, and never after
-//! its time to live; each call is answered or fails within the store's timeout.
+//! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
+//! and never after its time to live. Every call returns or fails within the store's timeout.
 //!
-//! Not guaranteed: that a value is still there. A store may lose it before its time (memory
-//! that ends with the process, a restart, a failover, `maxmemory`), so whoever reads must know
-//! what to do without. A write whose answer was lost is sent again and may come after somebody
-//! else's.
+//! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
+//! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
+//! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
+//! client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,34 +14,36 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::lock::whole_millis;
+use crate::lease::truncate_to_millis;
 use crate::store::Store;
 
-/// The longest key of a value, in bytes.
+/// The maximum length of a cache key: 1 KiB.
 pub const MAX_KEY_BYTES: usize = 1024;
-/// The largest value, in bytes. Locks go through the same connection, and wait behind it.
+/// The maximum size of a value: 16 MiB. Larger values would delay the locks, which use the same
+/// connection.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
-/// The shortest time to live.
+/// The minimum time to live: 1 ms.
 pub const MIN_TTL: Duration = Duration::from_millis(1);
-/// The longest time to live.
+/// The maximum time to live: 366 days.
 pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What all keys of values begin with. No lock has such a key (see `key.rs`).
-const KEYS: &[u8] = b"lockstock:cache:";
+/// The prefix of the Redis keys of all values. No lock uses it (see `key.rs`).
+const KEY_PREFIX: &[u8] = b"lockstock:cache:";
 
-/// Values under keys that begin alike: see [`Store::cache`]. Cheap to clone.
+/// The values of one prefix, from [`Store::cache`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cache {
     store: Store,
-    /// What its keys begin with in the store.
-    front: Arc<[u8]>,
+    /// The prefix of its keys in the store.
+    prefix: Arc<[u8]>,
 }
 
 impl Store {
-    /// The values whose keys begin with `prefix`, any bytes. Two prefixes share no key.
+    /// Returns the cache of `prefix`, which may contain any bytes. Caches of different prefixes
+    /// share no keys.
     ///
-    /// In Redis a value is a string under `lockstock:cache:PREFIX:KEY`, where `%` and `:` of the
-    /// prefix are written as `%25` and `%3A`.
+    /// In Redis, a value is a string under `lockstock:cache:PREFIX:KEY`. A `%` in the prefix is
+    /// written as `%25`, a `:` as `%3A`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -57,42 +59,42 @@ impl Store {
     /// # }
     /// ```
     pub fn cache(&self, prefix: impl AsRef<[u8]>) -> Cache {
-        let mut front = KEYS.to_vec();
+        let mut full_prefix = KEY_PREFIX.to_vec();
         for &byte in prefix.as_ref() {
             match byte {
-                b'%' => front.extend_from_slice(b"%25"),
-                b':' => front.extend_from_slice(b"%3A"),
-                _ => front.push(byte),
+                b'%' => full_prefix.extend_from_slice(b"%25"),
+                b':' => full_prefix.extend_from_slice(b"%3A"),
+                _ => full_prefix.push(byte),
             }
         }
-        front.push(b':');
+        full_prefix.push(b':');
         Cache {
             store: self.clone(),
-            front: front.into(),
+            prefix: full_prefix.into(),
         }
     }
 }
 
 impl Cache {
-    /// What is under `key`: 1 to [`MAX_KEY_BYTES`] bytes. `None` if nothing is, or not any
-    /// more.
+    /// Returns the value under `key`, `None` if there is none or it has expired. A key has 1 to
+    /// [`MAX_KEY_BYTES`] bytes.
     ///
     /// # Errors
     ///
-    /// [`is_invalid`](Error::is_invalid) for a key that is empty or too long,
-    /// [`is_unavailable`](Error::is_unavailable) when the store cannot be asked.
+    /// [`is_invalid`](Error::is_invalid) if the key is empty or too long,
+    /// [`is_unavailable`](Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.store.get(&self.key(key.as_ref())?).await
     }
 
-    /// Puts `value` under `key` for `ttl`, in the place of what was there:
-    /// [`MIN_TTL`] to [`MAX_TTL`], counted in whole milliseconds.
+    /// Writes `value` under `key`, and replaces an earlier value. The time to live is truncated to
+    /// whole milliseconds, from [`MIN_TTL`] to [`MAX_TTL`].
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), and [`is_invalid`](Error::is_invalid) for a time out of range and
-    /// a value of more than [`MAX_VALUE_BYTES`]. When the store is unavailable the value may
-    /// have been written all the same.
+    /// As [`get`](Self::get), and [`is_invalid`](Error::is_invalid) if `ttl` is out of range or
+    /// the value has more than [`MAX_VALUE_BYTES`]. If the store is unavailable, the value may
+    /// have been written nevertheless.
     pub async fn set(
         &self,
         key: impl AsRef<[u8]>,
@@ -102,19 +104,19 @@ impl Cache {
         let (key, value) = (self.key(key.as_ref())?, value.into());
         if value.len() > MAX_VALUE_BYTES {
             return Err(Error::invalid(format!(
-                "a value takes at most {MAX_VALUE_BYTES} bytes, this one has {}",
+                "a value can have at most {MAX_VALUE_BYTES} bytes, this one has {}",
                 value.len()
             )));
         }
         if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
             return Err(Error::invalid(format!(
-                "a time to live takes {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
+                "the time to live must be {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
             )));
         }
-        self.store.set(&key, value, whole_millis(ttl)).await
+        self.store.set(&key, value, truncate_to_millis(ttl)).await
     }
 
-    /// Removes what is under `key`, if anything is.
+    /// Removes the value under `key`, if there is one.
     ///
     /// # Errors
     ///
@@ -126,10 +128,10 @@ impl Cache {
     fn key(&self, key: &[u8]) -> Result<Vec<u8>> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return Err(Error::invalid(format!(
-                "a key takes 1 to {MAX_KEY_BYTES} bytes, this one has {}",
+                "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
                 key.len()
             )));
         }
-        Ok([&self.front, key].concat())
+        Ok([&self.prefix, key].concat())
     }
 }

@@ -1,21 +1,22 @@
-//! One error for the whole crate: ask what it means, not which variant it is.
+//! The error type of this crate, to be matched by predicates.
 //!
-//! A lock that somebody else holds is *not* an error: it is
-//! [`Acquired::Busy`](crate::Acquired::Busy). An [`Error`] means that the question
-//! could not be answered, that it made no sense, or that a lock was lost.
+//! A lock that is busy is *not* an error: it is [`Acquired::Busy`](crate::Acquired::Busy). An
+//! [`Error`] means that the store is unavailable, that a call was invalid, or that a lock was
+//! lost.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What every fallible call of this crate returns.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed. Match with [`is_unavailable`](Self::is_unavailable),
-/// [`is_lost`](Self::is_lost) and [`is_invalid`](Self::is_invalid); the kind itself is
-/// private so that new causes are not breaking changes.
+/// Why a call failed.
 ///
-/// No error text ever holds a password: URLs are shown without their credentials.
+/// Match with [`is_unavailable`](Self::is_unavailable), [`is_lost`](Self::is_lost) and
+/// [`is_invalid`](Self::is_invalid). The kind is private, so new causes are not breaking changes.
+///
+/// Error texts never contain a password: URLs are shown without credentials.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
@@ -30,9 +31,9 @@ enum Kind {
 }
 
 impl Error {
-    pub(crate) fn invalid(why: impl Into<String>) -> Self {
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Invalid(why.into()),
+            kind: Kind::Invalid(reason.into()),
             source: None,
         }
     }
@@ -44,36 +45,37 @@ impl Error {
         }
     }
 
-    pub(crate) fn unavailable(why: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Unavailable(why.into()),
+            kind: Kind::Unavailable(reason.into()),
             source: None,
         }
     }
 
-    /// The server's own word (NOAUTH, READONLY, OOM, LOADING …) is kept: it tells the operator
-    /// what to do, and it is never mistaken for "busy" or "granted".
-    pub(crate) fn refused(why: impl fmt::Display) -> Self {
-        Self::unavailable(format!("the store failed: {why}"))
+    /// `reason` begins with the error code of the server (NOAUTH, READONLY, OOM, LOADING …), which
+    /// tells operators what to do.
+    pub(crate) fn store_failed(reason: impl fmt::Display) -> Self {
+        Self::unavailable(format!("the store failed: {reason}"))
     }
 
-    pub(crate) fn no_answer(within: Duration) -> Self {
-        Self::unavailable(format!("the store did not answer within {within:?}"))
+    pub(crate) fn timed_out(timeout: Duration) -> Self {
+        Self::unavailable(format!("the store did not reply within {timeout:?}"))
     }
 
-    /// The store could not be asked, or could not answer: it is down, it timed out, it
-    /// refused the command. Nothing is known about the lock. Never means "busy".
+    /// Returns whether the store is unavailable: it is down, it did not reply in time, or it
+    /// rejected the command. The state of the lock is unknown. Never means "busy".
     pub fn is_unavailable(&self) -> bool {
         matches!(self.kind, Kind::Unavailable(_))
     }
 
-    /// The lock is no longer held by this guard: its lease ended, or the store forgot it.
-    /// Whatever was done under it may have been done by somebody else as well.
+    /// Returns whether the lock was lost: its lease has ended, or the store no longer has it.
+    /// Another holder may have worked at the same time.
     pub fn is_lost(&self) -> bool {
         matches!(self.kind, Kind::Lost)
     }
 
-    /// The call could never work: a name too long, a lease out of range, a malformed URL.
+    /// Returns whether the call can never succeed: the name is too long, the lease is out of
+    /// range, the URL is malformed.
     pub fn is_invalid(&self) -> bool {
         matches!(self.kind, Kind::Invalid(_))
     }
@@ -82,8 +84,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Invalid(why) | Kind::Unavailable(why) => f.write_str(why),
-            Kind::Lost => f.write_str("the lock is lost: its lease ended, or the store forgot it"),
+            Kind::Invalid(reason) | Kind::Unavailable(reason) => f.write_str(reason),
+            Kind::Lost => {
+                f.write_str("the lock was lost: its lease has ended, or the store no longer has it")
+            }
         }
     }
 }
@@ -96,81 +100,83 @@ impl std::error::Error for Error {
 
 impl From<redis::RedisError> for Error {
     fn from(error: redis::RedisError) -> Self {
-        // Never mistaken for "busy" or "granted".
+        // Every error of Redis means unavailable, never "busy" or "granted".
         Self {
             source: Some(Arc::new(error.clone())),
-            ..Self::refused(explained(&error))
+            ..Self::store_failed(explain(&error))
         }
     }
 }
 
-/// What Redis said, beginning with its own word (`NOAUTH`, `READONLY`, …), and what can be
-/// done about it.
-pub(crate) fn explained(error: &redis::RedisError) -> String {
+/// Returns the message of Redis, beginning with its error code (`NOAUTH`, `READONLY`, …), with
+/// advice for the operator.
+pub(crate) fn explain(error: &redis::RedisError) -> String {
     match error.code() {
-        Some(code) => advised(code, error.detail().unwrap_or_default()),
+        Some(code) => advise(code, error.detail().unwrap_or_default()),
         None => without_arguments(&error.to_string()),
     }
 }
 
-/// The same, of one step of a script.
-pub(crate) fn explained_step(line: &str) -> String {
-    // Where in the script it happened is no help.
-    let said = line.split(" script: ").next().unwrap_or_default();
-    let (code, said) = said.split_once(' ').unwrap_or((said, ""));
-    advised(code, said)
+/// Like [`explain`], for the error of an operation in a script.
+pub(crate) fn explain_operation(line: &str) -> String {
+    // Without the position in the script.
+    let message = line.split(" script: ").next().unwrap_or_default();
+    let (code, detail) = message.split_once(' ').unwrap_or((message, ""));
+    advise(code, detail)
 }
 
-fn advised(code: &str, said: &str) -> String {
-    const ACL: &str = "the user's ACL has to allow it";
-    let said = without_arguments(said);
+fn advise(code: &str, detail: &str) -> String {
+    const ACL: &str = "the ACL of the user has to allow it";
+    let detail = without_arguments(detail);
     let advice = match code {
-        "NOAUTH" => "write user and password into the URL, redis://user:password@host",
-        "WRONGPASS" => "look at user and password in the URL",
+        "NOAUTH" => "add user and password to the URL, redis://user:password@host",
+        "WRONGPASS" => "check user and password in the URL",
         "NOPERM" => ACL,
         "READONLY" => {
-            "the server is a replica: connect to the master, or to redis+sentinel:// or \
+            "the server is a replica: connect to the master, or use redis+sentinel:// or \
              redis+cluster://, which find it"
         }
-        "LOADING" => "the server has just started, and answers when it has read its data",
-        "OOM" => "the server's memory is full: raise its maxmemory",
-        "MISCONF" | "NOREPLICAS" => "the server refuses to write as it is set up",
-        "NOSCRIPT" => "somebody flushes the scripts again and again",
-        "BUSY" => "another script has run there for too long",
-        "MOVED" | "ASK" | "CROSSSLOT" => "the server is part of a Cluster: write redis+cluster://",
-        "TRYAGAIN" => "the slot of this name is being moved to another server",
-        "CLUSTERDOWN" | "MASTERDOWN" => "it serves again when each slot has a master",
+        "LOADING" => "the server has just started and is still loading its data",
+        "OOM" => "the memory of the server is full: raise its maxmemory",
+        "MISCONF" | "NOREPLICAS" => "the configuration of the server forbids writes at the moment",
+        "NOSCRIPT" => "another client keeps flushing the scripts",
+        "BUSY" => "another script has been running on the server for too long",
+        "MOVED" | "ASK" | "CROSSSLOT" => "the server is part of a Cluster: use redis+cluster://",
+        "TRYAGAIN" => "the slot of this name is moving to another server",
+        "CLUSTERDOWN" | "MASTERDOWN" => "wait until each slot has a master",
         // Of a command in a script.
-        "ERR" if said.contains("can't run this command") => ACL,
-        "ERR" if said.starts_with("unknown command") => "Redis 6.2 or later, or Valkey, is needed",
-        _ => return format!("{code} {said}").trim_end().to_owned(),
+        "ERR" if detail.contains("can't run this command") => ACL,
+        "ERR" if detail.starts_with("unknown command") => {
+            "Redis 6.2 or later, or Valkey, is required"
+        }
+        _ => return format!("{code} {detail}").trim_end().to_owned(),
     };
-    format!("{code} {said} ({advice})")
+    format!("{code} {detail} ({advice})")
 }
 
-/// Redis repeats the beginning of a command that it does not know; of the first that we
-/// send, this is the password.
-fn without_arguments(said: &str) -> String {
-    let end = said
+/// Removes the arguments that Redis quotes from an unknown command: those of the first command of
+/// a connection include the password.
+fn without_arguments(message: &str) -> String {
+    let end = message
         .find(", with args beginning with")
-        .unwrap_or(said.len());
-    said[..end].to_owned()
+        .unwrap_or(message.len());
+    message[..end].to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(line: &str) -> String {
-        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        let error = answer.extract_error().unwrap_err();
+    fn text_of(line: &str) -> String {
+        let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        let error = reply.extract_error().unwrap_err();
         let error = Error::from(error);
         assert!(error.is_unavailable());
         error.to_string()
     }
 
     #[test]
-    fn the_servers_own_word_is_kept_and_what_to_do_is_added() {
+    fn the_error_code_is_kept_and_advice_is_added() {
         for (line, advice) in [
             ("NOAUTH Authentication required.", "user:password"),
             ("WRONGPASS invalid username-password pair", "URL"),
@@ -184,19 +190,19 @@ mod tests {
                 "OOM command not allowed when used memory > 'maxmemory'.",
                 "maxmemory",
             ),
-            ("NOSCRIPT No matching script.", "flushes"),
+            ("NOSCRIPT No matching script.", "flushing"),
             ("MOVED 3999 127.0.0.1:6381", "redis+cluster://"),
-            ("CLUSTERDOWN The cluster is down", "serves again"),
+            ("CLUSTERDOWN The cluster is down", "has a master"),
             ("SOMETHING else altogether", ""),
         ] {
-            let text = said(line);
+            let text = text_of(line);
             assert!(text.contains(line) && text.contains(advice), "{text}");
         }
     }
 
     #[test]
-    fn a_command_that_is_not_known_is_not_repeated() {
-        let text = said(
+    fn the_arguments_of_an_unknown_command_are_removed() {
+        let text = text_of(
             "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'shop' 'hunter2' ",
         );
         assert!(text.contains("ERR unknown command 'HELLO'"), "{text}");

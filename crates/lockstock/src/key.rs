@@ -1,23 +1,23 @@
-//! From a lock's name to its keys in the store.
+//! The Redis keys of a lock name.
 //!
-//! Guarantees: all keys of one name hash to one Redis Cluster slot; two names never share
-//! a key; an ordinary name *is* its key, so that redis-py, django-redis and rslock, which
-//! know nothing of us, can contend for the same lock.
+//! Guarantees: all keys of a name hash to one Redis Cluster slot; two names never share a key; an
+//! ordinary name *is* its holder key, so that redis-py, django-redis and rslock can contend for
+//! the same lock.
 //!
-//! Of a lock, whose side key is its queue:
+//! The keys of an exclusive lock:
 //!
-//! | name | holder's key | side key |
+//! | name | holder key | queue key |
 //! |---|---|---|
-//! | no `}` in it | the name | `lockstock:{NAME}:queue` |
-//! | with a hash tag, `a{tag}b` | the name | `lockstock:t:{tag}:queue:NAME` |
-//! | braces that leave no usable tag, or a name that begins with `lockstock:` | `lockstock:e:{ENCODED}` | `lockstock:e:{ENCODED}:queue` |
+//! | contains no `}` | the name | `lockstock:{NAME}:queue` |
+//! | contains a hash tag, `a{tag}b` | the name | `lockstock:t:{tag}:queue:NAME` |
+//! | contains braces but no usable tag, or begins with `lockstock:` | `lockstock:e:{ENCODED}` | `lockstock:e:{ENCODED}:queue` |
 //!
-//! Of a semaphore both keys are side keys, called `permits` and `permits-queue`; of a
-//! read-write lock `holders` and `holders-queue`.
+//! For a semaphore, both keys have the form of the queue key, with `permits` and `permits-queue`
+//! in place of `queue`; for a read-write lock, with `holders` and `holders-queue`.
 //!
-//! A hash tag is what [the Cluster specification] says it is: what stands between the
-//! first `{` and the first `}` after it, if that is not empty. ENCODED is the name with
-//! `%`, `{` and `}` written as `%25`, `%7B` and `%7D`.
+//! A hash tag is that of [the Cluster specification]: the bytes between the first `{` and the
+//! first `}` after it, if there are any. ENCODED is the name with `%`, `{` and `}` written as
+//! `%25`, `%7B` and `%7D`.
 //!
 //! [the Cluster specification]: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 
@@ -26,29 +26,28 @@ use std::hash::{Hash, Hasher};
 
 use crate::error::{Error, Result};
 
-/// The longest name of a lock, in bytes.
+/// The maximum length of a lock name: 1 KiB.
 pub const MAX_NAME_BYTES: usize = 1024;
 
 const RESERVED: &[u8] = b"lockstock:";
 
-/// What kind of lock a name is of. Names of different families have nothing to do with each
-/// other.
+/// The kind of a lock. Locks of different kinds are independent, even if they have the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LockKind {
     /// One holder at a time: [`Store::lock`](crate::Store::lock).
     Lock,
-    /// So many at a time: [`Store::semaphore`](crate::Store::semaphore).
+    /// Up to N holders at a time: [`Store::semaphore`](crate::Store::semaphore).
     Semaphore,
     /// Many readers or one writer: [`Store::read_lock`](crate::Store::read_lock).
     ReadWrite,
 }
 
 impl LockKind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::ReadWrite];
 }
 
-/// `lock`, `semaphore` or `read-write`.
+/// Displays `lock`, `semaphore` or `read-write`.
 impl fmt::Display for LockKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -59,13 +58,13 @@ impl fmt::Display for LockKind {
     }
 }
 
-/// The keys of one lock in the store.
+/// The keys of a lock in the store.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) kind: LockKind,
-    /// Holds the token of the holder, or those of the holders; absent when there is none.
+    /// The key of the holder or holders, absent if there is none.
     pub(crate) holder: Vec<u8>,
-    /// Who waits, in order of arrival.
+    /// The key of the waiters in order of arrival.
     pub(crate) queue: Vec<u8>,
 }
 
@@ -74,12 +73,12 @@ impl Keys {
     pub(crate) fn of(kind: LockKind, name: &[u8]) -> Result<Self> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(Error::invalid(format!(
-                "a lock's name takes 1 to {MAX_NAME_BYTES} bytes, this one has {}",
+                "the name of a lock must have 1 to {MAX_NAME_BYTES} bytes, this one has {}",
                 name.len()
             )));
         }
         let encoded;
-        let (front, back, plain) = if name.starts_with(RESERVED) {
+        let (prefix, suffix, is_plain) = if name.starts_with(RESERVED) {
             encoded = encode(name);
             (
                 [b"lockstock:e:{", &encoded[..], b"}"].concat(),
@@ -98,13 +97,13 @@ impl Keys {
         } else {
             ([b"lockstock:{", name, b"}"].concat(), &b""[..], true)
         };
-        let side = |kind: &[u8]| {
-            let colon: &[u8] = if back.is_empty() { b"" } else { b":" };
-            [&front[..], b":", kind, colon, back].concat()
+        let side = |word: &[u8]| {
+            let colon: &[u8] = if suffix.is_empty() { b"" } else { b":" };
+            [&prefix[..], b":", word, colon, suffix].concat()
         };
         let (holder, queue) = match kind {
-            LockKind::Lock if plain => (name.to_vec(), side(b"queue")),
-            LockKind::Lock => (front.clone(), side(b"queue")),
+            LockKind::Lock if is_plain => (name.to_vec(), side(b"queue")),
+            LockKind::Lock => (prefix.clone(), side(b"queue")),
             LockKind::Semaphore => (side(b"permits"), side(b"permits-queue")),
             LockKind::ReadWrite => (side(b"holders"), side(b"holders-queue")),
         };
@@ -115,44 +114,40 @@ impl Keys {
         })
     }
 
-    /// Whose key it is, the holder's or the queue's: the inverse of [`of`](Self::of). `None`
-    /// for a key of which no name has any.
-    pub(crate) fn whose(key: &[u8]) -> Option<(LockKind, Vec<u8>)> {
+    /// Returns kind and name of the lock that a holder or queue key belongs to, the inverse of
+    /// [`of`](Self::of). `None` if the key belongs to no lock name.
+    pub(crate) fn parse(key: &[u8]) -> Option<(LockKind, Vec<u8>)> {
         let (kind, name) = match key.strip_prefix(RESERVED) {
             None => (LockKind::Lock, key.to_vec()),
-            Some(side) => read_side(side)?,
+            Some(rest) => parse_reserved(rest)?,
         };
-        // What only looks like one is none.
+        // Reject keys that only resemble one.
         let keys = Self::of(kind, &name).ok()?;
         (keys.holder == key || keys.queue == key).then_some((kind, name))
     }
 }
 
-/// Reads what stands behind `lockstock:` in a key.
-fn read_side(side: &[u8]) -> Option<(LockKind, Vec<u8>)> {
-    let open = side.iter().position(|&byte| byte == b'{')?;
-    let close = side.iter().position(|&byte| byte == b'}')?;
-    let (shape, tag, rest) = (
-        &side[..open],
-        side.get(open + 1..close)?,
-        &side[close + 1..],
-    );
+/// Parses the part of a key after `lockstock:`.
+fn parse_reserved(key: &[u8]) -> Option<(LockKind, Vec<u8>)> {
+    let open = key.iter().position(|&byte| byte == b'{')?;
+    let close = key.iter().position(|&byte| byte == b'}')?;
+    let (form, tag, rest) = (&key[..open], key.get(open + 1..close)?, &key[close + 1..]);
     if rest.is_empty() {
-        // The holder of a lock.
+        // The holder key of an exclusive lock.
         return Some((LockKind::Lock, decode(tag)));
     }
     let rest = rest.strip_prefix(b":")?;
     let end = rest.iter().position(|&byte| byte == b':');
-    let (kind, back) = rest.split_at(end.unwrap_or(rest.len()));
-    let kind = match kind {
+    let (word, suffix) = rest.split_at(end.unwrap_or(rest.len()));
+    let kind = match word {
         b"queue" => LockKind::Lock,
         b"permits" | b"permits-queue" => LockKind::Semaphore,
         b"holders" | b"holders-queue" => LockKind::ReadWrite,
         _ => return None,
     };
-    let name = match shape {
+    let name = match form {
         b"" => tag.to_vec(),
-        b"t:" => back.strip_prefix(b":")?.to_vec(),
+        b"t:" => suffix.strip_prefix(b":")?.to_vec(),
         b"e:" => decode(tag),
         _ => return None,
     };
@@ -160,13 +155,13 @@ fn read_side(side: &[u8]) -> Option<(LockKind, Vec<u8>)> {
 }
 
 impl fmt::Display for Keys {
-    /// As logs name the lock.
+    /// Displays the holder key, for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.holder.escape_ascii())
     }
 }
 
-// The holder's key is nobody else's.
+// No two names share a holder key.
 impl PartialEq for Keys {
     fn eq(&self, other: &Self) -> bool {
         self.holder == other.holder
@@ -181,7 +176,7 @@ impl Hash for Keys {
     }
 }
 
-/// A name that can stand in braces.
+/// Encodes a name for use within braces.
 fn encode(name: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(name.len() + 8);
     for &byte in name {
@@ -195,19 +190,19 @@ fn encode(name: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// What [`encode`] has written.
+/// The inverse of [`encode`].
 fn decode(encoded: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(encoded.len());
     let mut rest = encoded;
-    while let Some((&byte, behind)) = rest.split_first() {
-        let (byte, behind) = match rest {
-            [b'%', b'2', b'5', behind @ ..] => (b'%', behind),
-            [b'%', b'7', b'B', behind @ ..] => (b'{', behind),
-            [b'%', b'7', b'D', behind @ ..] => (b'}', behind),
-            _ => (byte, behind),
+    while let Some((&byte, tail)) = rest.split_first() {
+        let (byte, tail) = match rest {
+            [b'%', b'2', b'5', tail @ ..] => (b'%', tail),
+            [b'%', b'7', b'B', tail @ ..] => (b'{', tail),
+            [b'%', b'7', b'D', tail @ ..] => (b'}', tail),
+            _ => (byte, tail),
         };
         name.push(byte);
-        rest = behind;
+        rest = tail;
     }
     name
 }
@@ -223,13 +218,13 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    /// What the Cluster specification hashes: the tag, or else the whole key.
+    /// The part of a key that the Cluster specification hashes: the tag, or else the whole key.
     fn hashed(key: &[u8]) -> &[u8] {
         hash_tag(key).unwrap_or(key)
     }
 
     #[test]
-    fn names_of_every_shape_stay_in_one_slot_and_share_no_key() {
+    fn keys_of_a_name_share_a_slot_and_keys_of_two_names_are_distinct() {
         let names: &[&[u8]] = &[
             b"product-update-lock-42",
             b"a{b",
@@ -266,7 +261,7 @@ mod tests {
         }
     }
 
-    /// All names of these bytes up to a length.
+    /// Returns all names of these bytes up to a length.
     fn names(bytes: &[u8], length: usize) -> Vec<Vec<u8>> {
         let mut names = vec![Vec::new()];
         let mut from = 0;
@@ -284,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_tells_its_name_and_family() {
+    fn every_key_parses_to_its_name_and_kind() {
         let mut all = names(b"a:%{}", 5);
         for tail in names(b"a%{}", 3) {
             for head in [
@@ -304,7 +299,7 @@ mod tests {
                 let keys = Keys::of(kind, &name).unwrap();
                 for key in [&keys.holder, &keys.queue] {
                     assert_eq!(
-                        Keys::whose(key),
+                        Keys::parse(key),
                         Some((kind, name.clone())),
                         "{}",
                         key.escape_ascii()
@@ -315,15 +310,15 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_key_is_nobodys() {
-        let ours = names(b"a:%{}", 4).into_iter().flat_map(|name| {
-            let families = LockKind::ALL.map(|kind| Keys::of(kind, &name).unwrap());
-            families.map(|keys| [keys.holder, keys.queue]).concat()
+    fn keys_that_only_resemble_one_do_not_parse() {
+        let valid = names(b"a:%{}", 4).into_iter().flat_map(|name| {
+            let all = LockKind::ALL.map(|kind| Keys::of(kind, &name).unwrap());
+            all.map(|keys| [keys.holder, keys.queue]).concat()
         });
-        let ours = ours.collect::<std::collections::HashSet<_>>();
+        let valid = valid.collect::<std::collections::HashSet<_>>();
         let mut keys = Vec::new();
         for tag in names(b"a%{}", 3) {
-            for shape in ["", "t:", "e:", "x:"] {
+            for form in ["", "t:", "e:", "x:"] {
                 for tail in [
                     "",
                     ":queue",
@@ -332,16 +327,16 @@ mod tests {
                     ":holders-queue",
                     ":fence",
                 ] {
-                    let key = [b"lockstock:", shape.as_bytes(), b"{", &tag, b"}"].concat();
+                    let key = [b"lockstock:", form.as_bytes(), b"{", &tag, b"}"].concat();
                     keys.push([&key[..], tail.as_bytes()].concat());
                 }
             }
         }
         for key in &keys {
-            if let Some((kind, name)) = Keys::whose(key)
+            if let Some((kind, name)) = Keys::parse(key)
                 && name.len() <= 4
             {
-                assert!(ours.contains(key), "{kind} {}", key.escape_ascii());
+                assert!(valid.contains(key), "{kind} {}", key.escape_ascii());
             }
         }
         for key in [
@@ -357,7 +352,7 @@ mod tests {
             "lockstock:t:{x}:queue:a{y}",
             "lockstock:}x{:queue",
         ] {
-            assert_eq!(Keys::whose(key.as_bytes()), None, "{key}");
+            assert_eq!(Keys::parse(key.as_bytes()), None, "{key}");
         }
     }
 

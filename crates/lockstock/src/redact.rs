@@ -1,6 +1,6 @@
-//! URLs as they may be shown: no part of a password in a log or an error.
+//! URLs without secrets, for logs and errors.
 
-/// `url` as it may be shown to anybody: without user, password and query.
+/// Returns `url` without user, password and query, safe for logs and errors.
 ///
 /// ```
 /// assert_eq!(
@@ -15,20 +15,20 @@ pub fn redact_url(url: &str) -> String {
         return format!("sqlite:{}", without_query(file));
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        // No URL at all; it may still be a password somebody pasted in the wrong place.
+        // It may be a password that was entered in the wrong place.
         return "(not a URL)".to_owned();
     };
-    // The last '@', and before looking for anything else: a password may hold '/', '?' and
-    // '#' unescaped, and then nobody can tell where it ends.
+    // The last '@', before any other delimiter: a password may contain an unescaped '/'. With an
+    // unescaped '?' or '#' its end is ambiguous.
     match rest.rsplit_once('@') {
         Some((secret, _)) if secret.contains(['?', '#']) => format!("{scheme}://(hidden)"),
-        Some((_, place)) => format!("{scheme}://{}", without_query(place)),
+        Some((_, host)) => format!("{scheme}://{}", without_query(host)),
         None => format!("{scheme}://{}", without_query(rest)),
     }
 }
 
-fn without_query(place: &str) -> &str {
-    place.split(['?', '#']).next().unwrap_or_default()
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,27 +1,26 @@
-//! Who holds a lock, written so that an operator who reads the key knows what it is. What
-//! stands before and behind it there is the scripts' (`scripts/exclusive.lua`).
+//! The identities of holders, in a form that operators can read in the holder key. The rest of
+//! its value belongs to the scripts (`scripts/exclusive.lua`).
 
 use std::fmt;
 
-/// One attempt to hold a lock. Never used for a second one.
+/// Identifies one attempt to acquire a lock. Never reused.
 ///
-/// 128 random bits: the first half is the process' and tells an operator whose it is, the
-/// second the attempt's.
+/// 128 random bits: the first half identifies the client, the second half the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u128);
 
 impl Token {
-    pub(crate) fn random(process: ClientId) -> Self {
-        Self(u128::from(process.0) << 64 | u128::from(rand::random::<u64>()))
+    pub(crate) fn random(client_id: ClientId) -> Self {
+        Self(u128::from(client_id.0) << 64 | u128::from(rand::random::<u64>()))
     }
 
-    /// Reads what [`Display`](fmt::Display) has written.
+    /// Parses the output of [`Display`](fmt::Display).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u128::from_str_radix(text, 16).ok().map(Self)
     }
 
     pub(crate) fn client_id(self) -> ClientId {
-        // The cast takes what the shift has left, which is all there is.
+        // The shift leaves 64 bits, so the cast loses nothing.
         ClientId((self.0 >> 64) as u64)
     }
 }
@@ -32,8 +31,9 @@ impl fmt::Display for Token {
     }
 }
 
-/// Which process holds or waits: strictly, which opened [`Store`](crate::Store). Written as
-/// 16 hex digits, with which its [tokens](crate::HolderId) begin.
+/// Identifies a client, that is one open [`Store`](crate::Store).
+///
+/// Displayed as 16 hex digits, the prefix of the [ids](crate::HolderId) of its holders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientId(u64);
 
@@ -42,7 +42,7 @@ impl ClientId {
         Self(rand::random())
     }
 
-    /// Reads what [`Display`](fmt::Display) has written.
+    /// Parses the output of [`Display`](fmt::Display).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().map(Self)
     }

@@ -1,8 +1,8 @@
-//! The right to carry out the request of a key: nobody else does meanwhile.
+//! Claims: the right to process the request of an idempotency key.
 //!
-//! Guarantees: in this process one at a time, and given back however that one ends; with a
-//! store, one at a time over all processes, for as long as the claim's lease lasts or is
-//! renewed. If the process dies, the claim in the store ends with its lease.
+//! Guarantees: a claim has one holder in this process and, with a store, one holder over all
+//! processes, as long as its lease lasts or is renewed; it is released however its holder ends.
+//! If the process dies, the claim in the store ends with its lease.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,99 +11,100 @@ use std::time::Duration;
 use lockstock::{Acquired, Guard, Store};
 use tracing::warn;
 
-/// For how long a claim is renewed while its request is carried out. One that hangs must not
-/// hold for ever.
-pub(super) const MOST: Duration = Duration::from_secs(3600);
+/// Limit of the renewals of a claim, so that a handler that hangs does not keep it.
+pub(super) const MAX_DURATION: Duration = Duration::from_secs(3600);
 
-/// Who carries out what.
+/// Ids that are claimed now.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
-    /// std's mutex: held for a look or a change, never across an await.
-    here: Arc<Mutex<HashSet<String>>>,
-    everywhere: Option<(Store, Duration)>,
+    /// A std mutex, because it is never held across an await.
+    local: Arc<Mutex<HashSet<String>>>,
+    distributed: Option<(Store, Duration)>,
 }
 
 impl Claims {
+    /// Extends the claims to all processes that use the store.
     pub(super) fn claim_in(&mut self, store: &Store, lease: Duration) {
-        self.everywhere = Some((store.clone(), lease));
+        self.distributed = Some((store.clone(), lease));
     }
 
-    /// The claim of `id` in this process, unless somebody else has it.
+    /// Claims `id` in this process. Returns `None` if it is claimed.
     pub(super) fn claim(&self, id: &str) -> Option<Claim> {
         self.ids().insert(id.to_owned()).then(|| Claim {
-            here: Here {
+            local: LocalClaim {
                 claims: self.clone(),
                 id: id.to_owned(),
             },
-            everywhere: None,
+            distributed: None,
         })
     }
 
-    /// Waits until every claim that is given back in the background is.
+    /// Waits until every release in the background has finished.
     pub(super) async fn drain(&self) {
-        if let Some((store, _)) = &self.everywhere {
+        if let Some((store, _)) = &self.distributed {
             store.drain().await;
         }
     }
 
     fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Claim {
-    // In this order they are dropped: nobody here asks the store for what we still have there.
-    everywhere: Option<Guard>,
-    here: Here,
+    // Dropped before `local`: otherwise another request of this process could ask the store while
+    // this claim is still held there.
+    distributed: Option<Guard>,
+    local: LocalClaim,
 }
 
 #[derive(Debug)]
-struct Here {
+struct LocalClaim {
     claims: Claims,
     id: String,
 }
 
-impl Drop for Here {
+impl Drop for LocalClaim {
     fn drop(&mut self) {
         self.claims.ids().remove(&self.id);
     }
 }
 
 impl Claim {
-    /// Claims it in the store as well, if there is one. Whether nobody else has it there.
-    pub(super) async fn everywhere(&mut self) -> lockstock::Result<bool> {
-        let Some((store, lease)) = &self.here.claims.everywhere else {
+    /// Claims the id in the store too, if there is a store. Returns `false` if another process
+    /// holds the claim.
+    pub(super) async fn distribute(&mut self) -> lockstock::Result<bool> {
+        let Some((store, lease)) = &self.local.claims.distributed else {
             return Ok(true);
         };
-        let name = format!("idempotency:{}", self.here.id);
+        let name = format!("idempotency:{}", self.local.id);
         match store.lock(name).lease(*lease)?.try_acquire().await? {
             Acquired::Held(guard) => {
-                self.everywhere = Some(guard.auto_renew(MOST));
+                self.distributed = Some(guard.auto_renew(MAX_DURATION));
                 Ok(true)
             }
             Acquired::Busy(_) => Ok(false),
         }
     }
 
-    /// Gives it back.
     pub(super) async fn release(self) {
-        let Self { everywhere, here } = self;
-        if let Some(guard) = everywhere
-            && let Err(why) = guard.release().await
+        let Self { distributed, local } = self;
+        if let Some(guard) = distributed
+            && let Err(error) = guard.release().await
         {
-            warn!(id = here.id, %why, "the claim was not given back");
+            warn!(id = local.id, %error, "the claim was not released");
         }
     }
 
-    /// Leaves it in the store until its lease ends: the request was carried out, and nobody
-    /// will know.
+    /// Keeps the claim in the store to the end of its lease, because the effect of the request is
+    /// not recorded.
     pub(super) async fn keep(self) {
-        let Self { everywhere, here } = self;
-        if let Some(guard) = everywhere
-            && let Err(why) = guard.keep().await
+        let Self { distributed, local } = self;
+        if let Some(guard) = distributed
+            && let Err(error) = guard.keep().await
         {
-            warn!(id = here.id, %why, "the claim may not be kept");
+            warn!(id = local.id, %error, "the claim was not kept");
         }
     }
 }

@@ -4,41 +4,43 @@
 use http::{HeaderMap, HeaderName};
 
 const NAME: HeaderName = HeaderName::from_static("idempotency-key");
-const MOST: usize = 255;
+const MAX_KEY_BYTES: usize = 255;
 
-/// What a request has in the place of a key.
+/// Content of the header.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Nothing,
+pub(super) enum KeyHeader {
+    Absent,
     /// 1 to 255 visible ASCII characters.
     Key(String),
-    /// Something else, or more than one.
+    /// An invalid key, or several headers.
     Malformed,
 }
 
-pub(super) fn find(headers: &HeaderMap) -> Found {
-    let mut values = headers.get_all(NAME).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Found::Nothing,
-        (Some(value), None) => {
-            key(value.as_bytes().trim_ascii()).map_or(Found::Malformed, Found::Key)
+impl KeyHeader {
+    pub(super) fn parse(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(NAME).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Self::Absent,
+            (Some(value), None) => {
+                key(value.as_bytes().trim_ascii()).map_or(Self::Malformed, Self::Key)
+            }
+            (Some(_), Some(_)) => Self::Malformed,
         }
-        (Some(_), Some(_)) => Found::Malformed,
     }
 }
 
 fn key(value: &[u8]) -> Option<String> {
     let key = match value {
-        [b'"', quoted @ .., b'"'] => unquoted(quoted)?,
-        // A string that does not end.
+        [b'"', quoted @ .., b'"'] => unquote(quoted)?,
+        // An unterminated string.
         [b'"', ..] => return None,
         bare => bare.to_vec(),
     };
-    let is_key = (1..=MOST).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+    let is_key = (1..=MAX_KEY_BYTES).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     String::from_utf8(key).ok().filter(|_| is_key)
 }
 
-fn unquoted(quoted: &[u8]) -> Option<Vec<u8>> {
+fn unquote(quoted: &[u8]) -> Option<Vec<u8>> {
     let mut key = Vec::with_capacity(quoted.len());
     let mut bytes = quoted.iter();
     while let Some(&byte) = bytes.next() {
@@ -55,12 +57,12 @@ fn unquoted(quoted: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn found(values: &[&[u8]]) -> Found {
+    fn parse(values: &[&[u8]]) -> KeyHeader {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(NAME, http::HeaderValue::from_bytes(value).unwrap());
         }
-        find(&headers)
+        KeyHeader::parse(&headers)
     }
 
     #[test]
@@ -74,15 +76,15 @@ mod tests {
             (r"a\b", r"a\b"),
             ("!~", "!~"),
         ] {
-            let given = found(&[value.as_bytes()]);
-            assert_eq!(given, Found::Key(key.to_owned()), "{value}");
+            let parsed = parse(&[value.as_bytes()]);
+            assert_eq!(parsed, KeyHeader::Key(key.to_owned()), "{value}");
         }
-        assert_eq!(found(&[&[b'k'; 255]]), Found::Key("k".repeat(255)));
-        assert_eq!(found(&[]), Found::Nothing);
+        assert_eq!(parse(&[&[b'k'; 255]]), KeyHeader::Key("k".repeat(255)));
+        assert_eq!(parse(&[]), KeyHeader::Absent);
     }
 
     #[test]
-    fn anything_else_is_malformed() {
+    fn any_other_value_is_malformed() {
         for value in [
             &b""[..],
             b" ",
@@ -99,8 +101,8 @@ mod tests {
             b"\"abc\";a=1",
             &[b'k'; 256],
         ] {
-            assert_eq!(found(&[value]), Found::Malformed, "{value:?}");
+            assert_eq!(parse(&[value]), KeyHeader::Malformed, "{value:?}");
         }
-        assert_eq!(found(&[b"a", b"a"]), Found::Malformed);
+        assert_eq!(parse(&[b"a", b"a"]), KeyHeader::Malformed);
     }
 }

@@ -1,4 +1,4 @@
-//! What an `Idempotency-Key` stands for: whose key it is, and of which request.
+//! Identity of a request with an `Idempotency-Key`: its caller, its key and its content.
 
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
@@ -7,38 +7,39 @@ use http::request::Parts;
 use super::multipart;
 use crate::hash::{hash, hex_hash};
 
-/// What an `Idempotency-Key` stands for: an extension of the request, for handlers that write
-/// the [`RecordedResponse`](crate::RecordedResponse) in their own transaction.
+/// Identity of a request with an `Idempotency-Key`: an extension of the request, for handlers that
+/// write the [`RecordedResponse`](crate::RecordedResponse) in their own transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestKey {
-    /// Whose key it is: see [`IdempotencyLayer::caller`](crate::IdempotencyLayer::caller).
+    /// Caller that the key belongs to: see
+    /// [`IdempotencyLayer::caller`](crate::IdempotencyLayer::caller).
     pub caller: String,
-    /// The key: 1 to 255 visible ASCII characters.
+    /// Idempotency key: 1 to 255 visible ASCII characters.
     pub key: String,
-    /// SHA-256 of the request: method, path, query, content type and body.
+    /// SHA-256 of method, path, query, content type and body.
     pub fingerprint: [u8; 32],
 }
 
 impl RequestKey {
-    /// Names the caller and the key, in 64 hexadecimal digits: for a column, or a key in a
+    /// Returns a name for caller and key in 64 hexadecimal digits: for a column, or a key in a
     /// store.
     pub fn id(&self) -> String {
         hex_hash([self.caller.as_bytes(), self.key.as_bytes()])
     }
 }
 
-/// Tells callers apart without keeping what they authenticate with.
+/// Returns a name for the caller that does not reveal its credentials.
 pub(super) fn credentials(parts: &Parts) -> String {
-    let mut given = Vec::new();
+    let mut credentials = Vec::new();
     for name in ["authorization", "x-api-key"] {
         for value in parts.headers.get_all(name) {
-            given.extend([name.as_bytes(), value.as_bytes()]);
+            credentials.extend([name.as_bytes(), value.as_bytes()]);
         }
     }
-    if given.is_empty() {
+    if credentials.is_empty() {
         return String::new();
     }
-    hex_hash(given)
+    hex_hash(credentials)
 }
 
 pub(super) fn fingerprint(parts: &Parts, body: &[u8]) -> [u8; 32] {
@@ -47,7 +48,7 @@ pub(super) fn fingerprint(parts: &Parts, body: &[u8]) -> [u8; 32] {
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let request = [parts.method.as_str().as_bytes(), path.as_bytes()];
     match multipart::boundary(content_type) {
-        // Clients draw a new one each time they send the same.
+        // Clients choose a new boundary for each attempt.
         Some(boundary) => hash(request.into_iter().chain(multipart::parts(body, boundary))),
         None => hash(request.into_iter().chain([content_type, body])),
     }

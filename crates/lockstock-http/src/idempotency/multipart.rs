@@ -1,6 +1,6 @@
-//! The parts of a `multipart` body, without what separates them. For comparing, not for reading.
+//! Parts of a `multipart` body without the boundary, for comparison only.
 
-/// The boundary that a content type names, if it is a `multipart` one.
+/// Returns the boundary of a `multipart` content type.
 pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
     let mut words = content_type
         .split(|byte| *byte == b';')
@@ -9,32 +9,31 @@ pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
     if !kind.eq_ignore_ascii_case(b"multipart/") {
         return None;
     }
-    let given = words.find_map(|word| {
+    let value = words.find_map(|word| {
         let (name, value) = word.split_at_checked(9)?;
         name.eq_ignore_ascii_case(b"boundary=").then_some(value)
     })?;
-    let bare = match given {
+    let boundary = match value {
         [b'"', quoted @ .., b'"'] => quoted,
         bare => bare,
     };
-    // An empty one separates nothing, and more than 70 bytes it may not have (RFC 2046): looking
-    // for it takes as long as it is.
-    (1..=70).contains(&bare.len()).then_some(bare)
+    // RFC 2046 allows at most 70 bytes. The search in the body takes time in proportion to them.
+    (1..=70).contains(&boundary.len()).then_some(boundary)
 }
 
-/// What is before, between and behind the boundaries.
+/// Returns the text before, between and after the boundaries.
 pub(super) fn parts<'a>(body: &'a [u8], boundary: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let mut left = Some(body);
+    let mut remaining = Some(body);
     std::iter::from_fn(move || {
-        let rest = left?;
+        let rest = remaining?;
         let at = rest
             .windows(boundary.len())
-            .position(|here| here == boundary);
+            .position(|window| window == boundary);
         let (part, rest) = match at {
             Some(at) => (&rest[..at], Some(&rest[at + boundary.len()..])),
             None => (rest, None),
         };
-        left = rest;
+        remaining = rest;
         Some(part)
     })
 }
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_boundary_is_found_and_cut_out() {
+    fn a_boundary_is_found_and_removed() {
         let of = |text: &'static str| boundary(text.as_bytes());
         assert_eq!(of("multipart/form-data; boundary=abc"), Some(&b"abc"[..]));
         assert_eq!(

@@ -1,7 +1,7 @@
-//! A request is carried out, and its answer recorded.
+//! Processing of a claimed request, and recording of its response.
 //!
-//! The claim is given back when the record is written. If it cannot be written the claim is kept,
-//! so that for the rest of its lease nobody does it again.
+//! The claim is released when the record is written. If it cannot be written, the claim is kept,
+//! which prevents a second effect for the rest of its lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::{IdempotencyLayer, NextAction, RecordedResponse, RequestKey, TRUE};
 use crate::BoxError;
 use crate::lock::OutcomeUnknown;
 
-/// After which pauses a record that could not be written is written again.
-const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+/// Pauses before a failed write of a record is retried.
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 const BODY_OMITTED: HeaderName = HeaderName::from_static("idempotent-body-omitted");
 
-impl<B> IdempotencyLayer<B> {
-    pub(super) async fn process<S, R>(
+impl IdempotencyLayer {
+    pub(super) async fn process<S, R, B>(
         self: Arc<Self>,
         mut inner: S,
         request: Request<R>,
@@ -37,22 +37,32 @@ impl<B> IdempotencyLayer<B> {
         S: Service<Request<R>, Response = Response<B>>,
         B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
     {
-        let response = match inner.call(request).await {
-            Ok(response) if self.transactional => {
+        let (parts, body) = match inner.call(request).await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
                 claim.release().await;
-                return Ok(self.or_recorded(&key, response).await);
-            }
-            Ok(response) if (self.recorded)(&response) => response,
-            Ok(unknown) if unknown.extensions().get::<OutcomeUnknown>().is_some() => {
-                // For the rest of its lease nobody does it a second time.
-                claim.keep().await;
-                return Ok(unknown);
-            }
-            not_recorded => {
-                claim.release().await;
-                return not_recorded;
+                return Err(error);
             }
         };
+        let is_recorded = (self.record_if)(&parts);
+        let is_unknown = parts.extensions.get::<OutcomeUnknown>().is_some();
+        let response = Response::from_parts(parts, body);
+        if self.transactional {
+            claim.release().await;
+            if is_recorded {
+                return Ok(response);
+            }
+            return Ok(self.recorded_or(&key, response).await);
+        }
+        if !is_recorded {
+            if is_unknown {
+                // The effect may have happened: prevent a second one for the rest of the lease.
+                claim.keep().await;
+            } else {
+                claim.release().await;
+            }
+            return Ok(response);
+        }
         let (response, record) = self.record(&key, response).await;
         if self.save(&key, &record).await {
             claim.release().await;
@@ -62,24 +72,22 @@ impl<B> IdempotencyLayer<B> {
         Ok(response)
     }
 
-    /// The answer, or what is recorded under the key if it is a refusal: somebody else may have
-    /// carried the request out between our look at the records and our claim, and what refuses
-    /// us (a lock that is kept, a version that has changed) may be that.
-    async fn or_recorded(&self, key: &RequestKey, response: Response<B>) -> Response<B>
-    where
-        B: From<Bytes>,
-    {
-        if (self.recorded)(&response) {
-            return response;
-        }
-        match self.found(key).await {
+    /// Returns the recorded response, or `response` if there is none. For a response that is not a
+    /// success: another request may have succeeded after this one had looked for a record and before
+    /// it had claimed the key, and the failure (a kept lock, a changed version) may be its effect.
+    async fn recorded_or<B: From<Bytes>>(
+        &self,
+        key: &RequestKey,
+        response: Response<B>,
+    ) -> Response<B> {
+        match self.recorded_action(key).await {
             Some(NextAction::Replay(record)) => record.replay(),
             _ => response,
         }
     }
 
-    /// The record of an answer, and the answer.
-    async fn record(
+    /// Returns the response and its record.
+    async fn record<B>(
         &self,
         key: &RequestKey,
         response: Response<B>,
@@ -95,7 +103,7 @@ impl<B> IdempotencyLayer<B> {
             }
         }
         let omit = |record: &mut RecordedResponse| {
-            warn!(id = key.id(), "an answer is recorded without its body");
+            warn!(id = key.id(), "recording a response without its body");
             record.headers.retain(|(name, _)| *name != CONTENT_TYPE);
             record.headers.push((BODY_OMITTED, TRUE));
         };
@@ -104,12 +112,13 @@ impl<B> IdempotencyLayer<B> {
             return (Response::from_parts(parts, body), record);
         }
         match Limited::new(body, self.response_limit).collect().await {
-            Ok(whole) => {
-                record.body = whole.to_bytes();
+            Ok(collected) => {
+                record.body = collected.to_bytes();
                 let body = B::from(record.body.clone());
                 (Response::from_parts(parts, body), record)
             }
-            // What was read of it is gone, and the effect stands: everybody is told the same.
+            // The part that was read is gone, and the effect stands: the first response equals the
+            // replayed ones.
             Err(_) => {
                 omit(&mut record);
                 parts = record.clone().into_response::<Bytes>().into_parts().0;
@@ -119,18 +128,19 @@ impl<B> IdempotencyLayer<B> {
         }
     }
 
-    /// Whether the record is written. Tried more than once: the effect cannot be undone.
+    /// Writes the record, and returns whether that succeeded. Retries, because the effect cannot be
+    /// undone.
     async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> bool {
-        let mut pauses = AGAIN.iter();
+        let mut delays = RETRY_DELAYS.iter();
         loop {
-            let Err(why) = self.records.save(key, record).await else {
+            let Err(error) = self.records.save(key, record).await else {
                 return true;
             };
-            let Some(pause) = pauses.next() else {
-                error!(id = key.id(), why, "an answer could not be recorded");
+            let Some(delay) = delays.next() else {
+                error!(id = key.id(), error, "the response could not be recorded");
                 return false;
             };
-            sleep(*pause).await;
+            sleep(*delay).await;
         }
     }
 }

@@ -1,21 +1,22 @@
-//! What a request was answered, to be answered again.
+//! Recorded responses and their encoding.
 //!
-//! Guarantees: bytes that [`RecordedResponse::to_bytes`] has written are read as the same record; any
-//! others are an error, truncated ones included.
+//! Guarantees: [`RecordedResponse::from_bytes`] reads what [`RecordedResponse::to_bytes`] has
+//! written, and fails for other bytes, including truncated records.
+//!
+//! The encoding is one version byte and then the fields in the
+//! [format of postcard](https://postcard.jamesmunns.com/wire-format):
 //!
 //! ```text
 //! 1               version
 //! 32 bytes        fingerprint of the request
-//! number          status
-//! number          how many headers; of each: text name, text value
-//! text            body
+//! varint          status
+//! varint          number of headers; for each: length and bytes of the name, of the value
+//! varint, bytes   body
 //! ```
-//!
-//! A number is in LEB128, seven bits a byte, the lowest first. A text is its length and its
-//! bytes.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::RequestKey;
 
@@ -23,33 +24,33 @@ const VERSION: u8 = 1;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The answer to a request with an `Idempotency-Key`.
+/// Response to a request with an `Idempotency-Key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedResponse {
-    /// Which request it answers: [`RequestKey::fingerprint`].
+    /// Content of the request: [`RequestKey::fingerprint`].
     pub fingerprint: [u8; 32],
-    /// The status of the answer.
+    /// Status of the response.
     pub status: StatusCode,
-    /// Those headers that are answered again.
+    /// Recorded headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The whole body.
+    /// Whole body.
     pub body: Bytes,
 }
 
-/// Bytes that are no [`RecordedResponse`].
+/// Error for bytes that are not a [`RecordedResponse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the bytes are no record of an answer, or one of another version")
+        f.write_str("the bytes are not a recorded response, or have an unknown version")
     }
 }
 
 impl std::error::Error for Malformed {}
 
 impl RecordedResponse {
-    /// The answer to the request of that key, without headers.
+    /// Creates a response to the request of `key`, without headers.
     pub fn new(key: &RequestKey, status: StatusCode, body: impl Into<Bytes>) -> Self {
         Self {
             fingerprint: key.fingerprint,
@@ -59,14 +60,14 @@ impl RecordedResponse {
         }
     }
 
-    /// Adds a header that is answered again.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// The record as it is kept: compact, and the same on every machine.
+    /// Encodes the response. The encoding is compact and the same on every machine.
     ///
     /// ```
     /// use http::{HeaderValue, StatusCode, header::LOCATION};
@@ -78,40 +79,42 @@ impl RecordedResponse {
     /// assert_eq!(RecordedResponse::from_bytes(record.to_bytes()), Ok(record));
     /// ```
     pub fn to_bytes(&self) -> Bytes {
+        let headers = self.headers.iter();
+        let fields = Fields {
+            fingerprint: self.fingerprint,
+            status: self.status.as_u16(),
+            headers: headers
+                .map(|(name, value)| (Slice(name.as_str().as_bytes()), Slice(value.as_bytes())))
+                .collect(),
+            body: Slice(&self.body),
+        };
         let mut bytes = Vec::with_capacity(128 + self.body.len());
         bytes.push(VERSION);
-        bytes.extend_from_slice(&self.fingerprint);
-        put_number(&mut bytes, usize::from(self.status.as_u16()));
-        put_number(&mut bytes, self.headers.len());
-        for (name, value) in &self.headers {
-            put_text(&mut bytes, name.as_str().as_bytes());
-            put_text(&mut bytes, value.as_bytes());
-        }
-        put_text(&mut bytes, &self.body);
-        bytes.into()
+        postcard::to_extend(&fields, bytes)
+            .expect("every field has a known length")
+            .into()
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) has written.
+    /// Decodes what [`to_bytes`](Self::to_bytes) has written.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] for anything else.
+    /// [`Malformed`] for other bytes.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Malformed> {
-        let bytes = &mut bytes.into();
-        read(bytes).filter(|_| bytes.is_empty()).ok_or(Malformed)
+        decode(&bytes.into()).ok_or(Malformed)
     }
 
-    /// The same answer again, with `Idempotent-Replayed: true`. For handlers that find in their
-    /// transaction that the key was used meanwhile, by the same request: compare the
-    /// [fingerprint](Self::fingerprint).
+    /// Converts into the response to a repeated request, with `Idempotent-Replayed: true`. For
+    /// handlers whose transaction finds that the same request has used the key in the meantime:
+    /// compare the [fingerprint](Self::fingerprint) first.
     pub fn replay<B: From<Bytes>>(self) -> Response<B> {
         let mut response = self.into_response();
-        let again = HeaderValue::from_static("true");
-        response.headers_mut().insert(REPLAYED, again);
+        let replayed = HeaderValue::from_static("true");
+        response.headers_mut().insert(REPLAYED, replayed);
         response
     }
 
-    /// The answer that it is a record of. What is shown once can be made from what is recorded.
+    /// Converts into the response to the first request.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let mut response = Response::new(B::from(self.body));
         *response.status_mut() = self.status;
@@ -122,58 +125,49 @@ impl RecordedResponse {
     }
 }
 
-fn put_number(bytes: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
+/// Encoded fields behind the version byte.
+#[derive(Serialize, Deserialize)]
+struct Fields<'a> {
+    fingerprint: [u8; 32],
+    status: u16,
+    #[serde(borrow)]
+    headers: Vec<(Slice<'a>, Slice<'a>)>,
+    body: Slice<'a>,
+}
+
+/// Bytes that serde handles at once and not one by one.
+#[derive(Deserialize)]
+struct Slice<'a>(&'a [u8]);
+
+impl Serialize for Slice<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
     }
-    bytes.push(number as u8);
 }
 
-fn put_text(bytes: &mut Vec<u8>, text: &[u8]) {
-    put_number(bytes, text.len());
-    bytes.extend_from_slice(text);
-}
-
-fn read(bytes: &mut Bytes) -> Option<RecordedResponse> {
-    if bytes.try_get_u8().ok()? != VERSION {
+fn decode(bytes: &Bytes) -> Option<RecordedResponse> {
+    let (&VERSION, fields) = bytes.split_first()? else {
+        return None;
+    };
+    let (fields, trailing) = postcard::take_from_bytes::<Fields>(fields).ok()?;
+    if !trailing.is_empty() {
         return None;
     }
-    let mut fingerprint = [0; 32];
-    bytes.try_copy_to_slice(&mut fingerprint).ok()?;
-    let status = u16::try_from(number(bytes)?).ok()?;
-    let status = StatusCode::from_u16(status).ok()?;
-    // No room is made for as many as are announced: they may be a lie.
-    let mut headers = Vec::new();
-    for _ in 0..number(bytes)? {
-        let name = HeaderName::from_bytes(&text(bytes)?).ok()?;
-        let value = HeaderValue::from_maybe_shared(text(bytes)?).ok()?;
-        headers.push((name, value));
-    }
+    let header = |(name, value): (Slice, Slice)| {
+        let name = HeaderName::from_bytes(name.0).ok()?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value.0)).ok()?;
+        Some((name, value))
+    };
     Some(RecordedResponse {
-        fingerprint,
-        status,
-        headers,
-        body: text(bytes)?,
+        fingerprint: fields.fingerprint,
+        status: StatusCode::from_u16(fields.status).ok()?,
+        headers: fields
+            .headers
+            .into_iter()
+            .map(header)
+            .collect::<Option<_>>()?,
+        body: bytes.slice_ref(fields.body.0),
     })
-}
-
-fn number(bytes: &mut Bytes) -> Option<usize> {
-    let mut number = 0;
-    // More than 2^63 nobody has written.
-    for shift in (0..63).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return usize::try_from(number).ok();
-        }
-    }
-    None
-}
-
-fn text(bytes: &mut Bytes) -> Option<Bytes> {
-    let length = number(bytes)?;
-    (length <= bytes.len()).then(|| bytes.split_to(length))
 }
 
 #[cfg(test)]
@@ -195,8 +189,31 @@ mod tests {
         }
     }
 
+    /// Databases contain such bytes.
     #[test]
-    fn what_was_written_is_read() {
+    fn the_encoding_does_not_change() {
+        let body = "b".repeat(130);
+        let mut bytes = vec![1];
+        bytes.extend([0xab; 32]);
+        // 201 in two bytes, and two headers.
+        bytes.extend(b"\xc9\x01\x02\x04etag\x03\"1\"\x05x-odd\x01\xff");
+        bytes.extend(b"\x82\x01");
+        bytes.extend(body.as_bytes());
+        let record = record(body.into_bytes());
+        assert_eq!(record.to_bytes(), bytes);
+        assert_eq!(RecordedResponse::from_bytes(bytes), Ok(record));
+    }
+
+    #[test]
+    fn the_announced_number_of_headers_is_not_trusted() {
+        // Version, fingerprint, status 200, then 2^62 headers.
+        let mut bytes = vec![1; 33];
+        bytes.extend(b"\xc8\x01\x80\x80\x80\x80\x80\x80\x80\x80\x40");
+        assert_eq!(RecordedResponse::from_bytes(bytes), Err(Malformed));
+    }
+
+    #[test]
+    fn an_encoded_response_is_decoded() {
         for length in [0, 1, 127, 128, 16_384, 70_000] {
             let record = record(vec![b'x'; length]);
             assert_eq!(RecordedResponse::from_bytes(record.to_bytes()), Ok(record));
@@ -204,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_or_foreign_bytes_are_an_error() {
+    fn truncated_or_foreign_bytes_are_malformed() {
         let whole = record(b"body".to_vec()).to_bytes();
         for length in 0..whole.len() {
             assert_eq!(
@@ -227,7 +244,7 @@ mod tests {
                 Err(Malformed)
             );
         }
-        // Each byte changed to anything: read or not, never a panic.
+        // No change of a single byte causes a panic.
         for at in 0..whole.len() {
             for byte in 0..=255 {
                 let mut changed = whole.to_vec();

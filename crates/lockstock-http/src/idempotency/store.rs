@@ -1,4 +1,4 @@
-//! Where records are kept: in a store, or wherever an application has its effects.
+//! Stores of recorded responses: a [`Store`], or the database of an application.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,58 +9,59 @@ use lockstock::{Cache, MAX_TTL, MIN_TTL, Store};
 
 use super::{RecordedResponse, RequestKey};
 use crate::BoxError;
+use crate::opaque::Opaque;
 
-/// For how long a record in a store lasts, unless said otherwise.
-const TTL: Duration = Duration::from_secs(24 * 3600);
+/// Default time after which a record in a store expires.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// Where records are kept.
+/// Store of recorded responses.
 ///
-/// Records that are written in the transaction of their effect are there if and only if the
-/// effect is. For that a handler takes the [`RequestKey`] from the request's extensions, inserts
-/// a [`RecordedResponse`] of what it is about to answer under [`id`](RequestKey::id) where that is unique,
-/// and commits both: see [`IdempotencyLayer::transactional`](crate::IdempotencyLayer::transactional). The
-/// insertion is what keeps two from happening, whatever becomes of claims, so a handler whose
-/// insertion fails because the key is there already rolls back and
-/// [answers again](RecordedResponse::replay).
+/// A record that is written in the transaction of its effect exists if and only if the effect does.
+/// For that, a handler takes the [`RequestKey`] from the extensions of the request, inserts the
+/// [`RecordedResponse`] under [`id`](RequestKey::id) into a unique column, and commits both: see
+/// [`IdempotencyLayer::transactional`](crate::IdempotencyLayer::transactional). The unique column
+/// prevents a second effect even if a claim is lost. If the insertion fails because the id
+/// exists, the handler rolls back and [replays](RecordedResponse::replay) the recorded response.
 ///
 /// ```
 /// use lockstock_http::{BoxError, RecordedResponse, RecordStore, RequestKey};
 /// # struct Database;
 /// # impl Database {
-/// #     async fn answer(&self, _: String) -> Result<Option<Vec<u8>>, BoxError> { Ok(None) }
+/// #     async fn response(&self, _: String) -> Result<Option<Vec<u8>>, BoxError> { Ok(None) }
 /// # }
 ///
-/// struct InTheDatabase(Database);
+/// struct Records(Database);
 ///
-/// impl RecordStore for InTheDatabase {
+/// impl RecordStore for Records {
 ///     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
-///         // SELECT answer FROM answers WHERE id = $1 AND made_at > now() - interval '24 hours'
-///         let answer = self.0.answer(key.id()).await?;
-///         Ok(answer.map(RecordedResponse::from_bytes).transpose()?)
+///         // SELECT response FROM responses WHERE id = $1 AND created_at > now() - interval '24 hours'
+///         let response = self.0.response(key.id()).await?;
+///         Ok(response.map(RecordedResponse::from_bytes).transpose()?)
 ///     }
 /// }
-/// # fn layer(database: Database) -> lockstock_http::IdempotencyLayer<axum::body::Body> {
-/// lockstock_http::IdempotencyLayer::transactional(InTheDatabase(database))
+/// # fn layer(database: Database) -> lockstock_http::IdempotencyLayer {
+/// lockstock_http::IdempotencyLayer::transactional(Records(database))
 /// # }
 /// ```
 pub trait RecordStore: Send + Sync + 'static {
-    /// The record under the caller and the key, whichever request it was of. `None` if there is
-    /// none or it has expired.
+    /// Returns the record of the caller and the key, for any fingerprint. Returns `None` if there is
+    /// no record or it has expired.
     ///
     /// # Errors
     ///
-    /// When that cannot be told.
+    /// If the record cannot be read.
     fn find(
         &self,
         key: &RequestKey,
     ) -> impl Future<Output = Result<Option<RecordedResponse>, BoxError>> + Send;
 
-    /// Writes the record, after the effect; not called where handlers write it themselves.
-    /// After an error it is called again, twice at most.
+    /// Writes the record after the effect. Never called by a
+    /// [transactional](crate::IdempotencyLayer::transactional) layer. The layer retries after an
+    /// error, at most twice.
     ///
     /// # Errors
     ///
-    /// When it may not have been written.
+    /// If the record may not have been written.
     fn save(
         &self,
         key: &RequestKey,
@@ -88,7 +89,7 @@ impl<R: RecordStore> RecordStore for Arc<R> {
     }
 }
 
-/// The same behind a pointer, so that the layer has one type.
+/// Object-safe form of [`RecordStore`], which gives the layer one type.
 pub(super) trait DynRecordStore: Send + Sync {
     fn find<'a>(
         &'a self,
@@ -102,7 +103,7 @@ pub(super) trait DynRecordStore: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BoxError>>;
 }
 
-pub(super) type Shared = Arc<dyn DynRecordStore>;
+pub(super) type SharedRecordStore = Opaque<dyn DynRecordStore>;
 
 impl<R: RecordStore> DynRecordStore for R {
     fn find<'a>(
@@ -121,8 +122,8 @@ impl<R: RecordStore> DynRecordStore for R {
     }
 }
 
-/// Records in a [`Store`], beside the effect: see [`IdempotencyLayer`](crate::IdempotencyLayer) for what
-/// they cannot promise.
+/// Record store in a [`Store`]. Records are written after the effect: see
+/// [`IdempotencyLayer`](crate::IdempotencyLayer) for the consequences.
 ///
 /// ```
 /// use std::time::Duration;
@@ -133,37 +134,37 @@ impl<R: RecordStore> DynRecordStore for R {
 /// # async fn main() {
 /// let store = Store::memory();
 /// let week = LockstockRecordStore::new(&store).expire_after(Duration::from_secs(7 * 24 * 3600));
-/// let layer: IdempotencyLayer<axum::body::Body> =
-///     IdempotencyLayer::new(week).claim_in(&store, Duration::from_secs(30));
+/// let layer = IdempotencyLayer::new(week).claim_in(&store, Duration::from_secs(30));
 /// # let _ = layer;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct LockstockRecordStore {
-    answers: Cache,
+    records: Cache,
     ttl: Duration,
 }
 
 impl LockstockRecordStore {
-    /// Records that expire after 24 hours.
+    /// Creates a record store whose records expire after 24 hours.
     pub fn new(store: &Store) -> Self {
         Self {
-            answers: store.cache("idempotency"),
-            ttl: TTL,
+            records: store.cache("idempotency"),
+            ttl: DEFAULT_TTL,
         }
     }
 
-    /// After how long a record expires: [`MIN_TTL`] to [`MAX_TTL`]. Publish it: a client that
-    /// sends the same key later has a second effect.
+    /// Sets the time after which a record expires, from [`MIN_TTL`] to [`MAX_TTL`]. Document it: a
+    /// retry after that time has a second effect.
     ///
     /// # Panics
     ///
-    /// If it is out of range.
+    /// If the time is out of range.
     #[must_use]
+    #[track_caller]
     pub fn expire_after(self, ttl: Duration) -> Self {
         assert!(
             (MIN_TTL..=MAX_TTL).contains(&ttl),
-            "a time to live takes {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
+            "a time to live must be between {MIN_TTL:?} and {MAX_TTL:?}, not {ttl:?}"
         );
         Self { ttl, ..self }
     }
@@ -171,13 +172,13 @@ impl LockstockRecordStore {
 
 impl RecordStore for LockstockRecordStore {
     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
-        let bytes = self.answers.get(key.id()).await?;
+        let bytes = self.records.get(key.id()).await?;
         Ok(bytes.map(RecordedResponse::from_bytes).transpose()?)
     }
 
     async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> Result<(), BoxError> {
         Ok(self
-            .answers
+            .records
             .set(key.id(), record.to_bytes(), self.ttl)
             .await?)
     }

@@ -1,5 +1,5 @@
 //! Entity tags ([RFC 9110, section 8.8.3](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3))
-//! and lists of them.
+//! and the headers that list them.
 
 use http::{HeaderMap, HeaderName};
 
@@ -11,7 +11,7 @@ pub(super) struct Tag {
 }
 
 impl Tag {
-    /// `None` for what is none.
+    /// Returns `None` if the text is not an entity tag.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let (weak, quoted) = match text.strip_prefix(b"W/") {
             Some(quoted) => (true, quoted),
@@ -29,34 +29,34 @@ impl Tag {
         })
     }
 
-    /// As an `ETag` header has it, if it is strong and text.
+    /// Returns the tag as in an `ETag` header, if it is strong and UTF-8.
     pub(super) fn strong(&self) -> Option<String> {
         let opaque = std::str::from_utf8(&self.opaque).ok()?;
         (!self.weak).then(|| format!("\"{opaque}\""))
     }
 
-    /// The weak comparison.
+    /// Compares weakly: `W/"1"` equals `"1"`.
     pub(super) fn weak_eq(&self, other: &Self) -> bool {
         self.opaque == other.opaque
     }
 }
 
-/// What `If-Match` or `If-None-Match` names.
+/// Condition of an `If-Match` or `If-None-Match` header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ETagCondition {
-    /// There is no such header.
-    Nothing,
+    /// The header is missing.
+    Absent,
     /// `*`.
     Any,
-    /// Without what is no entity tag. May be empty.
+    /// The valid entity tags of the header. May be empty.
     OneOf(Vec<Tag>),
 }
 
 impl ETagCondition {
-    pub(super) fn by(headers: &HeaderMap, name: &HeaderName) -> Self {
+    pub(super) fn parse(headers: &HeaderMap, name: &HeaderName) -> Self {
         let mut values = headers.get_all(name).iter().peekable();
         if values.peek().is_none() {
-            return Self::Nothing;
+            return Self::Absent;
         }
         let mut members = values.flat_map(|value| members(value.as_bytes()));
         match (members.next(), members.next()) {
@@ -68,10 +68,11 @@ impl ETagCondition {
         }
     }
 
-    /// Whether it names what has the tag `current`, by the weak comparison.
-    pub(super) fn names(&self, current: Option<&Tag>) -> bool {
+    /// Whether a resource with the tag `current` matches, by weak comparison. `None` is a resource
+    /// without a tag.
+    pub(super) fn matches(&self, current: Option<&Tag>) -> bool {
         match self {
-            Self::Nothing => false,
+            Self::Absent => false,
             Self::Any => true,
             Self::OneOf(tags) => {
                 current.is_some_and(|current| tags.iter().any(|tag| tag.weak_eq(current)))
@@ -80,15 +81,15 @@ impl ETagCondition {
     }
 }
 
-/// Cuts a list at its commas, but not at those within quotes.
+/// Splits a list at its commas, except within quotes.
 fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quoted = false;
-    let cut = move |byte: &u8| {
+    let is_separator = move |byte: &u8| {
         quoted ^= *byte == b'"';
         *byte == b',' && !quoted
     };
-    // A list may have empty members, which mean nothing.
-    let members = list.split(cut).map(<[u8]>::trim_ascii);
+    // Empty members of a list are ignored.
+    let members = list.split(is_separator).map(<[u8]>::trim_ascii);
     members.filter(|member| !member.is_empty())
 }
 
@@ -98,41 +99,41 @@ mod tests {
 
     use super::*;
 
-    fn demanded(values: &[&[u8]]) -> ETagCondition {
+    fn condition(values: &[&[u8]]) -> ETagCondition {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(IF_MATCH, HeaderValue::from_bytes(value).unwrap());
         }
-        ETagCondition::by(&headers, &IF_MATCH)
+        ETagCondition::parse(&headers, &IF_MATCH)
     }
 
-    fn tags(of: ETagCondition) -> Vec<String> {
-        let ETagCondition::OneOf(tags) = of else {
-            panic!("{of:?}");
+    fn tags(condition: ETagCondition) -> Vec<String> {
+        let ETagCondition::OneOf(tags) = condition else {
+            panic!("{condition:?}");
         };
         let text = |tag: &Tag| tag.strong().unwrap_or_else(|| "not strong".to_owned());
         tags.iter().map(text).collect()
     }
 
     #[test]
-    fn lists_are_read() {
-        assert_eq!(demanded(&[]), ETagCondition::Nothing);
-        assert_eq!(demanded(&[b" * "]), ETagCondition::Any);
-        assert_eq!(tags(demanded(&[b"\"3\""])), ["\"3\""]);
+    fn lists_are_parsed() {
+        assert_eq!(condition(&[]), ETagCondition::Absent);
+        assert_eq!(condition(&[b" * "]), ETagCondition::Any);
+        assert_eq!(tags(condition(&[b"\"3\""])), ["\"3\""]);
         assert_eq!(
-            tags(demanded(&[b"\"a,b\" , ,W/\"c\""])),
+            tags(condition(&[b"\"a,b\" , ,W/\"c\""])),
             ["\"a,b\"", "not strong"]
         );
         assert_eq!(
-            tags(demanded(&[b"\"a\"", b"\"b\", \"c\""])),
+            tags(condition(&[b"\"a\"", b"\"b\", \"c\""])),
             ["\"a\"", "\"b\"", "\"c\""]
         );
-        assert_eq!(tags(demanded(&[b"\"\", \"\xc3\xa9\""])), ["\"\"", "\"é\""]);
+        assert_eq!(tags(condition(&[b"\"\", \"\xc3\xa9\""])), ["\"\"", "\"é\""]);
     }
 
     #[test]
-    fn what_is_no_tag_is_left_out() {
-        for none in [
+    fn invalid_tags_are_ignored() {
+        for invalid in [
             &b""[..],
             b"3",
             b"\"",
@@ -146,10 +147,10 @@ mod tests {
             b"*, *",
             b"\"3\" \"4\"",
         ] {
-            assert!(tags(demanded(&[none])).is_empty(), "{none:?}");
+            assert!(tags(condition(&[invalid])).is_empty(), "{invalid:?}");
         }
-        assert_eq!(tags(demanded(&[b"\"99\", *"])), ["\"99\""]);
-        // Of an unclosed quote nobody can tell where it ends, but it ends with its line.
-        assert_eq!(tags(demanded(&[b"\"3, \"4\"", b"\"5\""])), ["\"5\""]);
+        assert_eq!(tags(condition(&[b"\"99\", *"])), ["\"99\""]);
+        // An unterminated tag extends to the end of its header line.
+        assert_eq!(tags(condition(&[b"\"3, \"4\"", b"\"5\""])), ["\"5\""]);
     }
 }

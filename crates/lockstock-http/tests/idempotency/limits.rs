@@ -1,9 +1,9 @@
-//! Requests and answers that are too large.
+//! Requests and responses over the limits.
 
 use super::*;
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_before_anything_is_done() {
+async fn a_body_over_the_limit_is_rejected_before_the_handler_runs() {
     let (payments, store) = (payments(), Store::memory());
     let app = payments.app(&in_store(&store).body_limit(10));
     let chunks = |text: &'static str| {
@@ -13,22 +13,22 @@ async fn a_body_over_the_limit_is_refused_before_anything_is_done() {
     for body in [Body::from("12345678901"), chunks("12345678901")] {
         let mut request = pay("k");
         *request.body_mut() = body;
-        let refused = send(&app, request).await;
+        let rejected = send(&app, request).await;
         assert_eq!(
-            (refused.status, &refused.code()[..]),
+            (rejected.status, &rejected.code()[..]),
             (413, "body_too_large")
         );
     }
     let mut broken = pay("k");
     let error = [Ok("123"), Err("gone")];
     *broken.body_mut() = Body::from_stream(stream::iter(error));
-    let refused = send(&app, broken).await;
+    let rejected = send(&app, broken).await;
     assert_eq!(
-        (refused.status, &refused.code()[..]),
+        (rejected.status, &rejected.code()[..]),
         (400, "body_unreadable")
     );
     assert_eq!(payments.made(), 0);
-    // However it is sent, it is one request.
+    // A chunked body is the same request.
     for body in [Body::from("1234567890"), chunks("1234567890")] {
         let mut request = pay("k");
         *request.body_mut() = body;
@@ -43,7 +43,7 @@ async fn a_body_over_the_limit_is_refused_before_anything_is_done() {
 }
 
 #[tokio::test]
-async fn an_answer_over_the_limit_is_recorded_without_its_body() {
+async fn a_response_over_the_limit_is_recorded_without_its_body() {
     let store = Store::memory();
     let layer = in_store(&store).response_limit(10);
     let made = Arc::new(AtomicUsize::new(0));

@@ -1,13 +1,13 @@
-//! `Idempotency-Key`, as clients see it.
+//! `Idempotency-Key` as clients see it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod adversity;
-#[path = "../kit/mod.rs"]
-mod kit;
+mod cases;
+mod failures;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod limits;
-mod records;
-mod table;
+mod record_stores;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -23,7 +23,10 @@ use axum::routing::any;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::stream;
-use kit::{Answer, Gate, PATIENCE, SHORT, answer, hang_up, on_each_store, send, sending};
+use harness::{
+    Gate, SHORT, TIMEOUT, TestResponse, disconnect, on_each_store, read, response_with, send,
+    sending,
+};
 use lockstock::Store;
 use lockstock_http::{
     BoxError, IdempotencyLayer, LockstockRecordStore, RecordStore, RecordedResponse, RequestKey,
@@ -34,11 +37,11 @@ use tower::{Layer, ServiceExt, service_fn};
 
 const LEASE: Duration = Duration::from_secs(20);
 
-fn in_store(store: &Store) -> IdempotencyLayer<Body> {
+fn in_store(store: &Store) -> IdempotencyLayer {
     IdempotencyLayer::in_store(store)
 }
 
-/// A service that numbers its effects. The request says with what status it is answered.
+/// Service that numbers its effects. A header of the request sets the status of the response.
 #[derive(Clone)]
 struct Payments {
     gate: Gate,
@@ -51,7 +54,7 @@ impl Payments {
         Self { gate, made }
     }
 
-    fn app(&self, layer: &IdempotencyLayer<Body>) -> Router {
+    fn app(&self, layer: &IdempotencyLayer) -> Router {
         let this = self.clone();
         let handler = async move |asked: HeaderMap, body: Bytes| {
             let number = this.made.fetch_add(1, Ordering::SeqCst) + 1;
@@ -97,6 +100,6 @@ fn with(key: &str, headers: &[(&str, &str)]) -> Request<Body> {
     request.body(Body::from("12.50")).unwrap()
 }
 
-fn is_replayed(answer: &Answer) -> bool {
-    answer.header("idempotent-replayed") == "true"
+fn is_replayed(response: &TestResponse) -> bool {
+    response.header("idempotent-replayed") == "true"
 }

@@ -35,7 +35,7 @@ impl Server {
                 .env("PYTHONDONTWRITEBYTECODE", "1")
                 .env("SHOP_DATABASE_URL", database)
                 .env("SHOP_REDIS_URL", redis)
-                .env("SHOP_UPDATE_HOLD", "release");
+                .env("SHOP_AFTER_UPDATE", "release");
             command
         };
         let status = command(&["manage.py", "prepare"]).status();
@@ -67,7 +67,7 @@ impl Server {
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--database", database])
             .args(["--store", redis])
-            .args(["--update-hold", "release"])
+            .args(["--after-update", "release"])
             .args(["--log", "warn"])
             .arg("--no-samples");
         Server::start("ours", port, command)

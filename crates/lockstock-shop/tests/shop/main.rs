@@ -2,17 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod adversity;
-mod article;
 mod bench;
-mod command_line;
-mod faults;
-mod hostile;
-mod keys;
-mod kills;
+mod cli;
+mod commit_faults;
+mod crash_recovery;
+mod harness;
+mod idempotency;
 mod locks;
-mod operation;
+mod malformed_requests;
+mod operations;
+mod outages;
+mod race;
 mod sales;
-mod server;
-mod turns;
+mod update_lock;
 mod updates;

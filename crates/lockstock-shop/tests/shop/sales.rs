@@ -9,7 +9,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::server::{Answer, Server, eventually, product};
+use crate::harness::{Answer, Server, eventually, product};
 
 impl Server {
     /// POSTs JSON to what is below a product.
@@ -85,16 +85,14 @@ async fn of_2000_buyers_at_two_servers_on_postgres_100_get_one_each() {
     let database = postgres.create_database("shop");
     let servers = [(); 2].map(|()| {
         let server = Server::on(&redis.url(), &database);
-        server.args(&["--most-requests", "2000"]).start()
+        server.args(&["--max-requests", "2000"]).start()
     });
     sold_out(&servers, 2000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_2000_buyers_at_one_server_on_sqlite_100_get_one_each() {
-    let server = Server::embedded()
-        .args(&["--most-requests", "2000"])
-        .start();
+    let server = Server::embedded().args(&["--max-requests", "2000"]).start();
     sold_out(&[server], 2000).await;
 }
 
@@ -128,7 +126,7 @@ async fn a_purchase_says_what_was_bought_and_where_to_find_it() {
 
 #[tokio::test]
 async fn what_cannot_be_bought_is_told_field_by_field() {
-    let server = Server::embedded().args(&["--most-quantity", "7"]).start();
+    let server = Server::embedded().args(&["--max-quantity", "7"]).start();
     let id = server.create(5).await;
     for (body, message) in [
         (json!({}), "This field is required."),
@@ -351,7 +349,7 @@ async fn with_a_store_that_grants_every_lock_to_everybody_the_books_balance_all_
             false => Server::on(&redis.url(), &database),
         };
         let server = starting
-            .args(&["--update-hold", "release"])
+            .args(&["--after-update", "release"])
             .failing("locks.granted.to.everybody=return")
             .start();
         let server = Arc::new(server);

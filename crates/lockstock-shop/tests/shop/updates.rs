@@ -8,7 +8,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::server::{Server, eventually, everybody_is_granted, held, product};
+use crate::harness::{Server, eventually, everybody_is_granted, held, product};
 
 #[tokio::test]
 async fn a_refused_update_frees_the_lock_at_once() {
@@ -35,7 +35,7 @@ async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
         "300ms",
         "--update-wait",
         "5s",
-        "--update-hold",
+        "--after-update",
         "release",
     ];
     let sleeper = Server::on(&redis.url(), &database)
@@ -67,7 +67,7 @@ async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
 async fn a_lock_lost_to_nobody_writes_nothing_either() {
     for server in [
         Server::embedded(),
-        Server::embedded().args(&["--update-hold", "release"]),
+        Server::embedded().args(&["--after-update", "release"]),
     ] {
         let server = server
             .args(&["--update-lease", "100ms"])
@@ -84,7 +84,7 @@ async fn a_lock_lost_to_nobody_writes_nothing_either() {
 async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--update-lease", "300ms", "--update-hold", "release"])
+        .args(&["--update-lease", "300ms", "--after-update", "release"])
         .start();
     let id = server.create(10).await;
     // Somebody else's transaction holds the row; its lock is taken when psql has said so.
@@ -118,7 +118,7 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_stop_its_update() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(10).await;
@@ -136,7 +136,7 @@ async fn a_client_that_hangs_up_does_not_stop_its_update() {
 #[tokio::test]
 async fn conditions_hold() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release", "--require-if-match"])
+        .args(&["--after-update", "release", "--require-if-match"])
         .start();
     let id = server.create(10).await;
     let patch = |if_match: Option<&str>, stock: i64| {
@@ -214,7 +214,7 @@ async fn no_update_is_lost(servers: &[&Server]) {
 #[tokio::test]
 async fn careful_clients_lose_no_update_on_memory_and_sqlite() {
     let server = Server::embedded()
-        .args(&["--update-hold", "release"])
+        .args(&["--after-update", "release"])
         .start();
     no_update_is_lost(&[&server]).await;
 }
@@ -223,7 +223,7 @@ async fn careful_clients_lose_no_update_on_memory_and_sqlite() {
 async fn careful_clients_lose_no_update_over_two_servers_on_redis_and_postgres() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
-    let release = ["--update-hold", "release"];
+    let release = ["--after-update", "release"];
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();
     no_update_is_lost(&[&one, &two]).await;

@@ -1,4 +1,4 @@
-//! Values with a time to live, on each kind of store: what [`Cache`](crate::Cache) asks for.
+//! Values with a time to live, for [`Cache`](crate::Cache).
 
 use std::time::Duration;
 

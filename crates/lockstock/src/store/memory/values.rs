@@ -1,7 +1,7 @@
 //! Values with a time to live, in the memory of this process.
 //!
-//! What has ended is never seen, and is removed in small steps: each write removes a few. So
-//! there are never many more of them than of those that are alive, and no call takes long.
+//! Expired values are never returned. Each write removes a few of them, so their number stays
+//! proportional to that of the live values, and no call takes long.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,46 +10,46 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// How many a write removes at most. More than the one that it adds.
-const A_STEP: usize = 4;
+/// The maximum number of expired values that a write removes. More than it adds.
+const SWEEP_BATCH: usize = 4;
 
-/// When a value ends; the number tells those that end together apart.
-type End = (Instant, u64);
+/// When a value expires. The number makes the key of values that expire together unique.
+type Expiry = (Instant, u64);
 
 #[derive(Default)]
 pub(in crate::store) struct Values {
-    values: HashMap<Arc<[u8]>, (Bytes, End)>,
-    /// The same in the order in which they end.
-    ends: BTreeMap<End, Arc<[u8]>>,
-    last: u64,
+    values: HashMap<Arc<[u8]>, (Bytes, Expiry)>,
+    /// The keys in the order in which their values expire.
+    expiries: BTreeMap<Expiry, Arc<[u8]>>,
+    last_number: u64,
 }
 
 impl Values {
     pub(in crate::store) fn get(&self, key: &[u8], now: Instant) -> Option<Bytes> {
-        let (value, (ends, _)) = self.values.get(key)?;
-        (*ends > now).then(|| value.clone())
+        let (value, (expires_at, _)) = self.values.get(key)?;
+        (*expires_at > now).then(|| value.clone())
     }
 
     pub(in crate::store) fn set(&mut self, key: &[u8], value: &[u8], ttl: Duration, now: Instant) {
         self.sweep(now);
         self.delete(key);
-        self.last += 1;
-        let (key, end) = (Arc::<[u8]>::from(key), (now + ttl, self.last));
-        // A copy: what it was cut from, a whole request perhaps, need not stay.
+        self.last_number += 1;
+        let (key, expiry) = (Arc::<[u8]>::from(key), (now + ttl, self.last_number));
+        // A copy: the value may be a slice of a larger buffer, such as a whole request.
         let value = Bytes::copy_from_slice(value);
-        self.values.insert(key.clone(), (value, end));
-        self.ends.insert(end, key);
+        self.values.insert(key.clone(), (value, expiry));
+        self.expiries.insert(expiry, key);
     }
 
     pub(in crate::store) fn delete(&mut self, key: &[u8]) {
-        if let Some((_, end)) = self.values.remove(key) {
-            self.ends.remove(&end);
+        if let Some((_, expiry)) = self.values.remove(key) {
+            self.expiries.remove(&expiry);
         }
     }
 
     fn sweep(&mut self, now: Instant) {
-        for _ in 0..A_STEP {
-            match self.ends.first_entry() {
+        for _ in 0..SWEEP_BATCH {
+            match self.expiries.first_entry() {
                 Some(first) if first.key().0 <= now => {
                     self.values.remove(&first.remove());
                 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_ended_is_removed_by_later_writes() {
+    fn later_writes_remove_expired_values() {
         let (mut values, now) = (Values::default(), Instant::now());
         for n in 0..100_u8 {
             values.set(&[n], b"short", Duration::from_secs(1), now);
@@ -74,17 +74,17 @@ mod tests {
         for n in 0..34_u8 {
             values.set(&[b'x', n], b"long", Duration::from_secs(60), later);
         }
-        assert_eq!((values.values.len(), values.ends.len()), (34, 34));
+        assert_eq!((values.values.len(), values.expiries.len()), (34, 34));
     }
 
     #[test]
-    fn a_value_that_is_written_again_has_its_new_end() {
+    fn a_rewritten_value_has_the_new_expiry() {
         let (mut values, now) = (Values::default(), Instant::now());
         values.set(b"a", b"1", Duration::from_secs(1), now);
         values.set(b"a", b"2", Duration::from_secs(60), now);
         let later = now + Duration::from_secs(2);
         values.set(b"b", b"", Duration::from_secs(60), later);
         assert_eq!(values.get(b"a", later), Some(Bytes::from_static(b"2")));
-        assert_eq!(values.ends.len(), 2);
+        assert_eq!(values.expiries.len(), 2);
     }
 }

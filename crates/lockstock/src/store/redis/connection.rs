@@ -1,8 +1,7 @@
-//! The way to Redis: to one server, to the one that sentinels call the master, or to a
-//! Cluster. Scripts go out, and what is pushed comes in.
+//! Connections to Redis: to a single server, to the master that sentinels name, or to a Cluster.
 //!
-//! Bounded: a call is answered or fails within the timeout. A connection that breaks is made
-//! anew by the next call; one that falls silent is replaced in the background.
+//! Every call returns or fails within the timeout. A connection that disconnects is opened again by
+//! the next call; a connection on which the server stops replying is replaced in the background.
 
 mod cluster;
 mod managed;
@@ -21,48 +20,59 @@ use tokio::time::{Instant, timeout_at};
 use self::cluster::Cluster;
 use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
 use self::sentinel::{Sentinels, Watch};
-use self::url::Address;
+use self::url::Endpoints;
 use super::notifications::Notifications;
 use crate::error::Result;
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::token::ClientId;
 
-/// What the channels of all processes begin with.
+/// The common prefix of the channels of all clients.
 const CHANNELS: &str = "lockstock:wake:";
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
-/// What the scripts have to know of where a lock is.
+/// The arguments of scripts that depend on the slot of a lock.
 #[derive(Debug)]
 pub(super) struct SlotContext {
-    /// The key of the highest fence there.
+    /// The key of the highest fence in the slot.
     pub(super) clock: String,
-    /// What the channels begin with on which waiters are told.
+    /// The prefix of the channels on which waiters are notified.
     pub(super) channels: String,
-    /// This process, as its channel and its waiters name it.
-    pub(super) process: String,
+    /// The client's id, as in the names of its channel and its waiters.
+    pub(super) client_id: String,
 }
 
-/// A script, and the hash that a server knows it by.
+/// A script and its SHA-1, by which a server knows it.
 #[derive(Debug)]
 pub(super) struct LuaScript {
-    text: &'static str,
-    hash: String,
+    source: &'static str,
+    sha: String,
 }
 
 impl LuaScript {
-    pub(super) fn new(text: &'static str) -> Self {
-        let hash = Script::new(text).get_hash().to_owned();
-        Self { text, hash }
+    pub(super) fn new(source: &'static str) -> Self {
+        let sha = Script::new(source).get_hash().to_owned();
+        Self { source, sha }
+    }
+
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn source(&self) -> &'static str {
+        self.source
+    }
+
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn sha(&self) -> &str {
+        &self.sha
     }
 }
 
-/// How a script is named.
+/// How a command refers to its script.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Eval {
-    /// For a server that knows it.
+    /// `EVALSHA`, for a server that has the script loaded.
     Sha,
+    /// `EVAL`, which loads it.
     Source,
 }
 
@@ -73,178 +83,188 @@ impl Eval {
             Self::Source => "EVAL",
         });
         cmd.arg(match self {
-            Self::Sha => &*script.hash,
-            Self::Source => script.text,
+            Self::Sha => &*script.sha,
+            Self::Source => script.source,
         });
         cmd
     }
 }
 
+/// The connections of one client. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Topology>);
 
 enum Topology {
-    Single(ManagedConnection<Server>, Arc<SlotContext>),
-    Sentinel {
-        link: ManagedConnection<Sentinels>,
+    Single {
+        server: ManagedConnection<Server>,
         slot: Arc<SlotContext>,
-        /// Ends with us.
+    },
+    Sentinel {
+        master: ManagedConnection<Sentinels>,
+        slot: Arc<SlotContext>,
+        /// Stops the task on drop.
         _watch: Watch,
     },
     Cluster(Cluster),
 }
 
-/// A script that ran.
+/// The reply of a script.
 pub(super) struct ScriptReply<T> {
-    pub(super) answer: T,
-    /// When the attempt that was answered was begun.
-    pub(super) begun: Instant,
-    /// An attempt before it may have run as well.
+    pub(super) value: T,
+    /// When the command that this reply belongs to was sent.
+    pub(super) sent_at: Instant,
+    /// Whether an earlier attempt may have run as well.
     pub(super) repeated: bool,
 }
 
 impl Connection {
     pub(super) async fn connect(
         url: &str,
-        process: ClientId,
-        wakes: Notifications,
-        limit: Duration,
+        client_id: ClientId,
+        notifications: Notifications,
+        timeout: Duration,
     ) -> Result<Self> {
         #[cfg(feature = "tls")]
-        // Fails when the application has chosen a provider already: theirs is used then.
+        // Fails if the application has installed a provider: then that provider is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
 
-        let place = redact_url(url);
-        // Where one server, or a master, pushes to.
-        let channel = format!("{CHANNELS}{process}");
+        let address = redact_url(url);
+        // A Cluster has a channel for each slot instead.
+        let channel = format!("{CHANNELS}{client_id}");
         let slot = Arc::new(SlotContext {
             clock: "lockstock:clock".to_owned(),
             channels: CHANNELS.to_owned(),
-            process: process.to_string(),
+            client_id: client_id.to_string(),
         });
-        let way = match Address::parse(url)? {
-            Address::Single(info) => {
-                let opens = Server {
+        let topology = match Endpoints::parse(url)? {
+            Endpoints::Single(info) => {
+                let connector = Server {
                     client: Client::open(info)?,
                     channel: Some(channel),
                 };
-                let link = ManagedConnection::new(place, opens, Arc::new(wakes), limit);
-                link.line().await.map_err(|trouble| link.error(trouble))?;
-                Topology::Single(link, slot)
+                let handler = Arc::new(notifications);
+                let server = ManagedConnection::new(address, connector, handler, timeout);
+                server.get().await.map_err(|error| server.error(error))?;
+                Topology::Single { server, slot }
             }
-            Address::Sentinel {
+            Endpoints::Sentinel {
                 sentinels,
                 service,
                 servers,
             } => {
-                let opens = Sentinels::new(sentinels, service, servers, channel, limit)?;
-                let link = ManagedConnection::new(place, opens, Arc::new(wakes), limit);
-                link.line().await.map_err(|trouble| link.error(trouble))?;
-                let _watch = sentinel::watch(&link);
-                Topology::Sentinel { link, slot, _watch }
+                let connector = Sentinels::new(sentinels, service, servers, channel, timeout)?;
+                let handler = Arc::new(notifications);
+                let master = ManagedConnection::new(address, connector, handler, timeout);
+                master.get().await.map_err(|error| master.error(error))?;
+                let _watch = sentinel::watch(&master);
+                Topology::Sentinel {
+                    master,
+                    slot,
+                    _watch,
+                }
             }
-            Address::Cluster { seeds } => {
-                Topology::Cluster(Cluster::connect(place, seeds, process, wakes, limit).await?)
-            }
+            Endpoints::Cluster { seeds } => Topology::Cluster(
+                Cluster::connect(address, seeds, client_id, notifications, timeout).await?,
+            ),
         };
-        Ok(Self(Arc::new(way)))
+        Ok(Self(Arc::new(topology)))
     }
 
-    /// Where a lock is.
     pub(super) fn slot(&self, keys: &Keys) -> Arc<SlotContext> {
         match &*self.0 {
-            Topology::Single(_, slot) | Topology::Sentinel { slot, .. } => slot.clone(),
+            Topology::Single { slot, .. } | Topology::Sentinel { slot, .. } => slot.clone(),
             Topology::Cluster(cluster) => cluster.slot(&keys.holder),
         }
     }
 
-    /// Makes sure that what scripts push about a lock is heard.
+    /// Ensures that notifications about a lock are received.
     ///
-    /// Before each question that puts a waiter into the queue or leaves it there: what was
-    /// listened to may have moved to another server since.
-    pub(super) async fn hear(&self, keys: &Keys) -> Result<()> {
+    /// Required before each call that adds a waiter to the queue or leaves it there: since the
+    /// last call, the subscription may have moved to another server.
+    pub(super) async fn ensure_subscribed(&self, keys: &Keys) -> Result<()> {
         match &*self.0 {
-            // Listened to since the connection was opened.
-            Topology::Single(..) | Topology::Sentinel { .. } => Ok(()),
-            Topology::Cluster(cluster) => cluster.hear(&keys.holder).await,
+            // Subscribed when the connection was opened.
+            Topology::Single { .. } | Topology::Sentinel { .. } => Ok(()),
+            Topology::Cluster(cluster) => cluster.ensure_subscribed(&keys.holder).await,
         }
     }
 
-    /// Each of the servers that have keys.
+    /// Returns a connection to each server that has keys.
     pub(super) fn servers(&self) -> Vec<ReadConnection> {
         match &*self.0 {
-            Topology::Single(link, _) => vec![ReadConnection(ReadTarget::Server(link.clone()))],
-            Topology::Sentinel { link, .. } => {
-                vec![ReadConnection(ReadTarget::Master(link.clone()))]
+            Topology::Single { server, .. } => {
+                vec![ReadConnection(ReadTarget::Server(server.clone()))]
+            }
+            Topology::Sentinel { master, .. } => {
+                vec![ReadConnection(ReadTarget::Master(master.clone()))]
             }
             Topology::Cluster(cluster) => {
-                let links = cluster.links();
-                links
-                    .map(|link| ReadConnection(ReadTarget::Server(link)))
+                let servers = cluster.servers();
+                servers
+                    .map(|server| ReadConnection(ReadTarget::Server(server)))
                     .collect()
             }
         }
     }
 
-    /// Runs a script, or a plain command of one key; a second time if the connection broke
-    /// under it. Not waited for beyond `until`.
+    /// Runs a script, or a plain command with one key, until `deadline`. If the connection
+    /// disconnects during the call, runs it a second time.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(Eval) -> Cmd,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single(link, _) => run(link, command, until).await,
-            Topology::Sentinel { link, .. } => run(link, command, until).await,
-            Topology::Cluster(cluster) => cluster.run(command, until).await,
+            Topology::Single { server, .. } => run(server, command, deadline).await,
+            Topology::Sentinel { master, .. } => run(master, command, deadline).await,
+            Topology::Cluster(cluster) => cluster.run(command, deadline).await,
         }
     }
 }
 
 async fn run<T: FromRedisValue>(
-    link: &ManagedConnection<impl Connector>,
+    managed: &ManagedConnection<impl Connector>,
     command: impl Fn(Eval) -> Cmd,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<ScriptReply<T>> {
     let attempts = async {
-        let (mut repeated, mut turned_away) = (false, false);
-        let mut asked = command(Eval::Sha);
+        let (mut repeated, mut was_read_only) = (false, false);
+        let mut cmd = command(Eval::Sha);
         loop {
-            let mut line = link.line().await?;
-            let begun = Instant::now();
-            let error = match asked.query_async(&mut line.connection).await {
-                Ok(answer) => {
+            let mut open = managed.get().await?;
+            let sent_at = Instant::now();
+            let error = match cmd.query_async(&mut open.connection).await {
+                Ok(value) => {
                     return Ok(ScriptReply {
-                        answer,
-                        begun,
+                        value,
+                        sent_at,
                         repeated,
                     });
                 }
                 Err(error) => error,
             };
-            match link.trouble(&line, error) {
-                // New to that server, or it has been restarted.
-                CallError::Refused(error) if error.kind() == NO_SCRIPT => {
-                    asked = command(Eval::Source)
+            match managed.classify(&open, error) {
+                // The server has not seen the script yet, or has restarted.
+                CallError::Rejected(error) if error.kind() == NO_SCRIPT => {
+                    cmd = command(Eval::Source)
                 }
-                // The connection that just failed may have been dead for hours: the one that
-                // takes its place deserves a try.
+                // The connection may have been dead for hours, so a new one deserves a try.
                 CallError::Broken(_) if !repeated => repeated = true,
-                // A master no more: whoever is now has the same name.
-                CallError::Refused(error)
-                    if error.kind() == ServerErrorKind::ReadOnly.into() && !turned_away =>
+                // The server is a replica now. The new master has the same address.
+                CallError::Rejected(error)
+                    if error.kind() == ServerErrorKind::ReadOnly.into() && !was_read_only =>
                 {
-                    turned_away = true;
-                    link.close(&line);
+                    was_read_only = true;
+                    managed.close(&open);
                 }
-                trouble => return Err(trouble),
+                error => return Err(error),
             }
         }
     };
-    answered(link, timeout_at(until, attempts).await.ok())
+    in_time(managed, timeout_at(deadline, attempts).await.ok())
 }
 
-/// One of the servers, for reading.
+/// A connection to one server, for reading.
 pub(super) struct ReadConnection(ReadTarget);
 
 enum ReadTarget {
@@ -253,55 +273,54 @@ enum ReadTarget {
 }
 
 impl ReadConnection {
-    /// Sends commands that only read in one go, a second time if the connection broke under
-    /// them. That one of them is refused is its own answer. Not waited for beyond `until`.
+    /// Sends read-only commands in one pipeline and waits for the replies until `deadline`. If
+    /// the connection disconnects during the call, sends them a second time. The result of a rejected
+    /// command is its error.
     pub(super) async fn read<T: FromRedisValue>(
         &self,
         commands: &mut Pipeline,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<Vec<RedisResult<T>>> {
         commands.ignore_errors();
         match &self.0 {
-            ReadTarget::Server(link) => read(link, commands, until).await,
-            ReadTarget::Master(link) => read(link, commands, until).await,
+            ReadTarget::Server(managed) => read(managed, commands, deadline).await,
+            ReadTarget::Master(managed) => read(managed, commands, deadline).await,
         }
     }
 }
 
 async fn read<T: FromRedisValue>(
-    link: &ManagedConnection<impl Connector>,
+    managed: &ManagedConnection<impl Connector>,
     commands: &Pipeline,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<Vec<RedisResult<T>>> {
     let attempts = async {
         let mut repeated = false;
         loop {
-            let mut line = link.line().await?;
-            match commands.query_async(&mut line.connection).await {
-                Ok(answers) => return Ok(answers),
-                Err(error) => match link.trouble(&line, error) {
+            let mut open = managed.get().await?;
+            match commands.query_async(&mut open.connection).await {
+                Ok(replies) => return Ok(replies),
+                Err(error) => match managed.classify(&open, error) {
                     CallError::Broken(_) if !repeated => repeated = true,
-                    trouble => return Err(trouble),
+                    error => return Err(error),
                 },
             }
         }
     };
-    answered(link, timeout_at(until, attempts).await.ok())
+    in_time(managed, timeout_at(deadline, attempts).await.ok())
 }
 
-/// What came of it, if anything came in time.
-fn answered<T>(
-    link: &ManagedConnection<impl Connector>,
-    answer: Option<std::result::Result<T, CallError>>,
+/// Converts the result of a call. `None`: the call has timed out, so the connection is checked.
+fn in_time<T>(
+    managed: &ManagedConnection<impl Connector>,
+    result: Option<std::result::Result<T, CallError>>,
 ) -> Result<T> {
-    answer
-        .unwrap_or(Err(CallError::TimedOut))
-        .map_err(|trouble| {
-            if matches!(trouble, CallError::TimedOut) {
-                link.doubt();
-            }
-            link.error(trouble)
-        })
+    result.unwrap_or(Err(CallError::TimedOut)).map_err(|error| {
+        if matches!(error, CallError::TimedOut) {
+            managed.check_health();
+        }
+        managed.error(error)
+    })
 }
 
 impl PushHandler for Notifications {
@@ -309,8 +328,8 @@ impl PushHandler for Notifications {
         Notifications::pushed(self, push);
     }
 
-    fn lost(&self) {
-        self.broken();
+    fn disconnected(&self) {
+        self.disconnected();
     }
 }
 

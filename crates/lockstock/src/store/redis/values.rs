@@ -1,7 +1,6 @@
 //! Values with a time to live in Redis: plain `GET`, `SET … PX` and `DEL`.
 //!
-//! Each may be sent twice with the same arguments, so a call whose answer was lost is simply
-//! sent again.
+//! Each command is idempotent, so a command whose reply was lost is sent again.
 
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use bytes::Bytes;
 use redis::{Cmd, FromRedisValue};
 use tokio::time::Instant;
 
-use super::{Redis, millis};
+use super::Redis;
 use crate::error::Result;
+use crate::lease::as_millis;
 
 impl Redis {
     pub(in crate::store) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -26,19 +26,19 @@ impl Redis {
         ttl: Duration,
     ) -> Result<()> {
         let mut set = redis::cmd("SET");
-        set.arg(key).arg(value).arg("PX").arg(millis(ttl));
+        set.arg(key).arg(value).arg("PX").arg(as_millis(ttl));
         self.command(set).await
     }
 
     pub(in crate::store) async fn delete(&self, key: &[u8]) -> Result<()> {
-        // How many there were is no answer: it may have been sent twice.
+        // The number of deleted keys is meaningless: the command may have been sent twice.
         let delete = redis::cmd("DEL").arg(key).to_owned();
         self.command::<u64>(delete).await.map(drop)
     }
 
     async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T> {
-        let until = Instant::now() + self.limit;
-        let ran = self.wire.run(|_| command.clone(), until).await?;
-        Ok(ran.answer)
+        let deadline = Instant::now() + self.timeout;
+        let reply = self.connection.run(|_| command.clone(), deadline).await?;
+        Ok(reply.value)
     }
 }

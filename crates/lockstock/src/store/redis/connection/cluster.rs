@@ -1,12 +1,12 @@
-//! A Redis Cluster: a connection to each master that is needed, and a map of the slots.
+//! A Redis Cluster: a connection to each master in use, and a map of the slots.
 //!
-//! Not the redis crate's own cluster client: it tries again by itself, up to sixteen times,
-//! so that nobody knows whether a script ran twice; and it listens on the connection that it
-//! asks on, where a slot that moves away makes it give answers to the wrong questions (see
-//! `cluster/node.rs`).
+//! Not the redis crate's cluster client: it subscribes on the connections that it sends commands
+//! on, where a slot that moves away shifts all later replies (see `cluster/node.rs`), and it
+//! does not report whether a command was sent twice.
 //!
-//! What is pushed goes to a channel for each slot, `lockstock:wake:{TAG}:PROCESS`: a script
-//! can only tell how many hear it on its own server, and only such a channel is always there.
+//! Notifications are published on a channel for each slot, `lockstock:wake:{TAG}:CLIENT`: a
+//! script can only count the subscribers on its own server, and only a channel of its slot is
+//! always served there.
 
 mod node;
 mod redirect;
@@ -26,156 +26,160 @@ use tracing::{debug, info};
 use self::node::Node;
 use self::redirect::{Redirect, Redirector, redirection};
 use self::slot::SLOTS;
-use self::topology::{SlotMap, TopologyView, best};
+use self::topology::{SlotMap, TopologyView, query};
 use super::managed::{CallError, ManagedConnection, Server};
-use super::url::place;
+use super::url::address;
 use super::{CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
 use crate::error::{Error, Result};
 use crate::store::redis::notifications::Notifications;
 use crate::token::ClientId;
 
-/// How many nodes are asked who serves what.
-const ASKED: usize = 3;
-/// How soon they are asked again, when nothing is wrong but that something has moved.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How often they are asked while somebody waits: nobody tells a process that only
-/// listens when the server it listens to has been replaced.
-const LOOK_ROUND: Duration = Duration::from_secs(2);
+/// How many nodes are queried for the topology.
+const QUERIED_NODES: usize = 3;
+/// The minimum time between two queries, unless a node has failed.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// How often the topology is queried while there are waiters: a client that only listens is not
+/// notified if the node that it is subscribed on is replaced.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// How many failed attempts to subscribe to a slot's channel are repeated.
+const MAX_SUBSCRIBE_RETRIES: usize = 3;
 
 #[derive(Clone)]
 pub(super) struct Cluster(Arc<Inner>);
 
 struct Inner {
     /// For messages.
-    place: String,
-    /// How to speak to any node.
+    address: String,
+    /// The settings of every node.
     servers: ConnectionInfo,
-    /// Those that the URL names.
+    /// The nodes of the URL.
     seeds: Vec<Arc<Node>>,
-    process: ClientId,
-    wakes: Notifications,
-    limit: Duration,
-    /// std's mutexes: held for a look or a change, never across an await.
+    client_id: ClientId,
+    notifications: Notifications,
+    timeout: Duration,
+    /// std's mutexes: held for a lookup or a change, never across an await.
     map: Mutex<SlotMap>,
-    ears: Mutex<HashMap<u16, SlotChannel>>,
-    /// When somebody last asked who serves what. One at a time.
-    looked: AsyncMutex<Option<Instant>>,
+    channels: Mutex<HashMap<u16, SlotChannel>>,
+    /// When the last query of the topology began. Held during a query.
+    refreshed_at: AsyncMutex<Option<Instant>>,
 }
 
-/// What is heard of a slot.
+/// The channel of a slot.
 #[derive(Clone)]
 struct SlotChannel {
     slot: Arc<SlotContext>,
-    channel: Arc<str>,
+    name: Arc<str>,
 }
 
 impl Cluster {
     pub(super) async fn connect(
-        place_of_all: String,
+        cluster_address: String,
         seeds: Vec<ConnectionInfo>,
-        process: ClientId,
-        wakes: Notifications,
-        limit: Duration,
+        client_id: ClientId,
+        notifications: Notifications,
+        timeout: Duration,
     ) -> Result<Self> {
         let Some(servers) = seeds.first().cloned() else {
-            return Err(Error::invalid("a Cluster's URL names a node"));
+            return Err(Error::invalid("the URL of a Cluster has to name a node"));
         };
-        let named = seeds.iter().filter_map(|info| Some((info, place(info)?)));
-        let seeds = named
-            .map(|(info, (host, port))| Node::new(info, &host, port, wakes.clone(), limit))
+        let addresses = seeds.iter().filter_map(|info| Some((info, address(info)?)));
+        let seeds = addresses
+            .map(|(info, (host, port))| {
+                Node::new(info, &host, port, notifications.clone(), timeout)
+            })
             .collect::<Result<_>>()?;
         let cluster = Self(Arc::new(Inner {
-            place: place_of_all,
+            address: cluster_address,
             servers,
             seeds,
-            process,
-            wakes,
-            limit,
+            client_id,
+            notifications,
+            timeout,
             map: Mutex::new(SlotMap::new()),
-            ears: Mutex::default(),
-            looked: AsyncMutex::new(None),
+            channels: Mutex::default(),
+            refreshed_at: AsyncMutex::new(None),
         }));
-        cluster.look().await.map_err(|why| {
+        cluster.refresh().await.map_err(|reason| {
             Error::unavailable(format!(
-                "no Redis Cluster answers at {}: {why}",
-                cluster.0.place
+                "cannot connect to the Redis Cluster at {}: {reason}",
+                cluster.0.address
             ))
         })?;
-        tokio::spawn(look_round(Arc::downgrade(&cluster.0)));
+        tokio::spawn(refresh_periodically(Arc::downgrade(&cluster.0)));
         Ok(cluster)
     }
 
-    /// Runs a script, or a plain command, where its first key is.
+    /// Runs a script, or a plain command, on the node that serves its first key.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(Eval) -> Cmd,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
-        let mut routed = Redirector::new(self);
-        let asked = async {
-            let answer = match routed.send(&command(Eval::Sha)).await {
+        let mut redirector = Redirector::new(self);
+        let call = async {
+            let reply = match redirector.send(&command(Eval::Sha)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {
-                    routed.send(&command(Eval::Source)).await
+                    redirector.send(&command(Eval::Source)).await
                 }
-                answer => answer,
+                reply => reply,
             };
-            answer.and_then(|answer| Ok(redis::from_redis_value(answer)?))
+            reply.and_then(|reply| Ok(redis::from_redis_value(reply)?))
         };
-        match timeout_at(until, asked).await {
-            Ok(Ok(answer)) => Ok(ScriptReply {
-                answer,
-                begun: routed.begun,
-                repeated: routed.repeated,
+        match timeout_at(deadline, call).await {
+            Ok(Ok(value)) => Ok(ScriptReply {
+                value,
+                sent_at: redirector.sent_at,
+                repeated: redirector.repeated,
             }),
-            Ok(Err(error)) => Err(routed.failed.unwrap_or_else(|| error.into())),
-            Err(_) => Err(match routed.not_yet.take() {
-                Some(said) => said.into(),
+            Ok(Err(error)) => Err(redirector.failure.unwrap_or_else(|| error.into())),
+            Err(_) => Err(match redirector.try_again.take() {
+                Some(error) => error.into(),
                 None => {
-                    routed.doubt();
-                    Error::no_answer(self.0.limit)
+                    redirector.check_health();
+                    Error::timed_out(self.0.timeout)
                 }
             }),
         }
     }
 
-    /// The ways to those that serve slots.
-    pub(super) fn links(&self) -> impl Iterator<Item = ManagedConnection<Server>> {
+    /// Returns a connection to each node that serves slots.
+    pub(super) fn servers(&self) -> impl Iterator<Item = ManagedConnection<Server>> {
         let nodes = self.0.map().nodes.clone();
-        nodes.into_iter().map(|node| node.link.clone())
+        nodes.into_iter().map(|node| node.commands.clone())
     }
 
     pub(super) fn slot(&self, key: &[u8]) -> Arc<SlotContext> {
-        self.ear_of(slot::slot(key)).slot
+        self.channel(slot::slot(key)).slot
     }
 
-    /// Makes sure that what is pushed about `key` is heard.
-    pub(super) async fn hear(&self, key: &[u8]) -> Result<()> {
+    /// Ensures that notifications about `key` are received.
+    pub(super) async fn ensure_subscribed(&self, key: &[u8]) -> Result<()> {
         let slot = slot::slot(key);
-        let ear = self.ear_of(slot);
-        timeout(self.0.limit, self.listen(slot, &ear))
+        let channel = self.channel(slot);
+        timeout(self.0.timeout, self.subscribe(slot, &channel.name))
             .await
             .unwrap_or_else(|_| {
-                self.look_soon();
-                Err(Error::no_answer(self.0.limit))
+                self.refresh_soon();
+                Err(Error::timed_out(self.0.timeout))
             })
     }
 
-    async fn listen(&self, slot: u16, ear: &SlotChannel) -> Result<()> {
-        let mut tries = 0;
+    async fn subscribe(&self, slot: u16, channel: &str) -> Result<()> {
+        let mut failures = 0;
         loop {
             let node = self.owner(slot).await?;
-            let trouble = match node.listen(&ear.channel).await {
-                // It may have been replaced while we waited for its answer.
+            let error = match node.ensure_subscribed(channel).await {
+                // The slot may have moved while the subscription was pending.
                 Ok(()) if self.is_owner(slot, &node) => return Ok(()),
                 Ok(()) => continue,
-                Err(trouble) => trouble,
+                Err(error) => error,
             };
-            tries += 1;
-            if tries > 3 {
-                return Err(node.link.error(trouble));
+            failures += 1;
+            if failures > MAX_SUBSCRIBE_RETRIES {
+                return Err(node.commands.error(error));
             }
-            match trouble {
-                CallError::Refused(error) => match redirection(&error) {
+            match error {
+                CallError::Rejected(error) => match redirection(&error) {
                     Some(Redirect {
                         slot: moved,
                         host,
@@ -186,42 +190,50 @@ impl Cluster {
                     }
                     _ => return Err(error.into()),
                 },
-                _ => self.look_at(slot, &node).await,
+                _ => self.refresh_if_owner(slot, &node).await,
             }
         }
     }
 
-    fn ear_of(&self, slot: u16) -> SlotChannel {
-        let ears = || self.0.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ear) = ears().get(&slot) {
-            return ear.clone();
+    fn channel(&self, slot: u16) -> SlotChannel {
+        let channels = || {
+            self.0
+                .channels
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(channel) = channels().get(&slot) {
+            return channel.clone();
         }
-        // Takes a moment: not while others wait for theirs.
+        // Finding a tag takes a moment, so the mutex is not held.
         let tag = slot::tag(slot);
-        let (channels, process) = (format!("{CHANNELS}{{{tag}}}:"), self.0.process);
-        let ear = SlotChannel {
-            channel: format!("{channels}{process}").into(),
+        let (prefix, client_id) = (format!("{CHANNELS}{{{tag}}}:"), self.0.client_id);
+        let channel = SlotChannel {
+            name: format!("{prefix}{client_id}").into(),
             slot: Arc::new(SlotContext {
                 clock: format!("lockstock:{{{tag}}}:clock"),
-                channels,
-                process: process.to_string(),
+                channels: prefix,
+                client_id: client_id.to_string(),
             }),
         };
-        // One for all, whoever else has come meanwhile: what goes together is told by it.
-        ears().entry(slot).or_insert(ear).clone()
+        // The first entry wins: operations share a call if their contexts are the same `Arc`.
+        channels().entry(slot).or_insert(channel).clone()
     }
 
-    /// Who serves `slot`, as far as we know.
+    /// Returns the node that serves `slot`, by the current map.
     async fn owner(&self, slot: u16) -> Result<Arc<Node>> {
         if let Some(node) = self.0.map().owner(slot) {
             return Ok(node);
         }
-        let looked = self.look().await;
+        let refreshed = self.refresh().await;
         self.0.map().owner(slot).ok_or_else(|| {
-            let why = looked.err().unwrap_or_default();
-            let place = &self.0.place;
+            let reason = match refreshed {
+                Ok(()) => String::new(),
+                Err(reason) => format!(": {reason}"),
+            };
+            let address = &self.0.address;
             Error::unavailable(format!(
-                "CLUSTERDOWN nobody serves slot {slot} of the Cluster at {place} {why}"
+                "CLUSTERDOWN no node of the Cluster at {address} serves slot {slot}{reason}"
             ))
         })
     }
@@ -231,86 +243,89 @@ impl Cluster {
         owner.is_some_and(|owner| Arc::ptr_eq(&owner, node))
     }
 
-    /// What a node has said about one slot.
+    /// Applies a redirection of one slot.
     fn set_owner(&self, slot: u16, host: &str, port: u16) -> Result<Arc<Node>> {
         let node = self.node(host, port)?;
-        let news = self.0.map().set(slot, &node);
-        if news {
-            self.0.wakes.broken();
-            // The others are likely to have moved too.
-            self.look_soon();
+        let changed = self.0.map().set(slot, &node);
+        if changed {
+            self.0.notifications.disconnected();
+            // Other slots have probably moved too.
+            self.refresh_soon();
         }
         Ok(node)
     }
 
-    /// A node of that address: the one we know, or a new one. Kept until the next map is
-    /// drawn, even if it serves nothing yet.
+    /// Returns the node at this address, a new one if it is unknown. A new node stays in the map
+    /// until the next refresh, even if it serves no slot.
     fn node(&self, host: &str, port: u16) -> Result<Arc<Node>> {
         let (inner, mut map) = (&self.0, self.0.map());
         let known = map.nodes.iter().find(|node| node.is_at(host, port));
         if let Some(node) = known {
             return Ok(node.clone());
         }
-        let node = Node::new(&inner.servers, host, port, inner.wakes.clone(), inner.limit)?;
+        let notifications = inner.notifications.clone();
+        let node = Node::new(&inner.servers, host, port, notifications, inner.timeout)?;
         map.nodes.push(node.clone());
         Ok(node)
     }
 
-    /// After `node` failed to serve `slot`: asks others who does now.
-    async fn look_at(&self, slot: u16, node: &Arc<Node>) {
+    /// Refreshes the map after `node` has failed, if it is still the owner of `slot`.
+    async fn refresh_if_owner(&self, slot: u16, node: &Arc<Node>) {
         if self.is_owner(slot, node)
-            && let Err(why) = self.look().await
+            && let Err(reason) = self.refresh().await
         {
-            debug!(why, "nobody tells who serves what");
+            debug!(reason, "cannot refresh the slot map");
         }
     }
 
-    /// Asks in the background, unless that was done a moment ago: until the nodes have told
-    /// each other, a second question has the same answer.
-    fn look_soon(&self) {
+    /// Refreshes the map in the background, at most once per [`RETRY_DELAY`]: until the nodes
+    /// have exchanged a change, another query returns the same.
+    fn refresh_soon(&self) {
         let cluster = self.clone();
         tokio::spawn(async move {
-            let wanted = Instant::now() - AGAIN;
-            if let Err(why) = cluster.look_since(wanted).await {
-                debug!(why, "nobody tells who serves what");
+            let not_before = Instant::now() - RETRY_DELAY;
+            if let Err(reason) = cluster.refresh_unless_since(not_before).await {
+                debug!(reason, "cannot refresh the slot map");
             }
         });
     }
 
-    /// Asks who serves what, unless somebody else does just now.
-    async fn look(&self) -> Result<(), String> {
-        self.look_since(Instant::now()).await
+    /// Refreshes the map, or waits for a refresh that begins after this call.
+    async fn refresh(&self) -> Result<(), String> {
+        self.refresh_unless_since(Instant::now()).await
     }
 
-    async fn look_since(&self, wanted: Instant) -> Result<(), String> {
-        let mut looked = self.0.looked.lock().await;
-        if looked.is_some_and(|begun| begun >= wanted) {
+    /// Refreshes the map, unless a refresh has begun since `since`.
+    async fn refresh_unless_since(&self, since: Instant) -> Result<(), String> {
+        let mut refreshed_at = self.0.refreshed_at.lock().await;
+        if refreshed_at.is_some_and(|begun| begun >= since) {
             return Ok(());
         }
-        // In vain as well: when nobody answers, each who waits here would ask in turn.
-        *looked = Some(Instant::now());
-        let view = self.ask().await?;
-        self.draw(&view).map_err(|error| error.to_string())
+        // Recorded even if the query fails: otherwise all callers that wait here would repeat
+        // it one after another.
+        *refreshed_at = Some(Instant::now());
+        let view = self.query().await?;
+        self.apply(&view).map_err(|error| error.to_string())
     }
 
-    async fn ask(&self) -> Result<TopologyView, String> {
+    async fn query(&self) -> Result<TopologyView, String> {
         let mut known = self.0.map().nodes.clone();
-        // Another few each time: among them may be one that stands still.
-        let turn = usize::from(rand::random::<u16>()) % known.len().max(1);
-        known.rotate_left(turn);
-        known.truncate(ASKED);
-        let mut why = String::new();
+        // Different nodes each time: some of them may hang.
+        let first = usize::from(rand::random::<u16>()) % known.len().max(1);
+        known.rotate_left(first);
+        known.truncate(QUERIED_NODES);
+        let mut error = String::new();
         for nodes in [known, self.0.seeds.clone()] {
-            match best(nodes, self.0.limit).await {
+            match query(nodes, self.0.timeout).await {
                 Ok(view) => return Ok(view),
-                Err(reason) => why = reason,
+                Err(reason) => error = reason,
             }
         }
-        Err(why)
+        Err(error)
     }
 
-    /// Makes the map that `view` describes.
-    fn draw(&self, view: &TopologyView) -> Result<()> {
+    /// Replaces the map by that of `view`.
+    fn apply(&self, view: &TopologyView) -> Result<()> {
         let mut next = SlotMap::new();
         for range in &view.ranges {
             let node = match next
@@ -321,7 +336,7 @@ impl Cluster {
                 Some(node) => node.clone(),
                 None => self.node(&range.host, range.port)?,
             };
-            for slot in range.from..=range.to.min(SLOTS - 1) {
+            for slot in range.first..=range.last.min(SLOTS - 1) {
                 next.set(slot, &node);
             }
         }
@@ -333,32 +348,30 @@ impl Cluster {
         *map = next;
         drop(map);
         if moved {
-            info!(
-                place = self.0.place,
-                "slots are served by other nodes than before"
-            );
-            // Their waiters listen where nothing is said any more.
-            self.0.wakes.broken();
+            info!(address = self.0.address, "slots have moved to other nodes");
+            // Some subscriptions are on the wrong nodes now.
+            self.0.notifications.disconnected();
         }
         Ok(())
     }
 }
 
-/// While somebody waits: looks whether they still listen in the right place, and hear.
-async fn look_round(cluster: Weak<Inner>) {
+/// While there are waiters, periodically checks that their subscriptions are on the right nodes
+/// and alive. Ends with the cluster.
+async fn refresh_periodically(cluster: Weak<Inner>) {
     loop {
-        sleep(LOOK_ROUND).await;
+        sleep(REFRESH_INTERVAL).await;
         let Some(cluster) = cluster.upgrade().map(Cluster) else {
             return;
         };
         let nodes = cluster.0.map().nodes.clone();
-        if nodes.iter().any(|node| node.is_heard()) {
+        if nodes.iter().any(|node| node.has_subscriptions()) {
             let mut checks = JoinSet::new();
             for node in nodes {
-                checks.spawn(async move { node.check().await });
+                checks.spawn(async move { node.check_subscriptions().await });
             }
             checks.join_all().await;
-            cluster.look_soon();
+            cluster.refresh_soon();
         }
     }
 }

@@ -1,7 +1,7 @@
-//! One connection to one server, opened when it is needed, and again when it broke.
+//! A connection to one server that is opened on demand, and again after it breaks.
 //!
-//! Not redis' `ConnectionManager`: that one goes back to where it was connected before, and
-//! after a failover this may be the wrong place.
+//! Not redis' `ConnectionManager`: it reconnects to the same address, which may be the wrong
+//! server after a failover.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::error::{Error, explained};
+use crate::error::{Error, explain};
 
-/// How a connection is opened. Says why it cannot be.
+/// Opens connections. The error of [`open`](Self::open) is the reason of the failure.
 pub(super) trait Connector: Send + Sync + 'static {
     fn open(
         &self,
@@ -23,103 +23,102 @@ pub(super) trait Connector: Send + Sync + 'static {
     ) -> impl Future<Output = Result<MultiplexedConnection, String>> + Send;
 }
 
-/// Who hears what comes over it unasked.
+/// Receives the push messages of a connection.
 pub(super) trait PushHandler: Send + Sync + 'static {
     fn pushed(&self, push: &PushInfo);
-    /// The connection is gone, and with it whatever was pushed since.
-    fn lost(&self);
+    /// The connection is gone: messages may have been lost.
+    fn disconnected(&self);
 }
 
-pub(super) struct ManagedConnection<O>(Arc<Inner<O>>);
+pub(super) struct ManagedConnection<C>(Arc<Inner<C>>);
 
-impl<O> Clone for ManagedConnection<O> {
+impl<C> Clone for ManagedConnection<C> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-struct Inner<O> {
+struct Inner<C> {
     /// For messages.
-    place: String,
-    opens: O,
-    hears: Arc<dyn PushHandler>,
-    limit: Duration,
-    /// std's mutex: held for a step from one state to another, never across an await.
+    address: String,
+    connector: C,
+    push_handler: Arc<dyn PushHandler>,
+    timeout: Duration,
+    /// std's mutex: held for a transition between states, never across an await.
     state: Mutex<State>,
-    lines: AtomicU64,
-    /// Somebody looks whether the connection is still good for anything.
-    doubted: AtomicBool,
+    next_number: AtomicU64,
+    /// Whether a task checks the connection right now.
+    is_checking: AtomicBool,
 }
 
 enum State {
     Closed,
-    /// All who need it wait for the one attempt.
+    /// All calls wait for the same attempt.
     Opening(u64, watch::Receiver<Option<Result<OpenConnection, String>>>),
     Open(OpenConnection),
 }
 
-/// An open connection. The number tells it from those before and after.
+/// An open connection. Its number distinguishes it from earlier and later ones.
 #[derive(Clone)]
 pub(super) struct OpenConnection {
     pub(super) connection: MultiplexedConnection,
     number: u64,
 }
 
-/// Why a call has no answer.
+/// Why a call has no reply.
 #[derive(Debug)]
 pub(super) enum CallError {
     /// There is no connection: nothing was sent.
     Unreachable(String),
-    /// It broke under the call, which may have been carried out.
+    /// The connection broke during the call, which may have run.
     Broken(RedisError),
-    /// IgnorePushes was heard in time.
+    /// The server sent no reply in time.
     TimedOut,
-    /// The server said no.
-    Refused(RedisError),
+    /// The server replied with an error.
+    Rejected(RedisError),
 }
 
-impl<O: Connector> ManagedConnection<O> {
-    /// Opens nothing yet.
+impl<C: Connector> ManagedConnection<C> {
+    /// Opens no connection yet.
     pub(super) fn new(
-        place: String,
-        opens: O,
-        hears: Arc<dyn PushHandler>,
-        limit: Duration,
+        address: String,
+        connector: C,
+        push_handler: Arc<dyn PushHandler>,
+        timeout: Duration,
     ) -> Self {
         Self(Arc::new(Inner {
-            place,
-            opens,
-            hears,
-            limit,
+            address,
+            connector,
+            push_handler,
+            timeout,
             state: Mutex::new(State::Closed),
-            lines: AtomicU64::new(0),
-            doubted: AtomicBool::new(false),
+            next_number: AtomicU64::new(0),
+            is_checking: AtomicBool::new(false),
         }))
     }
 
-    /// How long a call may take.
-    pub(super) fn limit(&self) -> Duration {
-        self.0.limit
+    /// The timeout of a call.
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.timeout
     }
 
-    /// How it is opened.
-    pub(super) fn opens(&self) -> &O {
-        &self.0.opens
+    pub(super) fn connector(&self) -> &C {
+        &self.0.connector
     }
 
-    /// The connection, opened if need be.
-    pub(super) async fn line(&self) -> Result<OpenConnection, CallError> {
+    /// Returns the open connection, or opens one.
+    pub(super) async fn get(&self) -> Result<OpenConnection, CallError> {
         let mut opening = {
             let mut state = self.0.state();
             match &*state {
-                State::Open(line) => return Ok(line.clone()),
+                State::Open(open) => return Ok(open.clone()),
                 State::Opening(_, opening) => opening.clone(),
                 State::Closed => {
-                    let (tell, opening) = watch::channel(None);
-                    let number = self.next();
+                    let (sender, opening) = watch::channel(None);
+                    let number = self.next_number();
                     *state = State::Opening(number, opening.clone());
-                    // A task of its own: who began it may be cancelled, the others still wait.
-                    tokio::spawn(self.clone().open(number, tell));
+                    // A task of its own: if this caller is cancelled, other callers still wait.
+                    tokio::spawn(self.clone().open(number, sender));
                     opening
                 }
             }
@@ -129,159 +128,164 @@ impl<O: Connector> ManagedConnection<O> {
             Err(_) => None,
         };
         opened
-            .unwrap_or_else(|| Err("the runtime is ending".to_owned()))
+            .unwrap_or_else(|| Err("the runtime is shutting down".to_owned()))
             .map_err(CallError::Unreachable)
     }
 
-    async fn open(self, number: u64, tell: watch::Sender<Option<Result<OpenConnection, String>>>) {
-        let mut opened = self.new_line(number).await;
+    async fn open(
+        self,
+        number: u64,
+        sender: watch::Sender<Option<Result<OpenConnection, String>>>,
+    ) {
+        let mut opened = self.connect(number).await;
         {
             let mut state = self.0.state();
             match &*state {
-                // It has been replaced before it was there, by one that knows better.
+                // A newer connection was installed while this one was opening: use that one.
                 State::Open(newer) => opened = Ok(newer.clone()),
                 _ => {
                     *state = match &opened {
-                        Ok(line) => State::Open(line.clone()),
+                        Ok(open) => State::Open(open.clone()),
                         Err(_) => State::Closed,
                     }
                 }
             }
         }
-        tell.send_replace(Some(opened));
+        sender.send_replace(Some(opened));
     }
 
-    fn next(&self) -> u64 {
-        self.0.lines.fetch_add(1, Ordering::Relaxed)
+    fn next_number(&self) -> u64 {
+        self.0.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn new_line(&self, number: u64) -> Result<OpenConnection, String> {
-        // Weak: the connection is ours, not we the connection's.
-        let link = Arc::downgrade(&self.0);
+    async fn connect(&self, number: u64) -> Result<OpenConnection, String> {
+        // Weak: the connection must not keep its owner alive.
+        let inner = Arc::downgrade(&self.0);
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.0.limit))
-            .set_response_timeout(Some(self.0.limit))
+            .set_connection_timeout(Some(self.0.timeout))
+            .set_response_timeout(Some(self.0.timeout))
             .set_push_sender(move |push: PushInfo| -> Result<(), SendError> {
-                if let Some(link) = link.upgrade() {
+                if let Some(inner) = inner.upgrade() {
                     match push.kind {
-                        PushKind::Disconnection => link.close(number),
-                        _ => link.pushed(number, &push),
+                        PushKind::Disconnection => inner.close(number),
+                        _ => inner.pushed(number, &push),
                     }
                 }
                 Ok(())
             });
-        let connection = timeout(self.0.limit, self.0.opens.open(&config))
+        let connection = timeout(self.0.timeout, self.0.connector.open(&config))
             .await
-            .map_err(|_| format!("no answer within {:?}", self.0.limit))??;
+            .map_err(|_| format!("no reply within {:?}", self.0.timeout))??;
         Ok(OpenConnection { connection, number })
     }
 
-    /// Gives up a connection: the next call opens another.
-    pub(super) fn close(&self, line: &OpenConnection) {
-        self.0.close(line.number);
+    /// Drops a connection: the next call opens another.
+    pub(super) fn close(&self, open: &OpenConnection) {
+        self.0.close(open.number);
     }
 
-    /// The same, whichever it is.
-    pub(super) fn give_up(&self) {
-        if let Some(line) = self.0.open_line() {
-            self.close(&line);
+    /// Drops the current connection, if there is one.
+    pub(super) fn close_current(&self) {
+        if let Some(open) = self.0.current() {
+            self.close(&open);
         }
     }
 
-    /// What a failed call on `line` means.
-    pub(super) fn trouble(&self, line: &OpenConnection, error: RedisError) -> CallError {
+    /// Classifies the error of a call on `open`, which is dropped if it is broken.
+    pub(super) fn classify(&self, open: &OpenConnection, error: RedisError) -> CallError {
         if error.is_timeout() {
             CallError::TimedOut
         } else if error.is_io_error() {
-            self.close(line);
+            self.close(open);
             CallError::Broken(error)
         } else {
-            CallError::Refused(error)
+            CallError::Rejected(error)
         }
     }
 
-    pub(super) fn error(&self, trouble: CallError) -> Error {
-        match trouble {
-            CallError::Unreachable(why) => {
-                Error::unavailable(format!("no Redis answers at {}: {why}", self.0.place))
-            }
-            CallError::TimedOut => Error::no_answer(self.0.limit),
-            CallError::Broken(error) | CallError::Refused(error) => error.into(),
+    pub(super) fn error(&self, error: CallError) -> Error {
+        match error {
+            CallError::Unreachable(reason) => Error::unavailable(format!(
+                "cannot connect to Redis at {}: {reason}",
+                self.0.address
+            )),
+            CallError::TimedOut => Error::timed_out(self.0.timeout),
+            CallError::Broken(error) | CallError::Rejected(error) => error.into(),
         }
     }
 
-    /// Looks, in the background, whether the connection is still good for anything; if not
-    /// so, and another one is, that one takes its place. A network can swallow a connection
-    /// without ever breaking it.
-    pub(super) fn doubt(&self) {
-        if !self.0.doubted.swap(true, Ordering::Relaxed) {
-            let link = self.clone();
+    /// Checks in the background whether the server still replies on the connection. If it does
+    /// not, but does on a new connection, the new one replaces it. A network can drop a
+    /// connection without ever breaking it.
+    pub(super) fn check_health(&self) {
+        if !self.0.is_checking.swap(true, Ordering::Relaxed) {
+            let managed = self.clone();
             tokio::spawn(async move {
-                if !link.answers().await {
-                    link.replace().await;
+                if !managed.is_healthy().await {
+                    managed.replace().await;
                 }
-                link.0.doubted.store(false, Ordering::Relaxed);
+                managed.0.is_checking.store(false, Ordering::Relaxed);
             });
         }
     }
 
-    /// Whether the server answers on the connection, if there is one.
-    pub(super) async fn answers(&self) -> bool {
-        let Some(mut line) = self.0.open_line() else {
+    /// Returns whether the server replies on the current connection, `true` if there is none.
+    pub(super) async fn is_healthy(&self) -> bool {
+        let Some(mut open) = self.0.current() else {
             return true;
         };
         let ping = redis::cmd("PING");
-        let asked = ping.query_async::<()>(&mut line.connection);
-        matches!(timeout(self.0.limit, asked).await, Ok(Ok(())))
+        let reply = ping.query_async::<()>(&mut open.connection);
+        matches!(timeout(self.0.timeout, reply).await, Ok(Ok(())))
     }
 
-    /// Opens another connection; the present one stays if that cannot be done. Says whether
-    /// the connection is now at least as new as this call.
+    /// Opens a new connection to replace the current one, which stays if that fails. Returns
+    /// whether the current connection is now at least as new as this call.
     pub(super) async fn replace(&self) -> bool {
-        let line = match self.new_line(self.next()).await {
-            Ok(line) => line,
-            Err(why) => {
-                debug!(place = self.0.place, why, "cannot connect anew");
+        let open = match self.connect(self.next_number()).await {
+            Ok(open) => open,
+            Err(reason) => {
+                debug!(address = self.0.address, reason, "cannot reconnect");
                 return false;
             }
         };
         {
             let mut state = self.0.state();
             match &*state {
-                // Whoever began later knows better where to.
-                State::Open(newer) if newer.number > line.number => return true,
-                _ => *state = State::Open(line),
+                // A later attempt has more recent information about the right server.
+                State::Open(newer) if newer.number > open.number => return true,
+                _ => *state = State::Open(open),
             }
         }
-        warn!(place = self.0.place, "connected anew");
-        self.0.hears.lost();
+        warn!(address = self.0.address, "reconnected");
+        self.0.push_handler.disconnected();
         true
     }
 }
 
-impl<O> Inner<O> {
+impl<C> Inner<C> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_line(&self) -> Option<OpenConnection> {
+    fn current(&self) -> Option<OpenConnection> {
         match &*self.state() {
-            State::Open(line) => Some(line.clone()),
+            State::Open(open) => Some(open.clone()),
             State::Closed | State::Opening(..) => None,
         }
     }
 
-    /// Passes on what came over a connection, unless that one has been given up: nothing is
-    /// heard any more after it is lost. So the state must not change meanwhile.
+    /// Forwards a push message of a connection, unless that connection has been dropped. The
+    /// state is locked meanwhile: after `disconnected` no message of the old connection arrives.
     fn pushed(&self, number: u64, push: &PushInfo) {
         let state = self.state();
-        let is_over = match &*state {
+        let is_stale = match &*state {
             State::Closed => true,
             State::Opening(next, _) => number < *next,
-            State::Open(line) => number < line.number,
+            State::Open(open) => number < open.number,
         };
-        if !is_over {
-            self.hears.pushed(push);
+        if !is_stale {
+            self.push_handler.pushed(push);
         }
     }
 
@@ -289,19 +293,19 @@ impl<O> Inner<O> {
         {
             let mut state = self.state();
             match &*state {
-                State::Open(line) if line.number == number => *state = State::Closed,
-                // Another one has its place already.
+                State::Open(open) if open.number == number => *state = State::Closed,
+                // Replaced already.
                 _ => return,
             }
         }
-        self.hears.lost();
+        self.push_handler.disconnected();
     }
 }
 
-/// A server that stays where it is.
+/// Connects to a server with a fixed address.
 pub(super) struct Server {
     pub(super) client: Client,
-    /// What it is to push, unless nothing or what is asked for later.
+    /// The channel to subscribe to.
     pub(super) channel: Option<String>,
 }
 
@@ -317,14 +321,14 @@ impl Connector for Server {
             }
             Ok(connection)
         };
-        opened.await.map_err(|error: RedisError| explained(&error))
+        opened.await.map_err(|error: RedisError| explain(&error))
     }
 }
 
-/// For a connection where nothing is pushed.
+/// The handler of a connection without subscriptions.
 pub(super) struct IgnorePushes;
 
 impl PushHandler for IgnorePushes {
     fn pushed(&self, _: &PushInfo) {}
-    fn lost(&self) {}
+    fn disconnected(&self) {}
 }

@@ -1,7 +1,7 @@
-//! The server that sentinels call the master.
+//! The master that sentinels name.
 //!
-//! It is looked for each time a connection is opened: when the last one broke, fell silent,
-//! or led to a server that is a replica now; and when a sentinel says that there is another.
+//! The sentinels are queried whenever a connection is opened: after the last one broke, timed
+//! out, or turned out to lead to a replica; and when a sentinel announces another master.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,29 +14,31 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::managed::{Connector, ManagedConnection};
-use super::url::at;
-use crate::error::{Result, explained};
+use super::url::with_address;
+use crate::error::{Result, explain};
 
-/// How long the other sentinels may take when one has answered. One that was cut off from
-/// the others names the master of yesterday.
-const OTHERS: Duration = Duration::from_millis(100);
-/// How long to wait when no sentinel answers.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How soon to try again to reach a new master.
-const AGAIN: Duration = Duration::from_millis(50);
-const SWITCHED: &str = "+switch-master";
+/// How long to wait for further replies after the first. The first may be that of a sentinel that
+/// was partitioned from the others, and outdated.
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
+/// The pause after every sentinel has failed or disconnected.
+const SENTINELS_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The pause between attempts to connect to a new master.
+const MASTER_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The channel on which sentinels announce a new master.
+const SWITCH_CHANNEL: &str = "+switch-master";
 
+/// Connects to the master.
 pub(super) struct Sentinels {
     sentinels: Vec<Client>,
     service: String,
     servers: ConnectionInfo,
     channel: String,
-    limit: Duration,
+    timeout: Duration,
 }
 
-/// The master, as a sentinel knows it.
+/// The master as a sentinel knows it.
 struct Master {
-    /// Each failover has a higher one.
+    /// Increases with each failover.
     epoch: u64,
     host: String,
     port: u16,
@@ -48,7 +50,7 @@ impl Sentinels {
         service: String,
         servers: ConnectionInfo,
         channel: String,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<Self> {
         let clients = sentinels.into_iter().map(Client::open);
         Ok(Self {
@@ -56,25 +58,26 @@ impl Sentinels {
             service,
             servers,
             channel,
-            limit,
+            timeout,
         })
     }
 
-    /// Asks all sentinels at once; whoever knows of the last failover is right.
+    /// Queries all sentinels at once, and returns the master of the last failover.
     async fn master(&self) -> Result<Master, String> {
-        let mut asked = JoinSet::new();
+        let mut queries = JoinSet::new();
         for sentinel in &self.sentinels {
-            asked.spawn(ask(sentinel.clone(), self.service.clone(), self.limit));
+            queries.spawn(query(sentinel.clone(), self.service.clone(), self.timeout));
         }
-        let (mut newest, mut why) = (None::<Master>, String::new());
+        let (mut newest, mut reason) = (None::<Master>, String::new());
         loop {
-            let next = async {
-                match newest {
-                    Some(_) => timeout(OTHERS, asked.join_next()).await.ok().flatten(),
-                    None => asked.join_next().await,
-                }
+            let next = match newest {
+                Some(_) => timeout(STRAGGLER_TIMEOUT, queries.join_next())
+                    .await
+                    .ok()
+                    .flatten(),
+                None => queries.join_next().await,
             };
-            match next.await {
+            match next {
                 Some(Ok(Ok(master))) => {
                     if newest
                         .as_ref()
@@ -83,41 +86,46 @@ impl Sentinels {
                         newest = Some(master);
                     }
                 }
-                Some(Ok(Err(reason))) => why = reason,
+                Some(Ok(Err(error))) => reason = error,
                 Some(Err(_)) => {}
                 None => break,
             }
         }
-        newest.ok_or_else(|| format!("no sentinel names a master '{}': {why}", self.service))
+        newest.ok_or_else(|| format!("no sentinel names a master of '{}': {reason}", self.service))
     }
 }
 
-async fn ask(sentinel: Client, service: String, limit: Duration) -> Result<Master, String> {
+async fn query(
+    sentinel: Client,
+    service: String,
+    call_timeout: Duration,
+) -> Result<Master, String> {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(limit))
-        .set_response_timeout(Some(limit));
-    let answer = async {
+        .set_connection_timeout(Some(call_timeout))
+        .set_response_timeout(Some(call_timeout));
+    let replies = async {
         let mut connection = sentinel
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let about = |what: &str| {
+        let command = |subcommand: &str| {
             let mut command = redis::cmd("SENTINEL");
-            command.arg(what).arg(&service);
+            command.arg(subcommand).arg(&service);
             command
         };
-        // Names the new one as soon as there is one, unlike the next.
-        let named: Option<(String, u16)> = about("GET-MASTER-ADDR-BY-NAME")
+        // Returns a new master earlier than MASTER does.
+        let address: Option<(String, u16)> = command("GET-MASTER-ADDR-BY-NAME")
             .query_async(&mut connection)
             .await?;
-        let more: HashMap<String, Value> = about("MASTER").query_async(&mut connection).await?;
-        Ok((named, more))
+        let details: HashMap<String, Value> =
+            command("MASTER").query_async(&mut connection).await?;
+        Ok((address, details))
     };
-    let (named, mut more) = timeout(limit, answer)
+    let (address, mut details) = timeout(call_timeout, replies)
         .await
-        .map_err(|_| format!("no answer within {limit:?}"))?
-        .map_err(|error: RedisError| explained(&error))?;
-    let (host, port) = named.ok_or("it knows none")?;
-    let epoch = more.remove("config-epoch").unwrap_or(Value::Nil);
+        .map_err(|_| format!("no reply within {call_timeout:?}"))?
+        .map_err(|error: RedisError| explain(&error))?;
+    let (host, port) = address.ok_or("the sentinel does not know it")?;
+    let epoch = details.remove("config-epoch").unwrap_or(Value::Nil);
     Ok(Master {
         epoch: redis::from_redis_value(epoch).unwrap_or_default(),
         host,
@@ -129,7 +137,7 @@ impl Connector for Sentinels {
     async fn open(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, String> {
         let Master { host, port, .. } = self.master().await?;
         let opened = async {
-            let client = Client::open(at(&self.servers, &host, port))?;
+            let client = Client::open(with_address(&self.servers, &host, port))?;
             let mut connection = client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
@@ -141,19 +149,19 @@ impl Connector for Sentinels {
             connection.subscribe(&self.channel).await?;
             Ok((connection, role))
         };
-        let at_place = |why| format!("{host}:{port}, the master of '{}': {why}", self.service);
+        let failed = |reason| format!("{host}:{port}, the master of '{}': {reason}", self.service);
         match opened.await {
             Ok((connection, role)) if role == "master" => Ok(connection),
-            // The sentinels may be in the middle of it, or have fallen behind.
-            Ok((_, role)) => Err(at_place(format!(
-                "READONLY it says it is a {role}; a failover may be under way"
+            // The failover may not be complete, or the sentinels may be outdated.
+            Ok((_, role)) => Err(failed(format!(
+                "READONLY the server is a {role}; a failover may be in progress"
             ))),
-            Err(error) => Err(at_place(explained(&error))),
+            Err(error) => Err(failed(explain(&error))),
         }
     }
 }
 
-/// A task that lives as long as this.
+/// A task that is aborted on drop.
 pub(super) struct Watch(AbortHandle);
 
 impl Drop for Watch {
@@ -162,47 +170,48 @@ impl Drop for Watch {
     }
 }
 
-/// Listens to one sentinel after another for the news that the master is another one now:
-/// the old one may stand still, and then its connections do not break.
-pub(super) fn watch(link: &ManagedConnection<Sentinels>) -> Watch {
-    let link = link.clone();
-    let watching = tokio::spawn(async move {
-        // What a sentinel that failed may not have told us.
-        let mut missed = false;
+/// Subscribes to one sentinel after another, and reconnects when a new master is announced: if
+/// the old master hangs, its connections do not break.
+pub(super) fn watch(master: &ManagedConnection<Sentinels>) -> Watch {
+    let master = master.clone();
+    let task = tokio::spawn(async move {
+        // Whether an announcement may have been missed since the last subscription.
+        let mut may_have_missed = false;
         loop {
-            for sentinel in &link.opens().sentinels {
-                if let Err(error) = listen(&link, sentinel, &mut missed).await {
-                    debug!(why = explained(&error), "a sentinel is not there");
+            for sentinel in &master.connector().sentinels {
+                if let Err(error) = listen(&master, sentinel, &mut may_have_missed).await {
+                    debug!(reason = explain(&error), "cannot subscribe to a sentinel");
                 }
             }
-            sleep(PAUSE).await;
+            sleep(SENTINELS_RETRY_DELAY).await;
         }
     });
-    Watch(watching.abort_handle())
+    Watch(task.abort_handle())
 }
 
-/// Listens to one sentinel until it is gone.
+/// Follows the announcements of one sentinel until it disconnects.
 async fn listen(
-    link: &ManagedConnection<Sentinels>,
+    master: &ManagedConnection<Sentinels>,
     sentinel: &Client,
-    missed: &mut bool,
+    may_have_missed: &mut bool,
 ) -> Result<(), RedisError> {
-    let (heard, mut pushes) = mpsc::unbounded_channel::<PushInfo>();
+    // Unbounded, but only this subscription fills it: a message for each failover.
+    let (sender, mut pushes) = mpsc::unbounded_channel::<PushInfo>();
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(link.limit()))
-        .set_response_timeout(Some(link.limit()))
-        .set_push_sender(heard);
+        .set_connection_timeout(Some(master.timeout()))
+        .set_response_timeout(Some(master.timeout()))
+        .set_push_sender(sender);
     let mut connection = sentinel
         .get_multiplexed_async_connection_with_config(&config)
         .await?;
-    connection.subscribe(SWITCHED).await?;
-    if std::mem::replace(missed, true) {
-        follow(link).await;
+    connection.subscribe(SWITCH_CHANNEL).await?;
+    if std::mem::replace(may_have_missed, true) {
+        reconnect(master).await;
     }
-    let service = link.opens().service.as_bytes();
+    let service = master.connector().service.as_bytes();
     while let Some(push) = pushes.recv().await {
         match push.kind {
-            PushKind::Message if is_about(&push, service) => follow(link).await,
+            PushKind::Message if is_about(&push, service) => reconnect(master).await,
             PushKind::Disconnection => break,
             _ => {}
         }
@@ -211,15 +220,15 @@ async fn listen(
     Ok(())
 }
 
-/// Goes where the sentinels say that the master is. Again and again, until it can be done: the
-/// old one may come back to life, and does not know that it is no master any more.
-async fn follow(link: &ManagedConnection<Sentinels>) {
-    while !link.replace().await {
-        sleep(AGAIN).await;
+/// Connects to the master that the sentinels name, and retries until that succeeds. The old master
+/// may come back and does not know yet that it has been replaced.
+async fn reconnect(master: &ManagedConnection<Sentinels>) {
+    while !master.replace().await {
+        sleep(MASTER_RETRY_DELAY).await;
     }
 }
 
-/// Whether a message says `SERVICE OLD-IP OLD-PORT NEW-IP NEW-PORT`.
+/// Returns whether a message, `SERVICE OLD-IP OLD-PORT NEW-IP NEW-PORT`, is about `service`.
 fn is_about(push: &PushInfo, service: &[u8]) -> bool {
     let [_, Value::BulkString(message)] = &push.data[..] else {
         return false;

@@ -1,4 +1,4 @@
-//! The way to one server, and what the tests of the others share.
+//! Tests with a single server, and the harness of the tests with Sentinel and Cluster.
 
 use lockstock_testkit::{Authority, Redis};
 use tokio::time::timeout;
@@ -8,107 +8,114 @@ use crate::key::LockKind;
 use crate::store::redis::notifications::Notification;
 use crate::token::Token;
 
-pub(super) const LIMIT: Duration = Duration::from_secs(1);
-/// Longer than anything here takes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time limit of a test. Longer than any step takes.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Counts in `KEYS[1]`, and says so to a process, answering how many heard it.
-const COUNT_AND_TELL: &str = "
+/// Increments `KEYS[1]` and notifies a client. Returns the number of receivers.
+const INCREMENT_AND_NOTIFY: &str = "
     redis.call('INCR', KEYS[1])
     local publish = ARGV[1] == 'lockstock:wake:' and 'PUBLISH' or 'SPUBLISH'
     return redis.call(publish, ARGV[1] .. ARGV[2], 'ask:' .. ARGV[3])";
 
-/// A process with a wire.
-pub(super) struct End {
-    pub(super) wire: Connection,
-    pub(super) wakes: Notifications,
+/// A client: its connection and its notifications.
+pub(super) struct TestClient {
+    pub(super) connection: Connection,
+    pub(super) notifications: Notifications,
 }
 
-impl End {
-    pub(super) async fn at(url: &str) -> Self {
-        Self::try_at(url).await.unwrap()
+impl TestClient {
+    pub(super) async fn connect(url: &str) -> Self {
+        Self::try_connect(url).await.unwrap()
     }
 
-    pub(super) async fn try_at(url: &str) -> Result<Self> {
-        let (wakes, _) = Notifications::new();
-        let wire = Connection::connect(url, ClientId::random(), wakes.clone(), LIMIT).await?;
-        Ok(Self { wire, wakes })
+    pub(super) async fn try_connect(url: &str) -> Result<Self> {
+        let (notifications, _) = Notifications::new();
+        let id = ClientId::random();
+        let connection = Connection::connect(url, id, notifications.clone(), CALL_TIMEOUT).await?;
+        Ok(Self {
+            connection,
+            notifications,
+        })
     }
 
-    /// Runs the script for `key`; it tells `token`'s waiter.
-    pub(super) async fn tell(&self, key: &str, token: Token) -> Result<ScriptReply<u64>> {
+    /// Increments `key` and notifies the waiter of `token`.
+    pub(super) async fn notify(&self, key: &str, token: Token) -> Result<ScriptReply<u64>> {
         let keys = Keys::of(LockKind::Lock, key.as_bytes())?;
-        self.wire.hear(&keys).await?;
-        let slot = self.wire.slot(&keys);
-        let arguments = [&*slot.channels, &slot.process, &token.to_string()];
-        self.script(COUNT_AND_TELL, &[key], &arguments).await
+        self.connection.ensure_subscribed(&keys).await?;
+        let slot = self.connection.slot(&keys);
+        let arguments = [&*slot.channels, &slot.client_id, &token.to_string()];
+        self.script(INCREMENT_AND_NOTIFY, &[key], &arguments).await
     }
 
-    /// Counts in `key`, and tells nobody.
-    pub(super) async fn count(&self, key: &str) -> Result<ScriptReply<u64>> {
-        let count = "return redis.call('INCR', KEYS[1])";
-        self.script(count, &[key], &[]).await
+    /// Increments `key`, without a notification.
+    pub(super) async fn increment(&self, key: &str) -> Result<ScriptReply<u64>> {
+        let increment = "return redis.call('INCR', KEYS[1])";
+        self.script(increment, &[key], &[]).await
     }
 
     pub(super) async fn script<T: FromRedisValue>(
         &self,
-        text: &'static str,
+        source: &'static str,
         keys: &[&str],
         arguments: &[&str],
     ) -> Result<ScriptReply<T>> {
-        let script = LuaScript::new(text);
-        let ask = |by: Eval| {
-            let mut cmd = by.command(&script);
+        let script = LuaScript::new(source);
+        let command = |eval: Eval| {
+            let mut cmd = eval.command(&script);
             cmd.arg(keys.len()).arg(keys).arg(arguments);
             cmd
         };
-        self.wire.run(ask, Instant::now() + LIMIT).await
+        self.connection
+            .run(command, Instant::now() + CALL_TIMEOUT)
+            .await
     }
 
-    /// Counts until it can be done.
-    pub(super) async fn count_at_last(&self, key: &str) -> u64 {
+    /// Increments `key`, and retries until that succeeds.
+    pub(super) async fn increment_until_available(&self, key: &str) -> u64 {
         let begun = Instant::now();
         loop {
-            match self.count(key).await {
-                Ok(ran) => return ran.answer,
+            match self.increment(key).await {
+                Ok(reply) => return reply.value,
                 Err(error) => {
                     assert!(error.is_unavailable());
-                    assert!(begun.elapsed() < PATIENCE, "{error}");
+                    assert!(begun.elapsed() < TIMEOUT, "{error}");
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// What is told is heard, or the waiter is asked to look, and hears it then.
-    pub(super) async fn hears(&self, key: &str) {
+    /// Asserts that a notification about `key` is received, if necessary after a disconnect.
+    pub(super) async fn assert_notified(&self, key: &str) {
         let token = Token::random(ClientId::random());
-        let mut listening = self.wakes.listen(token);
+        let mut mailbox = self.notifications.listen(token);
         loop {
-            let breaks = self.wakes.breaks();
-            // Two: a connection that has just been replaced.
-            let heard = self.tell(key, token).await.unwrap().answer;
-            assert!((1..=2).contains(&heard), "{heard}");
-            let woken = timeout(PATIENCE, listening.next(breaks))
+            let disconnects = self.notifications.disconnects();
+            // Two if the connection has just been replaced.
+            let receivers = self.notify(key, token).await.unwrap().value;
+            assert!((1..=2).contains(&receivers), "{receivers}");
+            let received = timeout(TIMEOUT, mailbox.next(disconnects))
                 .await
-                .expect("woken");
-            if let Some(wake) = woken {
-                return assert_eq!(wake, Notification::Ask);
+                .expect("a notification");
+            if let Some(notification) = received {
+                return assert_eq!(notification, Notification::Ask);
             }
         }
     }
 }
 
-/// Whoever waits is asked to look, once more than `breaks` times.
-pub(super) async fn broken(end: &End, breaks: u64) {
-    let mut listening = end.wakes.listen(Token::random(ClientId::random()));
-    let told = timeout(PATIENCE, listening.next(breaks)).await;
-    assert_eq!(told.expect("told"), None);
+/// Waits until the connection has broken more than `disconnects` times.
+pub(super) async fn await_disconnect(client: &TestClient, disconnects: u64) {
+    let token = Token::random(ClientId::random());
+    let mut mailbox = client.notifications.listen(token);
+    let received = timeout(TIMEOUT, mailbox.next(disconnects)).await;
+    assert_eq!(received.expect("a disconnect"), None);
 }
 
-fn refused(result: Result<End>, word: &str) {
+fn assert_rejected(result: Result<TestClient>, word: &str) {
     let Err(error) = result else {
-        panic!("not refused")
+        panic!("not rejected")
     };
     let text = error.to_string();
     assert!(error.is_unavailable(), "{text}");
@@ -117,81 +124,81 @@ fn refused(result: Result<End>, word: &str) {
 }
 
 #[tokio::test]
-async fn one_server_pushes_to_the_process() {
+async fn a_server_notifies_the_client_also_after_a_restart() {
     let redis = Redis::start();
-    let end = End::at(&redis.url()).await;
-    end.hears("k").await;
-    let breaks = end.wakes.breaks();
+    let client = TestClient::connect(&redis.url()).await;
+    client.assert_notified("k").await;
+    let disconnects = client.notifications.disconnects();
     redis.restart();
-    broken(&end, breaks).await;
-    end.hears("k").await;
+    await_disconnect(&client, disconnects).await;
+    client.assert_notified("k").await;
 }
 
 #[tokio::test]
-async fn valkey_is_as_good() {
+async fn valkey_notifies_the_client() {
     let Some(valkey) = Redis::start_valkey() else {
         return;
     };
-    let end = End::at(&valkey.url()).await;
-    end.hears("k").await;
+    let client = TestClient::connect(&valkey.url()).await;
+    client.assert_notified("k").await;
 }
 
 #[tokio::test]
-async fn a_script_that_may_have_run_before_is_said_to_be_repeated() {
+async fn a_script_that_may_have_run_twice_is_reported_as_repeated() {
     let redis = Redis::start();
-    let end = End::at(&redis.url()).await;
-    assert!(!end.count("k").await.unwrap().repeated);
-    // Flushed scripts are loaded again, which is no repetition.
+    let client = TestClient::connect(&redis.url()).await;
+    assert!(!client.increment("k").await.unwrap().repeated);
+    // A flushed script is loaded again, but has not run before.
     redis.command(&["SCRIPT", "FLUSH"]).unwrap();
-    assert!(!end.count("k").await.unwrap().repeated);
+    assert!(!client.increment("k").await.unwrap().repeated);
     let proxy = lockstock_testkit::Proxy::start(redis.address());
-    let end = End::at(&format!("redis://{}", proxy.address())).await;
-    end.count("k").await.unwrap();
+    let client = TestClient::connect(&format!("redis://{}", proxy.address())).await;
+    client.increment("k").await.unwrap();
     proxy.reset_next_reply();
-    let ran = end.count("k").await.unwrap();
-    assert!(ran.repeated);
-    assert_eq!(ran.answer, 5);
+    let reply = client.increment("k").await.unwrap();
+    assert!(reply.repeated);
+    assert_eq!(reply.value, 5);
 }
 
 #[tokio::test]
-async fn each_refusal_is_unavailable_and_says_what_happened() {
+async fn every_error_of_the_server_is_unavailable_and_keeps_its_code() {
     let redis = Redis::start_with(&["--requirepass", "s3cret"]);
-    refused(End::try_at(&redis.url()).await, "NOAUTH");
+    assert_rejected(TestClient::try_connect(&redis.url()).await, "NOAUTH");
     let url = redis.url_as("default", "hunter2");
-    refused(End::try_at(&url).await, "WRONGPASS");
-    let end = End::at(&redis.url_as("default", "s3cret")).await;
-    let said = async |word: &str| {
-        let error = end.count("k").await.err().expect("refused");
+    assert_rejected(TestClient::try_connect(&url).await, "WRONGPASS");
+    let client = TestClient::connect(&redis.url_as("default", "s3cret")).await;
+    let assert_error = async |word: &str| {
+        let error = client.increment("k").await.err().expect("an error");
         assert!(error.is_unavailable());
         assert!(error.to_string().contains(word), "{error}");
     };
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
-    said("OOM ").await;
+    assert_error("OOM ").await;
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
-    said("READONLY ").await;
+    assert_error("READONLY ").await;
     redis.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     redis
         .command(&["ACL", "SETUSER", "default", "-incr"])
         .unwrap();
-    said("ACL").await;
+    assert_error("ACL").await;
     redis
         .command(&["ACL", "SETUSER", "default", "+incr"])
         .unwrap();
-    end.count("k").await.unwrap();
+    client.increment("k").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_without_hello_is_not_told_the_password_twice() {
+async fn the_error_of_a_server_without_hello_does_not_contain_the_password() {
     let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
-    refused(
-        End::try_at(&redis.url_as("shop", "hunter2")).await,
+    assert_rejected(
+        TestClient::try_connect(&redis.url_as("shop", "hunter2")).await,
         "unknown command 'HELLO'",
     );
 }
 
 #[tokio::test]
-async fn a_user_needs_no_more_rights_than_it_uses() {
+async fn a_user_with_minimal_rights_can_connect() {
     let redis = Redis::start_with(&[
         "--user",
         "shop",
@@ -206,37 +213,40 @@ async fn a_user_needs_no_more_rights_than_it_uses() {
         "+subscribe",
         "+ping",
     ]);
-    let end = End::at(&redis.url_as("shop", "pw")).await;
-    end.hears("shop:k").await;
-    let error = end.count("other:k").await.err().unwrap();
+    let client = TestClient::connect(&redis.url_as("shop", "pw")).await;
+    client.assert_notified("shop:k").await;
+    let error = client.increment("other:k").await.err().unwrap();
     assert!(error.to_string().contains("NOPERM"), "{error}");
 }
 
 #[tokio::test]
-async fn with_tls_chain_and_name_are_checked() {
+async fn tls_verifies_chain_and_host_name() {
     let authority = Authority::new();
     let redis = Redis::start_tls(&authority.issue(&["localhost"]));
-    let trusting = |url: &str, authority: &Authority| {
+    let url_with_ca = |url: &str, authority: &Authority| {
         format!("{url}?ssl_ca_certs={}", authority.file().display())
     };
-    let end = End::at(&trusting(&redis.url(), &authority)).await;
-    end.hears("k").await;
+    let client = TestClient::connect(&url_with_ca(&redis.url(), &authority)).await;
+    client.assert_notified("k").await;
 
     let other = Authority::new();
-    let url = trusting(&redis.url(), &other);
-    refused(End::try_at(&url).await, "certificate");
-    // The system's authorities, who do not know ours.
-    refused(End::try_at(&redis.url()).await, "certificate");
+    let url = url_with_ca(&redis.url(), &other);
+    assert_rejected(TestClient::try_connect(&url).await, "certificate");
+    // The system's authorities did not issue the certificate.
+    assert_rejected(TestClient::try_connect(&redis.url()).await, "certificate");
     let name = redis.url().replace("localhost", "127.0.0.1");
-    refused(
-        End::try_at(&trusting(&name, &authority)).await,
+    assert_rejected(
+        TestClient::try_connect(&url_with_ca(&name, &authority)).await,
         "certificate",
     );
     let plain = redis.url().replace("rediss", "redis");
-    refused(End::try_at(&plain).await, "no Redis answers");
+    assert_rejected(
+        TestClient::try_connect(&plain).await,
+        "cannot connect to Redis",
+    );
     let expired = Redis::start_tls(&authority.issue_expired(&["localhost"]));
-    refused(
-        End::try_at(&trusting(&expired.url(), &authority)).await,
+    assert_rejected(
+        TestClient::try_connect(&url_with_ca(&expired.url(), &authority)).await,
         "certificate",
     );
 }

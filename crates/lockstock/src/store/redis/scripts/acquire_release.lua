@@ -1,81 +1,86 @@
--- The steps that are taken all the time.
+-- The frequent operations.
+--
+-- Provides: acquire, release, release_to_next, and the operation pass
+-- Uses:     prelude, notify, exclusive or shared, queue
 
--- Takes the lock, or a place in the queue. Asked again with the same token it finds the lock
--- its own (what is shared with a new fence), and the place in the queue what it was.
+-- Acquires the lock, or joins the queue. Repeated with the same token it returns 'granted' (for
+-- a shared lock with a new fence), and the position in the queue is unchanged.
 --
--- wait: for how long in all in ms, -1 for as long as it takes, '' not at all; waited: for how
--- long already, in µs; block: how many fences.
+-- wait: timeout in ms from the beginning of the attempt, -1 for none, '' for an attempt that
+-- does not wait; waited: µs since the beginning; fences: how many fences to reserve.
 --
--- Answers the fence, the last of the block: it was free. Or {'granted', fence, ms left, 0}: it
--- was ours already. Or {how, 0, ms left, queued}: busy; how and ms left as `standing` tells
--- them, queued is 1 if we stand in the queue. A waiter that a kept lock will outlive does not.
+-- Returns the last fence of the grant if the lock was free; {'granted', fence, remaining ms, 0}
+-- if `token` held it already; {state, 0, remaining ms, queued} if it is busy, with the results
+-- of busy_state, and queued 1 if the waiter is in the queue. A waiter whose timeout is before
+-- the end of a kept lock is not queued.
 --
--- Atomic because a fence minted after the grant could be overtaken, and a waiter who joins
--- after it looked could miss the release in between.
-local function acquire(token, lease, wait, waited, block, mode)
-  local member = as_member(token, lease, wait, block, mode)
-  local ours, fence = held_by(token)
-  if not ours and admits(mode) then
-    -- Free, or its lease has ended: those who came before us go first.
+-- Atomic because a fence minted after the grant could be overtaken, and a waiter that joins
+-- after reading the holder could miss the release in between.
+local function acquire(token, lease, wait, waited, fences, mode)
+  local member = to_member(token, lease, wait, fences, mode)
+  local is_holder, fence = held_by(token)
+  if not is_holder and admits(mode) then
+    -- Free, or the lease has ended: earlier waiters go first.
     local head = redis.call('ZRANGE', queue_key, '0', '0')[1]
     if head and head ~= member then
       join(member, waited)
       hand_over(0)
-      ours, fence = held_by(token)
+      is_holder, fence = held_by(token)
       head = redis.call('ZRANGE', queue_key, '0', '0')[1]
     end
-    if not ours and (not head or head == member) then
-      fence = mint(block)
-      -- In this order: with its memory full Redis refuses the first write of a script, and
-      -- only the first. The grant of a lock is better refused than a leaving.
-      if take(token, lease, mode, fence, head) then
+    if not is_holder and (not head or head == member) then
+      fence = mint(fences)
+      -- In this order: with its memory full Redis rejects the first write of a script, and
+      -- only the first. It has to be the grant, not the removal from the queue.
+      if set_holder(token, lease, mode, fence, head) then
         redis.call('ZREM', queue_key, member)
-        -- There may be something left for those behind.
+        -- Further permits may be free for the waiters behind.
         hand_over(0)
         return fence
       end
     end
   end
-  if ours then return { 'granted', fence or mint(block), left_of(token), 0 } end
-  local how, left = standing()
-  if how == 'kept' and wait ~= '-1' and (tonumber(wait) or 0) - waited / 1000 < left then
-    -- It may stand there from before, when the lock was not kept yet.
+  if is_holder then return { 'granted', fence or mint(fences), remaining_of(token), 0 } end
+  local state, remaining = busy_state()
+  if state == 'kept' and wait ~= '-1' and (tonumber(wait) or 0) - waited / 1000 < remaining then
+    -- It may have joined before the lock was kept.
     redis.call('ZREM', queue_key, member)
-    return { how, 0, left, 0 }
+    return { state, 0, remaining, 0 }
   end
   join(member, waited)
-  return { how, 0, left, member == '' and 0 or 1 }
+  return { state, 0, remaining, member == '' and 0 or 1 }
 end
 
--- Gives the lock of `token` back: to the first waiter, or to nobody. With `next_member`, who has
--- `waited` so long already, in the queue before that. Answers as release does.
-local function hand_back(token, used, next_member, waited)
+-- Releases the lock of `token` to the first waiter, if there is one. `next_member`, which has
+-- waited for `waited` µs, joins the queue before that. Returns as release does.
+local function release_to_next(token, used, next_member, waited)
   if not held_by(token) then return 0 end
-  note_used(used)
-  local _, left = standing()
-  vacate(token)
+  record_used_fences(used)
+  local _, remaining = busy_state()
+  clear_holder(token)
   if next_member then join(next_member, waited) end
-  hand_over(left)
+  hand_over(remaining)
   return 1
 end
 
--- Gives the lock back: to the first waiter, or to nobody.
+-- Releases the lock to the first waiter, if there is one.
 --
--- claim: lockstock:held:TOKEN:FENCE, which is what the holder's key has as long as nobody waits;
--- used: the last fence of a block that was used, '' if it has only one.
+-- grant: lockstock:held:TOKEN:FENCE, the value of the holder key while there are no waiters;
+-- used: the last fence of the block that was used, '' if the block is one fence.
 --
--- Answers 1: released, 0: it was not ours any more.
+-- Returns 1: released, 0: `token` did not hold the lock any more.
 --
--- Atomic because between a compare and a delete the lease may end and the next holder come:
--- we would delete theirs.
-local function release(claim, used) return hand_back(token_of(claim), used) end
+-- Atomic because between a compare and a delete the lease may end and another client acquire
+-- the lock: the delete would remove its grant.
+local function release(grant, used) return release_to_next(token_of(grant), used) end
 
--- Gives the lock back with somebody waiting in the same process, who takes the place in the
--- queue that it has by the time it has `waited`.
+-- Releases the lock while another waiter of the same client is in its local queue. This waiter
+-- joins the queue at the time of its arrival before the lock is handed over.
 --
--- Answers as release does. Atomic because whoever came later must not be given it in between.
-local function pass(claim, used, token, lease, wait, waited, block, mode)
-  local member = as_member(token, lease, wait, block, mode)
-  return hand_back(token_of(claim), used, member, waited)
+-- Returns as release does. Atomic because a waiter that arrived later must not get the lock in
+-- between.
+local function pass(grant, used, token, lease, wait, waited, fences, mode)
+  local member = to_member(token, lease, wait, fences, mode)
+  return release_to_next(token_of(grant), used, member, waited)
 end
-named.pass = { pass, 8 }
+named_operations.pass = { pass, 8 }

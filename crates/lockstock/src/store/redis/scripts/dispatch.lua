@@ -1,36 +1,38 @@
--- Takes those steps that no short cut has taken, in their order.
+-- Runs the operations that have no reply yet, in their order, and returns the replies.
+--
+-- Provides: nothing
+-- Uses:     all fragments before it
 
--- What a replica tells of a lock may be long past.
-local function refuse_on_replica()
-  local written = redis.pcall('SET', KEYS[1], whole(highest), 'NX')
+-- The state of a replica may be stale.
+local function reject_on_replica()
+  local written = redis.pcall('SET', KEYS[1], to_integer_string(highest), 'NX')
   if written and written.err and string.find(written.err, '^READONLY') then error(written) end
 end
 
-local function take_step(step, arguments, at)
-  begin_step()
-  return answer_of(step, unpack(ARGV, at, at + arguments - 1))
+local function run(operation, arguments, at)
+  begin_operation()
+  return reply_of(operation, unpack(ARGV, at, at + arguments - 1))
 end
 
--- Of the others: their arguments have names before them.
-local next_other = 5 + 2 * RELEASES + 6 * ACQUIRES
+local next_name = acquire_args(ACQUIRES + 1)
 
-local function other()
-  local step, arguments = unpack(named[ARGV[next_other]])
-  local at = next_other + 1
-  next_other = at + arguments
-  return take_step(step, arguments, at)
+local function run_named()
+  local operation, arguments = unpack(named_operations[ARGV[next_name]])
+  local at = next_name + 1
+  next_name = at + arguments
+  return run(operation, arguments, at)
 end
 
-refuse_on_replica()
-for i = 1, STEPS do
+reject_on_replica()
+for i = 1, OPERATIONS do
   holder_key, queue_key = KEYS[2 * i], KEYS[2 * i + 1]
-  if answers[1 + i] == nil then
+  if replies[1 + i] == nil then
     if i <= RELEASES then
-      answers[1 + i] = take_step(release, 2, 3 + 2 * i)
+      replies[1 + i] = run(release, 2, release_args(i))
     elseif i <= RELEASES + ACQUIRES then
-      answers[1 + i] = take_step(acquire, 6, 5 + 2 * RELEASES + 6 * (i - RELEASES - 1))
+      replies[1 + i] = run(acquire, 6, acquire_args(i - RELEASES))
     else
-      answers[1 + i] = other()
+      replies[1 + i] = run_named()
     end
   end
 end

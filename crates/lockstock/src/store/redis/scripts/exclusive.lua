@@ -1,83 +1,92 @@
--- One holder at a time. Its key holds lockstock:MARK:TOKEN:FENCE, with an expiry, and is
--- absent when the lock is free. Plain on purpose: redis-py, django-redis and rslock can
--- contend. FENCE is the last of those that came with the grant; a mark is
---   held   held, and nobody waits
---   want   held, and somebody may wait
---   kept   not to be had for the rest of the lease
+-- Exclusive locks: one holder at a time. The value of the holder key is
+-- lockstock:MARK:TOKEN:FENCE; the key expires with the lease and is absent if the lock is free.
+-- This is the format that redis-py, django-redis and rslock can contend with. FENCE is the last
+-- fence of the grant. Marks:
+--   held   held, no waiters
+--   want   held, there may be waiters
+--   kept   taken for the rest of the lease, although the holder is done
+--
+-- Provides: SHARING, read_holder, begin_operation, set_mark, set_holder, held_by, remaining_of,
+--           admits, clear_holder, evict, busy_state, set_lease, mark_wanted, and the state of
+--           the last read_holder: mark, holder_token, holder_fence
+-- Uses:     prelude
 local SHARING = false
 
--- The holder, once looked at: mark 'free' if there is none, 'foreign' if it is none of ours.
-local mark, owner, owners_fence
+-- Cached per operation. mark is 'free' if there is no holder, and 'foreign' if the holder is
+-- another program.
+local mark, holder_token, holder_fence
 
-local function look()
+local function read_holder()
   if mark then return mark end
   local value = redis.call('GET', holder_key)
   if value then
-    mark, owner, owners_fence = string.match(value, '^lockstock:(%l+):(%x+):(%d+)$')
+    mark, holder_token, holder_fence = string.match(value, '^lockstock:(%l+):(%x+):(%d+)$')
     mark = mark or 'foreign'
   else
-    mark, owner = 'free', nil
+    mark, holder_token = 'free', nil
   end
   return mark
 end
 
-local function begin_step() mark = nil end
+local function begin_operation() mark = nil end
 
 local function set_mark(new)
   mark = new
-  local value = table.concat({ 'lockstock', mark, owner, owners_fence }, ':')
+  local value = table.concat({ 'lockstock', mark, holder_token, holder_fence }, ':')
   redis.call('SET', holder_key, value, 'KEEPTTL')
 end
 
--- Takes the lock if nobody has it. `wanted`: somebody else waits for it.
-local function take(token, lease, mode, fence, wanted)
-  local new, text = wanted and 'want' or 'held', whole(fence)
+-- Makes `token` the holder if the lock is free. `wanted`: there are waiters.
+local function set_holder(token, lease, mode, fence, wanted)
+  local new, text = wanted and 'want' or 'held', to_integer_string(fence)
   local value = table.concat({ 'lockstock', new, token, text }, ':')
   if not redis.call('SET', holder_key, value, 'NX', 'PX', lease) then return false end
-  mark, owner, owners_fence = new, token, text
+  mark, holder_token, holder_fence = new, token, text
   return true
 end
 
--- Whether `token` has it, and with which fence.
+-- Returns whether `token` holds the lock, and its fence.
 local function held_by(token)
-  if look() ~= 'kept' and owner == token then return true, tonumber(owners_fence) end
+  if read_holder() ~= 'kept' and holder_token == token then
+    return true, tonumber(holder_fence)
+  end
 end
 
-local function left_of() return redis.call('PTTL', holder_key) end
+local function remaining_of() return redis.call('PTTL', holder_key) end
 
-local function admits() return look() == 'free' end
+local function admits() return read_holder() == 'free' end
 
-local function vacate()
+local function clear_holder()
   redis.call('DEL', holder_key)
-  mark, owner = 'free', nil
+  mark, holder_token = 'free', nil
 end
 
--- Ends the hold of the one with this id, see rare.lua; whether it was the holder.
+-- Removes the holder with this id, see rare.lua. Returns whether it was the holder.
 local function evict(id)
   local holder
-  if look() == 'foreign' then
+  if read_holder() == 'foreign' then
     holder = 'foreign:' .. string.sub(redis.sha1hex(redis.call('GET', holder_key)), 1, 16)
   else
-    holder = owner
+    holder = holder_token
   end
   if holder ~= id then return false end
-  -- It does not say how many of its fences it has used: all of them.
-  if owner then highest = math.max(highest, owners_fence) end
-  vacate()
+  -- How many fences of its block it has used is unknown: count all of them.
+  if holder_token then highest = math.max(highest, holder_fence) end
+  clear_holder()
   return true
 end
 
--- Who has it: 'held', 'kept', or 'foreign' for one that is none of ours and tells nobody; and
--- the ms left, -1 if it never expires.
-local function standing()
-  local how = look()
-  if how == 'free' then return 'held', 0 end
-  return how == 'want' and 'held' or how, left_of()
+-- Returns 'held', 'kept', or 'foreign' for a holder that notifies no waiters; and the remaining
+-- ms, -1 if the holder never expires.
+local function busy_state()
+  local state = read_holder()
+  if state == 'free' then return 'held', 0 end
+  return state == 'want' and 'held' or state, remaining_of()
 end
 
-local function lasts(_, left) return redis.call('PEXPIRE', holder_key, left) end
+local function set_lease(_, remaining) return redis.call('PEXPIRE', holder_key, remaining) end
 
--- Marks what somebody waits for, so that the short cuts need not look.
+-- Marks a lock that has waiters, so that the fast path of release leaves it alone.
 local function mark_wanted()
-  if look() == 'held' then set_mark('want') end
+  if read_holder() == 'held' then set_mark('want') end
 end

@@ -1,25 +1,25 @@
--- Looks at one name: who holds it and who waits, all of one moment. Changes nothing.
+-- Reads the holder and the waiters of one name. Writes nothing.
 --
 -- KEYS[1]  holder, see exclusive.lua and shared.lua
 -- KEYS[2]  queue, see prelude.lua
--- ARGV[1]  '1' if one holds at a time
+-- ARGV[1]  '1' for an exclusive lock
 --
--- Answers {now in µs, holder, sharers, waiters}. The holder of a lock is {mark, token, fence,
--- ms left}, or {'foreign', digest of its value, '0', ms left}. Sharers are those who hold what
--- can be shared; they and the waiters are members of their sets, each with its score behind it.
+-- Returns {now in µs, holder, holders, waiters}. The holder of an exclusive lock is {mark, token,
+-- fence, remaining ms}, or {'foreign', digest of its value, '0', remaining ms}. Holders are those
+-- of a shared lock; they and the waiters are members of their sets, each followed by its score.
 --
--- Atomic because a waiter who is handed the lock would else be seen twice or not at all.
+-- Atomic because a waiter that acquires the lock in between would be read twice or not at all.
 local time = redis.call('TIME')
 
--- What somebody else has put in its place is no reason to tell nothing of the rest.
+-- A key of another type counts as empty, so that the rest can still be read.
 local function sorted(key)
   local members = redis.pcall('ZRANGE', key, 0, -1, 'WITHSCORES')
   return members.err and {} or members
 end
 
-local holder, sharers = false, {}
+local holder, holders = false, {}
 if ARGV[1] ~= '1' then
-  sharers = sorted(KEYS[1])
+  holders = sorted(KEYS[1])
 elseif redis.call('EXISTS', KEYS[1]) == 1 then
   local value = redis.pcall('GET', KEYS[1])
   if type(value) ~= 'string' then value = '' end
@@ -29,4 +29,4 @@ elseif redis.call('EXISTS', KEYS[1]) == 1 then
   end
   holder = { mark, token, fence, redis.call('PTTL', KEYS[1]) }
 end
-return { time[1] * 1000000 + time[2], holder, sharers, sorted(KEYS[2]) }
+return { time[1] * 1000000 + time[2], holder, holders, sorted(KEYS[2]) }

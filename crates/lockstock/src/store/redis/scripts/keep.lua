@@ -1,33 +1,39 @@
--- Leaves the lock taken for the rest of its lease, for everybody, and tells each waiter that
--- cannot wait that long; the others ask again, so that those behind them in their process
--- hear of it too.
+-- The operation keep of an exclusive lock.
 --
--- claim, used: as for release.
+-- Provides: the operation keep
+-- Uses:     prelude, notify, exclusive
+
+-- Leaves the lock taken for the rest of its lease. Notifies each waiter whose timeout is before
+-- that; the others acquire again, so that the waiters behind them in their local queues learn
+-- of it too.
 --
--- Answers 1: kept (also when asked again), 0: it was not ours any more.
+-- grant, used: as for release.
 --
--- Atomic because between a compare and a set the next holder may come.
-local function keep(claim, used)
-  local token = token_of(claim)
-  look()
-  if owner ~= token then return 0 end
+-- Returns 1: kept, also if repeated; 0: `grant` did not hold the lock any more.
+--
+-- Atomic because between a compare and a set another client may acquire the lock.
+local function keep(grant, used)
+  local token = token_of(grant)
+  read_holder()
+  if holder_token ~= token then return 0 end
   if mark == 'kept' then return 1 end
-  note_used(used)
+  record_used_fences(used)
   set_mark('kept')
-  local left = left_of()
+  local remaining = remaining_of()
   local waiters = redis.call('ZRANGE', queue_key, '0', '-1', 'WITHSCORES')
   for i = 1, #waiters, 2 do
-    local process, wait, waiter = string.match(waiters[i], '^(%x+):%d+:(-?%d+):.*:(%x+)$')
-    if process then
-      local in_vain = tonumber(wait) >= 0 and waiters[i + 1] + wait * 1000 < now + left * 1000
-      if in_vain then
+    local client, wait, waiter = string.match(waiters[i], '^(%x+):%d+:(-?%d+):.*:(%x+)$')
+    if client then
+      local times_out = tonumber(wait) >= 0
+        and waiters[i + 1] + wait * 1000 < now + remaining * 1000
+      if times_out then
         redis.call('ZREM', queue_key, waiters[i])
-        wake(process, 'kept:' .. waiter .. ':' .. left)
+        wake(client, 'kept:' .. waiter .. ':' .. remaining)
       else
-        wake(process, 'ask:' .. waiter)
+        wake(client, 'ask:' .. waiter)
       end
     end
   end
   return 1
 end
-named.keep = { keep, 2 }
+named_operations.keep = { keep, 2 }

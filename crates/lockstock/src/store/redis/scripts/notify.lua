@@ -1,39 +1,41 @@
--- How a queue is added to, how processes are told, whose a claim is, and how a step answers.
+-- Adds waiters to queues, notifies clients, and runs operations so that one failure does not
+-- fail the call.
+--
+-- Provides: wake, notify_held, is_subscribed, add_to_queue, token_of, reply_of
+-- Uses:     prelude
 
--- In a Cluster only the shards' channels tell who listens.
-local SHARDED = CHANNEL ~= 'lockstock:wake:'
+-- In a Cluster only sharded channels report the number of subscribers.
+local SHARDED = CHANNELS ~= 'lockstock:wake:'
 local PUBLISH = SHARDED and 'SPUBLISH' or 'PUBLISH'
 local NUMSUB = SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
 
-local function wake(process, message)
-  return redis.call(PUBLISH, CHANNEL .. process, message)
+local function wake(client, message) return redis.call(PUBLISH, CHANNELS .. client, message) end
+
+local function notify_held(client, token, fence, lease)
+  wake(client, table.concat({ 'held', token, fence, lease, to_integer_string(now) }, ':'))
 end
 
-local function tell_holder(process, token, fence, lease)
-  wake(process, table.concat({ 'held', token, fence, lease, whole(now) }, ':'))
+-- Not the reply of PUBLISH: it also counts subscribers to patterns.
+local function is_subscribed(client)
+  return redis.call('PUBSUB', NUMSUB, CHANNELS .. client)[2] > 0
 end
 
--- Whether `process` listens. PUBLISH would count whoever listens to everything as well.
-local function is_there(process)
-  return redis.call('PUBSUB', NUMSUB, CHANNEL .. process)[2] > 0
-end
-
--- Adds somebody to a queue, if not there yet. The queue is kept for 2 days: whoever waits asks
--- again when a lease has ended, after 24 h at the latest.
-local function add(queue, arrived, member)
-  redis.call('ZADD', queue, 'NX', whole(arrived), member)
+-- Adds a member to a queue, unless it is in there. The queue expires after 2 days: waiters
+-- acquire again after the end of a lease, so after 24 h at the latest.
+local function add_to_queue(queue, arrived, member)
+  redis.call('ZADD', queue, 'NX', to_integer_string(arrived), member)
   redis.call('PEXPIRE', queue, '172800000')
 end
 
--- Of lockstock:held:TOKEN:FENCE.
-local function token_of(claim) return string.match(claim, '^lockstock:held:(%x+)') end
+-- The token of a grant, lockstock:held:TOKEN:FENCE.
+local function token_of(grant) return string.match(grant, '^lockstock:held:(%x+)') end
 
--- What a step answers. One that fails is no reason for the others to fail.
-local function answer_of(step, ...)
-  local taken, answer = pcall(step, ...)
-  if taken then return answer end
-  local why = type(answer) == 'table' and answer.err or tostring(answer)
-  -- What a replica tells of a lock may be long past.
-  if string.find(why, '^READONLY') then error(answer) end
-  return { 'failed', why }
+-- Runs an operation and returns its reply, {'failed', reason} if it fails.
+local function reply_of(operation, ...)
+  local succeeded, reply = pcall(operation, ...)
+  if succeeded then return reply end
+  local reason = type(reply) == 'table' and reply.err or tostring(reply)
+  -- The state of a replica may be stale, so its other replies are worthless too.
+  if string.find(reason, '^READONLY') then error(reply) end
+  return { 'failed', reason }
 end

@@ -1,4 +1,4 @@
--- Finds out whether locks can be had: whether scripts run here, and may write.
+-- Checks that scripts run on this server and may write, as locks need.
 --
--- KEYS[1]  a key of the process that asks
+-- KEYS[1]  a key of the client's own
 return redis.call('SET', KEYS[1], '1', 'PX', 1000) and 1

@@ -1,50 +1,53 @@
--- The queue: who waits, in order of arrival, and how a lock goes from one to the next.
+-- The queue of waiters in order of arrival, and the hand-over from one holder to the next.
+--
+-- Provides: to_member, wake_all, join, hand_over
+-- Uses:     prelude, notify, exclusive or shared
 
--- As the queue has it.
-local function as_member(token, lease, wait, block, mode)
+-- Returns the queue member of a waiter, '' for an attempt that does not wait.
+local function to_member(token, lease, wait, fences, mode)
   if wait == '' then return '' end
-  return table.concat({ PROCESS, lease, wait, block, mode, token }, ':')
+  return table.concat({ CLIENT, lease, wait, fences, mode, token }, ':')
 end
 
--- A lease ends sooner than the waiters believe: each asks again. As long as everybody is told,
--- nobody ever believes in an end that is later than the true one.
-local function alarm()
+-- A lease ends earlier than the waiters expect: each has to acquire again. Since all of them are
+-- notified, no waiter ever expects an end that is later than the real end.
+local function wake_all()
   for _, member in ipairs(redis.call('ZRANGE', queue_key, '0', '-1')) do
-    local process, token = string.match(member, '^(%x+):.*:(%x+)$')
-    if process then wake(process, 'ask:' .. token) end
+    local client, token = string.match(member, '^(%x+):.*:(%x+)$')
+    if client then wake(client, 'ask:' .. token) end
   end
 end
 
--- How many have come in this call: they come one after another, all the same.
+-- Number of waiters that this call has added. Each gets a later arrival than the one before.
 local joined = 0
 
--- Takes a place: behind everybody, or among them if it has waited elsewhere for `waited` µs
--- already. Keeps the one it has.
+-- Adds a waiter to the queue: at its end, or at the position of its arrival if it has already
+-- waited for `waited` µs. A waiter that is in the queue keeps its position.
 local function join(member, waited)
   if member == '' then return end
   joined = joined + 1
-  add(queue_key, now + joined - waited, member)
+  add_to_queue(queue_key, now + joined - waited, member)
   mark_wanted()
 end
 
--- Gives what is free to the first waiters that are still there. The grant is the lock: whoever
--- hears it has nothing left to ask. `left` is until when, in ms, the others believe that there
--- is nothing for them.
-local function hand_over(left)
+-- Grants what is free to the first waiters whose clients are subscribed. The notification is the
+-- grant: its receiver sends nothing more. `remaining`: for how many ms the other waiters expect
+-- the lock to stay taken.
+local function hand_over(remaining)
   while true do
     local head, arrived, next_one =
       unpack(redis.call('ZRANGE', queue_key, '0', '1', 'WITHSCORES'), 1, 3)
     if not head then return end
-    local process, lease, wait, block, mode, token =
+    local client, lease, wait, fences, mode, token =
       string.match(head, '^(%x+):(%d+):(-?%d+):(%d+):(%w+):(%x+)$')
-    if process and not admits(mode) then return end
+    if client and not admits(mode) then return end
     redis.call('ZREM', queue_key, head)
-    local in_time = process and (tonumber(wait) < 0 or arrived + wait * 1000 >= now)
-    if in_time and is_there(process) then
-      local fence = mint(block)
-      take(token, lease, mode, fence, next_one)
-      tell_holder(process, token, whole(fence), lease)
-      if tonumber(lease) < left then alarm() end
+    local in_time = client and (tonumber(wait) < 0 or arrived + wait * 1000 >= now)
+    if in_time and is_subscribed(client) then
+      local fence = mint(fences)
+      set_holder(token, lease, mode, fence, next_one)
+      notify_held(client, token, to_integer_string(fence), lease)
+      if tonumber(lease) < remaining then wake_all() end
       if not SHARING then return end
     end
     if not next_one then return end

@@ -1,60 +1,63 @@
--- The steps that are taken now and then.
+-- The rare operations.
+--
+-- Provides: the operations leave, renew and force
+-- Uses:     prelude, notify, exclusive or shared, queue, acquire_release
 
--- Leaves the queue, because the wait is over or nobody waits any more. What was granted in the
--- meantime is given back if `give_back` is '1'.
+-- Leaves the queue, because the attempt has timed out or was cancelled. If `give_back` is '1', a
+-- lock that was granted in the meantime is released.
 --
--- Answers as acquire does: a lock that was granted in the last moment is the waiter's, unless
--- it does not want it any more.
+-- Returns as acquire does: a lock that was granted in the last moment belongs to the waiter,
+-- unless it is given back.
 --
--- Atomic because between a look at the holder and the leaving the grant may come.
-local function leave(token, lease, wait, block, mode, give_back)
-  local member = as_member(token, lease, wait, block, mode)
+-- Atomic because the grant may come between reading the holder and leaving.
+local function leave(token, lease, wait, fences, mode, give_back)
+  local member = to_member(token, lease, wait, fences, mode)
   local was_first = redis.call('ZRANGE', queue_key, '0', '0')[1] == member
   redis.call('ZREM', queue_key, member)
-  if give_back == '1' then hand_back(token, '') end
-  local ours, fence = held_by(token)
-  if ours then return { 'granted', fence or mint(block), left_of(token), 0 } end
+  if give_back == '1' then release_to_next(token, '') end
+  local is_holder, fence = held_by(token)
+  if is_holder then return { 'granted', fence or mint(fences), remaining_of(token), 0 } end
   if was_first then
-    -- There may be something for those whom it stood in front of.
-    local _, left = standing()
-    hand_over(left)
+    -- It may have blocked waiters that the holders admit.
+    local _, remaining = busy_state()
+    hand_over(remaining)
   end
-  local how, left = standing()
-  return { how, 0, math.max(left, 0), 0 }
+  local state, remaining = busy_state()
+  return { state, 0, math.max(remaining, 0), 0 }
 end
-named.leave = { leave, 6 }
+named_operations.leave = { leave, 6 }
 
--- Sets how much is left of the lease, in ms: `renew` asks for the whole lease again, `extend`
--- for what it believes is left and some more. A length, not a sum, so that taking it twice
--- does no harm. Wakes nobody, unless the lease ends sooner now.
+-- Sets the remaining lease in ms. A client's renew passes the whole lease, its extend the
+-- remaining lease plus an extension. A length, not an increment, so that it is idempotent.
+-- Wakes no waiters, unless the lease now ends earlier.
 --
--- Answers 1: done, 0: it was not ours any more.
+-- Returns 1: done, 0: `token` did not hold the lock any more.
 --
--- Atomic because between a compare and an expire the next holder may come: we would change
--- their lease.
-local function renew(token, left)
+-- Atomic because between a compare and an expire another client may acquire the lock: its lease
+-- would change.
+local function renew(token, remaining)
   if not held_by(token) then return 0 end
-  local before = left_of(token)
-  lasts(token, left)
-  if tonumber(left) < before then alarm() end
+  local before = remaining_of(token)
+  set_lease(token, remaining)
+  if tonumber(remaining) < before then wake_all() end
   return 1
 end
-named.renew = { renew, 2 }
+named_operations.renew = { renew, 2 }
 
--- Takes the lock away from one who does not give it back, whether it is held or kept: it goes
--- to the first waiter, or to nobody, as in a release.
+-- Releases the lock of a holder that does not release it, held or kept, to the first waiter, if
+-- there is one.
 --
 -- id: the holder's token, or 'foreign:' and the digest of its value, see inspect.lua.
 --
--- Answers 1: taken away, 0: that one had it no longer. Whoever came after it keeps it.
+-- Returns 1: released, 0: that holder did not hold the lock any more; a later holder keeps it.
 --
--- Atomic because between a compare and a delete the next holder may come.
+-- Atomic because between a compare and a delete another client may acquire the lock.
 local function force(id)
-  local _, left = standing()
+  local _, remaining = busy_state()
   if not evict(id) then return 0 end
-  -- Those behind it in its process wait for its release, or for the end of its lease.
+  -- The waiters in its local queue wait for its release, or for the end of its lease.
   if string.find(id, '^%x+$') then wake(string.sub(id, 1, 16), 'lost:' .. id) end
-  hand_over(left)
+  hand_over(remaining)
   return 1
 end
-named.force = { force, 1 }
+named_operations.force = { force, 1 }

@@ -1,10 +1,12 @@
-//! A master of the Cluster: a connection for scripts, and, while somebody waits for a lock of
-//! its slots, one for what it pushes.
+//! A master of a Cluster: a connection for commands and, while there are waiters in its slots, a
+//! connection for subscriptions.
 //!
-//! Two, because Redis says `sunsubscribe` unasked when a slot moves away, and the redis crate
-//! takes that for the answer to whatever was asked last: from then on each answer on that
-//! connection goes to the wrong question. Where nothing but subscribing is asked, one at a
-//! time, it can be told.
+//! Two connections, because a node sends an unsolicited `sunsubscribe` when a slot moves away,
+//! and the redis crate takes it for the reply to the oldest pending command: from then on each
+//! reply on that connection is assigned to the wrong command. Other clients have the same
+//! problem, see <https://github.com/valkey-io/valkey/issues/1066> and
+//! <https://github.com/redis/rueidis/issues/691>. On a connection that only sends `SSUBSCRIBE`,
+//! one at a time, the mistake can be detected.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,52 +16,53 @@ use redis::{Client, Cmd, ConnectionInfo, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::super::managed::{CallError, IgnorePushes, ManagedConnection, PushHandler, Server};
-use super::super::url::at;
+use super::super::url::with_address;
 use crate::error::Result;
 use crate::store::redis::notifications::Notifications;
 
 pub(super) struct Node {
     pub(super) host: String,
     pub(super) port: u16,
-    pub(super) link: ManagedConnection<Server>,
+    pub(super) commands: ManagedConnection<Server>,
     pushes: ManagedConnection<Server>,
-    heard: Arc<Subscriptions>,
-    /// Whose turn it is to subscribe.
-    turn: AsyncMutex<()>,
+    subscriptions: Arc<Subscriptions>,
+    /// Held by the only call on `pushes`.
+    pushes_in_use: AsyncMutex<()>,
 }
 
-/// The channels that the node has said it pushes.
+/// The channels whose subscription the node has confirmed.
 struct Subscriptions {
     channels: Mutex<HashSet<Vec<u8>>>,
-    wakes: Notifications,
+    notifications: Notifications,
 }
 
 impl Node {
-    /// Connects to nothing yet.
+    /// Opens no connection yet.
     pub(super) fn new(
         info: &ConnectionInfo,
         host: &str,
         port: u16,
-        wakes: Notifications,
-        limit: Duration,
+        notifications: Notifications,
+        timeout: Duration,
     ) -> Result<Arc<Self>> {
-        let client = Client::open(at(info, host, port))?;
+        let client = Client::open(with_address(info, host, port))?;
         let server = || Server {
             client: client.clone(),
             channel: None,
         };
-        let heard = Arc::new(Subscriptions {
+        let subscriptions = Arc::new(Subscriptions {
             channels: Mutex::default(),
-            wakes,
+            notifications,
         });
-        let place = format!("{host}:{port}");
+        let address = format!("{host}:{port}");
+        let ignore = Arc::new(IgnorePushes);
         Ok(Arc::new(Self {
-            link: ManagedConnection::new(place.clone(), server(), Arc::new(IgnorePushes), limit),
-            pushes: ManagedConnection::new(place, server(), heard.clone(), limit),
+            commands: ManagedConnection::new(address.clone(), server(), ignore, timeout),
+            pushes: ManagedConnection::new(address, server(), subscriptions.clone(), timeout),
             host: host.to_owned(),
             port,
-            heard,
-            turn: AsyncMutex::new(()),
+            subscriptions,
+            pushes_in_use: AsyncMutex::new(()),
         }))
     }
 
@@ -67,12 +70,12 @@ impl Node {
         self.host == host && self.port == port
     }
 
-    /// Sends a command; with `asking` it is carried out although the slot is not this node's
-    /// yet.
+    /// Sends a command. With `asking` the node runs it although the slot is still being
+    /// imported.
     pub(super) async fn send(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
-        let mut line = self.link.line().await?;
-        let connection = &mut line.connection;
-        let said = if asking {
+        let mut open = self.commands.get().await?;
+        let connection = &mut open.connection;
+        let reply = if asking {
             let mut both = redis::pipe();
             both.cmd("ASKING").ignore().add_command(command.clone());
             both.query_async::<(Value,)>(connection)
@@ -81,58 +84,56 @@ impl Node {
         } else {
             command.query_async(connection).await
         };
-        said.map_err(|error| {
-            // Of two commands, what the one that matters was answered.
+        reply.map_err(|error| {
+            // The error of a pipeline contains those of its commands: take that of `command`.
             let error = match error.clone().into_server_errors().as_deref() {
-                Some([.., (_, of_one)]) => of_one.clone().into(),
+                Some([.., (_, last)]) => last.clone().into(),
                 _ => error,
             };
-            self.link.trouble(&line, error)
+            self.commands.classify(&open, error)
         })
     }
 
-    /// Makes sure that this node pushes to `channel`, and that we hear it.
-    pub(super) async fn listen(&self, channel: &str) -> Result<(), CallError> {
-        if self.hears(channel) {
+    /// Ensures that this node pushes the messages of `channel`.
+    pub(super) async fn ensure_subscribed(&self, channel: &str) -> Result<(), CallError> {
+        if self.is_subscribed(channel) {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
-        if self.hears(channel) {
+        let _in_use = self.pushes_in_use.lock().await;
+        if self.is_subscribed(channel) {
             return Ok(());
         }
-        let mut line = self.pushes.line().await?;
+        let mut open = self.pushes.get().await?;
         let subscribe = redis::cmd("SSUBSCRIBE").arg(channel).to_owned();
-        let said = subscribe.query_async::<Value>(&mut line.connection).await;
-        if let Err(error) = said {
-            return Err(self.pushes.trouble(&line, error));
+        let reply = subscribe.query_async::<Value>(&mut open.connection).await;
+        if let Err(error) = reply {
+            return Err(self.pushes.classify(&open, error));
         }
-        if !self.hears(channel) {
-            // Something that came unasked was taken for the answer. The next question would
-            // be given the one to this.
-            self.pushes.close(&line);
+        if !self.is_subscribed(channel) {
+            // An unsolicited message was taken for the reply, and the next command would get
+            // the reply to this one.
+            self.pushes.close(&open);
             return Err(CallError::Unreachable(
-                "a slot is on the move there".to_owned(),
+                "the node is moving slots".to_owned(),
             ));
         }
         Ok(())
     }
 
-    pub(super) fn hears(&self, channel: &str) -> bool {
-        self.heard.channels().contains(channel.as_bytes())
+    fn is_subscribed(&self, channel: &str) -> bool {
+        self.subscriptions.channels().contains(channel.as_bytes())
     }
 
-    /// Whether somebody waits for what this node pushes.
-    pub(super) fn is_heard(&self) -> bool {
-        !self.heard.channels().is_empty()
+    pub(super) fn has_subscriptions(&self) -> bool {
+        !self.subscriptions.channels().is_empty()
     }
 
-    /// Looks whether the connection for what is pushed leads anywhere, and gives it up if not
-    /// so.
-    pub(super) async fn check(&self) {
-        if self.is_heard() {
-            let _turn = self.turn.lock().await;
-            if !self.pushes.answers().await {
-                self.pushes.give_up();
+    /// Checks that the connection for subscriptions is alive, and drops it if it is not.
+    pub(super) async fn check_subscriptions(&self) {
+        if self.has_subscriptions() {
+            let _in_use = self.pushes_in_use.lock().await;
+            if !self.pushes.is_healthy().await {
+                self.pushes.close_current();
             }
         }
     }
@@ -154,17 +155,17 @@ impl PushHandler for Subscriptions {
             PushKind::SSubscribe => {
                 self.channels().insert(channel.clone());
             }
-            // We never ask for it: the slot has moved away.
+            // Never requested: the slot has moved away.
             PushKind::SUnsubscribe => {
                 self.channels().remove(channel);
-                self.wakes.broken();
+                self.notifications.disconnected();
             }
-            _ => self.wakes.pushed(push),
+            _ => self.notifications.pushed(push),
         }
     }
 
-    fn lost(&self) {
+    fn disconnected(&self) {
         self.channels().clear();
-        self.wakes.broken();
+        self.notifications.disconnected();
     }
 }

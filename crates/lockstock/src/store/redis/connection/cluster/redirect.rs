@@ -1,4 +1,4 @@
-//! One script on its way through the Cluster, to wherever its slot is by now.
+//! The route of one command through a Cluster, to the node that serves its slot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,35 +11,35 @@ use super::node::Node;
 use super::{Cluster, slot};
 use crate::error::Error;
 
-/// How long to wait before asking for several keys again of which some have moved already.
+/// The pause before a command with several keys is repeated while some of them have moved.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
-/// How often one command may be sent elsewhere.
-const MOVES: usize = 8;
+/// How many redirections of one command are followed.
+const MAX_REDIRECTIONS: usize = 8;
 
-/// One script, and an account of what happened to it.
+/// Sends one script, and records how that went.
 pub(super) struct Redirector<'a> {
     cluster: &'a Cluster,
-    /// Where the last command went, and whether as an exception. A script that is not known
-    /// there is loaded there.
+    /// The node that the last command was sent to, and whether with `ASKING`. A script that is
+    /// not loaded there is sent there again.
     last: Option<(Arc<Node>, bool)>,
-    /// When the last attempt was begun.
-    pub(super) begun: Instant,
-    /// Whether an attempt before it may have run as well.
+    /// When the last attempt was sent.
+    pub(super) sent_at: Instant,
+    /// Whether an earlier attempt may have run as well.
     pub(super) repeated: bool,
-    /// What was said last by a server that has to be asked again in a moment.
-    pub(super) not_yet: Option<RedisError>,
-    /// Why there is no answer, where it is not a server's.
-    pub(super) failed: Option<Error>,
+    /// The last `TRYAGAIN`, while it is being followed.
+    pub(super) try_again: Option<RedisError>,
+    /// Why there is no reply, unless a server replied with an error.
+    pub(super) failure: Option<Error>,
 }
 
-/// Where else something is.
+/// A `MOVED` or an `ASK`.
 pub(super) struct Redirect<'a> {
     pub(super) slot: u16,
-    /// `None`: on the same host.
+    /// `None`: the same host.
     pub(super) host: Option<&'a str>,
     pub(super) port: u16,
-    /// For this one command.
+    /// Applies to this command only.
     pub(super) ask: bool,
 }
 
@@ -59,29 +59,29 @@ impl<'a> Redirector<'a> {
         Self {
             cluster,
             last: None,
-            begun: Instant::now(),
+            sent_at: Instant::now(),
             repeated: false,
-            not_yet: None,
-            failed: None,
+            try_again: None,
+            failure: None,
         }
     }
 
-    /// Nothing was heard in time: from the last node, if it had been asked.
-    pub(super) fn doubt(&self) {
+    /// After a timeout: checks the connection to the last node, and the slot map.
+    pub(super) fn check_health(&self) {
         if let Some((node, _)) = &self.last {
-            node.link.doubt();
+            node.commands.check_health();
         }
-        self.cluster.look_soon();
+        self.cluster.refresh_soon();
     }
 
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
         let slot = key(command).map(slot::slot);
         let mut pause = FIRST_PAUSE;
-        let (mut moves, mut looked) = (0, false);
-        // Where we were sent by way of exception.
-        let mut exception = None::<Arc<Node>>;
+        let (mut redirections, mut refreshed) = (0, false);
+        // The target of an `ASK`.
+        let mut ask_target = None::<Arc<Node>>;
         loop {
-            let (node, asking) = match (exception.take(), slot, &self.last) {
+            let (node, asking) = match (ask_target.take(), slot, &self.last) {
                 (Some(node), ..) => (node, true),
                 (None, Some(slot), _) => match self.cluster.owner(slot).await {
                     Ok(node) => (node, false),
@@ -89,82 +89,82 @@ impl<'a> Redirector<'a> {
                 },
                 (None, None, Some((node, asking))) => (node.clone(), *asking),
                 (None, None, None) => {
-                    return Err(self.fail(Error::invalid("a script without a key")));
+                    return Err(self.fail(Error::invalid("the script has no key")));
                 }
             };
             self.last = Some((node.clone(), asking));
-            self.begun = Instant::now();
-            let trouble = match node.send(command, asking).await {
+            self.sent_at = Instant::now();
+            let error = match node.send(command, asking).await {
                 Ok(value) => return Ok(value),
-                Err(trouble) => trouble,
+                Err(error) => error,
             };
-            self.not_yet = None;
-            let again = match &trouble {
-                // Dead for hours perhaps, or in this moment: then somebody takes over.
+            self.try_again = None;
+            let retry = match &error {
+                // The connection may have been dead for hours, or the node has just died and a
+                // replica takes over.
                 CallError::Broken(_) if !self.repeated => {
                     self.repeated = true;
                     true
                 }
-                CallError::Unreachable(_) => !std::mem::replace(&mut looked, true),
+                CallError::Unreachable(_) => !std::mem::replace(&mut refreshed, true),
                 CallError::TimedOut => {
-                    self.doubt();
+                    self.check_health();
                     false
                 }
-                CallError::Refused(error) => match (redirection(error), error.kind()) {
-                    (Some(moved), _) if moves < MOVES => {
-                        moves += 1;
-                        let host = moved.host.unwrap_or(&node.host);
-                        let sent = if moved.ask {
-                            let other = self.cluster.node(host, moved.port);
-                            other.map(|other| exception = Some(other))
+                CallError::Rejected(error) => match (redirection(error), error.kind()) {
+                    (Some(redirect), _) if redirections < MAX_REDIRECTIONS => {
+                        redirections += 1;
+                        let host = redirect.host.unwrap_or(&node.host);
+                        let followed = if redirect.ask {
+                            let target = self.cluster.node(host, redirect.port);
+                            target.map(|target| ask_target = Some(target))
                         } else {
-                            let owner = self.cluster.set_owner(moved.slot, host, moved.port);
+                            let owner = self.cluster.set_owner(redirect.slot, host, redirect.port);
                             owner.map(drop)
                         };
-                        if let Err(error) = sent {
+                        if let Err(error) = followed {
                             return Err(self.fail(error));
                         }
                         continue;
                     }
-                    // Some of the keys have moved already. It takes a moment, or as long as
-                    // it takes.
+                    // Some of the keys have moved already. Retried until the deadline.
                     (_, ErrorKind::Server(ServerErrorKind::TryAgain)) => {
-                        self.not_yet = Some(error.clone());
+                        self.try_again = Some(error.clone());
                         sleep(pause).await;
                         pause = (2 * pause).min(LAST_PAUSE);
                         continue;
                     }
                     (_, ErrorKind::Server(ServerErrorKind::ReadOnly)) => {
-                        !std::mem::replace(&mut looked, true)
+                        !std::mem::replace(&mut refreshed, true)
                     }
                     (_, ErrorKind::Server(ServerErrorKind::ClusterDown)) => {
-                        self.cluster.look_soon();
+                        self.cluster.refresh_soon();
                         false
                     }
                     _ => false,
                 },
                 CallError::Broken(_) => false,
             };
-            if !again {
-                return Err(match trouble {
-                    CallError::Refused(error) => error,
-                    trouble => self.fail(node.link.error(trouble)),
+            if !retry {
+                return Err(match error {
+                    CallError::Rejected(error) => error,
+                    error => self.fail(node.commands.error(error)),
                 });
             }
             if let Some(slot) = slot {
-                self.cluster.look_at(slot, &node).await;
+                self.cluster.refresh_if_owner(slot, &node).await;
             }
         }
     }
 
-    /// What `run` answers. The redis crate needs an error of its own meanwhile.
+    /// Records the error that `Cluster::run` returns. The placeholder is never shown.
     fn fail(&mut self, error: Error) -> RedisError {
-        self.failed = Some(error);
-        (ErrorKind::Client, "no answer").into()
+        self.failure = Some(error);
+        (ErrorKind::Client, "no reply").into()
     }
 }
 
-/// The first key of a script or of a value's command; `None` for a command that has none.
+/// Returns the first key of a script or of a command for values, `None` for other commands.
 fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
     let before = match words.next() {

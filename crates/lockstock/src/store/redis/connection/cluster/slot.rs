@@ -1,9 +1,14 @@
-//! Which slot a key is in, and a short tag for each slot.
+//! The slot of a key, and a short tag for each slot.
 
-/// How many there are.
+use crc::{CRC_16_XMODEM, Crc};
+
+/// The checksum that the Cluster specification asks for.
+static CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+
+/// The number of slots of a Cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// The slot of a key: of its hash tag if it has one.
+/// Returns the slot of a key, which is that of its hash tag if it has one.
 pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key
         .iter()
@@ -14,48 +19,27 @@ pub(super) fn slot(key: &[u8]) -> u16 {
             (length > 0).then(|| &rest[..length])
         })
         .unwrap_or(key);
-    crc(tag) % SLOTS
+    CRC.checksum(tag) % SLOTS
 }
 
-/// A short text in `slot`. The same in every process, now and later: the channels of waiters
-/// are named after it.
+/// Returns a short text whose slot is `slot`.
+///
+/// The same in every process and version: it is part of the names of channels.
 pub(super) fn tag(slot: u16) -> String {
-    // The shortest is found after as many tries as there are slots, on average.
+    // Takes `SLOTS` tries on average.
     (0_u32..)
         .map(|number| format!("{number:x}"))
-        .find(|text| crc(text.as_bytes()) % SLOTS == slot)
+        .find(|text| CRC.checksum(text.as_bytes()) % SLOTS == slot)
         .unwrap_or_default()
 }
-
-/// CRC-16/XMODEM, as the Cluster specification asks for.
-fn crc(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| {
-        (crc << 8) ^ OF_BYTES[usize::from((crc >> 8) as u8 ^ byte)]
-    })
-}
-
-const OF_BYTES: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (mut crc, mut bit) = ((byte as u16) << 8, 0);
-        while bit < 8 {
-            crc = (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(crc(b"123456789"), 0x31c3);
+    fn slots_match_the_specification() {
+        assert_eq!(CRC.checksum(b"123456789"), 0x31c3);
         assert_eq!(slot(b"foo"), 12_182);
         assert_eq!(slot(b"{foo}bar"), 12_182);
         assert_eq!(slot(b"a{foo}b{bar}"), 12_182);
@@ -67,14 +51,14 @@ mod tests {
     fn each_slot_has_a_short_tag() {
         let mut without = vec![true; SLOTS.into()];
         for number in 0..0xfffff_u32 {
-            without[usize::from(crc(format!("{number:x}").as_bytes()) % SLOTS)] = false;
+            without[usize::from(CRC.checksum(format!("{number:x}").as_bytes()) % SLOTS)] = false;
         }
         assert!(!without.contains(&true));
     }
 
     #[test]
-    fn a_tag_is_in_its_slot_and_stays_what_it_is() {
-        // A process of another version listens there.
+    fn a_tag_is_in_its_slot_and_never_changes() {
+        // Processes of other versions subscribe to the same channels.
         for (number, text) in [
             (0, "265b"),
             (1, "12dd9"),

@@ -1,4 +1,4 @@
-//! Who serves which slot, and what the nodes say about it.
+//! The map of slots to nodes, and the query for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use super::node::Node;
 use super::slot::SLOTS;
 use crate::error::{Error, Result};
 
-/// How long the other nodes may take when one has answered. One that was cut off from the
-/// others knows what was true yesterday.
-const OTHERS: Duration = Duration::from_millis(100);
+/// How long to wait for further replies after the first. The first may be that of a node that was
+/// partitioned from the others, and outdated.
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Who serves what.
+/// The node of each slot.
 pub(super) struct SlotMap {
     pub(super) nodes: Vec<Arc<Node>>,
-    /// For each slot a place in `nodes`.
+    /// For each slot an index into `nodes`.
     owners: Vec<Option<u16>>,
 }
 
@@ -32,73 +32,79 @@ impl SlotMap {
     }
 
     pub(super) fn owner(&self, slot: u16) -> Option<Arc<Node>> {
-        let place = self.owners[usize::from(slot)]?;
-        Some(self.nodes[usize::from(place)].clone())
+        let index = self.owners[usize::from(slot)]?;
+        Some(self.nodes[usize::from(index)].clone())
     }
 
-    /// Whether that is new.
+    /// Sets the owner of a slot. Returns whether it has changed.
     pub(super) fn set(&mut self, slot: u16, node: &Arc<Node>) -> bool {
         let known = self.nodes.iter().position(|other| Arc::ptr_eq(other, node));
-        let place = known.unwrap_or_else(|| {
+        let index = known.unwrap_or_else(|| {
             self.nodes.push(node.clone());
             self.nodes.len() - 1
         });
         let owner = &mut self.owners[usize::from(slot)];
-        owner.replace(place as u16) != Some(place as u16)
+        owner.replace(index as u16) != Some(index as u16)
     }
 }
 
-/// What a node says about the cluster.
+/// The topology as a node knows it.
 pub(super) struct TopologyView {
-    serves: bool,
-    /// Each failover has a higher one.
+    /// Whether the node considers the Cluster up.
+    is_up: bool,
+    /// Increases with each failover.
     epoch: u64,
     pub(super) ranges: Vec<Range>,
 }
 
 pub(super) struct Range {
-    pub(super) from: u16,
-    pub(super) to: u16,
+    pub(super) first: u16,
+    pub(super) last: u16,
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// The best informed answer of these nodes.
-pub(super) async fn best(nodes: Vec<Arc<Node>>, limit: Duration) -> Result<TopologyView, String> {
-    let mut asked = JoinSet::new();
+/// Queries these nodes at once, and returns the most recent view.
+pub(super) async fn query(
+    nodes: Vec<Arc<Node>>,
+    call_timeout: Duration,
+) -> Result<TopologyView, String> {
+    let mut queries = JoinSet::new();
     for node in nodes {
-        asked.spawn(async move {
-            let answer = timeout(limit, view(&node)).await;
-            answer.unwrap_or_else(|_| Err(node.link.error(CallError::TimedOut)))
+        queries.spawn(async move {
+            let view = timeout(call_timeout, query_node(&node)).await;
+            view.unwrap_or_else(|_| Err(node.commands.error(CallError::TimedOut)))
         });
     }
-    let (mut best, mut why) = (None::<TopologyView>, "it names no node".to_owned());
+    let (mut best, mut reason) = (None::<TopologyView>, "no node is known".to_owned());
     loop {
         let next = match best {
-            Some(_) => timeout(OTHERS, asked.join_next()).await.ok().flatten(),
-            None => asked.join_next().await,
+            Some(_) => timeout(STRAGGLER_TIMEOUT, queries.join_next())
+                .await
+                .ok()
+                .flatten(),
+            None => queries.join_next().await,
         };
         match next {
             Some(Ok(Ok(view))) => {
-                let rank = |view: &TopologyView| (view.serves, view.epoch);
+                let rank = |view: &TopologyView| (view.is_up, view.epoch);
                 if best.as_ref().is_none_or(|best| rank(best) < rank(&view)) {
                     best = Some(view);
                 }
             }
-            Some(Ok(Err(error))) => why = error.to_string(),
+            Some(Ok(Err(error))) => reason = error.to_string(),
             Some(Err(_)) => {}
             None => break,
         }
     }
-    best.ok_or(why)
+    best.ok_or(reason)
 }
 
-/// What one node says.
-async fn view(node: &Node) -> Result<TopologyView> {
-    let about = |what| redis::cmd("CLUSTER").arg(what).to_owned();
-    let send = async |what| {
-        let sent = node.send(&about(what), false).await;
-        sent.map_err(|trouble| node.link.error(trouble))
+async fn query_node(node: &Node) -> Result<TopologyView> {
+    let send = async |subcommand| {
+        let command = redis::cmd("CLUSTER").arg(subcommand).to_owned();
+        let reply = node.send(&command, false).await;
+        reply.map_err(|error| node.commands.error(error))
     };
     let info: String =
         redis::from_redis_value(send("INFO").await?).map_err(redis::RedisError::from)?;
@@ -108,11 +114,11 @@ async fn view(node: &Node) -> Result<TopologyView> {
     };
     let Value::Array(ranges) = send("SLOTS").await? else {
         return Err(Error::unavailable(
-            "CLUSTER SLOTS of a form that is not known",
+            "the reply to CLUSTER SLOTS is malformed",
         ));
     };
     Ok(TopologyView {
-        serves: info.contains("cluster_state:ok"),
+        is_up: info.contains("cluster_state:ok"),
         epoch: number("cluster_current_epoch:").unwrap_or_default(),
         ranges: ranges
             .iter()
@@ -121,12 +127,18 @@ async fn view(node: &Node) -> Result<TopologyView> {
     })
 }
 
-/// `from, to, [host, port, …], replicas …`.
+/// Parses `first, last, [host, port, …], replicas …`.
 fn parse(range: &Value, node: &Node) -> Option<Range> {
     let Value::Array(parts) = range else {
         return None;
     };
-    let [Value::Int(from), Value::Int(to), Value::Array(master), ..] = &parts[..] else {
+    let [
+        Value::Int(first),
+        Value::Int(last),
+        Value::Array(master),
+        ..,
+    ] = &parts[..]
+    else {
         return None;
     };
     let [host, Value::Int(port), ..] = &master[..] else {
@@ -137,9 +149,9 @@ fn parse(range: &Value, node: &Node) -> Option<Range> {
         _ => "",
     };
     Some(Range {
-        from: u16::try_from(*from).ok()?,
-        to: u16::try_from(*to).ok()?,
-        // It may not know by which name it is reached. We do.
+        first: u16::try_from(*first).ok()?,
+        last: u16::try_from(*last).ok()?,
+        // A node may not know its own address. It was reached at this one.
         host: if matches!(host, "" | "?") {
             &node.host
         } else {

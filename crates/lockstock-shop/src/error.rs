@@ -1,0 +1,421 @@
+//! The error type of the API.
+//!
+//! A handler returns *what* is wrong. The middleware, which knows the whole request, renders it:
+//! as the JSON of Django REST framework or as RFC 9457 `application/problem+json`, in English or
+//! in Korean. No error contains a path, SQL, a stack trace or a URL.
+
+mod layers;
+pub(crate) mod negotiate;
+mod orders;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use lockstock_http::OutcomeUnknown;
+use serde_json::{Map, Value, json};
+
+use self::negotiate::{ErrorFormat, Language};
+use crate::storage::StorageError;
+
+/// Why a request failed. Boxed, because most results carry no error.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    status: StatusCode,
+    body: ErrorBody,
+    retry_after: Option<Duration>,
+    /// The current version of the product.
+    etag: Option<i64>,
+    commit_unknown: bool,
+}
+
+#[derive(Debug, Clone)]
+enum ErrorBody {
+    /// One message, as DRF words it.
+    Detail(Cow<'static, str>),
+    /// The messages about each field, or about the whole body.
+    Fields(Map<String, Value>),
+    /// A list of messages: DRF's response to an invalid search.
+    Messages(Vec<&'static str>),
+    /// An error that DRF does not define: a machine-readable code, a message in each language,
+    /// and further members.
+    Coded {
+        code: &'static str,
+        english: Cow<'static, str>,
+        korean: Cow<'static, str>,
+        more: Map<String, Value>,
+    },
+}
+
+impl ApiError {
+    fn detail(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(status, ErrorBody::Detail(detail.into()))
+    }
+
+    fn coded(
+        status: StatusCode,
+        code: &'static str,
+        english: impl Into<Cow<'static, str>>,
+        korean: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let body = ErrorBody::Coded {
+            code,
+            english: english.into(),
+            korean: korean.into(),
+            more: Map::new(),
+        };
+        Self::new(status, body)
+    }
+
+    fn new(status: StatusCode, body: ErrorBody) -> Self {
+        Self(Box::new(Inner {
+            status,
+            body,
+            retry_after: None,
+            etag: None,
+            commit_unknown: false,
+        }))
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let ErrorBody::Coded { more, .. } = &mut self.0.body {
+            more.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// 400 with one message.
+    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::detail(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 400 with messages about each invalid field.
+    pub(crate) fn invalid(errors: Map<String, Value>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Fields(errors))
+    }
+
+    /// 400 with a list of messages.
+    pub(crate) fn messages(messages: Vec<&'static str>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::Messages(messages))
+    }
+
+    /// 404 for a path without a route.
+    pub(crate) fn not_found() -> Self {
+        Self::detail(StatusCode::NOT_FOUND, "Not found.")
+    }
+
+    /// 404 for a product that does not exist.
+    pub(crate) fn product_not_found() -> Self {
+        Self::not_found_of("Product")
+    }
+
+    /// 404 for an instance of `resource` that does not exist.
+    pub(crate) fn not_found_of(resource: &str) -> Self {
+        Self::detail(
+            StatusCode::NOT_FOUND,
+            format!("No {resource} matches the given query."),
+        )
+    }
+
+    /// 404 for a page that does not exist.
+    pub(crate) fn invalid_page() -> Self {
+        Self::detail(StatusCode::NOT_FOUND, "Invalid page.")
+    }
+
+    /// 405 for a method that the route does not allow.
+    pub(crate) fn method_not_allowed(method: &str) -> Self {
+        Self::detail(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("Method \"{method}\" not allowed."),
+        )
+    }
+
+    /// 406 for a client that accepts no format of the API.
+    pub(crate) fn not_acceptable() -> Self {
+        Self::detail(
+            StatusCode::NOT_ACCEPTABLE,
+            "Could not satisfy the request Accept header.",
+        )
+    }
+
+    /// 415 for a body of another media type.
+    pub(crate) fn unsupported_media_type(media_type: &str) -> Self {
+        Self::detail(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("Unsupported media type \"{media_type}\" in request."),
+        )
+    }
+
+    /// 408 for a body that did not arrive in time.
+    pub(crate) fn body_timeout() -> Self {
+        Self::coded(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "The request body did not arrive in time.",
+            "요청 본문이 제때 도착하지 않았습니다.",
+        )
+    }
+
+    /// 413 for a body of more than `limit` bytes.
+    pub(crate) fn body_too_large(limit: usize) -> Self {
+        Self::coded(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("The request body is larger than {limit} bytes."),
+            format!("요청 본문이 {limit}바이트보다 큽니다."),
+        )
+    }
+
+    /// 412 with the current version of the product.
+    pub(crate) fn precondition_failed(version: i64) -> Self {
+        let mut error = Self::coded(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition_failed",
+            format!("The product was changed in the meantime: it is at version {version} now."),
+            format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
+        )
+        .with("version", version);
+        error.0.etag = Some(version);
+        error
+    }
+
+    /// 428 if the server requires `If-Match` and the request has none.
+    pub(crate) fn precondition_required() -> Self {
+        Self::coded(
+            StatusCode::PRECONDITION_REQUIRED,
+            "precondition_required",
+            "Send If-Match with the ETag of the product that you have read.",
+            "조회한 상품의 ETag를 If-Match 헤더로 보내 주세요.",
+        )
+    }
+
+    /// 429 if another request holds or keeps the product's lock.
+    fn busy(lease: Duration, kept: bool, wait: Duration) -> Self {
+        let seconds = retry_after_secs(wait);
+        // If the lock is released after each update, there is no such interval.
+        let (english, korean) = if kept {
+            let lease = as_seconds(lease);
+            (
+                format!("Only one update every {lease} seconds is allowed."),
+                format!("{lease}초에 한 번만 수정할 수 있습니다."),
+            )
+        } else {
+            (
+                "Another request is updating this product.".to_owned(),
+                "다른 요청이 이 상품을 수정하고 있습니다.".to_owned(),
+            )
+        };
+        let unit = if seconds == 1 { "second" } else { "seconds" };
+        Self::coded(
+            StatusCode::TOO_MANY_REQUESTS,
+            "busy",
+            format!("Request was throttled. Expected available in {seconds} {unit}."),
+            format!("요청이 제한되었습니다. {seconds}초 후에 다시 시도해 주세요."),
+        )
+        .with("error", json!({ "en": english, "ko": korean }))
+        .with(
+            "retry_after_ms",
+            u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        )
+        .retry_after(wait)
+    }
+
+    /// 409 if the lock was lost before the commit. Nothing was written.
+    pub(crate) fn lock_lost() -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "lock_lost",
+            "The lock on this product was lost before the change was saved. Nothing was written.",
+            "변경 내용을 저장하기 전에 상품의 잠금을 잃었습니다. 아무것도 저장되지 않았습니다.",
+        )
+    }
+
+    /// 503 if the store of the locks is down. Nothing was written.
+    pub(crate) fn store_unavailable() -> Self {
+        Self::coded(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "The lock store is unavailable. Nothing was written.",
+            "지금은 잠금을 얻을 수 없습니다. 아무것도 저장되지 않았습니다.",
+        )
+        .retry_after(Duration::from_secs(1))
+    }
+
+    /// 503 if too many requests are in progress.
+    pub(crate) fn overloaded() -> Self {
+        Self::coded(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "The server is handling too many requests.",
+            "지금은 서버에 요청이 너무 많습니다.",
+        )
+        .retry_after(Duration::from_secs(1))
+    }
+
+    /// 503 if there was no response in time. A write that has begun continues.
+    pub(crate) fn timeout() -> Self {
+        Self::coded(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "timeout",
+            "The request took too long. Its outcome is unknown: check it before you repeat the request.",
+            "요청 처리 시간이 초과되었습니다. 처리 여부를 확인한 후 다시 시도해 주세요.",
+        )
+        .retry_after(Duration::from_secs(1))
+    }
+
+    /// 500 for a bug, without details.
+    pub(crate) fn internal() -> Self {
+        Self::coded(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "Internal server error. The request id identifies it in the log.",
+            "서버 오류가 발생했습니다. 요청 ID로 로그에서 찾을 수 있습니다.",
+        )
+    }
+
+    /// Renders the error in the format and the language of the client.
+    pub(crate) fn render(self, format: ErrorFormat, language: Language) -> Response {
+        let Inner {
+            status,
+            body,
+            retry_after,
+            etag,
+            commit_unknown: _,
+        } = *self.0;
+        let is_translated = matches!(body, ErrorBody::Coded { .. });
+        let body = match format {
+            ErrorFormat::Json => body.json(language),
+            ErrorFormat::Problem => body.problem(status, language),
+        };
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+        if is_translated {
+            headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
+        }
+        if let Some(wait) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_secs(wait)));
+        }
+        if let Some(version) = etag {
+            headers.insert(ETAG, crate::etag::format(version, 0));
+        }
+        response
+    }
+}
+
+impl ErrorBody {
+    fn json(self, language: Language) -> Value {
+        match self {
+            Self::Detail(detail) => json!({ "detail": detail }),
+            Self::Fields(fields) => Value::Object(fields),
+            Self::Messages(messages) => json!(messages),
+            Self::Coded {
+                code,
+                english,
+                korean,
+                more,
+            } => {
+                let mut body = Map::new();
+                body.insert("detail".to_owned(), json!(language.choose(english, korean)));
+                for (name, value) in more {
+                    body.insert(name, language.pick(value));
+                }
+                body.insert("code".to_owned(), json!(code));
+                Value::Object(body)
+            }
+        }
+    }
+
+    fn problem(self, status: StatusCode, language: Language) -> Value {
+        let mut body = Map::new();
+        body.insert("type".to_owned(), json!("about:blank"));
+        let title = status.canonical_reason().unwrap_or_default();
+        body.insert("title".to_owned(), json!(title));
+        body.insert("status".to_owned(), json!(status.as_u16()));
+        let invalid = "The request is not valid.";
+        match self {
+            Self::Fields(fields) => {
+                body.insert("detail".to_owned(), json!(invalid));
+                body.insert("errors".to_owned(), Value::Object(fields));
+            }
+            Self::Messages(messages) => {
+                body.insert("detail".to_owned(), json!(invalid));
+                body.insert("errors".to_owned(), json!(messages));
+            }
+            other => {
+                if let Value::Object(members) = other.json(language) {
+                    body.extend(members);
+                }
+            }
+        }
+        Value::Object(body)
+    }
+}
+
+/// Puts the error into the extensions of the response, from which the middleware renders it.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.0.status.into_response();
+        if self.0.commit_unknown {
+            response.extensions_mut().insert(OutcomeUnknown);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<StorageError> for ApiError {
+    fn from(cause: StorageError) -> Self {
+        tracing::error!(error = %cause, "the database failed");
+        let mut error = Self::coded(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database_unavailable",
+            "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
+            "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
+        )
+        .retry_after(Duration::from_secs(1));
+        error.0.commit_unknown = cause.commit_unknown();
+        error
+    }
+}
+
+/// Rounds up to whole seconds, and to at least 1.
+fn retry_after_secs(wait: Duration) -> u64 {
+    let fraction = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(fraction).max(1)
+}
+
+fn as_seconds(lease: Duration) -> String {
+    // `3`, `0.5`: an f64 without a fraction is formatted without a point.
+    lease.as_secs_f64().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        assert_eq!(retry_after_secs(Duration::ZERO), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(1)), 1);
+        assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
+        assert_eq!(retry_after_secs(Duration::from_secs(3)), 3);
+        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 4);
+    }
+
+    #[test]
+    fn a_lease_has_a_fraction_only_if_needed() {
+        assert_eq!(as_seconds(Duration::from_secs(3)), "3");
+        assert_eq!(as_seconds(Duration::from_millis(500)), "0.5");
+    }
+}

@@ -1,0 +1,82 @@
+//! Errors of the layers in front of a handler: the update lock, idempotency keys, preconditions.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use lockstock_http::Rejection;
+
+use super::ApiError;
+use crate::storage::StorageError;
+
+impl From<Rejection> for ApiError {
+    fn from(refused: Rejection) -> Self {
+        match refused {
+            Rejection::Busy {
+                retry_after,
+                kept,
+                lease,
+            } => Self::busy(lease, kept, retry_after),
+            Rejection::LockLost { .. } => Self::lock_lost(),
+            Rejection::StoreUnavailable { error } => match error.downcast::<StorageError>() {
+                Ok(error) => Self::from(*error),
+                Err(why) => {
+                    tracing::error!(%why, "the store of the locks is unavailable");
+                    Self::store_unavailable()
+                }
+            },
+            Rejection::KeyMissing | Rejection::KeyMalformed => Self::key_malformed(),
+            Rejection::KeyReused => Self::key_reused(),
+            Rejection::InFlight { retry_after } => Self::in_flight(retry_after),
+            Rejection::BodyTooLarge { limit } => Self::body_too_large(limit),
+            Rejection::PreconditionRequired => Self::precondition_required(),
+            other => {
+                tracing::error!(
+                    ?other,
+                    "a layer rejected a request for an unexpected reason"
+                );
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl ApiError {
+    /// Returns the response to a request that a layer rejected. It carries the error to where it
+    /// is rendered.
+    pub(crate) fn of_layer(rejection: Rejection) -> Response<Bytes> {
+        Self::from(rejection).into_response().map(|_| Bytes::new())
+    }
+
+    /// 400 for a malformed idempotency key.
+    fn key_malformed() -> Self {
+        Self::coded(
+            StatusCode::BAD_REQUEST,
+            "key_malformed",
+            "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+            "Idempotency-Key는 공백 없는 ASCII 문자 1~255자로 한 번만 보내 주세요.",
+        )
+    }
+
+    /// 422 if the key was used with a different request.
+    pub(crate) fn key_reused() -> Self {
+        Self::coded(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key_reused",
+            "This Idempotency-Key was already used with a different request.",
+            "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
+        )
+    }
+
+    /// 409 if a request with the key is in progress.
+    fn in_flight(retry_after: Duration) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "in_flight",
+            "The request with this Idempotency-Key is still in progress. Repeat it to get its response.",
+            "이 Idempotency-Key의 요청을 처리하고 있습니다. 잠시 후 같은 요청을 다시 보내 결과를 확인해 주세요.",
+        )
+        .retry_after(retry_after)
+    }
+}

@@ -1,0 +1,55 @@
+//! Entity tags of products (RFC 9110, section 8.8.3).
+
+use axum::http::HeaderValue;
+
+/// Builds the entity tag of a product: its version and, while stock is reserved, how much.
+/// The tag is strong because two responses with the same tag have the same body.
+pub(crate) fn format(version: i64, held: i64) -> HeaderValue {
+    let tag = match held {
+        0 => format!("\"{version}\""),
+        held => format!("\"{version}.{held}\""),
+    };
+    // Digits, a dot and quotes are always a header value.
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+/// Parses the version in a tag that [`format`] built. The reserved stock is ignored: an update
+/// of the product does not overwrite it.
+pub(crate) fn parse_version(tag: &str) -> Option<i64> {
+    let text = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let (version, held) = text.split_once('.').unwrap_or((text, "0"));
+    let (version, held) = (version.parse().ok()?, held.parse().ok()?);
+    // `parse` also accepts "+3" and "03", which are other tags.
+    (format(version, held).as_bytes() == tag.as_bytes()).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_parsed_only_from_a_tag_as_it_is_formatted() {
+        for (tag, version) in [("\"3\"", 3), ("\"3.2\"", 3), ("\"17\"", 17)] {
+            assert_eq!(parse_version(tag), Some(version), "{tag}");
+        }
+        assert_eq!(
+            (format(3, 0), format(3, 2)),
+            ("\"3\"".parse().unwrap(), "\"3.2\"".parse().unwrap())
+        );
+        for invalid in [
+            "\"a,*,b\"",
+            "W/\"3\"",
+            "3",
+            "\"03\"",
+            "\"+3\"",
+            "\"3.0\"",
+            "\"3.\"",
+            "\"3.01\"",
+            "\"abc\"",
+            "",
+            "\"",
+        ] {
+            assert_eq!(parse_version(invalid), None, "{invalid}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Idempotency keys of POST and PATCH requests, and of PUT, which shares its path with PATCH.
+//!
+//! The effect of a request and its recorded response are written in one transaction. The same
+//! key therefore finds one effect or none, never two.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use lockstock::Store;
+use lockstock_http::{BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey};
+use serde::Serialize;
+use tokio::time::{Instant, interval_at, sleep};
+use tracing::{debug, warn};
+
+use crate::drf::body::{self, BodyLimits};
+use crate::error::ApiError;
+use crate::http::request_context::caller;
+use crate::state::IdempotencyLayers;
+use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
+
+/// How long a key stays claimed in the store of the locks if the server that claimed it dies.
+const CLAIM_LEASE: Duration = Duration::from_secs(5);
+
+/// How often expired records are deleted, how many at a time, and the pause in between.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_BATCH: i64 = 500;
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
+
+const HEADER: &str = "idempotency-key";
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The key of a request, if it was sent with one.
+pub(crate) type MaybeKey = Option<Extension<RequestKey>>;
+
+/// Reads the records that the storage writes.
+struct StoredRecords(Arc<dyn Storage>);
+
+impl RecordStore for StoredRecords {
+    async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
+        let recorded = self.0.find_record(&storage_key(key)).await?;
+        Ok(recorded.map(parse_record).transpose()?)
+    }
+}
+
+/// Builds the layers.
+pub(crate) fn layers(
+    storage: &Arc<dyn Storage>,
+    store: &Store,
+    body_limit: usize,
+) -> IdempotencyLayers {
+    let layer = || {
+        IdempotencyLayer::transactional(StoredRecords(storage.clone()))
+            .methods([Method::POST, Method::PUT, Method::PATCH])
+            .caller(|parts| caller(&parts.headers).to_string())
+            .body_limit(body_limit)
+            .on_rejection(ApiError::of_layer)
+    };
+    IdempotencyLayers {
+        orders: layer(),
+        updates: layer().claim_in(store, CLAIM_LEASE),
+    }
+}
+
+/// Deletes expired records until it is dropped. Works in small steps, so that no write waits
+/// long for it.
+pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
+    let mut rounds = interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
+    loop {
+        rounds.tick().await;
+        loop {
+            match storage.delete_expired_records(SWEEP_BATCH).await {
+                Ok(0) => break,
+                Ok(count) => debug!(count, "deleted expired idempotency records"),
+                Err(why) => {
+                    warn!(%why, "cannot delete expired idempotency records; trying again later");
+                    break;
+                }
+            }
+            sleep(SWEEP_PAUSE).await;
+        }
+    }
+}
+
+/// Reads the body of a request with a key, within the limits of the server, before the
+/// idempotency layer reads it to compute the fingerprint.
+pub(crate) async fn buffer_body(
+    State(limits): State<BodyLimits>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if !request.headers().contains_key(HEADER) {
+        return Ok(next.run(request).await);
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, limits).await?;
+    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+}
+
+/// Makes a write idempotent if the request has a key. `response` returns the bytes to record,
+/// or `None` if the write had no effect.
+pub(crate) fn idempotent_write<T>(
+    key: &MaybeKey,
+    response: fn(&T) -> Option<Vec<u8>>,
+) -> Option<IdempotentWrite<T>> {
+    key.as_ref().map(|Extension(key)| IdempotentWrite {
+        key: storage_key(key),
+        fingerprint: key.fingerprint,
+        response,
+    })
+}
+
+/// Returns the response to an order: the recorded one if the key was used before, the one that
+/// `response` builds if the order had an effect, and otherwise an error.
+pub(crate) fn order_response(
+    key: &MaybeKey,
+    outcome: OrderOutcome,
+    response: fn(&OrderOutcome) -> Option<RecordedResponse>,
+) -> Result<Response, ApiError> {
+    if let OrderOutcome::AlreadyRecorded(recorded) = outcome {
+        return replay(key, recorded);
+    }
+    let response = response(&outcome).ok_or_else(|| ApiError::from(outcome))?;
+    Ok(response.into_response())
+}
+
+/// Returns the recorded response to a request whose key was used while it was in progress.
+/// Fails if the key was used with a different request.
+pub(crate) fn replay(key: &MaybeKey, recorded: ResponseRecord) -> Result<Response, ApiError> {
+    let is_same = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
+    if !key.as_ref().is_some_and(is_same) {
+        return Err(ApiError::key_reused());
+    }
+    parse_record(recorded)
+        .map(RecordedResponse::replay)
+        .map_err(|_| ApiError::internal())
+}
+
+fn storage_key(key: &RequestKey) -> IdempotencyKey {
+    IdempotencyKey {
+        caller: key.caller.as_str().into(),
+        key: key.key.as_str().into(),
+    }
+}
+
+fn parse_record(recorded: ResponseRecord) -> Result<RecordedResponse, lockstock_http::Malformed> {
+    let record = RecordedResponse::from_bytes(recorded.response)?;
+    let fingerprint = recorded.fingerprint;
+    Ok(RecordedResponse {
+        fingerprint,
+        ..record
+    })
+}
+
+/// Builds a response with a JSON body that can be recorded.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> RecordedResponse {
+    RecordedResponse {
+        // The storage keeps the fingerprint in a column of its own.
+        fingerprint: [0; 32],
+        status,
+        headers: vec![(CONTENT_TYPE, JSON)],
+        // Our response types have only string keys and cannot fail to serialize.
+        body: serde_json::to_vec(body).unwrap_or_default().into(),
+    }
+}
+
+/// Builds a 201 response with the location of the new resource.
+pub(crate) fn created(location: String, body: &impl Serialize) -> RecordedResponse {
+    let response = json(StatusCode::CREATED, body);
+    match HeaderValue::try_from(location) {
+        Ok(location) => response.header(LOCATION, location),
+        // Digits and hyphens always are a header value.
+        Err(_) => response,
+    }
+}

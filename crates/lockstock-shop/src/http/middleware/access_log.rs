@@ -1,0 +1,93 @@
+//! A log line and metrics for each request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderValue, Method, StatusCode};
+use metrics::{SharedString, counter, histogram};
+use tracing::{Span, error_span, info};
+
+use crate::http::routes::Route;
+
+/// A request in progress.
+pub(super) struct AccessLog {
+    started: Instant,
+    span: Span,
+    method: &'static str,
+    route: SharedString,
+}
+
+impl AccessLog {
+    pub(super) fn begin(request: &Request, id: &HeaderValue, route: Option<&Route>) -> Self {
+        let (method, path) = (request.method(), request.uri().path());
+        let id = id.to_str().unwrap_or_default();
+        Self {
+            started: Instant::now(),
+            // At the highest level, so that a warning has the id of its request at any log level.
+            span: error_span!("request", id, %method, path),
+            method: method_label(method),
+            route: route_label(request, route),
+        }
+    }
+
+    /// Returns the span of the request.
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// Logs and counts the response.
+    pub(super) fn end(self, status: StatusCode) {
+        let Self {
+            started,
+            span,
+            method,
+            route,
+        } = self;
+        let elapsed = started.elapsed();
+        let _entered = span.enter();
+        info!(
+            status = status.as_u16(),
+            // From whole microseconds: 1.322 and not 1.3220000000000001.
+            milliseconds = elapsed.as_micros() as f64 / 1000.0,
+            "answered"
+        );
+        let labels = [("method", method.into()), ("route", route.clone())];
+        histogram!("lockstock_http_request_seconds", &labels).record(elapsed.as_secs_f64());
+        let status = status.as_str().to_owned();
+        counter!("lockstock_http_requests_total", "method" => method, "route" => route, "status" => status)
+            .increment(1);
+    }
+}
+
+/// Returns the label of a method. An unknown method must not become a time series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
+    if let Some(route) = route {
+        return SharedString::from_shared(Arc::clone(&route.pattern));
+    }
+    if request.extensions().get::<MatchedPath>().is_none() {
+        return "(none)".into();
+    }
+    match request.uri().path() {
+        "/healthz" => "/healthz".into(),
+        "/readyz" => "/readyz".into(),
+        "/metrics" => "/metrics".into(),
+        "/openapi.json" => "/openapi.json".into(),
+        // A malformed id: DRF's router knows no such route.
+        path if path.starts_with("/api/") => "(none)".into(),
+        _ => "/docs".into(),
+    }
+}

@@ -1,0 +1,78 @@
+//! Rendering of errors: in the format and the language that the client accepts.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{ALLOW, VARY};
+use axum::http::{HeaderValue, Method};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use tracing::error;
+
+use crate::error::ApiError;
+use crate::error::negotiate::{ErrorFormat, Language};
+use crate::http::routes::Route;
+
+/// What the client of a request accepts.
+pub(super) struct Renderer {
+    format: Option<ErrorFormat>,
+    language: Language,
+    is_head: bool,
+}
+
+impl Renderer {
+    pub(super) fn of(request: &Request) -> Self {
+        Self {
+            format: ErrorFormat::accepted(request.headers()),
+            language: Language::preferred(request.headers()),
+            is_head: request.method() == Method::HEAD,
+        }
+    }
+
+    /// Rejects a client that accepts no format of the API.
+    pub(super) fn require_acceptable(&self) -> Result<(), ApiError> {
+        match self.format {
+            Some(_) => Ok(()),
+            None => Err(ApiError::not_acceptable()),
+        }
+    }
+
+    /// Renders the error that a response carries, if it carries one.
+    pub(super) fn render_errors(&self, mut response: Response) -> Response {
+        let Some(error) = response.extensions_mut().remove::<ApiError>() else {
+            return response;
+        };
+        let format = self.format.unwrap_or(ErrorFormat::Json);
+        let rendered = error.render(format, self.language);
+        if self.is_head {
+            // The headers of the response to GET, without the body.
+            return rendered.map(|_| Body::empty());
+        }
+        rendered
+    }
+}
+
+/// Turns a panic into a 500 response.
+pub(super) async fn catch_panic(
+    respond: impl Future<Output = Result<Response, ApiError>>,
+) -> Response {
+    match AssertUnwindSafe(respond).catch_unwind().await {
+        Ok(result) => result.into_response(),
+        Err(_) => {
+            error!("a request panicked");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+/// Adds the headers that Django REST framework sends with every response of a route.
+pub(super) fn add_route_headers(response: &mut Response, route: Option<&Route>) {
+    if let Some(route) = route {
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, route.allow.clone());
+        headers
+            .entry(VARY)
+            .or_insert(HeaderValue::from_static("Accept"));
+    }
+}

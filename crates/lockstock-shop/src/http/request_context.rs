@@ -1,0 +1,81 @@
+//! The id and the caller of a request: for the ledger, reservations and idempotency keys.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use sha2::{Digest, Sha256};
+
+use crate::storage::RequestContext;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The id of a request, as in the log and in the response.
+#[derive(Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+impl<S: Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let request = parts.extensions.get::<RequestId>();
+        Ok(Self {
+            request_id: request.map_or_else(|| "".into(), |id| id.0.clone()),
+            caller: caller(&parts.headers),
+        })
+    }
+}
+
+/// Returns the identity of the caller, which is empty without credentials. Requests with the same
+/// `Authorization` and `X-API-Key` have the same caller. The identity is a digest, so that the
+/// database contains no credentials.
+pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
+    let mut digest = Sha256::new();
+    let mut has_credentials = false;
+    for name in [AUTHORIZATION, API_KEY] {
+        for value in headers.get_all(&name) {
+            has_credentials = true;
+            digest.update(name.as_str());
+            // No header value contains the separator.
+            digest.update([b'\n']);
+            digest.update(value);
+            digest.update([b'\n']);
+        }
+    }
+    if !has_credentials {
+        return "".into();
+    }
+    let digest = digest.finalize();
+    let hex = digest[..16].iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    hex.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_identified_by_both_credential_headers() {
+        let identity = |pairs: &[(HeaderName, &'static str)]| {
+            let pairs = pairs.iter().cloned();
+            caller(
+                &pairs
+                    .map(|(name, value)| (name, value.parse().unwrap()))
+                    .collect(),
+            )
+        };
+        assert_eq!(&*identity(&[]), "");
+        let ann = identity(&[(AUTHORIZATION, "Bearer ann")]);
+        assert_eq!(ann.len(), 32);
+        assert_eq!(ann, identity(&[(AUTHORIZATION, "Bearer ann")]));
+        assert_ne!(ann, identity(&[(AUTHORIZATION, "Bearer bob")]));
+        assert_ne!(ann, identity(&[(API_KEY, "Bearer ann")]));
+    }
+}

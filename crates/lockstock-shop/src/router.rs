@@ -1,0 +1,102 @@
+//! The router: all routes, their OpenAPI document, and the middleware around them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::api::ledger::LedgerEntryResponse;
+use crate::api::{health, ledger, products, purchases, reservations};
+use crate::error::ApiError;
+use crate::http::docs_page;
+use crate::http::middleware::{self, Middleware};
+use crate::http::routes::Routes;
+use crate::openapi::{
+    Busy, ErrorDetail, OrderConflict, Problem, QueryErrors, Stale, ValidationErrors, complete,
+};
+use crate::state::AppState;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Lockstock",
+        description = "A stock API whose updates are applied exactly once. Of several identical \
+            concurrent requests one succeeds; the others are rejected within milliseconds, with \
+            the time at which to retry.\n\n\
+            Errors are JSON with a human-readable `detail` and, unless Django REST framework \
+            defines the error, a machine-readable `code`. With \
+            `Accept: application/problem+json` they are RFC 9457 problem details.\n\n\
+            As in Django REST framework, a number can also be sent as a string (`\"9\"`), and a \
+            string that is a number as a number; a malformed id is 404; and unknown fields and \
+            parameters are ignored.",
+    ),
+    tags(
+        (name = "products", description = "Products and their stock"),
+        (name = "purchases", description = "Purchases: never more than the stock"),
+        (name = "reservations", description = "Stock that is set aside until a deadline"),
+        (name = "ledger", description = "Every change of a product, append-only"),
+        (name = "operation", description = "Health and metrics, for operators"),
+    ),
+    // Schemas of errors, and of the items of pages, to which no operation refers directly.
+    components(schemas(
+        QueryErrors,
+        Busy,
+        ErrorDetail,
+        LedgerEntryResponse,
+        ValidationErrors,
+        OrderConflict,
+        Problem,
+        Stale
+    )),
+)]
+struct Document;
+
+/// Builds the router of the server.
+pub(crate) fn router(state: AppState) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(products::routes(&state))
+        .merge(purchases::routes(&state))
+        .merge(reservations::routes(&state))
+        .merge(ledger::routes())
+        .merge(health::routes())
+        .split_for_parts();
+    let routes = Arc::new(Routes::from_openapi(&document));
+    let document = complete(document, &state.settings).to_json();
+    let document = document.expect("an OpenAPI document is valid JSON");
+    let redirect = {
+        let routes = routes.clone();
+        async move |uri: Uri| redirect_to_slash(&routes, &uri)
+    };
+    let middleware = Middleware {
+        state: state.clone(),
+        routes,
+    };
+    router
+        .merge(docs_page::routes(document))
+        .fallback(redirect)
+        .method_not_allowed_fallback(async |method: Method| {
+            ApiError::method_not_allowed(method.as_str())
+        })
+        .layer(from_fn_with_state(middleware, middleware::handle))
+        .with_state(state)
+}
+
+/// Redirects to the same path with a trailing slash if there is such a route. The status is 308
+/// and not DRF's 301, after which most clients repeat a PATCH as a GET without its body.
+fn redirect_to_slash(routes: &Routes, uri: &Uri) -> Response {
+    let path = format!("{}/", uri.path());
+    if !uri.path().ends_with('/') && routes.find(&path).is_some() {
+        let query = uri
+            .query()
+            .map_or(String::new(), |query| format!("?{query}"));
+        if let Ok(location) = HeaderValue::try_from(path + &query) {
+            return (StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response();
+        }
+    }
+    ApiError::not_found().into_response()
+}

@@ -1,0 +1,67 @@
+//! The migrations of both databases, built into the program.
+//!
+//! sqlx records the checksum of each migration that it applies, and refuses a database in
+//! which a recorded checksum differs: an applied file never changes.
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{SqlSafeStr, SqlStr};
+
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $description:literal $file:literal),+ $(,)?) => {
+        Migrator::with_migrations(vec![$(migration(
+            $version,
+            $description,
+            include_str!(concat!("../../migrations/", $folder, "/", $file)).into_sql_str(),
+        )),+])
+    };
+}
+
+/// Returns the migrations of SQLite.
+pub(super) fn sqlite() -> Migrator {
+    migrations!("sqlite":
+        1 "products" "0001_products.sql",
+        2 "sales" "0002_sales.sql",
+    )
+}
+
+/// Returns the migrations of Postgres.
+pub(super) fn postgres() -> Migrator {
+    migrations!("postgres":
+        1 "products" "0001_products.sql",
+        2 "sales" "0002_sales.sql",
+        3 "fewer indexes" "0003_fewer_indexes.sql",
+    )
+}
+
+fn migration(version: i64, description: &'static str, sql: SqlStr) -> Migration {
+    let no_transaction = false;
+    Migration::new(
+        version,
+        description.into(),
+        MigrationType::Simple,
+        sql,
+        no_transaction,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_file_is_built_in_under_its_version_and_description() {
+        for (folder, migrator) in [("sqlite", sqlite()), ("postgres", postgres())] {
+            let path = format!("{}/migrations/{folder}", env!("CARGO_MANIFEST_DIR"));
+            let mut files = std::fs::read_dir(path)
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect::<Vec<_>>();
+            files.sort();
+            let built_in = migrator.iter().map(|migration| {
+                let description = migration.description.replace(' ', "_");
+                format!("{:04}_{description}.sql", migration.version)
+            });
+            assert_eq!(built_in.collect::<Vec<_>>(), files);
+        }
+    }
+}

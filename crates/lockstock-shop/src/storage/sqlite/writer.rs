@@ -1,0 +1,468 @@
+//! The writer: one connection that runs one transaction after another, each for all commands
+//! that arrived while the previous one ran.
+
+use std::collections::BTreeMap;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::error::CommitTracker;
+use super::super::{
+    Changes, IdempotentWrite, LedgerEntry, NewProduct, Order, OrderOutcome, Precondition, Product,
+    RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
+    WriteOutcome, now, sql,
+};
+use super::{orders, records, with_clock};
+use crate::batch::StartToken;
+use crate::failpoint;
+
+/// A command in the queue of the writer.
+pub(super) struct Write {
+    pub(super) command: Command,
+    pub(super) start: StartToken,
+}
+
+/// A write, with the reply that its caller waits for.
+pub(super) enum Command {
+    Create {
+        new: NewProduct,
+        context: WriteContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    CreateIfEmpty {
+        new: Vec<NewProduct>,
+        reply: DeferredReply<bool>,
+    },
+    Update {
+        id: i64,
+        changes: Changes,
+        precondition: Precondition,
+        context: WriteContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    Delete {
+        id: i64,
+        precondition: Precondition,
+        request: RequestContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    Order {
+        order: Order,
+        reply: DeferredReply<OrderOutcome>,
+    },
+    DeleteExpiredRecords {
+        max: i64,
+        reply: DeferredReply<u64>,
+    },
+}
+
+/// A reply whose value is known when its command has run, and which is sent when the
+/// transaction has ended.
+pub(super) struct DeferredReply<T> {
+    sender: oneshot::Sender<Result<T>>,
+    value: Option<T>,
+}
+
+impl<T> DeferredReply<T> {
+    pub(super) fn new(sender: oneshot::Sender<Result<T>>) -> Self {
+        Self {
+            sender,
+            value: None,
+        }
+    }
+
+    fn set(&mut self, value: T) {
+        self.value = Some(value);
+    }
+
+    fn send(self, committed: &Result<()>) {
+        let result = match committed {
+            Ok(()) => self
+                .value
+                .ok_or_else(|| StorageError::bug("a committed command has no result")),
+            Err(error) => Err(error.clone()),
+        };
+        // Fails if the caller no longer waits.
+        let _ = self.sender.send(result);
+    }
+}
+
+/// The one connection that writes.
+pub(super) struct Writer {
+    connect_options: SqliteConnectOptions,
+    /// `None` after an error: SQLite and sqlx may then disagree about whether a transaction is
+    /// open.
+    connection: Option<SqliteConnection>,
+    options: StorageOptions,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connect_options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        options: StorageOptions,
+    ) -> Self {
+        Self {
+            connect_options,
+            connection: Some(connection),
+            options,
+        }
+    }
+
+    pub(super) async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Runs all commands in one transaction. If a row of it is rejected, runs each command in a
+    /// transaction of its own, so that one bad write cannot fail the rest of its batch.
+    ///
+    /// Commands whose callers have stopped waiting are dropped.
+    pub(super) async fn write(&mut self, mut batch: Vec<Write>) {
+        batch.retain(|write| write.start.start());
+        if batch.is_empty() {
+            return;
+        }
+        let committed = self.run_batch(&mut batch).await;
+        let is_row_error = |error: &StorageError| error.is_row_error() && !error.commit_unknown();
+        if batch.len() > 1 && committed.as_ref().is_err_and(is_row_error) {
+            for write in batch {
+                let mut single = [write];
+                let committed = self.run_batch(&mut single).await;
+                let [write] = single;
+                write.command.reply(&committed);
+            }
+        } else {
+            for write in batch {
+                write.command.reply(&committed);
+            }
+        }
+    }
+
+    /// Runs commands in one transaction, which is repeated while one of its windows ends on the
+    /// way: the next time, that command is rejected.
+    async fn run_batch(&mut self, batch: &mut [Write]) -> Result<()> {
+        loop {
+            let tracker = CommitTracker::default();
+            match self.transaction(batch, &tracker).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.connection = None;
+                    return Err(tracker.mark(error));
+                }
+            }
+        }
+    }
+
+    /// Runs commands in order and commits. Returns false, and rolls back, if the window of a
+    /// command that wrote ends before the commit.
+    async fn transaction(&mut self, batch: &mut [Write], tracker: &CommitTracker) -> Result<bool> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(SqliteConnection::connect_with(&self.connect_options).await?),
+        };
+        // IMMEDIATE: if a transaction begins with a read and another process writes before its
+        // first write, it fails.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        failpoint::pause("transaction.begun").await;
+        let mut commit_deadline: Option<Instant> = None;
+        let mut remaining = batch;
+        while !remaining.is_empty() {
+            let count = execute_first(&mut transaction, remaining, self.options).await?;
+            let (executed, rest) = remaining.split_at_mut(count);
+            let deadlines = executed
+                .iter()
+                .filter_map(|write| write.command.commit_deadline());
+            commit_deadline = commit_deadline.into_iter().chain(deadlines).min();
+            remaining = rest;
+        }
+        if commit_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        tracker.commit(transaction).await?;
+        Ok(true)
+    }
+}
+
+/// Executes the first command; if it is an order, with the orders that follow it. Returns how
+/// many commands that are.
+async fn execute_first(
+    connection: &mut SqliteConnection,
+    writes: &mut [Write],
+    options: StorageOptions,
+) -> Result<usize> {
+    let Some(first) = writes.first_mut() else {
+        return Ok(0);
+    };
+    match &mut first.command {
+        Command::Create {
+            new,
+            context,
+            reply,
+        } => reply.set(create_once(connection, new, context, options).await?),
+        Command::CreateIfEmpty { new, reply } => {
+            reply.set(create_if_empty(connection, new).await?);
+        }
+        Command::Update {
+            id,
+            changes,
+            precondition,
+            context,
+            reply,
+        } => {
+            let outcome =
+                update_once(connection, *id, changes, precondition, context, options).await?;
+            reply.set(outcome);
+        }
+        Command::Delete {
+            id,
+            precondition,
+            request,
+            reply,
+        } => reply.set(delete(connection, *id, precondition, request).await?),
+        Command::Order { .. } => return execute_orders(connection, writes, options).await,
+        Command::DeleteExpiredRecords { max, reply } => {
+            let expired_at = options.expired_at();
+            reply.set(records::delete_expired(connection, expired_at, *max).await?);
+        }
+    }
+    Ok(1)
+}
+
+/// Executes the orders at the beginning of `writes` together, which costs hardly more than one.
+/// Returns how many there are.
+async fn execute_orders(
+    connection: &mut SqliteConnection,
+    writes: &mut [Write],
+    options: StorageOptions,
+) -> Result<usize> {
+    let mut orders = Vec::new();
+    let mut replies = Vec::new();
+    for write in writes {
+        let Command::Order { order, reply } = &mut write.command else {
+            break;
+        };
+        orders.push(&*order);
+        replies.push(reply);
+    }
+    let outcomes = orders::execute(connection, &orders, options).await?;
+    let count = replies.len();
+    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+        reply.set(outcome);
+    }
+    Ok(count)
+}
+
+impl Command {
+    /// Returns when the command must be committed at the latest, if it has written under a lock.
+    fn commit_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Update {
+                precondition,
+                reply,
+                ..
+            }
+            | Self::Delete {
+                precondition,
+                reply,
+                ..
+            } => {
+                let has_written = matches!(reply.value, Some(WriteOutcome::Done(_)));
+                has_written.then_some(precondition.window.deadline)
+            }
+            Self::Create { .. }
+            | Self::CreateIfEmpty { .. }
+            | Self::Order { .. }
+            | Self::DeleteExpiredRecords { .. } => None,
+        }
+    }
+
+    /// Replies to the caller when the transaction has ended.
+    fn reply(self, committed: &Result<()>) {
+        match self {
+            Self::Create { reply, .. }
+            | Self::Update { reply, .. }
+            | Self::Delete { reply, .. } => reply.send(committed),
+            Self::CreateIfEmpty { reply, .. } => reply.send(committed),
+            Self::Order { reply, .. } => reply.send(committed),
+            Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
+        }
+    }
+}
+
+async fn create_once(
+    connection: &mut SqliteConnection,
+    new: &NewProduct,
+    context: &WriteContext,
+    options: StorageOptions,
+) -> Result<WriteOutcome<Product>> {
+    let idempotency = context.idempotency.as_ref();
+    if let Some(record) = find_record(connection, idempotency, options).await? {
+        return Ok(WriteOutcome::AlreadyRecorded(record));
+    }
+    let product = create(connection, new, &context.request).await?;
+    record(connection, idempotency, &product).await?;
+    Ok(WriteOutcome::Done(product))
+}
+
+async fn update_once(
+    connection: &mut SqliteConnection,
+    id: i64,
+    changes: &Changes,
+    precondition: &Precondition,
+    context: &WriteContext,
+    options: StorageOptions,
+) -> Result<WriteOutcome<Product>> {
+    let idempotency = context.idempotency.as_ref();
+    if let Some(record) = find_record(connection, idempotency, options).await? {
+        return Ok(WriteOutcome::AlreadyRecorded(record));
+    }
+    let outcome = update(connection, id, changes, precondition, &context.request).await?;
+    if let WriteOutcome::Done(product) = &outcome {
+        record(connection, idempotency, product).await?;
+    }
+    Ok(outcome)
+}
+
+async fn find_record(
+    connection: &mut SqliteConnection,
+    idempotency: Option<&IdempotentWrite<Product>>,
+    options: StorageOptions,
+) -> Result<Option<ResponseRecord>> {
+    let Some(idempotency) = idempotency else {
+        return Ok(None);
+    };
+    let keys = std::slice::from_ref(&idempotency.key);
+    let found = records::find(connection, keys, options.expired_at()).await?;
+    Ok(found.into_values().next())
+}
+
+async fn record(
+    connection: &mut SqliteConnection,
+    idempotency: Option<&IdempotentWrite<Product>>,
+    product: &Product,
+) -> Result<()> {
+    let record = idempotency.and_then(|idempotency| {
+        let record = idempotency.record(product)?;
+        Some((idempotency.key.clone(), record))
+    });
+    records::insert(connection, BTreeMap::from_iter(record)).await
+}
+
+async fn create_if_empty(connection: &mut SqliteConnection, new: &[NewProduct]) -> Result<bool> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM products")
+        .fetch_one(&mut *connection)
+        .await?;
+    if count > 0 {
+        return Ok(false);
+    }
+    for new in new {
+        create(connection, new, &RequestContext::default()).await?;
+    }
+    Ok(!new.is_empty())
+}
+
+async fn create(
+    connection: &mut SqliteConnection,
+    new: &NewProduct,
+    request: &RequestContext,
+) -> Result<Product> {
+    let product: Product = sqlx::query_as(with_clock!(insert_product))
+        .bind(&new.name)
+        .bind(&new.description)
+        .bind(new.price)
+        .bind(new.stock)
+        .bind(now())
+        .fetch_one(&mut *connection)
+        .await?;
+    insert_entry(connection, LedgerEntry::created(&product, request)).await?;
+    Ok(product)
+}
+
+async fn update(
+    connection: &mut SqliteConnection,
+    id: i64,
+    changes: &Changes,
+    precondition: &Precondition,
+    request: &RequestContext,
+) -> Result<WriteOutcome<Product>> {
+    let before = match find(connection, id, precondition).await? {
+        Ok(before) => before,
+        Err(rejection) => return Ok(rejection),
+    };
+    if changes.is_empty() {
+        return Ok(WriteOutcome::Done(before));
+    }
+    let product: Product = sqlx::query_as(with_clock!(update_product))
+        .bind(&changes.name)
+        .bind(&changes.description)
+        .bind(changes.price)
+        .bind(changes.stock)
+        .bind(precondition.window.fence())
+        .bind(now())
+        .bind(id)
+        .fetch_one(&mut *connection)
+        .await?;
+    let entry = LedgerEntry::changed(&product, before.stock, precondition.window, request);
+    insert_entry(connection, entry).await?;
+    Ok(WriteOutcome::Done(product))
+}
+
+async fn delete(
+    connection: &mut SqliteConnection,
+    id: i64,
+    precondition: &Precondition,
+    request: &RequestContext,
+) -> Result<WriteOutcome<Product>> {
+    let product = match find(connection, id, precondition).await? {
+        Ok(product) => product,
+        Err(rejection) => return Ok(rejection),
+    };
+    sqlx::query("DELETE FROM products WHERE id = $1")
+        .bind(id)
+        .execute(&mut *connection)
+        .await?;
+    let entry = LedgerEntry::deleted(&product, precondition.window, request);
+    insert_entry(connection, entry).await?;
+    Ok(WriteOutcome::Done(product))
+}
+
+/// Returns the product if it meets the precondition, or why it does not.
+async fn find(
+    connection: &mut SqliteConnection,
+    id: i64,
+    precondition: &Precondition,
+) -> Result<std::result::Result<Product, WriteOutcome<Product>>> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = $1 AND fence < $2 AND version = coalesce($3, version)"
+    );
+    if precondition.window.has_ended() {
+        return Ok(Err(WriteOutcome::Fenced));
+    }
+    let product: Option<Product> = sqlx::query_as(SELECT)
+        .bind(id)
+        .bind(precondition.window.fence())
+        .bind(precondition.version)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(product) = product {
+        return Ok(Ok(product));
+    }
+    let found = sqlx::query_as("SELECT version, fence FROM products WHERE id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    Ok(Err(precondition.rejection(found)))
+}
+
+async fn insert_entry(connection: &mut SqliteConnection, entry: LedgerEntry) -> Result<()> {
+    sql::insert_entry(entry).execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The command line: help, invalid values, the environment, and `lockstock race`.
+
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+
+use lockstock_testkit::free_port;
+use serde_json::{Value, json};
+
+use crate::harness::{Server, binary, sqlite};
+
+fn run(args: &[&str]) -> Output {
+    binary().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Asserts that the command fails with `code` and an error that contains `words`. Errors at run
+/// time (code 1) are one line.
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    for word in words {
+        assert!(
+            stderr.contains(word),
+            "{args:?}: '{word}' is missing in: {stderr}"
+        );
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    if code == 1 {
+        let lines = stderr.lines().filter(|line| !line.starts_with('{')).count();
+        assert_eq!(lines, 1, "{stderr}");
+    }
+}
+
+#[test]
+fn help_lists_commands_options_and_examples() {
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    for word in [
+        "race",
+        "--listen",
+        "--store",
+        "--database",
+        "--update-lease",
+        "--update-wait",
+        "--after-update",
+        "keep",
+        "release",
+        "LOCKSTOCK_STORE",
+        "Examples:",
+    ] {
+        assert!(help.contains(word), "{word} is missing in {help}");
+    }
+    let help = run(&["race", "--help"]);
+    assert!(String::from_utf8(help.stdout).unwrap().contains("--rounds"));
+    assert!(run(&["--version"]).status.success());
+}
+
+#[test]
+fn an_invalid_value_is_rejected_with_an_example() {
+    // The default port may be in use on this machine.
+    let any_port = "127.0.0.1:0";
+    fails(
+        &["--update-lease", "0s"],
+        2,
+        &["--update-lease", "1ms to 1d"],
+    );
+    fails(&["--update-lease", "3"], 2, &["3s"]);
+    fails(&["--after-update", "maybe"], 2, &["keep", "release"]);
+    fails(
+        &["--listen", "8000"],
+        2,
+        &["--listen", "like 127.0.0.1:8000"],
+    );
+    fails(&["--body-limit", "0"], 2, &["65536"]);
+    fails(
+        &["--listen", any_port, "--store", "memcached://x"],
+        1,
+        &["memory://", "redis://"],
+    );
+    fails(
+        &["--listen", any_port, "--database", "mysql://x"],
+        1,
+        &["sqlite://", "postgres://"],
+    );
+    fails(
+        &["--listen", any_port, "--database", "sqlite://:memory:"],
+        1,
+        &["name a file"],
+    );
+    fails(&["race", "--requests", "1"], 2, &["from 2 to 1000"]);
+    fails(&["race", "--requests", "many"], 2, &["from 2 to 1000"]);
+    fails(&["race", "--product", "abc"], 2, &["like 1"]);
+    fails(&["--database-connections", "x"], 2, &["from 2 to 1000"]);
+    fails(
+        &["race", "--url", "localhost"],
+        1,
+        &["http://127.0.0.1:8000"],
+    );
+    fails(&["--listen", "0.0.0.0:0"], 1, &["--insecure"]);
+}
+
+#[test]
+fn an_unreachable_dependency_is_reported_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fails(&["--listen", &address], 1, &[&address, "--listen"]);
+    let closed_port = free_port();
+    let store = format!("redis://shop:open-sesame@127.0.0.1:{closed_port}/0");
+    fails(
+        &["--listen", "127.0.0.1:0", "--store", &store],
+        1,
+        &["cannot connect to Redis", "refused"],
+    );
+    let database = format!("postgres://shop:open-sesame@127.0.0.1:{closed_port}/shop");
+    fails(
+        &["--listen", "127.0.0.1:0", "--database", &database],
+        1,
+        &["cannot open the database", "refused"],
+    );
+    fails(
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+            "sqlite:///nowhere/at/all.sqlite3",
+        ],
+        1,
+        &["cannot open the database"],
+    );
+    let url = format!("http://127.0.0.1:{closed_port}");
+    fails(&["race", "--url", &url], 1, &["is the server running?"]);
+    for output in [
+        run(&["--listen", "127.0.0.1:0", "--store", &store]),
+        run(&["--listen", "127.0.0.1:0", "--database", &database]),
+    ] {
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("open-sesame"));
+    }
+}
+
+#[tokio::test]
+async fn options_can_be_given_in_the_environment() {
+    let server = Server::embedded()
+        .env("LOCKSTOCK_AFTER_UPDATE", "release")
+        .start();
+    let id = server.create(10).await;
+    for stock in [9, 8] {
+        assert_eq!(
+            server.patch(id, json!({ "stock": stock })).await.status,
+            200
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_empty_database_gets_sample_products_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    for _ in 0..2 {
+        // Without --no-samples, which `Server::on` adds.
+        let mut command = binary();
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+            &database,
+            "--drain-delay",
+            "0s",
+        ]);
+        let server = Server::from(command).start();
+        let list = server.get("/api/products/").await.body;
+        assert_eq!(list["count"], 5);
+        server.process.terminate();
+        server.process.wait(crate::harness::PATIENCE).unwrap();
+    }
+    let server = Server::embedded().start();
+    assert_eq!(server.get("/api/products/").await.body["count"], 0);
+}
+
+#[tokio::test]
+async fn a_second_server_with_locks_in_memory_cannot_open_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    let _server = Server::on("memory://", &database).start();
+    fails(
+        &["--listen", "127.0.0.1:0", "--database", &database],
+        1,
+        &["another lockstock"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_has_one_winner_and_names_it() {
+    let server = Server::embedded().args(&["--update-lease", "2s"]).start();
+    server.create(10).await;
+    let race = |args: &[&str]| run(&[&["race", "--url", &server.url], args].concat());
+    let output = race(&["--rounds", "2"]);
+    let chart = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{chart}");
+    assert_eq!(chart.matches("200 OK").count(), 2, "{chart}");
+    assert_eq!(chart.matches("429 Too Many Requests").count(), 8, "{chart}");
+    assert!(chart.contains(" won; 4 lost"), "{chart}");
+    assert!(!chart.contains('\x1b'), "no colours in a pipe: {chart}");
+
+    let id = server.create(10).await;
+    let lines = race(&["--json", "--product", &id.to_string(), "--requests", "10"]);
+    let line: Value = serde_json::from_slice(&lines.stdout).unwrap();
+    assert_eq!(line["winners"], 1);
+    assert_eq!(line["requests"].as_array().unwrap().len(), 10);
+    assert_eq!(server.stock(id).await, 9);
+
+    fails(
+        &["race", "--url", &server.url, "--product", "999"],
+        1,
+        &["--product"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_without_exactly_one_winner_fails() {
+    let server = Server::embedded()
+        .args(&["--after-update", "release"])
+        .start();
+    fails(&["race", "--url", &server.url], 1, &["no products"]);
+    server.create(10).await;
+    fails(
+        &["race", "--url", &server.url],
+        1,
+        &["had 5", "--after-update"],
+    );
+}

@@ -1,0 +1,268 @@
+//! Adversity of the rarer kind, each found by somebody who looked for it: commits that
+//! nobody confirms, rows that cannot be written, servers that start or stop in odd company.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lockstock_testkit::{Postgres, Redis};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+
+/// From now on no COMMIT is confirmed, though each is carried out.
+pub(crate) fn confirm_no_commit(postgres: &Postgres) {
+    postgres.psql(
+        "shop",
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+    );
+    postgres.psql("shop", "SELECT pg_reload_conf()");
+    wait_for_standbys(postgres, "nobody");
+}
+
+/// Each is again, and those that wait for it.
+fn confirm_commits(postgres: &Postgres) {
+    postgres.psql("shop", "ALTER SYSTEM RESET synchronous_standby_names");
+    postgres.psql("shop", "SELECT pg_reload_conf()");
+    wait_for_standbys(postgres, "");
+}
+
+/// In force for a session when it says so.
+fn wait_for_standbys(postgres: &Postgres, names: &str) {
+    while postgres.psql("shop", "SHOW synchronous_standby_names") != names {
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_reply_was_lost_is_settled_by_the_key() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+        .args(&["--database-timeout", "1s", "--after-update", "release"])
+        .start();
+    let id = server.create(10).await;
+    let buy = format!("{}purchases/", product(id));
+    let requests = [
+        server
+            .request(Method::POST, &buy)
+            .json(&json!({ "quantity": 1 })),
+        server
+            .request(Method::PATCH, &product(id))
+            .json(&json!({ "stock": 5 })),
+    ];
+    for (number, request) in requests.into_iter().enumerate() {
+        let request = request.header("idempotency-key", format!("key-{number}"));
+        let again = || server.send(request.try_clone().unwrap());
+        confirm_no_commit(&postgres);
+        assert_eq!(again().await.status, 503);
+        confirm_commits(&postgres);
+        let told = eventually("the result", async || {
+            let answer = again().await;
+            (!matches!(answer.status.as_u16(), 409 | 503)).then_some(answer)
+        })
+        .await;
+        assert!(told.status.is_success(), "{told:?}");
+        assert_eq!(told.header("idempotent-replayed"), "true");
+        assert_eq!(server.ledger(id).await.len(), 2 + number);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_breaks_a_rule_fails_alone() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let ids = join_all((0..40).map(|_| server.create(10))).await;
+    postgres.psql("shop", "ALTER TABLE products ADD CHECK (stock <> 13)");
+    let updates = ids.iter().enumerate().map(|(n, id)| {
+        let stock = if n == 20 { 13 } else { 9 };
+        server.patch(*id, json!({ "stock": stock }))
+    });
+    for (n, answer) in join_all(updates).await.into_iter().enumerate() {
+        assert_eq!(
+            answer.status,
+            if n == 20 { 503 } else { 200 },
+            "{n}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_costs_nobody_else_anything() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let (odd, other) = (server.create(10).await, server.create(10).await);
+    let text = format!("UPDATE products SET updated_at = 'infinity' WHERE id = {odd}");
+    postgres.psql("shop", &text);
+    for _ in 0..10 {
+        assert_eq!(server.get(&product(odd)).await.status, 503);
+    }
+    assert_eq!(server.get(&product(other)).await.status, 200);
+}
+
+#[tokio::test]
+async fn locked_rows_delay_only_their_own_products() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let database = postgres.create_database("shop");
+    let server = Server::on(&redis.url(), &database)
+        .args(&["--update-lease", "1s", "--database-connections", "4"])
+        .start();
+    let other = server.create(10).await;
+    let locked = join_all((0..12).map(|_| server.create(10))).await;
+    let pool = sqlx::PgPool::connect(&database).await.unwrap();
+    let mut holding = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM products WHERE id <> $1 FOR UPDATE")
+        .bind(other)
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    let stuck = join_all(
+        locked
+            .iter()
+            .map(|id| server.patch(*id, json!({ "stock": 9 }))),
+    );
+    let beside = async {
+        for _ in 0..20 {
+            assert_eq!(server.get(&product(other)).await.status, 200);
+        }
+        server.patch(other, json!({ "stock": 9 })).await
+    };
+    let (stuck, beside) = tokio::join!(stuck, beside);
+    assert_eq!(beside.status, 200);
+    for answer in stuck {
+        assert!(matches!(answer.status.as_u16(), 409 | 503), "{answer:?}");
+    }
+    holding.rollback().await.unwrap();
+    assert_eq!(server.stock(locked[0]).await, 10);
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_writes_is_not_ready() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    for (breaking, mending) in [
+        (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
+        (
+            ["CONFIG SET", "maxmemory", "1"],
+            ["CONFIG SET", "maxmemory", "0"],
+        ),
+    ] {
+        let command = |words: [&str; 3]| {
+            let words = words
+                .iter()
+                .flat_map(|word| word.split(' '))
+                .collect::<Vec<_>>();
+            redis.command(&words).unwrap()
+        };
+        command(breaking);
+        let ready = server.get("/readyz").await;
+        assert_eq!(
+            (ready.status.as_u16(), &ready.body["store"]),
+            (503, &json!("down"))
+        );
+        command(mending);
+        assert_eq!(server.get("/readyz").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn requests_for_products_that_do_not_exist_leave_nothing_in_the_store() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    for id in 1000..1050 {
+        assert_eq!(server.patch(id, json!({ "stock": 1 })).await.status, 404);
+        let delete = server.request(Method::DELETE, &product(id));
+        assert_eq!(server.send(delete).await.status, 404);
+    }
+    let keys = redis.command(&["KEYS", "*fence*"]).unwrap();
+    assert_eq!(keys, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_together_create_the_samples_once() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let folder = tempfile::tempdir().unwrap();
+    let databases = [
+        postgres.create_database("shop"),
+        sqlite(&folder.path().join("shop.sqlite3")),
+    ];
+    for database in &databases {
+        let servers = join_all((0..3).map(|_| {
+            let mut command = binary();
+            command.args(["--listen", "127.0.0.1:0", "--store", &redis.url()]);
+            command.args(["--database", database]);
+            tokio::task::spawn_blocking(move || Server::from(command).start())
+        }));
+        for server in servers.await {
+            let server = server.unwrap();
+            assert_eq!(
+                server.get("/api/products/").await.body["count"],
+                5,
+                "{database}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_signals_end_it_at_once() {
+    let server = Server::embedded()
+        .args(&["--drain-delay", "60s", "--drain-timeout", "60s"])
+        .start();
+    server.process.terminate();
+    eventually("draining", async || {
+        (server.get("/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    server.process.terminate();
+    let status = server.process.wait(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_file_is_the_same_file_by_whatever_name() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite3");
+    let link = folder.path().join("link.sqlite3");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let refused = |store: &str, database: &str| {
+        let output = binary()
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--store",
+                store,
+                "--database",
+                database,
+            ])
+            .args(["--database-timeout", "100ms"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another lockstock is serving it"), "{said}");
+    };
+    let alone = Server::on("memory://", &sqlite(&file)).start();
+    refused("memory://", &sqlite(&link));
+    refused("memory://", &format!("sqlite:{}", file.display()));
+    refused(&redis.url(), &sqlite(&file));
+    alone.process.kill();
+    let _shared = Server::on(&redis.url(), &sqlite(&file)).start();
+    refused("memory://", &sqlite(&file));
+    let too = Server::on(&redis.url(), &sqlite(&link)).start();
+    assert_eq!(too.create(1).await, 1);
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = binary();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    command.args(["--listen", "127.0.0.1:0", "--database", &database]);
+    let server = Server::from(command).start_unread();
+    for _ in 0..1000 {
+        assert_eq!(server.get("/api/products/").await.status, 200);
+    }
+    server.process.terminate();
+    assert!(server.process.wait(Duration::from_secs(25)).is_some());
+}

@@ -1,0 +1,305 @@
+//! `Idempotency-Key`: every line of what is promised, over HTTP.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lockstock_testkit::{Postgres, Redis};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Server, eventually, held, product};
+
+pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
+    server.request(method, path).header("idempotency-key", key)
+}
+
+/// Every kind of request that takes a key, on a product with plenty of stock.
+async fn kinds(server: &Server) -> Vec<(Method, String, Value)> {
+    let id = server.create(1000).await;
+    let held = server
+        .post(id, "reservations/", json!({ "quantity": 1 }))
+        .await;
+    let hold = held.header("location").to_owned();
+    let other = server
+        .post(id, "reservations/", json!({ "quantity": 1 }))
+        .await;
+    let path = product(id);
+    let new = json!({ "name": "Mug", "price": 1, "stock": 1 });
+    vec![
+        (Method::POST, "/api/products/".to_owned(), new.clone()),
+        (Method::PATCH, path.clone(), json!({ "stock": 900 })),
+        (
+            Method::PUT,
+            path.clone(),
+            json!({ "name": "Mug", "price": 1, "stock": 800 }),
+        ),
+        (
+            Method::POST,
+            format!("{path}purchases/"),
+            json!({ "quantity": 1 }),
+        ),
+        (
+            Method::POST,
+            format!("{path}reservations/"),
+            json!({ "quantity": 1, "hold": 60 }),
+        ),
+        (
+            Method::POST,
+            format!("{hold}extend/"),
+            json!({ "hold": 7200 }),
+        ),
+        (
+            Method::POST,
+            format!("{}confirm/", other.header("location")),
+            json!({}),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn the_same_request_again_has_no_effect_and_the_same_answer() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    for server in [
+        Server::embedded(),
+        Server::on(&redis.url(), &postgres.create_database("shop")),
+    ] {
+        let server = server.args(&["--after-update", "release"]).start();
+        for (number, (method, path, body)) in kinds(&server).await.into_iter().enumerate() {
+            let key = format!("key-{number}");
+            let send = || server.send(keyed(&server, method.clone(), &path, &key).json(&body));
+            let first = send().await;
+            assert!(
+                first.status.is_success(),
+                "{method} {path} {:?}",
+                first.body
+            );
+            assert_eq!(first.header("idempotent-replayed"), "");
+            let id = first.body["product"]
+                .as_i64()
+                .or(first.body["id"].as_i64())
+                .unwrap();
+            let before = server.ledger(id).await;
+            let again = send().await;
+            assert_eq!(
+                (again.status, &again.body),
+                (first.status, &first.body),
+                "{method} {path}"
+            );
+            assert_eq!(again.header("idempotent-replayed"), "true");
+            for header in ["etag", "location", "content-type"] {
+                assert_eq!(
+                    again.header(header),
+                    first.header(header),
+                    "{method} {path}"
+                );
+            }
+            assert_eq!(server.ledger(id).await, before);
+            // Another body, another path, another method.
+            let mut other = body.clone();
+            other["name"] = json!("another");
+            for (method, path, body) in [
+                (method.clone(), path.clone(), &other),
+                (Method::POST, "/api/products/".to_owned(), &other),
+                (Method::PATCH, product(id), &body),
+            ] {
+                if (&method, &path) == (&Method::PATCH, &product(id))
+                    && method == Method::PATCH
+                    && number == 1
+                {
+                    continue;
+                }
+                let reused = server
+                    .send(keyed(&server, method, &path, &key).json(body))
+                    .await;
+                assert_eq!(
+                    (reused.status.as_u16(), &reused.body["code"]),
+                    (422, &json!("key_reused"))
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_caller_is_another_key() {
+    let server = Server::embedded().start();
+    let id = server.create(10).await;
+    let path = format!("{}purchases/", product(id));
+    let buy = |caller: Option<&str>| {
+        let request = keyed(&server, Method::POST, &path, "k").json(&json!({ "quantity": 1 }));
+        server.send(match caller {
+            Some(caller) => request.header("x-api-key", caller),
+            None => request,
+        })
+    };
+    let [nobody, ann, bob] = [
+        buy(None).await,
+        buy(Some("ann")).await,
+        buy(Some("bob")).await,
+    ];
+    assert!(
+        [&nobody, &ann, &bob]
+            .iter()
+            .all(|answer| answer.status == 201)
+    );
+    assert_eq!(buy(Some("ann")).await.body, ann.body);
+    assert_ne!(ann.body["id"], bob.body["id"]);
+    assert_eq!(server.stock(id).await, 7);
+}
+
+#[tokio::test]
+async fn a_refusal_that_changed_nothing_is_not_remembered() {
+    let server = Server::embedded().start();
+    let id = server.create(1).await;
+    let path = format!("{}purchases/", product(id));
+    let buy = |body: Value| server.send(keyed(&server, Method::POST, &path, "k").json(&body));
+    assert_eq!(buy(json!({ "quantity": 0 })).await.status, 400);
+    assert_eq!(buy(json!({ "quantity": 2 })).await.status, 409);
+    assert_eq!(buy(json!({ "quantity": 1 })).await.status, 201);
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused_before_anything_happens() {
+    let server = Server::embedded().start();
+    let id = server.create(5).await;
+    let path = format!("{}purchases/", product(id));
+    let long = "k".repeat(256);
+    for key in ["", " ", "a b", "\"\"", &long] {
+        let buy = keyed(&server, Method::POST, &path, key).json(&json!({ "quantity": 1 }));
+        let refused = server.send(buy).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.body["code"]),
+            (400, &json!("key_malformed"))
+        );
+    }
+    let two = keyed(&server, Method::POST, &path, "a").header("idempotency-key", "b");
+    assert_eq!(
+        server
+            .send(two.json(&json!({ "quantity": 1 })))
+            .await
+            .status,
+        400
+    );
+    assert_eq!(server.stock(id).await, 5);
+    let most = keyed(&server, Method::POST, &path, &long[1..]).json(&json!({ "quantity": 1 }));
+    assert_eq!(server.send(most).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_told_as_without_a_key() {
+    let server = Server::embedded().args(&["--body-limit", "1000"]).start();
+    let id = server.create(5).await;
+    let large = json!({ "name": "x".repeat(2000) });
+    let patch = keyed(&server, Method::PATCH, &product(id), "k").json(&large);
+    let refused = server.send(patch).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.body["code"]),
+        (413, &json!("body_too_large"))
+    );
+}
+
+#[tokio::test]
+async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let database = postgres.create_database("shop");
+    let server = || Server::on(&redis.url(), &database);
+    let slow = server().failing("update.locked=return(2000)").start();
+    let other = server().start();
+    let id = slow.create(5).await;
+    let patch = |server: &Server| {
+        let request = keyed(server, Method::PATCH, &product(id), "k");
+        let request = request.json(&json!({ "stock": 4 }));
+        async move { request.send().await.unwrap() }
+    };
+    let first = tokio::spawn(patch(&slow));
+    held(&redis, id).await;
+    for server in [&slow, &other] {
+        let request = keyed(server, Method::PATCH, &product(id), "k");
+        let told = server.send(request.json(&json!({ "stock": 4 }))).await;
+        assert_eq!(
+            (told.status.as_u16(), &told.body["code"]),
+            (409, &json!("in_flight"))
+        );
+        assert!(told.retry_after() >= 1);
+    }
+    assert_eq!(first.await.unwrap().status(), 200);
+    let again: Answer = other
+        .send(keyed(&other, Method::PATCH, &product(id), "k").json(&json!({ "stock": 4 })))
+        .await;
+    assert_eq!(
+        (again.status.as_u16(), again.header("idempotent-replayed")),
+        (200, "true")
+    );
+    assert_eq!(other.ledger(id).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_learns_the_result_by_its_key() {
+    let server = Server::embedded()
+        .args(&["--after-update", "release"])
+        .failing("update.locked=1*return(500)")
+        .start();
+    let id = server.create(5).await;
+    let patch = || keyed(&server, Method::PATCH, &product(id), "k").json(&json!({ "stock": 4 }));
+    let gone = patch().timeout(Duration::from_millis(200)).send().await;
+    assert!(gone.unwrap_err().is_timeout());
+    let told = eventually("the result", async || {
+        let answer = server.send(patch()).await;
+        (answer.status != 409).then_some(answer)
+    });
+    let told = told.await;
+    assert_eq!(
+        (told.status.as_u16(), told.header("idempotent-replayed")),
+        (200, "true")
+    );
+    assert_eq!(server.ledger(id).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_works_anew_when_its_time_is_over() {
+    let server = Server::embedded().args(&["--key-retention", "1s"]).start();
+    let id = server.create(5).await;
+    let path = format!("{}purchases/", product(id));
+    let buy =
+        || server.send(keyed(&server, Method::POST, &path, "k").json(&json!({ "quantity": 1 })));
+    let first = buy().await;
+    assert_eq!(buy().await.body, first.body);
+    eventually("anew", async || {
+        let answer = buy().await;
+        assert_eq!(answer.status, 201);
+        (answer.body["id"] != first.body["id"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn forms_with_another_boundary_are_the_same_request() {
+    let server = Server::embedded().start();
+    let id = server.create(5).await;
+    let path = format!("{}purchases/", product(id));
+    let buy = || {
+        let form = reqwest::multipart::Form::new().text("quantity", "1");
+        server.send(keyed(&server, Method::POST, &path, "k").multipart(form))
+    };
+    let first = buy().await;
+    assert_eq!(first.status, 201);
+    assert_eq!(buy().await.body, first.body);
+}
+
+#[tokio::test]
+async fn of_a_click_that_was_sent_ten_times_one_buys() {
+    let server = Server::embedded().start();
+    let id = server.create(5).await;
+    let path = format!("{}purchases/", product(id));
+    let clicks = (0..10).map(|_| {
+        server.send(keyed(&server, Method::POST, &path, "k").json(&json!({ "quantity": 1 })))
+    });
+    for answer in join_all(clicks).await {
+        assert!(
+            matches!(answer.status.as_u16(), 201 | 409),
+            "{:?}",
+            answer.body
+        );
+    }
+    assert_eq!(server.stock(id).await, 4);
+}

@@ -1,0 +1,69 @@
+//! The Lua scripts, each assembled from the fragments in `scripts/`.
+//!
+//! Redis executes a script from top to bottom on every call, so each script contains only the
+//! fragments that its operations need, the fast paths first.
+
+use std::sync::LazyLock;
+
+use super::connection::LuaScript;
+
+macro_rules! script {
+    ($($fragment:literal),*) => {
+        LazyLock::new(|| LuaScript::new(concat!($(include_str!(concat!("scripts/", $fragment))),*)))
+    };
+}
+
+/// The frequent operations of exclusive locks.
+pub(super) static LOCKS: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "fast_path.lua",
+    "arguments.lua",
+    "notify.lua",
+    "contended.lua",
+    "exclusive.lua",
+    "queue.lua",
+    "acquire_release.lua",
+    "keep.lua",
+    "dispatch.lua"
+);
+/// The rare operations of exclusive locks.
+pub(super) static LOCKS_RARE: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "arguments.lua",
+    "notify.lua",
+    "exclusive.lua",
+    "queue.lua",
+    "acquire_release.lua",
+    "rare.lua",
+    "dispatch.lua"
+);
+/// All operations of semaphores and read-write locks.
+pub(super) static SHARED: LazyLock<LuaScript> = script!(
+    "prelude.lua",
+    "arguments.lua",
+    "notify.lua",
+    "shared.lua",
+    "queue.lua",
+    "acquire_release.lua",
+    "rare.lua",
+    "dispatch.lua"
+);
+pub(super) static PING: LazyLock<LuaScript> = script!("ping.lua");
+pub(super) static INSPECT: LazyLock<LuaScript> = script!("inspect.lua");
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use lockstock_testkit::Redis;
+
+    use super::*;
+
+    #[test]
+    fn each_assembled_script_compiles_and_has_the_expected_hash() {
+        let redis = Redis::start();
+        for script in [&LOCKS, &LOCKS_RARE, &SHARED, &PING, &INSPECT] {
+            let loaded = redis.command(&["SCRIPT", "LOAD", script.source()]);
+            assert_eq!(loaded.as_deref(), Ok(script.sha()));
+        }
+    }
+}
