@@ -20,7 +20,7 @@ use crate::token::ClientId;
 const SCHEDULES: usize = 3000;
 const LEASE: Duration = Duration::from_secs(3600);
 
-fn attempt(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
+fn request(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
     let keys = Arc::new(Keys::of(kind, b"hot").expect("a name"));
     Request::new(ClientId::random(), keys, mode, LEASE, until)
 }
@@ -56,10 +56,10 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], max: i64) {
             let (memory, inside, fence) = (memory.clone(), inside.clone(), fence.clone());
             spawn(async move {
                 for round in 0..2 {
-                    let attempt = attempt(kind, mode, None);
+                    let request = request(kind, mode, None);
                     // Every other task is cancelled after a few steps.
                     let patience = (n % 2 == 1).then_some(n + round);
-                    let Some(holding) = acquire(&memory, &attempt, patience).await else {
+                    let Some(holding) = acquire(&memory, &request, patience).await else {
                         continue;
                     };
                     let now = inside.fetch_add(weight, Ordering::SeqCst) + weight;
@@ -78,7 +78,7 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], max: i64) {
             block_on(task).expect("no task fails");
         }
         // Nothing is left behind.
-        let last = attempt(kind, Mode::Exclusive, Some(Instant::now()));
+        let last = request(kind, Mode::Exclusive, Some(Instant::now()));
         let answer = block_on(memory.acquire(&last));
         assert!(matches!(answer, Outcome::Acquired(_)), "{answer:?}");
     };
@@ -117,7 +117,7 @@ fn timeouts_and_keep_leave_no_waiter_blocked() {
     shuttle::check_random(
         || {
             let memory = Memory::new();
-            let holder = attempt(LockKind::Lock, Mode::Exclusive, None);
+            let holder = request(LockKind::Lock, Mode::Exclusive, None);
             let Outcome::Acquired(holding) = block_on(memory.acquire(&holder)) else {
                 panic!("the lock is free");
             };
@@ -126,9 +126,9 @@ fn timeouts_and_keep_leave_no_waiter_blocked() {
                 spawn(async move {
                     // The second waits without a limit, and is cancelled.
                     let until = (n != 1).then(|| Instant::now() + LEASE / 2);
-                    let attempt = attempt(LockKind::Lock, Mode::Exclusive, until);
+                    let request = request(LockKind::Lock, Mode::Exclusive, until);
                     let patience = (n == 1).then_some(5);
-                    let answer = pin!(memory.acquire(&attempt));
+                    let answer = pin!(memory.acquire(&request));
                     let cancelled = pin!(async {
                         for _ in 0..patience.unwrap_or(usize::MAX) {
                             yield_now().await;

@@ -56,12 +56,12 @@ impl LuaScript {
         Self { source, sha }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     pub(super) fn source(&self) -> &'static str {
         self.source
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     pub(super) fn sha(&self) -> &str {
         &self.sha
     }

@@ -52,6 +52,7 @@ pub(super) static PING: LazyLock<LuaScript> = script!("ping.lua");
 pub(super) static INSPECT: LazyLock<LuaScript> = script!("inspect.lua");
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use lockstock_testkit::Redis;
 
