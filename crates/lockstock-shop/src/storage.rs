@@ -111,8 +111,8 @@ pub struct StorageOptions {
     pub max_connections: u32,
     /// How long a call may wait for a connection, and how long connecting may take.
     pub timeout: Duration,
-    /// Whether other servers must be kept off the same SQLite file: their locks would not
-    /// exclude those of this server.
+    /// Keeps other servers off the same SQLite file. Required if locks are in memory, where they
+    /// exclude no other server.
     pub exclusive: bool,
     /// How long the response to an idempotency key stays recorded.
     pub key_retention: Duration,

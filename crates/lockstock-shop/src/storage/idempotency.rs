@@ -11,7 +11,7 @@ pub struct IdempotencyKey {
     pub key: Arc<str>,
 }
 
-/// What makes a write idempotent: its key, and the response to record under the key.
+/// The idempotency of a write: its key, and the response to record under the key.
 #[derive(Debug)]
 pub struct IdempotentWrite<T> {
     /// The key of the write.

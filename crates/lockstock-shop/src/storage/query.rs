@@ -1,4 +1,4 @@
-//! What lists select: products by search terms and filters, ledger entries by kind.
+//! Queries for lists of products and of ledger entries.
 
 /// Which products a list contains, and in which order.
 #[derive(Debug, Clone, Default)]

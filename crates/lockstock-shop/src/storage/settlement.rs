@@ -18,14 +18,14 @@ use super::{
     ReservationState, ResponseRecord, StockLevels,
 };
 
-/// What a transaction has read for its orders.
+/// The data that a transaction has read for its orders.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     /// The time of the transaction, by the clock of the database.
     pub(super) now: DateTime<Utc>,
     /// The products that exist.
     pub(super) products: HashMap<i64, ProductState>,
-    /// The reservations that orders name, and those of known callers that buy.
+    /// The reservations that orders name, and the reservations of known callers that buy.
     pub(super) reservations: BTreeMap<Uuid, Reservation>,
     /// The records under the idempotency keys of the orders.
     pub(super) records: HashMap<IdempotencyKey, ResponseRecord>,
@@ -39,7 +39,7 @@ pub(super) struct ProductState {
     pub(super) levels: StockLevels,
 }
 
-/// What a transaction has to write, and the outcomes to return after its commit.
+/// The data that a transaction must write, and the outcomes to return after its commit.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     /// One for each order, in the same order.

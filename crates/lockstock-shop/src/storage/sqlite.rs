@@ -1,6 +1,6 @@
 //! Products in one SQLite file: one writer, batched, and readers beside it.
 //!
-//! SQLite admits one writer at a time. All writes therefore go through one connection, and those
+//! SQLite admits one writer at a time. All writes therefore go through one connection. Writes
 //! that arrive while a transaction runs share the next one and its one fsync
 //! (`synchronous=FULL`: the commit is on the disk before a write returns).
 

@@ -33,15 +33,16 @@ pub(super) struct PendingOrder {
     pub(super) start: StartToken,
 }
 
-/// What a transaction does about a product that is locked elsewhere.
+/// The treatment of a product that is locked elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LockedRows {
     Skip,
     Wait,
 }
 
-/// Transactions with the same idempotency keys make each other fail at most a few times in a row.
-const MAX_KEY_CONFLICTS: u32 = 10;
+/// Maximum number of tries. Each conflict means that another transaction has committed a record,
+/// which the next try finds; only a stream of new records could use up all tries.
+const MAX_TRIES: u32 = 10;
 
 /// Carries out batches of orders, one batch for each product.
 pub(super) async fn execute(database: Database, mut batches: Vec<KeyBatch<PendingOrder>>) {
@@ -143,7 +144,7 @@ async fn transact(
         match settled {
             Ok(Some(outcomes)) => return Ok(outcomes),
             // The conflicting record is committed: the next try finds it.
-            Ok(None) if tries < MAX_KEY_CONFLICTS => {}
+            Ok(None) if tries < MAX_TRIES => {}
             Ok(None) => return Err(StorageError::key_conflicts()),
             // A restart of the database has broken the connection.
             Err(error) if error.is_broken_connection() && !error.commit_unknown() && tries < 2 => {}
@@ -251,8 +252,8 @@ async fn find_skipped(
         .collect())
 }
 
-/// Reads what the orders depend on. In statements after those that lock the products: each sees
-/// what transactions committed before they released the products.
+/// Reads the data that the orders depend on. Called after the products are locked: each statement
+/// sees everything that the previous lock owners have committed.
 async fn read(
     connection: &mut PgConnection,
     orders: &[Order],
@@ -295,7 +296,7 @@ async fn read(
     })
 }
 
-/// Returns the reservations that orders name, and those of known callers that buy.
+/// Returns the reservations that orders name, and the reservations of known callers that buy.
 async fn read_reservations(
     connection: &mut PgConnection,
     orders: &[Order],

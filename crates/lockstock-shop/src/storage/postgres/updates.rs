@@ -282,7 +282,7 @@ impl SingleWrite {
         let product = self.change(&mut transaction).await?;
         if !insert_record(&mut transaction, &self.context, &product, self.options).await? {
             transaction.rollback().await?;
-            // Another request has used the key for another product meanwhile.
+            // Another request has used the key for another product in between.
             let record = find_record(connection, &self.context, self.options).await?;
             return record
                 .map(WriteOutcome::AlreadyRecorded)

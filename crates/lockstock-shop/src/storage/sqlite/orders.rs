@@ -80,7 +80,7 @@ async fn read(
     })
 }
 
-/// Returns the reservations that orders name, and those of known callers that buy.
+/// Returns the reservations that orders name, and the reservations of known callers that buy.
 async fn read_reservations(
     connection: &mut SqliteConnection,
     orders: &[&Order],
