@@ -1,4 +1,4 @@
-"""Puts load on a shop and says how it coped: many requests (`wrk`) or a race for one product."""
+"""Puts load on a shop and measures it: many requests (`wrk`) or a race for one product."""
 
 import json
 import resource
@@ -9,32 +9,32 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from process import Failed, Process, ask, machine
+from process import Failed, Process, machine, wait_until
 from servers import scratch
 
 SCRIPTS = Path(__file__).resolve().parent / "wrk"
 RACERS = 5
-# Cores that may be in use by others when a measurement begins, looked at for so long.
-QUIET = 0.15
-LOOK = 0.5
-# The article's own code answers its losers within two seconds.
-RACE_LIMIT = 15.0
+# The machine is idle if other programs use at most so many cores, over one interval.
+MAX_IDLE_CORES = 0.15
+IDLE_INTERVAL = 0.5
+# The Django peer responds to the losers within two seconds.
+RACE_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw. Latencies in milliseconds, from sending a request on a
-    connection that is open already to its whole answer; corrected by wrk for the requests
-    that a slow answer kept it from sending."""
+    """The result of one run of wrk. Latencies are in milliseconds, from sending a request on an
+    open connection to the end of its response. wrk corrects them for the requests that a slow
+    response delayed."""
 
     connections: int
     requests: int
     seconds: float
     p50: float
     p99: float
-    # Kind of failure: how many.
+    # Number of failures by kind.
     failures: dict
-    # CPU seconds used meanwhile by each server, by wrk, by all others; and stolen by the host.
+    # CPU seconds used by each server, by wrk and by other programs, and stolen by the host.
     cpu: dict
 
     @property
@@ -44,7 +44,7 @@ class Load:
 
 def require_wrk():
     if not shutil.which("wrk"):
-        raise Failed("there is no wrk, which makes the load. On Debian: apt-get install wrk")
+        raise Failed("wrk, the load generator, is not installed. On Debian: apt-get install wrk")
 
 
 def wait_until_idle(timeout):
@@ -52,25 +52,25 @@ def wait_until_idle(timeout):
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         before = machine()
-        time.sleep(LOOK)
-        if sum(machine()) - sum(before) < QUIET * LOOK:
+        time.sleep(IDLE_INTERVAL)
+        if sum(machine()) - sum(before) < MAX_IDLE_CORES * IDLE_INTERVAL:
             return
 
 
 def wrk(shop, method, *, products, connections, seconds, seed, servers=()):
     """Sends `method` (get, patch, purchase) for random products over keep-alive connections.
 
-    gunicorn's plain workers close each connection after its answer; wrk opens another.
+    gunicorn's sync workers close each connection after its response; wrk opens another.
     """
     url = f"http://127.0.0.1:{shop.port}"
-    # One thread: it sends several times what any server here answers, and two would take
-    # turns with the server on a machine of two cores.
+    # One thread sends several times what any server here handles, and a second thread would
+    # compete with the server on a machine of two cores.
     command = ["wrk", "-t", 1, "-c", connections, "-d", f"{seconds}s", "--timeout", "10s"]
     command += ["-s", SCRIPTS / "products.lua", url, "--", method, products, seed]
     before = usage(servers)
     with scratch("wrk") as folder:
         with Process("wrk", command, folder / "log") as process:
-            ask("wrk", seconds + 30, process.ended)
+            wait_until("wrk", seconds + 30, process.exited)
             printed = process.log()
     after = usage(servers)
     cpu = {name: after[name] - before[name] for name in after}
@@ -80,7 +80,7 @@ def wrk(shop, method, *, products, connections, seconds, seed, servers=()):
     try:
         seen = json.loads(printed.splitlines()[-1])
     except (IndexError, ValueError):
-        raise Failed(f"wrk said:\n{printed}") from None
+        raise Failed(f"unexpected output of wrk:\n{printed}") from None
     kinds = ("connect", "read", "write", "timeout")
     failures = {kind: seen[kind] for kind in kinds if seen[kind]}
     success = "201" if method == "purchase" else "200"
@@ -100,7 +100,7 @@ def usage(servers):
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = {process.name: process.cpu() for process in servers}
     worked, stolen = machine()
-    # wrk is the only child that ends between two readings.
+    # wrk is the only child that exits between two readings.
     used["wrk"] = spent.ru_utime + spent.ru_stime
     return used | {"machine": worked, "stolen": stolen}
 
@@ -108,12 +108,12 @@ def usage(servers):
 @dataclass(frozen=True)
 class Race:
     statuses: list
-    # Milliseconds from sending to the answer of those that got 429, the quickest first.
+    # Milliseconds from sending to the response of the requests that got 429, sorted.
     losers: list
 
 
 def race(shop, product, stock):
-    """The article's race: five identical PATCHes of one product at once."""
+    """The five-PATCH race: five identical PATCHes of one product at once."""
     body = b'{"stock": %d}' % stock
     request = (
         b"PATCH /api/products/%d/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -122,36 +122,36 @@ def race(shop, product, stock):
     )
     racers = []
     try:
-        # Connected beforehand, so that the requests are as simultaneous as can be.
+        # Connected first, so that the requests are as simultaneous as possible.
         for _ in range(RACERS):
-            racers.append(socket.create_connection(("127.0.0.1", shop.port), timeout=RACE_LIMIT))
-        return settle(racers, request)
+            racers.append(socket.create_connection(("127.0.0.1", shop.port), timeout=RACE_TIMEOUT))
+        return send_and_wait(racers, request)
     finally:
         for racer in racers:
             racer.close()
 
 
-def settle(racers, request):
+def send_and_wait(racers, request):
     with selectors.DefaultSelector() as waiting:
         for racer in racers:
             racer.sendall(request)
-            # What has been read, and when it was sent.
+            # The response so far, and when the request was sent.
             waiting.register(racer, selectors.EVENT_READ, (bytearray(), time.perf_counter()))
-        end = time.perf_counter() + RACE_LIMIT
+        end = time.perf_counter() + RACE_TIMEOUT
         statuses, losers = [], []
         while waiting.get_map():
             ready = waiting.select(max(0, end - time.perf_counter()))
             if not ready:
-                raise Failed(f"a race was not over after {RACE_LIMIT:g} s")
+                raise Failed(f"a race did not finish within {RACE_TIMEOUT:g} s")
             for key, _ in ready:
-                answer, sent = key.data
+                response, sent = key.data
                 more = key.fileobj.recv(65536)
-                answer += more
-                status = complete(answer)
+                response += more
+                status = complete_status(response)
                 if status is None and more:
                     continue
                 waiting.unregister(key.fileobj)
-                # At once: gunicorn's worker waits for that before it takes its next client.
+                # At once, because gunicorn's worker waits for it before it accepts a client.
                 key.fileobj.close()
                 statuses.append(status)
                 if status == 429:
@@ -159,9 +159,9 @@ def settle(racers, request):
     return Race(sorted(statuses, key=str), sorted(losers))
 
 
-def complete(answer):
-    """The status, once the whole of it is there."""
-    head, found, body = bytes(answer).partition(b"\r\n\r\n")
+def complete_status(response):
+    """Returns the status once the response is complete, and None before."""
+    head, found, body = bytes(response).partition(b"\r\n\r\n")
     if not found:
         return None
     for line in head.lower().split(b"\r\n")[1:]:

@@ -1,4 +1,4 @@
-"""The lock against other libraries and the raw commands: rates, waits, commands, a crash."""
+"""The lock against other libraries and raw commands: rates, waits, commands, a crash."""
 
 import argparse
 import json
@@ -17,26 +17,27 @@ from servers import redis, run
 from shops import LOCKSTOCK
 
 RAW = ("raw-delete", "raw-script")
-# What a hot lock of ours is judged by, however many tasks ours has.
+# The peer of all scenarios with one hot lock.
 REDIS_PY = Shape(16, 1)
 
 
 @dataclass(frozen=True)
 class Scenario:
     ours: Shape
-    # Which libraries beside it, and in which shape.
+    # The shape of each peer library.
     peers: dict
-    # Bounds of acquisitions per second, of the longest wait, and of p99, each beside a peer.
+    # Bounds and aims of acquisitions per second by peer.
     must: dict
     aim: dict
+    # Bounds of the longest wait and of p99 by peer.
     longest: dict = field(default_factory=dict)
     p99: dict = field(default_factory=dict)
-    # Of p99 in multiples of p50.
+    # Bound of p99 / p50.
     spread: object = None
 
 
 def uncontended(tasks, alone):
-    """Each task has a name of its own. `alone`: libraries that have one task a process."""
+    """Each task has a name of its own. Libraries in `alone` have one task per process."""
     shape = Shape(1, tasks, names=tasks)
     peers = {library: shape for library in (*RAW, "rslock", "redis-semaphore", "redlock")}
     return Scenario(
@@ -81,7 +82,7 @@ SCENARIOS = {
         aim={"redis-py": at_least(300_000)},
     ),
 }
-# Of ours: what a `lockstock bench lock` says each acquisition sends.
+# Maximum number of commands per acquisition in `lockstock bench lock`.
 COMMANDS = {
     "1 waiter": (Shape(1, 2), 2.2),
     "100 waiters": (Shape(1, 101), 2.2),
@@ -97,36 +98,36 @@ def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__,
         prog="./dev bench lock",
-        epilog="All of it takes about a quarter of an hour on a quiet machine.",
+        epilog="The whole bench takes about a quarter of an hour on an idle machine.",
     )
-    parser.add_argument("--seconds", type=float, default=3, help="of one round (3)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each library (5)")
+    parser.add_argument("--seconds", type=float, default=3, help="length of one round (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each library (5)")
     parser.add_argument("--crashes", type=int, default=50, help="holders to kill (50)")
     common_options(parser, BENCHES)
     given = parser.parse_args()
     if given.seconds <= 0 or min(given.rounds, given.crashes) < 1:
-        parser.error("--seconds is above 0, --rounds and --crashes are at least 1")
+        parser.error("--seconds must be above 0, --rounds and --crashes at least 1")
     return given
 
 
 class Bench:
     def __init__(self, given, store, report):
         self.given, self.store, self.report = given, store, report
-        # What went wrong with ours, which makes the run fail.
+        # Violations of Lockstock, which fail the bench.
         self.failures = []
 
     def scenario(self, name, missing):
-        """All rounds of ours and of each peer, in turn."""
+        """Runs all rounds of Lockstock and of each peer."""
         scenario = SCENARIOS[name]
         shapes = {OURS: scenario.ours} | scenario.peers
         rounds = {library: [] for library in shapes if library not in missing}
         for number in range(self.given.rounds):
-            # The other way round each time: whatever drifts meets all alike.
-            turn = list(rounds) if number % 2 == 0 else list(reversed(rounds))
-            for library in turn:
+            # Alternates the order, so that drift affects all libraries equally.
+            order = list(rounds) if number % 2 == 0 else list(reversed(rounds))
+            for library in order:
                 seen = self.round(name, library, shapes[library])
                 if seen is None:
-                    # It will not do better next time.
+                    # It would fail in the next round too.
                     del rounds[library]
                     continue
                 rounds[library].append(seen)
@@ -147,7 +148,7 @@ class Bench:
                 raise
             progress(f"{name:9} {library}: {error}")
             last = str(error).strip().splitlines()[-1]
-            self.report.note(f"{name}: {library} failed and is left out: {last}")
+            self.report.note(f"{name}: {library} failed and is omitted: {last}")
             return None
 
     def add(self, name, scenario, shapes, rounds):
@@ -175,39 +176,39 @@ class Bench:
             self.report.add(f"{name}: p99 / p50", "", spread, {}, must=scenario.spread)
         if scenario.ours.names == 1:
             self.report.note(
-                f"{name}: under FIFO a wait is the number of waiters times one hand-over; a lock"
-                " that is polled for goes back to the last holder, hence its short p50 and the"
-                " longest wait"
+                f"{name}: in FIFO order a wait is the number of waiters times one hand-over; a lock"
+                " with polling waiters often returns to the last holder, hence its short p50 and"
+                " its longest wait"
             )
         for library, some in rounds.items():
-            self.judge(name, labels[library], some)
+            self.check(name, labels[library], some)
 
-    def judge(self, name, library, rounds):
-        """What must never happen, whoever's lock it is."""
-        turns = sum(each.turns for each in rounds)
+    def check(self, name, library, rounds):
+        """Reports overlaps and stalled waiters, which no lock may have."""
+        acquired = sum(each.acquired for each in rounds)
         overlaps = sum(each.overlaps for each in rounds)
         stalled = sum(each.stalled for each in rounds)
-        words = f"{name}: {library}: of {turns:,} holders {overlaps} overlapped with another,"
-        words += f" and {stalled} waiters were still waiting {GRACE:g} s after the end"
+        text = f"{name}: {library}: of {acquired:,} holders {overlaps} overlapped with another,"
+        text += f" and {stalled} waiters still waited {GRACE:g} s after the end"
         if library == OURS:
             bad = overlaps + stalled
             self.report.add(f"{name}: overlaps and stalls", "", bad, {}, must=at_most(0))
             if bad:
-                self.failures.append(words)
+                self.failures.append(text)
         elif overlaps or stalled:
-            self.report.note(words)
+            self.report.note(text)
 
     def commands(self):
-        """What each acquisition sends, by the account of the Redis, which tells a command that
-        a script calls from one that a client sends: see `lockstock bench lock --help`."""
-        for title, (shape, most) in COMMANDS.items():
+        """Measures the commands per acquisition, as Redis counts them without those that scripts
+        call: see `lockstock bench lock --help`."""
+        for title, (shape, bound) in COMMANDS.items():
             wait_until_idle(self.given.idle_timeout)
             self.store.command("FLUSHALL")
-            words = [LOCKSTOCK, "bench", "lock", "--json", "--store", self.store.url(0)]
-            words += ["--processes", shape.processes, "--tasks", shape.tasks]
-            # Its seconds are whole.
-            words += ["--seconds", max(1, round(self.given.seconds))]
-            seen = json.loads(run(words))
+            command = [LOCKSTOCK, "bench", "lock", "--json", "--store", self.store.url(0)]
+            command += ["--processes", shape.processes, "--tasks", shape.tasks]
+            # A whole number.
+            command += ["--seconds", max(1, round(self.given.seconds))]
+            seen = json.loads(run(command))
             each = seen["commands_per_acquisition"]
             if each is None:
                 why = seen["commands_unknown_because"]
@@ -217,7 +218,7 @@ class Bench:
                 f"commands  {title:27}: {each:.3f} each,"
                 f" {seen['acquisitions_per_s']:,.0f}/s, longest wait {seen['wait_max_ms']:,.0f} ms"
             )
-            self.report.add(f"commands: {title}", "each", each, {}, must=at_most(most))
+            self.report.add(f"commands: {title}", "each", each, {}, must=at_most(bound))
 
     def crash(self):
         wait_until_idle(self.given.idle_timeout)
@@ -227,26 +228,26 @@ class Bench:
         self.report.add("crash: next holder, p99", "ms", quantile(late, 0.99), {}, **bounds)
         self.report.add("crash: next holder, p50", "ms", quantile(late, 0.5), {})
         self.report.note(
-            f"crash: after the end of the lease of a holder that was killed, {len(late)} times"
+            f"crash: time from the expiry of the lease of a killed holder, for {len(late)} holders"
             f" with leases of {LEASE_MS} ms"
         )
 
 
 def label(library, shapes, scenario):
-    """Its name; and its shape, where that is not ours."""
+    """Returns the name, with the shape if it differs from that of Lockstock."""
     shape = shapes[library]
     return library if shape == scenario.ours else f"{library} ({shape})"
 
 
 def measure(given, report):
-    """Gives what went wrong with ours."""
+    """Runs the benches, and returns the violations of Lockstock."""
     wanted = [name for name in BENCHES if name in (given.only or BENCHES)]
     libraries = {OURS: None}
     for name in wanted:
         libraries |= SCENARIOS[name].peers if name in SCENARIOS else {}
     missing = install(libraries)
     for library, why in missing.items():
-        report.note(f"{library} is left out: {why}")
+        report.note(f"{library} is omitted: {why}")
     with redis() as store:
         bench = Bench(given, store, report)
         for name in wanted:
@@ -261,7 +262,7 @@ def measure(given, report):
 
 def main():
     given = arguments()
-    # So that what was started is ended in order.
+    # So that child processes are stopped in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     report = Report("lock")

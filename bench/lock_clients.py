@@ -1,7 +1,7 @@
-"""The lock libraries that `bench lock` measures: what installs them, and how each is started.
+"""The lock libraries that `bench lock` measures: how each is installed and started.
 
-All are clients of one protocol, described in `peers-rust/src/main.rs`, each in the loop of its
-own language. Whatever is installed goes to `target`.
+The clients of all languages follow the protocol in `peers-rust/src/main.rs`. Everything is
+installed under `target`.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from report import progress
 from servers import ROOT
 
 RUST, PYTHON, NODE = (ROOT / f"bench/peers-{name}" for name in ("rust", "python", "node"))
-# Built and installed here, whatever the environment says of other builds.
+# Independent of the environment variables of other builds.
 RUST_TARGET, NODE_TARGET = ROOT / "target/peers-rust", ROOT / "target/peers-node"
 CLIENT = RUST_TARGET / "release/lock-clients"
 
-# Which language each is for. The raw ones are the two commands without a library.
+# The language of each library. The raw ones are the plain commands without a library.
 LANGUAGES = {
     "lockstock": "rust",
     "raw-delete": "rust",
@@ -35,7 +35,7 @@ LANGUAGES = {
 
 
 def install(libraries):
-    """Makes these libraries ready. Gives what cannot be had here, each with the reason."""
+    """Installs these libraries. Returns those that cannot be installed, each with the reason."""
     languages = {LANGUAGES[library] for library in libraries}
     progress("lock      building the Rust clients")
     build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", RUST_TARGET]
@@ -43,7 +43,7 @@ def install(libraries):
     if "python" in languages:
         install_python()
     if "node" in languages and not (shutil.which("node") and shutil.which("npm")):
-        why = "there is no node and npm here; on Debian: apt-get install nodejs npm"
+        why = "node and npm are not installed; on Debian: apt-get install nodejs npm"
         return {library: why for library in libraries if LANGUAGES[library] == "node"}
     if "node" in languages:
         install_node()
@@ -51,17 +51,17 @@ def install(libraries):
 
 
 def install_python():
-    """Into the environment that runs this."""
+    """Installs the Python libraries into the environment of this program."""
     wanted = PYTHON / "requirements.txt"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input"]
     pip += ["--disable-pip-version-check", "-r", wanted]
-    # The stamp goes when the environment does.
+    # The stamp is inside the environment, so that they are removed together.
     once(Path(sys.prefix) / ".peers-python", [wanted], lambda: call(pip))
 
 
 def install_node():
     NODE_TARGET.mkdir(parents=True, exist_ok=True)
-    # Beside its packages, or node would not find them.
+    # The client must be beside its packages for node to find them.
     for file in NODE.iterdir():
         shutil.copy(file, NODE_TARGET)
     npm = ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--no-update-notifier"]
@@ -70,13 +70,13 @@ def install_node():
 
 
 def once(stamp, files, action):
-    """Does it unless it was done for the same files before."""
+    """Runs `action` unless it has run for the same files before."""
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
-    progress(f"lock      installing what {files[0].relative_to(ROOT)} names")
+    progress(f"lock      installing {files[0].relative_to(ROOT)}")
     action()
-    # Last, so that what was broken off is done again.
+    # Last, so that an interrupted installation runs again.
     stamp.write_text(digest)
 
 
@@ -86,7 +86,7 @@ def call(command, **more):
             [str(word) for word in command],
             check=True,
             stdin=subprocess.DEVNULL,
-            # The result is what this program prints there.
+            # Standard output is for the results.
             stdout=sys.stderr,
             **more,
         )
@@ -95,7 +95,7 @@ def call(command, **more):
 
 
 def versions(libraries):
-    """Of each library, as it was installed."""
+    """Returns the installed version of each library."""
     found = {}
     for library in libraries:
         if LANGUAGES[library] == "python":
@@ -118,15 +118,15 @@ def locked_version(crate):
 
 
 def command(library, url, lease_ms, process, shape, file):
-    """Starts process number `process` of so many."""
+    """Returns the command of process number `process`."""
     first = process * shape.tasks
     match LANGUAGES[library]:
         case "rust":
-            words = [CLIENT, "turns", library, url, lease_ms, shape.tasks, first, shape.names]
+            arguments = [CLIENT, "work", library, url, lease_ms, shape.tasks, first, shape.names]
         case "python":
             name = f"lock-bench-{process % shape.names}"
-            words = [sys.executable, PYTHON / "client.py", library, url, lease_ms, name]
+            arguments = [sys.executable, PYTHON / "client.py", library, url, lease_ms, name]
         case "node":
             client = NODE_TARGET / "client.js"
-            words = ["node", client, library, url, lease_ms, shape.tasks, shape.names]
-    return [*words, Path(file)]
+            arguments = ["node", client, library, url, lease_ms, shape.tasks, shape.names]
+    return [*arguments, Path(file)]

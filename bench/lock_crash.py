@@ -1,4 +1,4 @@
-"""How long after a crashed holder's lease the next one holds."""
+"""The time from the expiry of a crashed holder's lease until the next holder has the lock."""
 
 import os
 import random
@@ -7,48 +7,52 @@ import subprocess
 import time
 
 from lock_clients import CLIENT
-from process import Failed, Process, ask
+from process import Failed, Process, wait_until
 from report import progress
-from servers import START, scratch
+from servers import START_TIMEOUT, scratch
 
 LEASE_MS = 300
-# When the holder is killed, in seconds after the next one began to wait.
-KILL = (0.02, 0.2)
-PATIENCE = 10.0
+# When the holder is killed, in seconds after the next waiter was sent the name.
+KILL_DELAY = (0.02, 0.2)
+NEXT_TIMEOUT = 10.0
 
 
 def crashes(store, count):
-    """Kills `count` holders while somebody waits. Gives, in milliseconds and in order, how
-    long after the end of the lease each next one held; the lease is counted from before
-    its holder asked for it."""
+    """Kills `count` holders while a waiter waits. Returns, sorted and in milliseconds, the time
+    from the expiry of each lease until the waiter held the lock. The lease counts from before
+    its holder sent the request."""
     late = []
     with scratch("crash") as folder:
-        words = [CLIENT, "next", store.url(0), LEASE_MS]
-        with Process("next", words, folder / "next", stdin=subprocess.PIPE) as following:
-            ask("next", START, lambda: "ready" in following.log(), following)
+        arguments = [CLIENT, "next", store.url(0), LEASE_MS]
+        with Process("next", arguments, folder / "next", stdin=subprocess.PIPE) as following:
+            wait_until("next", START_TIMEOUT, lambda: "ready" in following.log(), following)
             for number in range(count):
                 late.append(crash(store, folder, following, f"lock-bench-crash-{number}"))
-                progress(f"crash     {number + 1}/{count}: held {late[-1]:.2f} ms after the lease")
+                progress(
+                    f"crash     {number + 1}/{count}: acquired {late[-1]:.2f} ms after the lease"
+                )
     return sorted(late)
 
 
 def crash(store, folder, following, name):
-    words = [CLIENT, "hold", store.url(0), LEASE_MS, name]
-    with Process("holder", words, folder / name) as holder:
-        until = ask("holder", START, lambda: said(holder, "until"), holder)
-        following.tell(name)
-        time.sleep(random.uniform(*KILL))
+    arguments = [CLIENT, "hold", store.url(0), LEASE_MS, name]
+    with Process("holder", arguments, folder / name) as holder:
+        expiry = wait_until("holder", START_TIMEOUT, lambda: printed(holder, "until"), holder)
+        following.send(name)
+        time.sleep(random.uniform(*KILL_DELAY))
         os.kill(holder.pid, signal.SIGKILL)
-        since = ask("next", PATIENCE, lambda: said(following, f"since {name}"), following)
-    if since < until:
-        raise Failed("the next holder held before the lease of the one that crashed had ended")
-    return (since - until) / 1e6
+        acquired = wait_until(
+            "next", NEXT_TIMEOUT, lambda: printed(following, f"since {name}"), following
+        )
+    if acquired < expiry:
+        raise Failed("the next holder acquired the lock before the crashed holder's lease expired")
+    return (acquired - expiry) / 1e6
 
 
-def said(process, words):
-    """The number after these words, in nanoseconds."""
-    # Whole lines only: the last may still be being written.
+def printed(process, prefix):
+    """Returns the nanoseconds that the process printed after `prefix`, or None."""
+    # Without the last line, which may be incomplete.
     for line in process.log().split("\n")[:-1]:
-        if line.startswith(f"{words} "):
+        if line.startswith(f"{prefix} "):
             return int(line.split()[-1])
     return None

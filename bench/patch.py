@@ -1,4 +1,4 @@
-"""The shop against Django + DRF + django-redis + gunicorn: PATCH, GET, the losers of a race."""
+"""The shop against Django, DRF, django-redis and gunicorn: PATCH, GET, the losers of a race."""
 
 import argparse
 import signal
@@ -14,38 +14,38 @@ from shops import TABLES, pair
 BENCHES = ("patch", "get", "loser")
 RACES = 3
 WARM_UP = 2
-# Rates that differ by less than noise does.
-ALIKE = 0.95
+# Rates from this share of the best are equal within the noise.
+EQUAL_SHARE = 0.95
 MB = 1e6
-# What must be reached, and what is aimed at.
+# Bounds and aims.
 BOUNDS = {"patch": (ratio(10), ratio(15)), "get": (ratio(12), ratio(20))}
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, prog="./dev bench patch")
-    parser.add_argument("--seconds", type=int, default=5, help="of one round (5)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each bench (5)")
-    parser.add_argument("--products", type=int, default=1000)
+    parser.add_argument("--seconds", type=int, default=5, help="length of one round (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each bench (5)")
+    parser.add_argument("--products", type=int, default=1000, help="products in each shop (1000)")
     parser.add_argument(
         "--connections",
         default="16,32,64",
-        help="numbers to choose from: each side is measured with its best (16,32,64)",
+        help="numbers to try: each side is measured with its best (16,32,64)",
     )
     common_options(parser, BENCHES)
     given = parser.parse_args()
     try:
         given.connections = sorted({int(number) for number in given.connections.split(",")})
     except ValueError:
-        parser.error("--connections takes numbers separated by commas")
+        parser.error("--connections must be numbers separated by commas")
     if min(given.seconds, given.rounds, given.connections[0]) < 1:
-        parser.error("--seconds, --rounds and --connections are at least 1")
+        parser.error("--seconds, --rounds and --connections must be at least 1")
     if given.products < given.rounds * RACES:
-        parser.error(f"--products is at least {given.rounds * RACES}: a fresh one for each race")
+        parser.error(f"--products must be at least {given.rounds * RACES}: one for each race")
     return given
 
 
 class Bench:
-    """Load on both sides in turn, over one database and one Redis."""
+    """Load on both sides alternately, on one database and one Redis."""
 
     def __init__(self, given, database, store, shops):
         self.given, self.database, self.store, self.shops = given, database, store, shops
@@ -70,33 +70,34 @@ class Bench:
         if method == "patch":
             missing = load.requests - (self.versions(shop) - written)
             if missing > 0 and not load.failures:
-                self.failed(f"{method} {shop.name}: answered and not in the database", missing)
+                self.failed(f"{method} {shop.name}: acknowledged and not in the database", missing)
         return load
 
     def failed(self, what, count=1):
         self.failures[what] = self.failures.get(what, 0) + count
 
     def versions(self, shop):
-        """How many writes its database has seen: each counts a version up by one."""
+        """Returns the number of writes in its database: each increments a version by one."""
         database, table = TABLES[shop.name]
         return int(self.database.sql(database, f"SELECT sum(version) - count(*) FROM {table}"))
 
     def best_connections(self, shop, method):
-        """The number with which this side answers most; of equally good ones the smallest,
-        which has the shortest latencies."""
+        """Returns the number of connections with the highest rate; of equal rates the smallest
+        number, which has the lowest latencies."""
         rates = dict.fromkeys(self.given.connections, 0.0)
-        # Twice, and the better counts: noise only ever takes away.
+        # Twice, and the better run counts: noise only reduces a rate.
         for connections in self.given.connections * 2:
             self.rounds += 1
             load = self.load(shop, method, connections, WARM_UP)
             rates[connections] = max(rates[connections], load.rate)
-        best = min(number for number, rate in rates.items() if rate >= ALIKE * max(rates.values()))
+        threshold = EQUAL_SHARE * max(rates.values())
+        best = min(number for number, rate in rates.items() if rate >= threshold)
         tried = ", ".join(f"{number}: {rate:,.0f}/s" for number, rate in rates.items())
         progress(f"{method:6} {shop.name:10} connections {tried} -> {best}")
         return best
 
     def run(self, method):
-        """All rounds of one method; gives those of each side by its name."""
+        """Runs all rounds of one method, and returns the loads by shop name."""
         best = {}
         for shop in self.shops:
             self.load(shop, method, self.given.connections[0], WARM_UP)
@@ -104,7 +105,7 @@ class Bench:
         loads = {shop.name: [] for shop in self.shops}
         for number in range(self.given.rounds):
             self.rounds += 1
-            # The other way round each time: whatever drifts meets both alike.
+            # Alternates the order, so that drift affects both sides equally.
             for shop in self.shops if number % 2 == 0 else reversed(self.shops):
                 load = self.load(shop, method, best[shop.name], self.given.seconds)
                 loads[shop.name].append(load)
@@ -112,26 +113,27 @@ class Bench:
                 progress(
                     f"{method:6} {shop.name:10} round {number + 1}/{self.given.rounds}:"
                     f" {load.rate:8,.0f}/s  p50 {load.p50:7.2f} ms  p99 {load.p99:7.2f} ms"
-                    f"  not 2xx or broken: {load.failures or 0}  cores: {shares}"
+                    f"  failures: {load.failures or 0}  cores: {shares}"
                 )
         return loads
 
     def races(self):
-        """The article's race on fresh products; gives the losers' milliseconds of each side."""
+        """Runs the five-PATCH race on unused products, and returns the milliseconds of the losers
+        by shop name."""
         losers = {shop.name: [] for shop in self.shops}
         for number in range(self.given.rounds):
             for shop in self.shops if number % 2 == 0 else reversed(self.shops):
                 wait_until_idle(self.given.idle_timeout)
-                told = []
+                times = []
                 for product in range(number * RACES + 1, (number + 1) * RACES + 1):
                     seen = race(shop, product, stock=number)
                     if seen.statuses != [200] + [429] * (RACERS - 1):
-                        self.failed(f"loser {shop.name}: answers {seen.statuses}")
-                    told += seen.losers
-                losers[shop.name] += told
+                        self.failed(f"loser {shop.name}: statuses {seen.statuses}")
+                    times += seen.losers
+                losers[shop.name] += times
                 progress(
                     f"loser  {shop.name:10} round {number + 1}/{self.given.rounds}: {RACES} races,"
-                    f" told after {', '.join(f'{each:.1f}' for each in sorted(told))} ms"
+                    f" rejected after {', '.join(f'{each:.1f}' for each in sorted(times))} ms"
                 )
         return losers
 
@@ -146,14 +148,14 @@ def report_loads(report, method, loads):
     report.add(f"{method}: requests", "1/s", *both(lambda load: load.rate), must=must, aim=aim)
     report.add(f"{method}: p50", "ms", *both(lambda load: load.p50))
     report.add(f"{method}: p99", "ms", *both(lambda load: load.p99))
-    # What noise cannot hide: the work, not the time.
+    # CPU time, which is less noisy than elapsed time.
     for part in ("server", "postgres", "redis") if method == "patch" else ("server", "postgres"):
         report.add(f"{method}: CPU a request, {part}", "µs", *both(lambda load: spent(load, part)))
     for name, some in loads.items():
         used = [(each.cpu["others"] + each.cpu["stolen"]) / each.seconds for each in some]
         report.note(
-            f"{method}: {name} with {some[0].connections} connections, its best number, while"
-            f" other programs used {statistics.median(used):.2f} cores"
+            f"{method}: {name} with {some[0].connections} connections, its best number; other"
+            f" programs used {statistics.median(used):.2f} cores"
         )
 
 
@@ -163,7 +165,8 @@ def spent(load, part):
 
 
 def report_memory(report, shops, idle):
-    """Of ours, the whole; of the peer, a worker: it has one for each request at a time."""
+    """Compares the whole of Lockstock with one worker of the peer, which handles one request at
+    a time."""
     ours, peer = shops
     after = ours.process.memory(), peer.process.memory()
     for when, (our_bytes, peer_bytes), must in (
@@ -180,12 +183,12 @@ def report_losers(report, losers):
     def both(value):
         return value(losers["lockstock"]), {"django": value(losers["django"])}
 
-    report.add("loser: told after, median", "ms", *both(statistics.median), must=at_most(10))
-    report.add("loser: told after, longest", "ms", *both(max))
+    report.add("loser: rejected after, median", "ms", *both(statistics.median), must=at_most(10))
+    report.add("loser: rejected after, longest", "ms", *both(max))
 
 
 def run(given, report):
-    """Gives what went wrong."""
+    """Runs the benches, and returns the failures."""
     wanted = given.only or BENCHES
     failures = {}
     with postgres() as database, redis() as store:
@@ -208,7 +211,7 @@ def run(given, report):
 
 def main():
     given = arguments()
-    # So that what was started is ended in order.
+    # So that child processes are stopped in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     report = Report("patch")
@@ -220,7 +223,7 @@ def main():
     report.finish(as_json=given.json)
     if failures:
         lines = "\n".join(f"  {what}: {count}" for what, count in failures.items())
-        sys.exit(f"\nbench patch: FAILED, for these answers are not as they must be:\n{lines}")
+        sys.exit(f"\nbench patch: FAILED because of wrong responses:\n{lines}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A child process that does not outlive the bench, and what it costs in CPU and memory.
+"""A child process that does not outlive the bench, with its use of CPU and memory.
 
-Each child leads a process group of its own, so that Ctrl-C reaches the bench alone, which
-then ends its children in order. If the bench is killed outright, the kernel ends them.
+Each child leads a process group of its own, so that Ctrl-C reaches only the bench, which then
+stops its children in order. If the bench is killed, the kernel stops them.
 """
 
 import ctypes
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
-POLL = 0.02
-# Far beyond what an orderly end takes, a last checkpoint included.
-END = 20.0
+POLL_INTERVAL = 0.02
+# Far longer than an orderly exit takes, even with a last checkpoint.
+STOP_TIMEOUT = 20.0
 PR_SET_PDEATHSIG = 1
-# Loaded here: between fork and exec it is too late.
+# Loaded here, because nothing can be loaded between fork and exec.
 PRCTL = ctypes.CDLL(None).prctl
 
 
 class Failed(Exception):
-    """The bench cannot go on, and the text says why."""
+    """The bench cannot continue, with the reason as its text."""
 
 
-def ask(what, limit, ready, child=None):
-    """Asks `ready` until it is true, for `limit` seconds. Gives what it answered."""
-    end = time.monotonic() + limit
+def wait_until(what, timeout, ready, child=None):
+    """Calls `ready` until its result is true, and returns it. Fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while True:
-        if answer := ready():
-            return answer
-        if child and child.ended():
-            raise Failed(f"{what} ended:\n{child.log()}")
-        if time.monotonic() > end:
-            raise Failed(f"{what} not ready after {limit:g} s:\n{child.log() if child else ''}")
-        time.sleep(POLL)
+        if result := ready():
+            return result
+        if child and child.exited():
+            raise Failed(f"{what} exited:\n{child.log()}")
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} not ready after {timeout:g} s:\n{child.log() if child else ''}")
+        time.sleep(POLL_INTERVAL)
 
 
 class Process:
-    """Started by the constructor, ended by `stop` or by leaving a `with`."""
+    """Started by the constructor, stopped by `stop` or at the end of a `with` block."""
 
     def __init__(self, name, command, log, *, stop_with=signal.SIGTERM, **more):
         self.name = name
@@ -65,36 +65,36 @@ class Process:
     def __exit__(self, *_):
         self.stop()
 
-    def tell(self, line):
-        """Writes to its standard input, if it was started with a pipe there."""
+    def send(self, line):
+        """Writes a line to its standard input, which must be a pipe."""
         try:
             self._child.stdin.write(f"{line}\n".encode())
             self._child.stdin.flush()
         except OSError:
-            raise Failed(f"{self.name} does not listen:\n{self.log()}") from None
+            raise Failed(f"{self.name} does not read its standard input:\n{self.log()}") from None
 
     def log(self):
-        """The end of what it has printed."""
+        """Returns the last 4000 characters of its output."""
         return self._log.read_text(errors="replace")[-4000:]
 
-    def ended(self):
-        """Whether it has ended by itself. Does not reap it: its id stays its own."""
+    def exited(self):
+        """Returns whether it has exited. Does not reap it, so that its id is not reused."""
         if self._child.returncode is not None:
             return True
-        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self.pid, how) is not None
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, flags) is not None
 
     def stop(self):
-        """Asks it to end, insists after a while, and takes what is left of its group."""
+        """Sends the stop signal, kills it after a timeout, and kills the rest of its group."""
         if self._child.returncode is not None:
             return
-        if not self.ended():
+        if not self.exited():
             os.kill(self.pid, self._stop_with)
             try:
-                ask(self.name, END, self.ended)
+                wait_until(self.name, STOP_TIMEOUT, self.exited)
             except Failed:
                 os.kill(self.pid, signal.SIGKILL)
-        # Not reaped yet, so the group is certainly still ours.
+        # Not reaped yet, so the id of the group has not been reused.
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -102,11 +102,11 @@ class Process:
         self._child.wait()
 
     def cpu(self):
-        """CPU seconds that it and its descendants have used, the ended ones included."""
+        """Returns the CPU seconds of it and its descendants, including those that have exited."""
         return sum(each.cpu for each in tree(self.pid))
 
     def memory(self):
-        """Resident bytes of each process: its own first, then its descendants'."""
+        """Returns the resident bytes of it and then of each descendant."""
         return [resident(each.pid) for each in tree(self.pid)]
 
 
@@ -114,12 +114,12 @@ class Process:
 class Entry:
     pid: int
     parent: int
-    # What it has used, and what its children had used that it has waited for.
+    # Of the process itself and of the children that it has waited for.
     cpu: float
 
 
 def tree(root):
-    """`root` and its descendants, `root` first."""
+    """Returns `root` and its descendants, `root` first."""
     children = {}
     for folder in os.listdir("/proc"):
         if folder.isdigit() and (each := entry(int(folder))):
@@ -134,8 +134,8 @@ def entry(pid):
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None  # ended meanwhile
-    # The name before the last bracket may hold anything. See proc(5).
+        return None  # has exited
+    # The name before the last bracket may contain any characters. See proc(5).
     fields = text[text.rindex(")") + 2 :].split()
     return Entry(pid, int(fields[1]), sum(map(int, fields[11:15])) / TICKS)
 
@@ -148,7 +148,7 @@ def resident(pid):
 
 
 def machine():
-    """CPU seconds that the whole machine has worked, and those that its host gave to others."""
+    """Returns the CPU seconds that the machine was busy, and those that its host stole."""
     first = Path("/proc/stat").read_text().splitlines()[0]
     user, nice, system, _idle, _wait, irq, softirq, steal, *_ = map(int, first.split()[1:])
     return (user + nice + system + irq + softirq) / TICKS, steal / TICKS

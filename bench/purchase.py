@@ -1,4 +1,4 @@
-"""Purchases against `pgbench` with the same row update and ledger insert on the same Postgres."""
+"""Purchases against pgbench with the same row update and ledger insert on the same Postgres."""
 
 import argparse
 import random
@@ -7,23 +7,23 @@ import statistics
 import sys
 from contextlib import contextmanager
 
-from load import wait_until_idle, require_wrk, wrk
+from load import require_wrk, wait_until_idle, wrk
 from process import Failed
 from report import Report, common_options, progress, ratio
 from servers import ROOT, postgres, postgres_program, run, scratch
 from shops import lockstock
 
 MIGRATIONS = ROOT / "crates/lockstock-shop/migrations/postgres"
-OURS, PEER = "ours", "peer"
+# Databases.
+OURS, PEER = "lockstock", "pgbench"
 CLIENTS = 16
 WARM_UP = 1
 STOCK = 2_000_000_000
-# Name: how many products, and what must be reached beside pgbench.
+# Number of products, and the bound beside pgbench.
 SCENARIOS = {"hot": (1, ratio(10)), "spread": (1000, ratio(0.5))}
 BENCHES = (*SCENARIOS, "sqlite")
 
-# In one statement, and so in one transaction and one round trip: quicker than it is usually
-# written.
+# One statement, and so one transaction and one round trip: faster than the usual form.
 SCRIPT = """\\set product random(1, {products})
 WITH sold AS (
     UPDATE products SET stock = stock - 1, version = version + 1, updated_at = now()
@@ -38,18 +38,24 @@ def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__,
         prog="./dev bench purchase",
-        epilog="All of it takes about five minutes on a quiet machine.",
+        epilog="The whole bench takes about five minutes on an idle machine.",
     )
-    parser.add_argument("--seconds", type=int, default=5, help="of one round (5)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each side (5)")
-    parser.add_argument("--connections", type=int, default=256, help="to ours (256)")
+    parser.add_argument("--seconds", type=int, default=5, help="length of one round (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each side (5)")
     parser.add_argument(
-        "--spread", action="store_const", const=["spread"], dest="only", help="= --only spread"
+        "--connections", type=int, default=256, help="connections to Lockstock (256)"
+    )
+    parser.add_argument(
+        "--spread",
+        action="store_const",
+        const=["spread"],
+        dest="only",
+        help="the same as --only spread",
     )
     common_options(parser, BENCHES)
     given = parser.parse_args()
     if min(given.seconds, given.rounds, given.connections) < 1:
-        parser.error("--seconds, --rounds and --connections are at least 1")
+        parser.error("--seconds, --rounds and --connections must be at least 1")
     return given
 
 
@@ -59,19 +65,19 @@ class Bench:
         self.failures = {}
 
     def scenario(self, name):
-        """Ours and pgbench in turn, over one PostgreSQL."""
+        """Runs Lockstock and pgbench alternately on one PostgreSQL."""
         products, must = SCENARIOS[name]
         with self.shop(products) as shop:
             loads, peers = [], []
             self.load(name, shop, products, WARM_UP)
             for number in range(self.given.rounds):
-                turns = [
+                runs = [
                     lambda: loads.append(self.load(name, shop, products, self.given.seconds)),
                     lambda: peers.append(self.pgbench(name, products)),
                 ]
-                for turn in turns if number % 2 == 0 else reversed(turns):
+                for run_side in runs if number % 2 == 0 else reversed(runs):
                     wait_until_idle(self.given.idle_timeout)
-                    turn()
+                    run_side()
             self.books(OURS)
         self.add(name, loads, {"pgbench": peers}, must)
         return statistics.median(load.rate for load in loads)
@@ -87,7 +93,7 @@ class Bench:
                 self.stock(PEER, products)
             else:
                 ours = url
-        # Purchases take no lock: which store there is makes no difference.
+        # Purchases take no lock, so the store makes no difference.
         with lockstock(ours, "memory://", after_update="release") as shop:
             self.stock(OURS, products)
             yield shop
@@ -113,7 +119,7 @@ class Bench:
         for kind, count in load.failures.items():
             self.failures[f"{name}: {kind}"] = self.failures.get(f"{name}: {kind}", 0) + count
         if seconds != WARM_UP:
-            said(name, "lockstock", load)
+            report_progress(name, "lockstock", load)
         return load
 
     def pgbench(self, name, products):
@@ -121,33 +127,34 @@ class Bench:
             script = folder / "purchase.sql"
             script.write_text(SCRIPT.format(products=products))
             command = [postgres_program("pgbench"), "-n", "-M", "prepared", "-c", CLIENTS, "-j", 2]
-            command += ["-T", self.given.seconds, "-f", script, "-l", "--log-prefix", folder / "log"]
+            command += ["-T", self.given.seconds, "-f", script]
+            command += ["-l", "--log-prefix", folder / "log"]
             command += ["-h", "127.0.0.1", "-p", self.database.port, "-U", "postgres", PEER]
             run(command)
             logs = [log.read_text() for log in folder.glob("log.*")]
         took = sorted(int(line.split()[2]) / 1e3 for log in logs for line in log.splitlines())
         seen = Seen(len(took) / self.given.seconds, took)
-        said(name, "pgbench", seen)
+        report_progress(name, "pgbench", seen)
         return seen
 
     def sqlite(self, postgres_rate):
-        """Ours on the embedded default against ours on Postgres."""
+        """Compares Lockstock on SQLite with Lockstock on Postgres."""
         loads = []
         with scratch("sqlite") as folder:
             url = f"sqlite://{folder}/shop.sqlite3"
             with lockstock(url, "memory://", after_update="release", samples=True) as shop:
-                plenty(shop)
+                fill_stock(shop)
                 self.load("sqlite", shop, 1, WARM_UP)
                 for _ in range(self.given.rounds):
                     wait_until_idle(self.given.idle_timeout)
                     loads.append(self.load("sqlite", shop, 1, self.given.seconds))
         self.add("sqlite", loads, {}, None)
         rate = statistics.median(load.rate for load in loads)
-        peers = {"ours on Postgres": postgres_rate}
+        peers = {"on Postgres": postgres_rate}
         self.report.add("sqlite, hot: purchases", "1/s", rate, peers, must=ratio(0.5))
 
     def books(self, base):
-        """What was answered is in the ledger, and the ledger agrees with the stock."""
+        """Checks that the ledger agrees with the stock."""
         wrong = self.database.sql(
             base,
             f"SELECT count(*) FROM products p WHERE stock <> {STOCK} + coalesce((SELECT sum(delta)"
@@ -155,7 +162,7 @@ class Bench:
             " FROM ledger l WHERE l.product = p.id)",
         )
         if wrong != "0":
-            self.failures[f"products of which ledger and stock differ in {base}"] = int(wrong)
+            self.failures[f"products whose ledger and stock differ in {base}"] = int(wrong)
 
     def add(self, name, loads, peers, must):
         def both(value):
@@ -171,27 +178,27 @@ class Bench:
 
 
 class Seen:
-    """One run of pgbench."""
+    """The result of one run of pgbench."""
 
     def __init__(self, rate, took):
         self.rate = rate
         self.p50, self.p99 = (took[int(len(took) * part)] for part in (0.5, 0.99))
 
 
-def said(name, side, seen):
+def report_progress(name, side, seen):
     progress(f"{name:7} {side:10} {seen.rate:9,.0f}/s  p50 {seen.p50:7.2f}  p99 {seen.p99:7.2f} ms")
 
 
-def plenty(shop):
-    """As many of the first product as there can be."""
-    status, answer = shop.send("PATCH", "/api/products/1/", {"stock": STOCK})
+def fill_stock(shop):
+    """Raises the stock of the first product."""
+    status, body = shop.send("PATCH", "/api/products/1/", {"stock": STOCK})
     if status != 200:
-        raise Failed(f"PATCH: {status} {answer}")
+        raise Failed(f"PATCH: {status} {body}")
 
 
 def main():
     given = arguments()
-    # So that what was started is ended in order.
+    # So that child processes are stopped in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     report = Report("purchase")
@@ -200,14 +207,18 @@ def main():
         require_wrk()
         with postgres() as database:
             bench = Bench(given, database, report)
-            # What SQLite is measured against.
-            needed = [name for name in SCENARIOS if name in wanted or name == "hot" and "sqlite" in wanted]
+            # SQLite is compared with the hot scenario on Postgres.
+            needed = [
+                name
+                for name in SCENARIOS
+                if name in wanted or name == "hot" and "sqlite" in wanted
+            ]
             rates = {name: bench.scenario(name) for name in needed}
             if "sqlite" in wanted:
                 bench.sqlite(rates["hot"])
     except Failed as error:
         sys.exit(f"bench purchase: {error}")
-    report.note(f"pgbench: {CLIENTS} clients, prepared, one statement a transaction")
+    report.note(f"pgbench: {CLIENTS} clients, prepared, one statement per transaction")
     report.finish(as_json=given.json)
     if bench.failures:
         lines = "\n".join(f"  {what}: {count}" for what, count in bench.failures.items())

@@ -1,10 +1,10 @@
-"""What a bench found: a table to read, JSON lines to keep, and where it was measured.
+"""The results of a bench: a table, JSON lines, and the machine that it ran on.
 
     report = Report("patch")
     report.add("requests", "1/s", 5012.0, {"django": 492.0}, must=ratio(10), aim=ratio(15))
     report.finish(as_json=False)
 
-A ratio says how many times better ours is than that peer, whichever way better is.
+A ratio is how many times better Lockstock is than the peer: more per second, or fewer ms or MB.
 """
 
 import json
@@ -18,30 +18,32 @@ from servers import ROOT, postgres_program, run
 from shops import LOCKSTOCK
 
 OURS = "lockstock"
-# Units in which less is better.
-LESS = ("ms", "MB", "µs")
+# Units of which less is better.
+LESS_IS_BETTER = ("ms", "MB", "µs")
 
 
 def progress(text):
-    """On standard error, which is not the result."""
+    """Prints to standard error, because standard output is for the results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def common_options(parser, benches):
-    """What every bench can be told."""
+    """Adds the options that all benches have."""
     parser.add_argument(
         "--idle-timeout",
         type=int,
         default=20,
         help="maximum seconds to wait before each round until the machine is idle (20)",
     )
-    parser.add_argument("--only", choices=benches, action="append", help="may be repeated")
-    parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
+    parser.add_argument(
+        "--only", choices=benches, action="append", help="run only this bench; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of the table")
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What must be reached, or is aimed at."""
+    """A bound that must be met, or an aim."""
 
     kind: str
     value: float
@@ -58,17 +60,17 @@ class Bound:
 
 
 def ratio(value):
-    """At least so many times better than the peer."""
+    """At least `value` times better than the peer."""
     return Bound("ratio", value)
 
 
 def at_most(value):
-    """At most so much, whatever the peer does."""
+    """At most `value`, independent of the peer."""
     return Bound("at most", value)
 
 
 def at_least(value):
-    """At least so much, whatever the peer does."""
+    """At least `value`, independent of the peer."""
     return Bound("at least", value)
 
 
@@ -77,22 +79,22 @@ class Report:
         self.bench = bench
         self.lines = []
         self._notes = []
-        self._rows = [("", "", "ours", "peer", "", "ratio", "must", "aim", "")]
+        self._rows = [("", "", OURS, "peer", "", "ratio", "must", "aim", "")]
 
     def add(self, metric, unit, ours, peers, *, must=None, aim=None):
-        """One metric of ours, and the same of each peer by its name. A bound is one for all
-        peers, or one by each peer's name."""
+        """Adds one metric of Lockstock and of each peer by name. A bound is the same for all
+        peers, or a dict of bounds by the names of peers."""
         self._line(OURS, metric, ours, unit, None)
         for peer, value in peers.items():
             better = times_better(ours, value, unit)
             self._line(peer, metric, value, unit, better)
-            its = [each.get(peer) if isinstance(each, dict) else each for each in (must, aim)]
-            self._row(metric, unit, ours, peer, value, better, *its)
+            bounds = [each.get(peer) if isinstance(each, dict) else each for each in (must, aim)]
+            self._row(metric, unit, ours, peer, value, better, *bounds)
         if not peers:
             self._row(metric, unit, ours, "", None, None, must, aim)
 
     def note(self, text):
-        """A line below the table."""
+        """Adds a line below the table."""
         self._notes.append(text)
 
     def _line(self, peer, metric, value, unit, better):
@@ -121,7 +123,7 @@ class Report:
         )
 
     def finish(self, *, as_json=False):
-        """Writes target/bench/NAME.jsonl and prints the same as lines or as a table."""
+        """Writes target/bench/NAME.jsonl, and prints the results as JSON lines or as a table."""
         folder = ROOT / "target/bench"
         folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line, ensure_ascii=False) for line in self.lines]
@@ -131,11 +133,11 @@ class Report:
             return
         print()
         print(table(self._rows))
-        print("\n".join(["", *self._notes, surroundings()]))
+        print("\n".join(["", *self._notes, environment()]))
 
 
 def times_better(ours, peer, unit):
-    above, below = (peer, ours) if unit in LESS else (ours, peer)
+    above, below = (peer, ours) if unit in LESS_IS_BETTER else (ours, peer)
     return above / below if below else None
 
 
@@ -146,7 +148,7 @@ def figure(value):
 
 
 def table(rows):
-    """Columns as wide as they must be: words to the left, figures to the right."""
+    """Aligns words to the left and numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     left = (0, 1, 4, 8)
     lines = []
@@ -159,8 +161,8 @@ def table(rows):
     return "\n".join(lines)
 
 
-def surroundings():
-    """The machine and the versions: without them a figure says nothing."""
+def environment():
+    """Returns the machine and the versions, without which figures cannot be compared."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30

@@ -27,7 +27,7 @@ LAYERS = {
         {"http", "openapi"},
         {"state", "settings"},
         {"drf"},
-        {"error", "etag"},
+        {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
         {"failpoint", "logging"},

@@ -1,9 +1,10 @@
-// A client of a Node lock library, started by `./dev bench lock`.
+// A client of a Node lock library, which `./dev bench lock` starts.
 //
 //   node client.js redlock|redis-semaphore URL LEASE_MS TASKS NAMES FILE
 //
-// Says `ready`, reads `START END GIVE_UP` (nanoseconds of CLOCK_MONOTONIC), takes turns until
-// END and writes each to FILE: asked, begin, end, the last two 0 for a wait that was given up.
+// Prints `ready`, reads `START END GIVE_UP` (nanoseconds of CLOCK_MONOTONIC), and acquires and
+// releases until END. Writes three numbers per acquisition to FILE: when acquire was called, when
+// it returned, and when the release began. The last two are 0 for a wait that was given up.
 
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -16,7 +17,7 @@ const [library, url, lease, tasks, names, file] = process.argv.slice(2);
 const now = () => process.hrtime.bigint();
 const client = new Redis(url);
 
-// Each with its own pauses between tries, and without an end to them.
+// Each library with its default pauses between attempts, and without a limit of attempts.
 const libraries = {
   redlock(name) {
     const redlock = new Redlock([client], { retryCount: -1 });
@@ -29,24 +30,24 @@ const libraries = {
   },
 };
 
-const turns = [];
+const intervals = [];
 const waiting = new Array(Number(tasks)).fill(0n);
 
-async function takeTurns(task, end) {
+async function runTask(task, end) {
   const lock = libraries[library](`lock-bench-${task % Number(names)}`);
   for (;;) {
-    const asked = now();
-    if (asked >= end) return;
-    waiting[task] = asked;
+    const requested = now();
+    if (requested >= end) return;
+    waiting[task] = requested;
     const held = await lock.acquire();
     const begin = now();
     waiting[task] = 0n;
-    turns.push(asked, begin, now());
+    intervals.push(requested, begin, now());
     await lock.release(held);
   }
 }
 
-// Connects, and loads what scripts there are.
+// Connects and loads the scripts of the library.
 const warm = libraries[library]("lock-bench-warm");
 await warm.release(await warm.acquire());
 
@@ -54,10 +55,10 @@ const lines = createInterface({ input: process.stdin });
 lines.once("line", async (line) => {
   const [start, end, giveUp] = line.split(" ").map(BigInt);
   await sleep(Math.max(0, Number(start - now()) / 1e6));
-  const all = [...waiting.keys()].map((task) => takeTurns(task, end));
+  const all = [...waiting.keys()].map((task) => runTask(task, end));
   await Promise.race([Promise.all(all), sleep(Number(giveUp - now()) / 1e6)]);
-  for (const asked of waiting) if (asked) turns.push(asked, 0n, 0n);
-  writeFileSync(file, BigUint64Array.from(turns));
+  for (const requested of waiting) if (requested) intervals.push(requested, 0n, 0n);
+  writeFileSync(file, BigUint64Array.from(intervals));
   process.exit(0);
 });
 console.log("ready");

@@ -1,9 +1,10 @@
-"""A client of a Python lock library, started by `./dev bench lock`: one task of its own.
+"""A client of a Python lock library with one task, which `./dev bench lock` starts.
 
     python client.py redis-py|python-redis-lock URL LEASE_MS NAME FILE
 
-Says `ready`, reads `START END GIVE_UP` (nanoseconds of CLOCK_MONOTONIC), takes turns until END
-and writes each to FILE: asked, begin, end, the last two 0 for a wait that was given up.
+Prints `ready`, reads `START END GIVE_UP` (nanoseconds of CLOCK_MONOTONIC), and acquires and
+releases until END. Writes three numbers per acquisition to FILE: when acquire was called, when
+it returned, and when the release began. The last two are 0 for a wait that was given up.
 """
 
 import math
@@ -31,7 +32,7 @@ class PythonRedisLock:
         self.lock = redis_lock.Lock(client, name, expire=math.ceil(lease_ms / 1000))
 
     def acquire(self, seconds):
-        # It takes whole seconds, and none for ever.
+        # The timeout is in whole seconds; without a timeout it waits forever.
         return self.lock.acquire(timeout=math.ceil(seconds))
 
     def release(self):
@@ -41,22 +42,22 @@ class PythonRedisLock:
 LIBRARIES = {"redis-py": RedisPy, "python-redis-lock": PythonRedisLock}
 
 
-def take_turns(lock, end, give_up):
-    turns = array("Q")
-    while (asked := monotonic_ns()) < end:
-        if not lock.acquire(max(give_up - asked, 1) / 1e9):
-            turns.extend((asked, 0, 0))
+def run_task(lock, end, give_up):
+    intervals = array("Q")
+    while (requested := monotonic_ns()) < end:
+        if not lock.acquire(max(give_up - requested, 1) / 1e9):
+            intervals.extend((requested, 0, 0))
             break
         begin = monotonic_ns()
-        turns.extend((asked, begin, monotonic_ns()))
+        intervals.extend((requested, begin, monotonic_ns()))
         lock.release()
-    return turns
+    return intervals
 
 
 def main():
     library, url, lease_ms, name, file = sys.argv[1:]
     client = redis.Redis.from_url(url)
-    # Connects, and loads what scripts there are.
+    # Connects and loads the scripts of the library.
     warm = LIBRARIES[library](client, f"{name}-warm-{monotonic_ns()}", int(lease_ms))
     warm.acquire(1)
     warm.release()
@@ -64,9 +65,9 @@ def main():
     print("ready", flush=True)
     start, end, give_up = map(int, input().split())
     sleep(max(0, start - monotonic_ns()) / 1e9)
-    turns = take_turns(lock, end, give_up)
+    intervals = run_task(lock, end, give_up)
     with open(file, "wb") as out:
-        turns.tofile(out)
+        intervals.tofile(out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
--- One request for one random product at a time.
+-- Sends one request for one random product at a time.
 --
 --   wrk -s products.lua URL -- get|patch|purchase PRODUCTS SEED
 --
--- Products have the ids 1 to PRODUCTS. PATCH sets the stock to a random number, so that every
--- one of them is a write. Prints the results as the last line, in JSON; times in microseconds.
--- Counting each status costs a small machine about 3 % of 48,000 answers a second, at the
--- expense of the quicker server; wrk by itself would not tell a 429 from a 500.
+-- Products have the ids 1 to PRODUCTS. PATCH sets the stock to a random number, so that each
+-- request is a write. Prints the results as JSON in the last line, with times in microseconds.
+-- Counting the statuses costs a small machine about 3 % of 48,000 responses per second, at the
+-- expense of the faster server. wrk itself does not distinguish a 429 from a 500.
 
 local threads = {}
 
@@ -16,7 +16,7 @@ end
 function init(args)
    local method, products, seed = args[1], tonumber(args[2]), tonumber(args[3])
    math.randomseed(seed)
-   -- Made once: formatting each request again would cost wrk more than sending it.
+   -- Formatted once, because formatting a request costs wrk more than sending it.
    local requests = {}
    if method == "get" or method == "purchase" then
       local headers = { ["Content-Type"] = "application/json" }
@@ -32,7 +32,7 @@ function init(args)
          return requests[math.random(products)]
       end
    else
-      -- Always six digits, so that the length that wrk.format puts into the header is right.
+      -- Six digits, like all random numbers, so that the Content-Length is right.
       local body = '{"stock":100000}'
       local headers = { ["Content-Type"] = "application/json" }
       for id = 1, products do
@@ -45,11 +45,11 @@ function init(args)
    end
 end
 
--- Global, or else done() could not ask for it.
+-- Global, so that done() can read it with thread:get.
 statuses = {}
 
 function response(status)
-   -- Of a table with numbers for keys thread:get makes nothing.
+   -- A string, because thread:get does not return tables with numeric keys.
    local key = tostring(status)
    statuses[key] = (statuses[key] or 0) + 1
 end

@@ -20,7 +20,7 @@ class ProductSerializer(serializers.ModelSerializer):
         ]
 
     def update(self, instance, validated_data):
-        # Nothing to write is not a new version: caches and `If-Match` go on being right.
+        # Without changes the version stays the same, so that caches and `If-Match` stay valid.
         if not validated_data:
             return instance
         instance.version += 1

@@ -1,8 +1,8 @@
-"""The article's viewset: one update of a product at a time, by a lock in Redis.
+"""The usual DRF viewset with a lock in Redis, which allows one update of a product at a time.
 
-It differs from the article in three ways, so that it is a fair reference and a fair peer:
-an error stays the error that it is, the lock is given back when nothing was written, and
-`SHOP_AFTER_UPDATE=release` gives it back always.
+Three properties make it a fair reference and a fair peer: errors keep their status, the lock
+is released if nothing was written, and with `SHOP_AFTER_UPDATE=release` it is always
+released.
 """
 
 from contextlib import contextmanager, suppress
@@ -46,36 +46,36 @@ def update_lock(pk, keep):
         written = True
     finally:
         if not (written and keep):
-            # A lock that has expired meanwhile is not ours to give back.
+            # Fails if the lock has expired.
             with suppress(LockError):
                 lock.release()
 
 
-# No docstring: DRF would publish it as the description in its answer to OPTIONS.
+# No docstring, because DRF publishes it as the description in its response to OPTIONS.
 class ProductViewSet(viewsets.ModelViewSet):
     queryset = Product.objects.all()
     serializer_class = ProductSerializer
     pagination_class = Pages
-    # Two, not one: only a view that can choose sends `Vary: Accept`.
+    # With only one renderer DRF would not send `Vary: Accept`.
     renderer_classes = [renderers.JSONRenderer, ProblemRenderer]
     search_fields = ["name", "description"]
-    # All but the description: nobody sorts by prose.
+    # All fields except the description, which has no useful order.
     ordering_fields = [f for f in ProductSerializer.Meta.fields if f != "description"]
     filterset_fields = {"price": NUMBER_LOOKUPS, "stock": NUMBER_LOOKUPS}
 
-    # PATCH comes through here as well: DRF's partial_update calls update.
+    # Handles PATCH too, because DRF's partial_update calls update.
     def update(self, request, *args, **kwargs):
         with update_lock(self.kwargs["pk"], keep=settings.AFTER_UPDATE == "keep"):
             return super().update(request, *args, **kwargs)
 
-    # Never kept: there is nothing left to protect.
+    # Never kept, because no product remains to protect.
     def destroy(self, request, *args, **kwargs):
         with update_lock(self.kwargs["pk"], keep=False):
             return super().destroy(request, *args, **kwargs)
 
     def finalize_response(self, request, response, *args, **kwargs):
         response = super().finalize_response(request, response, *args, **kwargs)
-        # Only a product has a version: not a list, not an error, not OPTIONS.
+        # Lists, errors and responses to OPTIONS have no version.
         if isinstance(response.data, dict) and "version" in response.data:
             response["ETag"] = f'"{response.data["version"]}"'
         return response

@@ -1,9 +1,9 @@
-"""Settings from the environment, so that a test or a bench can point it anywhere.
+"""Settings from the environment, so that tests and benches can choose the servers.
 
-SHOP_DATABASE_URL  postgres://user@host:port/name, or postgres://user@/name?host=/socket/dir
-SHOP_REDIS_URL     redis://host:port/db, or unix:///path.sock?db=0
+SHOP_DATABASE_URL   postgres://user@host:port/name, or postgres://user@/name?host=/socket/dir
+SHOP_REDIS_URL      redis://host:port/db, or unix:///path.sock?db=0
 SHOP_AFTER_UPDATE   keep (the default: one update per lease) or release (a plain mutex)
-SHOP_FILTERS       on (the default) or off: no ?search=, ?ordering= and ?price=
+SHOP_FILTERS        on (the default) or off: no ?search=, ?ordering= and ?price=
 """
 
 import os
@@ -21,7 +21,7 @@ def postgres(url):
         "PASSWORD": unquote(parts.password or ""),
         "HOST": parts.hostname or socket_dir,
         "PORT": str(parts.port or ""),
-        # Connections live as long as their worker: the peer is measured at its best.
+        # Persistent connections, so that the peer is measured at its best.
         "CONN_MAX_AGE": None,
     }
 
@@ -48,9 +48,9 @@ FILTERS = [
     "rest_framework.filters.OrderingFilter",
 ]
 
-# Nothing is signed here, and Django will not start without a key.
+# Django does not start without a key, although nothing is signed.
 SECRET_KEY = secrets.token_hex()
-# DEBUG would log every query and answer errors with HTML pages full of locals.
+# DEBUG would log every query and render errors as HTML pages.
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True
@@ -58,14 +58,13 @@ TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = ["rest_framework", "django_filters", "products"]
-# The redirect to the trailing slash lives here; nothing else is needed, and each
-# further middleware would only make the peer slower.
+# Redirects to the trailing slash. Further middleware would only make the peer slower.
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "shop.urls"
 WSGI_APPLICATION = "shop.wsgi.application"
 
 REST_FRAMEWORK = {
-    # The API is open. Without django.contrib.auth there is no AnonymousUser to make.
+    # The API is open, and without django.contrib.auth there is no AnonymousUser.
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": [],
     "UNAUTHENTICATED_USER": None,
@@ -75,7 +74,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",
         "rest_framework.parsers.MultiPartParser",
     ],
-    # DRF runs them for a single product too, which is half of the work of a GET. The article
-    # has none, so a bench that measures single products switches them off.
+    # DRF runs filters for a single product too, which is half of the work of a GET. Benches of
+    # single products switch them off.
     "DEFAULT_FILTER_BACKENDS": FILTERS if FILTERED == "on" else [],
 }

@@ -1,4 +1,4 @@
-//! A holder to be killed, and the next one who waits for it.
+//! A holder that is killed, and a waiter that gets its locks.
 
 use std::io::stdin;
 use std::time::Duration;
@@ -14,26 +14,26 @@ pub fn lease(milliseconds: &str) -> Result<Duration> {
     ))
 }
 
-/// Says until when it holds, and holds until it is killed.
+/// Acquires the lock, prints when the lease expires, and holds it until the process is killed.
 pub async fn hold(url: &str, lease: Duration, name: &str) -> Result<()> {
     let store = Store::connect(url).await?;
     let guard = store.lock(name).lease(lease)?.acquire().await?;
-    // Counted from before the request was sent: never later than the server's end of it.
-    let left = u64::try_from(guard.remaining().as_nanos())?;
-    println!("until {}", clock::now() + left);
+    // Counts from before the request was sent, so it is never later than the server's expiry.
+    let remaining_ns = u64::try_from(guard.remaining().as_nanos())?;
+    println!("until {}", clock::now_ns() + remaining_ns);
     std::future::pending::<()>().await;
     drop(guard);
     Ok(())
 }
 
-/// Acquires each name it reads, and says when it had it.
+/// Acquires each name from standard input, and prints when it was acquired.
 pub async fn next(url: &str, lease: Duration) -> Result<()> {
     let store = Store::connect(url).await?;
     println!("ready");
     for name in stdin().lines() {
         let name = name?;
         let guard = store.lock(&name).lease(lease)?.acquire().await?;
-        println!("since {name} {}", clock::now());
+        println!("since {name} {}", clock::now_ns());
         guard.release().await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The libraries, each as its documentation says to use it.
+//! The libraries, each used as its documentation shows.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Script, Value, cmd};
 
-use crate::turns::{Library, Locking};
+use crate::worker::{Library, Locking};
 
-// --- ours -------------------------------------------------------------------
+// --- lockstock --------------------------------------------------------------
 
 pub struct Lockstock {
     store: lockstock::Store,
@@ -42,14 +42,14 @@ impl Locking for lockstock::Lock {
     }
 }
 
-// --- the two commands, without a library ------------------------------------
+// --- plain commands, without a library --------------------------------------
 
-/// How a raw lock is given back.
+/// How a raw lock is released.
 #[derive(Clone, Copy)]
 pub enum Release {
-    /// `DEL`, which also deletes a lock that is somebody else's by now.
+    /// `DEL`, which also deletes the lock of a later holder.
     Delete,
-    /// Compare and delete, in a script.
+    /// A script that compares and deletes.
     Script,
 }
 
@@ -81,7 +81,7 @@ impl Library for Raw {
         Ok(RawLock {
             connection: self.connection.clone(),
             name: name.to_owned(),
-            // A new one each time would be safer, and slower: this is the limit.
+            // A new token each time would be safer and slower: this is the upper limit.
             token: format!("{name:0>32}"),
             lease_ms: u64::try_from(self.lease.as_millis())?,
             release: self.release,
@@ -106,8 +106,8 @@ impl Locking for RawLock {
         let mut set = cmd("SET");
         set.arg(&self.name).arg(&self.token).arg("NX");
         set.arg("PX").arg(self.lease_ms);
-        let answer: Value = set.query_async(&mut self.connection).await?;
-        ensure!(answer == Value::Okay, "the raw commands do not wait");
+        let reply: Value = set.query_async(&mut self.connection).await?;
+        ensure!(reply == Value::Okay, "raw commands cannot wait");
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl Locking for RawLock {
                     .await?
             }
         };
-        ensure!(deleted == 1, "the lock was gone");
+        ensure!(deleted == 1, "the lock was lost");
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use lockstock::{Acquired, Busy, Guard, Store};
 
 use crate::admission::{Admission, Admit, checked_lease};
 use crate::key::Key;
+use crate::middleware::impl_layer;
 use crate::rejection::{Rejection, RejectionHandler};
 
 /// Default time after which the permit of a dead process is free again.
@@ -127,6 +128,8 @@ impl ConcurrencyLimitLayer {
         self.admission.drain().await;
     }
 }
+
+impl_layer!(ConcurrencyLimitLayer);
 
 impl Admit for ConcurrencyLimitLayer {
     const KIND: &str = "semaphore";

@@ -43,7 +43,7 @@ pub use self::store::{LockstockRecordStore, RecordStore};
 use crate::BoxError;
 use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
-use crate::middleware::Handle;
+use crate::middleware::{Handle, impl_layer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 
@@ -265,6 +265,8 @@ impl IdempotencyLayer {
         self.claims.drain().await;
     }
 }
+
+impl_layer!(IdempotencyLayer);
 
 impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer
 where

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::admission::{Admission, Admit};
 use crate::key::Key;
+use crate::middleware::impl_layer;
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 
@@ -190,6 +191,8 @@ impl LockLayer {
         self.admission.drain().await;
     }
 }
+
+impl_layer!(LockLayer);
 
 impl Admit for LockLayer {
     const KIND: &str = "lock";

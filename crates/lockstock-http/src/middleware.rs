@@ -71,23 +71,18 @@ where
     }
 }
 
-/// Implements [`tower_layer::Layer`] for layers of this crate. The orphan rule forbids a blanket
+/// Implements [`tower_layer::Layer`] for a layer of this crate. The orphan rule forbids a blanket
 /// implementation.
 macro_rules! impl_layer {
-    ($($layer:ty),+) => {$(
+    ($layer:ty) => {
         impl<S> tower_layer::Layer<S> for $layer {
-            type Service = Middleware<S, Self>;
+            type Service = $crate::middleware::Middleware<S, Self>;
 
             fn layer(&self, inner: S) -> Self::Service {
-                Middleware::new(inner, self)
+                $crate::middleware::Middleware::new(inner, self)
             }
         }
-    )+};
+    };
 }
 
-impl_layer!(
-    crate::ConcurrencyLimitLayer,
-    crate::IdempotencyLayer,
-    crate::LockLayer,
-    crate::PreconditionsLayer
-);
+pub(crate) use impl_layer;

@@ -26,7 +26,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
 use self::tags::{ETagCondition, Tag};
-use crate::middleware::Handle;
+use crate::middleware::{Handle, impl_layer};
 use crate::opaque::Opaque;
 use crate::rejection::{Rejection, RejectionHandler};
 
@@ -201,6 +201,8 @@ impl Default for PreconditionsLayer {
         Self::new()
     }
 }
+
+impl_layer!(PreconditionsLayer);
 
 impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer
 where

@@ -1,10 +1,9 @@
-//! Combines calls: whoever arrives while a batch is under way joins the next one.
+//! Batches concurrent calls: a job that arrives while a batch runs joins the next batch.
 //!
-//! A database answers one question or sixty in nearly the same time, so under load a batch
-//! costs what a single call did, and without load a call waits for nobody. Order within a
-//! batch is order of arrival. Bounded: at most so many batches run at once, of so many jobs,
-//! and callers wait in a bounded queue; those who say so wait no longer than until a time for
-//! their job to begin, and what has not begun by then never does.
+//! A database answers one query or sixty in nearly the same time. Under load, a batch therefore
+//! costs as much as a single call; without load, a job never waits for others. Jobs run in order
+//! of arrival. Everything is bounded: the number of concurrent batches, the jobs in a batch, and
+//! the queue. A caller may set a start timeout; a job that has not started by then is dropped.
 
 mod keyed;
 mod start;
@@ -15,103 +14,103 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-pub(crate) use self::keyed::Turn;
-pub(crate) use self::start::Ticket;
+pub(crate) use self::keyed::KeyBatch;
+pub(crate) use self::start::StartToken;
 
-/// The entrance to the batches. A job carries its own way to be answered.
-pub(crate) struct Combiner<Job> {
-    entrance: mpsc::Sender<Job>,
-    /// Ends the batches when the combiner is dropped.
+/// A queue of jobs that run in batches. Each job holds the sender for its own reply.
+pub(crate) struct Batcher<Job> {
+    sender: mpsc::Sender<Job>,
+    /// Stops the batches when the batcher is dropped.
     _dispatcher: JoinSet<()>,
 }
 
-/// How many batches there may be.
+/// The bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Lanes {
-    /// The most batches at once. The second and later ones only begin while those before
-    /// them are slow: one large batch costs less than two small ones.
-    pub(crate) most: usize,
-    /// The most jobs in one.
+pub(crate) struct BatchLimits {
+    /// Maximum number of concurrent batches. A second one starts only while the running ones
+    /// are slow: one large batch costs less than two small ones.
+    pub(crate) concurrent: usize,
+    /// Maximum number of jobs in a batch.
     pub(crate) jobs: usize,
 }
 
-/// Jobs that may wait to be taken into a batch before callers wait outside.
-const QUEUE: usize = 4096;
+/// Maximum number of queued jobs. Beyond it, callers wait to submit theirs.
+const MAX_QUEUED: usize = 4096;
 
-/// A batch that takes so long holds up the next one for no good reason: it may wait for a
-/// disk, or for a connection that is gone.
+/// Age at which a running batch no longer delays the next one: it may wait for a disk or for a
+/// dead connection.
 const SLOW: Duration = Duration::from_millis(5);
 
-impl<Job: Send + 'static> Combiner<Job> {
-    /// Runs `run` on one batch after the other.
-    pub(crate) fn start<Run, Batch>(lanes: Lanes, run: Run) -> Self
+impl<Job: Send + 'static> Batcher<Job> {
+    /// Starts a batcher that calls `run` with each batch.
+    pub(crate) fn start<Run, Batch>(limits: BatchLimits, run: Run) -> Self
     where
         Run: Fn(Vec<Job>) -> Batch + Send + 'static,
         Batch: Future<Output = ()> + Send + 'static,
     {
-        Self::dispatched(|exit| dispatch(exit, lanes, run))
+        Self::dispatched(|receiver| dispatch(receiver, limits, run))
     }
 
     fn dispatched<D>(dispatch: impl FnOnce(mpsc::Receiver<Job>) -> D) -> Self
     where
         D: Future<Output = ()> + Send + 'static,
     {
-        let (entrance, exit) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED);
         let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch(exit));
+        dispatcher.spawn(dispatch(receiver));
         Self {
-            entrance,
+            sender,
             _dispatcher: dispatcher,
         }
     }
 
-    /// Hands in the job made of the sender that its answer shall go to, and waits for that.
-    /// `None` if the batch ended without one.
-    pub(crate) async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        self.entrance.send(job(answer)).await.ok()?;
-        answered.await.ok()
+    /// Submits the job that `job` builds around its reply sender, and waits for the reply.
+    /// Returns `None` if the batch ended without a reply.
+    pub(crate) async fn submit<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Option<T> {
+        let (sender, reply) = oneshot::channel();
+        self.sender.send(job(sender)).await.ok()?;
+        reply.await.ok()
     }
 
-    /// The same for a job that is worth nothing later: if it has not [begun](Ticket::begin)
-    /// within `patience`, the answer is `Waited::InVain`, and it never begins.
-    pub(crate) async fn ask_within<T>(
+    /// Submits a job that is useless later: unless it [starts](StartToken::start) within
+    /// `timeout`, it never does, and the reply is [`Reply::NotStarted`].
+    pub(crate) async fn submit_within<T>(
         &self,
-        patience: Duration,
-        job: impl FnOnce(oneshot::Sender<T>, Ticket) -> Job,
-    ) -> Waited<T> {
-        let until = Instant::now() + patience;
-        let ticket = Ticket::default();
-        let (answer, mut answered) = oneshot::channel();
-        let handed_in = self.entrance.send(job(answer, ticket.clone()));
-        match timeout_at(until, handed_in).await {
-            Err(_) => return Waited::InVain,
-            Ok(Err(_)) => return Waited::Forever,
+        timeout: Duration,
+        job: impl FnOnce(oneshot::Sender<T>, StartToken) -> Job,
+    ) -> Reply<T> {
+        let start_deadline = Instant::now() + timeout;
+        let token = StartToken::default();
+        let (sender, mut reply) = oneshot::channel();
+        let submitted = self.sender.send(job(sender, token.clone()));
+        match timeout_at(start_deadline, submitted).await {
+            Err(_) => return Reply::NotStarted,
+            Ok(Err(_)) => return Reply::Lost,
             Ok(Ok(())) => {}
         }
-        let early = timeout_at(until, &mut answered).await;
-        let answered = match early {
-            Ok(answered) => answered,
-            Err(_) if ticket.give_up() => return Waited::InVain,
-            // It is under way.
-            Err(_) => answered.await,
+        let early = timeout_at(start_deadline, &mut reply).await;
+        let reply = match early {
+            Ok(reply) => reply,
+            Err(_) if token.cancel() => return Reply::NotStarted,
+            // The job has started.
+            Err(_) => reply.await,
         };
-        answered.map_or(Waited::Forever, Waited::For)
+        reply.map_or(Reply::Lost, Reply::Done)
     }
 }
 
-/// How waiting for an answer ends.
+/// The reply to a job with a start timeout.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Waited<T> {
-    /// With one.
-    For(T),
-    /// The job has not begun, and never will.
-    InVain,
-    /// The batch ended without one: nobody knows what it did.
-    Forever,
+pub(crate) enum Reply<T> {
+    /// The job ran.
+    Done(T),
+    /// The job has not started and never will.
+    NotStarted,
+    /// The batch ended without a reply: the effect of the job is unknown.
+    Lost,
 }
 
-async fn dispatch<Job, Run, Batch>(mut exit: mpsc::Receiver<Job>, lanes: Lanes, run: Run)
+async fn dispatch<Job, Run, Batch>(mut receiver: mpsc::Receiver<Job>, limits: BatchLimits, run: Run)
 where
     Run: Fn(Vec<Job>) -> Batch,
     Batch: Future<Output = ()> + Send + 'static,
@@ -120,31 +119,28 @@ where
     let mut running = JoinSet::new();
     let mut slow = Instant::now();
     loop {
-        let there_is_a_lane =
-            running.is_empty() || running.len() < lanes.most && slow <= Instant::now();
-        if there_is_a_lane && !next.is_empty() {
+        let may_start =
+            running.is_empty() || running.len() < limits.concurrent && slow <= Instant::now();
+        if may_start && !next.is_empty() {
             running.spawn(run(std::mem::take(&mut next)));
             slow = Instant::now() + SLOW;
         }
-        let room = lanes.jobs - next.len();
-        let waits_for_a_lane = !next.is_empty() && running.len() < lanes.most;
+        let room = limits.jobs - next.len();
+        let waits_to_start = !next.is_empty() && running.len() < limits.concurrent;
         tokio::select! {
-            taken = exit.recv_many(&mut next, room), if room > 0 => {
-                if taken == 0 {
+            received = receiver.recv_many(&mut next, room), if room > 0 => {
+                if received == 0 {
                     return;
                 }
             }
-            Some(ended) = running.join_next() => {
-                note_panic(ended);
-            }
-            () = sleep_until(slow), if waits_for_a_lane => {}
+            Some(ended) = running.join_next() => log_panic(ended),
+            () = sleep_until(slow), if waits_to_start => {}
         }
     }
 }
 
-/// The callers of a batch that panicked get no answer, and hear that; the others are not
-/// affected.
-fn note_panic(ended: Result<(), JoinError>) {
+/// Logs the panic of a batch. Its callers receive no reply; other batches are not affected.
+fn log_panic(ended: Result<(), JoinError>) {
     if let Err(panic) = ended {
         tracing::error!(%panic, "a batch panicked");
     }
@@ -159,28 +155,31 @@ mod tests {
     type Job = (u32, oneshot::Sender<u32>);
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_while_a_batch_is_under_way_joins_the_next_in_order() {
+    async fn a_job_submitted_while_a_batch_runs_joins_the_next_in_order() {
         let batches = Arc::new(Mutex::new(Vec::new()));
-        let (gate, noted) = (Arc::new(Notify::new()), batches.clone());
+        let (gate, log) = (Arc::new(Notify::new()), batches.clone());
         let opened = gate.clone();
-        let lanes = Lanes { most: 1, jobs: 3 };
-        let combiner = Arc::new(Combiner::start(lanes, move |batch: Vec<Job>| {
-            let (gate, noted) = (gate.clone(), noted.clone());
+        let limits = BatchLimits {
+            concurrent: 1,
+            jobs: 3,
+        };
+        let batcher = Arc::new(Batcher::start(limits, move |batch: Vec<Job>| {
+            let (gate, log) = (gate.clone(), log.clone());
             async move {
                 let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
-                noted.lock().unwrap().push(numbers);
+                log.lock().unwrap().push(numbers);
                 gate.notified().await;
-                for (number, answer) in batch {
-                    let _ = answer.send(number * 10);
+                for (number, reply) in batch {
+                    let _ = reply.send(number * 10);
                 }
             }
         }));
         let mut callers = Vec::new();
         for number in 0..6 {
-            let combiner = combiner.clone();
-            let call = async move { combiner.ask(|answer| (number, answer)).await };
+            let batcher = batcher.clone();
+            let call = async move { batcher.submit(|reply| (number, reply)).await };
             callers.push(tokio::spawn(call));
-            // Paused time moves on when every task waits: so each is in its place.
+            // Paused time advances only when every task is idle: this job is queued then.
             tokio::time::sleep(SLOW * 2).await;
         }
         for _ in 0..3 {
@@ -197,58 +196,64 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_batch_lets_the_next_one_pass_and_a_panic_ends_only_its_own() {
-        let lanes = Lanes { most: 2, jobs: 10 };
-        let combiner = Arc::new(Combiner::start(lanes, |batch: Vec<Job>| async move {
-            for (number, answer) in batch {
+    async fn a_slow_batch_does_not_block_the_next_and_a_panic_ends_only_its_own_batch() {
+        let limits = BatchLimits {
+            concurrent: 2,
+            jobs: 10,
+        };
+        let batcher = Arc::new(Batcher::start(limits, |batch: Vec<Job>| async move {
+            for (number, reply) in batch {
                 match number {
                     0 => std::future::pending().await,
-                    1 => panic!("as told"),
-                    _ => drop(answer.send(number)),
+                    1 => panic!("deliberate"),
+                    _ => drop(reply.send(number)),
                 }
             }
         }));
-        let stuck = combiner.clone();
-        let stuck = tokio::spawn(async move { stuck.ask(|answer| (0, answer)).await });
+        let stuck = batcher.clone();
+        let stuck = tokio::spawn(async move { stuck.submit(|reply| (0, reply)).await });
         tokio::time::sleep(SLOW).await;
-        assert_eq!(combiner.ask(|answer| (1, answer)).await, None);
-        assert_eq!(combiner.ask(|answer| (2, answer)).await, Some(2));
+        assert_eq!(batcher.submit(|reply| (1, reply)).await, None);
+        assert_eq!(batcher.submit(|reply| (2, reply)).await, Some(2));
         assert!(!stuck.is_finished());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_not_begun_in_time_never_does() {
-        let begun = Arc::new(Mutex::new(Vec::new()));
-        let (gate, noted) = (Arc::new(Notify::new()), begun.clone());
+    async fn a_job_that_has_not_started_in_time_never_starts() {
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let (gate, log) = (Arc::new(Notify::new()), started.clone());
         let opened = gate.clone();
-        let lanes = Lanes { most: 1, jobs: 1 };
-        let combiner = Combiner::start(lanes, move |batch: Vec<(Job, Ticket)>| {
-            let (gate, noted) = (gate.clone(), noted.clone());
+        let limits = BatchLimits {
+            concurrent: 1,
+            jobs: 1,
+        };
+        let batcher = Batcher::start(limits, move |batch: Vec<(Job, StartToken)>| {
+            let (gate, log) = (gate.clone(), log.clone());
             async move {
-                for ((number, answer), ticket) in batch {
-                    if ticket.begin() {
-                        noted.lock().unwrap().push(number);
+                for ((number, reply), token) in batch {
+                    if token.start() {
+                        log.lock().unwrap().push(number);
                         gate.notified().await;
-                        let _ = answer.send(number);
+                        let _ = reply.send(number);
                     }
                 }
             }
         });
-        let combiner = Arc::new(combiner);
-        let ask = |number| {
-            let combiner = combiner.clone();
-            let job = move |answer, ticket| ((number, answer), ticket);
-            tokio::spawn(async move { combiner.ask_within(SLOW * 10, job).await })
+        let batcher = Arc::new(batcher);
+        let submit = |number| {
+            let batcher = batcher.clone();
+            let job = move |reply, token| ((number, reply), token);
+            tokio::spawn(async move { batcher.submit_within(SLOW * 10, job).await })
         };
-        let first = ask(1);
+        let first = submit(1);
         tokio::time::sleep(SLOW).await;
-        // The first holds the only lane for longer than the second waits.
-        assert_eq!(ask(2).await.unwrap(), Waited::InVain);
+        // The first batch runs for longer than the second job waits.
+        assert_eq!(submit(2).await.unwrap(), Reply::NotStarted);
         opened.notify_one();
-        assert_eq!(first.await.unwrap(), Waited::For(1), "it had begun");
-        let third = ask(3);
+        assert_eq!(first.await.unwrap(), Reply::Done(1), "it had started");
+        let third = submit(3);
         opened.notify_one();
-        assert_eq!(third.await.unwrap(), Waited::For(3));
-        assert_eq!(*begun.lock().unwrap(), [1, 3]);
+        assert_eq!(third.await.unwrap(), Reply::Done(3));
+        assert_eq!(*started.lock().unwrap(), [1, 3]);
     }
 }

@@ -384,7 +384,7 @@ impl From<StorageError> for ApiError {
             "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1));
-        error.0.commit_unknown = cause.may_be_written();
+        error.0.commit_unknown = cause.commit_unknown();
         error
     }
 }

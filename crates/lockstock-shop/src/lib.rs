@@ -37,23 +37,26 @@ pub use cli::Cli;
 use cli::Command;
 use commands::{bench, locks, race, serve};
 
-/// Runs the command of a command line.
+/// Runs the command that the command line names, on a runtime of its own.
+///
+/// Not an `async fn`: its code would be generated in the crate that awaits it, and so once in each
+/// binary and test.
 ///
 /// # Errors
 ///
-/// One line for the user.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+/// Returns an error whose message is one line for the terminal.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
-    match cli.command {
-        Some(Command::Bench(options)) => bench::bench(options).await,
-        Some(Command::Race(options)) => race::race(options).await,
-        Some(Command::Locks(options)) => locks::locks(options).await,
-        Some(Command::Serve(options)) => start(*options).await,
-        None => start(cli.serve).await,
-    }
-}
-
-async fn start(options: cli::Serve) -> anyhow::Result<()> {
-    let _written = logging::start(&options.log)?;
-    serve::serve(options).await
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::Bench(args)) => bench::run(args).await,
+            Some(Command::Race(args)) => race::run(args).await,
+            Some(Command::Locks(args)) => locks::run(args).await,
+            Some(Command::Serve(args)) => serve::run(*args).await,
+            None => serve::run(cli.serve).await,
+        }
+    })
 }

@@ -62,7 +62,9 @@ fn parse_filter(filter: &str) -> anyhow::Result<Targets> {
             Some((target, level)) => (Some(target.trim()), level.trim()),
             None => (None, directive),
         };
-        let Ok(parsed) = level.parse::<LevelFilter>() else {
+        // An empty level would be `error`.
+        let parsed = level.parse::<LevelFilter>().ok();
+        let Some(parsed) = parsed.filter(|_| !level.is_empty()) else {
             bail!("'{level}' is not a level");
         };
         targets = match target {

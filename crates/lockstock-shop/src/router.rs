@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::api::ledger::LedgerEntryResponse;
 use crate::api::{health, ledger, products, purchases, reservations};
 use crate::error::ApiError;
 use crate::http::docs_page;
@@ -41,8 +42,17 @@ use crate::state::AppState;
         (name = "ledger", description = "Every change of a product, append-only"),
         (name = "operation", description = "Health and metrics, for operators"),
     ),
-    // Schemas that only errors use.
-    components(schemas(QueryErrors, Busy, ErrorDetail, ValidationErrors, OrderConflict, Problem, Stale)),
+    // Schemas of errors, and of the items of pages, to which no operation refers directly.
+    components(schemas(
+        QueryErrors,
+        Busy,
+        ErrorDetail,
+        LedgerEntryResponse,
+        ValidationErrors,
+        OrderConflict,
+        Problem,
+        Stale
+    )),
 )]
 struct Document;
 

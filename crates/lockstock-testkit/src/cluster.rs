@@ -1,4 +1,4 @@
-//! A Redis Cluster of one's own.
+//! A private Redis Cluster.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -8,16 +8,16 @@ use crate::port::free_port;
 use crate::process::poll;
 use crate::redis::Redis;
 
-/// Starting included: a new master does not serve before two seconds are over.
+/// Includes the start: a new master serves only after two seconds.
 const SETTLE: Duration = Duration::from_secs(60);
 const MASTERS: usize = 3;
 const SLOTS: usize = 16_384;
-/// How many keys one step of a move takes along.
+/// Keys that one step of a move migrates.
 const STEP: usize = 10;
 
-/// A Redis Cluster that belongs to this value: three masters with a third of
-/// the slots each, and a replica of each; a master that is gone for a second is
-/// replaced by its replica.
+/// A Redis Cluster owned by this value: three masters with a third of the
+/// slots each, and a replica of each. A replica replaces its master after a
+/// second of silence.
 ///
 /// Starting takes two to three seconds.
 ///
@@ -46,13 +46,13 @@ struct Node {
     address: SocketAddr,
     flags: String,
     master: String,
-    /// Of two who claim a slot the one with the higher one has it.
+    /// If two nodes claim a slot, the higher epoch owns it.
     epoch: u64,
     slots: Slots,
 }
 
 impl Node {
-    /// A master that serves slots, as far as who was asked knows.
+    /// Whether the queried node sees it as a master that serves slots.
     fn serves(&self) -> bool {
         let is = |flag| self.flags.split(',').any(|is| is == flag);
         is("master") && !is("fail") && !self.slots.is_empty()
@@ -60,19 +60,20 @@ impl Node {
 }
 
 impl Cluster {
-    /// Starts six servers, makes them a cluster, and waits until it serves.
+    /// Starts six servers, joins them into a cluster, and waits until it
+    /// serves.
     pub fn start() -> Cluster {
         Cluster::start_with(&[])
     }
 
-    /// The same with further arguments for each server.
+    /// As [`start`](Cluster::start), with further arguments for each server.
     pub fn start_with(arguments: &[&str]) -> Cluster {
         let nodes = thread::scope(|scope| {
             let start = || {
                 let bus = free_port().to_string();
                 let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
                 all.extend(["--cluster-node-timeout", "1000"]);
-                // A replica that was cut off for a while may stand all the same.
+                // A replica that was cut off for a while may be elected, too.
                 all.extend(["--cluster-replica-validity-factor", "0"]);
                 all.extend(["--repl-diskless-sync-delay", "0"]);
                 all.extend(arguments);
@@ -84,7 +85,7 @@ impl Cluster {
                 .map(|node| node.expect("a server"))
                 .collect::<Vec<_>>()
         });
-        // All of them first: a node that has met another one refuses.
+        // Before the nodes meet: a node that has met another rejects this.
         for (number, (node, _)) in nodes.iter().enumerate() {
             let epoch = (number + 1).to_string();
             order(node, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
@@ -111,7 +112,7 @@ impl Cluster {
         }
         for (master, replica) in masters.iter().zip(replicas) {
             let id = order(master, &["CLUSTER", "MYID"]);
-            // It has to have heard of its master first.
+            // The node rejects this until it knows its master.
             let obeyed = poll(SETTLE, || {
                 replica.command(&["CLUSTER", "REPLICATE", &id]).ok()
             });
@@ -137,26 +138,27 @@ impl Cluster {
         format!("redis+cluster://{}", nodes.join(","))
     }
 
-    /// All nodes, dead ones included: the first three were the masters in the
-    /// beginning, the others the replicas of each.
+    /// Returns all nodes, dead ones included: first the three original
+    /// masters, then the replica of each.
     pub fn nodes(&self) -> &[Redis] {
         &self.nodes
     }
 
-    /// The node that listens there.
+    /// Returns the node that listens at `address`.
     pub fn node(&self, address: SocketAddr) -> &Redis {
         let found = self.nodes.iter().find(|node| node.address() == address);
         found.unwrap_or_else(|| panic!("no node at {address}"))
     }
 
-    /// Where the masters are that serve slots now, in the order of their slots.
+    /// Returns the addresses of the current masters, in the order of their
+    /// slots.
     pub fn masters(&self) -> Vec<SocketAddr> {
         let mut serving: Vec<_> = self.view().into_iter().filter(Node::serves).collect();
         serving.sort_by_key(|node| node.slots[0]);
         serving.into_iter().map(|node| node.address).collect()
     }
 
-    /// The master that serves the slot of `key`.
+    /// Returns the master that serves the slot of `key`.
     pub fn owner(&self, key: &str) -> SocketAddr {
         self.owner_of(Cluster::slot(key))
     }
@@ -169,11 +171,11 @@ impl Cluster {
         };
         let found = self.view().into_iter().find(has);
         found
-            .unwrap_or_else(|| panic!("nobody serves slot {slot}"))
+            .unwrap_or_else(|| panic!("no master serves slot {slot}"))
             .address
     }
 
-    /// The slot that a key hashes to, by its hash tag if it has one.
+    /// Returns the slot of a key, by its hash tag if it has one.
     ///
     /// ```
     /// # use lockstock_testkit::Cluster;
@@ -195,8 +197,8 @@ impl Cluster {
         crc % SLOTS as u16
     }
 
-    /// Sends one command to the master that serves the slot of `key`. The
-    /// answer is as [`Redis::command`] gives it.
+    /// Sends one command to the master that serves the slot of `key`, and
+    /// returns the reply as [`Redis::command`] does.
     pub fn command(&self, key: &str, words: &[&str]) -> Result<String, String> {
         self.node(self.owner(key)).command(words)
     }
@@ -208,8 +210,8 @@ impl Cluster {
         moving.finish();
     }
 
-    /// The same in steps: between them the slot is at two places, and clients
-    /// are sent from one to the other (`ASK`, `TRYAGAIN`).
+    /// Moves a slot in steps. Between them the slot is on two nodes, which
+    /// redirect clients (`ASK`, `TRYAGAIN`).
     pub fn begin_move(&self, slot: u16, to: SocketAddr) -> SlotMove<'_> {
         let (from, to) = (self.node(self.owner_of(slot)), self.node(to));
         let id = |node: &Redis| order(node, &["CLUSTER", "MYID"]);
@@ -226,31 +228,32 @@ impl Cluster {
         moving
     }
 
-    /// SIGKILL to a node; it stays down until [`restart`](Cluster::restart).
+    /// Sends SIGKILL to a node, which stays down until
+    /// [`restart`](Cluster::restart).
     pub fn kill(&self, node: SocketAddr) {
         self.node(node).kill();
     }
 
-    /// Starts a dead node again, which has forgotten its keys but not its place.
+    /// Starts a dead node again. It has lost its keys but not its role.
     pub fn restart(&self, node: SocketAddr) {
         self.node(node).restart();
     }
 
-    /// Waits until the replica of `master` has all that the master has now: what is written
-    /// later may be lost with the master.
+    /// Waits until the replica of `master` has all current data of the master.
+    /// Later writes may be lost with the master.
     pub fn await_copied(&self, master: SocketAddr) {
         self.node(master).await_copied_to(self.partner(master));
     }
 
-    /// The other node of the same shard: there are two of each.
+    /// Returns the other node of the same shard, which has two.
     fn partner(&self, of: SocketAddr) -> &Redis {
         let number = self.nodes.iter().position(|node| node.address() == of);
         let number = number.unwrap_or_else(|| panic!("no node at {of}"));
         &self.nodes[(number + MASTERS) % self.nodes.len()]
     }
 
-    /// Waits until another node serves the slots that `gone` served, and says
-    /// which. `gone` is dead or stands still.
+    /// Waits until another node serves the slots of `gone`, which is dead or
+    /// paused, and returns that node.
     pub fn await_failover(&self, gone: SocketAddr) -> SocketAddr {
         let heir = self.partner(gone).address();
         let taken = poll(SETTLE, || self.masters().contains(&heir).then_some(()));
@@ -259,8 +262,8 @@ impl Cluster {
         heir
     }
 
-    /// Waits until every node that answers says that the cluster serves, and
-    /// all agree about who serves what.
+    /// Waits until every responsive node reports that the cluster serves, with
+    /// the same owner for each slot.
     pub fn await_ok(&self) {
         let settled = poll(SETTLE, || {
             let mut seen = None;
@@ -279,8 +282,8 @@ impl Cluster {
         }
     }
 
-    /// The cluster as its best informed node sees it: who has just been voted
-    /// master has the highest epoch, and those who stand still know nothing.
+    /// Returns the view of the best informed node: a newly elected master has
+    /// the highest epoch, and paused nodes have stale views.
     fn view(&self) -> Vec<Node> {
         let running = self.nodes.iter().filter(|node| node.is_running());
         let asked = running.filter_map(|node| {
@@ -297,7 +300,7 @@ impl Cluster {
     }
 }
 
-/// A slot on its way from one master to another.
+/// A slot in migration from one master to another.
 pub struct SlotMove<'a> {
     cluster: &'a Cluster,
     slot: String,
@@ -308,7 +311,7 @@ pub struct SlotMove<'a> {
 }
 
 impl SlotMove<'_> {
-    /// Takes so many keys along, and says how many there were to take.
+    /// Migrates up to `count` keys, and returns how many there were.
     pub fn step(&self, keys: usize) -> usize {
         let slot = ["CLUSTER", "GETKEYSINSLOT", &self.slot, &keys.to_string()];
         let keys = order(self.from, &slot);
@@ -317,7 +320,7 @@ impl SlotMove<'_> {
         keys.len()
     }
 
-    /// Takes these keys along, if they are there.
+    /// Migrates these keys, if they exist.
     pub fn take(&self, keys: &[&str]) {
         if keys.is_empty() {
             return;
@@ -328,20 +331,21 @@ impl SlotMove<'_> {
         order(self.from, &words);
     }
 
-    /// The slot is the new master's from now on, for every node. Keys that were
-    /// not taken along go now.
+    /// Assigns the slot to the new master on every node, after the remaining
+    /// keys have been migrated.
     pub fn finish(self) {
         loop {
             while self.step(STEP) > 0 {}
-            // The new owner first, as it has to be while clients write.
+            // The new owner first, as the protocol requires while clients
+            // write.
             self.set(self.to, &["NODE", &self.to_id]);
-            // Refused as long as a key has come meanwhile.
+            // Rejected if a key was added meanwhile.
             let words = ["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.to_id];
             if self.from.command(&words).is_ok() {
                 break;
             }
         }
-        // Replicas learn it from their masters.
+        // Replicas learn the new owner from their masters.
         for &master in &self.cluster.masters() {
             self.set(self.cluster.node(master), &["NODE", &self.to_id]);
         }
@@ -367,10 +371,10 @@ fn view_of(node: &Redis) -> Option<Vec<Node>> {
     text.lines().map(parse).collect()
 }
 
-/// Who serves what, as `node` sees it.
+/// Returns the owners of the slots as `node` sees them.
 fn serving(node: &Redis) -> Option<Vec<(SocketAddr, u64, Slots)>> {
     let all = view_of(node)?;
-    // Whose master is dead is about to become one: not settled.
+    // A replica of a dead master is about to become a master: not stable.
     let orphaned = all.iter().any(|node| {
         node.flags.contains("slave") && !all.iter().any(|master| master.id == node.master)
     });
@@ -391,7 +395,7 @@ fn parse(line: &str) -> Option<Node> {
     let epoch = fields.nth(2)?.parse().ok()?;
     let slots = fields
         .skip(1)
-        // In brackets: on the move.
+        // In brackets: in migration.
         .filter(|range| !range.starts_with('['))
         .map(|range| {
             let (from, to) = range.split_once('-').unwrap_or((range, range));

@@ -3,17 +3,17 @@
 //!
 //! | item | what it is |
 //! |---|---|
-//! | [`Redis`] | a `redis-server` of one's own: kill, restart empty, pause |
+//! | [`Redis`] | a private `redis-server`: kill, restart empty, pause |
 //! | [`Cluster`] | a Redis Cluster: move slots, kill and pause its nodes |
 //! | [`Sentinel`] | a master, its replica and three sentinels: fail over |
 //! | [`Authority`] | certificates for servers that speak TLS, good and bad ones |
-//! | [`Postgres`] | a PostgreSQL cluster of one's own: kill, restart with recovery, pause |
-//! | [`Proxy`] | a TCP proxy whose connections can be cut, stalled, delayed, robbed of replies |
+//! | [`Postgres`] | a private PostgreSQL cluster: kill, restart with recovery, pause |
+//! | [`Proxy`] | a TCP proxy that can cut, stall and delay connections, and drop replies |
 //! | [`Process`] | any other child process, with the same care |
 //! | [`python`] | the Python that clients and peers run on |
-//! | [`free_port`] | a port of 127.0.0.1 that nobody listens on |
+//! | [`free_port`] | a port of 127.0.0.1 without a listener |
 //!
-//! What holds for all of them:
+//! For all of them:
 //!
 //! - nothing is mocked, and nothing is shared with a server that already runs
 //!   on the machine;
@@ -23,8 +23,7 @@
 //!   called inside an async test;
 //! - a child dies with its value, and with the test process however that ends,
 //!   a value in a `static` included;
-//! - what cannot be done panics with the reason: a test has no better use for
-//!   an `Err`.
+//! - a failure panics with its reason: a test has no better use for an `Err`.
 //!
 //! ```
 //! use lockstock_testkit::{Proxy, Redis};

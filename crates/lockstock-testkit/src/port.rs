@@ -1,16 +1,16 @@
-//! Ports that are free, and likely to stay so.
+//! Free ports that are likely to stay free.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A port of 127.0.0.1 that nobody listens on now.
+/// Returns a port of 127.0.0.1 that has no listener.
 ///
-/// Nothing reserves it: somebody else may take it before the caller does. Who
-/// can listen on port 0 should do that instead.
+/// The port is not reserved: another process may take it first. Prefer port 0
+/// for a listener where it can be used.
 ///
 /// The port lies *below* the range that the kernel gives to outgoing
 /// connections. Inside that range, a client that keeps trying to reach a
@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
 /// ```
 pub fn free_port() -> u16 {
-    // A counter from a random start: neither two threads of this process nor
-    // two test processes started together are likely to get the same answer.
+    // A counter from a random start: two threads, or two test processes
+    // started together, are unlikely to get the same port.
     static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
         let random = RandomState::new().hash_one(std::process::id());
         AtomicU64::new(random >> 1)
@@ -40,15 +40,13 @@ pub fn free_port() -> u16 {
     panic!("no free port of 127.0.0.1 in {range:?}");
 }
 
-/// Ends listening at once, which closing does not.
+/// Stops listening at once, unlike closing.
 ///
 /// While any thread starts a process, the child has a copy of every open
 /// socket from fork to exec, and a listener with a copy goes on accepting.
-pub(crate) fn stop_listening(listener: &impl AsRawFd) {
-    // SAFETY: shutdown(2) takes plain numbers; the descriptor is open.
-    unsafe {
-        libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR);
-    }
+pub(crate) fn stop_listening(listener: &impl AsFd) {
+    // Fails only if it does not listen any more.
+    let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
 }
 
 fn range() -> Range<u16> {
@@ -60,7 +58,7 @@ fn range() -> Range<u16> {
     if ephemeral > FROM + 1_000 {
         FROM..ephemeral
     } else {
-        // Everything is ephemeral on this machine: any port is as good.
+        // Every port of this machine is ephemeral: no range is better.
         FROM..u16::MAX
     }
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of one's own.
+//! A private PostgreSQL cluster.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,23 +15,24 @@ use crate::port::free_port;
 use crate::process::{Process, describe, poll};
 use crate::scratch::Scratch;
 
-/// Recovery after a crash included.
+/// Includes recovery after a crash.
 const START: Duration = Duration::from_secs(60);
 const REPLY: Duration = Duration::from_secs(5);
-/// Somebody else may take the port between looking and listening.
+/// Attempts to find a port: another process may take one before the server
+/// does.
 const PORTS: usize = 10;
 
-/// A PostgreSQL cluster that belongs to this value: private port, private
-/// folder, killed and removed on drop.
+/// A PostgreSQL cluster owned by this value: private port, private folder,
+/// killed and removed on drop.
 ///
-/// Writes are as durable as in production (`fsync` is on): what was committed
-/// is there after [`kill`](Postgres::kill) and [`restart`](Postgres::restart).
+/// Writes are as durable as in production (`fsync` is on): committed data
+/// survives [`kill`](Postgres::kill) and [`restart`](Postgres::restart).
 /// Starting takes about a second, so tests of one binary may share a cluster in
 /// a `static` and take a database each. Encoding UTF8, locale C.UTF-8, 200
 /// connections, one superuser `postgres` that needs no password.
 ///
-/// As root it runs as the user `postgres`, or `nobody` where there is none:
-/// PostgreSQL refuses to run as root.
+/// Under root it runs as the user `postgres`, else `nobody`: PostgreSQL does
+/// not run as root.
 ///
 /// ```
 /// use lockstock_testkit::Postgres;
@@ -52,12 +53,12 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Creates a cluster, starts it, and waits until it answers.
+    /// Creates a cluster, starts it, and waits until it is ready.
     pub fn start() -> Postgres {
         Postgres::start_with(&[])
     }
 
-    /// The same with further arguments, as on the command line of `postgres`.
+    /// As [`start`](Postgres::start), with further arguments of `postgres`.
     ///
     /// ```
     /// # use lockstock_testkit::Postgres;
@@ -80,7 +81,7 @@ impl Postgres {
         panic!("postgres found every one of {PORTS} ports taken");
     }
 
-    /// Creates a database and gives its URL,
+    /// Creates a database and returns its URL,
     /// `postgres://postgres@127.0.0.1:PORT/NAME`.
     ///
     /// `name`: lower-case letters, digits and underscores.
@@ -91,24 +92,24 @@ impl Postgres {
         format!("postgres://postgres@{}/{name}", self.address())
     }
 
-    /// Where the server listens. The same after a restart.
+    /// Returns the address of the server, which a restart does not change.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The postmaster's process id; another one after a restart.
+    /// Returns the process id of the postmaster, which a restart changes.
     pub fn id(&self) -> u32 {
         self.server().id()
     }
 
-    /// SIGKILL to the postmaster and every backend at once, and the cluster
-    /// stays down. The folder keeps what a crash leaves.
+    /// Sends SIGKILL to the postmaster and every backend at once. The cluster
+    /// stays down, and its folder is as a crash leaves it.
     pub fn kill(&self) {
         self.server().kill();
     }
 
-    /// Starts again on the same port and recovers, after a SIGKILL if it still
-    /// runs.
+    /// Starts again on the same port and recovers. If it still runs, it is
+    /// killed first.
     pub fn restart(&self) {
         let mut server = self.server();
         server.kill();
@@ -118,21 +119,21 @@ impl Postgres {
         }
     }
 
-    /// SIGSTOP to the postmaster and every backend: connections stay open and
-    /// are accepted, nothing is answered.
+    /// Sends SIGSTOP to the postmaster and every backend: connections stay
+    /// open, new ones are accepted, and no request is answered.
     pub fn pause(&self) {
         self.server().pause();
     }
 
-    /// SIGCONT: what was sent meanwhile is answered now.
+    /// Sends SIGCONT: pending requests are answered.
     pub fn resume(&self) {
         self.server().resume();
     }
 
-    /// Runs SQL with `psql` and gives what it prints: a row a line, columns
+    /// Runs SQL with `psql` and returns its output: one row per line, columns
     /// separated by `|`, no header. Several statements are one transaction.
     ///
-    /// Panics with what psql says if the SQL fails.
+    /// Panics with the message of psql if the SQL fails.
     ///
     /// ```
     /// # use lockstock_testkit::Postgres;
@@ -145,8 +146,8 @@ impl Postgres {
             .unwrap_or_else(|error| panic!("{error}\n{sql}"))
     }
 
-    /// The same, where failing is what is asked about: `Err` is what psql
-    /// printed to standard error.
+    /// As [`psql`](Postgres::psql), but returns a failure: what psql printed
+    /// to standard error.
     ///
     /// ```
     /// # use lockstock_testkit::Postgres;
@@ -171,7 +172,7 @@ impl Postgres {
         }
     }
 
-    /// What the server has written to its log, over all restarts.
+    /// Returns the log of the server, over all restarts.
     pub fn log(&self) -> String {
         self.cluster.log()
     }
@@ -181,7 +182,7 @@ impl Postgres {
     }
 }
 
-/// The files of a cluster, and who may run it.
+/// The files of a cluster, and the user that runs it.
 struct Cluster {
     folder: Scratch,
     programs: PathBuf,
@@ -208,10 +209,10 @@ impl Cluster {
             .arg("--pgdata")
             .arg(cluster.data())
             .args(["--username", "postgres", "--auth", "trust"])
-            // Folds the case of all letters, not of ASCII alone as C does.
+            // Folds the case of all letters; C folds ASCII only.
             .args(["--encoding", "UTF8", "--locale", "C.UTF-8"])
-            // A cluster that does not survive the machine need not be on disk
-            // before its first commit.
+            // The cluster need not survive the machine before its first
+            // commit.
             .arg("--no-sync");
         let output = run(&mut initdb);
         if !output.status.success() {
@@ -232,10 +233,10 @@ impl Cluster {
         text(&std::fs::read(self.folder.path().join("log")).unwrap_or_default())
     }
 
-    /// A program of PostgreSQL's, run by whoever may run it.
+    /// Returns a PostgreSQL program that runs as the right user.
     fn command(&self, name: &str) -> Command {
         let mut command = program(&self.programs, name);
-        // The test's own folder may be closed to that user.
+        // That user may have no access to the current folder.
         command.current_dir(self.folder.path());
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
@@ -249,7 +250,7 @@ impl Cluster {
             .append(true)
             .open(self.folder.path().join("log"))
             .and_then(|log| Ok((log.try_clone()?, log)));
-        let (stdout, stderr) = log.expect("a log file in a folder of our own");
+        let (stdout, stderr) = log.expect("a log file in a private folder");
         let mut command = self.command("postgres");
         command
             .arg("-D")
@@ -268,8 +269,8 @@ impl Cluster {
         Process::spawn(command).unwrap_or_else(|error| panic!("cannot start postgres: {error}"))
     }
 
-    /// Waits for the answer of this very server, which alone has a socket in
-    /// this folder. False: somebody else has the port.
+    /// Waits until this server answers, on its socket in this folder. Returns
+    /// false if another process has the port.
     fn ready(&self, server: &Process, port: u16) -> bool {
         let socket = self.folder.path().join(format!(".s.PGSQL.{port}"));
         let outcome = poll(START, || {
@@ -291,11 +292,10 @@ impl Cluster {
 
     /// Marks the server's System V segment to go with its last process.
     ///
-    /// PostgreSQL removes it on an orderly shutdown only, and here servers are
-    /// killed: each would leave one of the 4096 that a machine has. The
-    /// segment stays usable for those that have it. What is lost is a guard
-    /// against starting twice on one folder, which `Process::kill` makes sure
-    /// of.
+    /// PostgreSQL removes it only on an orderly shutdown, and tests kill their
+    /// servers: each would leave one of the 4096 segments of a machine.
+    /// Processes that have the segment keep it. It also guards against a
+    /// second start on the same folder, which `Process::kill` rules out.
     fn forget_shared_memory(&self) {
         let lock = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         // Line 7: key and id.
@@ -319,10 +319,9 @@ struct User {
 }
 
 impl User {
-    /// Who runs PostgreSQL when this is root, which it refuses to run as.
+    /// Returns the user that runs PostgreSQL if this process is root.
     fn instead_of_root() -> Option<User> {
-        // SAFETY: reads a number of this process.
-        if unsafe { libc::geteuid() } != 0 {
+        if !rustix::process::geteuid().is_root() {
             return None;
         }
         let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -351,7 +350,7 @@ fn programs() -> PathBuf {
             .iter()
             .all(|name| folder.join(name).is_file())
     };
-    // Debian's own place, which is on nobody's PATH.
+    // The folder of Debian's packages, which is not on the PATH.
     let debian = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -374,8 +373,8 @@ fn programs() -> PathBuf {
     )
 }
 
-/// A program of PostgreSQL's, free of what the environment says about some
-/// other server.
+/// Returns a PostgreSQL program, without the settings of the environment for
+/// another server.
 fn program(folder: &Path, name: &str) -> Command {
     let mut command = Command::new(folder.join(name));
     for (key, _) in std::env::vars_os() {
@@ -383,7 +382,7 @@ fn program(folder: &Path, name: &str) -> Command {
             command.env_remove(key);
         }
     }
-    // Messages are looked into.
+    // The tests read the messages.
     command.env("LC_ALL", "C.UTF-8");
     command
 }
@@ -406,8 +405,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-/// Whether the server behind a socket lets somebody in: the startup packet is
-/// answered with `R`, and with `E` while the server is still starting.
+/// Returns whether the server behind a socket accepts clients: it answers the
+/// startup packet with `R`, and with `E` while it is starting.
 fn accepts(socket: &Path) -> bool {
     const PROTOCOL: u32 = 3 << 16;
     let ask = || {

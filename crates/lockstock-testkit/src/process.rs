@@ -8,8 +8,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a signal may take to show its effect. Far beyond what a loaded
-/// machine needs; reaching it is a failure.
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+
+/// Timeout for the effect of a signal, far longer than a loaded machine needs.
 const EFFECT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -75,7 +76,7 @@ impl Process {
         self.child().stderr.take()
     }
 
-    /// How the child ended, or `None` while it runs (or stands still).
+    /// Returns how the child ended, or `None` while it runs or is paused.
     pub fn exited(&self) -> Option<ExitStatus> {
         let mut child = self.child();
         let status = child
@@ -87,12 +88,12 @@ impl Process {
         status
     }
 
-    /// Waits for the child to end by itself, for `limit` at most.
+    /// Waits up to `limit` for the child to end by itself.
     pub fn wait(&self, limit: Duration) -> Option<ExitStatus> {
         poll(limit, || self.exited())
     }
 
-    /// SIGKILL: the child and all its descendants are gone when this returns.
+    /// Sends SIGKILL: the child and all its descendants are gone on return.
     ///
     /// Without effect on a child that has already ended.
     pub fn kill(&self) -> ExitStatus {
@@ -108,38 +109,43 @@ impl Process {
         status
     }
 
-    /// SIGTERM to the child alone: a polite request to stop. Does not wait.
+    /// Sends SIGTERM to the child alone. Does not wait.
     pub fn terminate(&self) {
-        self.signal(libc::SIGTERM);
+        self.send(Signal::TERM);
     }
 
-    /// Any signal (a `libc` number) to the child alone. Does not wait.
+    /// Sends the signal with the number `signal` to the child alone. Does not wait.
     ///
     /// Without effect on a child that has already ended.
     pub fn signal(&self, signal: i32) {
-        // Asked first: the id of a child that was waited for may be another's.
+        let named = Signal::from_named_raw(signal);
+        self.send(named.unwrap_or_else(|| panic!("{signal} is no signal")));
+    }
+
+    fn send(&self, signal: Signal) {
+        // Checked first: the id of a child that was waited for may be in use again.
         if self.exited().is_none() {
             send(self.id, signal);
         }
     }
 
-    /// SIGSTOP: the child and all its descendants stand still when this
-    /// returns, in the middle of whatever they were doing.
+    /// Sends SIGSTOP: the child and all its descendants are stopped on return,
+    /// in the middle of any operation.
     ///
     /// Its connections stay open, and the kernel still accepts new ones on its
-    /// behalf: to a client it is there, and silent.
+    /// behalf: to a client it is reachable and silent.
     pub fn pause(&self) {
         assert!(self.exited().is_none(), "process {} has ended", self.id);
         stop_tree(self.id);
     }
 
-    /// SIGCONT, after [`pause`](Process::pause).
+    /// Sends SIGCONT, after [`pause`](Process::pause).
     pub fn resume(&self) {
         assert!(self.exited().is_none(), "process {} has ended", self.id);
         for id in descendants(self.id) {
-            send(id, libc::SIGCONT);
+            send(id, Signal::CONT);
         }
-        send(self.id, libc::SIGCONT);
+        send(self.id, Signal::CONT);
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -153,7 +159,7 @@ impl Drop for Process {
     }
 }
 
-/// Asks `condition` until it gives something, for `limit` at most.
+/// Polls `condition` until it returns a value, for up to `limit`.
 pub(crate) fn poll<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -167,15 +173,15 @@ pub(crate) fn poll<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>)
     }
 }
 
-/// SIGKILL to every child that is still there; for the end of the process.
+/// Kills every remaining child at the end of the test process.
 pub(crate) fn kill_all() {
     for id in std::mem::take(&mut *live()) {
-        // Nobody may have waited for it, so its id is still its own.
+        // It has not been waited for, so its id is not in use again.
         kill_tree(id);
     }
 }
 
-/// Children that were started and not yet waited for.
+/// Returns the children that have not been waited for.
 fn live() -> MutexGuard<'static, BTreeSet<u32>> {
     static LIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -201,7 +207,7 @@ fn spawner(mut command: Command) -> io::Result<Child> {
         orders
     });
 
-    let parent = std::process::id();
+    let parent = pid(std::process::id());
     command.process_group(0);
     // SAFETY: between fork and exec the closure makes system calls only; it
     // neither allocates nor locks.
@@ -209,14 +215,12 @@ fn spawner(mut command: Command) -> io::Result<Child> {
         command.pre_exec(move || {
             // Runs after the change of user that a Command may ask for, which
             // would clear it again.
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(io::Error::last_os_error());
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have died before that took effect.
+            match getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::NotFound.into()),
             }
-            // The parent may have died before that took hold.
-            if libc::getppid() as u32 != parent {
-                libc::_exit(1);
-            }
-            Ok(())
         });
     }
     let (answer, result) = mpsc::sync_channel(1);
@@ -226,18 +230,22 @@ fn spawner(mut command: Command) -> io::Result<Child> {
     result.recv().expect("the spawner always answers")
 }
 
-fn send(id: u32, signal: i32) {
-    // SAFETY: kill(2) takes plain numbers. A process that is gone is ESRCH,
-    // and that is as good as delivered.
-    unsafe {
-        libc::kill(id as libc::pid_t, signal);
-    }
+fn send(id: u32, signal: Signal) {
+    // Fails if the process is gone, which is as good as delivered.
+    let _ = kill_process(pid(id), signal);
 }
 
-/// Stops the root before looking for its children: a stopped process starts no
-/// more of them and reaps none, so their ids stay theirs.
+fn pid(id: u32) -> Pid {
+    i32::try_from(id)
+        .ok()
+        .and_then(Pid::from_raw)
+        .unwrap_or_else(|| panic!("{id} is no process id"))
+}
+
+/// Stops the root before it lists the children: a stopped process starts no
+/// more of them and reaps none, so their ids stay valid.
 fn stop_tree(id: u32) -> Vec<u32> {
-    send(id, libc::SIGSTOP);
+    send(id, Signal::STOP);
     let stopped = poll(EFFECT, || at_rest(id).then_some(()));
     assert!(stopped.is_some(), "process {id} did not stop on SIGSTOP");
     let mut tree = Vec::new();
@@ -251,7 +259,7 @@ fn stop_tree(id: u32) -> Vec<u32> {
 fn kill_tree(id: u32) {
     let tree = stop_tree(id);
     for id in &tree {
-        send(*id, libc::SIGKILL);
+        send(*id, Signal::KILL);
     }
     for id in tree {
         let gone = poll(EFFECT, || {
@@ -261,7 +269,7 @@ fn kill_tree(id: u32) {
     }
 }
 
-/// Every descendant, the furthest first.
+/// Returns every descendant, the furthest first.
 fn descendants(id: u32) -> Vec<u32> {
     let mut all = Vec::new();
     for child in children(id) {
@@ -284,7 +292,7 @@ fn children(id: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether all threads of a process are stopped, or it has ended.
+/// Returns whether all threads of a process are stopped, or it has ended.
 fn at_rest(id: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else {
         return true;
@@ -302,8 +310,8 @@ fn state(id: u32) -> Option<char> {
     stat(&format!("/proc/{id}/stat")).map(|(state, _)| state)
 }
 
-/// State and parent of a process: the two fields after the name, which is in
-/// parentheses and may itself hold spaces and parentheses.
+/// Returns state and parent of a process: the two fields after the name, which
+/// is in parentheses and may contain spaces and parentheses.
 fn stat(path: &str) -> Option<(char, u32)> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
@@ -311,7 +319,7 @@ fn stat(path: &str) -> Option<(char, u32)> {
     Some((state, fields.next()?.parse().ok()?))
 }
 
-/// What a child ended with, for messages.
+/// Describes how a child ended, for messages.
 pub(crate) fn describe(status: ExitStatus) -> String {
     match status.signal() {
         Some(signal) => format!("killed by signal {signal}"),

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::port::{free_port, stop_listening};
 
-/// Somebody else may take the port between looking and listening.
+/// Attempts to find a port: another process may take one first.
 const PORTS: usize = 10;
 
 /// A TCP proxy on 127.0.0.1 in front of a server, whose network a test breaks
@@ -46,7 +45,7 @@ pub struct Proxy {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// A fault to bring about, and where to say that it is in effect.
+/// A fault to apply, and where to confirm that it is in effect.
 type Order = (Fault, std_mpsc::SyncSender<io::Result<()>>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,12 +59,12 @@ enum Fault {
 }
 
 impl Proxy {
-    /// Starts a proxy in front of `upstream`, which need not be there yet:
-    /// until it is, connections are accepted and reset.
+    /// Starts a proxy in front of `upstream`. While `upstream` is down,
+    /// connections are accepted and reset.
     pub fn start(upstream: SocketAddr) -> Proxy {
         let (orders, inbox) = mpsc::unbounded_channel();
-        // Not port 0: that gives a port which, while nobody listens after a
-        // cut, the kernel may give to an outgoing connection.
+        // Not port 0: the kernel may give such a port to an outgoing
+        // connection while there is no listener after a cut.
         let listener = (0..PORTS)
             .find_map(|_| std::net::TcpListener::bind(("127.0.0.1", free_port())).ok())
             .unwrap_or_else(|| panic!("the proxy found every one of {PORTS} ports taken"));
@@ -90,20 +89,19 @@ impl Proxy {
         }
     }
 
-    /// Where the proxy listens. The same for its whole life.
+    /// Returns the address of the proxy, which never changes.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// No fault: what was held back goes on its way, connections are accepted.
+    /// Ends the fault: delayed bytes are forwarded, connections are accepted.
     ///
     /// Connections that have already lost a reply are reset.
     pub fn pass(&self) {
         self.order(Fault::Pass);
     }
 
-    /// Resets all connections and refuses new ones: the server is gone, and
-    /// both sides know.
+    /// Resets all connections and refuses new ones, as a server that is down.
     pub fn cut(&self) {
         self.order(Fault::Cut);
     }
@@ -115,8 +113,8 @@ impl Proxy {
         self.order(Fault::Stall);
     }
 
-    /// Requests go through, answers do not: things are done and nobody learns
-    /// of it.
+    /// Forwards requests and drops replies: the requests take effect unknown
+    /// to the client.
     ///
     /// A connection that has lost a reply this way never carries another; it
     /// is reset when the fault ends.
@@ -129,9 +127,8 @@ impl Proxy {
         self.order(Fault::Delay(delay));
     }
 
-    /// The next reply on any connection is lost, and that connection reset in
-    /// its place: a commit went through and its answer did not. Then all is
-    /// well again.
+    /// Drops the next reply on any connection and resets that connection, as
+    /// if a commit took effect and its reply was lost. Then the fault ends.
     pub fn reset_next_reply(&self) {
         self.order(Fault::ResetNextReply);
     }
@@ -151,7 +148,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The end of the orders is the end of the thread.
+        // The thread ends with the channel.
         self.orders = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -172,12 +169,12 @@ async fn serve(
     loop {
         tokio::select! {
             order = inbox.recv() => {
-                // The proxy's end is a cut that nobody waits for.
+                // The end of the proxy is a cut that no caller awaits.
                 let (fault, done) = order.map_or((Fault::Cut, None), |(fault, done)| (fault, Some(done)));
                 let mut outcome = Ok(());
                 faults.send_replace(fault);
                 if fault == Fault::Cut {
-                    // Refusing takes closing: a listener that is there accepts.
+                    // An open listener accepts, so it is closed.
                     if let Some(listener) = listener.take() {
                         stop_listening(&listener);
                     }
@@ -206,7 +203,7 @@ async fn accept(listener: &Option<TcpListener>) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((client, _)) => return client,
-            // Out of file descriptors, most likely: not to be asked at once.
+            // Probably out of file descriptors: retried after a pause.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -216,7 +213,7 @@ async fn connection(mut client: TcpStream, upstream: SocketAddr, faults: watch::
     let mut cut = faults.subscribe();
     let mut server = None;
     let ended_well = tokio::select! {
-        // First, so that nothing slips through after a cut.
+        // First, so that no bytes pass after a cut.
         biased;
         _ = cut.wait_for(|fault| *fault == Fault::Cut) => false,
         outcome = relay(&mut client, &mut server, upstream, &faults) => outcome.is_ok(),
@@ -235,15 +232,8 @@ async fn connection(mut client: TcpStream, upstream: SocketAddr, faults: watch::
 /// the socket, and a process that another thread is starting holds a copy from
 /// fork to exec. Disconnecting works on the connection itself.
 fn reset(stream: &TcpStream) {
-    let nowhere = libc::sockaddr {
-        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
-        sa_data: [0; 14],
-    };
-    let length = size_of_val(&nowhere) as libc::socklen_t;
-    // SAFETY: the address is a whole sockaddr, and the descriptor is open.
-    unsafe {
-        libc::connect(stream.as_raw_fd(), &nowhere, length);
-    }
+    // Fails only if the connection has ended.
+    let _ = rustix::net::connect_unspec(stream);
 }
 
 /// Carries bytes both ways until both sides have finished, or one fails.
@@ -298,8 +288,8 @@ async fn replies(
         match fault {
             Fault::DropReplies => return lose_replies(from, faults).await,
             Fault::ResetNextReply => {
-                // Only this one: the others run on this thread too, so none
-                // has come between.
+                // Only this connection: the others run on this thread, too, so
+                // that none intervenes.
                 faults.send_replace(Fault::Pass);
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
@@ -310,8 +300,8 @@ async fn replies(
     }
 }
 
-/// Reads replies into nowhere until the fault ends, and then fails: going on
-/// would leave bytes out of the middle, which TCP never does.
+/// Discards replies until the fault ends, and then fails: to continue would
+/// omit bytes from the middle, which TCP never does.
 async fn lose_replies(mut from: ReadHalf<'_>, faults: &watch::Sender<Fault>) -> io::Result<()> {
     let mut nowhere = vec![0; 64 * 1024];
     let read_on = async {
@@ -328,7 +318,7 @@ async fn lose_replies(mut from: ReadHalf<'_>, faults: &watch::Sender<Fault>) -> 
 }
 
 async fn unless_stalled(faults: &watch::Sender<Fault>) {
-    // The sender is alive: we have it.
+    // Never fails: the sender is alive.
     let _ = faults
         .subscribe()
         .wait_for(|fault| *fault != Fault::Stall)

@@ -1,4 +1,4 @@
-//! A `redis-server` of one's own.
+//! A private `redis-server`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,11 +16,12 @@ use crate::tls::Certificate;
 
 const START: Duration = Duration::from_secs(30);
 const REPLY: Duration = Duration::from_secs(10);
-/// Somebody else may take the port between looking and listening.
+/// Attempts to find a port: another process may take one before the server
+/// does.
 const PORTS: usize = 10;
 
-/// A `redis-server` that belongs to this value: private port, private folder,
-/// nothing on disk, killed on drop.
+/// A `redis-server` owned by this value: private port, private folder, no data
+/// on disk, killed on drop.
 ///
 /// ```
 /// use lockstock_testkit::Redis;
@@ -45,13 +46,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it is ready.
     pub fn start() -> Redis {
         Redis::start_with(&[])
     }
 
-    /// The same with further arguments, as on the command line of
-    /// `redis-server`.
+    /// As [`start`](Redis::start), with further arguments of `redis-server`.
     ///
     /// ```
     /// # use lockstock_testkit::Redis;
@@ -63,7 +63,7 @@ impl Redis {
         Redis::launch(program(), arguments, None)
     }
 
-    /// A server that speaks TLS, and shows `certificate`.
+    /// Starts a server with TLS and `certificate`.
     ///
     /// [`url`](Redis::url) and [`tls_address`](Redis::tls_address) lead to the
     /// port that speaks nothing but TLS; [`address`](Redis::address) is one
@@ -82,8 +82,8 @@ impl Redis {
         Redis::launch(program(), &[], Some(certificate))
     }
 
-    /// The same on Valkey's server; `None`, and a line on standard error that
-    /// says so, where there is none.
+    /// As [`start`](Redis::start), with the server of Valkey. If it is not
+    /// installed, prints a line to standard error and returns `None`.
     ///
     /// ```
     /// # use lockstock_testkit::Redis;
@@ -144,8 +144,8 @@ impl Redis {
         }
     }
 
-    /// The same for a user of the server's, as `--user` or `ACL SETUSER` made
-    /// them. For names and passwords that a URL can hold as they are.
+    /// Returns the URL for a user that `--user` or `ACL SETUSER` created. Name
+    /// and password must need no escapes in a URL.
     ///
     /// ```
     /// # use lockstock_testkit::Redis;
@@ -157,31 +157,31 @@ impl Redis {
             .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
-    /// Where the server listens. The same after a restart.
+    /// Returns the address of the server, which a restart does not change.
     pub fn address(&self) -> SocketAddr {
         address(self.port)
     }
 
-    /// Where a server that speaks TLS does so.
+    /// Returns the address of the TLS port.
     ///
-    /// Panics if it does not.
+    /// Panics if the server has none.
     pub fn tls_address(&self) -> SocketAddr {
         address(self.tls_port.expect("a server started with start_tls"))
     }
 
-    /// The server's process id; another one after a restart.
+    /// Returns the process id of the server, which a restart changes.
     pub fn id(&self) -> u32 {
         self.server().id()
     }
 
-    /// SIGKILL, and the server stays down: connections are reset, new ones
-    /// refused.
+    /// Sends SIGKILL. The server stays down: connections are reset and new
+    /// ones refused.
     pub fn kill(&self) {
         self.server().kill();
     }
 
-    /// Starts again on the same port and empty, after a SIGKILL if it still
-    /// runs.
+    /// Starts again, empty, on the same port. If it still runs, it is killed
+    /// first.
     pub fn restart(&self) {
         let mut server = self.server();
         server.kill();
@@ -193,20 +193,21 @@ impl Redis {
         }
     }
 
-    /// SIGSTOP: connections stay open and are accepted, nothing is answered.
+    /// Sends SIGSTOP: connections stay open, new ones are accepted, and no
+    /// request is answered.
     pub fn pause(&self) {
         self.server().pause();
         self.paused.store(true, Ordering::SeqCst);
     }
 
-    /// SIGCONT: what was sent meanwhile is answered now.
+    /// Sends SIGCONT: pending requests are answered.
     pub fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
         self.server().resume();
     }
 
-    /// Waits until `replica` has all that has been written here so far. `WAIT` would not do: it
-    /// knows only what was written on its own connection.
+    /// Waits until `replica` has all current data. `WAIT` covers only the
+    /// writes of its own connection.
     pub(crate) fn await_copied_to(&self, replica: &Redis) {
         let offset = |redis: &Redis, name| {
             let info = redis.command(&["INFO", "replication"]).ok()?;
@@ -220,17 +221,17 @@ impl Redis {
         assert!(copied.is_some(), "the replica never had it all");
     }
 
-    /// Whether it can be expected to answer.
+    /// Returns whether the server runs and is not paused.
     pub(crate) fn is_running(&self) -> bool {
         self.server().exited().is_none() && !self.paused.load(Ordering::SeqCst)
     }
 
     /// Sends one command on a connection of its own, for assertions.
     ///
-    /// The answer as `redis-cli` prints it in the main: a string as it is, an
-    /// integer in decimal, nothing as `(nil)`, an array with one element a
+    /// Returns the reply much as `redis-cli` prints it: a string unchanged, an
+    /// integer in decimal, null as `(nil)`, an array with one element per
     /// line. `Err` is an error reply (`NOAUTH …`), or begins with
-    /// `unreachable: ` when there was none within ten seconds.
+    /// `unreachable: ` if there was no reply within ten seconds.
     ///
     /// ```
     /// # use lockstock_testkit::Redis;
@@ -243,7 +244,7 @@ impl Redis {
         call(self.address(), self.password.as_deref(), words)
     }
 
-    /// What the server has written to its log, over all restarts.
+    /// Returns the log of the server, over all restarts.
     pub fn log(&self) -> String {
         log(&self.folder)
     }
@@ -262,7 +263,7 @@ pub(crate) fn log(folder: &Scratch) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Redis' server.
+/// Returns the program of the Redis server.
 pub(crate) fn program() -> OsString {
     std::env::var_os("LOCKSTOCK_REDIS_SERVER").unwrap_or_else(|| OsString::from("redis-server"))
 }
@@ -285,7 +286,7 @@ pub(crate) fn run(mut command: Command, folder: &Scratch) -> Process {
         .append(true)
         .open(folder.path().join("log"))
         .and_then(|log| Ok((log.try_clone()?, log)));
-    let (stdout, stderr) = log.expect("a log file in a folder of our own");
+    let (stdout, stderr) = log.expect("a log file in a private folder");
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let program = command.get_program().to_owned();
     Process::spawn(command).unwrap_or_else(|error| {
@@ -293,16 +294,18 @@ pub(crate) fn run(mut command: Command, folder: &Scratch) -> Process {
     })
 }
 
-/// Waits for the answer of this very server. False: somebody else has the port.
+/// Waits until this server answers. Returns false if another process has the
+/// port.
 pub(crate) fn ready(server: &Process, port: u16, password: Option<&str>, folder: &Scratch) -> bool {
     let outcome = poll(START, || {
         if let Some(status) = server.exited() {
             return Some(Err(status));
         }
-        // A server that was there before answers too, so PING proves nothing.
+        // An older server on the port answers too, so PING proves nothing.
         let info = call(address(port), password, &["INFO", "server"]).ok()?;
         let process_id = format!("process_id:{}", server.id());
-        // Somebody else's: ours is about to find the port taken, and to end.
+        // Another server: this one is about to find the port taken, and to
+        // end.
         info.lines()
             .any(|line| line == process_id)
             .then_some(Ok(()))
@@ -315,7 +318,7 @@ pub(crate) fn ready(server: &Process, port: u16, password: Option<&str>, folder:
     }
 }
 
-/// One command on a connection of its own.
+/// Sends one command on a new connection.
 pub(crate) fn call(
     address: SocketAddr,
     password: Option<&str>,

@@ -1,4 +1,4 @@
-//! Temporary folders that go even when nobody drops them.
+//! Temporary folders that are removed even if they are not dropped.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::process;
 
 static FOLDERS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// A folder of its own under `/tmp`, readable by nobody else.
+/// A private folder under `/tmp`.
 ///
 /// Removed on drop, and when the test process exits: a server that a test
 /// binary keeps in a `static` is never dropped, and a PostgreSQL cluster left
@@ -54,7 +54,7 @@ fn folders() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
 
 /// Runs at exit, on the thread that called it, while others may still run.
 extern "C" fn clear() {
-    // First those that write into the folders.
+    // First the processes that write to the folders.
     process::kill_all();
     for path in std::mem::take(&mut *folders()) {
         let _ = std::fs::remove_dir_all(path);

@@ -1,4 +1,4 @@
-//! A master, its replica, and the sentinels that watch over them.
+//! A master, its replica, and the sentinels that monitor them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -46,12 +46,13 @@ struct Watcher {
 
 impl Sentinel {
     /// Starts all five, and waits until the sentinels know each other and the
-    /// replica has what the master has.
+    /// replica has the data of the master.
     pub fn start() -> Sentinel {
         Sentinel::start_with(&[])
     }
 
-    /// The same with further arguments for the master and the replica. With
+    /// As [`start`](Sentinel::start), with further arguments for the master
+    /// and the replica. With
     /// `--requirepass`, replica and sentinels know the password.
     pub fn start_with(arguments: &[&str]) -> Sentinel {
         let password = arguments
@@ -91,7 +92,7 @@ impl Sentinel {
         format!("redis+sentinel://{}/{SERVICE}/0", watchers.join(","))
     }
 
-    /// Where the sentinels are.
+    /// Returns the addresses of the sentinels.
     pub fn sentinels(&self) -> Vec<SocketAddr> {
         self.watchers
             .iter()
@@ -99,7 +100,7 @@ impl Sentinel {
             .collect()
     }
 
-    /// Where the master is, as most sentinels say.
+    /// Returns the address of the master according to most sentinels.
     pub fn master(&self) -> SocketAddr {
         let agreed = poll(SETTLE, || {
             let named: Vec<_> = self.watchers.iter().filter_map(Watcher::master).collect();
@@ -110,49 +111,49 @@ impl Sentinel {
         agreed.expect("sentinels that agree")
     }
 
-    /// Both servers: the first was the master in the beginning.
+    /// Returns both servers, the original master first.
     pub fn nodes(&self) -> &[Redis] {
         &self.nodes
     }
 
-    /// The server that listens there.
+    /// Returns the server that listens at `address`.
     pub fn node(&self, address: SocketAddr) -> &Redis {
         let found = self.nodes.iter().find(|node| node.address() == address);
         found.unwrap_or_else(|| panic!("no server at {address}"))
     }
 
-    /// Sends one command to the master. The answer is as [`Redis::command`]
-    /// gives it.
+    /// Sends one command to the master, and returns the reply as
+    /// [`Redis::command`] does.
     pub fn command(&self, words: &[&str]) -> Result<String, String> {
         self.node(self.master()).command(words)
     }
 
-    /// SIGKILL to the master, which stays down until
+    /// Sends SIGKILL to the master, which stays down until
     /// [`restart`](Sentinel::restart).
     pub fn kill_master(&self) {
         self.node(self.master()).kill();
     }
 
-    /// SIGSTOP to the master: when it [resumes](Redis::resume) it does not know
-    /// that it has been replaced, until a sentinel tells it.
+    /// Sends SIGSTOP to the master. When it [resumes](Redis::resume), it acts
+    /// as a master until a sentinel demotes it.
     pub fn pause_master(&self) {
         self.node(self.master()).pause();
     }
 
-    /// Makes the sentinels replace a master that is in good health.
+    /// Makes the sentinels replace a healthy master.
     pub fn fail_over(&self) -> SocketAddr {
         let old = self.master();
         let asked = poll(SETTLE, || {
             let words = ["SENTINEL", "FAILOVER", SERVICE];
-            // Refused while the last one is not over.
+            // Rejected until the last failover has ended.
             call(self.watchers[0].address, None, &words).ok()
         });
         assert!(asked.is_some(), "no failover was begun");
         self.await_failover(old)
     }
 
-    /// Waits until another server than `old` is the master, for itself and for
-    /// all sentinels that run, and says which.
+    /// Waits until the server that is not `old` is the master, according to
+    /// itself and to all running sentinels, and returns its address.
     pub fn await_failover(&self, old: SocketAddr) -> SocketAddr {
         let other = self.nodes.iter().find(|node| node.address() != old);
         let other = other.expect("there are two");
@@ -170,14 +171,15 @@ impl Sentinel {
         other.address()
     }
 
-    /// Starts a dead server again, empty. It believes to be what it was, and
-    /// comes back as the replica of its heir when a sentinel has told it.
+    /// Starts a dead server again, empty. It starts in its former role, and a
+    /// sentinel turns it into a replica of its successor.
     pub fn restart(&self, server: SocketAddr) {
         self.node(server).restart();
     }
 
-    /// Waits until `server` is a replica that has what its master has, and the sentinels know
-    /// it: one that does not would make it a replica again after the next failover.
+    /// Waits until `server` is a replica with the data of its master, and all
+    /// sentinels know it: a sentinel that does not would demote it after the
+    /// next failover.
     pub fn await_replica(&self, server: SocketAddr) {
         let name = format!("name\n{server}\n");
         let obeys = poll(SETTLE, || {
@@ -197,21 +199,21 @@ impl Sentinel {
         }
     }
 
-    /// Waits until the replica has all that the master has now: what is written later may be
-    /// lost with the master.
+    /// Waits until the replica has all current data of the master. Later
+    /// writes may be lost with the master.
     pub fn await_copied(&self) {
         let master = self.master();
         let replicas = self.nodes.iter().filter(|node| node.address() != master);
         replicas.for_each(|replica| self.node(master).await_copied_to(replica));
     }
 
-    /// SIGKILL to one of the sentinels, by its place in
+    /// Sends SIGKILL to one of the sentinels, by its index in
     /// [`sentinels`](Sentinel::sentinels). Two are enough for a failover.
     pub fn kill_sentinel(&self, number: usize) {
         self.watchers[number].process.kill();
     }
 
-    /// What the sentinels have written to their logs, one after the other.
+    /// Returns the logs of the sentinels, one after the other.
     pub fn log(&self) -> String {
         let logs = self.watchers.iter().map(|watcher| log(&watcher.folder));
         logs.collect::<Vec<_>>().join("\n")
@@ -227,8 +229,9 @@ impl Sentinel {
             all.then_some(())
         });
         assert!(ready.is_some(), "the sentinels never met");
-        // Four of them have to pass before a sentinel corrects a server that says something
-        // else than the others: in less, it undoes a failover that it has not yet heard of.
+        // A sentinel waits four periods before it corrects a server that
+        // contradicts the others: earlier it would undo a failover that it
+        // does not know yet.
         for watcher in &self.watchers {
             hurry(watcher.address, &["PUBLISH-PERIOD", "800"]);
         }
@@ -240,7 +243,7 @@ impl Watcher {
     fn start(master: SocketAddr, password: Option<&str>) -> Watcher {
         for _ in 0..PORTS {
             let (folder, port) = (Scratch::new("sentinel"), free_port());
-            // Sentinels write down in it what they learn.
+            // Sentinels write their state to it.
             let file = folder.path().join("sentinel.conf");
             let mut text = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\n\
@@ -258,9 +261,10 @@ impl Watcher {
             command.arg(&file).arg("--sentinel");
             let process = run(command, &folder);
             if ready(&process, port, None, &folder) {
-                // The usual ones make a test wait for ten seconds and more. But the first ping goes
-                // out after one period, and must be answered before the server counts as down;
-                // and what was heard of a replica must not be older than five.
+                // With the default period a test waits for ten seconds and
+                // more. But the first ping is sent after one period and must
+                // be answered before the server counts as down, and the last
+                // report of a replica must not be older than five.
                 hurry(address(port), &["PING-PERIOD", "500", "INFO-PERIOD", "200"]);
                 hurry(address(port), &["PUBLISH-PERIOD", "200"]);
                 return Watcher {

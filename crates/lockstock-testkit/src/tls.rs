@@ -1,4 +1,4 @@
-//! Certificates made while the test runs.
+//! Certificates that a test issues.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,8 @@ use rcgen::{
 
 use crate::scratch::Scratch;
 
-/// A certificate authority of one's own. What it issued may be used for as long
-/// as it lives: the files are in its folder.
+/// A private certificate authority. Its certificates are valid while it lives:
+/// their files are in its folder.
 ///
 /// ```
 /// let authority = lockstock_testkit::Authority::new();
@@ -25,7 +25,7 @@ pub struct Authority {
     folder: Scratch,
 }
 
-/// What a server shows to its clients.
+/// The certificate of a server, with its key.
 pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
@@ -33,7 +33,7 @@ pub struct Certificate {
 }
 
 impl Authority {
-    /// Makes a new one, which nobody trusts yet.
+    /// Creates an authority that no client trusts yet.
     #[expect(clippy::new_without_default, reason = "it writes files")]
     pub fn new() -> Authority {
         let folder = Scratch::new("tls");
@@ -55,17 +55,17 @@ impl Authority {
         }
     }
 
-    /// Its own certificate in PEM, which a client has to trust.
+    /// Returns its own certificate in PEM, which a client has to trust.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// A certificate for host names and addresses.
+    /// Issues a certificate for host names and addresses.
     pub fn issue(&self, names: &[&str]) -> Certificate {
         self.sign(params(names))
     }
 
-    /// One that was good until the end of the year 2001.
+    /// Issues a certificate that expired at the end of the year 2001.
     pub fn issue_expired(&self, names: &[&str]) -> Certificate {
         let mut params = params(names);
         params.not_before = date_time_ymd(2001, 1, 1);
@@ -92,15 +92,15 @@ impl Authority {
 }
 
 impl Certificate {
-    /// As `redis-server` wants to be told.
+    /// Returns the arguments of `redis-server`.
     pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
-        let file = |path: &Path| path.to_str().expect("a path of our own").to_owned();
+        let file = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
         [
             ("--tls-port", port.to_string()),
             ("--tls-cert-file", file(&self.certificate)),
             ("--tls-key-file", file(&self.key)),
             ("--tls-ca-cert-file", file(&self.authority)),
-            // Clients show none.
+            // Clients present no certificate.
             ("--tls-auth-clients", "no".to_owned()),
         ]
         .into_iter()

@@ -1,5 +1,4 @@
-//! What becomes of children when their value, their thread or the whole test
-//! process goes.
+//! The end of child processes with their value, their thread or the whole test process.
 
 use lockstock_testkit::{Postgres, Process, Redis, free_port};
 use std::collections::HashSet;
@@ -87,12 +86,12 @@ fn servers_in_a_static_leave_nothing_when_the_test_process_ends() {
 fn servers_die_with_a_test_process_that_is_killed() {
     let child = this_test("stand_in");
     let (ids, folders) = announced(&mut BufReader::new(child.take_stdout().unwrap()));
-    // The process alone: no help for its children from this side.
+    // Only this process is killed, and not its children.
     child.signal(9);
     child.wait(Duration::from_secs(30)).unwrap();
     for (id, folder) in ids.into_iter().zip(folders) {
         wait_until(|| !runs(id));
-        // Nobody was left to remove it.
+        // No process was left to remove it.
         std::fs::remove_dir_all(folder).unwrap();
     }
 }
@@ -135,7 +134,7 @@ fn announced(output: &mut impl BufRead) -> ([u32; 2], [String; 2]) {
         .lines()
         .map_while(Result::ok)
         .find(|line| line.starts_with("servers "))
-        .expect("the stand-in says which servers it started");
+        .expect("the stand-in prints which servers it started");
     let words: Vec<&str> = line.split(' ').collect();
     let id = |at: usize| words[at].parse().unwrap();
     ([id(1), id(3)], [words[2].to_owned(), words[4].to_owned()])

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Long enough to be told from "at once", on a loaded machine too.
+/// How long a connection has to be silent.
 const QUIET: Duration = Duration::from_millis(200);
 
 #[test]
@@ -55,7 +55,7 @@ fn cut_resets_connections_and_refuses_new_ones() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let error = TcpStream::connect(proxy.address()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    // The server's side has ended too: ours is the only client.
+    // The connection to the server has ended, too: this command is its only client.
     wait_until(|| {
         redis
             .command(&["CLIENT", "LIST"])
@@ -150,7 +150,7 @@ fn replies_dropped_requests_are_still_served() {
     }
 
     proxy.pass();
-    // It must not go on as if nothing had been lost.
+    // The connection must not continue after a lost reply.
     assert_eq!(
         answer(&mut robbed).unwrap_err().kind(),
         ErrorKind::ConnectionReset

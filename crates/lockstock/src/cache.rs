@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::lock::whole_millis;
+use crate::lease::truncate_to_millis;
 use crate::store::Store;
 
 /// The maximum length of a cache key: 1 KiB.
@@ -113,7 +113,7 @@ impl Cache {
                 "the time to live must be {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
             )));
         }
-        self.store.set(&key, value, whole_millis(ttl)).await
+        self.store.set(&key, value, truncate_to_millis(ttl)).await
     }
 
     /// Removes the value under `key`, if there is one.

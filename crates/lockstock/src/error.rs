@@ -52,8 +52,8 @@ impl Error {
         }
     }
 
-    /// The reason keeps the error code of the server (NOAUTH, READONLY, OOM, LOADING …): operators
-    /// look for it.
+    /// `reason` begins with the error code of the server (NOAUTH, READONLY, OOM, LOADING …), which
+    /// tells operators what to do.
     pub(crate) fn store_failed(reason: impl fmt::Display) -> Self {
         Self::unavailable(format!("the store failed: {reason}"))
     }

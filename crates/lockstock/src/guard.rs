@@ -1,8 +1,9 @@
-//! A lock that is held: what it is worth, how long, and how it ends.
+//! A held lock: its fence and deadline, and how it is renewed, released or kept.
 //!
-//! Guarantees: a guard never believes in its lock for longer than the store does; it hears of
-//! a loss at its deadline at the latest, and as soon as the store says so; its release is
-//! carried out once called, whatever becomes of the future; dropping it never blocks.
+//! Guarantees: a guard never considers its lock held for longer than the store does; it
+//! reports a loss at its deadline at the latest, and as soon as a reply of the store shows it;
+//! a release is carried out once it is called, even if its future is dropped; dropping a guard
+//! never blocks.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,91 +15,83 @@ use metrics::{counter, histogram};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{Span, debug, debug_span, warn};
+use tracing::{Span, debug_span, warn};
 
 use crate::error::{Error, Result};
-use crate::lock::{checked_lease, whole_millis};
-use crate::store::{Grant, QueueHead, Release as Released, Releasing, Request, Store, Tenant};
+use crate::lease::{checked_lease, truncate_to_millis};
+use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store};
 
-/// How often something is given back to a store that does not answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-
-/// A lock that is ours until [`deadline`](Self::deadline).
+/// A lock that the caller holds until [`deadline`](Self::deadline).
 ///
-/// [`release`](Self::release) it when the work is done. Dropping it gives the lock back
-/// too, in the background: that never blocks and never fails, and nobody hears whether it
-/// worked; the lease is the safety net.
+/// [`release`](Self::release) it when the work is done. Dropping it gives the lock back too,
+/// in the background: that never blocks and never fails. Whether it succeeded is not reported;
+/// if it did not, the lock becomes free when the lease ends.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped gives the lock back"]
 pub struct Guard {
-    hold: Arc<Hold>,
-    since: Instant,
-    /// Open as long as it is held.
+    shared: Arc<Shared>,
+    acquired_at: Instant,
+    /// Open as long as the guard exists.
     _span: Span,
-    /// Ends with the guard, in whatever way that ends.
+    /// Aborted when the guard is released, kept or dropped.
     renewal: Option<AbortHandle>,
-    /// Released or kept: dropping it does nothing any more.
-    done: bool,
+    /// Released or kept: dropping the guard does nothing more.
+    finished: bool,
 }
 
-/// What a guard and its renewal share.
+/// State that a guard shares with its renewal and with its background tasks.
 #[derive(Debug)]
-struct Hold {
-    store: Store,
-    tenant: Tenant,
-    /// In front of those who wait in this process.
-    place: Option<QueueHead>,
-    /// When the lock is lost, if nothing happens before.
+struct Shared {
+    background: Background,
+    holding: Holding,
+    /// When the lock is lost unless it is renewed.
     deadline: Mutex<Instant>,
-    /// Tells that the deadline has moved.
-    moved: Notify,
-    /// One renewal at a time: what is asked for last is what the store is told last.
+    deadline_moved: Notify,
+    /// Serializes renewals, so that the store receives them in the order of the calls.
     renewing: tokio::sync::Mutex<()>,
-    /// A loss is told once, however often it is found out.
-    noted_lost: AtomicBool,
+    /// A loss is logged and counted once.
+    lost: AtomicBool,
 }
 
 impl Guard {
-    pub(crate) fn new(store: &Store, attempt: &Request, grant: Grant) -> Self {
-        let fence = grant.fence;
+    pub(crate) fn new(store: &Store, holding: Holding) -> Self {
         Self {
-            hold: Arc::new(Hold {
-                store: store.clone(),
-                tenant: Tenant::new(attempt, &grant),
-                place: grant.place,
-                deadline: Mutex::new(grant.deadline),
-                moved: Notify::new(),
-                renewing: tokio::sync::Mutex::default(),
-                noted_lost: AtomicBool::new(false),
-            }),
-            since: Instant::now(),
-            _span: debug_span!("lock.hold", lock = %attempt.keys, fence),
+            acquired_at: Instant::now(),
+            _span: debug_span!("lock.hold", lock = %holding.keys(), fence = holding.fence()),
             renewal: None,
-            done: false,
+            finished: false,
+            shared: Arc::new(Shared {
+                background: store.background().clone(),
+                deadline: Mutex::new(holding.granted_deadline()),
+                holding,
+                deadline_moved: Notify::new(),
+                renewing: tokio::sync::Mutex::default(),
+                lost: AtomicBool::new(false),
+            }),
         }
     }
 
-    /// The number of this grant: higher than that of any earlier grant of the name. Let
-    /// whatever the lock protects refuse a number that is not higher than the last it saw.
+    /// Returns the number of this grant, which is higher than that of every earlier grant of the
+    /// name. The resource that the lock protects should reject a write whose fence is not
+    /// higher than the last one that it has seen.
     pub fn fence(&self) -> u64 {
-        self.hold.tenant.fence
+        self.shared.holding.fence()
     }
 
-    /// Until when the lock is ours, on this machine's monotonic clock. Counted from before
-    /// the request was sent that won it, so never later than the store's own end of it.
+    /// Returns when the lease ends, on the monotonic clock of this machine. It is counted from
+    /// before the request was sent, so it is never later than the end that the store assumes.
     pub fn deadline(&self) -> Instant {
-        self.hold.ends()
+        self.shared.deadline()
     }
 
-    /// What is left until the [`deadline`](Self::deadline); zero once the lock is lost.
+    /// Returns the time until the [`deadline`](Self::deadline), zero once the lock is lost.
     pub fn remaining(&self) -> Duration {
         self.deadline().saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the lock is no longer ours: at the deadline, which renewing moves, or as
-    /// soon as the store says so. Does not borrow the guard. Once the guard is released,
-    /// kept or dropped nothing moves the deadline any more.
+    /// Resolves when the lock is lost: at the deadline, which renewals move, or as soon as a
+    /// reply of the store shows the loss. Does not borrow the guard. After the guard is
+    /// released, kept or dropped the deadline no longer moves.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -113,26 +106,25 @@ impl Guard {
     /// # }
     /// ```
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let hold = self.hold.clone();
+        let shared = self.shared.clone();
         async move {
             loop {
-                // Before looking, so that no move goes unnoticed.
-                let moved = hold.moved.notified();
-                let until = hold.ends();
+                // Created before the deadline is read, so that no move is missed.
+                let moved = shared.deadline_moved.notified();
                 tokio::select! {
-                    () = sleep_until(until) => return,
+                    () = sleep_until(shared.deadline()) => return,
                     () = moved => {}
                 }
             }
         }
     }
 
-    /// Runs `work` for as long as the lock is ours: stops it (drops its future) when the lock
-    /// is lost.
+    /// Runs `work` while the lock is held, and drops it if the lock is lost.
     ///
     /// # Errors
     ///
-    /// [`is_lost`](Error::is_lost) when it was stopped. What it had done by then is done.
+    /// [`is_lost`](Error::is_lost) if the lock was lost first. What `work` had done by then
+    /// stays done.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -155,36 +147,36 @@ impl Guard {
         }
     }
 
-    /// Adds `by` to what is left of the lease.
+    /// Adds `by` to the rest of the lease.
     ///
     /// # Errors
     ///
-    /// [`is_lost`](Error::is_lost) if the lock is not ours any more,
-    /// [`is_invalid`](Error::is_invalid) if more than [`MAX_LEASE`](crate::MAX_LEASE) would be
-    /// left, and [`is_unavailable`](Error::is_unavailable): then the deadline is not later
-    /// than it was.
+    /// [`is_lost`](Error::is_lost) if the lock is lost;
+    /// [`is_invalid`](Error::is_invalid) if the rest would exceed
+    /// [`MAX_LEASE`](crate::MAX_LEASE); [`is_unavailable`](Error::is_unavailable) if the store
+    /// does not reply, and then the deadline is not later than before.
     pub async fn extend(&mut self, by: Duration) -> Result<()> {
-        let left = checked_lease(self.remaining().saturating_add(by))?;
-        self.hold.set_remaining(left).await
+        let remaining = checked_lease(self.remaining().saturating_add(by))?;
+        self.shared.set_remaining(remaining).await
     }
 
-    /// Starts the lease again: its whole length is left afterwards.
+    /// Starts the lease again, at its full length.
     ///
     /// # Errors
     ///
     /// As [`extend`](Self::extend).
     pub async fn renew(&mut self) -> Result<()> {
-        self.hold.set_remaining(self.hold.tenant.lease).await
+        self.shared.set_remaining(self.shared.holding.lease()).await
     }
 
-    /// Renews by itself from now on, each time a third of the lease has passed, until
-    /// `most` has passed in all. Then it lets the lease run out: a holder that hangs must not
-    /// hold for ever. The renewal ends with the guard.
+    /// Renews the lock automatically, whenever a third of the lease has passed, for at most
+    /// `max`. After that the lease runs out, so that a holder that is stuck does not hold the
+    /// lock without end. The renewal ends with the guard.
     ///
     /// ```
     /// # use std::time::Duration;
     /// # use lockstock::{Acquired, Store};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> lockstock::Result<()> {
     /// let lock = Store::memory().lock("report").lease(Duration::from_millis(60))?;
     /// let guard = lock.acquire().await?.auto_renew(Duration::from_secs(3600));
@@ -193,80 +185,67 @@ impl Guard {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn auto_renew(mut self, most: Duration) -> Self {
-        let hold = self.hold.clone();
-        let ends = Instant::now().checked_add(most);
-        let renewal = self
-            .hold
-            .store
-            .spawn(async move { hold.renew_until(ends).await });
-        if let Some(before) = self.renewal.replace(renewal) {
-            before.abort();
+    pub fn auto_renew(mut self, max: Duration) -> Self {
+        let shared = self.shared.clone();
+        let last_deadline = Instant::now().checked_add(max);
+        let renewal = async move { shared.renew_until(last_deadline).await };
+        let renewal = self.shared.background.spawn(renewal);
+        if let Some(previous) = self.renewal.replace(renewal) {
+            previous.abort();
         }
         self
     }
 
-    /// Gives the lock back: the next waiter gets it. Once called it is carried out, even if
-    /// its future is dropped.
+    /// Gives the lock back. The next waiter is granted it. Once called, the release is carried
+    /// out even if its future is dropped.
     ///
     /// # Errors
     ///
-    /// [`is_lost`](Error::is_lost) if the lock had been lost before: what was done under it
-    /// may have been done by another holder too. [`is_unavailable`](Error::is_unavailable)
-    /// if the store did not answer: it is asked again in the background until the lease ends.
+    /// [`is_lost`](Error::is_lost) if the lock was lost before: another holder may have worked
+    /// under it at the same time. [`is_unavailable`](Error::is_unavailable) if the store does
+    /// not reply: the release is retried in the background until the lease ends.
     pub fn release(mut self) -> impl Future<Output = Result<()>> + Send {
-        let (hold, at) = (self.finishing(), Instant::now());
-        let released = if hold.pass_on() {
-            None
-        } else {
-            let released = Some(hold.store.release(&hold.tenant, hold.place.as_ref()));
-            Some(Release { released, hold })
+        let (shared, called_at) = (self.finish(), Instant::now());
+        let release = ReleaseFuture {
+            release: Some(shared.holding.release()),
+            shared,
         };
         async move {
-            let ours = match released {
-                None => true,
-                Some(released) => released.await?,
-            };
-            self.finished(ours, at)
+            let was_held = release.await?;
+            self.result(was_held, called_at)
         }
     }
 
-    /// Leaves the lock taken for the rest of the lease: the work is done, and nobody may do
-    /// it again for so long. Waiters who cannot wait that long are told at once. Once called
-    /// it is carried out, even if its future is dropped.
+    /// Leaves the lock taken to the end of the lease: the work is done, and must not be
+    /// repeated before then. Waiters whose wait ends earlier are notified at once. Once called,
+    /// it is carried out even if its future is dropped.
     ///
-    /// A permit of a semaphore, or a place among the readers, stays taken in the same way.
+    /// A permit of a semaphore and a reader stay taken in the same way.
     ///
     /// # Errors
     ///
-    /// As [`release`](Self::release); when the store does not answer the lock stays held,
-    /// which keeps others out for just as long.
+    /// As [`release`](Self::release). If the store does not reply, the lock stays held, which
+    /// excludes other holders for just as long.
     pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
-        let (hold, at) = (self.finishing(), Instant::now());
-        let (answer, answered) = oneshot::channel();
-        self.hold.store.in_background(async move {
-            let kept = hold.store.keep(&hold.tenant).await;
-            if matches!(kept, Ok(true))
-                && let Some(place) = &hold.place
-            {
-                place.tell_kept(hold.ends());
-            }
-            hold.step_back();
-            let _ = answer.send(kept);
+        let (shared, called_at) = (self.finish(), Instant::now());
+        let (sender, reply) = oneshot::channel();
+        self.shared.background.run(async move {
+            let kept = shared.holding.keep(shared.deadline()).await;
+            let _ = sender.send(kept);
         });
         async move {
-            let ours = answered
+            let was_held = reply
                 .await
                 .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
-            self.finished(ours, at)
+            self.result(was_held, called_at)
         }
     }
 
-    /// From here on the guard is not what gives the lock back, and nothing renews it.
-    fn finishing(&mut self) -> Arc<Hold> {
-        self.done = true;
+    /// Disarms the drop of the guard, and stops the renewal.
+    fn finish(&mut self) -> Arc<Shared> {
+        self.finished = true;
         self.stop_renewal();
-        self.hold.clone()
+        self.shared.clone()
     }
 
     fn stop_renewal(&mut self) {
@@ -275,13 +254,14 @@ impl Guard {
         }
     }
 
-    /// Whatever the store says: once it was said to be lost it stays lost.
-    fn finished(&self, ours: bool, at: Instant) -> Result<()> {
-        histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-        if ours && at < self.hold.ends() {
+    /// Returns the result of a release or a keep. A guard that has reported a loss never
+    /// reports a success later, even if the store still had the lock.
+    fn result(&self, was_held: bool, called_at: Instant) -> Result<()> {
+        histogram!("lockstock_lock_hold_seconds").record(self.acquired_at.elapsed());
+        if was_held && called_at < self.shared.deadline() {
             return Ok(());
         }
-        self.hold.note_lost();
+        self.shared.mark_lost();
         Err(Error::lost())
     }
 }
@@ -289,174 +269,136 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.stop_renewal();
-        if !self.done {
-            histogram!("lockstock_lock_hold_seconds").record(self.since.elapsed());
-            if self.hold.ends() <= Instant::now() {
-                self.hold.note_lost();
+        if !self.finished {
+            histogram!("lockstock_lock_hold_seconds").record(self.acquired_at.elapsed());
+            if self.shared.deadline() <= Instant::now() {
+                self.shared.mark_lost();
             }
-            self.hold.give_back();
+            self.shared.give_back();
         }
     }
 }
 
-/// A release that the store was asked for. Dropped before the answer, it goes on in the
-/// background: the store may have to be asked again.
-struct Release {
-    released: Option<Releasing>,
-    hold: Arc<Hold>,
+/// A release that was sent. If it is dropped, the retries continue in the background.
+struct ReleaseFuture {
+    release: Option<StoreRelease>,
+    shared: Arc<Shared>,
 }
 
-impl Future for Release {
-    /// Whether it was ours to release.
+impl Future for ReleaseFuture {
+    /// Whether the lock was held until then.
     type Output = Result<bool>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(released) = &mut self.released else {
+        let Some(release) = &mut self.release else {
             return Poll::Pending;
         };
-        let answer = ready!(Pin::new(released).poll(context));
-        self.released = None;
-        Poll::Ready(match answer {
-            Ok(Released::Done) => Ok(true),
-            Ok(Released::NotOurs) => Ok(false),
-            // If our lease cannot have ended yet, it was the release.
-            Ok(Released::Unclear) => Ok(Instant::now() < self.hold.ends()),
+        let outcome = ready!(Pin::new(release).poll(context));
+        self.release = None;
+        Poll::Ready(match outcome {
+            Ok(ReleaseOutcome::Released) => Ok(true),
+            Ok(ReleaseOutcome::NotHeld) => Ok(false),
+            // If the lease cannot have ended yet, an earlier try released the lock.
+            Ok(ReleaseOutcome::Unknown) => Ok(Instant::now() < self.shared.deadline()),
             Err(error) => {
-                self.hold.give_back();
+                self.shared.give_back();
                 Err(error)
             }
         })
     }
 }
 
-impl Drop for Release {
+impl Drop for ReleaseFuture {
     fn drop(&mut self) {
-        if let Some(released) = self.released.take() {
-            let hold = self.hold.clone();
-            self.hold.store.in_background(async move {
-                if released.await.is_err() {
-                    hold.give_back();
+        if let Some(release @ StoreRelease::Pending(_)) = self.release.take() {
+            let shared = self.shared.clone();
+            self.shared.background.run(async move {
+                if release.await.is_err() {
+                    shared.give_back();
                 }
             });
         }
     }
 }
 
-impl Hold {
-    fn ends(&self) -> Instant {
+impl Shared {
+    fn deadline(&self) -> Instant {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes the lock on to the next who waits in this process, if that is fair and safe.
-    fn pass_on(&self) -> bool {
-        self.place.as_ref().is_some_and(QueueHead::pass_on)
+    fn set_deadline(&self, deadline: Instant) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+        self.deadline_moved.notify_waiters();
+        self.holding.set_deadline(deadline);
     }
 
-    /// The next who waits in this process asks for itself.
-    fn step_back(&self) {
-        if let Some(place) = &self.place {
-            place.step_back();
-        }
-    }
-
+    /// Releases in the background, and retries until the deadline.
     fn give_back(self: &Arc<Self>) {
-        if !self.pass_on() {
-            let hold = self.clone();
-            give_back(&self.store, self.ends(), move || {
-                let released = hold.store.release(&hold.tenant, hold.place.as_ref());
-                async { released.await.map(drop) }
-            });
-        }
+        let first = match self.holding.release() {
+            StoreRelease::Ready(_) => return,
+            pending => pending,
+        };
+        let discard = |release: StoreRelease| async { release.await.map(drop) };
+        let shared = self.clone();
+        let release = move || discard(shared.holding.release());
+        self.background
+            .retry(self.deadline(), discard(first), release);
     }
 
-    fn set_ends(&self, ends: Instant) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = ends;
-        self.moved.notify_waiters();
-        if let Some(place) = &self.place {
-            place.set_ends(ends);
-        }
+    async fn set_remaining(&self, remaining: Duration) -> Result<()> {
+        let _serialized = self.renewing.lock().await;
+        self.renew(remaining).await
     }
 
-    async fn set_remaining(&self, left: Duration) -> Result<()> {
-        let _one_at_a_time = self.renewing.lock().await;
-        self.renew_to(left).await
-    }
-
-    async fn renew_to(&self, left: Duration) -> Result<()> {
-        // As the store counts it: a fraction of a millisecond more would be ours alone.
-        let left = whole_millis(left);
-        let ends = Instant::now() + left;
-        if ends < self.ends() {
-            // Whatever becomes of the answer.
-            self.set_ends(ends);
+    /// Sets the rest of the lease. `renewing` must be locked.
+    async fn renew(&self, remaining: Duration) -> Result<()> {
+        // The store counts in whole milliseconds. A longer deadline would be wrong.
+        let remaining = truncate_to_millis(remaining);
+        let deadline = Instant::now() + remaining;
+        if deadline < self.deadline() {
+            // In advance: if the reply is lost, the store may have shortened the lease.
+            self.set_deadline(deadline);
         }
-        if self.store.renew(&self.tenant, left).await? {
-            self.set_ends(ends);
+        if self.holding.renew(remaining).await? {
+            self.set_deadline(deadline);
             return Ok(());
         }
-        self.note_lost();
+        self.mark_lost();
         Err(Error::lost())
     }
 
-    async fn renew_until(&self, ends: Option<Instant>) {
-        let lease = self.tenant.lease;
+    /// Renews until the lock is lost or `last_deadline` has passed.
+    async fn renew_until(&self, last_deadline: Option<Instant>) {
+        let lease = self.holding.lease();
         loop {
             sleep(lease / 3).await;
-            let _one_at_a_time = self.renewing.lock().await;
+            let _serialized = self.renewing.lock().await;
             let now = Instant::now();
-            if ends.is_some_and(|ends| ends <= now) {
+            if last_deadline.is_some_and(|last_deadline| last_deadline <= now) {
                 return;
             }
-            // The last renewal reaches to the end that was set, and not beyond it.
-            let left = ends.map_or(lease, |ends| lease.min(ends - now));
-            // It was extended beyond that, by hand.
-            if now + left <= self.ends() {
+            // The last renewal reaches to the last deadline, and not beyond it.
+            let remaining =
+                last_deadline.map_or(lease, |last_deadline| lease.min(last_deadline - now));
+            // The caller has extended the lock beyond that.
+            if now + remaining <= self.deadline() {
                 continue;
             }
-            match self.renew_to(left).await {
+            match self.renew(remaining).await {
                 Err(error) if error.is_lost() => return,
-                // Asked again in a third of the lease, as long as the lock may be ours.
-                Err(_) if self.ends() <= Instant::now() => return,
+                // Retried in a third of the lease, while the lock may still be held.
+                Err(_) if self.deadline() <= Instant::now() => return,
                 _ => {}
             }
         }
     }
 
-    fn note_lost(&self) {
-        if self.noted_lost.swap(true, Ordering::Relaxed) {
+    fn mark_lost(&self) {
+        if self.lost.swap(true, Ordering::Relaxed) {
             return;
         }
         counter!("lockstock_lock_lost_total").increment(1);
-        warn!(lock = %self.tenant.keys, fence = self.tenant.fence, "lost");
-        self.set_ends(Instant::now());
+        warn!(lock = %self.holding.keys(), fence = self.holding.fence(), "lost");
+        self.set_deadline(Instant::now());
     }
-}
-
-/// Gives something back in the background: again and again, until the store has answered or it
-/// does not matter any more.
-pub(crate) fn give_back<F>(store: &Store, ends: Instant, ask: impl Fn() -> F + Send + 'static)
-where
-    F: Future<Output = Result<()>> + Send + 'static,
-{
-    let asked = store.clone();
-    // Asked for now: what is asked for later finds it done.
-    let first = ask();
-    store.in_background(async move {
-        if first.await.is_ok() {
-            return;
-        }
-        // The store is down, and there may be thousands of us.
-        let Some(_permit) = asked.retrying(ends).await else {
-            return;
-        };
-        let mut pause = FIRST_PAUSE;
-        while Instant::now() < ends {
-            match ask().await {
-                Ok(()) => return,
-                Err(error) => debug!(%error, "something to give back waits for the store"),
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
-    });
 }

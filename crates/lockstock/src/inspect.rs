@@ -1,4 +1,4 @@
-//! Who holds what, and who waits for it: what a store tells those who run it.
+//! What a store reports to operators: the holders and the waiters of its locks.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,119 +6,120 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::key::LockKind;
 use crate::token::{ClientId, Token};
 
-/// A name that is held, kept or waited for, as it was at one moment: see
-/// [`Store::locks`](crate::Store::locks).
+/// Holders and waiters of one lock at one moment: see [`Store::locks`](crate::Store::locks).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockInfo {
-    /// What kind of lock it is.
+    /// Kind of the lock. Each kind has its own names.
     pub kind: LockKind,
-    /// Any bytes.
+    /// Lock name, any bytes.
     pub name: Vec<u8>,
-    /// Those whose lease ends first come first. Nobody, if those who wait have not been
-    /// handed it yet.
+    /// Holders, the earliest deadline first. Empty if the lock is free but its waiters have
+    /// not been granted it yet.
     pub holders: Vec<HolderInfo>,
-    /// In the order in which they will be served.
+    /// Waiters, in the order in which they will be granted the lock.
     pub waiters: Vec<WaiterInfo>,
-    /// That moment, by the store's clock.
+    /// The moment, on the store's clock.
     pub observed_at: SystemTime,
 }
 
-/// One of those who hold a lock.
+/// A holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HolderInfo {
-    /// Who it is.
+    /// Identity of the holder.
     pub id: HolderId,
-    /// With whom it shares.
+    /// How it shares the lock.
     pub access: Access,
-    /// Since when, by the store's clock, where the store notes it: Redis does for locks, and
-    /// not for semaphores and read-write locks. Passed on inside a process, it is the first
-    /// holder's there.
+    /// When the lock was granted, on the store's clock. Redis records it for locks, not for
+    /// semaphores and read-write locks. After a local hand-over it is the time of the first
+    /// holder in the process.
     pub acquired_at: Option<SystemTime>,
-    /// How long its lease lasts. `None` for a foreign holder that never expires.
+    /// Rest of the lease. `None` for a foreign holder that never expires.
     pub remaining: Option<Duration>,
-    /// It is done, and nobody gets the lock for the rest of the lease
-    /// ([`Guard::keep`](crate::Guard::keep)). Where several can hold, that is not told apart.
+    /// The holder is done, and the lock stays taken to the end of the lease
+    /// ([`Guard::keep`](crate::Guard::keep)). Always `false` for permits, readers and writers.
     pub kept: bool,
-    /// The last of the [fences](crate::Guard::fence) that came with its grant, where
-    /// [`acquired_at`](Self::acquired_at) is known.
+    /// The last of the [fences](crate::Guard::fence) minted with the grant. `None` if
+    /// [`acquired_at`](Self::acquired_at) is.
     pub fence: Option<u64>,
 }
 
-/// One of those who wait.
+/// A waiter of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaiterInfo {
-    /// Whose it is. Behind it there may be others of the same process.
+    /// The client that waits. It may have more waiters behind this one.
     pub client_id: ClientId,
-    /// With whom it would share.
+    /// How it would share the lock.
     pub access: Access,
-    /// For how long already.
+    /// How long it has been waiting.
     pub waited: Duration,
-    /// How long it goes on, `None` for as long as it takes.
+    /// Time until it gives up. `None` if it waits without end.
     pub timeout_in: Option<Duration>,
-    /// How long it wants to hold.
+    /// Lease that it asks for.
     pub lease: Duration,
 }
 
-/// How a holder holds.
+/// How a holder shares a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Alone: a lock, or a writer.
+    /// Excludes every other holder: a lock, or the writer of a read-write lock.
     Exclusive,
-    /// One of several: a permit of a semaphore.
+    /// One permit of a semaphore.
     Permit,
-    /// With all who read.
+    /// A reader of a read-write lock.
     Read,
 }
 
-/// Which holder it is. Tells one grant of a name from every other.
+/// Identity of a holder. Distinguishes one grant of a lock from every other.
 ///
-/// Written as 32 hex digits, the holder's token; or as `foreign:` and 16 of them for a holder
-/// that is none of ours, such as redis-py.
+/// Displayed as the holder's token, 32 hex digits; for a foreign client such as redis-py as
+/// `foreign:` and 16 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HolderId(pub(crate) Who);
+pub struct HolderId(pub(crate) Identity);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Who {
-    Ours(Token),
-    /// By a digest of what its key holds.
+pub(crate) enum Identity {
+    /// A client of this crate.
+    Client(Token),
+    /// A digest of the value of the holder's key.
     Foreign(u64),
 }
 
 impl HolderId {
-    /// The process it is of; `None` for one that is none of ours.
+    /// Returns the client that holds the lock, `None` for a foreign holder.
     pub fn client_id(&self) -> Option<ClientId> {
         match self.0 {
-            Who::Ours(token) => Some(token.client_id()),
-            Who::Foreign(_) => None,
+            Identity::Client(token) => Some(token.client_id()),
+            Identity::Foreign(_) => None,
         }
     }
 
-    /// None of ours: a client that took the lock with `SET NX`.
+    /// Returns whether the holder is a foreign client, one that took the lock with `SET NX`.
     pub fn is_foreign(&self) -> bool {
-        matches!(self.0, Who::Foreign(_))
+        matches!(self.0, Identity::Foreign(_))
     }
 }
 
 impl fmt::Display for HolderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Who::Ours(token) => token.fmt(f),
-            Who::Foreign(digest) => write!(f, "foreign:{digest:016x}"),
+            Identity::Client(token) => token.fmt(f),
+            Identity::Foreign(digest) => write!(f, "foreign:{digest:016x}"),
         }
     }
 }
 
 impl LockInfo {
-    /// Whether there is anything to tell.
-    pub(crate) fn is_anything(&self) -> bool {
-        !self.holders.is_empty() || !self.waiters.is_empty()
+    /// Returns whether the lock has neither holders nor waiters.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.holders.is_empty() && self.waiters.is_empty()
     }
 }
 
-/// When a fence was minted: it is the clock's microseconds, see `scripts/prelude.lua`.
-pub(crate) fn minted(fence: u64) -> SystemTime {
+/// Returns when a fence was minted: a fence is a clock reading in microseconds, see `mint` in
+/// `scripts/prelude.lua`.
+pub(crate) fn minted_at(fence: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(fence)
 }

@@ -1,8 +1,9 @@
-//! Distributed locks that are fenced and honest about being lost, on Redis or in memory.
+//! Distributed locks with fences, leases and fair queues, on Redis or in memory.
 //!
-//! A web API gets the same request several times at once. One of them may do the work; the
-//! others are told, quickly, when to come back. And the one that did it may have been
-//! paused for longer than its lease, so the database must be able to tell that it is late.
+//! When a web API receives the same request several times at once, only one of them may do
+//! the work. The others get an early answer that includes when to retry. The winner may be
+//! paused for longer than its lease, so the database must be able to reject its late writes:
+//! each grant has a fence for that.
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,9 +17,9 @@
 //! match lock.acquire_within(Duration::from_secs(1)).await? {   // Err: the store is unavailable
 //!     Acquired::Held(guard) => {
 //!         // UPDATE … SET fence = $f WHERE id = 42 AND fence < $f, with f = guard.fence()
-//!         guard.keep().await?;       // nobody for the rest of the lease; or release()
+//!         guard.keep().await?;       // taken to the end of the lease; or release()
 //!     }
-//!     Acquired::Busy(busy) => {      // an answer, not an error
+//!     Acquired::Busy(busy) => {      // a value, not an error
 //!         println!("429, Retry-After: {:?}", busy.retry_after());
 //!     }
 //! }
@@ -28,20 +29,20 @@
 //!
 //! # A map of the crate
 //!
-//! - [`Store`]: where locks live, opened from a URL.
-//! - [`Store::lock`] → [`LockBuilder::lease`] → [`Lock`]: acquired any number of times. One
-//!   holder at a time; [`release`](Guard::release) when done, or [`keep`](Guard::keep) for once
-//!   in so long.
-//! - [`Store::semaphore`], [`Store::read_lock`], [`Store::write_lock`]: the same for so many at
-//!   a time, for many who read or one who writes.
-//! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]: several names,
-//!   all or none.
+//! - [`Store`]: where locks and values live, opened from a URL.
+//! - [`Store::lock`] → [`LockBuilder::lease`] → [`Lock`]: one holder at a time. Acquire it any
+//!   number of times; [`release`](Guard::release) it when the work is done, or
+//!   [`keep`](Guard::keep) it to the end of the lease as a cool-down.
+//! - [`Store::semaphore`], [`Store::read_lock`], [`Store::write_lock`]: the same for a number
+//!   of permits, and for many readers or one writer.
+//! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]:
+//!   several names, all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
 //! - [`Store::cache`] → [`Cache`]: values with a time to live.
-//! - [`Store::locks`]: who holds what and who waits for it, for those who run it.
-//! - [`Error`]: what went wrong, by predicates.
+//! - [`Store::locks`]: the holders and waiters of every lock, for operators.
+//! - [`Error`]: why a call failed, by predicates.
 //!
-//! Metrics go through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
+//! Metrics are reported through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
 //! `…_lost_total`, `…_handovers_total` by `kind`, `lockstock_lock_wait_seconds`,
 //! `lockstock_lock_hold_seconds`.
 
@@ -50,6 +51,7 @@ mod error;
 mod guard;
 mod inspect;
 mod key;
+mod lease;
 mod lock;
 mod multi;
 mod redact;
@@ -61,7 +63,8 @@ pub use error::{Error, Result};
 pub use guard::Guard;
 pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
 pub use key::{LockKind, MAX_NAME_BYTES};
-pub use lock::{Acquired, Busy, Lock, LockBuilder, MAX_LEASE, MIN_LEASE};
+pub use lease::{MAX_LEASE, MIN_LEASE};
+pub use lock::{Acquired, Busy, Lock, LockBuilder};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use redact::redact_url;
 pub use store::{DEFAULT_TIMEOUT, Store};

@@ -1,8 +1,8 @@
-//! Several names at once: all of them, or none.
+//! A lock of several names at once: all of them, or none.
 //!
-//! Guarantees: as of a single [lock](crate::lock), for each of the names. No deadlock, because
-//! everybody takes them in the same order; nothing is held in the end of an attempt that
-//! failed or was cancelled.
+//! Guarantees: those of a single [lock](crate::lock), for each name. Multi-locks do not
+//! deadlock each other, because each acquires its names in the same order. An attempt that
+//! fails or is cancelled holds nothing in the end.
 
 use std::time::Duration;
 
@@ -14,17 +14,43 @@ use crate::guard::Guard;
 use crate::lock::{Acquired, Busy, Lock};
 use crate::store::Store;
 
-/// Names that have no lease yet: see [`Store::lock_all`].
+impl Store {
+    /// Returns a builder for the locks of all `names` at once, such as the products in a cart.
+    /// Each is the [`lock`](Self::lock) of its name. They are acquired one after another, in an
+    /// order that is the same for all callers, so that two carts never deadlock. All or none: if
+    /// one of them is busy, those before it are released. Duplicate names count once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let cart = store.lock_all(["shoes-42", "laces-7"]).lease(Duration::from_secs(3))?;
+    /// if let Acquired::Held(guards) = cart.acquire_within(Duration::from_secs(1)).await? {
+    ///     // UPDATE … WHERE id = 42 AND fence < $f, for each of them
+    ///     assert!(guards.fence_of("shoes-42").is_some());
+    ///     guards.release().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_all<N: AsRef<[u8]>>(&self, names: impl IntoIterator<Item = N>) -> MultiLockBuilder {
+        MultiLockBuilder::new(self, names)
+    }
+}
+
+/// Several names without a lease: see [`Store::lock_all`].
 #[derive(Debug, Clone)]
-#[must_use = "say how long the lease is"]
+#[must_use = "set the lease to get a lock"]
 pub struct MultiLockBuilder {
     store: Store,
-    /// In the order in which everybody takes them.
+    /// Sorted, which is the order of acquisition.
     names: Vec<Vec<u8>>,
 }
 
 impl MultiLockBuilder {
-    pub(crate) fn new<N: AsRef<[u8]>>(store: &Store, names: impl IntoIterator<Item = N>) -> Self {
+    fn new<N: AsRef<[u8]>>(store: &Store, names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(|name| name.as_ref().to_vec());
         let mut names = names.collect::<Vec<_>>();
         names.sort_unstable();
@@ -35,16 +61,16 @@ impl MultiLockBuilder {
         }
     }
 
-    /// Sets how long a holder may hold all of them, as
+    /// Sets how long a holder holds all of them, as
     /// [`LockBuilder::lease`](crate::LockBuilder::lease) does for one.
     ///
     /// # Errors
     ///
-    /// [`is_invalid`](Error::is_invalid) for a lease out of range, for a name that is empty or
-    /// too long, and for no names at all.
+    /// [`is_invalid`](Error::is_invalid) if the lease is out of range, a name is empty or too
+    /// long, or there are no names.
     pub fn lease(self, lease: Duration) -> Result<MultiLock> {
         if self.names.is_empty() {
-            return Err(Error::invalid("there is no name to lock"));
+            return Err(Error::invalid("a multi-lock needs at least one name"));
         }
         let locks = self.names.into_iter().map(|name| {
             let lock = self.store.lock(&name).lease(lease)?;
@@ -57,7 +83,7 @@ impl MultiLockBuilder {
     }
 }
 
-/// Several names and one lease, ready to be acquired any number of times.
+/// Several locks that can be acquired together any number of times.
 #[derive(Debug, Clone)]
 pub struct MultiLock {
     locks: Vec<(Vec<u8>, Lock)>,
@@ -65,85 +91,88 @@ pub struct MultiLock {
 }
 
 impl MultiLock {
-    /// Waits for all of them as long as it takes.
+    /// Acquires all of them, and waits without a time limit.
     ///
     /// # Errors
     ///
-    /// [`is_unavailable`](Error::is_unavailable) when the store cannot be asked.
+    /// [`is_unavailable`](Error::is_unavailable) if the store does not reply.
     pub async fn acquire(&self) -> Result<MultiGuard> {
-        match self.attempt(None).await? {
+        match self.acquire_before(None).await? {
             Acquired::Held(guards) => Ok(guards),
-            Acquired::Busy(_) => Err(Error::unavailable("the store let a waiter go unanswered")),
+            Acquired::Busy(_) => Err(Error::unavailable(
+                "the store ended a wait that has no time limit",
+            )),
         }
     }
 
-    /// Waits for all of them at most `wait` in all.
+    /// Acquires all of them, and waits at most `wait` in total.
     ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_within(&self, wait: Duration) -> Result<Acquired<MultiGuard>> {
-        self.attempt(Instant::now().checked_add(wait)).await
+        self.acquire_before(Instant::now().checked_add(wait)).await
     }
 
-    /// Takes all of them if they are free this moment.
+    /// Acquires all of them if they are free. Does not wait.
     ///
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Acquired<MultiGuard>> {
-        self.attempt(Some(Instant::now())).await
+        self.acquire_before(Some(Instant::now())).await
     }
 
-    async fn attempt(&self, until: Option<Instant>) -> Result<Acquired<MultiGuard>> {
+    async fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired<MultiGuard>> {
         loop {
-            match self.take_each(until).await {
-                Ok(Taken::All(guards)) => return Ok(Acquired::Held(guards)),
-                Ok(Taken::NotAll(busy, guards)) => {
-                    // Nothing was done under them: that one is lost is no harm.
+            match self.acquire_each(wait_deadline).await {
+                Ok(Progress::All(guards)) => return Ok(Acquired::Held(guards)),
+                Ok(Progress::Busy(busy, guards)) => {
+                    // The caller has not worked under these guards, so a loss is harmless.
                     match guards.release().await {
                         Err(error) if !error.is_lost() => return Err(error),
                         _ => return Ok(Acquired::Busy(busy)),
                     }
                 }
-                // One was lost while we waited for another: from the beginning.
+                // A lock was lost during the wait for another: start again.
                 Err(error) if error.is_lost() => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn take_each(&self, until: Option<Instant>) -> Result<Taken> {
-        let mut taken = MultiGuard { guards: Vec::new() };
+    async fn acquire_each(&self, wait_deadline: Option<Instant>) -> Result<Progress> {
+        let mut acquired = MultiGuard { guards: Vec::new() };
         for (name, lock) in &self.locks {
-            let mut next = std::pin::pin!(lock.attempt(until));
-            let acquired = loop {
-                // Those that we have must not run out while we wait for the next.
+            let mut next = std::pin::pin!(lock.acquire_before(wait_deadline));
+            let outcome = loop {
+                // The locks acquired so far must not expire during the wait for the next.
                 match timeout(self.lease / 3, &mut next).await {
-                    Ok(acquired) => break acquired?,
-                    Err(_) => taken.renew().await?,
+                    Ok(outcome) => break outcome?,
+                    Err(_) => acquired.renew().await?,
                 }
             };
-            match acquired {
-                Acquired::Held(guard) => taken.guards.push((name.clone(), guard)),
-                Acquired::Busy(busy) => return Ok(Taken::NotAll(busy, taken)),
+            match outcome {
+                Acquired::Held(guard) => acquired.guards.push((name.clone(), guard)),
+                Acquired::Busy(busy) => return Ok(Progress::Busy(busy, acquired)),
             }
         }
-        // They are one: what is left of the first is left of all.
-        if taken.remaining() < self.lease * 9 / 10 {
-            taken.renew().await?;
+        // The caller gets one deadline, the earliest, and should have most of the lease.
+        if acquired.remaining() < self.lease * 9 / 10 {
+            acquired.renew().await?;
         }
-        Ok(Taken::All(taken))
+        Ok(Progress::All(acquired))
     }
 }
 
-enum Taken {
+enum Progress {
     All(MultiGuard),
-    /// What the first is busy with that was not to be had, and those before it.
-    NotAll(Busy, MultiGuard),
+    /// The first lock that was busy, and the guards acquired before it.
+    Busy(Busy, MultiGuard),
 }
 
-/// Several locks that are ours until [`deadline`](Self::deadline). Dropping it gives them back.
+/// Several locks that the caller holds until [`deadline`](Self::deadline). Dropping it gives
+/// them back.
 #[derive(Debug)]
 #[must_use = "guards that are dropped give the locks back"]
 pub struct MultiGuard {
@@ -151,26 +180,27 @@ pub struct MultiGuard {
 }
 
 impl MultiGuard {
-    /// The [fence](Guard::fence) of one of them; `None` for a name that is not among them.
-    /// Each name has its own: let each row refuse what is not higher than the last it saw.
+    /// Returns the [fence](Guard::fence) of one name, `None` if the name is not among them.
+    /// Each name has a fence of its own: each row should reject a write whose fence is not
+    /// higher than the last one that it has seen.
     pub fn fence_of(&self, name: impl AsRef<[u8]>) -> Option<u64> {
         let name = name.as_ref();
         let mut named = self.guards.iter().filter(|(other, _)| other == name);
         named.next().map(|(_, guard)| guard.fence())
     }
 
-    /// Until when all of them are ours, as [`Guard::deadline`].
+    /// Returns the earliest deadline of the locks, as [`Guard::deadline`].
     pub fn deadline(&self) -> Instant {
         let deadlines = self.guards.iter().map(|(_, guard)| guard.deadline());
         deadlines.min().unwrap_or_else(Instant::now)
     }
 
-    /// What is left until the [`deadline`](Self::deadline).
+    /// Returns the time until the [`deadline`](Self::deadline).
     pub fn remaining(&self) -> Duration {
         self.deadline().saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when one of them is no longer ours, as [`Guard::lost`].
+    /// Resolves when one of the locks is lost, as [`Guard::lost`].
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         let lost = self.guards.iter().map(|(_, guard)| Box::pin(guard.lost()));
         let any = select_all(lost.collect::<Vec<_>>());
@@ -179,11 +209,12 @@ impl MultiGuard {
         }
     }
 
-    /// Runs `work` for as long as all of them are ours, as [`Guard::run`].
+    /// Runs `work` while all locks are held, and drops it if one is lost, as [`Guard::run`].
     ///
     /// # Errors
     ///
-    /// [`is_lost`](Error::is_lost) when it was stopped. What it had done by then is done.
+    /// [`is_lost`](Error::is_lost) if a lock was lost first. What `work` had done by then stays
+    /// done.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         tokio::select! {
             biased;
@@ -196,38 +227,38 @@ impl MultiGuard {
     ///
     /// # Errors
     ///
-    /// As [`Guard::renew`], if one of them could not be renewed.
+    /// As [`Guard::renew`], if one of the locks could not be renewed.
     pub async fn renew(&mut self) -> Result<()> {
         let renewals = self.guards.iter_mut().map(|(_, guard)| guard.renew());
-        worst(join_all(renewals).await)
+        combined(join_all(renewals).await)
     }
 
-    /// Gives all of them back. Once called it is carried out, even if its future is dropped.
+    /// Gives all locks back. Once called, it is carried out even if its future is dropped.
     ///
     /// # Errors
     ///
-    /// As [`Guard::release`], if one of them could not be released.
+    /// As [`Guard::release`], if one of the locks could not be released.
     pub fn release(self) -> impl Future<Output = Result<()>> + Send {
         let releases = self.guards.into_iter().map(|(_, guard)| guard.release());
         let releases = join_all(releases);
-        async { worst(releases.await) }
+        async { combined(releases.await) }
     }
 
-    /// Leaves all of them taken for the rest of their leases. Once called it is carried out,
-    /// even if its future is dropped.
+    /// Leaves all locks taken to the end of their leases. Once called, it is carried out even
+    /// if its future is dropped.
     ///
     /// # Errors
     ///
-    /// As [`Guard::keep`], if one of them could not be kept.
+    /// As [`Guard::keep`], if one of the locks could not be kept.
     pub fn keep(self) -> impl Future<Output = Result<()>> + Send {
         let keeps = self.guards.into_iter().map(|(_, guard)| guard.keep());
         let keeps = join_all(keeps);
-        async { worst(keeps.await) }
+        async { combined(keeps.await) }
     }
 }
 
-/// That one was lost is what the caller has to know first.
-fn worst(results: Vec<Result<()>>) -> Result<()> {
+/// Returns the most important error: a lost lock before an unavailable store.
+fn combined(results: Vec<Result<()>>) -> Result<()> {
     let errors = results.into_iter().filter_map(Result::err);
     match errors.max_by_key(Error::is_lost) {
         Some(error) => Err(error),

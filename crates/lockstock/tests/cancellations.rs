@@ -1,11 +1,11 @@
-//! Whoever goes away leaves nothing behind: futures dropped at any moment, guards dropped,
-//! releases not waited for, tasks aborted. Many of them at once, over several stores; a store
-//! is to Redis what a process is.
+//! Cancellation leaves nothing behind: futures dropped at any point, dropped guards, releases
+//! that are not awaited, aborted tasks. Many at once, over several stores; to Redis a store is a
+//! process.
 //!
-//! Leases are far longer than the test, so that whatever is left behind is found: somebody
-//! would wait for it until the test gives up.
+//! Leases are far longer than the test, so that anything left behind blocks a waiter until the
+//! test times out.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 #[path = "harness/soak.rs"]
 mod soak;
@@ -23,10 +23,10 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
 const LEASE: Duration = Duration::from_secs(600);
-/// Of the name that is kept, which is free again only when this has passed.
+/// The lease of the name that is kept and is free again only at the end of its lease.
 const COOL_DOWN: Duration = Duration::from_millis(20);
-/// Much longer than anything takes, and much shorter than the lease.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything takes on a busy machine, and shorter than the lease.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const STORES: usize = 3;
 const TASKS: u64 = 8;
@@ -37,7 +37,7 @@ const COOL: &str = "cool";
 async fn cancellation_leaves_nothing_behind_in_memory() {
     let stores = [Store::memory(), Store::memory(), Store::memory()];
     cancel("memory", &stores, size(20_000, 1_000_000)).await;
-    can_be_had_at_once(&stores).await;
+    are_all_free(&stores).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,11 +45,11 @@ async fn cancellation_leaves_nothing_behind_on_redis() {
     let redis = Redis::start();
     let mut stores = Vec::new();
     for _ in 0..STORES {
-        stores.push(Store::connect(&redis.url()).await.unwrap());
+        stores.push(Store::connect_within(&redis.url(), TIMEOUT).await.unwrap());
     }
     cancel("redis", &stores, size(20_000, 1_000_000)).await;
 
-    // At once, and not when some lease has ended.
+    // Immediately, and not at the end of a lease.
     let keys = |also: &str| {
         let keys = redis.command(&["KEYS", "*"]).unwrap();
         keys.lines()
@@ -61,12 +61,12 @@ async fn cancellation_leaves_nothing_behind_on_redis() {
     assert_eq!(keys(COOL), [""; 0], "only the clock is left");
     let begun = Instant::now();
     while !keys("").is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", keys(""));
+        assert!(begun.elapsed() < TIMEOUT, "{:?}", keys(""));
         sleep(Duration::from_millis(5)).await;
     }
-    can_be_had_at_once(&stores).await;
+    are_all_free(&stores).await;
 
-    // One of them asks this.
+    // One of them sends this command.
     let clients = redis.command(&["CLIENT", "LIST"]).unwrap();
     let clients = clients.trim().lines().count() - 1;
     assert!(clients <= 2 * STORES, "{clients} connections");
@@ -74,8 +74,8 @@ async fn cancellation_leaves_nothing_behind_on_redis() {
     assert!(channels.lines().count() <= STORES, "{channels}");
 }
 
-/// Each store gets each lock, whoever had it last.
-async fn can_be_had_at_once(stores: &[Store]) {
+/// Each store acquires each lock without a wait.
+async fn are_all_free(stores: &[Store]) {
     for name in NAMES {
         for store in stores {
             match lock(store, name).try_acquire().await.unwrap() {
@@ -91,7 +91,7 @@ fn lock(store: &Store, name: &str) -> Lock {
     store.lock(name).lease(lease).unwrap()
 }
 
-/// Goes away `count` times, in all.
+/// Cancels `count` times in total.
 async fn cancel(test: &str, stores: &[Store], count: u64) {
     let mut chance = chance(test);
     let done = Arc::new(AtomicU64::new(0));
@@ -102,79 +102,80 @@ async fn cancel(test: &str, stores: &[Store], count: u64) {
             let mut chance = StdRng::from_rng(&mut chance);
             tasks.spawn(async move {
                 while done.fetch_add(1, Ordering::Relaxed) < count {
-                    go_away(&store, &mut chance).await;
+                    cancel_once(&store, &mut chance).await;
                 }
             });
         }
     }
     let begun = Instant::now();
-    let (mut before, mut settled_in) = (0, None);
+    let (mut before, mut first_resident) = (0, None);
     while !tasks.is_empty() {
         let all = async {
             while let Some(end) = tasks.join_next().await {
                 end.unwrap();
             }
         };
-        if timeout(PATIENCE, all).await.is_ok() {
+        if timeout(TIMEOUT, all).await.is_ok() {
             break;
         }
         let now = done.load(Ordering::Relaxed);
-        assert!(now > before, "{test}: nobody goes on after {now}");
+        assert!(now > before, "{test}: no progress after {now}");
         println!("{test}: {now} of {count} after {:?}", begun.elapsed());
         before = now;
-        // After the first of these it has all the memory that it needs.
-        settled_in.get_or_insert_with(resident);
+        // By then the process has allocated all the memory that it needs.
+        first_resident.get_or_insert_with(resident);
     }
     for store in stores {
-        timeout(PATIENCE, store.drain()).await.expect("settled");
+        timeout(TIMEOUT, store.drain()).await.expect("drained");
     }
     println!(
-        "{test}: {count} went away in {:?}, {} MiB in use",
+        "{test}: {count} cancellations in {:?}, {} MiB in use",
         begun.elapsed(),
         resident() >> 20
     );
-    if let Some(settled_in) = settled_in {
-        let grown = resident().saturating_sub(settled_in) >> 20;
+    if let Some(first_resident) = first_resident {
+        let grown = resident().saturating_sub(first_resident) >> 20;
         assert!(grown < 32, "{grown} MiB more than at the beginning");
     }
 }
 
-/// Memory of this process, in bytes.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages = statm.split(' ').nth(1).unwrap();
     pages.parse::<u64>().unwrap() * 4096
 }
 
-/// Takes a lock and is gone at some moment between "not even asked" and "given back".
-async fn go_away(store: &Store, chance: &mut StdRng) {
+/// Acquires a lock, and is cancelled at a random point from before the request to after the
+/// release.
+async fn cancel_once(store: &Store, chance: &mut StdRng) {
     let name = match chance.random_range(0..50) {
         0 => COOL,
         _ => NAMES[chance.random_range(0..NAMES.len())],
     };
     let steps = steps(lock(store, name), name == COOL, StdRng::from_rng(chance));
     match chance.random_range(0..8) {
-        // Not at all: somebody has to get on.
+        // Not cancelled, so that the queue moves.
         0 => steps.await,
-        // The timer's steps are a millisecond: for those who wait.
+        // The timer has a resolution of a millisecond: this cancels waiters.
         1 => {
             let limit = Duration::from_millis(chance.random_range(0..5));
             let _ = timeout(limit, steps).await;
         }
         2 => {
             let task = tokio::spawn(steps);
-            some_yields(chance.random_range(0..100)).await;
+            yield_times(chance.random_range(0..100)).await;
             task.abort();
         }
-        // After so many turns of the runtime, which are microseconds.
+        // After some polls of the runtime, each of which takes microseconds.
         _ => tokio::select! {
             () = steps => {}
-            () = some_yields(chance.random_range(0..200)) => {}
+            () = yield_times(chance.random_range(0..200)) => {}
         },
     }
 }
 
-async fn some_yields(count: usize) {
+async fn yield_times(count: usize) {
     for _ in 0..count {
         yield_now().await;
     }
@@ -193,7 +194,7 @@ async fn steps(lock: Lock, is_cool: bool, mut chance: StdRng) {
         return;
     };
     if is_cool {
-        // A lease so short may have ended by itself.
+        // A lease this short may have ended before.
         match chance.random() {
             true => drop(guard.keep().await),
             false => drop(guard.keep()),

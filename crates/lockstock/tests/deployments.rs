@@ -1,7 +1,7 @@
-//! The lock where it is deployed: behind sentinels, in a Cluster, through TLS, as a user with
-//! few rights, on Valkey.
+//! Locks in each deployment: behind sentinels, in a Cluster, through TLS, as a user with few
+//! rights, on Valkey.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod harness;
 
@@ -9,25 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use harness::{LEASE, PATIENCE, busy, got, held, lock, waiting};
+use harness::{LEASE, TIMEOUT, busy, connect, got, held, lock, queued, settle, waiting};
 use lockstock::{Acquired, Guard, Lock, Store};
 use lockstock_testkit::{Authority, Cluster, Redis, Sentinel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// The rights that docs/operations.md lists for a user who locks.
+/// The rights that docs/operations.md lists for a user that locks.
 const RIGHTS: &str = include_str!("../../../docs/acl.txt");
 
-/// Asks until the store can be asked again.
+/// The lease of a grant that is lost with its master, long enough for a release before.
+const LOST: Duration = Duration::from_secs(3);
+
+/// Acquires the lock as soon as the store is available.
 async fn held_at_last(lock: &Lock) -> Guard {
     let begun = Instant::now();
     loop {
-        match lock.acquire_within(PATIENCE).await {
+        match lock.acquire_within(TIMEOUT).await {
             Ok(Acquired::Held(guard)) => return guard,
             Ok(Acquired::Busy(busy)) => panic!("{busy:?}"),
             Err(error) => {
                 assert!(error.is_unavailable(), "{error}");
-                assert!(begun.elapsed() < PATIENCE, "{error}");
+                assert!(begun.elapsed() < TIMEOUT, "{error}");
                 sleep(Duration::from_millis(20)).await;
             }
         }
@@ -38,7 +41,7 @@ async fn held_at_last(lock: &Lock) -> Guard {
 async fn after_a_failover_locks_work_again_and_fences_do_not_decrease() {
     let sentinel = Sentinel::start();
     let store = Store::connect(&sentinel.url()).await.unwrap();
-    let hot = lock(&store, "hot", Duration::from_secs(1));
+    let (hot, short) = (lock(&store, "hot", LEASE), lock(&store, "hot", LOST));
     let mut last = 0;
     for _ in 0..20 {
         let guard = held(&hot).await;
@@ -46,31 +49,30 @@ async fn after_a_failover_locks_work_again_and_fences_do_not_decrease() {
         guard.release().await.unwrap();
     }
     let other = Store::connect(&sentinel.url()).await.unwrap();
-    let guard = held(&hot).await;
+    let guard = held(&short).await;
     last = last.max(guard.fence());
     let waiter = tokio::spawn({
         let hot = lock(&other, "hot", LEASE);
         async move { held_at_last(&hot).await }
     });
-    sleep(Duration::from_millis(50)).await;
+    queued(&other, 1).await;
     let old = sentinel.master();
     sentinel.kill_master();
-    // The holder cannot tell anybody any more that it is done.
+    // No server is there to release it on.
     drop(guard);
     sentinel.await_failover(old);
-    let next = timeout(PATIENCE, waiter).await.expect("recovers").unwrap();
+    let next = timeout(TIMEOUT, waiter).await.expect("recovers").unwrap();
     assert!(next.fence() > last, "{} after {last}", next.fence());
     last = next.fence();
     busy(&hot).await;
     next.release().await.unwrap();
-    // And so on, by push: the connection that hears is a new one as well.
+    // Notified by push: the subscription moved to the new master as well.
     let guard = held_at_last(&hot).await;
     let waiter = waiting(&lock(&other, "hot", LEASE));
-    sleep(Duration::from_millis(50)).await;
-    let begun = Instant::now();
+    queued(&other, 1).await;
     guard.release().await.unwrap();
     let next = got(waiter).await;
-    assert!(next.fence() > last && begun.elapsed() < Duration::from_millis(900));
+    assert!(next.fence() > last);
     next.release().await.unwrap();
 }
 
@@ -78,7 +80,7 @@ async fn after_a_failover_locks_work_again_and_fences_do_not_decrease() {
 async fn a_frozen_master_is_replaced() {
     let sentinel = Sentinel::start();
     let store = Store::connect(&sentinel.url()).await.unwrap();
-    let hot = lock(&store, "hot", Duration::from_secs(1));
+    let hot = lock(&store, "hot", LOST);
     held(&hot).await.release().await.unwrap();
     let old = sentinel.master();
     sentinel.pause_master();
@@ -90,8 +92,8 @@ async fn a_frozen_master_is_replaced() {
     }
 }
 
-/// Tasks of several processes that hold each of `names` in turn, until told to stop. Two at
-/// once, and fences that do not rise, are failures; that the store cannot be asked is not.
+/// Tasks of several processes that hold each of `names` in turn until they are stopped. They
+/// fail if two hold a name at once or its fences do not rise, and ignore an unavailable store.
 struct Crowd {
     stop: Arc<AtomicBool>,
     held: Arc<AtomicU64>,
@@ -130,7 +132,7 @@ impl Crowd {
                     tokio::task::yield_now().await;
                     inside[n].fetch_sub(1, Ordering::SeqCst);
                     held.fetch_add(1, Ordering::Relaxed);
-                    // Unavailable: it goes on in the background.
+                    // If the store is unavailable, the release continues in the background.
                     let _ = guard.release().await;
                 }
             });
@@ -138,20 +140,20 @@ impl Crowd {
         Self { stop, held, tasks }
     }
 
-    /// Waits until so many more have held.
-    async fn goes_on(&self, more: u64) {
+    /// Waits for `more` further grants.
+    async fn progresses(&self, more: u64) {
         let (begun, goal) = (Instant::now(), self.held.load(Ordering::Relaxed) + more);
         while self.held.load(Ordering::Relaxed) < goal {
-            assert!(begun.elapsed() < PATIENCE, "they stand still");
+            assert!(begun.elapsed() < TIMEOUT, "no progress");
             sleep(Duration::from_millis(2)).await;
         }
     }
 
-    async fn ends(self) {
+    async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        timeout(PATIENCE, self.tasks.join_all())
+        timeout(TIMEOUT, self.tasks.join_all())
             .await
-            .expect("they end");
+            .expect("all tasks end");
     }
 }
 
@@ -161,18 +163,18 @@ async fn locks_stay_exclusive_while_slots_move_under_load() {
     let cluster = Cluster::start();
     let mut stores = Vec::new();
     for _ in 0..3 {
-        stores.push(Store::connect(&cluster.url()).await.unwrap());
+        stores.push(connect(&cluster.url()).await);
     }
     let crowd = Crowd::gather(&stores, NAMES);
-    crowd.goes_on(100).await;
+    crowd.progresses(100).await;
     for name in ["product-1", "7", "product-2", "product-1"] {
         let from = cluster.owner(name);
         let mut others = cluster.masters().into_iter();
         let to = others.find(|&master| master != from).unwrap();
         cluster.move_slot(Cluster::slot(name), to);
-        crowd.goes_on(100).await;
+        crowd.progresses(100).await;
     }
-    crowd.ends().await;
+    crowd.stop().await;
     for store in &stores {
         store.drain().await;
     }
@@ -191,32 +193,29 @@ async fn waiters_of_a_cluster_are_notified_in_order() {
     for name in ["hot", "cart:{7}", "}odd{"] {
         let mut stores = Vec::new();
         for _ in 0..4 {
-            stores.push(Store::connect(&cluster.url()).await.unwrap());
+            stores.push(connect(&cluster.url()).await);
         }
         let guard = held(&lock(&stores[0], name, LEASE)).await;
         let mut waiters = Vec::new();
-        for store in &stores[1..] {
+        for (n, store) in stores[1..].iter().enumerate() {
             waiters.push(waiting(&lock(store, name, LEASE)));
-            sleep(Duration::from_millis(100)).await;
+            queued(store, n + 1).await;
         }
         guard.release().await.unwrap();
         for waiter in waiters {
-            // Far from the end of the lease: whoever is not told is not found here.
+            // Long before the lease ends: only a notification wakes a waiter here.
             got(waiter).await.release().await.unwrap();
         }
     }
 }
 
-/// Everything that a lock does.
+/// Uses every operation of a lock.
 async fn everything(url: &str) {
-    let (here, there) = (
-        Store::connect(url).await.unwrap(),
-        Store::connect(url).await.unwrap(),
-    );
+    let (here, there) = (connect(url).await, connect(url).await);
     here.ping().await.unwrap();
     let mut guard = held(&lock(&here, "shop:a", LEASE)).await;
     let waiter = waiting(&lock(&there, "shop:a", LEASE));
-    sleep(Duration::from_millis(50)).await;
+    settle(&there).await;
     guard.extend(LEASE).await.unwrap();
     guard.renew().await.unwrap();
     guard.release().await.unwrap();
@@ -225,7 +224,7 @@ async fn everything(url: &str) {
         let lock = lock(&here, "shop:a", LEASE);
         async move { lock.acquire_within(LEASE / 2).await.unwrap() }
     });
-    sleep(Duration::from_millis(50)).await;
+    settle(&here).await;
     guard.keep().await.unwrap();
     assert!(matches!(waiter.await.unwrap(), Acquired::Busy(busy) if busy.is_kept()));
     let permits = here.semaphore("shop:s", 2).lease(LEASE).unwrap();
@@ -236,7 +235,7 @@ async fn everything(url: &str) {
     let (read, write) = (here.read_lock("shop:rw"), there.write_lock("shop:rw"));
     let reader = held(&read.lease(LEASE).unwrap()).await;
     let writer = waiting(&write.lease(LEASE).unwrap());
-    sleep(Duration::from_millis(50)).await;
+    settle(&there).await;
     reader.release().await.unwrap();
     got(writer).await.release().await.unwrap();
     let cart = here.lock_all(["shop:x", "shop:y"]).lease(LEASE).unwrap();

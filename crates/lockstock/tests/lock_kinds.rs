@@ -343,7 +343,7 @@ async fn lock_all_renews_acquired_locks_while_it_waits_for_the_rest() {
             }
         };
         // Longer than its lease, and still the same grant.
-        sleep_until(Instant::now() + BRIEF * 3 / 2).await;
+        sleep_until(Instant::now() + BRIEF * 8 / 5).await;
         busy(&a).await;
         assert_eq!(fence_of_a().await, Some(fence));
         let released_at = Instant::now();

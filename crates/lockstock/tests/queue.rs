@@ -1,31 +1,28 @@
-//! Waiting on Redis: in order, woken by push, over several processes. A store is to Redis
-//! what a process is: a connection and a channel of its own.
+//! Waiters on Redis: served in order and notified by push, over several processes. To Redis a
+//! store is a process: it has connections and a channel of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod harness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockstock::{Acquired, Guard, Lock, Store};
+use harness::{BRIEF, LEASE, TIMEOUT, connect, got, held, queue_heads, until, waiting};
+use lockstock::{Acquired, Lock, LockKind, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-
-const LEASE: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(300);
-/// Longer than anything here takes, and much shorter than the lease: whoever is not woken
-/// is found out.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const QUEUE: &str = "lockstock:{hot}:queue";
 
 async fn stores(redis: &Redis, count: usize) -> Vec<Store> {
     let mut stores = Vec::new();
     for _ in 0..count {
-        stores.push(Store::connect(&redis.url()).await.unwrap());
+        stores.push(connect(&redis.url()).await);
     }
     stores
 }
@@ -34,29 +31,12 @@ fn hot(store: &Store) -> Lock {
     store.lock("hot").lease(LEASE).unwrap()
 }
 
-async fn held(lock: &Lock) -> Guard {
-    match lock.try_acquire().await.unwrap() {
-        Acquired::Held(guard) => guard,
-        Acquired::Busy(busy) => panic!("{busy:?}"),
-    }
-}
-
-fn waiting(lock: &Lock) -> JoinHandle<Guard> {
-    let lock = lock.clone();
-    tokio::spawn(async move { lock.acquire().await.unwrap() })
-}
-
-/// Waits until so many stand in the queue.
 async fn queued(redis: &Redis, count: usize) {
-    let begun = Instant::now();
-    while redis.command(&["ZCARD", QUEUE]).unwrap() != count.to_string() {
-        assert!(begun.elapsed() < PATIENCE, "not {count} in the queue");
-        sleep(Duration::from_millis(2)).await;
-    }
+    queue_heads(redis, "hot", count).await;
 }
 
-async fn got(waiter: JoinHandle<Guard>) -> Guard {
-    timeout(PATIENCE, waiter).await.expect("woken").unwrap()
+fn leaves_nothing(redis: &Redis) {
+    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
 }
 
 #[tokio::test]
@@ -80,7 +60,7 @@ async fn processes_are_served_in_order_of_arrival() {
         queued(&redis, 4 - n).await;
         guard.release().await.unwrap();
     }
-    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+    leaves_nothing(&redis);
 }
 
 #[tokio::test]
@@ -102,11 +82,7 @@ async fn idle_waiters_send_nothing() {
     };
     let before = commands();
     sleep(Duration::from_millis(500)).await;
-    assert_eq!(
-        commands(),
-        before,
-        "a thousand waiters, and not one command"
-    );
+    assert_eq!(commands(), before, "a thousand waiters, and no command");
     for waiter in waiters {
         waiter.abort();
     }
@@ -114,7 +90,7 @@ async fn idle_waiters_send_nothing() {
     for store in &stores {
         store.drain().await;
     }
-    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+    leaves_nothing(&redis);
 }
 
 #[tokio::test]
@@ -122,7 +98,7 @@ async fn waiters_of_a_dead_process_are_skipped() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
     let guard = held(&hot(&stores[0])).await;
-    // As a process leaves them that was killed.
+    // As a killed process leaves them.
     for n in 0..3 {
         let member = format!("dead:60000:-1:1:x:{n:032x}");
         redis
@@ -133,15 +109,15 @@ async fn waiters_of_a_dead_process_are_skipped() {
     queued(&redis, 4).await;
     guard.release().await.unwrap();
     got(waiter).await.release().await.unwrap();
-    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+    leaves_nothing(&redis);
 }
 
 #[tokio::test]
 async fn the_queue_head_follows_a_crashed_holder() {
     let redis = Redis::start();
     let stores = stores(&redis, 4).await;
-    let short = stores[0].lock("hot").lease(SHORT).unwrap();
-    std::mem::forget(held(&short).await);
+    let brief = stores[0].lock("hot").lease(BRIEF).unwrap();
+    std::mem::forget(held(&brief).await);
     let mut waiters = Vec::new();
     for (n, store) in stores[1..].iter().enumerate() {
         waiters.push(waiting(&hot(store)));
@@ -156,24 +132,30 @@ async fn the_queue_head_follows_a_crashed_holder() {
 async fn keep_rejects_impatient_waiters_of_every_process_and_leaves_the_others() {
     let redis = Redis::start();
     let stores = stores(&redis, 3).await;
-    let lock = stores[0].lock("hot").lease(Duration::from_secs(2)).unwrap();
+    let long = LEASE * 10;
+    let lock = stores[0].lock("hot").lease(long).unwrap();
     let guard = held(&lock).await;
     let mut losers = JoinSet::new();
     for store in &stores {
         for _ in 0..10 {
             let lock = hot(store);
-            losers.spawn(async move { lock.acquire_within(Duration::from_millis(1500)).await });
+            losers.spawn(async move { lock.acquire_within(LEASE).await });
         }
     }
     queued(&redis, 3).await;
     let patient = waiting(&hot(&stores[1]));
+    harness::settle(&stores[1]).await;
     guard.keep().await.unwrap();
-    for told in timeout(PATIENCE, losers.join_all()).await.unwrap() {
-        let Acquired::Busy(busy) = told.unwrap() else {
-            panic!()
+    for answer in timeout(TIMEOUT, losers.join_all()).await.unwrap() {
+        let Acquired::Busy(busy) = answer.unwrap() else {
+            panic!("it is kept")
         };
         assert!(busy.is_kept());
     }
+    assert!(!patient.is_finished());
+    // Spares the test the wait for the end of the lease.
+    let forced = stores[0].force_release(LockKind::Lock, "hot", None);
+    assert!(forced.await.unwrap());
     got(patient).await.release().await.unwrap();
 }
 
@@ -186,8 +168,7 @@ async fn a_waiter_asks_again_after_its_connection_broke() {
         let waiter = waiting(&hot(&stores[1]));
         queued(&redis, 1).await;
         redis.command(&["CLIENT", "KILL", "TYPE", kind]).unwrap();
-        // Perhaps nobody hears of it, so that it is not handed over: then the waiter finds
-        // the lock free when it asks again.
+        // If no notification arrives, the waiter finds the lock free when it asks again.
         guard.release().await.unwrap();
         got(waiter).await.release().await.unwrap();
     }
@@ -198,9 +179,8 @@ async fn a_waiter_fails_when_its_store_goes_down_and_leaves_no_trace() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
     let holder = &stores(&redis, 1).await[0];
-    let far = Store::connect(&format!("redis://{}/0", proxy.address()))
-        .await
-        .unwrap();
+    let url = format!("redis://{}/0", proxy.address());
+    let far = Store::connect_within(&url, BRIEF * 2).await.unwrap();
     let guard = held(&hot(holder)).await;
     let waiter = tokio::spawn({
         let lock = hot(&far);
@@ -208,20 +188,20 @@ async fn a_waiter_fails_when_its_store_goes_down_and_leaves_no_trace() {
     });
     queued(&redis, 1).await;
     proxy.cut();
-    let told = timeout(PATIENCE, waiter).await.unwrap().unwrap();
-    assert!(told.unwrap_err().is_unavailable());
+    let answer = timeout(TIMEOUT, waiter).await.unwrap().unwrap();
+    assert!(answer.unwrap_err().is_unavailable());
     proxy.pass();
     far.drain().await;
     guard.release().await.unwrap();
-    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+    leaves_nothing(&redis);
 }
 
 #[tokio::test]
 async fn a_waiter_asks_again_after_redis_lost_the_queue() {
     let redis = Redis::start();
     let stores = stores(&redis, 2).await;
-    let short = stores[0].lock("hot").lease(SHORT).unwrap();
-    std::mem::forget(held(&short).await);
+    let brief = stores[0].lock("hot").lease(BRIEF).unwrap();
+    std::mem::forget(held(&brief).await);
     let waiter = waiting(&hot(&stores[1]));
     queued(&redis, 1).await;
     redis.restart();
@@ -243,14 +223,14 @@ async fn a_waiter_follows_a_foreign_holder_that_notifies_no_waiter() {
 async fn a_newcomer_does_not_overtake_the_waiters_of_a_free_lock() {
     let redis = Redis::start();
     let stores = stores(&redis, 3).await;
-    let short = stores[0].lock("hot").lease(SHORT).unwrap();
-    std::mem::forget(held(&short).await);
+    let brief = stores[0].lock("hot").lease(BRIEF).unwrap();
+    std::mem::forget(held(&brief).await);
     let waiter = waiting(&hot(&stores[1]));
     queued(&redis, 1).await;
-    // Free from now on, and the waiter has not noticed yet.
+    // Free from here on. The waiter notices when the lease would have ended.
     redis.command(&["DEL", "hot"]).unwrap();
-    let barging = hot(&stores[2]).try_acquire().await.unwrap();
-    assert!(matches!(barging, Acquired::Busy(_)), "{barging:?}");
+    let newcomer = hot(&stores[2]).try_acquire().await.unwrap();
+    assert!(matches!(newcomer, Acquired::Busy(_)), "{newcomer:?}");
     got(waiter).await.release().await.unwrap();
 }
 
@@ -271,17 +251,17 @@ async fn cancellation_in_several_processes_leaves_nothing_behind() {
                             guard.release().await.unwrap();
                         }
                     };
-                    let limit = (round * 131 + task * 17 + n as u64 * 7) % 3000;
-                    let _ = timeout(Duration::from_micros(limit), steps).await;
+                    let limit_us = (round * 131 + task * 17 + n as u64 * 7) % 3000;
+                    let _ = timeout(Duration::from_micros(limit_us), steps).await;
                 }
             });
         }
     }
-    timeout(PATIENCE, tasks.join_all()).await.unwrap();
+    timeout(TIMEOUT, tasks.join_all()).await.unwrap();
     for store in &stores {
         store.drain().await;
     }
-    assert_eq!(redis.command(&["EXISTS", "hot", QUEUE]), Ok("0".to_owned()));
+    leaves_nothing(&redis);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,14 +286,14 @@ async fn processes_are_exclusive_and_none_stalls() {
         }
     }
     let begun = Instant::now();
-    timeout(PATIENCE * 2, tasks.join_all())
+    timeout(TIMEOUT * 3 / 2, tasks.join_all())
         .await
         .expect("none stalls");
     println!("4000 hand-overs in {:?}", begun.elapsed());
 }
 
-/// Forwards to `redis`, until the switch is set: from then on it swallows whatever comes or
-/// goes on the connections it has by then, and breaks none of them.
+/// Starts a proxy of `redis` that can drop all traffic of its oldest connections without
+/// closing them: of as many as the returned number.
 async fn swallowing(redis: &Redis) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/0", listener.local_addr().unwrap());
@@ -355,7 +335,7 @@ async fn swallowing(redis: &Redis) -> (String, Arc<AtomicUsize>) {
 async fn a_connection_that_loses_all_traffic_is_replaced() {
     let redis = Redis::start();
     let (url, swallowed) = swallowing(&redis).await;
-    let store = Store::connect_within(&url, SHORT).await.unwrap();
+    let store = Store::connect_within(&url, BRIEF).await.unwrap();
     held(&hot(&store)).await.release().await.unwrap();
     swallowed.store(1, Ordering::SeqCst);
     assert!(
@@ -367,9 +347,9 @@ async fn a_connection_that_loses_all_traffic_is_replaced() {
     );
     let begun = Instant::now();
     while store.ping().await.is_err() {
-        assert!(begun.elapsed() < PATIENCE, "no new connection");
+        assert!(begun.elapsed() < TIMEOUT, "no new connection");
     }
-    // The new connection hears what is pushed, too.
+    // The new connection receives notifications, too.
     store.drain().await;
     let guard = held(&hot(&stores(&redis, 1).await[0])).await;
     let waiter = waiting(&hot(&store));
@@ -380,7 +360,7 @@ async fn a_connection_that_loses_all_traffic_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawal_never_overtakes_its_request() {
-    // Calls are repeated, and may then arrive behind later ones.
+    // A call that is sent again may arrive after later calls.
     let redis = Redis::start();
     let store = &stores(&redis, 1).await[0];
     let mut tasks = JoinSet::new();
@@ -388,8 +368,8 @@ async fn a_withdrawal_never_overtakes_its_request() {
         let lock = store.lock(format!("n{n}")).lease(LEASE).unwrap();
         tasks.spawn(async move {
             for round in 0..60 {
-                let patience = Duration::from_micros((n * 7 + round * 13) % 900);
-                if let Ok(guard) = timeout(patience, lock.acquire()).await {
+                let limit = Duration::from_micros((n * 7 + round * 13) % 900);
+                if let Ok(guard) = timeout(limit, lock.acquire()).await {
                     guard.unwrap().release().await.unwrap();
                 }
             }
@@ -431,12 +411,16 @@ async fn a_stale_waiter_on_a_promoted_replica_is_skipped() {
         queued(&redis, 1).await;
         redis.command(&["ZRANGE", QUEUE, "0", "-1"]).unwrap()
     };
-    let (waited, member) = tokio::join!(impatient.acquire_within(SHORT), member);
+    let (waited, member) = tokio::join!(impatient.acquire_within(BRIEF), member);
     assert!(matches!(waited.unwrap(), Acquired::Busy(_)));
-    // As a replica has it that took over before it heard of the leaving. The wait is patched
-    // to one without end: the store would pass it over by itself when it is over.
-    let member = member.replacen(&format!(":{}:", SHORT.as_millis()), ":-1:", 1);
-    redis.command(&["ZADD", QUEUE, "1", &member]).unwrap();
+    // As on a replica that was promoted before it learned that the waiter left. The wait is
+    // made endless: a wait that is over is skipped anyway.
+    let mut fields: Vec<_> = member.split(':').collect();
+    let wait_ms: u128 = fields[2].parse().unwrap();
+    assert!(wait_ms <= BRIEF.as_millis(), "{member}");
+    fields[2] = "-1";
+    let endless = fields.join(":");
+    redis.command(&["ZADD", QUEUE, "1", &endless]).unwrap();
     let patient = waiting(&hot(&stores[0]));
     queued(&redis, 2).await;
     guard.release().await.unwrap();
@@ -455,19 +439,18 @@ async fn a_dropped_store_closes_its_connections() {
     let impatient = hot(&store);
     let guard = held(&hot(&store)).await;
     assert!(matches!(
-        impatient.acquire_within(SHORT / 10).await.unwrap(),
+        impatient
+            .acquire_within(Duration::from_millis(20))
+            .await
+            .unwrap(),
         Acquired::Busy(_)
     ));
     let waiter = waiting(&hot(&store));
-    sleep(SHORT / 10).await;
+    harness::settle(&store).await;
     waiter.abort();
     drop((guard, impatient));
     store.drain().await;
     assert!(clients() > before);
     drop(store);
-    let begun = Instant::now();
-    while clients() > before {
-        assert!(begun.elapsed() < PATIENCE, "it is still there");
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("closed connections", || clients() <= before).await;
 }

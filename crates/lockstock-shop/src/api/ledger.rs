@@ -1,5 +1,5 @@
 //! The ledger of a product: `/api/products/{id}/ledger/`. Every write to a product adds an
-//! entry, in the transaction of the write. Entries are never changed.
+//! entry, in the transaction of the write. EntryFilter are never changed.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::http::paths::ProductId;
 use crate::openapi::{ErrorDetail, PageParams, ProductPathParams};
 use crate::state::AppState;
-use crate::storage::{Entries, Entry};
+use crate::storage::{EntryFilter, LedgerEntry};
 use crate::timestamp;
 
 /// A ledger entry in a response: one write to one product.
@@ -70,11 +70,11 @@ async fn list(
     ProductId(product): ProductId,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    ledger_page::<LedgerEntryResponse>(&state, &query, product, Entries::All).await
+    ledger_page::<LedgerEntryResponse>(&state, &query, product, EntryFilter::All).await
 }
 
-impl From<Entry> for LedgerEntryResponse {
-    fn from(entry: Entry) -> Self {
+impl From<LedgerEntry> for LedgerEntryResponse {
+    fn from(entry: LedgerEntry) -> Self {
         Self {
             id: entry.id,
             version: entry.version,

@@ -7,14 +7,14 @@ use crate::api::products::existence::ensure_exists;
 use crate::drf::query::ListQuery;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::storage::{Entries, Entry};
+use crate::storage::{EntryFilter, LedgerEntry};
 
 /// Returns one page of the ledger of `product`, each entry as a `T`.
-pub(crate) async fn ledger_page<T: From<Entry> + Serialize>(
+pub(crate) async fn ledger_page<T: From<LedgerEntry> + Serialize>(
     state: &AppState,
     query: &ListQuery,
     product: i64,
-    filter: Entries,
+    filter: EntryFilter,
 ) -> Result<Response, ApiError> {
     let count = state.storage.count_entries(product, filter).await?;
     if count == 0 {

@@ -29,7 +29,7 @@ use crate::openapi::{
     IfNoneMatchParam, ListParams, ProductPathParams, QueryErrors,
 };
 use crate::state::AppState;
-use crate::storage::{Cause, NewProduct, Origin, Written};
+use crate::storage::{NewProduct, RequestContext, WriteContext, WriteOutcome};
 
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
@@ -97,7 +97,7 @@ async fn list(State(state): State<AppState>, query: ListQuery) -> Result<Respons
 ))]
 async fn create(
     State(state): State<AppState>,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
     fields: Fields,
 ) -> Result<Response, ApiError> {
@@ -109,13 +109,16 @@ async fn create(
         price: changes.price.unwrap_or_default(),
         stock: changes.stock.unwrap_or_default(),
     };
-    let once = idempotency::idempotent_write(&key, |product| {
+    let idempotency = idempotency::idempotent_write(&key, |product| {
         let response = serializer::response(StatusCode::CREATED, product);
         Some(response.to_bytes().into())
     });
-    let cause = Cause { origin, once };
-    match state.storage.create(product, cause).await? {
-        Written::Recorded(recorded) => idempotency::replay(&key, recorded),
+    let context = WriteContext {
+        request,
+        idempotency,
+    };
+    match state.storage.create(product, context).await? {
+        WriteOutcome::AlreadyRecorded(recorded) => idempotency::replay(&key, recorded),
         written => {
             let product = into_product(written)?;
             Ok(serializer::response(StatusCode::CREATED, &product).into_response())

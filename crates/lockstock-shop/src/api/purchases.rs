@@ -26,7 +26,7 @@ use crate::openapi::{
     PurchasePathParams, PurchaseRequest, StockErrors,
 };
 use crate::state::AppState;
-use crate::storage::{Entries, Entry, Order, Origin, Outcome, Wish};
+use crate::storage::{EntryFilter, LedgerEntry, Order, OrderKind, OrderOutcome, RequestContext};
 use crate::timestamp;
 
 /// A purchase in a response.
@@ -87,7 +87,7 @@ pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
 async fn buy(
     State(state): State<AppState>,
     ProductId(product): ProductId,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
     fields: Result<Fields, ApiError>,
 ) -> Result<Response, ApiError> {
@@ -97,11 +97,11 @@ async fn buy(
     };
     let order = Order {
         product,
-        wish: Wish::Purchase { quantity },
-        origin,
-        once: idempotency::idempotent_write(&key, purchase_record),
+        kind: OrderKind::Purchase { quantity },
+        request,
+        idempotency: idempotency::idempotent_write(&key, purchase_record),
     };
-    let outcome = state.storage.sell(order).await?;
+    let outcome = state.storage.submit_order(order).await?;
     idempotency::order_response(&key, outcome, purchase_response)
 }
 
@@ -112,8 +112,8 @@ fn validate(state: &AppState, fields: &Fields) -> Result<i64, ApiError> {
 }
 
 /// Builds the response to an order that became a purchase: directly or from a reservation.
-pub(crate) fn purchase_response(outcome: &Outcome) -> Option<RecordedResponse> {
-    let Outcome::Purchased(entry) = outcome else {
+pub(crate) fn purchase_response(outcome: &OrderOutcome) -> Option<RecordedResponse> {
+    let OrderOutcome::Purchased(entry) = outcome else {
         return None;
     };
     let location = format!("/api/purchases/{}/", entry.id);
@@ -122,7 +122,7 @@ pub(crate) fn purchase_response(outcome: &Outcome) -> Option<RecordedResponse> {
 }
 
 /// Builds the record of that response.
-pub(crate) fn purchase_record(outcome: &Outcome) -> Option<Vec<u8>> {
+pub(crate) fn purchase_record(outcome: &OrderOutcome) -> Option<Vec<u8>> {
     purchase_response(outcome).map(|response| response.to_bytes().into())
 }
 
@@ -141,7 +141,7 @@ async fn list(
     ProductId(product): ProductId,
     query: ListQuery,
 ) -> Result<Response, ApiError> {
-    ledger_page::<PurchaseResponse>(&state, &query, product, Entries::Purchases).await
+    ledger_page::<PurchaseResponse>(&state, &query, product, EntryFilter::Purchases).await
 }
 
 /// Retrieve a purchase
@@ -160,8 +160,8 @@ async fn retrieve(
     Ok(axum::Json(PurchaseResponse::from(entry)).into_response())
 }
 
-impl From<Entry> for PurchaseResponse {
-    fn from(entry: Entry) -> Self {
+impl From<LedgerEntry> for PurchaseResponse {
+    fn from(entry: LedgerEntry) -> Self {
         let (quantity, unit_price) = (-entry.delta, entry.unit_price.unwrap_or_default());
         Self {
             id: entry.id,

@@ -30,7 +30,9 @@ use crate::openapi::{
 };
 use crate::settings::Settings;
 use crate::state::AppState;
-use crate::storage::{Order, Origin, Outcome, Reservation, State as Stored, Wish};
+use crate::storage::{
+    Order, OrderKind, OrderOutcome, RequestContext, Reservation, ReservationState,
+};
 use crate::timestamp;
 
 /// A reservation in a response.
@@ -100,7 +102,7 @@ pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
 async fn reserve(
     State(state): State<AppState>,
     ProductId(product): ProductId,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
     fields: Result<Fields, ApiError>,
 ) -> Result<Response, ApiError> {
@@ -111,13 +113,16 @@ async fn reserve(
     };
     let order = Order {
         product,
-        wish: Wish::Reserve { quantity, hold },
-        origin,
-        once: idempotency::idempotent_write(&key, |outcome| {
+        kind: OrderKind::Reserve {
+            quantity,
+            ttl: hold,
+        },
+        request,
+        idempotency: idempotency::idempotent_write(&key, |outcome| {
             reserve_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    let outcome = state.storage.sell(order).await?;
+    let outcome = state.storage.submit_order(order).await?;
     idempotency::order_response(&key, outcome, reserve_response)
 }
 
@@ -131,11 +136,11 @@ async fn reserve(
 async fn retrieve(
     State(state): State<AppState>,
     path: ReservationPath,
-    origin: Origin,
+    request: RequestContext,
 ) -> Result<Response, ApiError> {
     let found = state.storage.reservation(path.reservation).await?;
     let owned = found.filter(|(reservation, _)| {
-        reservation.product == path.product && reservation.is_of(&origin.caller)
+        reservation.product == path.product && reservation.is_of(&request.caller)
     });
     let (reservation, is_held) = owned.ok_or_else(|| ApiError::not_found_of("Reservation"))?;
     Ok(axum::Json(ReservationResponse::new(reservation, is_held)).into_response())
@@ -143,7 +148,7 @@ async fn retrieve(
 
 /// Buy the reserved stock
 ///
-/// At most once: later requests fail with 409 and the id of the purchase.
+/// At most idempotency: later requests fail with 409 and the id of the purchase.
 #[utoipa::path(post, path = "/api/products/{id}/reservations/{rid}/confirm/", tag = "reservations", params(
     ReservationPathParams,
     IdempotencyKeyParam,
@@ -156,18 +161,18 @@ async fn retrieve(
 async fn confirm(
     State(state): State<AppState>,
     path: ReservationPath,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
 ) -> Result<Response, ApiError> {
     let order = Order {
         product: path.product,
-        wish: Wish::Confirm {
+        kind: OrderKind::Confirm {
             reservation: path.reservation,
         },
-        origin,
-        once: idempotency::idempotent_write(&key, purchase_record),
+        request,
+        idempotency: idempotency::idempotent_write(&key, purchase_record),
     };
-    let outcome = state.storage.sell(order).await?;
+    let outcome = state.storage.submit_order(order).await?;
     idempotency::order_response(&key, outcome, purchase_response)
 }
 
@@ -188,7 +193,7 @@ async fn confirm(
 async fn extend(
     State(state): State<AppState>,
     path: ReservationPath,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
     fields: Result<Fields, ApiError>,
 ) -> Result<Response, ApiError> {
@@ -199,16 +204,16 @@ async fn extend(
     };
     let order = Order {
         product: path.product,
-        wish: Wish::Extend {
+        kind: OrderKind::Extend {
             reservation: path.reservation,
-            hold,
+            ttl: hold,
         },
-        origin,
-        once: idempotency::idempotent_write(&key, |outcome| {
+        request,
+        idempotency: idempotency::idempotent_write(&key, |outcome| {
             extend_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    let outcome = state.storage.sell(order).await?;
+    let outcome = state.storage.submit_order(order).await?;
     idempotency::order_response(&key, outcome, extend_response)
 }
 
@@ -224,18 +229,18 @@ async fn extend(
 async fn cancel(
     State(state): State<AppState>,
     path: ReservationPath,
-    origin: Origin,
+    request: RequestContext,
 ) -> Result<Response, ApiError> {
     let order = Order {
         product: path.product,
-        wish: Wish::Cancel {
+        kind: OrderKind::Cancel {
             reservation: path.reservation,
         },
-        origin,
-        once: None,
+        request,
+        idempotency: None,
     };
-    match state.storage.sell(order).await? {
-        Outcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
+    match state.storage.submit_order(order).await? {
+        OrderOutcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
         outcome => Err(ApiError::from(outcome)),
     }
 }
@@ -262,7 +267,7 @@ fn reservation_ttl(settings: &Settings, seconds: Option<i64>) -> Duration {
         .map_or(settings.reservation_ttl, Duration::from_secs)
 }
 
-fn reserve_response(outcome: &Outcome) -> Option<RecordedResponse> {
+fn reserve_response(outcome: &OrderOutcome) -> Option<RecordedResponse> {
     let reservation = reservation_of(outcome)?;
     let (product, id) = (reservation.product, reservation.id);
     let location = format!("/api/products/{product}/reservations/{id}/");
@@ -270,14 +275,14 @@ fn reserve_response(outcome: &Outcome) -> Option<RecordedResponse> {
     Some(idempotency::created(location, &response))
 }
 
-fn extend_response(outcome: &Outcome) -> Option<RecordedResponse> {
+fn extend_response(outcome: &OrderOutcome) -> Option<RecordedResponse> {
     let response = ReservationResponse::new(reservation_of(outcome)?, true);
     Some(idempotency::json(StatusCode::OK, &response))
 }
 
-fn reservation_of(outcome: &Outcome) -> Option<Reservation> {
+fn reservation_of(outcome: &OrderOutcome) -> Option<Reservation> {
     match outcome {
-        Outcome::Held(reservation) => Some(reservation.clone()),
+        OrderOutcome::Held(reservation) => Some(reservation.clone()),
         _ => None,
     }
 }
@@ -289,7 +294,7 @@ impl ReservationResponse {
             product: reservation.product,
             quantity: reservation.quantity,
             state: match reservation.state {
-                Stored::Held if !is_held => "expired",
+                ReservationState::Held if !is_held => "expired",
                 state => state.name(),
             },
             expires_at: timestamp::format(reservation.expires_at),

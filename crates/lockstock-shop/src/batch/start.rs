@@ -1,30 +1,30 @@
-//! Whether a job has begun, or its caller has given up: one of the two, never both.
+//! The race between a job that starts and a caller that stops waiting for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 const WAITING: u8 = 0;
-const BEGUN: u8 = 1;
-const GIVEN_UP: u8 = 2;
+const STARTED: u8 = 1;
+const CANCELLED: u8 = 2;
 
-/// What a caller and its job have in common.
+/// The state that a caller and its job share: the job either starts or is cancelled, never both.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ticket(Arc<AtomicU8>);
+pub(crate) struct StartToken(Arc<AtomicU8>);
 
-impl Ticket {
-    /// Begins the job; whether it may. Begun before, it may go on.
-    pub(crate) fn begin(&self) -> bool {
-        self.become_(BEGUN)
+impl StartToken {
+    /// Starts the job. Returns whether it may run; true again if it has started before.
+    pub(crate) fn start(&self) -> bool {
+        self.settle(STARTED)
     }
 
-    /// Gives the job up; whether it has not begun.
-    pub(super) fn give_up(&self) -> bool {
-        self.become_(GIVEN_UP)
+    /// Cancels the job. Returns false if it has started.
+    pub(super) fn cancel(&self) -> bool {
+        self.settle(CANCELLED)
     }
 
-    fn become_(&self, state: u8) -> bool {
+    fn settle(&self, state: u8) -> bool {
         let order = Ordering::SeqCst;
-        let was = self.0.compare_exchange(WAITING, state, order, order);
-        was.is_ok() || was == Err(state)
+        let previous = self.0.compare_exchange(WAITING, state, order, order);
+        previous.is_ok() || previous == Err(state)
     }
 }

@@ -1,15 +1,15 @@
-//! A lock's name as text: any bytes, and on a terminal none of them does anything.
+//! A lock name as text that is safe on a terminal and can be typed again.
 //!
-//! What can be read stands as it is; control characters, what changes the direction of text,
-//! what cannot be seen, and bytes that are no UTF-8 are escaped, and so is the backslash.
-//! Nothing is lost: [`read`] is the inverse of [`shown`].
+//! Visible characters stay as they are. Control characters, characters that change the
+//! direction of text, invisible characters, bytes that are not UTF-8, and the backslash are
+//! escaped. [`parse`] is the inverse of [`escape`].
 
-/// Any bytes. A type of its own because clap takes a `Vec` for several values.
+/// The bytes of a lock name. A type of its own, because clap treats a `Vec` as several values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name(pub(crate) Vec<u8>);
+pub(crate) struct LockName(pub(crate) Vec<u8>);
 
-/// A name, for people.
-pub(crate) fn shown(name: &[u8]) -> String {
+/// Returns the name with everything escaped that is not visible.
+pub(crate) fn escape(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -25,49 +25,49 @@ pub(crate) fn shown(name: &[u8]) -> String {
     text
 }
 
-/// A name that a person gives, as it was shown.
-pub(crate) fn read(text: &str) -> Result<Name, String> {
+/// Parses a name as [`escape`] writes it.
+pub(crate) fn parse(text: &str) -> Result<LockName, String> {
     let mut name = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some((plain, escape)) = rest.split_once('\\') {
+    while let Some((plain, escaped)) = rest.split_once('\\') {
         name.extend_from_slice(plain.as_bytes());
-        let (bytes, behind) = unescape(escape).ok_or_else(|| {
+        let (bytes, after) = unescape(escaped).ok_or_else(|| {
             format!(
-                "'\\{}' is no character of a name: write \\\\ for a backslash, and \\n, \\xff or \
-                 \\u{{7f}} as `lockstock locks` shows them",
-                escape.chars().next().unwrap_or(' ')
+                "'\\{}' is not an escape: write \\\\ for a backslash, and \\n, \\xff or \\u{{7f}} \
+                 as `lockstock locks` shows them",
+                escaped.chars().next().unwrap_or(' ')
             )
         })?;
         name.extend_from_slice(&bytes);
-        rest = behind;
+        rest = after;
     }
     name.extend_from_slice(rest.as_bytes());
-    Ok(Name(name))
+    Ok(LockName(name))
 }
 
-/// What stands behind a backslash, and what behind that.
-fn unescape(escape: &str) -> Option<(Vec<u8>, &str)> {
-    let mut characters = escape.chars();
+/// Splits the text after a backslash into the bytes of the escape and the rest.
+fn unescape(escaped: &str) -> Option<(Vec<u8>, &str)> {
+    let mut characters = escaped.chars();
     let kind = characters.next()?;
-    let behind = characters.as_str();
-    let plain = match kind {
+    let after = characters.as_str();
+    let byte = match kind {
         '\\' => b'\\',
         'n' => b'\n',
         'r' => b'\r',
         't' => b'\t',
         '0' => 0,
         'x' => {
-            let (digits, behind) = behind.split_at_checked(2)?;
-            return Some((vec![u8::from_str_radix(digits, 16).ok()?], behind));
+            let (digits, after) = after.split_at_checked(2)?;
+            return Some((vec![u8::from_str_radix(digits, 16).ok()?], after));
         }
         'u' => {
-            let (digits, behind) = behind.strip_prefix('{')?.split_once('}')?;
+            let (digits, after) = after.strip_prefix('{')?.split_once('}')?;
             let character = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
-            return Some((character.to_string().into_bytes(), behind));
+            return Some((character.to_string().into_bytes(), after));
         }
         _ => return None,
     };
-    Some((vec![plain], behind))
+    Some((vec![byte], after))
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_shown_so_that_it_does_nothing_and_can_be_typed_again() {
+    fn an_escaped_name_is_harmless_and_can_be_parsed_again() {
         let names: [(&[u8], &str); 8] = [
             (b"product-update-lock-42", "product-update-lock-42"),
             ("재고 42".as_bytes(), "재고 42"),
@@ -87,18 +87,18 @@ mod tests {
             ("\u{9b}31m\u{200b}".as_bytes(), "\\u{9b}31m\\u{200b}"),
         ];
         for (name, text) in names {
-            assert_eq!(shown(name), text);
-            assert_eq!(read(text), Ok(Name(name.to_vec())));
+            assert_eq!(escape(name), text);
+            assert_eq!(parse(text), Ok(LockName(name.to_vec())));
         }
-        for odd in ["\\", "\\q", "\\x4", "\\xé", "\\u{110000}", "\\u41"] {
-            assert!(read(odd).is_err(), "{odd}");
+        for invalid in ["\\", "\\q", "\\x4", "\\xé", "\\u{110000}", "\\u41"] {
+            assert!(parse(invalid).is_err(), "{invalid}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_can_be_typed_again(name: Vec<u8>) {
-            proptest::prop_assert_eq!(read(&shown(&name)), Ok(Name(name)));
+        fn any_bytes_survive_escape_and_parse(name: Vec<u8>) {
+            proptest::prop_assert_eq!(parse(&escape(&name)), Ok(LockName(name)));
         }
     }
 }

@@ -1,9 +1,9 @@
-//! `lockstock bench`: what the lock does on a store of the user's, in figures.
+//! `lockstock bench`: measures the lock on a store, and checks its guarantees meanwhile.
 //!
-//! - `worker`: a process full of tasks that acquire and release; `coordinator`: starts and ends those
-//!   processes; `messages`: what the two say to each other.
-//! - `history`: who held what from when to when, and whether that can be true.
-//! - `redis_traffic`: what it took of the Redis. `report`: all of it, to read or to parse.
+//! - `worker`: a process with tasks that acquire and release; `coordinator`: starts and stops the
+//!   workers; `messages`: the protocol between them.
+//! - `history`: the intervals of all holders, and the check that none overlap.
+//! - `redis_traffic`: the commands that Redis received. `report`: the results as a table or JSON.
 
 mod clock;
 mod coordinator;
@@ -17,165 +17,243 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::bail;
+use clap::{Args, Subcommand};
 use lockstock::redact_url;
 
-use self::coordinator::Team;
-use self::history::Verdict;
-use self::messages::{Go, Orders, Tally};
-use self::redis_traffic::Counter;
-use self::report::{Commands, Outcome};
-use crate::cli::{Bench, LockBench, Measured};
+use self::coordinator::Coordinator;
+use self::history::Violations;
+use self::messages::{Schedule, Totals, WorkerConfig};
+use self::redis_traffic::CommandCounter;
+use self::report::Report;
+use crate::cli::values::{self, duration_in, number_in};
 
-/// Between the word that starts all processes and the start: they all have to hear it.
-const LEAD: Duration = Duration::from_millis(200);
-/// How long it is looked at what is sent, after the measurement: `MONITOR` costs a Redis too much
-/// to have it on while the clock runs. At least so long, and at least two holds.
-const LOOK: Duration = Duration::from_millis(500);
-/// Before and after that look everybody goes on for so long.
-const MARGIN: Duration = Duration::from_millis(50);
+/// Time for the start message to reach all workers.
+const START_DELAY: Duration = Duration::from_millis(200);
+/// Minimum time to sample commands with `MONITOR`, which is done after the measurement because
+/// `MONITOR` slows Redis down.
+const MIN_SAMPLE_TIME: Duration = Duration::from_millis(500);
+/// Time that the workers go on before and after the sample.
+const SAMPLE_MARGIN: Duration = Duration::from_millis(50);
 
-/// Measures as told. An error, and so a non-zero exit, unless the lock was one.
-pub(crate) async fn bench(options: Bench) -> anyhow::Result<()> {
-    match options.what {
-        // Processes, pipes and a plain connection: nothing in it is worth a task.
-        Measured::Lock(options) => tokio::task::spawn_blocking(|| lock(options)).await?,
-        Measured::Holders => worker::work().await,
+const LOCK_HELP: &str = "\
+Each task acquires its lock, works for --work, releases the lock, and begins again. Overlaps of
+holders are detected outside the lock, by a clock that all processes share. If two holders of
+one name overlap, or if a fence is not higher than the one before, the exit code is 1.
+
+The locks are named lockstock-bench-0, lockstock-bench-1 and so on; the bench leaves no keys for
+them. Redis itself counts the commands (with INFO and, shortly after the measurement, MONITOR),
+so those of other clients count too: use an idle Redis. Each acquisition takes 28 bytes in the
+folder for temporary files until the bench ends.
+
+Examples:
+  lockstock bench lock                                     in memory: 16 tasks, one name
+  lockstock bench lock --store redis://127.0.0.1:6379/1 --processes 4 --tasks 4
+                                                           four processes contend for one name
+  lockstock bench lock --store redis://127.0.0.1:6379/1 --names 64 --tasks 64
+                                                           one name per task: no contention";
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Measure acquisitions per second, waiting times and commands per acquisition, and check
+    /// that no two holders overlap
+    #[command(args_override_self = true, after_help = LOCK_HELP)]
+    Lock(LockArgs),
+    /// A process that `bench lock` starts.
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Debug, Args)]
+struct LockArgs {
+    /// URL of the lock store, as for the server. memory:// is limited to one process
+    #[arg(
+        long,
+        env = "LOCKSTOCK_STORE",
+        value_name = "URL",
+        default_value = "memory://",
+        hide_env_values = true
+    )]
+    store: String,
+
+    /// Number of lock names. The tasks are spread over them, and each task uses one name
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number_in(1..=1_000_000_u32, 1))]
+    names: u32,
+
+    /// Number of tasks in each process
+    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = number_in(1..=100_000_u32, 16))]
+    tasks: u32,
+
+    /// Number of processes, each with a client of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number_in(1..=256_u32, 4))]
+    processes: u32,
+
+    /// Length of the measurement in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = number_in(1..=86_400_u32, 5))]
+    seconds: u32,
+
+    /// Lease of each lock
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_in(values::LEASE, "10s"))]
+    lease: Duration,
+
+    /// How long each task works while it holds the lock, like 250us or 2ms. Must be shorter than
+    /// the lease
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_in(Duration::ZERO..=Duration::from_secs(60), "2ms"))]
+    work: Duration,
+
+    /// Print one line of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a measurement. Fails, and so exits with 1, if the lock violated its guarantees or an
+/// acquisition failed.
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    match args.command {
+        // Blocks on processes, pipes and a blocking connection.
+        BenchCommand::Lock(args) => tokio::task::spawn_blocking(|| bench_lock(args)).await?,
+        BenchCommand::Worker => worker::run().await,
     }
 }
 
-fn lock(options: LockBench) -> anyhow::Result<()> {
-    possible(&options)?;
-    let in_memory = options.store.starts_with("memory:");
-    let mut team = Team::start(&orders(&options))?;
-    // After all have connected: what that takes is not part of an acquisition.
-    let mut counter = (!in_memory).then(|| Counter::open(&options.store));
-    let seconds = Duration::from_secs(options.seconds.into());
-    let look = LOOK.max(options.work * 2);
-    let tail = match in_memory {
+fn bench_lock(args: LockArgs) -> anyhow::Result<()> {
+    validate(&args)?;
+    let in_memory = args.store.starts_with("memory:");
+    let mut coordinator = Coordinator::start(&worker_configs(&args))?;
+    // After all workers have connected, so that their handshakes are not counted.
+    let mut counter = (!in_memory).then(|| CommandCounter::open(&args.store));
+    let sample_time = MIN_SAMPLE_TIME.max(args.work * 2);
+    let extra_time = match in_memory {
         true => Duration::ZERO,
-        false => look + 2 * MARGIN,
+        false => sample_time + 2 * SAMPLE_MARGIN,
     };
-    let start = clock::now() + nanos(LEAD);
-    let measured = start + nanos(seconds);
-    team.go(&Go {
-        start,
-        measured,
-        end: measured + nanos(tail),
+    let start_ns = clock::now_ns() + to_nanos(START_DELAY);
+    let measure_end_ns = start_ns + to_nanos(Duration::from_secs(args.seconds.into()));
+    coordinator.schedule(&Schedule {
+        start_ns,
+        measure_end_ns,
+        end_ns: measure_end_ns + to_nanos(extra_time),
     })?;
-    let progress = Progress::new(&options, start);
-    team.watch_until(measured + nanos(MARGIN), |done| progress.show(done))?;
+    let progress = Progress::new(&args, start_ns);
+    let sample_start_ns = measure_end_ns + to_nanos(SAMPLE_MARGIN);
+    coordinator.watch_until(sample_start_ns, |acquired| progress.show_acquired(acquired))?;
     if let Some(Ok(counter)) = &mut counter {
-        counter.look(look);
+        counter.sample(sample_time);
     }
-    let (tallies, records) = team.finish(options.lease)?;
-    progress.say("checking who held what when");
-    let tally = Tally::sum(&tallies)?;
-    let verdict = history::judge(records, options.names)?;
+    let (totals, intervals) = coordinator.finish(args.lease)?;
+    progress.show("checking the intervals of all holders");
+    let totals = Totals::sum(&totals)?;
+    let violations = history::check(intervals, args.names)?;
     progress.clear();
-    complete(&tally, &verdict)?;
+    ensure_complete(&totals, &violations)?;
     let commands = match counter {
-        None => Commands::Counted(0.0),
-        Some(Ok(counter)) => counter.commands(tally.acquired).into(),
-        Some(Err(why)) => Commands::Unknown(why),
+        None => Ok(0.0),
+        Some(counter) => counter.and_then(|it| it.per_acquisition(totals.acquired)),
     };
-    let outcome = Outcome {
-        options: &options,
-        tally,
-        verdict,
+    let report = Report {
+        args: &args,
+        totals,
+        violations,
         commands,
     };
     let mut out = std::io::stdout();
-    if options.json {
-        writeln!(out, "{}", outcome.json())?;
+    if args.json {
+        writeln!(out, "{}", report.json())?;
     } else {
-        write!(out, "{}", outcome.picture())?;
+        write!(out, "{}", report.table())?;
     }
     out.flush()?;
-    outcome.check()
+    report.ensure_sound()
 }
 
-fn possible(options: &LockBench) -> anyhow::Result<()> {
-    if options.store.starts_with("memory:") && options.processes > 1 {
+fn validate(args: &LockArgs) -> anyhow::Result<()> {
+    if args.store.starts_with("memory:") && args.processes > 1 {
         bail!(
-            "memory:// is one process's own, so {} processes would never meet: \
-             leave --processes at 1, or name a Redis, like --store redis://127.0.0.1:6379/1",
-            options.processes
+            "{} processes cannot share the locks of memory://, which are in the memory of one \
+             process: use --processes 1, or a Redis like --store redis://127.0.0.1:6379/1",
+            args.processes
         );
     }
-    if options.work >= options.lease {
+    if args.work >= args.lease {
         bail!(
-            "a task that holds for {} outlives a lease of {}: give a longer --lease or a shorter --work",
-            humantime::format_duration(options.work),
-            humantime::format_duration(options.lease)
+            "--work {} is not shorter than --lease {}, so each holder would lose its lock: give \
+             a longer --lease or a shorter --work",
+            humantime::format_duration(args.work),
+            humantime::format_duration(args.lease)
         );
     }
     Ok(())
 }
 
-fn orders(options: &LockBench) -> Vec<Orders> {
-    let place = |process| Orders {
-        store: options.store.clone(),
-        first_task: u64::from(process) * u64::from(options.tasks),
-        tasks: options.tasks,
-        names: options.names,
-        lease: options.lease,
-        work: options.work,
+fn worker_configs(args: &LockArgs) -> Vec<WorkerConfig> {
+    let config = |process| WorkerConfig {
+        store: args.store.clone(),
+        first_task: u64::from(process) * u64::from(args.tasks),
+        tasks: args.tasks,
+        names: args.names,
+        lease: args.lease,
+        work: args.work,
     };
-    (0..options.processes).map(place).collect()
+    (0..args.processes).map(config).collect()
 }
 
-/// A verdict on half of what happened would be none.
-fn complete(tally: &Tally, verdict: &Verdict) -> anyhow::Result<()> {
-    if verdict.holders == tally.acquired {
+/// Fails if intervals are missing: a check of a part would prove nothing.
+fn ensure_complete(totals: &Totals, violations: &Violations) -> anyhow::Result<()> {
+    if violations.checked == totals.acquired {
         return Ok(());
     }
     bail!(
-        "the processes noted {} acquisitions and handed over {}: is the folder for temporary \
-         files full? TMPDIR names another",
-        tally.acquired,
-        verdict.holders
+        "the workers counted {} acquisitions and recorded {}: is the folder for temporary files \
+         full? Choose another with TMPDIR",
+        totals.acquired,
+        violations.checked
     );
 }
 
-fn nanos(time: Duration) -> u64 {
+fn to_nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// One line on standard error, for whoever waits before a terminal.
+/// A progress line on standard error, if that is a terminal.
 struct Progress {
     title: String,
-    start: u64,
+    start_ns: u64,
     seconds: u32,
-    shown: bool,
+    enabled: bool,
 }
 
 impl Progress {
-    fn new(options: &LockBench, start: u64) -> Self {
+    fn new(args: &LockArgs, start_ns: u64) -> Self {
         Self {
-            title: redact_url(&options.store),
-            start,
-            seconds: options.seconds,
-            shown: std::io::stderr().is_terminal(),
+            title: redact_url(&args.store),
+            start_ns,
+            seconds: args.seconds,
+            enabled: std::io::stderr().is_terminal(),
         }
     }
 
-    fn show(&self, done: u64) {
-        let gone = clock::now().saturating_sub(self.start) / 1_000_000_000;
-        let gone = gone.min(self.seconds.into());
-        self.say(&format!(
-            "{gone} of {} s, {done} acquisitions",
+    fn show_acquired(&self, acquired: u64) {
+        let elapsed = clock::now_ns().saturating_sub(self.start_ns) / 1_000_000_000;
+        let elapsed = elapsed.min(self.seconds.into());
+        self.show(&format!(
+            "{elapsed} of {} s, {acquired} acquisitions",
             self.seconds
         ));
     }
 
-    fn say(&self, what: &str) {
-        if self.shown {
-            eprint!("\r\x1b[K{}: {what} …", self.title);
+    fn show(&self, text: &str) {
+        if self.enabled {
+            eprint!("\r\x1b[K{}: {text} …", self.title);
         }
     }
 
     fn clear(&self) {
-        if self.shown {
+        if self.enabled {
             eprint!("\r\x1b[K");
         }
     }

@@ -1,107 +1,174 @@
-//! `lockstock locks`: who holds what and who waits for it, as a table for people or as JSON
-//! for programs, once or again and again; and taking a lock away.
+//! `lockstock locks`: lists locks with their holders and waiters, as a table or as JSON, once
+//! or repeatedly; `locks release` releases a lock by force.
 
 mod release;
 mod table;
 mod watch;
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
 use lockstock::{Access, HolderInfo, LockInfo, Store, WaiterInfo, redact_url};
 use serde_json::{Value, json};
 
-use self::table::Look;
-use crate::cli::lock_name as name;
-use crate::cli::{Locks, LocksCommand};
+use self::release::ReleaseArgs;
+use crate::cli::lock_name;
+use crate::cli::values::{self, duration_in};
 
-/// Shows them, or releases one.
-pub(crate) async fn locks(options: Locks) -> anyhow::Result<()> {
-    if options.store.starts_with("memory:") {
+const HELP: &str = "\
+Columns:
+  HOLDER   the process that holds the lock; each server logs its own at the start. 'foreign' is
+           a client of another library (redis-py, django-redis), shown while a Lockstock client
+           waits for it
+  LEFT     the rest of the lease
+  STATE    held: the holder may release the lock at any moment. kept: the holder is done, and
+           the lock stays taken to the end of the lease
+  FENCE    the number of the grant; a later grant has a higher number
+  WAITERS  the number of waiters, and how long the first has waited. Only the first waiter of
+           each process is listed
+
+The command changes nothing. It scans all keys of the store in small steps: run it to look
+into a problem, not on every request.
+
+Examples:
+  lockstock locks --store redis://127.0.0.1:6379/1
+  lockstock locks --watch                           refresh every 2 seconds until Ctrl-C
+  lockstock locks --json | jq '.[] | select(.waiters != [])'
+  lockstock locks release product-update-lock-42";
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true, after_help = HELP)]
+pub(crate) struct LocksArgs {
+    #[command(subcommand)]
+    command: Option<LocksCommand>,
+
+    /// URL of the lock store, the same as that of the servers, like redis://HOST:PORT/DB
+    #[arg(
+        long,
+        env = "LOCKSTOCK_STORE",
+        value_name = "URL",
+        default_value = "memory://",
+        hide_default_value = true,
+        hide_env_values = true,
+        global = true
+    )]
+    store: String,
+
+    /// Maximum time of one call to the lock store
+    #[arg(long, env = "LOCKSTOCK_STORE_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = duration_in(values::TIMEOUT, "1s"), global = true)]
+    store_timeout: Duration,
+
+    /// Print one line of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// Refresh every SECONDS, or every 2 seconds if none are given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = refresh_interval)]
+    watch: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+enum LocksCommand {
+    /// Release a lock by force: its holders lose it
+    #[command(args_override_self = true, after_help = release::HELP)]
+    Release(ReleaseArgs),
+}
+
+fn refresh_interval(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 0.1..=3600.0) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("expected a number of seconds from 0.1 to 3600, like 2".to_owned()),
+    }
+}
+
+/// Lists the locks, or releases one.
+pub(crate) async fn run(args: LocksArgs) -> anyhow::Result<()> {
+    if args.store.starts_with("memory:") {
         bail!(
-            "locks in memory:// are in the memory of one process, and no other can look in \
-             there: say where the servers share theirs, with --store redis://HOST:PORT/DB or \
+            "the locks of memory:// are in the memory of one process, where no other process can \
+             see them: give the store of the servers with --store redis://HOST:PORT/DB or \
              LOCKSTOCK_STORE"
         );
     }
-    let store = Store::connect_within(&options.store, options.store_timeout).await?;
-    if let Some(LocksCommand::Release(release)) = options.command {
-        return release::release(&store, release).await;
+    let store = Store::connect_within(&args.store, args.store_timeout).await?;
+    if let Some(LocksCommand::Release(release)) = args.command {
+        return release::run(&store, release).await;
     }
-    let shown = Shown {
-        place: redact_url(&options.store),
+    let listing = Listing {
+        url: redact_url(&args.store),
         store,
-        json: options.json,
+        json: args.json,
     };
-    let done = match options.watch {
-        Some(every) => watch::watch(&shown, every).await,
-        None => once(&shown).await,
+    let done = match args.watch {
+        Some(interval) => watch::run(&listing, interval).await,
+        None => print_once(&listing).await,
     };
     match done {
-        // Whoever read has read enough.
+        // The reader has closed the pipe, as `head` does.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         done => done,
     }
 }
 
-/// What is shown, and as what.
-struct Shown {
+/// A store to list, and the format.
+struct Listing {
     store: Store,
-    /// Where it is, for people.
-    place: String,
+    /// Without secrets.
+    url: String,
     json: bool,
 }
 
-impl Shown {
-    /// The text of this moment.
-    async fn text(&self, look: Look) -> lockstock::Result<String> {
+impl Listing {
+    /// Returns the current locks as text with colours. Names are cut to fit into `width` columns.
+    async fn text(&self, width: Option<usize>) -> lockstock::Result<String> {
         let locks = self.store.locks().await?;
         Ok(if self.json {
-            let locks = locks.iter().map(as_json).collect::<Vec<_>>();
+            let locks = locks.iter().map(lock_to_json).collect::<Vec<_>>();
             format!("{}\n", Value::from(locks))
         } else if locks.is_empty() {
-            format!("No lock is held, kept or waited for in {}.\n", self.place)
+            format!("No lock is held, kept or waited for in {}.\n", self.url)
         } else {
-            format!("{}\n{}\n", table::draw(&locks, look), summary(&locks))
+            format!("{}\n{}\n", table::draw(&locks, width), summary(&locks))
         })
     }
 }
 
-async fn once(shown: &Shown) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    let text = shown.text(Look::of(out.is_terminal())).await?;
+async fn print_once(listing: &Listing) -> anyhow::Result<()> {
+    let text = listing.text(table::terminal_width()).await?;
+    let mut out = anstream::stdout();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn summary(locks: &[LockInfo]) -> String {
     let waiters = locks.iter().map(|lock| lock.waiters.len()).sum::<usize>();
-    let counted = |count: usize, what: &str| {
+    let counted = |count: usize, noun: &str| {
         let plural = if count == 1 { "" } else { "s" };
-        format!("{count} {what}{plural}")
+        format!("{count} {noun}{plural}")
     };
     let (names, waiters) = (counted(locks.len(), "name"), counted(waiters, "waiter"));
     format!("{names}, {waiters}")
 }
 
-fn as_json(lock: &LockInfo) -> Value {
+fn lock_to_json(lock: &LockInfo) -> Value {
     json!({
-        "name": name::shown(&lock.name),
+        "name": lock_name::escape(&lock.name),
         "kind": lock.kind.to_string(),
-        "holders": lock.holders.iter().map(holder_as_json).collect::<Vec<_>>(),
-        "waiters": lock.waiters.iter().map(waiter_as_json).collect::<Vec<_>>(),
+        "holders": lock.holders.iter().map(holder_to_json).collect::<Vec<_>>(),
+        "waiters": lock.waiters.iter().map(waiter_to_json).collect::<Vec<_>>(),
         "seen": timestamp(lock.observed_at),
     })
 }
 
-fn holder_as_json(holder: &HolderInfo) -> Value {
+fn holder_to_json(holder: &HolderInfo) -> Value {
     json!({
         "process": holder.id.client_id().map(|process| process.to_string()),
         "token": holder.id.to_string(),
@@ -114,7 +181,7 @@ fn holder_as_json(holder: &HolderInfo) -> Value {
     })
 }
 
-fn waiter_as_json(waiter: &WaiterInfo) -> Value {
+fn waiter_to_json(waiter: &WaiterInfo) -> Value {
     json!({
         "process": waiter.client_id.to_string(),
         "access": access(waiter.access),

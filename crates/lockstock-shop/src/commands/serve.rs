@@ -1,312 +1,323 @@
-//! Serving: open the store and the database, listen, and stop in order.
+//! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM `/readyz` says so at once, requests go on being served for a moment, then
-//! those under way are finished, locks are given back, and the process ends with 0, within
-//! `--drain-delay` and `--drain-timeout`. A second signal ends it at once.
+//! On SIGTERM `/readyz` fails at once, and requests are served for another `--drain-delay`.
+//! Then the server closes its socket, finishes the requests in progress, releases its locks and
+//! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
 
+mod listener;
+mod metrics;
 mod seed;
+mod shutdown;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use anyhow::Context;
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use clap::Args;
+use clap::builder::BoolishValueParser;
 use lockstock::{Store, redact_url};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::cli::Serve;
+use self::listener::Listener;
+use self::shutdown::Signals;
+use crate::cli::values::{self, address, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::http::idempotency;
 use crate::http::update_lock::{AfterUpdate, UpdateLockSettings, update_lock};
+use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner};
-use crate::storage::{self, Limits};
+use crate::storage::{self, StorageOptions};
 
-/// The most bytes of a request's line and headers.
-const HEAD_BYTES: usize = 64 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The exit code of a server that was told twice to stop.
-const FAILED_TO_DRAIN: i32 = 1;
+/// How often the metrics recorder merges the samples of its histograms.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after a failed `accept`, most often for want of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves until told to stop.
-pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on. An address that other machines can reach requires
+    /// --insecure
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8000", value_parser = address
+    )]
+    listen: SocketAddr,
+
+    /// URL of the lock store: memory://, redis://HOST:PORT/DB, redis+unix:///PATH,
+    /// redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT;
+    /// rediss… for TLS. Replicas share one Redis
+    #[arg(
+        long,
+        env = "LOCKSTOCK_STORE",
+        value_name = "URL",
+        default_value = "memory://",
+        hide_env_values = true
+    )]
+    store: String,
+
+    /// URL of the database: sqlite://FILE or postgres://USER:PASSWORD@HOST/NAME. Missing tables
+    /// are created
+    #[arg(
+        long,
+        env = "LOCKSTOCK_DATABASE",
+        value_name = "URL",
+        default_value = "sqlite://lockstock.sqlite3",
+        hide_env_values = true
+    )]
+    database: String,
+
+    /// Maximum time of one update. With --after-update keep also the cool-down: further updates
+    /// of the product get 429 until it ends
+    #[arg(long, env = "LOCKSTOCK_UPDATE_LEASE", value_name = "TIME", default_value = "3s", value_parser = duration_in(values::LEASE, "3s"))]
+    update_lease: Duration,
+
+    /// How long an update waits for the lock of its product before it gets 429
+    #[arg(long, env = "LOCKSTOCK_UPDATE_WAIT", value_name = "TIME", default_value = "1s", value_parser = duration_in(Duration::ZERO..=HOUR, "1s"))]
+    update_wait: Duration,
+
+    /// What happens to the lock of a product after a successful update
+    #[arg(
+        long,
+        env = "LOCKSTOCK_AFTER_UPDATE",
+        value_name = "ACTION",
+        default_value = "keep",
+        value_enum
+    )]
+    after_update: AfterUpdate,
+
+    /// How long a reservation lasts if the request gives no time
+    #[arg(long, env = "LOCKSTOCK_RESERVATION_TTL", value_name = "TIME", default_value = "10m", value_parser = whole_seconds_in(SECOND..=30 * DAY, "10m"))]
+    reservation_ttl: Duration,
+
+    /// Maximum time that a request may reserve stock for
+    #[arg(long, env = "LOCKSTOCK_MAX_RESERVATION_TTL", value_name = "TIME", default_value = "1d", value_parser = whole_seconds_in(SECOND..=30 * DAY, "1d"))]
+    max_reservation_ttl: Duration,
+
+    /// Maximum quantity of one purchase or reservation
+    #[arg(long, env = "LOCKSTOCK_MAX_QUANTITY", value_name = "NUMBER", default_value = "1000", value_parser = number_in(1..=1_000_000_i64, 1000))]
+    max_quantity: i64,
+
+    /// How long a recorded response is replayed to requests with the same Idempotency-Key
+    #[arg(long, env = "LOCKSTOCK_KEY_RETENTION", value_name = "TIME", default_value = "1d", value_parser = duration_in(SECOND..=366 * DAY, "1d"))]
+    key_retention: Duration,
+
+    /// Reject updates without an If-Match header (428)
+    #[arg(long, env = "LOCKSTOCK_REQUIRE_IF_MATCH", value_parser = BoolishValueParser::new())]
+    require_if_match: bool,
+
+    /// Do not create sample products in an empty database
+    #[arg(long, env = "LOCKSTOCK_NO_SAMPLES", value_parser = BoolishValueParser::new())]
+    no_samples: bool,
+
+    /// Allow an address that other machines can reach. There is no authentication: each client
+    /// that can connect can change products
+    #[arg(long, env = "LOCKSTOCK_INSECURE", value_parser = BoolishValueParser::new())]
+    insecure: bool,
+
+    /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    log: String,
+
+    /// Maximum size of a request body in bytes. Larger bodies get 413
+    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "StorageOptions")]
+    body_limit: usize,
+
+    /// Maximum number of API requests in progress. Further requests get 503
+    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = number_in(1..=1_000_000_usize, 1024), help_heading = "StorageOptions")]
+    max_requests: usize,
+
+    /// Maximum number of client connections. Further connections wait to be accepted
+    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "StorageOptions")]
+    max_connections: usize,
+
+    /// Maximum number of connections to the database
+    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "StorageOptions")]
+    database_connections: u32,
+
+    /// Maximum time to receive the headers of a request. A connection that is idle for this time,
+    /// or whose client does not read a response for this time, is closed
+    #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(values::TIMEOUT, "10s"), help_heading = "Timeouts")]
+    header_timeout: Duration,
+
+    /// Maximum time to receive the body of a request
+    #[arg(long, env = "LOCKSTOCK_BODY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(values::TIMEOUT, "10s"), help_heading = "Timeouts")]
+    body_timeout: Duration,
+
+    /// Maximum time of a request from its headers to its response
+    #[arg(long, env = "LOCKSTOCK_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration_in(values::TIMEOUT, "30s"), help_heading = "Timeouts")]
+    request_timeout: Duration,
+
+    /// Maximum time of one call to the lock store
+    #[arg(long, env = "LOCKSTOCK_STORE_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = duration_in(values::TIMEOUT, "1s"), help_heading = "Timeouts")]
+    store_timeout: Duration,
+
+    /// Maximum time of one call to the database
+    #[arg(long, env = "LOCKSTOCK_DATABASE_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = duration_in(values::TIMEOUT, "5s"), help_heading = "Timeouts")]
+    database_timeout: Duration,
+
+    /// How long to serve after SIGTERM, so that a load balancer notices that /readyz fails
+    #[arg(long, env = "LOCKSTOCK_DRAIN_DELAY", value_name = "TIME", default_value = "1s", value_parser = duration_in(Duration::ZERO..=HOUR, "1s"), help_heading = "Timeouts")]
+    drain_delay: Duration,
+
+    /// Maximum time to finish requests in progress after the drain delay
+    #[arg(long, env = "LOCKSTOCK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(Duration::ZERO..=HOUR, "10s"), help_heading = "Timeouts")]
+    drain_timeout: Duration,
+}
+
+/// Serves until a signal stops the process.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let _flushed = logging::start(&args.log)?;
     anyhow::ensure!(
-        options.listen.ip().is_loopback() || options.insecure,
-        "{} can be reached by others, and nobody is asked for a key: listen on 127.0.0.1, or \
-         say --insecure if only people you trust can come in",
-        options.listen
+        args.listen.ip().is_loopback() || args.insecure,
+        "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
+         or allow it with --insecure",
+        args.listen
     );
-    // Before anything is opened: a port in use is the most common mistake.
-    let listener = TcpListener::bind(options.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}: choose another with --listen",
-            options.listen
-        )
-    })?;
-    let metrics = metrics()?;
-    let store = Store::connect_within(&options.store, options.store_timeout).await?;
-    let limits = Limits {
-        connections: options.database_connections,
-        timeout: options.database_timeout,
-        alone: options.store.starts_with("memory:"),
-        key_retention: options.key_retention,
+    // First, because a port in use is the most common mistake.
+    let listener = Listener::bind(args.listen, args.max_connections, args.header_timeout).await?;
+    let metrics = metrics::install()?;
+    let store = Store::connect_within(&args.store, args.store_timeout).await?;
+    let limits = StorageOptions {
+        max_connections: args.database_connections,
+        timeout: args.database_timeout,
+        exclusive: args.store.starts_with("memory:"),
+        key_retention: args.key_retention,
     };
-    let storage = storage::open(&options.database, limits).await?;
-    if !options.no_samples {
+    let storage = storage::open(&args.database, limits).await?;
+    if !args.no_samples {
         seed::create_if_empty(&*storage).await?;
     }
     let update_settings = UpdateLockSettings {
-        lease: options.update_lease,
-        wait: options.update_wait,
-        after_update: options.after_update,
+        lease: args.update_lease,
+        wait: args.update_wait,
+        after_update: args.after_update,
     };
-    let shop = AppState::new(AppStateInner {
+    let state = AppState::new(AppStateInner {
         update_lock: update_lock(&store, update_settings),
-        idempotency: idempotency::layers(&storage, &store, options.body_limit),
+        idempotency: idempotency::layers(&storage, &store, args.body_limit),
         storage: storage.clone(),
         store,
         settings: Settings {
             body: BodyLimits {
-                max_bytes: options.body_limit,
-                timeout: options.body_timeout,
+                max_bytes: args.body_limit,
+                timeout: args.body_timeout,
             },
-            request_timeout: options.request_timeout,
-            max_in_flight: options.max_requests,
-            require_if_match: options.require_if_match,
-            max_quantity: options.max_quantity,
-            reservation_ttl: options.reservation_ttl.min(options.max_reservation_ttl),
-            max_reservation_ttl: options.max_reservation_ttl,
-            key_retention: options.key_retention,
+            request_timeout: args.request_timeout,
+            max_in_flight: args.max_requests,
+            require_if_match: args.require_if_match,
+            max_quantity: args.max_quantity,
+            reservation_ttl: args.reservation_ttl.min(args.max_reservation_ttl),
+            max_reservation_ttl: args.max_reservation_ttl,
+            key_retention: args.key_retention,
         },
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
-    warn_of_pitfalls(&options);
-    let signals = Signals::new()?;
-    let address = listener.local_addr()?;
-    let process = shop.store.client_id();
-    welcome(&options, address)?;
+    warn_of_pitfalls(&args);
+    // Before the address is printed: a signal may follow at once.
+    let signals = Signals::listen()?;
+    let address = listener.address()?;
+    print_welcome(&args, address)?;
     info!(
         %address,
-        // As `lockstock locks` shows it.
-        %process,
-        store = redact_url(&options.store),
-        database = redact_url(&options.database),
+        // The holder column of `lockstock locks`.
+        process = %state.store.client_id(),
+        store = redact_url(&args.store),
+        database = redact_url(&args.database),
         "serving"
     );
-    run(listener, shop, &options, signals).await;
-    if timeout(options.drain_timeout, storage.close())
-        .await
-        .is_err()
-    {
-        warn!("the database did not let go of its connections in time");
+    serve(listener, state, &args, signals).await;
+    if timeout(args.drain_timeout, storage.close()).await.is_err() {
+        warn!("the database connections did not close in time");
     }
     info!("stopped");
     Ok(())
 }
 
-async fn run(listener: TcpListener, shop: AppState, options: &Serve, mut signals: Signals) {
-    let router = router(shop.clone());
-    let connections = Connections {
-        open: GracefulShutdown::new(),
-        places: Arc::new(Semaphore::new(options.max_connections)),
-        header_timeout: options.header_timeout,
-    };
-    let mut upkeep = interval(Duration::from_secs(5));
+async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
+    let router = router(state.clone());
+    let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
     let mut sweeping = JoinSet::new();
-    sweeping.spawn(idempotency::sweep(shop.storage.clone()));
-    let mut stop = pin!(async {
-        let interrupted = signals.next().await;
-        info!("told to stop: finishing what is under way");
-        shop.draining.store(true, Ordering::Relaxed);
-        tokio::spawn(async move {
-            signals.next().await;
-            warn!("told to stop at once");
-            std::process::exit(FAILED_TO_DRAIN);
-        });
-        // Ctrl-C comes from a person who waits, not from a balancer that must notice.
-        if !interrupted {
-            sleep(options.drain_delay).await;
-        }
-    });
+    sweeping.spawn(idempotency::sweep(state.storage.clone()));
+    let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
     loop {
         tokio::select! {
-            accepted = connections.accept(&listener) => match accepted {
-                Ok((stream, place)) => connections.serve(stream, place, router.clone()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, permit)) => listener.serve(stream, permit, router.clone()),
                 Err(error) => {
-                    // Out of file descriptors, most likely: others will close theirs.
-                    warn!(%error, "a connection could not be accepted");
-                    sleep(Duration::from_millis(50)).await;
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
-            _ = upkeep.tick() => shop.metrics.run_upkeep(),
-            () = &mut stop => break,
+            _ = upkeep.tick() => state.metrics.run_upkeep(),
+            () = &mut shutdown => break,
         }
     }
-    drop(listener);
     let drained = async {
-        connections.open.shutdown().await;
-        shop.update_lock.drain().await;
-        shop.idempotency.drain().await;
-        shop.store.drain().await;
+        listener.close().await;
+        state.update_lock.drain().await;
+        state.idempotency.drain().await;
+        state.store.drain().await;
     };
-    if timeout(options.drain_timeout, drained).await.is_err() {
-        warn!("some requests did not finish in time; their locks end with their leases");
+    if timeout(args.drain_timeout, drained).await.is_err() {
+        warn!("some requests did not finish in time: their locks expire with their leases");
     }
 }
 
-/// The connections of clients: how many there may be, and how each is served.
-struct Connections {
-    open: GracefulShutdown,
-    places: Arc<Semaphore>,
-    header_timeout: Duration,
-}
-
-type Place = tokio::sync::OwnedSemaphorePermit;
-
-impl Connections {
-    async fn accept(&self, listener: &TcpListener) -> anyhow::Result<(TcpStream, Place)> {
-        let place = self.places.clone().acquire_owned().await?;
-        let (stream, _) = listener.accept().await?;
-        // An answer is one small write: it must not wait for the next one.
-        stream.set_nodelay(true)?;
-        // hyper waits for ever for a client that takes its answer and does not read it.
-        SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
-        Ok((stream, place))
-    }
-
-    fn serve(&self, stream: TcpStream, place: Place, router: Router) {
-        let connection = http1::Builder::new()
-            // hyper applies no timeout at all without a timer.
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            // A client may close its side once it has asked, and still wants its answer.
-            .half_close(true)
-            .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        let connection = self.open.watch(connection);
-        tokio::spawn(async move {
-            // Whatever breaks here is the client's affair: it hung up or spoke nonsense.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-            drop(place);
-        });
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for one; whether it was an interrupt.
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            _ = self.terminate.recv() => false,
-            _ = self.interrupt.recv() => true,
-        }
-    }
-}
-
-fn metrics() -> anyhow::Result<PrometheusHandle> {
-    const SECONDS: &[f64] = &[
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    ];
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
-        .install_recorder()?;
-    metrics::describe_counter!("lockstock_http_requests_total", "Requests answered");
-    metrics::describe_histogram!("lockstock_http_request_seconds", "Time to answer a request");
-    metrics::describe_gauge!(
-        "lockstock_http_requests_in_flight",
-        "API requests under way"
-    );
-    metrics::describe_counter!("lockstock_lock_held_total", "Locks that were acquired");
-    metrics::describe_counter!("lockstock_lock_busy_total", "Attempts that heard: busy");
-    metrics::describe_counter!(
-        "lockstock_lock_lost_total",
-        "Locks lost before they were given back"
-    );
-    metrics::describe_histogram!(
-        "lockstock_lock_wait_seconds",
-        "Time until an attempt was answered"
-    );
-    metrics::describe_histogram!(
-        "lockstock_lock_hold_seconds",
-        "Time between held and released or kept"
-    );
-    metrics::describe_counter!(
-        "lockstock_fenced_writes_total",
-        "Writes refused because their lock was lost"
-    );
-    // At zero from the start: an alert on a counter that does not exist never fires.
-    metrics::counter!("lockstock_lock_lost_total").absolute(0);
-    metrics::counter!("lockstock_fenced_writes_total").absolute(0);
-    Ok(handle)
-}
-
-/// What works, but not as somebody may believe.
-fn warn_of_pitfalls(options: &Serve) {
-    if options.after_update == AfterUpdate::Keep && options.update_wait >= options.update_lease {
+/// Warns of settings that work, but not as expected.
+fn warn_of_pitfalls(args: &ServeArgs) {
+    if args.after_update == AfterUpdate::Keep && args.update_wait >= args.update_lease {
         warn!(
-            "updates wait at least as long as a lock is kept: those that come at once follow \
-             one after another instead of being refused. Shorten --update-wait, or lengthen \
+            "--update-wait is not shorter than --update-lease: simultaneous updates succeed one \
+             after another instead of getting 429. Shorten --update-wait or lengthen \
              --update-lease"
         );
     }
-    if options.store.starts_with("memory:") && !options.database.starts_with("sqlite:") {
+    if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
         warn!(
-            "the locks are in this process alone: a second server on this database would not \
-             see them. For replicas, share a Redis with --store"
+            "the locks are in the memory of this process: a second server on this database \
+             would not respect them. For replicas, share a Redis with --store"
         );
     }
 }
 
-fn welcome(options: &Serve, address: SocketAddr) -> std::io::Result<()> {
-    let here = format!("http://{address}");
-    // Not `println!`, which panics when nobody reads.
+fn print_welcome(args: &ServeArgs, address: SocketAddr) -> std::io::Result<()> {
+    let url = format!("http://{address}");
+    // `println!` panics if standard output is closed.
     let mut out = std::io::stdout();
     writeln!(
         out,
         "Lockstock {version} is serving {database} with locks in {store}
 
-  the API      {here}/api/products/
-  its docs     {here}/docs/
-  operation    {here}/readyz   {here}/metrics
+  the API      {url}/api/products/
+  its docs     {url}/docs/
+  operation    {url}/readyz   {url}/metrics
 
-  try          curl {here}/api/products/
-               curl -X PATCH {here}/api/products/1/ -d stock=9
-               lockstock race --url {here}
+  try          curl {url}/api/products/
+               curl -X PATCH {url}/api/products/1/ -d stock=9
+               lockstock race --url {url}
 ",
         version = env!("CARGO_PKG_VERSION"),
-        database = redact_url(&options.database),
-        store = redact_url(&options.store),
+        database = redact_url(&args.database),
+        store = redact_url(&args.store),
     )?;
     out.flush()
 }

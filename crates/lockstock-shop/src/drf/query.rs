@@ -15,12 +15,14 @@ use axum::http::{HeaderValue, Uri};
 use serde::Serialize;
 use serde_json::{Map, json};
 use utoipa::ToSchema;
+use utoipa::openapi::Ref;
+use utoipa::openapi::schema::Array;
 
 use crate::drf::decimal::{Decimal, NotANumber};
 use crate::drf::python;
 use crate::drf::search;
 use crate::error::ApiError;
-use crate::storage::{Bound, Column, Comparison, Direction, Selection};
+use crate::storage::{Column, Comparison, Direction, Filter, ProductQuery};
 
 const DEFAULT_PAGE_SIZE: i64 = 20;
 const MAX_PAGE_SIZE: i64 = 100;
@@ -50,7 +52,13 @@ pub(crate) struct Page<T> {
     /// URL of the previous page, if there is one.
     #[schema(format = "uri")]
     previous: Option<String>,
+    #[schema(schema_with = array_of::<T>)]
     results: Vec<T>,
+}
+
+/// Refers to the schema of the items by name. The derive would repeat it in every page.
+fn array_of<T: ToSchema>() -> Array {
+    Array::new(Ref::from_schema_name(T::name()))
 }
 
 /// Which items of a list a page shows.
@@ -97,9 +105,9 @@ impl ListQuery {
     }
 
     /// Returns which products to list, in which order.
-    pub(crate) fn selection(&self) -> Result<Selection, ApiError> {
-        Ok(Selection {
-            bounds: self.filters()?,
+    pub(crate) fn selection(&self) -> Result<ProductQuery, ApiError> {
+        Ok(ProductQuery {
+            filters: self.filters()?,
             terms: self.search_terms()?,
             order: self.get("ordering").map(ordering).unwrap_or_default(),
         })
@@ -117,7 +125,7 @@ impl ListQuery {
         Ok(terms)
     }
 
-    fn filters(&self) -> Result<Vec<Bound>, ApiError> {
+    fn filters(&self) -> Result<Vec<Filter>, ApiError> {
         let mut filters = Vec::new();
         let mut errors = Map::new();
         for (field, column) in [("price", Column::Price), ("stock", Column::Stock)] {
@@ -220,7 +228,7 @@ impl ListQuery {
     }
 }
 
-fn filter(column: Column, comparison: Comparison, number: Decimal) -> Bound {
+fn filter(column: Column, comparison: Comparison, number: Decimal) -> Filter {
     // An integer x and a number with a fraction: x > 9.5 is x > 9, x >= 9.5 is x > 9 as well,
     // x < 9.5 is x <= 9, and no x equals 9.5.
     let (comparison, value) = match (comparison, number.has_fraction) {
@@ -234,7 +242,7 @@ fn filter(column: Column, comparison: Comparison, number: Decimal) -> Bound {
         // Prices and stocks are never negative.
         (Comparison::Equal, true) => (Comparison::Equal, -1),
     };
-    Bound {
+    Filter {
         column,
         comparison,
         value,
@@ -272,7 +280,7 @@ fn ordering(text: &str) -> Vec<(Column, Direction)> {
 mod tests {
     use super::*;
 
-    fn selection(query: &str) -> Result<Selection, ApiError> {
+    fn selection(query: &str) -> Result<ProductQuery, ApiError> {
         let uri = format!("/?{query}").parse().unwrap();
         ListQuery::new(uri, None).selection()
     }

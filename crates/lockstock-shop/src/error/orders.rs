@@ -3,29 +3,29 @@
 use axum::http::StatusCode;
 
 use super::ApiError;
-use crate::storage::{Figures, Outcome, Reservation};
+use crate::storage::{OrderOutcome, Reservation, StockLevels};
 use crate::timestamp;
 
-impl From<Outcome> for ApiError {
-    fn from(outcome: Outcome) -> Self {
+impl From<OrderOutcome> for ApiError {
+    fn from(outcome: OrderOutcome) -> Self {
         match outcome {
-            Outcome::Insufficient(figures) => Self::insufficient(figures),
-            Outcome::Expired(reservation) => Self::expired(&reservation),
-            Outcome::Settled(reservation) => Self::settled(&reservation),
-            Outcome::NoProduct => Self::product_not_found(),
-            Outcome::NoReservation => Self::not_found_of("Reservation"),
+            OrderOutcome::Insufficient(figures) => Self::insufficient(figures),
+            OrderOutcome::Expired(reservation) => Self::expired(&reservation),
+            OrderOutcome::Settled(reservation) => Self::settled(&reservation),
+            OrderOutcome::NoProduct => Self::product_not_found(),
+            OrderOutcome::NoReservation => Self::not_found_of("Reservation"),
             // Not errors.
-            Outcome::Purchased(_)
-            | Outcome::Held(_)
-            | Outcome::Released(_)
-            | Outcome::Recorded(_) => Self::internal(),
+            OrderOutcome::Purchased(_)
+            | OrderOutcome::Held(_)
+            | OrderOutcome::Released(_)
+            | OrderOutcome::AlreadyRecorded(_) => Self::internal(),
         }
     }
 }
 
 impl ApiError {
     /// 409 if there is not enough stock.
-    fn insufficient(figures: Figures) -> Self {
+    fn insufficient(figures: StockLevels) -> Self {
         let available = figures.available();
         let (english, korean) = match available {
             0 => ("Sold out.".to_owned(), "품절되었습니다.".to_owned()),

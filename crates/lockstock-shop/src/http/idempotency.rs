@@ -22,7 +22,7 @@ use crate::drf::body::{self, BodyLimits};
 use crate::error::ApiError;
 use crate::http::request_context::caller;
 use crate::state::IdempotencyLayers;
-use crate::storage::{Key, Once, Outcome, Recorded, Storage};
+use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
 
 /// How long a key stays claimed in the store of the locks if the server that claimed it dies.
 const CLAIM_LEASE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ struct StoredRecords(Arc<dyn Storage>);
 
 impl RecordStore for StoredRecords {
     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
-        let recorded = self.0.recorded(&storage_key(key)).await?;
+        let recorded = self.0.find_record(&storage_key(key)).await?;
         Ok(recorded.map(parse_record).transpose()?)
     }
 }
@@ -75,7 +75,7 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     loop {
         rounds.tick().await;
         loop {
-            match storage.forget(SWEEP_BATCH).await {
+            match storage.delete_expired_records(SWEEP_BATCH).await {
                 Ok(0) => break,
                 Ok(count) => debug!(count, "deleted expired idempotency records"),
                 Err(why) => {
@@ -108,11 +108,11 @@ pub(crate) async fn buffer_body(
 pub(crate) fn idempotent_write<T>(
     key: &MaybeKey,
     response: fn(&T) -> Option<Vec<u8>>,
-) -> Option<Once<T>> {
-    key.as_ref().map(|Extension(key)| Once {
+) -> Option<IdempotentWrite<T>> {
+    key.as_ref().map(|Extension(key)| IdempotentWrite {
         key: storage_key(key),
         fingerprint: key.fingerprint,
-        answer: response,
+        response,
     })
 }
 
@@ -120,10 +120,10 @@ pub(crate) fn idempotent_write<T>(
 /// `response` builds if the order had an effect, and otherwise an error.
 pub(crate) fn order_response(
     key: &MaybeKey,
-    outcome: Outcome,
-    response: fn(&Outcome) -> Option<RecordedResponse>,
+    outcome: OrderOutcome,
+    response: fn(&OrderOutcome) -> Option<RecordedResponse>,
 ) -> Result<Response, ApiError> {
-    if let Outcome::Recorded(recorded) = outcome {
+    if let OrderOutcome::AlreadyRecorded(recorded) = outcome {
         return replay(key, recorded);
     }
     let response = response(&outcome).ok_or_else(|| ApiError::from(outcome))?;
@@ -132,7 +132,7 @@ pub(crate) fn order_response(
 
 /// Returns the recorded response to a request whose key was used while it was in progress.
 /// Fails if the key was used with a different request.
-pub(crate) fn replay(key: &MaybeKey, recorded: Recorded) -> Result<Response, ApiError> {
+pub(crate) fn replay(key: &MaybeKey, recorded: ResponseRecord) -> Result<Response, ApiError> {
     let is_same = |Extension(key): &Extension<RequestKey>| key.fingerprint == recorded.fingerprint;
     if !key.as_ref().is_some_and(is_same) {
         return Err(ApiError::key_reused());
@@ -142,15 +142,15 @@ pub(crate) fn replay(key: &MaybeKey, recorded: Recorded) -> Result<Response, Api
         .map_err(|_| ApiError::internal())
 }
 
-fn storage_key(key: &RequestKey) -> Key {
-    Key {
+fn storage_key(key: &RequestKey) -> IdempotencyKey {
+    IdempotencyKey {
         caller: key.caller.as_str().into(),
         key: key.key.as_str().into(),
     }
 }
 
-fn parse_record(recorded: Recorded) -> Result<RecordedResponse, lockstock_http::Malformed> {
-    let record = RecordedResponse::from_bytes(recorded.answer)?;
+fn parse_record(recorded: ResponseRecord) -> Result<RecordedResponse, lockstock_http::Malformed> {
+    let record = RecordedResponse::from_bytes(recorded.response)?;
     let fingerprint = recorded.fingerprint;
     Ok(RecordedResponse {
         fingerprint,

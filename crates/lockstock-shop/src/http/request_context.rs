@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 
-use crate::storage::Origin;
+use crate::storage::RequestContext;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -18,13 +18,13 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone)]
 pub(crate) struct RequestId(pub(crate) Arc<str>);
 
-impl<S: Sync> FromRequestParts<S> for Origin {
+impl<S: Sync> FromRequestParts<S> for RequestContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let request = parts.extensions.get::<RequestId>();
         Ok(Self {
-            request: request.map_or_else(|| "".into(), |id| id.0.clone()),
+            request_id: request.map_or_else(|| "".into(), |id| id.0.clone()),
             caller: caller(&parts.headers),
         })
     }

@@ -2,7 +2,7 @@
 //! success none does for the rest of the lease.
 //!
 //! The lock is acquired after the request is read and validated, and no database connection is
-//! held while a request waits for it. Once the lock is held, the update runs to its end even if
+//! held while a request waits for it. IdempotentWrite the lock is held, the update runs to its end even if
 //! the client disconnects. The write is fenced (see `storage.rs`): if the lock is lost before
 //! the commit, nothing is written.
 
@@ -31,9 +31,9 @@ pub(crate) struct UpdateLockSettings {
 /// What happens to the lock of a product after a successful update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum AfterUpdate {
-    /// Stays locked for the rest of the lease: one update per lease.
+    /// The lock stays taken to the end of the lease: one update per lease
     Keep,
-    /// Is released: one update at a time.
+    /// The lock is released at once: one update at a time
     Release,
 }
 

@@ -1,69 +1,83 @@
 //! Products in Postgres.
 //!
-//! Point reads are combined: one statement reads all that were asked for while the one before
-//! was under way. So are updates and sales, see the files of this folder.
+//! Reads by id are batched: one statement reads all products requested while the previous one
+//! ran. Updates and orders are batched too; see [`updates`] and [`orders`].
 
+mod orders;
 mod pool;
 mod records;
-mod sales;
 mod updates;
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row};
+use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use self::orders::PendingOrder;
 use self::pool::Database;
 use self::records::Find;
-use self::sales::Sale;
-use self::updates::{Change, Update, insert_entry, note_answer, recorded};
-use super::sql::{self, Bind, ENTRY, RESERVATION};
+use self::updates::{Change, Update, find_record, insert_entry, insert_record};
+use super::error::{CommitTracker, written};
+use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Cause, Changes, Committing, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin,
-    Outcome, Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written,
-    now, waited,
+    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
+    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
+    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
-use crate::batch::{Combiner, Lanes};
+use crate::batch::{BatchLimits, Batcher};
 
-/// Every column of a [`Product`].
-const PRODUCT: &str = sql::product!("statement_timestamp()");
+/// Applies a macro of [`sql`] to the clock of Postgres.
+macro_rules! with_clock {
+    ($sql:ident) => {
+        $crate::storage::sql::$sql!("statement_timestamp()")
+    };
+}
+use with_clock;
+
+const SELECT_PRODUCTS: &str = concat!("SELECT ", with_clock!(product_columns), " FROM products");
 
 pub(super) struct Postgres {
     database: Database,
-    gets: Combiner<Get>,
-    finds: Combiner<Find>,
-    updates: Combiner<Update>,
-    sales: Combiner<Sale>,
+    gets: Batcher<Get>,
+    finds: Batcher<Find>,
+    updates: Batcher<Update>,
+    orders: Batcher<PendingOrder>,
 }
 
-/// One batch at a time, a second one beside a slow one.
-const LANES: Lanes = Lanes { most: 2, jobs: 128 };
-/// The more there are in one transaction, the less it costs each.
-const SALES: Lanes = Lanes { most: 2, jobs: 512 };
+const LIMITS: BatchLimits = BatchLimits {
+    concurrent: 2,
+    jobs: 128,
+};
+/// Larger, because the cost of a transaction hardly depends on the number of its orders.
+const ORDER_LIMITS: BatchLimits = BatchLimits {
+    concurrent: 2,
+    jobs: 512,
+};
 
 struct Get {
     id: i64,
-    answer: oneshot::Sender<Result<Option<Product>>>,
+    reply: oneshot::Sender<Result<Option<Product>>>,
 }
 
 impl Postgres {
-    pub(super) async fn open(url: &str, limits: Limits) -> anyhow::Result<Self> {
-        let database = Database::connect(url, limits).await?;
-        let (reading, finding) = (database.clone(), database.clone());
-        let (writing, selling) = (database.clone(), database.clone());
-        let updates = move |batch| updates::update(writing.clone(), batch);
-        let sales = move |turns| sales::sell(selling.clone(), turns);
+    pub(super) async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
+        let database = Database::connect(url, options).await?;
+        let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
-            gets: Combiner::start(LANES, move |batch| get(reading.clone(), batch)),
-            finds: Combiner::start(LANES, move |batch| {
-                records::find_all(finding.clone(), batch)
+            gets: Batcher::start(LIMITS, move |batch| get_all(gets.clone(), batch)),
+            finds: Batcher::start(LIMITS, move |batch| records::find_all(finds.clone(), batch)),
+            updates: Batcher::start(LIMITS, move |batch| {
+                updates::update_all(updates.clone(), batch)
             }),
-            updates: Combiner::start(LANES, updates),
-            sales: Combiner::start_in_turn(SALES, |sale: &Sale| sale.order.product, sales),
+            orders: Batcher::start_keyed(
+                ORDER_LIMITS,
+                |pending: &PendingOrder| pending.order.product,
+                move |batches| orders::execute(orders.clone(), batches),
+            ),
         })
     }
 }
@@ -72,65 +86,49 @@ impl Postgres {
 impl Storage for Postgres {
     async fn get(&self, id: i64) -> Result<Option<Product>> {
         self.gets
-            .ask(|answer| Get { id, answer })
+            .submit(|reply| Get { id, reply })
             .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+            .unwrap_or_else(|| Err(StorageError::read_lost()))
     }
 
-    async fn count(&self, selection: &Selection) -> Result<i64> {
-        let (filter, binds) = sql::filter(selection);
-        let text = format!("SELECT count(*) FROM products{filter}");
+    async fn count(&self, query: &ProductQuery) -> Result<i64> {
+        let mut query = sql::count_products(query);
         self.database
-            .run(|connection| {
-                Box::pin(async move {
-                    let mut query = sqlx::query_scalar(AssertSqlSafe(text));
-                    for bind in binds {
-                        query = match bind {
-                            Bind::Number(number) => query.bind(number),
-                            Bind::Text(text) => query.bind(text),
-                        };
-                    }
-                    Ok(query.fetch_one(connection).await?)
-                })
+            .with_connection(|connection| {
+                Box::pin(async move { Ok(query.build_query_scalar().fetch_one(connection).await?) })
             })
             .await
     }
 
-    async fn list(&self, selection: &Selection, limit: i64, offset: i64) -> Result<Vec<Product>> {
-        let (filter, binds) = sql::filter(selection);
-        let order = sql::order(selection);
-        let text =
-            format!("SELECT {PRODUCT} FROM products{filter}{order} LIMIT {limit} OFFSET {offset}");
+    async fn list(&self, query: &ProductQuery, limit: i64, offset: i64) -> Result<Vec<Product>> {
+        let mut query = sql::list_products(SELECT_PRODUCTS, query, limit, offset);
         self.database
-            .run(|connection| {
-                Box::pin(async move {
-                    let mut query = sqlx::query_as(AssertSqlSafe(text));
-                    for bind in binds {
-                        query = match bind {
-                            Bind::Number(number) => query.bind(number),
-                            Bind::Text(text) => query.bind(text),
-                        };
-                    }
-                    Ok(query.fetch_all(connection).await?)
-                })
+            .with_connection(|connection| {
+                Box::pin(async move { Ok(query.build_query_as().fetch_all(connection).await?) })
             })
             .await
     }
 
-    async fn create(&self, new: NewProduct, cause: Cause) -> Result<Written<Product>> {
-        let limits = self.database.limits;
-        let committing = Committing::default();
-        let commits = committing.clone();
+    async fn create(
+        &self,
+        new: NewProduct,
+        context: WriteContext,
+    ) -> Result<WriteOutcome<Product>> {
+        let options = self.database.options;
+        let tracker = CommitTracker::default();
+        let commit = tracker.clone();
         self.database
-            .run(|connection| Box::pin(create(connection, new, cause, limits, commits)))
+            .with_connection(|connection| {
+                Box::pin(create(connection, new, context, options, commit))
+            })
             .await
-            .map_err(|error| committing.note(error))
+            .map_err(|error| tracker.mark(error))
     }
 
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
         let new = new.to_vec();
         self.database
-            .run(|connection| Box::pin(insert_if_empty(connection, new)))
+            .with_connection(|connection| Box::pin(create_if_empty(connection, new)))
             .await
     }
 
@@ -138,49 +136,51 @@ impl Storage for Postgres {
         &self,
         id: i64,
         changes: Changes,
-        condition: Condition,
-        cause: Cause,
-    ) -> Result<Written<Product>> {
+        precondition: Precondition,
+        context: WriteContext,
+    ) -> Result<WriteOutcome<Product>> {
         self.updates
-            .ask(|answer| Update {
+            .submit(|reply| Update {
                 id,
                 changes,
-                condition,
-                cause,
-                answer,
+                precondition,
+                context,
+                reply,
             })
             .await
-            .unwrap_or_else(|| Err(StorageError::unanswered()))
+            .unwrap_or_else(|| Err(StorageError::write_lost()))
     }
 
     async fn delete(
         &self,
         id: i64,
-        condition: Condition,
-        origin: Origin,
-    ) -> Result<Written<Product>> {
-        let cause = Cause { origin, once: None };
-        updates::alone(&self.database, id, Change::Delete, condition, cause).await
+        precondition: Precondition,
+        request: RequestContext,
+    ) -> Result<WriteOutcome<Product>> {
+        let context = WriteContext {
+            request,
+            idempotency: None,
+        };
+        updates::write_single(&self.database, id, Change::Delete, precondition, context).await
     }
 
-    async fn sell(&self, order: Order) -> Result<Outcome> {
-        let patience = self.database.limits.timeout;
-        let sold = self.sales.ask_within(patience, |answer, ticket| Sale {
-            order,
-            answer,
-            ticket,
-        });
-        waited(sold.await)
+    async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {
+        let timeout = self.database.options.timeout;
+        let reply = self
+            .orders
+            .submit_within(timeout, |reply, start| PendingOrder {
+                order,
+                reply,
+                start,
+            });
+        written(reply.await)
     }
 
-    async fn purchase(&self, id: Uuid) -> Result<Option<Entry>> {
-        let text = format!(
-            "SELECT {ENTRY} FROM ledger WHERE id = $1 AND reason IN ('purchase', 'confirmed')"
-        );
+    async fn purchase(&self, id: Uuid) -> Result<Option<LedgerEntry>> {
         self.database
-            .run(|connection| {
+            .with_connection(|connection| {
                 Box::pin(async move {
-                    let query = sqlx::query_as(AssertSqlSafe(text)).bind(id);
+                    let query = sqlx::query_as(SELECT_PURCHASE).bind(id);
                     Ok(query.fetch_optional(connection).await?)
                 })
             })
@@ -188,36 +188,31 @@ impl Storage for Postgres {
     }
 
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
-        let found: Option<(Reservation, DateTime<Utc>)> = self
-            .database
-            .run(|connection| {
+        const SELECT: &str = concat!(
+            "SELECT ",
+            reservation_columns!(),
+            ", statement_timestamp() AS now FROM reservations WHERE id = $1"
+        );
+        self.database
+            .with_connection(|connection| {
                 Box::pin(async move {
-                    let text = format!(
-                        "SELECT {RESERVATION}, statement_timestamp() FROM reservations
-                         WHERE id = $1"
-                    );
-                    let query = sqlx::query(AssertSqlSafe(text)).bind(id);
-                    let row = query.fetch_optional(connection).await?;
-                    let found = row.map(|row| {
-                        Ok::<_, sqlx::Error>((
-                            Reservation::from_row(&row)?,
-                            row.try_get("statement_timestamp")?,
-                        ))
-                    });
-                    Ok(found.transpose()?)
+                    let query = sqlx::query(SELECT).bind(id);
+                    let Some(row) = query.fetch_optional(connection).await? else {
+                        return Ok(None);
+                    };
+                    let reservation = Reservation::from_row(&row)?;
+                    let now: DateTime<Utc> = row.try_get("now")?;
+                    let is_held = reservation.is_held(now);
+                    Ok(Some((reservation, is_held)))
                 })
             })
-            .await?;
-        Ok(found.map(|(reservation, now)| {
-            let is_held = reservation.is_held(now);
-            (reservation, is_held)
-        }))
+            .await
     }
 
-    async fn count_entries(&self, product: i64, which: Entries) -> Result<i64> {
-        let text = sql::count_entries(which);
+    async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64> {
+        let text = sql::count_entries(filter);
         self.database
-            .run(|connection| {
+            .with_connection(|connection| {
                 Box::pin(async move {
                     let query = sqlx::query_scalar(text).bind(product);
                     Ok(query.fetch_one(connection).await?)
@@ -229,39 +224,38 @@ impl Storage for Postgres {
     async fn entries(
         &self,
         product: i64,
-        which: Entries,
+        filter: EntryFilter,
         limit: i64,
         offset: i64,
-    ) -> Result<Vec<Entry>> {
-        let text = sql::entries(which, limit, offset);
+    ) -> Result<Vec<LedgerEntry>> {
+        let mut query = sql::list_entries(product, filter, limit, offset);
         self.database
-            .run(|connection| {
-                Box::pin(async move {
-                    let query = sqlx::query_as(AssertSqlSafe(text)).bind(product);
-                    Ok(query.fetch_all(connection).await?)
-                })
+            .with_connection(|connection| {
+                Box::pin(async move { Ok(query.build_query_as().fetch_all(connection).await?) })
             })
             .await
     }
 
-    async fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
+    async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
         let key = key.clone();
         self.finds
-            .ask(|answer| Find { key, answer })
+            .submit(|reply| Find { key, reply })
             .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+            .unwrap_or_else(|| Err(StorageError::read_lost()))
     }
 
-    async fn forget(&self, most: i64) -> Result<u64> {
-        let limits = self.database.limits;
+    async fn delete_expired_records(&self, max: i64) -> Result<u64> {
+        let options = self.database.options;
         self.database
-            .run(|connection| Box::pin(records::forget(connection, limits, most)))
+            .with_connection(|connection| {
+                Box::pin(records::delete_expired(connection, options, max))
+            })
             .await
     }
 
     async fn ping(&self) -> Result<()> {
         self.database
-            .run(|connection| Box::pin(async move { Ok(connection.ping().await?) }))
+            .with_connection(|connection| Box::pin(async move { Ok(connection.ping().await?) }))
             .await
     }
 
@@ -270,12 +264,13 @@ impl Storage for Postgres {
     }
 }
 
-async fn insert(connection: &mut PgConnection, new: &NewProduct, cause: &Cause) -> Result<Product> {
-    let text = format!(
-        "INSERT INTO products (name, description, price, stock, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $5) RETURNING {PRODUCT}"
-    );
-    let product: Product = sqlx::query_as(AssertSqlSafe(text))
+/// Inserts a product and the first entry of its ledger.
+async fn insert(
+    connection: &mut PgConnection,
+    new: &NewProduct,
+    request: &RequestContext,
+) -> Result<Product> {
+    let product: Product = sqlx::query_as(with_clock!(insert_product))
         .bind(&new.name)
         .bind(&new.description)
         .bind(new.price)
@@ -283,13 +278,13 @@ async fn insert(connection: &mut PgConnection, new: &NewProduct, cause: &Cause) 
         .bind(now())
         .fetch_one(&mut *connection)
         .await?;
-    insert_entry(connection, Entry::created(&product, &cause.origin)).await?;
+    insert_entry(connection, LedgerEntry::created(&product, request)).await?;
     Ok(product)
 }
 
-async fn insert_if_empty(connection: &mut PgConnection, new: Vec<NewProduct>) -> Result<bool> {
+async fn create_if_empty(connection: &mut PgConnection, new: Vec<NewProduct>) -> Result<bool> {
     let mut transaction = connection.begin().await?;
-    // Another replica may be starting at the same moment. Readers are let through.
+    // Another server may be starting at the same moment. The lock does not block readers.
     sqlx::raw_sql("LOCK TABLE products IN SHARE ROW EXCLUSIVE MODE")
         .execute(&mut *transaction)
         .await?;
@@ -298,44 +293,45 @@ async fn insert_if_empty(connection: &mut PgConnection, new: Vec<NewProduct>) ->
         .await?;
     if !any {
         for new in &new {
-            insert(&mut transaction, new, &Cause::default()).await?;
+            insert(&mut transaction, new, &RequestContext::default()).await?;
         }
     }
     transaction.commit().await?;
     Ok(!any)
 }
 
-/// Adds one, with the first line of its ledger.
 async fn create(
     connection: &mut PgConnection,
     new: NewProduct,
-    cause: Cause,
-    limits: Limits,
-    committing: Committing,
-) -> Result<Written<Product>> {
+    context: WriteContext,
+    options: StorageOptions,
+    tracker: CommitTracker,
+) -> Result<WriteOutcome<Product>> {
     let mut transaction = connection.begin().await?;
-    let product = insert(&mut transaction, &new, &cause).await?;
-    if !note_answer(&mut transaction, &cause, &product, limits).await? {
+    let product = insert(&mut transaction, &new, &context.request).await?;
+    if !insert_record(&mut transaction, &context, &product, options).await? {
         transaction.rollback().await?;
-        let recorded = recorded(connection, &cause, limits).await?;
-        return recorded
-            .map(Written::Recorded)
-            .ok_or_else(StorageError::closed);
+        let record = find_record(connection, &context, options).await?;
+        return record
+            .map(WriteOutcome::AlreadyRecorded)
+            .ok_or_else(StorageError::conflicting_record_expired);
     }
-    committing.commit(transaction).await?;
-    Ok(Written::Done(product))
+    tracker.commit(transaction).await?;
+    Ok(WriteOutcome::Done(product))
 }
 
-async fn get(database: Database, batch: Vec<Get>) {
+async fn get_all(database: Database, batch: Vec<Get>) {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = ANY($1)"
+    );
     let ids = batch.iter().map(|get| get.id).collect::<Vec<_>>();
     let found: Result<Vec<Product>> = database
-        .run(|connection| {
+        .with_connection(|connection| {
             Box::pin(async move {
-                let text = format!("SELECT {PRODUCT} FROM products WHERE id = ANY($1)");
-                Ok(sqlx::query_as(AssertSqlSafe(text))
-                    .bind(ids)
-                    .fetch_all(connection)
-                    .await?)
+                let query = sqlx::query_as(SELECT).bind(ids);
+                Ok(query.fetch_all(connection).await?)
             })
         })
         .await;
@@ -346,12 +342,12 @@ async fn get(database: Database, batch: Vec<Get>) {
                 .map(|product| (product.id, product))
                 .collect();
             for get in batch {
-                let _ = get.answer.send(Ok(found.get(&get.id).cloned()));
+                let _ = get.reply.send(Ok(found.get(&get.id).cloned()));
             }
         }
         Err(error) => {
             for get in batch {
-                let _ = get.answer.send(Err(error.clone()));
+                let _ = get.reply.send(Err(error.clone()));
             }
         }
     }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{ColumnIndex, Decode, FromRow, Result, Row, Type};
 use uuid::Uuid;
 
-use super::{Entry, Product, Reservation};
+use super::{LedgerEntry, Product, Reservation};
 
 impl<'r, R> FromRow<'r, R> for Product
 where
@@ -30,7 +30,7 @@ where
     }
 }
 
-impl<'r, R> FromRow<'r, R> for Entry
+impl<'r, R> FromRow<'r, R> for LedgerEntry
 where
     R: Row,
     &'static str: ColumnIndex<R>,

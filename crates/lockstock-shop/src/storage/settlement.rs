@@ -1,231 +1,248 @@
-//! The arithmetic of sales: orders in their order of arrival against what a transaction has
-//! read, and what it has to write. It knows no database; each kind of them reads a [`Shelf`]
-//! with the products locked, writes the [`Books`], and commits.
+//! The arithmetic of sales: applies orders, in order of arrival, to a snapshot that a transaction
+//! has read, and returns what it has to write.
 //!
-//! - Stock is never sold twice: what is bought comes from what is there and not held by others.
-//! - Each order is admitted or refused for itself, in order of arrival.
-//! - Every change is one entry of the ledger, with the version it makes, without gaps.
+//! A pure function, shared by both databases: each reads a [`Snapshot`] with the products locked,
+//! writes the [`Writes`], and commits.
+//!
+//! - No unit is sold twice: a purchase takes units that exist and are not set aside for others.
+//! - Each order is accepted or rejected on its own, in order of arrival.
+//! - Each change is one ledger entry, with the version that it makes, without gaps.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::sale::{
-    Entry, Figures, Key, Order, Outcome, Reason, Recorded, Reservation, State, Wish,
+use super::{
+    IdempotencyKey, LedgerEntry, Order, OrderKind, OrderOutcome, Reason, Reservation,
+    ReservationState, ResponseRecord, StockLevels,
 };
 
-/// What the transaction has read of the products that orders name.
+/// What a transaction has read for its orders.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    /// The time of the transaction, by the database's clock.
+pub(super) struct Snapshot {
+    /// The time of the transaction, by the clock of the database.
     pub(super) now: DateTime<Utc>,
-    /// Those that exist.
-    pub(super) products: HashMap<i64, OnShelf>,
-    /// Those that orders name, and those of callers who buy.
+    /// The products that exist.
+    pub(super) products: HashMap<i64, ProductState>,
+    /// The reservations that orders name, and those of known callers that buy.
     pub(super) reservations: BTreeMap<Uuid, Reservation>,
-    /// What was answered under the keys that orders have.
-    pub(super) records: HashMap<Key, Recorded>,
+    /// The records under the idempotency keys of the orders.
+    pub(super) records: HashMap<IdempotencyKey, ResponseRecord>,
 }
 
-/// A product, as far as it matters here.
+/// The part of a product that orders change or depend on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OnShelf {
+pub(super) struct ProductState {
     pub(super) price: i64,
     pub(super) version: i64,
-    pub(super) figures: Figures,
+    pub(super) levels: StockLevels,
 }
 
-/// What the transaction has to write, and to answer after its commit.
+/// What a transaction has to write, and the outcomes to return after its commit.
 #[derive(Debug, Default)]
-pub(super) struct Books {
-    /// In the order of the orders.
-    pub(super) outcomes: Vec<Outcome>,
+pub(super) struct Writes {
+    /// One for each order, in the same order.
+    pub(super) outcomes: Vec<OrderOutcome>,
     /// In the order in which they happened.
-    pub(super) entries: Vec<Entry>,
-    /// As they are now: each is new, or was changed.
+    pub(super) entries: Vec<LedgerEntry>,
+    /// Each is new or changed.
     pub(super) reservations: Vec<Reservation>,
-    /// By key, as all who write several write them: whoever waits for another's key holds none
-    /// that the other waits for.
-    pub(super) records: BTreeMap<Key, Recorded>,
-    /// The products that were sold of: stock and version.
+    /// Sorted by key, as every transaction writes them: transactions with the same keys cannot
+    /// deadlock.
+    pub(super) records: BTreeMap<IdempotencyKey, ResponseRecord>,
+    /// Stock and version of the products that were sold.
     pub(super) products: BTreeMap<i64, (i64, i64)>,
 }
 
-impl Books {
-    /// Nothing happened: there is nothing to write.
+impl Writes {
+    /// Returns whether there is nothing to write.
     pub(super) fn are_empty(&self) -> bool {
         self.entries.is_empty() && self.reservations.is_empty() && self.records.is_empty()
     }
 }
 
-/// Carries out all orders, one after the other.
-pub(super) fn settle<'a>(orders: impl IntoIterator<Item = &'a Order>, shelf: Shelf) -> Books {
-    let mut till = Till {
-        shelf,
-        books: Books::default(),
-        touched: HashSet::new(),
+/// Applies all orders, one after another.
+pub(super) fn settle<'a>(
+    orders: impl IntoIterator<Item = &'a Order>,
+    snapshot: Snapshot,
+) -> Writes {
+    let mut settlement = Settlement {
+        snapshot,
+        writes: Writes::default(),
+        changed: HashSet::new(),
     };
     for order in orders {
-        let outcome = till.once(order);
-        till.books.outcomes.push(outcome);
+        let outcome = settlement.apply_once(order);
+        settlement.writes.outcomes.push(outcome);
     }
-    let Till {
-        mut shelf,
-        mut books,
-        touched,
-    } = till;
-    shelf.reservations.retain(|id, _| touched.contains(id));
-    books.reservations = shelf.reservations.into_values().collect();
-    books
+    let Settlement {
+        mut snapshot,
+        mut writes,
+        changed,
+    } = settlement;
+    snapshot.reservations.retain(|id, _| changed.contains(id));
+    writes.reservations = snapshot.reservations.into_values().collect();
+    writes
 }
 
-struct Till {
-    shelf: Shelf,
-    books: Books,
+/// A settlement in progress. The snapshot always reflects the orders applied so far.
+struct Settlement {
+    snapshot: Snapshot,
+    writes: Writes,
     /// The reservations that are new or changed.
-    touched: HashSet<Uuid>,
+    changed: HashSet<Uuid>,
 }
 
-impl Till {
-    fn once(&mut self, order: &Order) -> Outcome {
-        let Some(once) = &order.once else {
-            return self.take(order);
+impl Settlement {
+    /// Applies an order, unless its idempotency key was used before.
+    fn apply_once(&mut self, order: &Order) -> OrderOutcome {
+        let Some(idempotency) = &order.idempotency else {
+            return self.apply(order);
         };
-        if let Some(recorded) = self.shelf.records.get(&once.key) {
-            return Outcome::Recorded(recorded.clone());
+        let key = &idempotency.key;
+        if let Some(record) = self.snapshot.records.get(key) {
+            return OrderOutcome::AlreadyRecorded(record.clone());
         }
-        let outcome = self.take(order);
-        if let Some(recorded) = once.record(&outcome) {
-            let records = &mut self.books.records;
-            records.insert(once.key.clone(), recorded.clone());
-            self.shelf.records.insert(once.key.clone(), recorded);
+        let outcome = self.apply(order);
+        if let Some(record) = idempotency.record(&outcome) {
+            self.writes.records.insert(key.clone(), record.clone());
+            self.snapshot.records.insert(key.clone(), record);
         }
         outcome
     }
 
-    fn take(&mut self, order: &Order) -> Outcome {
-        let Some(mut product) = self.shelf.products.get(&order.product).copied() else {
-            return Outcome::NoProduct;
+    fn apply(&mut self, order: &Order) -> OrderOutcome {
+        let Some(mut product) = self.snapshot.products.get(&order.product).copied() else {
+            return OrderOutcome::NoProduct;
         };
-        let outcome = match order.wish {
-            Wish::Purchase { quantity } => self.purchase(order, &mut product, quantity),
-            Wish::Reserve { quantity, hold } => {
-                self.reserve(order, &mut product, quantity, self.shelf.now + hold)
+        let outcome = match order.kind {
+            OrderKind::Purchase { quantity } => self.purchase(order, &mut product, quantity),
+            OrderKind::Reserve { quantity, ttl } => {
+                self.reserve(order, &mut product, quantity, self.snapshot.now + ttl)
             }
-            Wish::Confirm { reservation }
-            | Wish::Extend { reservation, .. }
-            | Wish::Cancel { reservation } => {
-                let found = self.shelf.reservations.get(&reservation).cloned();
-                let ours = found.filter(|found| {
-                    found.product == order.product && found.is_of(&order.origin.caller)
+            OrderKind::Confirm { reservation }
+            | OrderKind::Extend { reservation, .. }
+            | OrderKind::Cancel { reservation } => {
+                let found = self.snapshot.reservations.get(&reservation).cloned();
+                let usable = found.filter(|found| {
+                    found.product == order.product && found.is_of(&order.request.caller)
                 });
-                match ours {
-                    Some(reservation) => self.settle(order, &mut product, reservation),
-                    None => Outcome::NoReservation,
+                match usable {
+                    Some(reservation) => self.settle_reservation(order, &mut product, reservation),
+                    None => OrderOutcome::NoReservation,
                 }
             }
         };
-        self.shelf.products.insert(order.product, product);
+        self.snapshot.products.insert(order.product, product);
         outcome
     }
 
-    /// Of what is there and not held by others. What the caller holds is used first: it was
-    /// held for this.
-    fn purchase(&mut self, order: &Order, product: &mut OnShelf, quantity: i64) -> Outcome {
+    /// Buys units that are not set aside for others. The caller's own reservations are used up
+    /// first.
+    fn purchase(
+        &mut self,
+        order: &Order,
+        product: &mut ProductState,
+        quantity: i64,
+    ) -> OrderOutcome {
         let own = self.held_by(order);
         let held_by_caller: i64 = own.iter().map(|reservation| reservation.quantity).sum();
-        let others = Figures {
-            held: product.figures.held - held_by_caller,
-            ..product.figures
+        let others = StockLevels {
+            held: product.levels.held - held_by_caller,
+            ..product.levels
         };
         if quantity > others.available() {
-            return Outcome::Insufficient(others);
+            return OrderOutcome::Insufficient(others);
         }
         let entry = self.sell(order, product, quantity, None);
-        let mut left = quantity;
+        let mut remaining = quantity;
         for mut reservation in own {
-            let used = left.min(reservation.quantity);
+            let used = remaining.min(reservation.quantity);
             if used == 0 {
                 break;
             }
-            left -= used;
-            product.figures.held -= used;
+            remaining -= used;
+            product.levels.held -= used;
             if used == reservation.quantity {
-                reservation.state = State::Confirmed;
+                reservation.state = ReservationState::Confirmed;
                 reservation.purchase = Some(entry.id);
             } else {
                 reservation.quantity -= used;
             }
-            self.note(reservation);
+            self.stage(reservation);
         }
-        Outcome::Purchased(entry)
+        OrderOutcome::Purchased(entry)
     }
 
     fn reserve(
         &mut self,
         order: &Order,
-        product: &mut OnShelf,
+        product: &mut ProductState,
         quantity: i64,
         expires_at: DateTime<Utc>,
-    ) -> Outcome {
-        if quantity > product.figures.available() {
-            return Outcome::Insufficient(product.figures);
+    ) -> OrderOutcome {
+        if quantity > product.levels.available() {
+            return OrderOutcome::Insufficient(product.levels);
         }
-        product.figures.held += quantity;
+        product.levels.held += quantity;
         let reservation = Reservation {
-            // Of chance alone: for a caller nobody knows it is the only proof.
+            // Random: for an unknown caller it is the only proof of ownership.
             id: Uuid::new_v4(),
             product: order.product,
-            caller: order.origin.caller.to_string(),
+            caller: order.request.caller.to_string(),
             quantity,
-            state: State::Held,
+            state: ReservationState::Held,
             expires_at,
             purchase: None,
-            created_at: self.shelf.now,
+            created_at: self.snapshot.now,
         };
-        self.note(reservation.clone());
-        Outcome::Held(reservation)
+        self.stage(reservation.clone());
+        OrderOutcome::Held(reservation)
     }
 
-    /// Does with a reservation what is wished, if that can still be done.
-    fn settle(
+    /// Confirms, extends or cancels a reservation, if its state allows that.
+    fn settle_reservation(
         &mut self,
         order: &Order,
-        product: &mut OnShelf,
+        product: &mut ProductState,
         mut reservation: Reservation,
-    ) -> Outcome {
-        let (now, quantity) = (self.shelf.now, reservation.quantity);
+    ) -> OrderOutcome {
+        let (now, quantity) = (self.snapshot.now, reservation.quantity);
         let is_held = reservation.is_held(now);
-        match (reservation.state, order.wish) {
-            // What was wished is so.
-            (State::Cancelled, Wish::Cancel { .. }) => Outcome::Released(reservation),
-            (State::Cancelled | State::Confirmed, _) => Outcome::Settled(reservation),
-            (State::Held, Wish::Cancel { .. }) => {
+        match (reservation.state, order.kind) {
+            // Cancelled before: cancelling is idempotent.
+            (ReservationState::Cancelled, OrderKind::Cancel { .. }) => {
+                OrderOutcome::Released(reservation)
+            }
+            (ReservationState::Cancelled | ReservationState::Confirmed, _) => {
+                OrderOutcome::Settled(reservation)
+            }
+            (ReservationState::Held, OrderKind::Cancel { .. }) => {
                 if is_held {
-                    product.figures.held -= quantity;
+                    product.levels.held -= quantity;
                 }
-                reservation.state = State::Cancelled;
-                self.note(reservation.clone());
-                Outcome::Released(reservation)
+                reservation.state = ReservationState::Cancelled;
+                self.stage(reservation.clone());
+                OrderOutcome::Released(reservation)
             }
-            (State::Held, _) if !is_held => Outcome::Expired(reservation),
-            (State::Held, Wish::Extend { hold, .. }) => {
-                reservation.expires_at = reservation.expires_at.max(now + hold);
-                self.note(reservation.clone());
-                Outcome::Held(reservation)
+            (ReservationState::Held, _) if !is_held => OrderOutcome::Expired(reservation),
+            (ReservationState::Held, OrderKind::Extend { ttl, .. }) => {
+                reservation.expires_at = reservation.expires_at.max(now + ttl);
+                self.stage(reservation.clone());
+                OrderOutcome::Held(reservation)
             }
-            // The stock was set to less than is held.
-            (State::Held, _) if quantity > product.figures.stock => {
-                Outcome::Insufficient(product.figures)
+            // An update has set the stock below the held units.
+            (ReservationState::Held, _) if quantity > product.levels.stock => {
+                OrderOutcome::Insufficient(product.levels)
             }
-            (State::Held, _) => {
+            (ReservationState::Held, _) => {
                 let entry = self.sell(order, product, quantity, Some(reservation.id));
-                product.figures.held -= quantity;
-                reservation.state = State::Confirmed;
+                product.levels.held -= quantity;
+                reservation.state = ReservationState::Confirmed;
                 reservation.purchase = Some(entry.id);
-                self.note(reservation);
-                Outcome::Purchased(entry)
+                self.stage(reservation);
+                OrderOutcome::Purchased(entry)
             }
         }
     }
@@ -233,13 +250,13 @@ impl Till {
     fn sell(
         &mut self,
         order: &Order,
-        product: &mut OnShelf,
+        product: &mut ProductState,
         quantity: i64,
         reservation: Option<Uuid>,
-    ) -> Entry {
-        product.figures.stock -= quantity;
+    ) -> LedgerEntry {
+        product.levels.stock -= quantity;
         product.version += 1;
-        let entry = Entry {
+        let entry = LedgerEntry {
             id: Uuid::now_v7(),
             product: order.product,
             version: product.version,
@@ -248,32 +265,32 @@ impl Till {
                 None => Reason::Purchase,
             },
             delta: -quantity,
-            stock_after: product.figures.stock,
+            stock_after: product.levels.stock,
             unit_price: Some(product.price),
             reservation,
-            request: order.origin.request.to_string(),
+            request: order.request.request_id.to_string(),
             fence: None,
-            at: self.shelf.now,
+            at: self.snapshot.now,
         };
         let now = (entry.stock_after, entry.version);
-        self.books.products.insert(order.product, now);
-        self.books.entries.push(entry.clone());
+        self.writes.products.insert(order.product, now);
+        self.writes.entries.push(entry.clone());
         entry
     }
 
-    /// What the caller holds of the product: that which expires first comes first.
+    /// Returns what the caller holds of the product, the earliest expiry first.
     fn held_by(&self, order: &Order) -> Vec<Reservation> {
-        let caller = &*order.origin.caller;
+        let caller = &*order.request.caller;
         if caller.is_empty() {
             return Vec::new();
         }
         let is_own = |reservation: &&Reservation| {
             reservation.product == order.product
                 && reservation.caller == caller
-                && reservation.is_held(self.shelf.now)
+                && reservation.is_held(self.snapshot.now)
         };
         let mut own = self
-            .shelf
+            .snapshot
             .reservations
             .values()
             .filter(is_own)
@@ -283,9 +300,12 @@ impl Till {
         own
     }
 
-    fn note(&mut self, reservation: Reservation) {
-        self.touched.insert(reservation.id);
-        self.shelf.reservations.insert(reservation.id, reservation);
+    /// Records a new or changed reservation.
+    fn stage(&mut self, reservation: Reservation) {
+        self.changed.insert(reservation.id);
+        self.snapshot
+            .reservations
+            .insert(reservation.id, reservation);
     }
 }
 

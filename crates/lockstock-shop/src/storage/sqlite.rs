@@ -1,11 +1,11 @@
-//! Products in one SQLite file: one writer, batched; readers beside it.
+//! Products in one SQLite file: one writer, batched, and readers beside it.
 //!
-//! SQLite admits one writer at a time, so all writes go through one connection, and those
-//! that arrive while a transaction is under way share the next one and its one fsync
-//! (`synchronous=FULL`: an answer is never sent before its commit is on the disk).
+//! SQLite admits one writer at a time. All writes therefore go through one connection, and those
+//! that arrive while a transaction runs share the next one and its one fsync
+//! (`synchronous=FULL`: the commit is on the disk before a write returns).
 
+mod orders;
 mod records;
-mod sales;
 mod writer;
 
 use std::str::FromStr;
@@ -16,100 +16,105 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
-use self::writer::{Did, What, Write, Writer};
-use super::file_lock::Claim;
-use super::migrations;
-use super::sql::{self, Bind, ENTRY, RESERVATION};
+use self::writer::{Command, DeferredReply, Write, Writer};
+use super::error::written;
+use super::file_lock::FileLock;
+use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Cause, Changes, Condition, Entries, Entry, Key, Limits, NewProduct, Order, Origin, Outcome,
-    Product, Recorded, Reservation, Result, Selection, Storage, StorageError, Written, now, waited,
+    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
+    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
+    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now, sql,
 };
-use crate::batch::{Combiner, Lanes};
+use crate::batch::{BatchLimits, Batcher};
 
-/// Every column of a [`Product`]. The clock to the millisecond, as long as times are stored.
-const PRODUCT: &str = sql::product!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')");
+/// Applies a macro of [`sql`] to the clock of SQLite: to the millisecond, in the format of stored
+/// times.
+macro_rules! with_clock {
+    ($sql:ident) => {
+        $crate::storage::sql::$sql!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')")
+    };
+}
+use with_clock;
+
+const SELECT_PRODUCTS: &str = concat!("SELECT ", with_clock!(product_columns), " FROM products");
 
 pub(super) struct Sqlite {
     readers: SqlitePool,
-    limits: Limits,
+    options: StorageOptions,
     writer: Arc<Mutex<Writer>>,
-    gets: Combiner<Get>,
-    writes: Combiner<Write>,
-    /// Ends when the process does, however it ends.
-    _claim: Claim,
+    gets: Batcher<Get>,
+    writes: Batcher<Write>,
+    _file_lock: FileLock,
 }
 
 /// SQLite has one writer.
-const WRITES: Lanes = Lanes { most: 1, jobs: 256 };
-/// Point reads come in batches too, a second one beside a slow one.
-const GETS: Lanes = Lanes { most: 2, jobs: 256 };
+const WRITES: BatchLimits = BatchLimits {
+    concurrent: 1,
+    jobs: 256,
+};
+const GETS: BatchLimits = BatchLimits {
+    concurrent: 2,
+    jobs: 256,
+};
 
 struct Get {
     id: i64,
-    answer: oneshot::Sender<Result<Option<Product>>>,
+    reply: oneshot::Sender<Result<Option<Product>>>,
 }
 
 impl Sqlite {
-    pub(super) async fn open(url: &str, limits: Limits) -> anyhow::Result<Self> {
+    pub(super) async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
         anyhow::ensure!(
             !url.contains(":memory:") && !url.contains("mode=memory"),
-            "a database in memory would forget what was sold: name a file"
+            "an in-memory database loses every sale when the server stops: name a file"
         );
-        let options = SqliteConnectOptions::from_str(url)?
+        let connect_options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(limits.timeout)
+            .busy_timeout(options.timeout)
             .foreign_keys(true);
-        let mut writer = SqliteConnection::connect_with(&options).await?;
-        let claim = Claim::on(options.get_filename(), limits).await?;
-        migrations::sqlite().run(&mut writer).await?;
-        let claim = claim.opened(limits)?;
+        let mut connection = SqliteConnection::connect_with(&connect_options).await?;
+        let file_lock = FileLock::acquire(connect_options.get_filename(), options).await?;
+        migrations::sqlite().run(&mut connection).await?;
+        let file_lock = file_lock.share(options)?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(limits.connections.max(1))
-            .acquire_timeout(limits.timeout)
+            .max_connections(options.max_connections.max(1))
+            .acquire_timeout(options.timeout)
             .test_before_acquire(false)
-            .connect_with(options.clone().read_only(true))
+            .connect_with(connect_options.clone().read_only(true))
             .await?;
-        let writer = Arc::new(Mutex::new(Writer::new(options, writer, limits)));
-        let writing = writer.clone();
-        let writes = Combiner::start(WRITES, move |batch| {
-            let writer = writing.clone();
+        let writer = Writer::new(connect_options, connection, options);
+        let writer = Arc::new(Mutex::new(writer));
+        let batch_writer = writer.clone();
+        let writes = Batcher::start(WRITES, move |batch| {
+            let writer = batch_writer.clone();
             async move { writer.lock().await.write(batch).await }
         });
         let pool = readers.clone();
-        let gets = Combiner::start(GETS, move |batch| get(pool.clone(), batch));
+        let gets = Batcher::start(GETS, move |batch| get_all(pool.clone(), batch));
         Ok(Self {
             readers,
-            limits,
+            options,
             writer,
             gets,
             writes,
-            _claim: claim,
+            _file_lock: file_lock,
         })
     }
-}
 
-impl Sqlite {
-    async fn write(&self, what: What) -> Result<Did> {
-        let patience = self.limits.timeout;
-        let written = self.writes.ask_within(patience, |answer, ticket| Write {
-            what,
-            answer,
-            ticket,
-        });
-        waited(written.await)
-    }
-
-    async fn write_product(&self, what: What) -> Result<Written<Product>> {
-        match self.write(what).await? {
-            Did::Write(written) => Ok(written),
-            _ => Err(StorageError::closed()),
-        }
+    async fn write<T>(&self, command: impl FnOnce(DeferredReply<T>) -> Command) -> Result<T> {
+        let reply = self
+            .writes
+            .submit_within(self.options.timeout, |reply, start| Write {
+                command: command(DeferredReply::new(reply)),
+                start,
+            });
+        written(reply.await)
     }
 }
 
@@ -117,124 +122,122 @@ impl Sqlite {
 impl Storage for Sqlite {
     async fn get(&self, id: i64) -> Result<Option<Product>> {
         self.gets
-            .ask(|answer| Get { id, answer })
+            .submit(|reply| Get { id, reply })
             .await
-            .unwrap_or_else(|| Err(StorageError::closed()))
+            .unwrap_or_else(|| Err(StorageError::read_lost()))
     }
 
-    async fn count(&self, selection: &Selection) -> Result<i64> {
-        let (filter, binds) = sql::filter(selection);
-        let mut query = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT count(*) FROM products{filter}"
-        )));
-        for bind in binds {
-            query = match bind {
-                Bind::Number(number) => query.bind(number),
-                Bind::Text(text) => query.bind(text),
-            };
-        }
-        Ok(query.fetch_one(&self.readers).await?)
+    async fn count(&self, query: &ProductQuery) -> Result<i64> {
+        let mut query = sql::count_products(query);
+        Ok(query.build_query_scalar().fetch_one(&self.readers).await?)
     }
 
-    async fn list(&self, selection: &Selection, limit: i64, offset: i64) -> Result<Vec<Product>> {
-        let (filter, binds) = sql::filter(selection);
-        let order = sql::order(selection);
-        let mut query = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT {PRODUCT} FROM products{filter}{order} LIMIT {limit} OFFSET {offset}"
-        )));
-        for bind in binds {
-            query = match bind {
-                Bind::Number(number) => query.bind(number),
-                Bind::Text(text) => query.bind(text),
-            };
-        }
-        Ok(query.fetch_all(&self.readers).await?)
+    async fn list(&self, query: &ProductQuery, limit: i64, offset: i64) -> Result<Vec<Product>> {
+        let mut query = sql::list_products(SELECT_PRODUCTS, query, limit, offset);
+        Ok(query.build_query_as().fetch_all(&self.readers).await?)
     }
 
-    async fn create(&self, new: NewProduct, cause: Cause) -> Result<Written<Product>> {
-        self.write_product(What::Create(new, cause)).await
+    async fn create(
+        &self,
+        new: NewProduct,
+        context: WriteContext,
+    ) -> Result<WriteOutcome<Product>> {
+        self.write(|reply| Command::Create {
+            new,
+            context,
+            reply,
+        })
+        .await
     }
 
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
-        let did = self.write(What::CreateIfEmpty(new.to_vec())).await?;
-        Ok(matches!(did, Did::Write(Written::Done(_))))
+        let new = new.to_vec();
+        self.write(|reply| Command::CreateIfEmpty { new, reply })
+            .await
     }
 
     async fn update(
         &self,
         id: i64,
         changes: Changes,
-        condition: Condition,
-        cause: Cause,
-    ) -> Result<Written<Product>> {
-        self.write_product(What::Update(id, changes, condition, cause))
-            .await
+        precondition: Precondition,
+        context: WriteContext,
+    ) -> Result<WriteOutcome<Product>> {
+        self.write(|reply| Command::Update {
+            id,
+            changes,
+            precondition,
+            context,
+            reply,
+        })
+        .await
     }
 
     async fn delete(
         &self,
         id: i64,
-        condition: Condition,
-        origin: Origin,
-    ) -> Result<Written<Product>> {
-        let cause = Cause { origin, once: None };
-        self.write_product(What::Delete(id, condition, cause)).await
+        precondition: Precondition,
+        request: RequestContext,
+    ) -> Result<WriteOutcome<Product>> {
+        self.write(|reply| Command::Delete {
+            id,
+            precondition,
+            request,
+            reply,
+        })
+        .await
     }
 
-    async fn sell(&self, order: Order) -> Result<Outcome> {
-        match self.write(What::Sell(order)).await? {
-            Did::Sale(outcome) => Ok(outcome),
-            _ => Err(StorageError::closed()),
-        }
+    async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {
+        self.write(|reply| Command::Order { order, reply }).await
     }
 
-    async fn purchase(&self, id: Uuid) -> Result<Option<Entry>> {
-        let text = format!(
-            "SELECT {ENTRY} FROM ledger WHERE id = $1 AND reason IN ('purchase', 'confirmed')"
-        );
-        let query = sqlx::query_as(AssertSqlSafe(text)).bind(id);
+    async fn purchase(&self, id: Uuid) -> Result<Option<LedgerEntry>> {
+        let query = sqlx::query_as(SELECT_PURCHASE).bind(id);
         Ok(query.fetch_optional(&self.readers).await?)
     }
 
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
-        let text = format!("SELECT {RESERVATION} FROM reservations WHERE id = $1");
-        let query = sqlx::query_as(AssertSqlSafe(text)).bind(id);
-        let found: Option<Reservation> = query.fetch_optional(&self.readers).await?;
+        let found: Option<Reservation> = sqlx::query_as(concat!(
+            "SELECT ",
+            reservation_columns!(),
+            " FROM reservations WHERE id = $1"
+        ))
+        .bind(id)
+        .fetch_optional(&self.readers)
+        .await?;
         Ok(found.map(|reservation| {
             let is_held = reservation.is_held(now());
             (reservation, is_held)
         }))
     }
 
-    async fn count_entries(&self, product: i64, which: Entries) -> Result<i64> {
-        let query = sqlx::query_scalar(sql::count_entries(which)).bind(product);
+    async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64> {
+        let query = sqlx::query_scalar(sql::count_entries(filter)).bind(product);
         Ok(query.fetch_one(&self.readers).await?)
     }
 
     async fn entries(
         &self,
         product: i64,
-        which: Entries,
+        filter: EntryFilter,
         limit: i64,
         offset: i64,
-    ) -> Result<Vec<Entry>> {
-        let text = sql::entries(which, limit, offset);
-        let query = sqlx::query_as(AssertSqlSafe(text)).bind(product);
-        Ok(query.fetch_all(&self.readers).await?)
+    ) -> Result<Vec<LedgerEntry>> {
+        let mut query = sql::list_entries(product, filter, limit, offset);
+        Ok(query.build_query_as().fetch_all(&self.readers).await?)
     }
 
-    async fn recorded(&self, key: &Key) -> Result<Option<Recorded>> {
+    async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
         let mut reader = self.readers.acquire().await?;
         let keys = std::slice::from_ref(key);
-        let found = records::find(&mut reader, keys, self.limits.forgotten()).await?;
+        let found = records::find(&mut reader, keys, self.options.expired_at()).await?;
         Ok(found.into_values().next())
     }
 
-    async fn forget(&self, most: i64) -> Result<u64> {
-        match self.write(What::Forget(most)).await? {
-            Did::Forget(forgotten) => Ok(forgotten),
-            _ => Err(StorageError::closed()),
-        }
+    async fn delete_expired_records(&self, max: i64) -> Result<u64> {
+        self.write(|reply| Command::DeleteExpiredRecords { max, reply })
+            .await
     }
 
     async fn ping(&self) -> Result<()> {
@@ -244,30 +247,34 @@ impl Storage for Sqlite {
 
     async fn close(&self) {
         self.readers.close().await;
-        // The last one to close moves everything from the log into the file.
+        // The last connection to close checkpoints the write-ahead log into the file.
         self.writer.lock().await.close().await;
     }
 }
 
-/// As times that are compared are stored: always as long.
+/// Formats a time as the columns store it: with a fixed length, so that texts compare as times.
 fn as_text(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
-async fn get(readers: SqlitePool, batch: Vec<Get>) {
-    // One statement for any number of ids: SQLite has no arrays, but reads JSON.
+async fn get_all(readers: SqlitePool, batch: Vec<Get>) {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        // One statement for any number of ids: SQLite has no arrays, but reads JSON.
+        " FROM products WHERE id IN (SELECT value FROM json_each($1))"
+    );
     let ids = batch.iter().map(|get| get.id).collect::<Vec<_>>();
-    let found: sqlx::Result<Vec<Product>> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {PRODUCT} FROM products WHERE id IN (SELECT value FROM json_each($1))"
-    )))
-    .bind(serde_json::json!(ids).to_string())
-    .fetch_all(&readers)
-    .await;
+    let found: sqlx::Result<Vec<Product>> = sqlx::query_as(SELECT)
+        .bind(serde_json::json!(ids).to_string())
+        .fetch_all(&readers)
+        .await;
     let found = found.map_err(StorageError::from);
     for get in batch {
         let product = found
-            .clone()
-            .map(|found| found.into_iter().find(|product| product.id == get.id));
-        let _ = get.answer.send(product);
+            .as_ref()
+            .map(|found| found.iter().find(|product| product.id == get.id).cloned())
+            .map_err(Clone::clone);
+        let _ = get.reply.send(product);
     }
 }

@@ -1,4 +1,4 @@
-//! `lockstock bench lock`: the figures that are there, and what makes it fail.
+//! `lockstock bench lock`: its results, and what makes it fail.
 
 use std::process::{Child, Output, Stdio};
 
@@ -13,15 +13,15 @@ fn bench(args: &[&str]) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-/// The line of JSON of a bench in which everything was as it must be.
+/// Returns the JSON of a bench that found no violation.
 fn measured(args: &[&str]) -> Value {
     let output = bench(&[&["--json", "--seconds", "1"], args].concat());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
     let line: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(line["acquisitions_per_s"].as_f64().unwrap() > 0.0, "{line}");
-    for nothing in ["overlaps", "fence_violations", "lost", "stalled", "errors"] {
-        assert_eq!(line[nothing], 0, "{nothing} of {line}");
+    for failure in ["overlaps", "fence_violations", "lost", "stalled", "errors"] {
+        assert_eq!(line[failure], 0, "{failure} of {line}");
     }
     let wait = |which: &str| line[which].as_f64().unwrap();
     let (p50, p99) = (wait("wait_p50_ms"), wait("wait_p99_ms"));
@@ -29,48 +29,48 @@ fn measured(args: &[&str]) -> Value {
     line
 }
 
-/// A script calls several commands more, which do not count.
-fn counted(line: &Value) {
+/// Asserts that commands which scripts call are not counted.
+fn assert_commands(line: &Value) {
     match line["commands_per_acquisition"].as_f64() {
         Some(commands) => assert!(commands > 0.0 && commands < 3.0, "{line}"),
-        // A busy machine is no failure, and no reason to guess.
+        // On a busy machine the count is unknown, which is not a failure.
         None => assert!(line.to_string().contains("too little"), "{line}"),
     }
 }
 
-/// Runs what must fail, and gives what it says.
-fn refused(args: &[&str], code: i32) -> String {
+/// Asserts that the bench fails with `code`, and returns its error.
+fn error(args: &[&str], code: i32) -> String {
     let output = bench(args);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
 }
 
 #[test]
-fn processes_take_turns_on_one_name_and_every_figure_is_there() {
+fn processes_that_contend_for_one_name_are_measured() {
     let redis = Redis::start();
     let args = ["--store", &redis.url(), "--processes", "2", "--tasks", "2"];
     let line = measured(&args);
-    counted(&line);
+    assert_commands(&line);
 }
 
 #[test]
-fn names_enough_for_all_leave_nobody_waiting_for_another() {
+fn tasks_with_names_of_their_own_are_measured() {
     let redis = Redis::start();
     let store = ["--store", &redis.url(), "--processes", "2"];
     let line = measured(&[&store[..], &["--tasks", "20", "--names", "40"]].concat());
-    counted(&line);
+    assert_commands(&line);
 }
 
 #[test]
-fn in_memory_nothing_is_sent() {
+fn in_memory_no_commands_are_sent() {
     let line = measured(&["--work", "1ms"]);
     assert_eq!(line["commands_per_acquisition"], 0.0);
 }
 
 #[test]
-fn a_redis_that_does_not_tell_leaves_that_figure_out_and_says_why() {
+fn without_permission_to_count_commands_the_reason_is_given() {
     for denied in ["INFO", "MONITOR"] {
         let redis = Redis::start();
         let but = format!("-{denied}");
@@ -88,14 +88,14 @@ fn a_redis_that_does_not_tell_leaves_that_figure_out_and_says_why() {
 }
 
 #[tokio::test]
-async fn holders_that_overlap_are_found_out_and_fail_it() {
+async fn overlapping_holders_fail_the_bench() {
     let redis = Redis::start();
     let two = ["--processes", "2", "--tasks", "1", "--work", "1s"];
     let more = ["--store", &redis.url(), "--seconds", "2", "--json"];
     let bench = start(&[&two[..], &more].concat());
     let held = || (redis.command(&["EXISTS", "lockstock-bench-0"]).unwrap() == "1").then_some(());
     eventually("held", async || held()).await;
-    // A Redis that forgets, and whose clients have to ask again while the holder works on.
+    // Redis loses the lock, and its clients reconnect and acquire it while the holder works.
     redis.command(&["FLUSHALL"]).unwrap();
     for kind in ["normal", "pubsub"] {
         redis.command(&["CLIENT", "KILL", "TYPE", kind]).unwrap();
@@ -107,7 +107,7 @@ async fn holders_that_overlap_are_found_out_and_fail_it() {
 }
 
 #[test]
-fn help_teaches() {
+fn help_lists_options_and_examples() {
     let help = bench(&["--help"]);
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
@@ -124,31 +124,31 @@ fn help_teaches() {
 }
 
 #[test]
-fn a_wrong_word_says_what_would_be_right() {
-    let one_process = refused(&["--processes", "2"], 1);
+fn an_invalid_value_is_rejected_with_an_example() {
+    let one_process = error(&["--processes", "2"], 1);
     assert!(
         one_process.contains("redis://127.0.0.1:6379/1"),
         "{one_process}"
     );
-    let too_long = refused(&["--work", "2s", "--lease", "1s"], 1);
+    let too_long = error(&["--work", "2s", "--lease", "1s"], 1);
     assert!(too_long.contains("--lease"), "{too_long}");
-    assert!(refused(&["--tasks", "0"], 2).contains("1..=100000"));
-    assert!(refused(&["--work", "3"], 2).contains("500ms"));
-    let nobody = format!("redis://shop:open-sesame@127.0.0.1:{}/0", free_port());
-    let said = refused(&["--store", &nobody, "--processes", "3"], 1);
-    assert!(said.contains("cannot connect to Redis"), "{said}");
-    assert_eq!(said.lines().count(), 1, "once, not once a process: {said}");
-    assert!(!said.contains("open-sesame"), "{said}");
+    assert!(error(&["--tasks", "0"], 2).contains("from 1 to 100000"));
+    assert!(error(&["--work", "3"], 2).contains("like 2ms"));
+    let store = format!("redis://shop:open-sesame@127.0.0.1:{}/0", free_port());
+    let stderr = error(&["--store", &store, "--processes", "3"], 1);
+    assert!(stderr.contains("cannot connect to Redis"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "not once per process: {stderr}");
+    assert!(!stderr.contains("open-sesame"), "{stderr}");
 }
 
 #[tokio::test]
-async fn its_processes_end_with_it() {
+async fn workers_exit_when_the_bench_is_killed() {
     let redis = Redis::start();
     let many = ["--processes", "3", "--seconds", "600"];
     let mut bench = start(&[&["--store", &redis.url()], &many[..]].concat());
     let clients = || {
         let clients = redis.command(&["CLIENT", "LIST"]).unwrap();
-        // Not the one that asks.
+        // Without the client that lists them.
         clients.lines().count() - 1
     };
     eventually("started", async || (clients() >= 3).then_some(())).await;

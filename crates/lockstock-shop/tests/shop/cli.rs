@@ -1,4 +1,4 @@
-//! The command line, as a newcomer meets it.
+//! The command line: help, invalid values, the environment, and `lockstock race`.
 
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -12,26 +12,27 @@ fn run(args: &[&str]) -> Output {
     binary().args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs what must fail: with this code, one clear line that has `words`, and no panic.
+/// Asserts that the command fails with `code` and an error that contains `words`. Errors at run
+/// time (code 1) are one line.
 fn fails(args: &[&str], code: i32, words: &[&str]) {
     let output = run(args);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
     for word in words {
         assert!(
-            said.contains(word),
-            "{args:?}: '{word}' is missing in: {said}"
+            stderr.contains(word),
+            "{args:?}: '{word}' is missing in: {stderr}"
         );
     }
-    assert!(!said.contains("panicked"), "{said}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
     if code == 1 {
-        let lines = said.lines().filter(|line| !line.starts_with('{')).count();
-        assert_eq!(lines, 1, "{said}");
+        let lines = stderr.lines().filter(|line| !line.starts_with('{')).count();
+        assert_eq!(lines, 1, "{stderr}");
     }
 }
 
 #[test]
-fn help_teaches() {
+fn help_lists_commands_options_and_examples() {
     let help = run(&["--help"]);
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
@@ -56,13 +57,13 @@ fn help_teaches() {
 }
 
 #[test]
-fn a_bad_value_says_what_would_be_good() {
-    // The default may be in use on the machine that tests.
-    let anywhere = "127.0.0.1:0";
+fn an_invalid_value_is_rejected_with_an_example() {
+    // The default port may be in use on this machine.
+    let any_port = "127.0.0.1:0";
     fails(
         &["--update-lease", "0s"],
         2,
-        &["--update-lease", "1ms to 24h"],
+        &["--update-lease", "1ms to 1d"],
     );
     fails(&["--update-lease", "3"], 2, &["3s"]);
     fails(&["--after-update", "maybe"], 2, &["keep", "release"]);
@@ -73,24 +74,24 @@ fn a_bad_value_says_what_would_be_good() {
     );
     fails(&["--body-limit", "0"], 2, &["65536"]);
     fails(
-        &["--listen", anywhere, "--store", "memcached://x"],
+        &["--listen", any_port, "--store", "memcached://x"],
         1,
         &["memory://", "redis://"],
     );
     fails(
-        &["--listen", anywhere, "--database", "mysql://x"],
+        &["--listen", any_port, "--database", "mysql://x"],
         1,
         &["sqlite://", "postgres://"],
     );
     fails(
-        &["--listen", anywhere, "--database", "sqlite://:memory:"],
+        &["--listen", any_port, "--database", "sqlite://:memory:"],
         1,
         &["name a file"],
     );
-    fails(&["race", "--requests", "1"], 2, &["2..=1000"]);
-    fails(&["race", "--requests", "many"], 2, &["2..=1000"]);
+    fails(&["race", "--requests", "1"], 2, &["from 2 to 1000"]);
+    fails(&["race", "--requests", "many"], 2, &["from 2 to 1000"]);
     fails(&["race", "--product", "abc"], 2, &["like 1"]);
-    fails(&["--database-connections", "x"], 2, &["2..=1000"]);
+    fails(&["--database-connections", "x"], 2, &["from 2 to 1000"]);
     fails(
         &["race", "--url", "localhost"],
         1,
@@ -100,18 +101,18 @@ fn a_bad_value_says_what_would_be_good() {
 }
 
 #[test]
-fn what_is_not_there_is_named_in_one_line() {
+fn an_unreachable_dependency_is_reported_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     fails(&["--listen", &address], 1, &[&address, "--listen"]);
-    let nobody = free_port();
-    let store = format!("redis://shop:open-sesame@127.0.0.1:{nobody}/0");
+    let closed_port = free_port();
+    let store = format!("redis://shop:open-sesame@127.0.0.1:{closed_port}/0");
     fails(
         &["--listen", "127.0.0.1:0", "--store", &store],
         1,
         &["cannot connect to Redis", "refused"],
     );
-    let database = format!("postgres://shop:open-sesame@127.0.0.1:{nobody}/shop");
+    let database = format!("postgres://shop:open-sesame@127.0.0.1:{closed_port}/shop");
     fails(
         &["--listen", "127.0.0.1:0", "--database", &database],
         1,
@@ -127,7 +128,7 @@ fn what_is_not_there_is_named_in_one_line() {
         1,
         &["cannot open the database"],
     );
-    let url = format!("http://127.0.0.1:{nobody}");
+    let url = format!("http://127.0.0.1:{closed_port}");
     fails(&["race", "--url", &url], 1, &["is the server running?"]);
     for output in [
         run(&["--listen", "127.0.0.1:0", "--store", &store]),
@@ -138,7 +139,7 @@ fn what_is_not_there_is_named_in_one_line() {
 }
 
 #[tokio::test]
-async fn options_come_from_the_environment_too() {
+async fn options_can_be_given_in_the_environment() {
     let server = Server::embedded()
         .env("LOCKSTOCK_AFTER_UPDATE", "release")
         .start();
@@ -152,11 +153,11 @@ async fn options_come_from_the_environment_too() {
 }
 
 #[tokio::test]
-async fn an_empty_database_gets_samples_once() {
+async fn an_empty_database_gets_sample_products_once() {
     let folder = tempfile::tempdir().unwrap();
     let database = sqlite(&folder.path().join("shop.sqlite3"));
     for _ in 0..2 {
-        // Without --no-samples, which the other tests say.
+        // Without --no-samples, which `Server::on` adds.
         let mut command = binary();
         command.args([
             "--listen",
@@ -177,7 +178,7 @@ async fn an_empty_database_gets_samples_once() {
 }
 
 #[tokio::test]
-async fn two_servers_with_locks_in_memory_do_not_share_a_file() {
+async fn a_second_server_with_locks_in_memory_cannot_open_the_same_file() {
     let folder = tempfile::tempdir().unwrap();
     let database = sqlite(&folder.path().join("shop.sqlite3"));
     let _server = Server::on("memory://", &database).start();
@@ -189,16 +190,17 @@ async fn two_servers_with_locks_in_memory_do_not_share_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_race_has_one_winner_and_says_who() {
+async fn a_race_has_one_winner_and_names_it() {
     let server = Server::embedded().args(&["--update-lease", "2s"]).start();
     server.create(10).await;
     let race = |args: &[&str]| run(&[&["race", "--url", &server.url], args].concat());
-    let picture = race(&["--rounds", "2"]);
-    let said = String::from_utf8(picture.stdout).unwrap();
-    assert!(picture.status.success(), "{said}");
-    assert_eq!(said.matches("200 OK").count(), 2, "{said}");
-    assert_eq!(said.matches("429 Too Many Requests").count(), 8, "{said}");
-    assert!(said.contains(" won; 4 lost"), "{said}");
+    let output = race(&["--rounds", "2"]);
+    let chart = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{chart}");
+    assert_eq!(chart.matches("200 OK").count(), 2, "{chart}");
+    assert_eq!(chart.matches("429 Too Many Requests").count(), 8, "{chart}");
+    assert!(chart.contains(" won; 4 lost"), "{chart}");
+    assert!(!chart.contains('\x1b'), "no colours in a pipe: {chart}");
 
     let id = server.create(10).await;
     let lines = race(&["--json", "--product", &id.to_string(), "--requests", "10"]);

@@ -1,4 +1,4 @@
-//! `lockstock locks`, as an operator meets it.
+//! `lockstock locks`: the table, the JSON, `--watch` and `release`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
@@ -13,10 +13,9 @@ use tokio::time::timeout;
 use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
 
 const LEASE: Duration = Duration::from_secs(3600);
-/// On the machines that we run on; the test kit takes numbers.
 const SIGINT: i32 = 2;
 
-/// `lockstock locks` on a Redis.
+/// Runs `lockstock locks` on a Redis.
 fn locks(redis: &Redis, args: &[&str]) -> Output {
     let mut command = binary();
     command.arg("locks").args(args);
@@ -24,12 +23,12 @@ fn locks(redis: &Redis, args: &[&str]) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Why it failed, in a line.
-fn refused(output: &Output) -> String {
+/// Returns the error line of a command that failed.
+fn error(output: &Output) -> String {
     let why = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(1), "{why}");
     assert_eq!(why.lines().count(), 1, "{why}");
@@ -52,7 +51,7 @@ async fn hold(store: &Store, name: impl AsRef<[u8]>) -> Guard {
     lock.acquire().await.unwrap()
 }
 
-/// Waits in the queue by the time this returns.
+/// Starts a waiter, and returns once it is in the queue of Redis.
 async fn wait(redis: &Redis, store: &Store, name: &str) -> JoinHandle<Guard> {
     let lock = store.lock(name).lease(LEASE).unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
@@ -65,9 +64,11 @@ async fn wait(redis: &Redis, store: &Store, name: &str) -> JoinHandle<Guard> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_shows_who_holds_and_who_waits() {
+async fn the_table_lists_holders_and_waiters() {
     let redis = Redis::start();
-    assert!(said(&locks(&redis, &[])).starts_with("No lock is held, kept or waited for in redis:"));
+    assert!(
+        stdout(&locks(&redis, &[])).starts_with("No lock is held, kept or waited for in redis:")
+    );
     assert_eq!(json(&redis), serde_json::json!([]));
 
     let (one, two) = (store(&redis).await, store(&redis).await);
@@ -76,7 +77,7 @@ async fn the_table_shows_who_holds_and_who_waits() {
     let done = hold(&one, "nightly").await;
     done.keep().await.unwrap();
     let _odd = hold(&two, b"a\x1b[2J\xff\n").await;
-    let table = said(&locks(&redis, &[]));
+    let table = stdout(&locks(&redis, &[]));
     let lines = table.lines().collect::<Vec<_>>();
     assert_eq!(lines.len(), 6, "{table}");
     for heading in [
@@ -103,8 +104,8 @@ async fn the_table_shows_who_holds_and_who_waits() {
     assert_eq!(lines[5], "3 names, 1 waiter");
     assert!(!table.contains('\x1b'), "{table}");
 
-    let told = json(&redis);
-    let report = &told[2];
+    let listed = json(&redis);
+    let report = &listed[2];
     assert_eq!(report["name"], "report");
     assert_eq!(report["kind"], "lock");
     let holder = &report["holders"][0];
@@ -126,16 +127,16 @@ async fn the_table_shows_who_holds_and_who_waits() {
 }
 
 #[test]
-fn where_nothing_can_be_seen_it_says_so() {
+fn a_store_that_cannot_be_listed_is_explained() {
     let mut command = binary();
-    let why = refused(&command.arg("locks").output().unwrap());
+    let why = error(&command.arg("locks").output().unwrap());
     assert!(
         why.contains("memory://") && why.contains("--store redis://"),
         "{why}"
     );
     let redis = Redis::start();
-    let nobody = locks(&redis, &["--store", "redis://127.0.0.1:1/0"]);
-    assert!(refused(&nobody).contains("cannot connect to Redis"));
+    let unreachable = locks(&redis, &["--store", "redis://127.0.0.1:1/0"]);
+    assert!(error(&unreachable).contains("cannot connect to Redis"));
     for (args, word) in [
         (&["--watch", "0"][..], "like 2"),
         (&["release", "a\\q"], "write \\\\"),
@@ -146,7 +147,7 @@ fn where_nothing_can_be_seen_it_says_so() {
         assert_eq!(output.status.code(), Some(2), "{why}");
         assert!(why.contains(word), "{why}");
     }
-    let help = said(&locks(&redis, &["--help"]));
+    let help = stdout(&locks(&redis, &["--help"]));
     for word in [
         "LOCKSTOCK_STORE",
         "--watch",
@@ -157,14 +158,14 @@ fn where_nothing_can_be_seen_it_says_so() {
     ] {
         assert!(help.contains(word), "{word} is missing in {help}");
     }
-    let help = said(&locks(&redis, &["release", "--help"]));
+    let help = stdout(&locks(&redis, &["release", "--help"]));
     for word in ["--yes", "--kind", "--store", "What happens:"] {
         assert!(help.contains(word), "{word} is missing in {help}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watching_shows_each_change_until_ctrl_c() {
+async fn watch_lists_changes_until_ctrl_c() {
     let redis = Redis::start();
     let mut command = binary();
     command.args(["locks", "--watch", "0.1", "--json", "--store", &redis.url()]);
@@ -186,52 +187,52 @@ async fn watching_shows_each_change_until_ctrl_c() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_person_to_ask_nothing_is_released() {
+async fn without_confirmation_no_lock_is_released() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let guard = hold(&store, "report").await;
-    let asked = locks(&redis, &["release", "report"]);
-    assert!(said(&asked).contains(&store.client_id().to_string()));
-    let why = refused(&asked);
+    let unconfirmed = locks(&redis, &["release", "report"]);
+    assert!(stdout(&unconfirmed).contains(&store.client_id().to_string()));
+    let why = error(&unconfirmed);
     assert!(
-        why.contains("no terminal") && why.contains("--yes"),
+        why.contains("not a terminal") && why.contains("--yes"),
         "{why}"
     );
     guard.release().await.unwrap();
-    assert!(refused(&locks(&redis, &["release", "report"])).contains("nobody holds 'report'"));
-    // A cached page is no lock.
+    assert!(error(&locks(&redis, &["release", "report"])).contains("'report' has no holder"));
+    // A cached page is not a lock.
     redis.command(&["SET", "page", "<html>"]).unwrap();
-    let why = refused(&locks(&redis, &["release", "page", "--yes"]));
-    assert!(why.contains("no lock of ours"), "{why}");
+    let why = error(&locks(&redis, &["release", "page", "--yes"]));
+    assert!(why.contains("not written by Lockstock"), "{why}");
     assert_eq!(redis.command(&["GET", "page"]).unwrap(), "<html>");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_force_the_next_waiter_has_it_and_it_is_logged() {
+async fn a_forced_release_hands_over_to_the_next_waiter_and_is_logged() {
     let redis = Redis::start();
     let (one, two) = (store(&redis).await, store(&redis).await);
     let guard = hold(&one, "report").await;
     let waiter = wait(&redis, &two, "report").await;
     let released = locks(&redis, &["release", "report", "--yes"]);
-    let tale = said(&released);
-    assert!(released.status.success(), "{tale}");
+    let output = stdout(&released);
+    assert!(released.status.success(), "{output}");
     let next = timeout(PATIENCE, waiter).await.unwrap().unwrap();
     let (old, new) = (one.client_id(), two.client_id());
     for words in [
         format!("Process {old} will lose it at once"),
-        format!("Process {new} waits and is handed it."),
-        "the fence refuses it".to_owned(),
+        format!("Process {new} waits and gets it."),
+        "rejects the old holder".to_owned(),
         format!("Process {old} has lost it."),
-        format!("Process {new} has it now, fence {}.", next.fence()),
+        format!("Process {new} holds it now, fence {}.", next.fence()),
     ] {
-        assert!(tale.contains(&words), "'{words}' is missing in {tale}");
+        assert!(output.contains(&words), "'{words}' is missing in {output}");
     }
     let log = String::from_utf8(released.stderr).unwrap();
     let line: Value = serde_json::from_str(&log).unwrap();
     assert_eq!(line["level"], "WARN");
     assert_eq!(line["message"], "released by force");
     assert_eq!(
-        (&line["name"], &line["family"]),
+        (&line["name"], &line["kind"]),
         (&"report".into(), &"lock".into())
     );
     assert!(guard.release().await.unwrap_err().is_lost());
@@ -239,7 +240,7 @@ async fn by_force_the_next_waiter_has_it_and_it_is_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_several_holders_is_named_by_its_token() {
+async fn one_of_several_holders_is_chosen_by_its_token() {
     let redis = Redis::start();
     let (one, two) = (store(&redis).await, store(&redis).await);
     let permit = async |store: &Store| {
@@ -251,18 +252,18 @@ async fn one_of_several_holders_is_named_by_its_token() {
         let all = [&["release", "uploads", "--yes"], args].concat();
         locks(&redis, &all)
     };
-    let (mine, others) = (one.client_id().to_string(), two.client_id().to_string());
-    assert!(refused(&release(&["--holder", "xyz"])).contains(&others));
-    assert!(refused(&release(&["--holder", &mine])).contains("give more of one"));
-    assert!(release(&["--holder", &others]).status.success());
+    let (first_client, second_client) = (one.client_id().to_string(), two.client_id().to_string());
+    assert!(error(&release(&["--holder", "xyz"])).contains(&second_client));
+    assert!(error(&release(&["--holder", &first_client])).contains("give a longer prefix"));
+    assert!(release(&["--holder", &second_client]).status.success());
     let [first, second, third] = guards;
     assert!(third.release().await.unwrap_err().is_lost());
-    // A lock of the same name makes it unclear what is meant.
+    // A lock of the same name makes the kind ambiguous.
     let lock = hold(&one, "uploads").await;
-    assert!(refused(&release(&[])).contains("--kind"));
+    assert!(error(&release(&[])).contains("--kind"));
     let all = release(&["--kind", "semaphore"]);
-    assert!(said(&all).contains("All 2 holders"), "{}", said(&all));
-    assert!(said(&all).ends_with("It is free.\n"), "{}", said(&all));
+    assert!(stdout(&all).contains("All 2 holders"), "{}", stdout(&all));
+    assert!(stdout(&all).ends_with("It is free.\n"), "{}", stdout(&all));
     for guard in [first, second] {
         assert!(guard.release().await.unwrap_err().is_lost());
     }
@@ -270,7 +271,7 @@ async fn one_of_several_holders_is_named_by_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_found_by_the_process_in_its_log() {
+async fn a_server_logs_the_process_that_locks_lists() {
     let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
     let database = sqlite(&folder.path().join("shop.sqlite3"));
@@ -278,16 +279,16 @@ async fn a_server_is_found_by_the_process_in_its_log() {
     let id = server.create(10).await;
     let changed = server.patch(id, serde_json::json!({ "stock": 9 })).await;
     assert_eq!(changed.status, 200);
-    let told = json(&redis);
-    assert_eq!(told[0]["name"], format!("product-update-lock-{id}"));
-    assert_eq!(told[0]["holders"][0]["state"], "kept");
-    let process = told[0]["holders"][0]["process"].as_str().unwrap();
+    let listed = json(&redis);
+    assert_eq!(listed[0]["name"], format!("product-update-lock-{id}"));
+    assert_eq!(listed[0]["holders"][0]["state"], "kept");
+    let process = listed[0]["holders"][0]["process"].as_str().unwrap();
     let line = format!("\"process\":\"{process}\"");
     eventually("the process in the log", async || {
         server.log().contains(&line).then_some(())
     })
     .await;
-    // A kept lock, released by force, lets the next update through.
+    // After a forced release of the kept lock the next update succeeds.
     let name = format!("product-update-lock-{id}");
     assert!(locks(&redis, &["release", &name, "--yes"]).status.success());
     let changed = server.patch(id, serde_json::json!({ "stock": 8 })).await;

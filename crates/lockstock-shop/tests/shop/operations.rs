@@ -1,4 +1,4 @@
-//! What operators see: health, metrics, documents, logs, an orderly end.
+//! Operation: health, metrics, OpenAPI document, logs, shutdown.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Server, eventually, locked, product};
 
 #[tokio::test]
-async fn metrics_tell_what_happened() {
+async fn metrics_count_requests_and_locks() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -35,7 +35,7 @@ async fn metrics_tell_what_happened() {
 }
 
 #[tokio::test]
-async fn the_document_names_every_route_and_the_docs_read_it() {
+async fn the_document_lists_every_route_and_the_docs_page_is_served() {
     let server = Server::embedded().start();
     let document = server.get("/openapi.json").await;
     assert_eq!(document.status, 200);
@@ -60,7 +60,7 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
     ] {
         assert!(
             patch["responses"][status].is_object(),
-            "PATCH can answer {status}"
+            "PATCH can respond with {status}"
         );
     }
     let bodies = patch["requestBody"]["content"].as_object().unwrap();
@@ -70,7 +70,7 @@ async fn the_document_names_every_route_and_the_docs_read_it() {
 }
 
 #[tokio::test]
-async fn the_document_tells_the_limits_of_this_server() {
+async fn the_document_states_the_limits_of_this_server() {
     let server = Server::embedded()
         .args(&["--max-quantity", "5", "--reservation-ttl", "1m"])
         .args(&["--max-reservation-ttl", "1h", "--key-retention", "2h"])
@@ -97,7 +97,7 @@ async fn the_document_tells_the_limits_of_this_server() {
 }
 
 #[tokio::test]
-async fn each_operation_of_the_document_has_a_name_of_its_own() {
+async fn each_operation_of_the_document_has_a_unique_id() {
     let server = Server::embedded().start();
     let document = server.get("/openapi.json").await.body;
     let paths = document["paths"].as_object().unwrap().values();
@@ -108,11 +108,11 @@ async fn each_operation_of_the_document_has_a_name_of_its_own() {
     names.sort_unstable();
     let all = names.len();
     names.dedup();
-    assert_eq!(names.len(), all, "of a name twice, clients make one method");
+    assert_eq!(names.len(), all, "generated clients have one method per id");
 }
 
 #[tokio::test]
-async fn each_answer_carries_the_request_id_and_the_log_has_it() {
+async fn each_response_carries_the_request_id_that_is_logged() {
     let server = Server::embedded().start();
     let request = server
         .request(Method::GET, "/api/products/")
@@ -142,7 +142,7 @@ async fn each_answer_carries_the_request_id_and_the_log_has_it() {
 }
 
 #[tokio::test]
-async fn passwords_are_shown_nowhere() {
+async fn passwords_appear_neither_in_responses_nor_in_logs() {
     let redis = Redis::start_with(&["--requirepass", "open-sesame"]);
     let postgres = Postgres::start();
     let store = redis
@@ -176,7 +176,7 @@ async fn passwords_are_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
+async fn shutdown_fails_readyz_finishes_requests_and_releases_locks() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&[
@@ -205,17 +205,14 @@ async fn told_to_stop_it_says_so_finishes_and_gives_the_locks_back() {
     assert_eq!(draining.body["status"], "draining");
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(update.await.unwrap().unwrap().status(), 200);
-    let status = server
-        .process
-        .wait(Duration::from_secs(20))
-        .expect("it ends");
+    let status = server.process.wait(Duration::from_secs(20)).expect("exits");
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert_eq!(redis.command(&["EXISTS", &key]), Ok("0".to_owned()));
     assert_eq!(postgres.psql("shop", "SELECT stock FROM products"), "9");
 }
 
 #[tokio::test]
-async fn a_stop_is_bounded() {
+async fn shutdown_ends_at_the_drain_timeout() {
     let server = Server::embedded()
         .args(&["--drain-timeout", "200ms"])
         .failing("update.locked=return(60000)")
@@ -233,16 +230,13 @@ async fn a_stop_is_bounded() {
     })
     .await;
     server.process.terminate();
-    let status = server
-        .process
-        .wait(Duration::from_secs(20))
-        .expect("it ends");
+    let status = server.process.wait(Duration::from_secs(20)).expect("exits");
     assert_eq!(status.code(), Some(0));
     assert!(update.await.unwrap().is_err());
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_a_kill() {
+async fn acknowledged_updates_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let database = crate::harness::sqlite(&folder.path().join("shop.sqlite3"));
     let mut acknowledged = Vec::new();

@@ -1,45 +1,66 @@
-//! What a database promises to the shop, on each kind of database.
+//! The contract of the storage, tested on each kind of database.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
-mod keys;
+mod idempotency;
+mod orders;
 mod products;
-mod sales;
 mod upgrade;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use lockstock_shop::storage::{
-    self, Cause, Changes, Condition, Entries, Entry, Limits, NewProduct, Order, Origin, Outcome,
-    Product, Reason, Storage, Turn, Wish, Written,
+    self, Changes, EntryFilter, FencedWindow, LedgerEntry, NewProduct, Order, OrderKind,
+    OrderOutcome, Precondition, Product, Reason, RequestContext, Storage, StorageOptions,
+    WriteContext, WriteOutcome,
 };
 use lockstock_testkit::Postgres;
 use tokio::time::Instant;
 
-pub(crate) const LIMITS: Limits = Limits {
-    connections: 8,
+pub(crate) const OPTIONS: StorageOptions = StorageOptions {
+    max_connections: 8,
     timeout: Duration::from_secs(20),
-    alone: true,
+    exclusive: true,
     key_retention: Duration::from_secs(24 * 3600),
 };
 
+/// Shared by the tests that do not stop or restart it; each uses databases of its own.
+pub(crate) static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+
+/// Returns the URL of a new database.
+pub(crate) fn new_postgres_database() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    POSTGRES.create_database(&format!("shop{count}"))
+}
+
+/// Panics if a transaction of any test was aborted because of a deadlock.
+pub(crate) fn assert_no_deadlock() {
+    let log = POSTGRES.log();
+    assert!(!log.contains("deadlock"), "{log}");
+}
+
 /// Runs `test` on a new database of each kind.
 pub(crate) async fn on_each_database(test: impl AsyncFn(Arc<dyn Storage>)) {
+    on_each_database_with(OPTIONS, test).await;
+}
+
+pub(crate) async fn on_each_database_with(
+    options: StorageOptions,
+    test: impl AsyncFn(Arc<dyn Storage>),
+) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite3");
-    let sqlite = storage::open(&format!("sqlite://{}", file.display()), LIMITS)
-        .await
-        .unwrap();
-    test(sqlite.clone()).await;
-    sqlite.close().await;
-
-    let server = Postgres::start();
-    let postgres = storage::open(&server.create_database("shop"), LIMITS)
-        .await
-        .unwrap();
-    test(postgres.clone()).await;
-    postgres.close().await;
+    for url in [
+        format!("sqlite://{}", file.display()),
+        new_postgres_database(),
+    ] {
+        let storage = storage::open(&url, options).await.unwrap();
+        test(storage.clone()).await;
+        storage.close().await;
+    }
 }
 
 pub(crate) fn mug(stock: i64) -> NewProduct {
@@ -58,10 +79,10 @@ pub(crate) fn stock(stock: i64) -> Changes {
     }
 }
 
-/// The turn of a lock with this fence, and time enough.
-pub(crate) fn turn(fence: u64) -> Condition {
-    Condition {
-        turn: Turn {
+/// A lock with this fence, held for long enough.
+pub(crate) fn fenced(fence: u64) -> Precondition {
+    Precondition {
+        window: FencedWindow {
             fence,
             deadline: Instant::now() + Duration::from_secs(60),
         },
@@ -69,16 +90,18 @@ pub(crate) fn turn(fence: u64) -> Condition {
     }
 }
 
-pub(crate) fn seen(fence: u64, version: i64) -> Condition {
-    Condition {
+/// A lock with this fence, and the version that the client requires.
+pub(crate) fn fenced_at(fence: u64, version: i64) -> Precondition {
+    Precondition {
         version: Some(version),
-        ..turn(fence)
+        ..fenced(fence)
     }
 }
 
-pub(crate) fn over(fence: u64) -> Condition {
-    Condition {
-        turn: Turn {
+/// A lock with this fence that was lost.
+pub(crate) fn ended(fence: u64) -> Precondition {
+    Precondition {
+        window: FencedWindow {
             fence,
             deadline: Instant::now(),
         },
@@ -87,44 +110,47 @@ pub(crate) fn over(fence: u64) -> Condition {
 }
 
 pub(crate) async fn created(storage: &dyn Storage, new: NewProduct) -> Product {
-    match storage.create(new, Cause::default()).await.unwrap() {
-        Written::Done(product) => product,
+    match storage.create(new, WriteContext::default()).await.unwrap() {
+        WriteOutcome::Done(product) => product,
         other => panic!("{other:?}"),
     }
 }
 
 pub(crate) async fn found(storage: &dyn Storage, id: i64) -> Product {
-    storage.get(id).await.unwrap().expect("it is there")
+    storage.get(id).await.unwrap().expect("the product exists")
 }
 
-/// An order of somebody nobody knows.
-pub(crate) fn order(product: i64, wish: Wish) -> Order {
+/// An order of an unknown caller.
+pub(crate) fn order(product: i64, kind: OrderKind) -> Order {
     Order {
         product,
-        wish,
-        origin: Origin::default(),
-        once: None,
+        kind,
+        request: RequestContext::default(),
+        idempotency: None,
     }
 }
 
-pub(crate) fn purchase(quantity: i64) -> Wish {
-    Wish::Purchase { quantity }
+pub(crate) fn purchase(quantity: i64) -> OrderKind {
+    OrderKind::Purchase { quantity }
 }
 
-/// The purchase, which must have been one.
-pub(crate) fn bought(outcome: storage::Result<Outcome>) -> Entry {
+/// Returns the purchase. Panics on any other outcome.
+pub(crate) fn bought(outcome: storage::Result<OrderOutcome>) -> LedgerEntry {
     match outcome.unwrap() {
-        Outcome::Purchased(entry) => entry,
+        OrderOutcome::Purchased(entry) => entry,
         other => panic!("{other:?}"),
     }
 }
 
-/// The whole ledger of a product, which has no gaps, is never below zero, and ends with the
-/// stock that there is.
-pub(crate) async fn audited(storage: &dyn Storage, product: i64) -> Vec<Entry> {
-    let count = storage.count_entries(product, Entries::All).await.unwrap();
+/// Returns the whole ledger of a product. Panics unless it has no gaps, is never below zero, and
+/// ends with the current stock.
+pub(crate) async fn audited(storage: &dyn Storage, product: i64) -> Vec<LedgerEntry> {
+    let count = storage
+        .count_entries(product, EntryFilter::All)
+        .await
+        .unwrap();
     let entries = storage
-        .entries(product, Entries::All, count + 1, 0)
+        .entries(product, EntryFilter::All, count + 1, 0)
         .await
         .unwrap();
     assert_eq!(i64::try_from(entries.len()).unwrap(), count);

@@ -1,4 +1,4 @@
-//! What a database promises to the shop of its products, on each kind of database.
+//! Products and writes under a lock, on each kind of database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockstock_shop::storage::{
-    self, Bound, Cause, Changes, Column, Comparison, Direction, NewProduct, Origin, Selection,
-    Written,
+    self, Changes, Column, Comparison, Direction, Filter, NewProduct, ProductQuery, RequestContext,
+    WriteContext, WriteOutcome,
 };
-use lockstock_testkit::Postgres;
 use tokio::time::sleep;
 
-use crate::{LIMITS, created, found, mug, on_each_database, over, seen, stock, turn};
+use crate::{
+    OPTIONS, created, ended, fenced, fenced_at, found, mug, new_postgres_database,
+    on_each_database, stock,
+};
 
 #[tokio::test]
-async fn what_is_created_is_read_back_to_the_microsecond() {
+async fn a_product_is_read_as_it_was_created_to_the_microsecond() {
     on_each_database(async |storage| {
         let created = created(&*storage, mug(5)).await;
         assert_eq!((created.version, created.stock), (1, 5));
         assert_eq!(found(&*storage, created.id).await, created);
-        let all = storage.list(&Selection::default(), 10, 0).await.unwrap();
+        let all = storage.list(&ProductQuery::default(), 10, 0).await.unwrap();
         assert_eq!(all, [created]);
         assert_eq!(storage.get(4711).await.unwrap(), None);
         assert_eq!(storage.get(i64::MAX).await.unwrap(), None);
@@ -30,11 +32,11 @@ async fn what_is_created_is_read_back_to_the_microsecond() {
 }
 
 #[tokio::test]
-async fn an_update_writes_what_it_names_and_counts() {
+async fn an_update_writes_its_fields_and_counts_a_version() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
-        let Written::Done(after) = storage
-            .update(id, stock(4), turn(10), Cause::default())
+        let WriteOutcome::Done(after) = storage
+            .update(id, stock(4), fenced(10), WriteContext::default())
             .await
             .unwrap()
         else {
@@ -49,7 +51,7 @@ async fn an_update_writes_what_it_names_and_counts() {
             stock: Some(2_147_483_647),
         };
         storage
-            .update(id, everything, turn(11), Cause::default())
+            .update(id, everything, fenced(11), WriteContext::default())
             .await
             .unwrap();
         let after = found(&*storage, id).await;
@@ -66,36 +68,36 @@ async fn an_update_writes_what_it_names_and_counts() {
 }
 
 #[tokio::test]
-async fn nothing_to_change_writes_nothing_but_keeps_the_conditions() {
+async fn an_update_without_changes_writes_nothing_but_checks_its_precondition() {
     on_each_database(async |storage| {
         let before = created(&*storage, mug(5)).await;
         let id = before.id;
         let nothing = || Changes::default();
         let same = storage
-            .update(id, nothing(), turn(10), Cause::default())
+            .update(id, nothing(), fenced(10), WriteContext::default())
             .await
             .unwrap();
-        assert_eq!(same, Written::Done(before.clone()));
+        assert_eq!(same, WriteOutcome::Done(before.clone()));
         storage
-            .update(id, stock(4), turn(20), Cause::default())
+            .update(id, stock(4), fenced(20), WriteContext::default())
             .await
             .unwrap();
         let late = storage
-            .update(id, nothing(), turn(20), Cause::default())
+            .update(id, nothing(), fenced(20), WriteContext::default())
             .await
             .unwrap();
-        assert_eq!(late, Written::Lost);
+        assert_eq!(late, WriteOutcome::Fenced);
         let stale = storage
-            .update(id, nothing(), seen(21, 1), Cause::default())
+            .update(id, nothing(), fenced_at(21, 1), WriteContext::default())
             .await
             .unwrap();
-        assert_eq!(stale, Written::Stale { version: 2 });
+        assert_eq!(stale, WriteOutcome::VersionMismatch { version: 2 });
         assert_eq!(
             storage
-                .update(99, nothing(), turn(22), Cause::default())
+                .update(99, nothing(), fenced(22), WriteContext::default())
                 .await
                 .unwrap(),
-            Written::Missing
+            WriteOutcome::NotFound
         );
     })
     .await;
@@ -106,134 +108,138 @@ async fn a_fence_that_is_not_higher_writes_nothing() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
         storage
-            .update(id, stock(4), turn(100), Cause::default())
+            .update(id, stock(4), fenced(100), WriteContext::default())
             .await
             .unwrap();
         for late in [99, 100] {
             assert_eq!(
                 storage
-                    .update(id, stock(0), turn(late), Cause::default())
+                    .update(id, stock(0), fenced(late), WriteContext::default())
                     .await
                     .unwrap(),
-                Written::Lost
+                WriteOutcome::Fenced
             );
             assert_eq!(
                 storage
-                    .delete(id, turn(late), Origin::default())
+                    .delete(id, fenced(late), RequestContext::default())
                     .await
                     .unwrap(),
-                Written::Lost
+                WriteOutcome::Fenced
             );
-            // Its condition may be met; its turn is over all the same.
+            // The version matches, but the fence is too low.
             assert_eq!(
                 storage
-                    .update(id, stock(0), seen(late, 2), Cause::default())
+                    .update(id, stock(0), fenced_at(late, 2), WriteContext::default())
                     .await
                     .unwrap(),
-                Written::Lost
+                WriteOutcome::Fenced
             );
         }
         let after = found(&*storage, id).await;
         assert_eq!((after.stock, after.version), (4, 2));
-        // A fence as the clock mints them, and the highest there can be.
+        // A fence as issued by a store, and the highest possible one.
         for fence in [1_800_000_000_000_000, i64::MAX.unsigned_abs()] {
             let written = storage
-                .update(id, stock(3), turn(fence), Cause::default())
+                .update(id, stock(3), fenced(fence), WriteContext::default())
                 .await
                 .unwrap();
-            assert!(matches!(written, Written::Done(_)));
+            assert!(matches!(written, WriteOutcome::Done(_)));
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_turn_that_is_over_writes_nothing() {
+async fn a_write_after_the_end_of_its_window_is_rejected() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
         assert_eq!(
             storage
-                .update(id, stock(0), over(10), Cause::default())
+                .update(id, stock(0), ended(10), WriteContext::default())
                 .await
                 .unwrap(),
-            Written::Lost
+            WriteOutcome::Fenced
         );
         assert_eq!(
             storage
-                .update(id, Changes::default(), over(10), Cause::default())
+                .update(id, Changes::default(), ended(10), WriteContext::default())
                 .await
                 .unwrap(),
-            Written::Lost
+            WriteOutcome::Fenced
         );
         assert_eq!(
             storage
-                .delete(id, over(10), Origin::default())
+                .delete(id, ended(10), RequestContext::default())
                 .await
                 .unwrap(),
-            Written::Lost
+            WriteOutcome::Fenced
         );
         assert_eq!(found(&*storage, id).await.version, 1);
-        // One whose turn is over holds up none of those beside it.
+        // An ended window does not affect the other updates of its batch.
         let others = join_all((0..20).map(|_| created(&*storage, mug(5)))).await;
         let ids = others.into_iter().map(|other| other.id).collect::<Vec<_>>();
         let writes = ids.iter().enumerate().map(|(n, id)| {
-            let condition = if n % 3 == 0 { over(10) } else { turn(10) };
-            storage.update(*id, stock(1), condition, Cause::default())
+            let condition = if n % 3 == 0 { ended(10) } else { fenced(10) };
+            storage.update(*id, stock(1), condition, WriteContext::default())
         });
         for (n, written) in join_all(writes).await.into_iter().enumerate() {
-            assert_eq!(matches!(written.unwrap(), Written::Lost), n % 3 == 0, "{n}");
+            assert_eq!(
+                matches!(written.unwrap(), WriteOutcome::Fenced),
+                n % 3 == 0,
+                "{n}"
+            );
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_version_that_is_not_the_current_one_writes_nothing() {
+async fn a_write_that_requires_another_version_is_rejected() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
         let written = storage
-            .update(id, stock(4), seen(10, 1), Cause::default())
+            .update(id, stock(4), fenced_at(10, 1), WriteContext::default())
             .await
             .unwrap();
-        assert!(matches!(written, Written::Done(_)));
+        assert!(matches!(written, WriteOutcome::Done(_)));
         let stale = storage
-            .update(id, stock(3), seen(11, 1), Cause::default())
+            .update(id, stock(3), fenced_at(11, 1), WriteContext::default())
             .await
             .unwrap();
-        assert_eq!(stale, Written::Stale { version: 2 });
+        assert_eq!(stale, WriteOutcome::VersionMismatch { version: 2 });
         let stale = storage
-            .delete(id, seen(11, 1), Origin::default())
+            .delete(id, fenced_at(11, 1), RequestContext::default())
             .await
             .unwrap();
-        assert_eq!(stale, Written::Stale { version: 2 });
+        assert_eq!(stale, WriteOutcome::VersionMismatch { version: 2 });
         assert_eq!(found(&*storage, id).await.stock, 4);
         let gone = storage
-            .delete(id, seen(11, 2), Origin::default())
+            .delete(id, fenced_at(11, 2), RequestContext::default())
             .await
             .unwrap();
-        assert!(matches!(gone, Written::Done(_)));
+        assert!(matches!(gone, WriteOutcome::Done(_)));
         assert_eq!(
             storage
-                .delete(id, turn(12), Origin::default())
+                .delete(id, fenced(12), RequestContext::default())
                 .await
                 .unwrap(),
-            Written::Missing
+            WriteOutcome::NotFound
         );
         assert_eq!(
             storage
-                .update(id, stock(3), turn(12), Cause::default())
+                .update(id, stock(3), fenced(12), WriteContext::default())
                 .await
                 .unwrap(),
-            Written::Missing
+            WriteOutcome::NotFound
         );
-        // A new product does not take the place of the old one, nor its fence.
+        // The id of a deleted product is not reused, and so neither is its fence.
         assert!(created(&*storage, mug(1)).await.id > id);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_writers_only_rising_fences_get_through() {
+async fn of_concurrent_writers_only_rising_fences_write() {
     on_each_database(async |storage| {
         let ids = join_all((0..4).map(|_| created(&*storage, mug(0)))).await;
         let ids = ids
@@ -246,13 +252,13 @@ async fn of_many_writers_only_rising_fences_get_through() {
             let id = ids[n % ids.len()];
             tokio::spawn(async move {
                 let fence = fences.fetch_add(1, Ordering::SeqCst);
-                // The fence is what is written: who sees it knows who wrote last.
+                // Writes the fence, so that the stock identifies the last writer.
                 let change = stock(i64::try_from(fence).unwrap());
                 (
                     id,
                     fence,
                     storage
-                        .update(id, change, turn(fence), Cause::default())
+                        .update(id, change, fenced(fence), WriteContext::default())
                         .await
                         .unwrap(),
                 )
@@ -262,8 +268,8 @@ async fn of_many_writers_only_rising_fences_get_through() {
         for done in join_all(writers).await {
             let (id, fence, outcome) = done.unwrap();
             match outcome {
-                Written::Done(product) => written.push((id, product.version, fence)),
-                Written::Lost => {}
+                WriteOutcome::Done(product) => written.push((id, product.version, fence)),
+                WriteOutcome::Fenced => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -282,7 +288,7 @@ async fn of_many_writers_only_rising_fences_get_through() {
                 history.is_sorted_by_key(|write| write.2),
                 "fences rise with versions"
             );
-            let last = history.last().expect("the first write of all gets through");
+            let last = history.last().expect("at least the first write succeeds");
             let product = found(&*storage, id).await;
             assert_eq!(
                 (product.version, product.stock),
@@ -294,7 +300,7 @@ async fn of_many_writers_only_rising_fences_get_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_let_one_of_many_through() {
+async fn of_concurrent_writers_that_require_one_version_one_writes() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(0)).await.id;
         for version in 1..=20_i64 {
@@ -303,14 +309,14 @@ async fn versions_let_one_of_many_through() {
                 storage.update(
                     id,
                     stock(version),
-                    seen(base + n, version),
-                    Cause::default(),
+                    fenced_at(base + n, version),
+                    WriteContext::default(),
                 )
             });
             let outcomes = join_all(rivals).await;
             let done = outcomes
                 .iter()
-                .filter(|outcome| matches!(outcome, Ok(Written::Done(_))))
+                .filter(|outcome| matches!(outcome, Ok(WriteOutcome::Done(_))))
                 .count();
             assert_eq!(done, 1, "{outcomes:?}");
         }
@@ -320,28 +326,28 @@ async fn versions_let_one_of_many_through() {
 }
 
 #[tokio::test]
-async fn the_database_itself_refuses_a_negative_stock() {
+async fn the_database_rejects_a_negative_stock() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
         storage
-            .update(id, stock(-1), turn(10), Cause::default())
+            .update(id, stock(-1), fenced(10), WriteContext::default())
             .await
             .unwrap_err();
-        let below = storage.create(mug(-1), Cause::default()).await;
+        let below = storage.create(mug(-1), WriteContext::default()).await;
         below.unwrap_err();
         assert_eq!(found(&*storage, id).await.stock, 5);
-        // The one that failed took nobody with it.
+        // The failed writes affect no other.
         let written = storage
-            .update(id, stock(4), turn(11), Cause::default())
+            .update(id, stock(4), fenced(11), WriteContext::default())
             .await
             .unwrap();
-        assert!(matches!(written, Written::Done(_)));
+        assert!(matches!(written, WriteOutcome::Done(_)));
     })
     .await;
 }
 
 #[tokio::test]
-async fn lists_are_selected_ordered_and_cut() {
+async fn lists_are_filtered_ordered_and_paged() {
     on_each_database(async |storage| {
         for (name, price) in [("Red apple", 300), ("green Apple", 100), ("100% pear", 200)] {
             let new = NewProduct {
@@ -351,43 +357,42 @@ async fn lists_are_selected_ordered_and_cut() {
             };
             created(&*storage, new).await;
         }
-        let prices = async |selection: &Selection, limit, offset| {
-            let products = storage.list(selection, limit, offset).await.unwrap();
+        let prices = async |query: &ProductQuery, limit, offset| {
+            let products = storage.list(query, limit, offset).await.unwrap();
             products
                 .into_iter()
                 .map(|product| product.price)
                 .collect::<Vec<_>>()
         };
-        let term = |terms: &[&str]| Selection {
+        let term = |terms: &[&str]| ProductQuery {
             terms: terms.iter().map(|term| (*term).to_owned()).collect(),
-            ..Selection::default()
+            ..ProductQuery::default()
         };
         assert_eq!(prices(&term(&["APPLE"]), 10, 0).await, [300, 100]);
         assert_eq!(prices(&term(&["apple", "red"]), 10, 0).await, [300]);
         assert_eq!(prices(&term(&["0%"]), 10, 0).await, [200]);
         assert_eq!(prices(&term(&["_"]), 10, 0).await, [0; 0]);
         assert_eq!(storage.count(&term(&["350"])).await.unwrap(), 3);
-        let dear = Selection {
-            bounds: vec![Bound {
+        let expensive = ProductQuery {
+            filters: vec![Filter {
                 column: Column::Price,
                 comparison: Comparison::GreaterOrEqual,
                 value: 200,
             }],
             order: vec![(Column::Price, Direction::Descending)],
-            ..Selection::default()
+            ..ProductQuery::default()
         };
-        assert_eq!(prices(&dear, 10, 0).await, [300, 200]);
-        assert_eq!(prices(&dear, 1, 1).await, [200]);
-        assert_eq!(storage.count(&dear).await.unwrap(), 2);
+        assert_eq!(prices(&expensive, 10, 0).await, [300, 200]);
+        assert_eq!(prices(&expensive, 1, 1).await, [200]);
+        assert_eq!(storage.count(&expensive).await.unwrap(), 2);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_somebody_holds_delays_nobody_else() {
-    let server = Postgres::start();
-    let url = server.create_database("shop");
-    let storage = storage::open(&url, LIMITS).await.unwrap();
+async fn a_locked_row_does_not_delay_writes_to_other_rows() {
+    let url = new_postgres_database();
+    let storage = storage::open(&url, OPTIONS).await.unwrap();
     let locked = created(&*storage, mug(5)).await.id;
     let free = created(&*storage, mug(5)).await.id;
     let holder = sqlx::PgPool::connect(&url).await.unwrap();
@@ -401,20 +406,20 @@ async fn a_row_that_somebody_holds_delays_nobody_else() {
         let storage = storage.clone();
         async move {
             storage
-                .update(locked, stock(1), turn(10), Cause::default())
+                .update(locked, stock(1), fenced(10), WriteContext::default())
                 .await
         }
     });
     for fence in 10..60 {
         let written = storage
-            .update(free, stock(1), turn(fence), Cause::default())
+            .update(free, stock(1), fenced(fence), WriteContext::default())
             .await
             .unwrap();
-        assert!(matches!(written, Written::Done(_)));
+        assert!(matches!(written, WriteOutcome::Done(_)));
     }
     sleep(Duration::from_millis(50)).await;
     assert!(!waiting.is_finished(), "its row is locked");
     holding.commit().await.unwrap();
     let written = waiting.await.unwrap().unwrap();
-    assert!(matches!(written, Written::Done(_)), "{written:?}");
+    assert!(matches!(written, WriteOutcome::Done(_)), "{written:?}");
 }

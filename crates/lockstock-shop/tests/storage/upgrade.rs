@@ -7,16 +7,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lockstock_shop::storage::{self, Outcome, Storage, Wish};
-use lockstock_testkit::Postgres;
+use lockstock_shop::storage::{self, OrderKind, OrderOutcome, Storage};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
 use uuid::{Uuid, uuid};
 
-use crate::{LIMITS, audited, bought, created, found, mug, order, purchase, stock, turn};
+use crate::{
+    OPTIONS, POSTGRES, audited, bought, created, fenced, found, mug, order, purchase, stock,
+};
 
-const SQLITE: &str = include_str!("databases/sqlite.sql");
-const POSTGRES: &str = include_str!("databases/postgres.sql");
+const SQLITE_DUMP: &str = include_str!("databases/sqlite.sql");
+const POSTGRES_DUMP: &str = include_str!("databases/postgres.sql");
 
 const SQLITE_MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/sqlite/0001_products.sql"),
@@ -32,7 +33,7 @@ const POSTGRES_MIGRATIONS: [&str; 3] = [
 async fn a_sqlite_database_of_an_earlier_version_is_opened_and_used() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (folder.path().join("old"), folder.path().join("new"));
-    run(&mut connect(&old).await, SQLITE).await;
+    run(&mut connect(&old).await, SQLITE_DUMP).await;
     let storage = open(&old).await;
     let reservation = uuid!("7671023d-c21b-41ba-8e23-6d9e3a2d40b9");
     use_it(&*storage, reservation).await;
@@ -45,38 +46,42 @@ async fn a_sqlite_database_of_an_earlier_version_is_opened_and_used() {
 
 #[tokio::test]
 async fn a_postgres_database_of_an_earlier_version_is_opened_and_used() {
-    let server = Postgres::start();
-    let old = server.create_database("old");
-    server.psql("old", POSTGRES);
-    let storage = storage::open(&old, LIMITS).await.unwrap();
+    let old = POSTGRES.create_database("old");
+    POSTGRES.psql("old", POSTGRES_DUMP);
+    let storage = storage::open(&old, OPTIONS).await.unwrap();
     let reservation = uuid!("d11629c6-af4f-473c-a19d-cb9629839556");
     use_it(&*storage, reservation).await;
     storage.close().await;
 
-    let new = server.create_database("new");
-    storage::open(&new, LIMITS).await.unwrap().close().await;
+    let new = POSTGRES.create_database("new");
+    storage::open(&new, OPTIONS).await.unwrap().close().await;
     let recorded = "SELECT version, description, success, checksum
         FROM _sqlx_migrations ORDER BY version";
-    assert_eq!(server.psql("old", recorded), server.psql("new", recorded));
+    assert_eq!(
+        POSTGRES.psql("old", recorded),
+        POSTGRES.psql("new", recorded)
+    );
 }
 
 #[tokio::test]
 async fn a_database_of_any_earlier_version_is_migrated_on() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Postgres::start();
     for applied in 1..=SQLITE_MIGRATIONS.len() {
         let file = folder.path().join(applied.to_string());
-        let text = earlier(SQLITE, &SQLITE_MIGRATIONS, applied);
+        let text = earlier(SQLITE_DUMP, &SQLITE_MIGRATIONS, applied);
         run(&mut connect(&file).await, &text).await;
         let storage = open(&file).await;
         assert_opened(&*storage, applied).await;
         storage.close().await;
     }
     for applied in 1..=POSTGRES_MIGRATIONS.len() {
-        let name = format!("shop{applied}");
-        let url = server.create_database(&name);
-        server.psql(&name, &earlier(POSTGRES, &POSTGRES_MIGRATIONS, applied));
-        let storage = storage::open(&url, LIMITS).await.unwrap();
+        let name = format!("earlier{applied}");
+        let url = POSTGRES.create_database(&name);
+        POSTGRES.psql(
+            &name,
+            &earlier(POSTGRES_DUMP, &POSTGRES_MIGRATIONS, applied),
+        );
+        let storage = storage::open(&url, OPTIONS).await.unwrap();
         assert_opened(&*storage, applied).await;
         storage.close().await;
     }
@@ -87,11 +92,11 @@ async fn a_database_with_an_unknown_checksum_is_not_opened() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop");
     let mut connection = connect(&file).await;
-    run(&mut connection, SQLITE).await;
+    run(&mut connection, SQLITE_DUMP).await;
     let forged = "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1";
     run(&mut connection, forged).await;
     let url = format!("sqlite://{}", file.display());
-    let Err(error) = storage::open(&url, LIMITS).await else {
+    let Err(error) = storage::open(&url, OPTIONS).await else {
         panic!("opened")
     };
     assert!(error.to_string().contains("migration 1 "), "{error}");
@@ -121,7 +126,7 @@ fn earlier(dump: &str, migrations: &[&str], applied: usize) -> String {
 async fn assert_opened(storage: &dyn Storage, applied: usize) {
     let product = found(storage, 1).await;
     assert_eq!((product.stock, product.version), (7, 3), "{applied}");
-    let entry = bought(storage.sell(order(1, purchase(2))).await);
+    let entry = bought(storage.submit_order(order(1, purchase(2))).await);
     assert_eq!((entry.stock_after, entry.version), (5, 4), "{applied}");
     created(storage, mug(1)).await;
 }
@@ -135,14 +140,17 @@ async fn use_it(storage: &dyn Storage, reservation: Uuid) {
     let (held, _) = storage.reservation(reservation).await.unwrap().unwrap();
     assert_eq!((held.product, held.quantity), (1, 1));
     let cancelled = storage
-        .sell(order(1, Wish::Cancel { reservation }))
+        .submit_order(order(1, OrderKind::Cancel { reservation }))
         .await
         .unwrap();
-    assert!(matches!(cancelled, Outcome::Released(_)), "{cancelled:?}");
-    let entry = bought(storage.sell(order(1, purchase(1))).await);
+    assert!(
+        matches!(cancelled, OrderOutcome::Released(_)),
+        "{cancelled:?}"
+    );
+    let entry = bought(storage.submit_order(order(1, purchase(1))).await);
     assert_eq!((entry.stock_after, entry.version), (6, 4));
     storage
-        .update(2, stock(1), turn(1), Default::default())
+        .update(2, stock(1), fenced(1), Default::default())
         .await
         .unwrap();
     audited(storage, 1).await;
@@ -152,7 +160,7 @@ async fn use_it(storage: &dyn Storage, reservation: Uuid) {
 
 async fn open(file: &Path) -> Arc<dyn Storage> {
     let url = format!("sqlite://{}", file.display());
-    storage::open(&url, LIMITS).await.unwrap()
+    storage::open(&url, OPTIONS).await.unwrap()
 }
 
 async fn connect(file: &Path) -> SqliteConnection {

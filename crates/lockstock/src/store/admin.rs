@@ -1,4 +1,4 @@
-//! For those who run a store: who holds what, and taking a lock away.
+//! Operations for operators: listing the locks of a store, and taking a lock away.
 
 use std::sync::Arc;
 
@@ -10,21 +10,22 @@ use crate::inspect::{HolderId, LockInfo};
 use crate::key::{Keys, LockKind};
 
 impl Store {
-    /// Every lock, semaphore and read-write lock of this store that is held, kept or waited
-    /// for, sorted by name. Changes nothing.
+    /// Returns every lock, semaphore and read-write lock that has holders or waiters, sorted by
+    /// name. Changes nothing.
     ///
-    /// For operators, not for requests: on Redis the whole key space is walked through, in
-    /// small steps (`SCAN`), whatever else is kept there. Each name is told of as it was at
-    /// one moment, but not all at the same one: a name that is taken or given back meanwhile
-    /// may be there or not.
+    /// For operators, not for requests: Redis scans the whole key space, in small steps
+    /// (`SCAN`), including keys of other applications. Each lock is reported as it was at one
+    /// moment, but not all of them at the same moment: a lock that is acquired or released
+    /// during the scan may be missing.
     ///
-    /// Who waits:
+    /// Not all waiters are visible:
     ///
-    /// - Of each process only the first waiter of a lock stands in the store's queue. Those
-    ///   behind it are known to their process only. For permits, readers and writers all do.
-    /// - A foreign holder, one that took the lock with `SET NX` as redis-py does, is seen
-    ///   only while one of ours waits for it: nothing tells its key from any other.
-    /// - A waiter whose process died is there until the lock gets to it and passes it over.
+    /// - Of the waiters of a lock only the first of each client is in the store's queue. The
+    ///   others are known to their process only. Of permits, readers and writers every waiter
+    ///   is in the queue.
+    /// - A foreign holder, which took the lock with `SET NX` as redis-py does, is found only
+    ///   while a waiter of this crate is in the queue: its key looks like any other.
+    /// - A waiter whose process crashed stays until the lock would be handed over to it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -42,25 +43,25 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`is_unavailable`](crate::Error::is_unavailable) when a step of the walk is not
-    /// answered within the store's timeout, or refused.
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the store rejects a step of the scan
+    /// or does not reply within its timeout.
     pub async fn locks(&self) -> Result<Vec<LockInfo>> {
         let mut locks = match &self.inner.backend {
-            Backend::Memory(memory) => memory.locks(),
-            Backend::Redis(redis) => redis.locks().await?,
+            Backend::Memory(memory) => memory.inspect_all(),
+            Backend::Redis(redis) => redis.inspect_all().await?,
         };
-        locks.retain(LockInfo::is_anything);
+        locks.retain(|lock| !lock.is_empty());
         locks.sort_by(|one, other| (&one.name, one.kind).cmp(&(&other.name, other.kind)));
         Ok(locks)
     }
 
-    /// What [`locks`](Self::locks) tells, of one name and without the walk; `None` if nobody
-    /// holds it or waits for it. A foreign holder is seen whether or not somebody waits.
+    /// Returns the holders and the waiters of one lock, without a scan. `None` if it has
+    /// neither. Reports a foreign holder even if the lock has no waiters.
     ///
     /// # Errors
     ///
-    /// [`is_invalid`](crate::Error::is_invalid) for a name that is empty or too long;
-    /// [`is_unavailable`](crate::Error::is_unavailable) when the store does not answer.
+    /// [`is_invalid`](crate::Error::is_invalid) if the name is empty or too long;
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the store does not reply.
     pub async fn lock_info(
         &self,
         kind: LockKind,
@@ -68,24 +69,24 @@ impl Store {
     ) -> Result<Option<LockInfo>> {
         let name = name.as_ref();
         let keys = Keys::of(kind, name)?;
-        let seen = match &self.inner.backend {
-            Backend::Memory(memory) => memory.look(&keys),
-            Backend::Redis(redis) => Some(redis.look(&keys, name.to_vec()).await?),
+        let lock = match &self.inner.backend {
+            Backend::Memory(memory) => memory.inspect(&keys),
+            Backend::Redis(redis) => Some(redis.inspect(&keys, name.to_vec()).await?),
         };
-        Ok(seen.filter(LockInfo::is_anything))
+        Ok(lock.filter(|lock| !lock.is_empty()))
     }
 
-    /// Takes a lock away from `holder`, or from everybody who holds or keeps it now: the next
-    /// waiter is handed it at once, as in a release. Whether anybody lost it by this.
+    /// Takes a lock away from `holder`, or from every current holder. The next waiter is
+    /// granted the lock at once, as after a release. Returns whether a holder lost it.
     ///
-    /// The one who loses it is not told. It finds out when it releases or renews
-    /// ([`is_lost`](crate::Error::is_lost)), at its deadline at the latest, and until then it
-    /// may go on writing. What keeps that from doing harm is the [fence](crate::Guard::fence):
-    /// those granted from here on are higher, so a write under one of them makes the
-    /// database refuse every later one of the old holder. Name the `holder` that you have
-    /// seen, so that nobody loses the lock who has only just got it.
+    /// The old holder is not notified. It notices the loss when it releases or renews
+    /// ([`is_lost`](crate::Error::is_lost)), and at its deadline at the latest. Until then it
+    /// may still write. The [fence](crate::Guard::fence) makes that harmless: later grants have
+    /// higher fences, so after a write under one of them the database rejects the old holder's
+    /// writes. Pass the `holder` that you have seen, so that a holder that has just acquired
+    /// the lock does not lose it.
     ///
-    /// Each that is taken away is logged as a warning.
+    /// Logs a warning for each holder that lost the lock.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -113,21 +114,21 @@ impl Store {
         let keys = Arc::new(Keys::of(kind, name)?);
         let holders = match holder {
             Some(holder) => vec![holder],
-            // By their ids: sent twice, it would else hit whoever was handed the lock by the
-            // first.
+            // By identity: the operation may be executed twice, and the second time must not
+            // release the lock of the next holder.
             None => {
-                let seen = self.lock_info(kind, name).await?;
-                let holders = seen.into_iter().flat_map(|seen| seen.holders);
+                let lock = self.lock_info(kind, name).await?;
+                let holders = lock.into_iter().flat_map(|lock| lock.holders);
                 holders.map(|holder| holder.id).collect()
             }
         };
         let mut released = false;
         for holder in holders {
-            let forced = match &self.inner.backend {
-                Backend::Memory(memory) => memory.force(&keys, holder),
-                Backend::Redis(redis) => redis.force(&keys, holder).await?,
+            let lost = match &self.inner.backend {
+                Backend::Memory(memory) => memory.force_release(&keys, holder),
+                Backend::Redis(redis) => redis.force_release(&keys, holder).await?,
             };
-            if forced {
+            if lost {
                 let name = String::from_utf8_lossy(name);
                 warn!(%kind, name = &*name, %holder, "released by force");
                 released = true;

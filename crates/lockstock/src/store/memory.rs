@@ -1,7 +1,7 @@
-//! Locks and values in the memory of this process, with the semantics of the Redis store.
+//! Locks and values in the memory of this process, with the semantics of the Redis backend.
 //!
-//! Waiters of one name stand in a queue and are granted the lock in order, by whoever
-//! releases it; when a lease ends, the waiters' own timers see to it.
+//! The waiters of a lock are served in order of arrival, by the holder that releases. The end
+//! of a lease is noticed by the waiters' own timers.
 
 mod lock_table;
 #[cfg(all(test, shuttle))]
@@ -9,149 +9,196 @@ mod shuttle_tests;
 mod sync;
 mod values;
 
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::lock_table::{EnqueueOutcome, LockTable, Queued};
+use self::lock_table::{EnqueueOutcome, Grant, LockTable, QueuedWaiter};
 use self::sync::{Mutex, MutexGuard, sleep_until};
 use self::values::Values;
-use super::request::{Handover, Outcome, Request};
-use crate::inspect::{HolderId, LockInfo, Who};
+use super::request::{Handover, Outcome, ReleaseOutcome, Request};
+use crate::inspect::{HolderId, Identity, LockInfo};
 use crate::key::Keys;
 use crate::token::Token;
 
-/// No mutexes of tokio's: they are held for a few map operations and never across an await.
 #[derive(Clone)]
-pub(super) struct Memory {
-    rooms: Arc<Mutex<LockTable>>,
-    /// Apart: nothing of a lock depends on a value. Not the schedules' mutex, for that.
-    values: Arc<std::sync::Mutex<Values>>,
+pub(super) struct Memory(Arc<Inner>);
+
+/// The mutexes are not tokio's: each is locked for a few map operations, never across an await.
+struct Inner {
+    locks: Mutex<LockTable>,
+    /// A mutex of its own: no lock depends on a value. Always std's, because the shuttle tests
+    /// do not schedule accesses to values.
+    values: std::sync::Mutex<Values>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+/// A lock held in a memory store.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    memory: Memory,
+    token: Token,
+    pub(super) keys: Arc<Keys>,
+    pub(super) lease: Duration,
+    pub(super) fence: u64,
+    pub(super) granted_deadline: Instant,
 }
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self {
-            rooms: Arc::new(Mutex::new(LockTable::default())),
-            values: Arc::default(),
-        }
+        Self(Arc::new(Inner {
+            locks: Mutex::new(LockTable::default()),
+            values: std::sync::Mutex::default(),
+        }))
     }
 
-    pub(super) async fn acquire(&self, attempt: &Request) -> Outcome {
-        let entered = {
-            let mut rooms = self.rooms();
-            // Looked at the clock now that nobody else is at it: else a lease just begun had
-            // more left than it has.
-            rooms.enter(attempt, Instant::now())
+    /// Waits for the lock until the wait deadline. If the future is dropped, the request leaves
+    /// the queue and gives back what it was granted.
+    pub(super) async fn acquire(&self, request: &Request) -> Outcome<Holding> {
+        let outcome = self.acquire_grant(request).await;
+        outcome.map(|grant| Holding {
+            memory: self.clone(),
+            token: request.token,
+            keys: request.keys.clone(),
+            lease: request.lease,
+            fence: grant.fence,
+            granted_deadline: grant.deadline,
+        })
+    }
+
+    async fn acquire_grant(&self, request: &Request) -> Outcome<Grant> {
+        let enqueued = {
+            let mut locks = self.locks();
+            // The clock is read under the mutex: an earlier reading would make a lease that
+            // began in between look longer than it is.
+            locks.acquire(request, Instant::now())
         };
-        let mut queued = match entered {
-            EnqueueOutcome::Answered(answer) => return answer,
-            EnqueueOutcome::Queued(queued) => queued,
+        let mut waiter = match enqueued {
+            EnqueueOutcome::Done(outcome) => return outcome,
+            EnqueueOutcome::Queued(waiter) => waiter,
         };
-        let leaving = DequeueOnDrop {
+        let dequeue = DequeueOnDrop {
             memory: self,
-            attempt,
-            stayed: false,
+            request,
+            disarmed: false,
         };
         loop {
-            if let Some(answer) = self.wait(attempt, &mut queued).await {
-                leaving.stayed();
-                return count(answer, Handover::Local);
+            if let Some(outcome) = self.wait(request, &mut waiter).await {
+                dequeue.disarm();
+                return count(outcome, Handover::Local);
             }
             let now = Instant::now();
-            let (next_end, busy) = self.rooms().look(&attempt.keys, now);
-            // The look may have been what ended a lease, and the lock be ours now.
-            if let Ok(answer) = queued.answer.try_recv() {
-                leaving.stayed();
-                return count(answer, Handover::Expiry);
+            let (next_deadline, busy) = self.locks().busy(&request.keys, now);
+            // The call above may have ended a lease and granted the lock to this request.
+            if let Ok(outcome) = waiter.outcome.try_recv() {
+                dequeue.disarm();
+                return count(outcome, Handover::Expiry);
             }
-            if attempt.until.is_some_and(|until| until <= now) {
+            if request
+                .wait_deadline
+                .is_some_and(|deadline| deadline <= now)
+            {
                 return busy;
             }
-            queued.next_end = next_end;
+            waiter.next_deadline = next_deadline;
         }
     }
 
-    /// Waits for an answer, or until it is time to look.
-    async fn wait(&self, attempt: &Request, queued: &mut Queued) -> Option<Outcome> {
-        let until = attempt.until.unwrap_or(queued.next_end);
+    /// Waits for an outcome. Returns `None` when the lock has to be checked again.
+    async fn wait(&self, request: &Request, waiter: &mut QueuedWaiter) -> Option<Outcome<Grant>> {
+        let wait_deadline = request.wait_deadline.unwrap_or(waiter.next_deadline);
         tokio::select! {
             biased;
-            answer = &mut queued.answer => {
-                Some(answer.expect("a waiter is answered before it is dropped"))
+            outcome = &mut waiter.outcome => {
+                Some(outcome.expect("a waiter gets an outcome before it is dropped"))
             }
-            () = sleep_until(until.min(queued.next_end)) => None,
-            () = queued.sooner.notified() => None,
+            () = sleep_until(wait_deadline.min(waiter.next_deadline)) => None,
+            () = waiter.deadline_moved.notified() => None,
         }
     }
 
-    pub(super) fn release(&self, keys: &Keys, token: Token) -> bool {
-        self.rooms().release(keys, token, Instant::now())
+    pub(super) fn inspect_all(&self) -> Vec<LockInfo> {
+        self.locks().inspect_all(Instant::now())
     }
 
-    pub(super) fn keep(&self, keys: &Keys, token: Token) -> bool {
-        self.rooms().keep(keys, token, Instant::now())
+    pub(super) fn inspect(&self, keys: &Keys) -> Option<LockInfo> {
+        self.locks().inspect(&keys.holder, Instant::now())
     }
 
-    pub(super) fn renew(&self, keys: &Keys, token: Token, left: Duration) -> bool {
-        let mut rooms = self.rooms();
-        let now = Instant::now();
-        rooms.renew(keys, token, now + left, now)
-    }
-
-    pub(super) fn locks(&self) -> Vec<LockInfo> {
-        self.rooms().all_seen(Instant::now())
-    }
-
-    pub(super) fn look(&self, keys: &Keys) -> Option<LockInfo> {
-        self.rooms().seen(&keys.holder, Instant::now())
-    }
-
-    /// Takes a lock away. Whether that holder had it.
-    pub(super) fn force(&self, keys: &Keys, holder: HolderId) -> bool {
+    /// Takes the lock away from `holder`. Returns `false` if it did not hold the lock.
+    pub(super) fn force_release(&self, keys: &Keys, holder: HolderId) -> bool {
         match holder.0 {
-            Who::Ours(token) => self.rooms().force(keys, token, Instant::now()),
-            Who::Foreign(_) => false,
+            Identity::Client(token) => self.locks().force_release(keys, token, Instant::now()),
+            Identity::Foreign(_) => false,
         }
     }
 
-    fn rooms(&self) -> MutexGuard<'_, LockTable> {
-        // Nothing in there panics halfway through a change.
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locks(&self) -> MutexGuard<'_, LockTable> {
+        // Poisoning is ignored: no change of the table can panic halfway.
+        self.0.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn values(&self) -> std::sync::MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn count(answer: Outcome, how: Handover) -> Outcome {
-    if matches!(answer, Outcome::Granted(_)) {
-        how.count();
+fn count(outcome: Outcome<Grant>, handover: Handover) -> Outcome<Grant> {
+    if matches!(outcome, Outcome::Acquired(_)) {
+        handover.count();
     }
-    answer
+    outcome
 }
 
-/// Takes a waiter out of the queue when its future is dropped, and gives back a lock that
-/// was granted to it in that very moment.
+impl Holding {
+    pub(super) fn release(&self) -> ReleaseOutcome {
+        let mut locks = self.memory.locks();
+        match locks.release(&self.keys, self.token, Instant::now()) {
+            true => ReleaseOutcome::Released,
+            false => ReleaseOutcome::NotHeld,
+        }
+    }
+
+    /// Returns `false` if the lock was lost before.
+    pub(super) fn keep(&self) -> bool {
+        let mut locks = self.memory.locks();
+        locks.keep(&self.keys, self.token, Instant::now())
+    }
+
+    /// Returns `false` if the lock was lost before.
+    pub(super) fn renew(&self, remaining: Duration) -> bool {
+        let mut locks = self.memory.locks();
+        let now = Instant::now();
+        locks.renew(&self.keys, self.token, now + remaining, now)
+    }
+}
+
+/// Removes a waiter from the queue if its future is dropped, and gives back a lock that was
+/// granted to it at that moment.
 struct DequeueOnDrop<'a> {
     memory: &'a Memory,
-    attempt: &'a Request,
-    stayed: bool,
+    request: &'a Request,
+    disarmed: bool,
 }
 
 impl DequeueOnDrop<'_> {
-    fn stayed(mut self) {
-        self.stayed = true;
+    fn disarm(mut self) {
+        self.disarmed = true;
     }
 }
 
 impl Drop for DequeueOnDrop<'_> {
     fn drop(&mut self) {
-        if !self.stayed {
-            let Request { keys, token, .. } = self.attempt;
-            self.memory.rooms().leave(keys, *token, Instant::now());
+        if !self.disarmed {
+            let Request { keys, token, .. } = self.request;
+            self.memory.locks().withdraw(keys, *token, Instant::now());
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Random histories of one lock and several clients, each compared step by step with a plain
-//! model of what a lock is (`reference.rs`): one holder, in the order they came, with fences
-//! that rise, honest answers about how long it is busy, and guards that know when they are
-//! lost. What fails is made as short as possible and printed.
+//! model of a lock (`reference.rs`): one holder, waiters in order of arrival, fences that rise,
+//! exact remaining times of a busy lock, and guards that detect their loss. A failing history is
+//! shrunk and printed.
 //!
-//! In memory the clock stands still but for what the history says, so that times are exact and
-//! there can be many. On Redis time is real, and only that is compared which does not depend
-//! on it.
+//! In memory the clock is paused and advances only by steps of the history, so that times are
+//! exact and histories cheap. On Redis time is real, and only what does not depend on time is
+//! compared.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 #[path = "../harness/soak.rs"]
 mod soak;
@@ -28,9 +28,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Longer than anything takes on Redis, and far shorter than any lease there but the one that
-/// is meant to end.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than anything takes on Redis on a busy machine, and far shorter than any lease there
+/// except [`BRIEF`].
+const TIMEOUT: Duration = Duration::from_secs(15);
 const BRIEF: Duration = Duration::from_millis(60);
 
 static REDIS: LazyLock<Redis> = LazyLock::new(Redis::start);
@@ -38,9 +38,9 @@ static REDIS: LazyLock<Redis> = LazyLock::new(Redis::start);
 fn config(cases: u32) -> Config {
     Config {
         cases,
-        // The history is printed, which is what one needs to repeat it.
+        // The printed history is enough to repeat a failure.
         failure_persistence: None,
-        // On Redis each attempt to make it shorter may take all the patience there is.
+        // On Redis each attempt to shrink a history may take the whole timeout.
         max_shrink_time: 60_000,
         ..Config::default()
     }
@@ -58,7 +58,7 @@ prop_state_machine! {
     fn the_redis_store_matches_the_model(sequential 1..40 => Real<true>);
 }
 
-/// The lock itself, and what its clients have in their hands.
+/// The lock, and the state of each client.
 struct Real<const ON_REDIS: bool> {
     store: Store,
     name: String,
@@ -73,10 +73,10 @@ enum Hand {
     Guard(Guard),
 }
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Default)]
 struct Outcome {
-    told_busy: Vec<(usize, Busy)>,
+    rejected: Vec<(usize, Busy)>,
     ended: Option<lockstock::Result<()>>,
 }
 
@@ -87,14 +87,15 @@ impl<const ON_REDIS: bool> StateMachineTest for Real<ON_REDIS> {
     fn init_test(model: &Model) -> Self::SystemUnderTest {
         static CASES: AtomicU64 = AtomicU64::new(0);
         let mut runtime = Builder::new_current_thread();
-        let runtime = runtime
-            .enable_all()
-            .start_paused(!ON_REDIS)
-            .build()
-            .unwrap();
+        match ON_REDIS {
+            true => runtime.enable_all(),
+            // Without I/O a yield costs no system call.
+            false => runtime.enable_time().start_paused(true),
+        };
+        let runtime = runtime.build().unwrap();
         let store = runtime.block_on(async {
             match ON_REDIS {
-                true => Store::connect_within(&REDIS.url(), PATIENCE).await.unwrap(),
+                true => Store::connect_within(&REDIS.url(), TIMEOUT).await.unwrap(),
                 false => Store::memory(),
             }
         });
@@ -114,7 +115,7 @@ impl<const ON_REDIS: bool> StateMachineTest for Real<ON_REDIS> {
         step: Step,
     ) -> Self::SystemUnderTest {
         runtime.block_on(async {
-            let mut outcome = real.carry_out(&step, model).await;
+            let mut outcome = real.execute(&step, model).await;
             real.settle(model, &mut outcome).await;
             real.compare(model, outcome).await;
         });
@@ -141,7 +142,7 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
         }
     }
 
-    async fn carry_out(&mut self, step: &Step, model: &Model) -> Outcome {
+    async fn execute(&mut self, step: &Step, model: &Model) -> Outcome {
         let mut outcome = Outcome::default();
         match *step {
             Step::Try { client, lease } => {
@@ -149,7 +150,7 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
                 self.hands[client] =
                     Hand::Waiting(tokio::spawn(async move { lock.try_acquire().await }));
             }
-            Step::WaitInVain { client, lease } => {
+            Step::WaitBriefly { client, lease } => {
                 let lock = self.lock(millis(lease_of(lease)));
                 let wait = match ON_REDIS {
                     true => Duration::from_millis(10),
@@ -195,37 +196,37 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
         outcome
     }
 
-    /// Lets everything happen that has to happen now.
+    /// Lets every consequence of the step take effect.
     async fn settle(&mut self, model: &Model, outcome: &mut Outcome) {
         if !ON_REDIS {
-            // Nothing here waits for anything but the clock, which stands still.
+            // All tasks wait only for the clock, which is paused.
             for _ in 0..50 {
                 yield_now().await;
             }
             return self.collect(outcome).await;
         }
-        // Whoever asks has been heard when this is answered.
+        // Redis replies to this after it has received the requests before it.
         yield_now().await;
         self.store.ping().await.unwrap();
         let begun = Instant::now();
         loop {
             self.collect(outcome).await;
-            if self.agrees(model) || begun.elapsed() > PATIENCE {
+            if self.agrees(model) || begun.elapsed() > TIMEOUT {
                 break;
             }
             sleep(Duration::from_millis(1)).await;
         }
         if model.holder.is_none() {
-            // What was dropped or lost is free soon, and not at once.
-            let probe = self.lock(PATIENCE).acquire_within(PATIENCE).await.unwrap();
+            // A lock that was dropped or lost is free soon, and not at once.
+            let probe = self.lock(TIMEOUT).acquire_within(TIMEOUT).await.unwrap();
             let Acquired::Held(guard) = probe else {
-                panic!("nobody has it: {probe:?}")
+                panic!("it has no holder: {probe:?}")
             };
             guard.release().await.unwrap();
         }
     }
 
-    /// Takes in who has got the lock, or the news that it is busy.
+    /// Collects the answers of the waiters that have finished.
     async fn collect(&mut self, outcome: &mut Outcome) {
         for (client, hand) in self.hands.iter_mut().enumerate() {
             let Hand::Waiting(waiting) = hand else {
@@ -237,7 +238,7 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
             *hand = match waiting.await.unwrap().unwrap() {
                 Acquired::Held(guard) => Hand::Guard(guard),
                 Acquired::Busy(busy) => {
-                    outcome.told_busy.push((client, busy));
+                    outcome.rejected.push((client, busy));
                     Hand::Idle
                 }
             };
@@ -267,8 +268,8 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
             "{hands:?} instead of {:?}",
             model.clients
         );
-        // Timers are late by up to two milliseconds for each lease that ran out; on Redis the
-        // clock of the model stands still.
+        // Timers are late by up to two milliseconds for each lease that ended; on Redis the
+        // clock of the model is paused.
         let inexact = millis(if ON_REDIS { 1000 * UNIT / 20 } else { 95 });
         let near = |one: Duration, other: Duration| one.abs_diff(other) <= inexact;
 
@@ -285,48 +286,48 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
             let lost = timeout(Duration::ZERO, guard.lost()).await.is_ok();
             assert_eq!(
                 lost,
-                !model.is_ours(client),
-                "whether client {client} has lost it"
+                !model.is_holder(client),
+                "whether client {client} has lost the lock"
             );
             assert_eq!(lost, guard.remaining().is_zero());
             if !lost {
                 owners += 1;
-                let left = millis(model.holder.unwrap().ends - model.now);
+                let remaining = millis(model.holder.unwrap().ends - model.now);
                 assert!(
-                    near(guard.remaining(), left),
-                    "{:?} of {left:?}",
+                    near(guard.remaining(), remaining),
+                    "{:?} of {remaining:?}",
                     guard.remaining()
                 );
             }
         }
         assert!(owners <= 1, "{owners} at once");
 
-        let told: Vec<_> = model
-            .told_busy
+        let expected: Vec<_> = model
+            .rejected
             .iter()
             .enumerate()
             .filter_map(|(client, busy)| Some((client, (*busy)?)))
             .collect();
         assert_eq!(
-            told.len(),
-            outcome.told_busy.len(),
-            "{told:?}, not {:?}",
-            outcome.told_busy
+            expected.len(),
+            outcome.rejected.len(),
+            "{expected:?}, not {:?}",
+            outcome.rejected
         );
-        for ((client, expected), (told, busy)) in told.into_iter().zip(outcome.told_busy) {
-            assert_eq!(client, told);
+        for ((client, expected), (rejected, busy)) in expected.into_iter().zip(outcome.rejected) {
+            assert_eq!(client, rejected);
             assert_eq!(busy.is_kept(), expected.kept);
-            let left = busy.retry_after().unwrap();
+            let remaining = busy.retry_after().unwrap();
             assert!(
-                near(left, millis(expected.left)),
-                "{left:?} of {}",
-                expected.left
+                near(remaining, millis(expected.remaining)),
+                "{remaining:?} of {}",
+                expected.remaining
             );
         }
-        match (model.was_ours, outcome.ended) {
+        match (model.was_holder, outcome.ended) {
             (None, None) | (Some(true), Some(Ok(()))) => {}
             (Some(false), Some(Err(error))) if error.is_lost() => {}
-            (ours, ended) => panic!("{ended:?}, and the model says {ours:?}"),
+            (was_holder, ended) => panic!("{ended:?} with {was_holder:?} in the model"),
         }
     }
 }

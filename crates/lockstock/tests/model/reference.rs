@@ -1,5 +1,5 @@
-//! The lock as a table and a queue, without threads, network or clock: what every answer
-//! should be. And what clients may do with it.
+//! The model of a lock: a holder and a queue, without threads, network or clock; and the steps
+//! that a client may take.
 
 use std::collections::VecDeque;
 
@@ -7,35 +7,34 @@ use proptest::prelude::*;
 use proptest::strategy::{BoxedStrategy, Union};
 use proptest_state_machine::ReferenceStateMachine;
 
-/// Times are in milliseconds since the beginning. Operations come at whole multiples of this.
+/// Times are in milliseconds since the start. Steps happen at multiples of this.
 pub(crate) const UNIT: u64 = 10_000;
-/// No two events ever fall together: a lease ends a little after a multiple of the unit, the
-/// longer the chain of leases that ran out before it, the later; a wait ends half-way between
-/// two multiples.
+/// No two events coincide: a lease ends a little after a multiple of the unit, and later with
+/// each lease that ended before it; a wait ends half-way between two multiples.
 const LEASE_ENDS: u64 = 100;
 const WAIT_ENDS: u64 = UNIT / 2;
 
 const CLIENTS: usize = 5;
 
-/// What a client does next, or that time passes. Leases and waits are in units.
+/// The next action of a client, or the passage of time. Leases and waits are in units.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Try {
         client: usize,
         lease: u64,
     },
-    /// Without `wait` as long as it takes.
+    /// Without `wait` there is no limit.
     Wait {
         client: usize,
         lease: u64,
         wait: Option<u64>,
     },
-    /// A wait so short that nothing happens meanwhile.
-    WaitInVain {
+    /// A wait so short that no other event happens before its end.
+    WaitBriefly {
         client: usize,
         lease: u64,
     },
-    /// Takes the free lock and does not come back before it is lost.
+    /// Acquires the free lock and waits until it is lost.
     LoseIt {
         client: usize,
     },
@@ -67,7 +66,7 @@ pub(crate) enum Step {
 pub(crate) enum Client {
     Idle,
     Waiting,
-    /// Has a guard; whether it is worth anything is another question.
+    /// Has a guard, of a lock that may be lost.
     Guard {
         lease: u64,
     },
@@ -87,11 +86,11 @@ struct Waiter {
     until: Option<u64>,
 }
 
-/// "Busy", as it was said.
+/// The answer to a rejected waiter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Busy {
     pub(crate) kept: bool,
-    pub(crate) left: u64,
+    pub(crate) remaining: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -100,16 +99,16 @@ pub(crate) struct Model {
     pub(crate) holder: Option<Holder>,
     queue: VecDeque<Waiter>,
     pub(crate) clients: [Client; CLIENTS],
-    // What came of the last step:
-    /// Who got the lock, in this order.
+    // The outcome of the last step:
+    /// The clients that were granted the lock, in order.
     pub(crate) granted: Vec<usize>,
-    pub(crate) told_busy: [Option<Busy>; CLIENTS],
-    /// Whether the guard that was used was worth something.
-    pub(crate) was_ours: Option<bool>,
+    pub(crate) rejected: [Option<Busy>; CLIENTS],
+    /// Whether the client held the lock when it used its guard.
+    pub(crate) was_holder: Option<bool>,
 }
 
 impl Model {
-    pub(crate) fn is_ours(&self, client: usize) -> bool {
+    pub(crate) fn is_holder(&self, client: usize) -> bool {
         self.holder
             .is_some_and(|holder| holder.client == client && !holder.kept)
     }
@@ -131,12 +130,12 @@ impl Model {
         }
     }
 
-    fn tell_busy(&mut self, client: usize) {
-        let holder = self.holder.expect("a queue stands behind a holder");
-        let left = holder.ends - self.now;
-        self.told_busy[client] = Some(Busy {
+    fn reject(&mut self, client: usize) {
+        let holder = self.holder.expect("waiters have a holder before them");
+        let remaining = holder.ends - self.now;
+        self.rejected[client] = Some(Busy {
             kept: holder.kept,
-            left,
+            remaining,
         });
         self.clients[client] = Client::Idle;
     }
@@ -145,9 +144,9 @@ impl Model {
         let Some(holder) = self.holder else {
             return self.grant(client, lease);
         };
-        let in_vain = |until| until <= self.now || holder.kept && until < holder.ends;
-        if until.is_some_and(in_vain) {
-            return self.tell_busy(client);
+        let must_time_out = |until| until <= self.now || holder.kept && until < holder.ends;
+        if until.is_some_and(must_time_out) {
+            return self.reject(client);
         }
         self.clients[client] = Client::Waiting;
         self.queue.push_back(Waiter {
@@ -157,24 +156,24 @@ impl Model {
         });
     }
 
-    /// Ends a guard: whether it was worth anything.
+    /// Ends a guard, and returns whether its client held the lock.
     fn end(&mut self, client: usize) -> bool {
         self.clients[client] = Client::Idle;
-        self.is_ours(client)
+        self.is_holder(client)
     }
 
     fn keep(&mut self) {
-        let holder = self.holder.as_mut().expect("it is ours");
+        let holder = self.holder.as_mut().expect("a holder keeps it");
         holder.kept = true;
         let ends = holder.ends;
-        let in_vain = |waiter: &Waiter| waiter.until.is_some_and(|until| until < ends);
+        let must_time_out = |waiter: &Waiter| waiter.until.is_some_and(|until| until < ends);
         let (losing, waiting) = std::mem::take(&mut self.queue)
             .into_iter()
-            .partition(in_vain);
+            .partition(must_time_out);
         self.queue = waiting;
         let losing: VecDeque<Waiter> = losing;
         for loser in losing {
-            self.tell_busy(loser.client);
+            self.reject(loser.client);
         }
     }
 
@@ -191,17 +190,21 @@ impl Model {
                 self.hand_over();
             } else {
                 let over = |waiter: &Waiter| waiter.until == Some(next);
-                let place = self.queue.iter().position(over).expect("somebody's");
-                let client = self.queue[place].client;
-                self.queue.remove(place);
-                self.tell_busy(client);
+                let index = self
+                    .queue
+                    .iter()
+                    .position(over)
+                    .expect("a waiter with this deadline");
+                let client = self.queue[index].client;
+                self.queue.remove(index);
+                self.reject(client);
             }
         }
         self.now = until;
     }
 }
 
-/// On Redis, where time is real, no lease ends and no wait, except where it is waited for.
+/// On Redis, where time is real, no lease and no wait ends, except where a step awaits it.
 pub(crate) struct Reference<const ON_REDIS: bool>;
 
 impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
@@ -215,8 +218,8 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
             queue: VecDeque::new(),
             clients: [Client::Idle; CLIENTS],
             granted: Vec::new(),
-            told_busy: [None; CLIENTS],
-            was_ours: None,
+            rejected: [None; CLIENTS],
+            was_holder: None,
         })
         .boxed()
     }
@@ -260,7 +263,7 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
                     may(
                         1,
                         lease
-                            .prop_map(move |lease| Step::WaitInVain { client, lease })
+                            .prop_map(move |lease| Step::WaitBriefly { client, lease })
                             .boxed(),
                     );
                     if ON_REDIS && model.holder.is_none() {
@@ -288,13 +291,13 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
         Union::new_weighted(steps).boxed()
     }
 
-    /// Of a sequence that has been made shorter, not every step makes sense.
+    /// In a shrunk history a step may have become impossible.
     fn preconditions(model: &Model, step: &Step) -> bool {
         match *step {
             Step::Pass { .. } => true,
             Step::Try { client, .. }
             | Step::Wait { client, .. }
-            | Step::WaitInVain { client, .. } => model.clients[client] == Client::Idle,
+            | Step::WaitBriefly { client, .. } => model.clients[client] == Client::Idle,
             Step::LoseIt { client } => {
                 model.clients[client] == Client::Idle && model.holder.is_none()
             }
@@ -309,12 +312,12 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
 
     fn apply(mut model: Model, step: &Step) -> Model {
         model.granted.clear();
-        model.told_busy = [None; CLIENTS];
-        model.was_ours = None;
+        model.rejected = [None; CLIENTS];
+        model.was_holder = None;
         let now = model.now;
         match *step {
             Step::Try { client, lease } => model.acquire(client, lease_of(lease), Some(now)),
-            Step::WaitInVain { client, lease } => {
+            Step::WaitBriefly { client, lease } => {
                 model.acquire(client, lease_of(lease), Some(now));
             }
             Step::Wait {
@@ -334,9 +337,9 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
                 model.queue.retain(|waiter| waiter.client != client);
             }
             Step::Release { client } => {
-                let ours = model.end(client);
-                model.was_ours = Some(ours);
-                if ours {
+                let was_holder = model.end(client);
+                model.was_holder = Some(was_holder);
+                if was_holder {
                     model.hand_over();
                 }
             }
@@ -346,25 +349,25 @@ impl<const ON_REDIS: bool> ReferenceStateMachine for Reference<ON_REDIS> {
                 }
             }
             Step::Keep { client } => {
-                let ours = model.end(client);
-                model.was_ours = Some(ours);
-                if ours {
+                let was_holder = model.end(client);
+                model.was_holder = Some(was_holder);
+                if was_holder {
                     model.keep();
                 }
             }
             Step::Extend { client, by } => {
-                model.was_ours = Some(model.is_ours(client));
+                model.was_holder = Some(model.is_holder(client));
                 if let Some(holder) = &mut model.holder
-                    && model.was_ours == Some(true)
+                    && model.was_holder == Some(true)
                 {
                     holder.ends += by * UNIT;
                 }
             }
             Step::Renew { client } => {
-                model.was_ours = Some(model.is_ours(client));
+                model.was_holder = Some(model.is_holder(client));
                 if let Some(holder) = &mut model.holder
                     && let Client::Guard { lease } = model.clients[client]
-                    && model.was_ours == Some(true)
+                    && model.was_holder == Some(true)
                 {
                     holder.ends = now + lease;
                 }

@@ -1,94 +1,59 @@
-//! The traps that other locks have fallen into, each by its number, so that ours stays out of
-//! them. Where a test of another file is exactly that, it is named here and not written again.
+//! The known pitfalls of distributed locks, by number, each with the tests that rule it out.
+//! A pitfall that a test of another file rules out names that test.
 //!
-//! | trap | what goes wrong | tests elsewhere |
+//! | pitfall | what goes wrong | tests elsewhere |
 //! |---|---|---|
-//! | 1 | a lock without a lease, or one that is rounded to nothing, is there for ever | `contract/main.rs` `invalid_arguments_are_rejected_before_a_request_is_sent` |
-//! | 2 | no wait is not one try, a short wait is none | `contract/main.rs` `a_short_wait_outlasts_a_shorter_lease` |
-//! | 3 | to add to a lease, to replace it and to start it again have one name | `contract/lease.rs` `renew_restarts_the_lease_and_extend_adds_to_it` |
-//! | 4 | the token is forgotten before the release was answered | `contract/cancellation.rs` `release_and_keep_complete_after_their_futures_are_dropped` |
-//! | 5 | the lease is counted from the reply, or from an attempt that failed | |
-//! | 6 | Redis deletes what has expired late, or only when somebody looks | |
-//! | 7 | what was published while nobody listened is lost | `queue.rs` `a_waiter_asks_again_after_its_connection_broke`, `queue.rs` `a_waiter_asks_again_after_redis_lost_the_queue` |
-//! | 8 | an answer that never came was a grant | `contract/outages.rs` `a_grant_whose_reply_was_lost_is_released` |
-//! | 9 | what is sent again is done twice | `contract/outages.rs` `a_request_whose_reply_was_lost_is_sent_again` |
-//! | 10 | a refusal of the server's is taken for "busy", or for "granted" | `pitfalls/rejections.rs` `pitfall_10_scripts_flushed`, `pitfalls/rejections.rs` `pitfall_10_readonly`, `pitfalls/rejections.rs` `pitfall_10_loading`, `pitfalls/rejections.rs` `pitfall_10_oom`, `pitfalls/rejections.rs` `pitfall_10_noauth`, `pitfalls/rejections.rs` `pitfall_10_moved` |
+//! | 1 | a lock without a lease, or with one rounded to zero, never ends | `contract/main.rs` `invalid_arguments_are_rejected_before_a_request_is_sent` |
+//! | 2 | a zero wait is not one try, a short wait is none | `contract/main.rs` `a_short_wait_outlasts_a_shorter_lease`, `contract/main.rs` `a_wait_of_milliseconds_outlasts_a_shorter_lease_in_memory` |
+//! | 3 | extending, replacing and restarting a lease share one name | `contract/lease.rs` `renew_restarts_the_lease_and_extend_adds_to_it` |
+//! | 4 | the token is forgotten before the reply to the release | `contract/cancellation.rs` `release_and_keep_complete_after_their_futures_are_dropped` |
+//! | 5 | the lease counts from the reply, or from a failed attempt | |
+//! | 6 | Redis deletes expired keys late, or only on access | |
+//! | 7 | a message published without a subscriber is lost | `queue.rs` `a_waiter_asks_again_after_its_connection_broke`, `queue.rs` `a_waiter_asks_again_after_redis_lost_the_queue` |
+//! | 8 | a reply that never arrived was a grant | `contract/outages.rs` `a_grant_whose_reply_was_lost_is_released` |
+//! | 9 | a repeated request takes effect twice | `contract/outages.rs` `a_request_whose_reply_was_lost_is_sent_again` |
+//! | 10 | an error of the server counts as "busy", or as "granted" | `pitfalls/rejections.rs` `pitfall_10_scripts_flushed`, `pitfalls/rejections.rs` `pitfall_10_readonly`, `pitfalls/rejections.rs` `pitfall_10_loading`, `pitfalls/rejections.rs` `pitfall_10_oom`, `pitfalls/rejections.rs` `pitfall_10_noauth`, `pitfalls/rejections.rs` `pitfall_10_moved` |
 //! | 11 | Redis evicts the lock | |
-//! | 12 | what renews outlives what it renews | `contract/renewal.rs` `auto_renewal_ends_with_its_guard` |
+//! | 12 | automatic renewal outlives its lock | `contract/renewal.rs` `auto_renewal_ends_with_its_guard` |
 //! | 13 | the fence is minted after the grant, and a stale holder gets the higher one | `contract/main.rs` `holders_are_exclusive_and_in_fence_order`, `queue.rs` `processes_are_exclusive_and_none_stalls` |
-//! | 14 | a renewal wakes those who wait | |
-//! | 15 | a release wakes them all | `queue.rs` `idle_waiters_send_nothing` |
+//! | 14 | a renewal wakes the waiters | |
+//! | 15 | a release wakes every waiter | `queue.rs` `idle_waiters_send_nothing` |
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+#[path = "../harness/mod.rs"]
+mod harness;
 mod rejections;
 
 use std::time::Duration;
 
-use lockstock::{Acquired, Busy, Guard, Lock, Store};
+use harness::{BRIEF, LEASE, SHORT, TIMEOUT, busy, got, held, queue_heads, until, waiting};
+use lockstock::{Acquired, Guard, Lock, Store};
 use lockstock_testkit::{Proxy, Redis};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
-
-const LEASE: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(300);
-/// Longer than anything here takes, and shorter than the lease.
-const PATIENCE: Duration = Duration::from_secs(20);
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 fn lock(store: &Store, lease: Duration) -> Lock {
     store.lock("a").lease(lease).unwrap()
 }
 
 async fn connect(redis: &Redis) -> Store {
-    Store::connect(&redis.url()).await.unwrap()
+    harness::connect(&redis.url()).await
 }
 
-/// Over a network that can be broken, and with patience for that.
+/// Connects over a network that can be broken.
 async fn connect_far(redis: &Redis) -> (Store, Proxy) {
     let proxy = Proxy::start(redis.address());
-    let url = format!("redis://{}/0", proxy.address());
-    let store = Store::connect_within(&url, PATIENCE).await.unwrap();
+    let store = harness::connect(&format!("redis://{}/0", proxy.address())).await;
     (store, proxy)
-}
-
-async fn held(lock: &Lock) -> Guard {
-    match lock.try_acquire().await.unwrap() {
-        Acquired::Held(guard) => guard,
-        Acquired::Busy(busy) => panic!("{busy:?}"),
-    }
-}
-
-async fn busy(lock: &Lock) -> Busy {
-    match lock.try_acquire().await.unwrap() {
-        Acquired::Held(guard) => panic!("{guard:?}"),
-        Acquired::Busy(busy) => busy,
-    }
-}
-
-fn waiting(lock: &Lock) -> JoinHandle<Guard> {
-    let lock = lock.clone();
-    tokio::spawn(async move { lock.acquire().await.unwrap() })
-}
-
-async fn got(waiter: JoinHandle<Guard>) -> Guard {
-    timeout(PATIENCE, waiter).await.expect("woken").unwrap()
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not yet");
-        sleep(Duration::from_millis(2)).await;
-    }
 }
 
 fn number(redis: &Redis, words: &[&str]) -> i64 {
     redis.command(words).unwrap().parse().unwrap()
 }
 
-async fn queued(redis: &Redis, count: i64) {
-    let standing = || number(redis, &["ZCARD", "lockstock:{a}:queue"]);
-    until("the queue", || standing() == count).await;
+async fn queued(redis: &Redis, count: usize) {
+    queue_heads(redis, "a", count).await;
 }
 
 #[tokio::test]
@@ -96,27 +61,30 @@ async fn pitfall_01_a_lock_key_always_has_an_expiry() {
     let redis = Redis::start();
     let store = connect(&redis).await;
     let lock = lock(&store, LEASE);
-    let expires = |most: Duration| {
-        let left = number(&redis, &["PTTL", "a"]);
-        assert!(left > 0 && left <= most.as_millis() as i64, "{left}");
+    let expires_within = |max: Duration| {
+        let remaining_ms = number(&redis, &["PTTL", "a"]);
+        assert!(
+            remaining_ms > 0 && remaining_ms <= max.as_millis() as i64,
+            "{remaining_ms}"
+        );
     };
     let mut guard = held(&lock).await;
-    expires(LEASE);
+    expires_within(LEASE);
     guard.extend(Duration::from_millis(1)).await.unwrap();
-    expires(LEASE);
+    expires_within(LEASE);
     guard.extend(LEASE).await.unwrap();
-    expires(LEASE * 2);
+    expires_within(LEASE * 2);
     guard.renew().await.unwrap();
-    expires(LEASE);
+    expires_within(LEASE);
     for never in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
-        // Whatever comes of it.
+        // With any result.
         let _ = guard.extend(never).await;
-        expires(LEASE);
-        let refused = store.lock("a").lease(never).unwrap_err();
-        assert!(refused.is_invalid(), "{refused}");
+        expires_within(LEASE);
+        let error = store.lock("a").lease(never).unwrap_err();
+        assert!(error.is_invalid(), "{error}");
     }
     guard.keep().await.unwrap();
-    expires(LEASE);
+    expires_within(LEASE);
 }
 
 #[tokio::test]
@@ -134,7 +102,7 @@ async fn pitfall_02_a_zero_wait_is_one_try_and_a_maximum_wait_is_a_wait() {
             async move { lock.acquire_within(Duration::MAX).await.unwrap() }
         });
         guard.release().await.unwrap();
-        let next = timeout(PATIENCE, waiter).await.unwrap().unwrap();
+        let next = timeout(TIMEOUT, waiter).await.unwrap().unwrap();
         assert!(matches!(next, Acquired::Held(_)), "{next:?}");
         drop(next);
         store.drain().await;
@@ -151,7 +119,7 @@ async fn pitfall_03_extend_adds_and_renew_restarts() {
         guard.extend(LEASE).await.unwrap();
         assert!(guard.remaining() > LEASE * 2, "added each time");
         guard.renew().await.unwrap();
-        assert!(guard.remaining() <= LEASE, "begun again");
+        assert!(guard.remaining() <= LEASE, "restarted");
         assert!(busy(&lock).await.retry_after().unwrap() <= LEASE);
         guard.release().await.unwrap();
     }
@@ -166,7 +134,7 @@ async fn pitfall_04_an_unanswered_release_completes_after_the_outage() {
     assert!(guard.release().await.unwrap_err().is_unavailable());
     busy(&lock(&connect(&redis).await, LEASE)).await;
     proxy.pass();
-    timeout(PATIENCE, far.drain())
+    timeout(TIMEOUT, far.drain())
         .await
         .expect("long before the lease ends");
     held(&lock(&connect(&redis).await, LEASE))
@@ -176,16 +144,20 @@ async fn pitfall_04_an_unanswered_release_completes_after_the_outage() {
         .unwrap();
 }
 
-/// Neither from the reply, nor from an attempt that came to nothing: never later than what
-/// Redis says, and not so much earlier that it is of no use.
+/// Not from the reply, and not from a failed attempt: the deadline is never later than the
+/// expiry in Redis, and not much earlier.
 #[tokio::test]
 async fn pitfall_05_the_lease_counts_from_the_request() {
     let redis = Redis::start();
     let (far, proxy) = connect_far(&redis).await;
     let honest = |guard: &Guard| {
-        let left = number(&redis, &["PTTL", "a"]) as u64;
-        let ends = Instant::now() + Duration::from_millis(left + 1);
-        assert!(guard.deadline() <= ends, "{:?}", guard.deadline() - ends);
+        let remaining_ms = number(&redis, &["PTTL", "a"]) as u64;
+        let expiry = Instant::now() + Duration::from_millis(remaining_ms + 1);
+        assert!(
+            guard.deadline() <= expiry,
+            "{:?}",
+            guard.deadline() - expiry
+        );
         assert!(guard.remaining() > LEASE / 2, "{:?}", guard.remaining());
     };
     let lock = lock(&far, LEASE);
@@ -204,27 +176,28 @@ async fn pitfall_05_the_lease_counts_from_the_request() {
     guard.release().await.unwrap();
 }
 
-/// The grant was handed to a waiter that heard of it only when it had ended, and that had
-/// asked again meanwhile: as happens to a process that was paused.
+/// A waiter receives a grant only after its lease, and has asked again meanwhile: as a paused
+/// process does.
 #[tokio::test]
 async fn pitfall_05_a_grant_received_after_its_lease_is_discarded() {
     let redis = Redis::start();
     let near = connect(&redis).await;
     let (far, proxy) = connect_far(&redis).await;
-    // The waiter behind it looks again when this lease would have ended.
-    let first = held(&lock(&near, SHORT * 2)).await;
+    let first = held(&lock(&near, BRIEF)).await;
+    // The waiter asks again when this lease would have ended.
+    let asks_again_at = first.deadline();
     let waiter = waiting(&lock(&far, SHORT));
     queued(&redis, 1).await;
     proxy.stall();
     first.release().await.unwrap();
-    // Its grant comes and goes without its knowledge, and somebody else is next.
+    // Its grant ends before it receives it, and another holder follows.
     until("the end of its lease", || {
         number(&redis, &["EXISTS", "a"]) == 0
     })
     .await;
     let second = held(&lock(&near, LEASE)).await;
-    // It has to be stalled until it has asked again: nothing shows when that is.
-    sleep(SHORT * 2).await;
+    // Stalled until after it has asked again, which has no visible effect.
+    sleep_until(asks_again_at + SHORT).await;
     proxy.pass();
     let fence = second.fence();
     queued(&redis, 1).await;
@@ -232,7 +205,7 @@ async fn pitfall_05_a_grant_received_after_its_lease_is_discarded() {
     let third = got(waiter).await;
     assert!(
         third.fence() > fence,
-        "it is the one before that it believes in"
+        "the fence of the grant that it missed"
     );
     third.release().await.unwrap();
 }
@@ -254,10 +227,10 @@ async fn pitfall_06_a_lease_ends_without_active_expiry_in_redis() {
 async fn pitfall_07_a_lost_notification_costs_at_most_the_lease() {
     let redis = Redis::start();
     let (one, other) = (connect(&redis).await, connect(&redis).await);
-    let guard = held(&lock(&one, SHORT * 2)).await;
+    let guard = held(&lock(&one, BRIEF)).await;
     let waiter = waiting(&lock(&other, LEASE));
     queued(&redis, 1).await;
-    // The holder is gone without a word, and so is what anybody could be told by.
+    // The holder is gone without a notification, and so is the queue.
     redis.command(&["DEL", "a", "lockstock:{a}:queue"]).unwrap();
     got(waiter).await.release().await.unwrap();
     assert!(guard.release().await.unwrap_err().is_lost());
@@ -272,10 +245,10 @@ async fn pitfall_09_a_repeated_request_is_granted_once() {
         proxy.reset_next_reply();
         let guard = held(&lock(&far, LEASE)).await;
         let stored = number(&redis, &["GET", "lockstock:clock"]) as u64;
-        assert!(guard.fence() <= stored, "not one of its own");
+        assert!(guard.fence() <= stored, "the fence of the one grant");
         let waiter = waiting(&lock(&near, LEASE));
         queued(&redis, 1).await;
-        // Released twice, it must not take the lock from the next.
+        // A repeated release must not take the lock from the next holder.
         proxy.reset_next_reply();
         guard.release().await.unwrap();
         let next = got(waiter).await;
@@ -293,7 +266,7 @@ async fn pitfall_11_an_evicted_lock_is_lost_and_fences_still_rise() {
     let evicted = held(&lock).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
     until("the eviction", || {
-        // Refused or not, it makes room first.
+        // Rejected or not, the command evicts first.
         let _ = redis.command(&["SET", "filler", "x"]);
         number(&redis, &["EXISTS", "a", "lockstock:clock"]) == 0
     })
@@ -348,14 +321,14 @@ async fn pitfall_15_a_release_notifies_one_waiter() {
     }
     let before = published(&redis);
     guard.release().await.unwrap();
-    let next = timeout(PATIENCE, waiters.join_next()).await.unwrap();
-    assert_eq!(published(&redis), before + 1, "one is told");
-    assert!(waiters.try_join_next().is_none(), "one has it");
+    let next = timeout(TIMEOUT, waiters.join_next()).await.unwrap();
+    assert_eq!(published(&redis), before + 1, "one notification");
+    assert!(waiters.try_join_next().is_none(), "one holder");
     drop(next);
     waiters.abort_all();
 }
 
-/// How often anybody was told anything.
+/// Returns how many notifications Redis has published.
 fn published(redis: &Redis) -> i64 {
     let stats = redis.command(&["INFO", "commandstats"]).unwrap();
     let calls = |line: &str| {

@@ -1,6 +1,6 @@
-//! Trap 10: what Redis answers when it will not. Each time for real: an error that says so in
-//! the server's own word, never "busy" and never "granted"; and when the server is willing
-//! again, the same store is, too.
+//! Pitfall 10: what Redis replies when it rejects a command. Each error is a real one, names
+//! itself in the word of the server, and is never "busy" and never "granted". When the server
+//! accepts commands again, the same store works again.
 
 use std::time::Duration;
 
@@ -8,38 +8,39 @@ use lockstock::{Acquired, Error, Lock, Store};
 use lockstock_testkit::Redis;
 use tokio::time::{Instant, sleep};
 
-use super::{LEASE, PATIENCE, connect, connect_far, held, until};
+use super::harness::{LEASE, TIMEOUT, held, until};
+use super::{connect, connect_far};
 
 fn free(store: &Store) -> Lock {
     store.lock("free").lease(LEASE).unwrap()
 }
 
-/// Panics unless it says that the store is unavailable, and why.
+/// Panics unless `result` is an error that reports the store as unavailable, with `word`.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, Error>, word: &str) {
-    let error = answer.expect_err(word);
+fn rejected<T: std::fmt::Debug>(result: Result<T, Error>, word: &str) {
+    let error = result.expect_err(word);
     assert!(error.is_unavailable(), "{error:?}");
-    let said = error.to_string();
-    assert!(said.to_uppercase().contains(word), "{said}");
+    let text = error.to_string();
+    assert!(text.to_uppercase().contains(word), "{text}");
 }
 
-/// Neither by a try nor by a wait.
-async fn is_refused(lock: &Lock, word: &str) {
-    refused(lock.try_acquire().await, word);
-    refused(lock.acquire_within(PATIENCE).await, word);
-    refused(lock.acquire().await, word);
+/// Neither a try nor a wait acquires the lock.
+async fn is_rejected(lock: &Lock, word: &str) {
+    rejected(lock.try_acquire().await, word);
+    rejected(lock.acquire_within(TIMEOUT).await, word);
+    rejected(lock.acquire().await, word);
 }
 
-/// Works again, by itself and soon: the connection may have to be made anew.
+/// Panics unless the store recovers by itself, with a new connection if it needs one.
 async fn works_again(store: &Store) {
     let begun = Instant::now();
     while let Err(error) = store.ping().await {
-        assert!(begun.elapsed() < PATIENCE, "still {error}");
+        assert!(begun.elapsed() < TIMEOUT, "still {error}");
         sleep(Duration::from_millis(5)).await;
     }
     for lock in [free(store), store.lock("other").lease(LEASE).unwrap()] {
-        // What was refused may be given back only now.
-        match lock.acquire_within(PATIENCE).await.unwrap() {
+        // A rejected release may be carried out only now.
+        match lock.acquire_within(TIMEOUT).await.unwrap() {
             Acquired::Held(guard) => guard.release().await.unwrap(),
             Acquired::Busy(busy) => panic!("{busy:?}"),
         }
@@ -50,7 +51,7 @@ async fn works_again(store: &Store) {
 async fn pitfall_10_scripts_flushed() {
     let redis = Redis::start();
     let (store, other) = (connect(&redis).await, connect(&redis).await);
-    // Redis forgets scripts when it likes: nobody notices.
+    // Redis may forget its scripts at any time. No caller notices.
     let forget = || redis.command(&["SCRIPT", "FLUSH"]).unwrap();
     for _ in 0..3 {
         forget();
@@ -75,7 +76,7 @@ async fn pitfall_10_scripts_flushed() {
     store.ping().await.unwrap();
 }
 
-/// One that serves its replicas at once.
+/// Starts a master that serves a new replica at once.
 fn master() -> Redis {
     Redis::start_with(&["--repl-diskless-sync-delay", "0"])
 }
@@ -85,7 +86,7 @@ async fn pitfall_10_readonly() {
     let (master, redis) = (master(), Redis::start());
     let store = connect(&redis).await;
     let guard = held(&store.lock("other").lease(LEASE).unwrap()).await;
-    // As after a failover: what was the master is a replica now, and has what the other has.
+    // As after a failover: the former master is a replica, with the data of the new master.
     let port = master.address().port().to_string();
     redis.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
     until("a replica", || {
@@ -93,20 +94,17 @@ async fn pitfall_10_readonly() {
         info.contains("master_link_status:up")
     })
     .await;
-    is_refused(&free(&store), "READONLY").await;
-    refused(store.ping().await, "READONLY");
-    refused(Store::connect(&redis.url()).await, "READONLY");
-    // The master never heard of this lock.
-    let given_back = guard.release().await.unwrap_err();
-    assert!(
-        given_back.is_lost() || given_back.is_unavailable(),
-        "{given_back}"
-    );
+    is_rejected(&free(&store), "READONLY").await;
+    rejected(store.ping().await, "READONLY");
+    rejected(Store::connect(&redis.url()).await, "READONLY");
+    // The master has never known this lock.
+    let error = guard.release().await.unwrap_err();
+    assert!(error.is_lost() || error.is_unavailable(), "{error}");
     redis.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     works_again(&store).await;
 }
 
-/// What a replica has is what the master had a while ago: nobody knows whether it is still so.
+/// The copy of a replica is of the past: whether the lock is still held is unknown.
 #[tokio::test]
 async fn pitfall_10_readonly_replica_that_has_a_copy_of_the_lock() {
     let (master, redis) = (master(), Redis::start());
@@ -119,13 +117,13 @@ async fn pitfall_10_readonly_replica_that_has_a_copy_of_the_lock() {
         redis.command(&["EXISTS", "free"]) == Ok("1".to_owned())
     })
     .await;
-    is_refused(&free(&store), "READONLY").await;
+    is_rejected(&free(&store), "READONLY").await;
     guard.release().await.unwrap();
 }
 
 #[tokio::test]
 async fn pitfall_10_loading() {
-    // A millisecond for each key that it reads, once there are keys to read.
+    // Reads one key per millisecond, once there are keys to read.
     let slow = [
         "--key-load-delay",
         "1000",
@@ -135,7 +133,7 @@ async fn pitfall_10_loading() {
     let redis = Redis::start_with(&slow);
     let store = connect(&redis).await;
     held(&free(&store)).await.release().await.unwrap();
-    let fill = "for i = 1, 3000 do redis.call('SET', 'filler' .. i, string.rep('x', 100)) end";
+    let fill = "for i = 1, 2000 do redis.call('SET', 'filler' .. i, string.rep('x', 100)) end";
     redis.command(&["EVAL", fill, "0"]).unwrap();
     redis.command(&["SAVE"]).unwrap();
     redis.restart();
@@ -146,19 +144,18 @@ async fn pitfall_10_loading() {
             .contains("\nloading:1")
     };
     assert!(is_loading());
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     while is_loading() {
-        answers.push(free(&store).try_acquire().await);
+        results.push(free(&store).try_acquire().await);
     }
-    // The last one may have come just after it was done.
-    answers.pop();
-    assert!(!answers.is_empty());
-    for answer in answers {
-        let error = answer.expect_err("it was loading");
+    // The last one may have arrived just after the loading ended.
+    results.pop();
+    assert!(!results.is_empty());
+    for result in results {
+        let error = result.expect_err("it was loading");
         assert!(error.is_unavailable(), "{error}");
-        let said = format!("{error} {error:?}");
-        // The first of them finds that the connection is not there any more.
-        assert!(said.to_uppercase().contains("LOADING"), "{said}");
+        let text = format!("{error} {error:?}");
+        assert!(text.to_uppercase().contains("LOADING"), "{text}");
     }
     works_again(&store).await;
 }
@@ -169,11 +166,11 @@ async fn pitfall_10_oom() {
     let store = connect(&redis).await;
     let guard = held(&store.lock("other").lease(LEASE).unwrap()).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
-    is_refused(&free(&store), "OOM").await;
-    refused(store.ping().await, "OOM");
-    // Giving back needs no memory.
+    is_rejected(&free(&store), "OOM").await;
+    rejected(store.ping().await, "OOM");
+    // A release needs no memory.
     guard.release().await.unwrap();
-    is_refused(&store.lock("other").lease(LEASE).unwrap(), "OOM").await;
+    is_rejected(&store.lock("other").lease(LEASE).unwrap(), "OOM").await;
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     works_again(&store).await;
 }
@@ -181,14 +178,14 @@ async fn pitfall_10_oom() {
 #[tokio::test]
 async fn pitfall_10_noauth() {
     let locked = Redis::start_with(&["--requirepass", "pw"]);
-    refused(Store::connect(&locked.url()).await, "NOAUTH");
+    rejected(Store::connect(&locked.url()).await, "NOAUTH");
     let wrong = format!("redis://:wrong@{}/0", locked.address());
-    refused(Store::connect(&wrong).await, "WRONGPASS");
+    rejected(Store::connect(&wrong).await, "WRONGPASS");
     let right = format!("redis://:pw@{}/0", locked.address());
     let store = Store::connect(&right).await.unwrap();
     works_again(&store).await;
 
-    // A password that comes later is asked for with the next connection.
+    // A password that is set later applies to the next connection.
     let redis = Redis::start();
     let (store, proxy) = connect_far(&redis).await;
     works_again(&store).await;
@@ -202,7 +199,7 @@ async fn pitfall_10_noauth() {
     require("pw");
     proxy.cut();
     proxy.pass();
-    is_refused(&free(&store), "NOAUTH").await;
+    is_rejected(&free(&store), "NOAUTH").await;
     require("");
     works_again(&store).await;
 }
@@ -230,14 +227,14 @@ async fn pitfall_10_moved() {
     };
     until("a cluster", || {
         let knows = redis.command(&["CLUSTER", "NODES"]).unwrap().contains(&id);
-        // The other has to have heard whose the slots are, or it serves none of its own.
+        // The other node serves its slots only after it has learned the owners of all.
         knows && is_ok(&redis) && is_ok(&other)
     })
     .await;
-    // Asked as a server of its own, it serves nothing, and says what would.
+    // Opened as a single server, it serves nothing, and the error names the reason.
     let store = connect(&redis).await;
-    is_refused(&free(&store), "CROSSSLOT").await;
-    // Whoever knows what it is follows where it points to.
+    is_rejected(&free(&store), "CROSSSLOT").await;
+    // Opened as a Cluster, the store follows the redirect.
     let store = Store::connect(&format!("redis+cluster://{}", redis.address()))
         .await
         .unwrap();

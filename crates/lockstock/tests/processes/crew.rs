@@ -11,14 +11,14 @@ use lockstock_testkit::{Postgres, Process, Proxy, Redis};
 use crate::register::Judge;
 use crate::worker::{Faults, Job, ORDERS};
 
-/// Beyond what anything here takes on a loaded machine, and no measure of speed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything takes on a busy machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often to look: each time costs a `psql`, which would take the processor from the others.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often a condition is checked. Each check runs `psql`, which takes CPU time from the
+/// processes under test.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// One for all tests: starting one takes longer than most of them. What it forgets in a power
-/// failure is no concern of a judge who is asked right afterwards.
+/// One for all tests: it takes longer to start than most of them. The judge needs no durability.
 static POSTGRES: LazyLock<Postgres> =
     LazyLock::new(|| Postgres::start_with(&["-c", "fsync=off", "-c", "synchronous_commit=off"]));
 
@@ -30,13 +30,13 @@ pub(crate) struct Crew {
     hired: u64,
 }
 
-/// One process, and the network between it and Redis.
+/// One process and the network between it and Redis.
 pub(crate) struct Member {
     pub(crate) number: u64,
     pub(crate) process: Process,
     pub(crate) proxy: Proxy,
-    said: Receiver<String>,
-    told: Option<ChildStdin>,
+    messages: Receiver<String>,
+    stdin: Option<ChildStdin>,
 }
 
 impl Crew {
@@ -67,13 +67,13 @@ impl Crew {
         }
     }
 
-    /// Starts another process with so many tasks.
+    /// Starts another process with that many tasks.
     pub(crate) fn hire(&mut self, tasks: u64) {
         self.hired += 1;
         let proxy = Proxy::start(self.redis.address());
         let mut job = self.job.clone();
         (job.number, job.tasks) = (self.hired, tasks);
-        // Without faults the way is straight, so that it is the lock that is slow or fast.
+        // Without faults there is no proxy, so that only the lock determines the speed.
         job.redis = match job.faults {
             Faults::None => self.redis.url(),
             _ => format!("redis://{}/0", proxy.address()),
@@ -86,47 +86,47 @@ impl Crew {
             .stdout(Stdio::piped());
         let process = Process::spawn(command).unwrap();
         let stdout = process.take_stdout().unwrap();
-        let (say, said) = channel();
+        let (sender, messages) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some(words) = line.strip_prefix("> ") {
-                    let _ = say.send(words.to_owned());
+                    let _ = sender.send(words.to_owned());
                 }
             }
         });
-        let told = process.take_stdin();
+        let stdin = process.take_stdin();
         self.members.push(Member {
             number: self.hired,
             process,
             proxy,
-            said,
-            told,
+            messages,
+            stdin,
         });
     }
 
-    /// SIGKILL, and another one in its place.
+    /// Kills a process with SIGKILL and starts another in its place.
     pub(crate) fn replace(&mut self, index: usize, tasks: u64) {
         let gone = self.members.remove(index);
-        self.still_there(&gone);
+        self.assert_running(&gone);
         gone.process.kill();
         self.hire(tasks);
     }
 
-    /// Panics if one has ended by itself, which it does only when something is wrong.
-    pub(crate) fn all_still_there(&self) {
+    /// Panics if a process has ended by itself, as it does only after a failure.
+    pub(crate) fn assert_all_running(&self) {
         self.members
             .iter()
-            .for_each(|member| self.still_there(member));
+            .for_each(|member| self.assert_running(member));
     }
 
-    fn still_there(&self, member: &Member) {
+    fn assert_running(&self, member: &Member) {
         if let Some(status) = member.process.exited() {
             panic!("process {} has ended: {status}", member.number);
         }
     }
 
-    /// Waits until `done`, as long as everybody is there and it goes on.
-    pub(crate) fn go_on_until(
+    /// Waits until `done`. Panics if a process ends or the time is up.
+    pub(crate) fn progress_until(
         &self,
         what: &str,
         within: Duration,
@@ -134,20 +134,20 @@ impl Crew {
     ) {
         let begun = Instant::now();
         while !done(self) {
-            self.all_still_there();
+            self.assert_all_running();
             assert!(begun.elapsed() < within, "{what}: not within {within:?}");
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Panics unless each of them still gets the lock, and writes.
-    pub(crate) fn everybody_goes_on(&self, within: Duration) {
+    /// Panics unless each process still acquires locks and writes.
+    pub(crate) fn all_progress(&self, within: Duration) {
         let before: Vec<_> = self
             .members
             .iter()
             .map(|member| self.judge.written_by(member.number))
             .collect();
-        self.go_on_until("everybody goes on", within, |crew| {
+        self.progress_until("progress of all", within, |crew| {
             crew.members
                 .iter()
                 .zip(&before)
@@ -155,58 +155,58 @@ impl Crew {
         });
     }
 
-    /// Which of them is the first to say so.
-    pub(crate) fn somebody_says(&self, words: &str) -> usize {
+    /// Returns the first process to print `words`.
+    pub(crate) fn first_to_say(&self, words: &str) -> usize {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < TIMEOUT {
             for (index, member) in self.members.iter().enumerate() {
-                if let Ok(said) = member.said.recv_timeout(Duration::from_millis(5)) {
-                    assert_eq!(said, words, "process {}", member.number);
+                if let Ok(message) = member.messages.recv_timeout(Duration::from_millis(5)) {
+                    assert_eq!(message, words, "process {}", member.number);
                     return index;
                 }
             }
         }
-        panic!("nobody says {words}");
+        panic!("no process printed {words}");
     }
 
-    /// How many processes wait for `name`.
+    /// Returns how many processes wait for `name`.
     pub(crate) fn queued(&self, name: &str) -> u64 {
         let queue = format!("lockstock:{{{name}}}:queue");
         let count = self.redis.command(&["ZCARD", &queue]);
         count.unwrap().parse().unwrap()
     }
 
-    /// Lets everybody finish and leave, and looks at what they leave behind.
+    /// Ends all processes, and panics if they leave anything behind.
     pub(crate) fn dismiss(&mut self) {
         for member in &mut self.members {
-            member.told = None;
+            member.stdin = None;
         }
         for member in self.members.drain(..) {
-            let status = member.process.wait(PATIENCE);
-            let status = status.unwrap_or_else(|| panic!("process {} stays", member.number));
+            let status = member.process.wait(TIMEOUT);
+            let status = status.unwrap_or_else(|| panic!("process {} does not end", member.number));
             assert!(status.success(), "process {}: {status}", member.number);
-            for words in member.said.iter() {
+            for words in member.messages.iter() {
                 println!("process {}: {words}", member.number);
             }
         }
         self.judge.check();
-        let left = || {
+        let keys = || {
             let keys = self.redis.command(&["KEYS", "*"]).unwrap();
             keys.lines().filter(|&key| key != "lockstock:clock").count()
         };
-        // What was kept, or held by one that was killed, stays until its lease has ended. A
-        // lease that nobody means to run out is longer than this.
-        self.go_on_until("no key is left", PATIENCE, |_| left() == 0);
+        // A lock that was kept, or held by a killed process, remains until its lease ends. A
+        // lease that is not meant to end is longer than this timeout.
+        self.progress_until("no key is left", TIMEOUT, |_| keys() == 0);
     }
 }
 
 impl Member {
     pub(crate) fn tell(&mut self, words: &str) {
-        let told = self.told.as_mut().unwrap();
-        writeln!(told, "{words}").unwrap();
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{words}").unwrap();
     }
 
-    /// Panics unless this is the next it says.
+    /// Panics unless the next message is `words`.
     #[track_caller]
     pub(crate) fn says(&self, words: &str) {
         assert_eq!(self.next(), words, "process {}", self.number);
@@ -214,7 +214,7 @@ impl Member {
 
     #[track_caller]
     pub(crate) fn next(&self) -> String {
-        let said = self.said.recv_timeout(PATIENCE);
-        said.unwrap_or_else(|error| panic!("process {} says nothing: {error}", self.number))
+        let message = self.messages.recv_timeout(TIMEOUT);
+        message.unwrap_or_else(|error| panic!("process {} is silent: {error}", self.number))
     }
 }

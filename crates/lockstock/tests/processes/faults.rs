@@ -1,4 +1,4 @@
-//! Faults, drawn by chance, and what has to hold when they have ended.
+//! Random faults, and what has to hold after them.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use lockstock_testkit::Redis;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
-use crate::crew::{Crew, PATIENCE};
+use crate::crew::{Crew, TIMEOUT};
 use crate::soak::size;
 use crate::worker::Faults;
 
 const LEASE: Duration = Duration::from_millis(500);
 const PROCESSES: usize = 4;
 
-/// What goes wrong, with one process unless it says otherwise.
+/// A fault, of one process unless its name is of Redis.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Killed,
     /// For longer than the lease.
     Paused,
-    /// Both sides know.
+    /// Both sides notice.
     CutOff,
-    /// What it asks is done, and it does not hear of it.
-    Unheard,
+    /// Its requests take effect, and it receives no reply.
+    RepliesLost,
     OneReplyLost,
     Late,
-    /// Nothing gets through, and nobody knows.
+    /// No traffic passes, and neither side notices.
     Silent,
     RedisKilled,
     RedisPaused,
@@ -35,7 +35,7 @@ const FAULTS: [Fault; 9] = [
     Fault::Killed,
     Fault::Paused,
     Fault::CutOff,
-    Fault::Unheard,
+    Fault::RepliesLost,
     Fault::OneReplyLost,
     Fault::Late,
     Fault::Silent,
@@ -43,23 +43,23 @@ const FAULTS: [Fault; 9] = [
     Fault::RedisPaused,
 ];
 
-/// Lets them contend while one fault after another comes and goes.
+/// Lets processes contend while faults come and go.
 pub(crate) fn run(test: &'static str, redis: Redis, faults: Faults, chance: &mut StdRng) {
     let mut crew = Crew::new(test, redis, &["hot", "b", "c"], LEASE, faults);
-    // Alone in their process and in company, by turns.
+    // Tasks are alone in their process or share it.
     let tasks = |chance: &mut StdRng| chance.random_range(1..=3);
     for _ in 0..PROCESSES {
         crew.hire(tasks(chance));
     }
-    crew.everybody_goes_on(LEASE + PATIENCE);
-    // Each of them at least twice, in any order.
+    crew.all_progress(LEASE + TIMEOUT);
+    // Each fault at least twice, in any order.
     let mut rounds = FAULTS.repeat(size(2, 40));
     shuffle(&mut rounds, chance);
     let begun = Instant::now();
     for (round, &fault) in rounds.iter().enumerate() {
         println!("{test} [{:.1?}]: {fault:?}", begun.elapsed());
         let victim = victim(&crew, chance);
-        // How long it lasts is drawn, too: this is no waiting for something to happen.
+        // The duration of the fault is random, too: this sleep awaits nothing.
         let for_a_while = Duration::from_millis(chance.random_range(20..400));
         let last = || std::thread::sleep(for_a_while);
         let member = &crew.members[victim];
@@ -77,7 +77,7 @@ pub(crate) fn run(test: &'static str, redis: Redis, faults: Faults, chance: &mut
                 member.proxy.cut();
                 last();
             }
-            Fault::Unheard => {
+            Fault::RepliesLost => {
                 member.proxy.drop_replies();
                 last();
             }
@@ -107,13 +107,13 @@ pub(crate) fn run(test: &'static str, redis: Redis, faults: Faults, chance: &mut
             }
         }
         crew.members.iter().for_each(|member| member.proxy.pass());
-        crew.all_still_there();
-        // Now and then a fault finds them as they are without, not in the middle of the last.
+        crew.assert_all_running();
+        // Some faults begin after the last one has been overcome, the others in the middle.
         if round % 4 == 3 {
-            crew.everybody_goes_on(LEASE + PATIENCE);
+            crew.all_progress(LEASE + TIMEOUT);
         }
     }
-    crew.everybody_goes_on(LEASE + PATIENCE);
+    crew.all_progress(LEASE + TIMEOUT);
     println!(
         "{test}: {} writes in {:?}",
         crew.judge.accepted(),
@@ -122,18 +122,18 @@ pub(crate) fn run(test: &'static str, redis: Redis, faults: Faults, chance: &mut
     crew.dismiss();
 }
 
-/// Half the time whoever holds the hot lock, or did a moment ago; else somebody who waits.
+/// Returns half the time the current or last holder of the hot lock, else a waiter.
 fn victim(crew: &Crew, chance: &mut StdRng) -> usize {
     let holder = crew.judge.last_writer("hot");
     let holder = crew
         .members
         .iter()
         .position(|member| Some(member.number) == holder);
-    let anybody = chance.random_range(0..crew.members.len());
+    let any = chance.random_range(0..crew.members.len());
     match holder {
         Some(holder) if chance.random() => holder,
-        Some(holder) if anybody == holder => (anybody + 1) % crew.members.len(),
-        _ => anybody,
+        Some(holder) if any == holder => (any + 1) % crew.members.len(),
+        _ => any,
     }
 }
 

@@ -1,11 +1,11 @@
-//! Several real processes contend for the same locks, some are killed, paused or cut off, and
-//! Redis is killed under them. The judge of every run is a fenced register in Postgres.
+//! Several real processes contend for the same locks. Some are killed, paused or cut off, and
+//! Redis is killed under them. A fenced register in Postgres judges every run.
 //!
-//! What is asserted, besides the judge's own rules (`register.rs`): nobody is overtaken before
-//! its own clock says that its time is up, unless the store forgot the lock; once the faults
-//! have ended everybody gets the lock again; and whoever has left leaves nothing behind.
+//! Besides the rules of the judge (`register.rs`): no holder is overtaken before its deadline on
+//! its own clock, unless the store lost the lock; after the faults every process acquires the
+//! lock again; and a process that has left leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 #[path = "../harness/soak.rs"]
 mod soak;
@@ -17,7 +17,7 @@ mod worker;
 
 use std::time::{Duration, Instant};
 
-use crew::{Crew, PATIENCE};
+use crew::{Crew, TIMEOUT};
 use lockstock_testkit::Redis;
 use soak::{chance, size};
 use worker::Faults;
@@ -30,7 +30,7 @@ fn one_process() {
 
 // --- without faults -------------------------------------------------------------------------
 
-/// So long that a wake-up that is lost is a stall, and not healed by the end of a lease.
+/// So long that a lost notification is a stall, which no end of a lease resolves in time.
 const LONG: Duration = Duration::from_secs(120);
 
 fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
@@ -42,7 +42,7 @@ fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
     let (mut before, mut shown) = (0, Instant::now());
     while before < count {
         let mut now = before;
-        crew.go_on_until("a hand-over", PATIENCE, |crew| {
+        crew.progress_until("a hand-over", TIMEOUT, |crew| {
             now = crew.judge.accepted();
             now > before
         });
@@ -53,7 +53,7 @@ fn hand_overs(test: &'static str, processes: u64, tasks: u64, count: u64) {
         }
     }
     println!("{test}: {before} hand-overs in {:?}", begun.elapsed());
-    crew.everybody_goes_on(PATIENCE);
+    crew.all_progress(TIMEOUT);
     crew.dismiss();
 }
 
@@ -78,16 +78,16 @@ fn several_names_and_every_way_to_acquire_and_release() {
     }
     let count = size(2_000, 100_000);
     let begun = Instant::now();
-    let limit = PATIENCE * size(1, 60);
-    crew.go_on_until("the writes", limit, |crew| crew.judge.accepted() >= count);
+    let limit = TIMEOUT * size(1, 60);
+    crew.progress_until("the writes", limit, |crew| crew.judge.accepted() >= count);
     println!("several names: {count} writes in {:?}", begun.elapsed());
-    crew.everybody_goes_on(PATIENCE);
+    crew.all_progress(TIMEOUT);
     crew.dismiss();
 }
 
 // --- one fault at a time --------------------------------------------------------------------
 
-/// Of a holder whose lease has to end.
+/// The lease of a holder whose lease has to end.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn puppets(test: &'static str, count: usize) -> Crew {
@@ -104,7 +104,7 @@ fn puppets(test: &'static str, count: usize) -> Crew {
 #[test]
 fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
     let mut crew = puppets("killed_holder", 3);
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     crew.members[0].tell("acquire 1");
     crew.members[0].says("held");
     for waiter in &mut crew.members[1..] {
@@ -112,9 +112,13 @@ fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
     }
     let holder = crew.members.remove(0);
     holder.process.kill();
-    // Whichever of the two came first.
-    let next = crew.somebody_says("held");
-    assert!(asked.elapsed() >= SHORT, "{:?}", asked.elapsed());
+    // Either of the two may be the first.
+    let next = crew.first_to_say("held");
+    assert!(
+        requested_at.elapsed() >= SHORT,
+        "{:?}",
+        requested_at.elapsed()
+    );
     crew.members[next].tell("write");
     crew.members[next].says("written");
     let last = 1 - next;
@@ -131,9 +135,9 @@ fn a_killed_waiter_is_skipped() {
     crew.members[0].tell("acquire 120");
     crew.members[0].says("held");
     crew.members[1].tell("acquire 120");
-    crew.go_on_until("a waiter", PATIENCE, |crew| crew.queued("hot") == 1);
+    crew.progress_until("a waiter", TIMEOUT, |crew| crew.queued("hot") == 1);
     crew.members[2].tell("acquire 120");
-    crew.go_on_until("another", PATIENCE, |crew| crew.queued("hot") == 2);
+    crew.progress_until("another", TIMEOUT, |crew| crew.queued("hot") == 2);
     let waiter = crew.members.remove(1);
     waiter.process.kill();
     crew.members[0].tell("release");
@@ -154,13 +158,13 @@ fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
     crew.members[1].says("held");
     crew.members[1].tell("write");
     crew.members[1].says("written");
-    // Told while it stands still, so that it is the first that it does.
+    // Sent while it is paused, so that these are the first commands it carries out.
     crew.members[0].tell("write");
     crew.members[0].tell("release");
     crew.members[0].process.resume();
-    let mut said = [0; 3].map(|_| crew.members[0].next());
-    said.sort();
-    assert_eq!(said, ["lost", "not ours", "refused"]);
+    let mut messages = [0; 3].map(|_| crew.members[0].next());
+    messages.sort();
+    assert_eq!(messages, ["lost", "not held", "rejected"]);
     crew.dismiss();
 }
 
@@ -168,7 +172,7 @@ fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
 
 #[test]
 fn under_faults_no_holder_is_overtaken_before_its_deadline_and_all_progress() {
-    // With every write on disk before it is answered, so that being killed is not forgetting.
+    // Every write is on disk before its reply, so that a killed Redis loses no data.
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut chance = chance("any_faults");
     faults::run("any_faults", redis, Faults::Any, &mut chance);

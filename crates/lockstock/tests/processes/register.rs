@@ -1,10 +1,9 @@
 //! The judge: a register in Postgres that is written under the lock, by the fence.
 //!
-//! Reading and writing are two statements now and then, as they are for an application. The
-//! first *claims* the register for a fence, so that whoever is overtaken between the two is
-//! refused, and its update is not lost: two who hold at once are found out here. Every write
-//! that was accepted stands in the journal, in the order of the commits: the row of the
-//! register is locked until then.
+//! Some reads and writes are two statements, as in an application. The first *claims* the
+//! register for a fence, so that a holder that is overtaken between the two is rejected and no
+//! update is lost: this detects two holders at once. The journal records every accepted write in
+//! the order of the commits: the row of the register is locked until then.
 
 use lockstock_testkit::Postgres;
 use sqlx::{Connection, PgConnection, Row};
@@ -25,7 +24,7 @@ impl Register {
         Self(PgConnection::connect(url).await.unwrap())
     }
 
-    /// Takes the register for `fence` and answers its value; `None` if a later fence was there.
+    /// Claims the register for `fence` and returns its value; `None` if it has a later fence.
     pub(crate) async fn claim(&mut self, name: &str, fence: u64) -> Option<i64> {
         sqlx::query("UPDATE register SET fence = $2 WHERE name = $1 AND fence < $2 RETURNING value")
             .bind(name)
@@ -36,7 +35,7 @@ impl Register {
             .map(|row| row.get(0))
     }
 
-    /// Both in one statement: cheaper, and still refused if a later fence was there.
+    /// Claims and writes in one statement. Returns false if the register has a later fence.
     pub(crate) async fn claim_and_write(&mut self, name: &str, fence: u64, holder: u64) -> bool {
         let done = sqlx::query(
             "WITH written AS (
@@ -54,7 +53,7 @@ impl Register {
         done.rows_affected() == 1
     }
 
-    /// Writes the value after the one `seen`, unless a later fence has claimed the register.
+    /// Writes the value after `seen`. Returns false if a later fence has claimed the register.
     pub(crate) async fn write(&mut self, name: &str, fence: u64, seen: i64, holder: u64) -> bool {
         let done = sqlx::query(
             "WITH written AS (
@@ -72,7 +71,7 @@ impl Register {
         done.rows_affected() == 1
     }
 
-    /// The end of the journal, for whoever has to find out what went wrong.
+    /// Returns the end of the journal, for diagnosis.
     pub(crate) async fn history(&mut self, name: &str) -> String {
         let rows = sqlx::query(
             "SELECT 'the register has fence ' || fence FROM register WHERE name = $1
@@ -88,7 +87,7 @@ impl Register {
     }
 }
 
-/// A register of its own for one test, in the Postgres of them all.
+/// The register of one test, in the Postgres that all tests share.
 pub(crate) struct Judge {
     postgres: &'static Postgres,
     database: &'static str,
@@ -120,26 +119,26 @@ impl Judge {
         self.ask(sql).parse().unwrap()
     }
 
-    /// How many writes were accepted.
+    /// Returns how many writes were accepted.
     pub(crate) fn accepted(&self) -> u64 {
         self.number("SELECT sum(value) FROM register")
     }
 
-    /// Who wrote last under `name`: the holder, or whoever held it a moment ago.
+    /// Returns the last writer under `name`: the current holder or the one before.
     pub(crate) fn last_writer(&self, name: &str) -> Option<u64> {
         let sql =
             format!("SELECT holder FROM journal WHERE name = '{name}' ORDER BY value DESC LIMIT 1");
         self.ask(&sql).parse().ok()
     }
 
-    /// How often `holder` wrote.
+    /// Returns how often `holder` wrote.
     pub(crate) fn written_by(&self, holder: u64) -> u64 {
         self.number(&format!(
             "SELECT count(*) FROM journal WHERE holder = {holder}"
         ))
     }
 
-    /// Panics unless the history of every name is one that a lock allows.
+    /// Panics unless a lock allows the history of every name.
     pub(crate) fn check(&self) {
         let wrong = self.ask(
             "SELECT * FROM (

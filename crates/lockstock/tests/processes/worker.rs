@@ -1,7 +1,7 @@
-//! The process that contends: what the tests of this file start several of, kill and pause.
+//! A process that contends for locks. The tests start several of them, kill and pause them.
 //!
-//! It is this very test binary, started again for one ignored test, so that there is nothing
-//! else to build or to find.
+//! It is this test binary, started again for one ignored test, so that no other program has to
+//! be built or found.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -17,33 +17,33 @@ use tokio::time::{Instant, sleep};
 
 use crate::register::Register;
 
-/// What a process is told when it is started, in its environment.
+/// The environment variable that holds the [`Job`] of a process.
 pub(crate) const ORDERS: &str = "LOCKSTOCK_TEST_PROCESS";
 
-/// What one process does, as words on one line.
+/// The task of one process, encoded as words on one line.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    /// Who it is in the journal; nobody else is, before or after.
+    /// Identifies the process in the journal, and is never used again.
     pub(crate) number: u64,
     pub(crate) redis: String,
     pub(crate) register: String,
     pub(crate) tasks: u64,
     pub(crate) lease: Duration,
     pub(crate) faults: Faults,
-    /// The first is the hot one.
+    /// The first name is the most contended.
     pub(crate) names: Vec<String>,
 }
 
-/// What may happen to the process and its store meanwhile, and so what it has to put up with.
+/// The faults that the process and its store may suffer, and so the errors it tolerates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Faults {
-    /// Nothing: every lock is had, and none is lost.
+    /// No fault: every request succeeds, and no lock is lost.
     None,
-    /// Anything but that the store forgets: nobody is overtaken before its time is up.
+    /// Any fault but data loss: no holder is overtaken before its deadline.
     Any,
-    /// The store may forget its locks: only the register tells who is late.
+    /// The store may lose its locks: only the register detects a late holder.
     Forgetful,
-    /// Does what it is told, line by line, with the lock of the first name.
+    /// No fault: obeys one command per line, with the lock of the first name.
     Puppet,
 }
 
@@ -87,16 +87,15 @@ impl Job {
     }
 }
 
-/// What a process says to whoever started it. The mark tells it from what the test harness
-/// prints.
+/// Prints a message to the test. The mark distinguishes it from the output of libtest.
 macro_rules! say {
     ($($word:tt)*) => { println!("\n> {}", format_args!($($word)*)) };
 }
 
-/// Runs the process that this one was started as, if it was.
+/// Runs the job in the environment, if there is one.
 pub(crate) fn run_if_ordered() {
     let Ok(orders) = std::env::var(ORDERS) else {
-        println!("nothing to do: the other tests of this file start this one");
+        println!("no job: the other tests of this file start this one");
         return;
     };
     let job = Job::from_line(&orders);
@@ -107,13 +106,13 @@ pub(crate) fn run_if_ordered() {
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         match job.faults {
-            Faults::Puppet => dance(job).await,
+            Faults::Puppet => obey(job).await,
             _ => contend(job).await,
         }
     });
 }
 
-/// Lines of standard input, until it ends.
+/// Returns the lines of standard input until it ends.
 fn lines() -> mpsc::UnboundedReceiver<String> {
     let (send, lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -126,10 +125,15 @@ fn lines() -> mpsc::UnboundedReceiver<String> {
     lines
 }
 
-/// A network that is broken at the moment is no reason to stay away.
+/// Opens the store, and retries while a fault breaks the network.
 async fn connected(job: &Job) -> Store {
+    // A busy machine must not look like a broken store.
+    let timeout = match job.faults {
+        Faults::None | Faults::Puppet => Duration::from_secs(20),
+        Faults::Any | Faults::Forgetful => Duration::from_secs(1),
+    };
     loop {
-        match Store::connect_within(&job.redis, Duration::from_secs(1)).await {
+        match Store::connect_within(&job.redis, timeout).await {
             Ok(store) => return store,
             Err(error) => {
                 assert!(
@@ -158,15 +162,9 @@ fn count(number: &AtomicU64) {
     number.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Takes locks and writes under them, until standard input ends.
+/// Acquires locks and writes under them until standard input ends.
 async fn contend(job: Job) {
-    let store = match job.faults {
-        // Slow is no fault of the lock's: a loaded machine must not look like a broken one.
-        Faults::None => Store::connect_within(&job.redis, Duration::from_secs(20))
-            .await
-            .unwrap(),
-        _ => connected(&job).await,
-    };
+    let store = connected(&job).await;
     let (stop, stopped) = watch::channel(false);
     let mut lines = lines();
     tokio::spawn(async move {
@@ -202,7 +200,7 @@ struct Contender {
 impl Contender {
     async fn run(mut self, stopped: watch::Receiver<bool>) {
         while !*stopped.borrow() {
-            // Most go for the hot one.
+            // Half of the requests are for the first name.
             let last = self.job.names.len() - 1;
             let pick = self.chance.random_range(0..=last * 2).saturating_sub(last);
             let name = self.job.names[pick].clone();
@@ -218,7 +216,7 @@ impl Contender {
                     assert!(error.is_unavailable(), "{error}");
                     assert_ne!(self.job.faults, Faults::None, "{error}");
                     count(&self.tally.unavailable);
-                    // As a client would that has been told 503.
+                    // As a client does after a 503.
                     sleep(Duration::from_millis(self.chance.random_range(1..20))).await;
                     continue;
                 }
@@ -232,7 +230,7 @@ impl Contender {
 
     async fn acquire(&mut self, lock: &Lock) -> lockstock::Result<Acquired> {
         match self.chance.random_range(0..20) {
-            // One name is a race for one thing: nothing but waiting.
+            // With one name every request waits.
             _ if self.job.names.len() == 1 => lock.acquire().await.map(Acquired::Held),
             0 => lock.try_acquire().await,
             1..5 => {
@@ -244,12 +242,12 @@ impl Contender {
     }
 
     async fn work(&mut self, name: &str, guard: &Guard) {
-        let (fence, who) = (guard.fence(), self.job.number);
+        let (fence, number) = (guard.fence(), self.job.number);
         let written = if self.chance.random_range(0..4) > 0 {
-            self.register.claim_and_write(name, fence, who).await
+            self.register.claim_and_write(name, fence, number).await
         } else {
             match self.register.claim(name, fence).await {
-                Some(value) => self.register.write(name, fence, value, who).await,
+                Some(value) => self.register.write(name, fence, value, number).await,
                 None => false,
             }
         };
@@ -258,11 +256,11 @@ impl Contender {
             return;
         }
         count(&self.tally.overtaken);
-        let left = guard.remaining();
-        if !left.is_zero() && self.job.faults != Faults::Forgetful {
+        let remaining = guard.remaining();
+        if !remaining.is_zero() && self.job.faults != Faults::Forgetful {
             let history = self.register.history(name).await;
             panic!(
-                "process {who} overtaken at {name} with {left:?} left, fence {fence}: {history}"
+                "process {number} overtaken at {name} {remaining:?} before its deadline, fence {fence}: {history}"
             );
         }
     }
@@ -272,7 +270,7 @@ impl Contender {
             _ if self.job.names.len() == 1 => guard.release().await,
             0..5 => return drop(guard),
             5..10 => return drop(guard.release()),
-            // Out of the way for the rest of a lease, which had better be short.
+            // Only a short lease is kept: the name is taken until its end.
             10 if self.job.lease < Duration::from_secs(1) => guard.keep().await,
             _ => guard.release().await,
         };
@@ -293,8 +291,9 @@ impl Contender {
 
 // --- a puppet -----------------------------------------------------------------------------
 
-/// Does one thing a line, and says how it went: `acquire SECONDS`, `write`, `release`.
-async fn dance(job: Job) {
+/// Carries out one command per line and prints its outcome: `acquire SECONDS`, `write`,
+/// `release`.
+async fn obey(job: Job) {
     let store = connected(&job).await;
     let name = &job.names[0];
     let mut register = Register::open(&job.register).await;
@@ -321,11 +320,11 @@ async fn dance(job: Job) {
                     Some(value) => register.write(name, fence, value, job.number).await,
                     None => false,
                 };
-                say!("{}", if written { "written" } else { "refused" });
+                say!("{}", if written { "written" } else { "rejected" });
             }
             "release" => match guard.take().unwrap().release().await {
                 Ok(()) => say!("released"),
-                Err(error) if error.is_lost() => say!("not ours"),
+                Err(error) if error.is_lost() => say!("not held"),
                 Err(error) => say!("{error}"),
             },
             other => panic!("{other}"),

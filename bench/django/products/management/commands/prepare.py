@@ -1,6 +1,6 @@
-"""Creates the table and fills it: `python manage.py prepare --count 1000`.
+"""Creates and fills the product table: `python manage.py prepare --count 1000`.
 
-What was there is dropped first, and ids start at 1, so that every run starts alike.
+An existing table is dropped, and ids start at 1, so that all runs start from the same state.
 """
 
 from django.core.management.base import BaseCommand
@@ -10,14 +10,14 @@ from products.models import Product
 
 
 class Command(BaseCommand):
-    help = "Creates an empty product table and loads --count products into it."
+    help = "Creates an empty product table and inserts --count products."
 
     def add_arguments(self, parser):
         parser.add_argument("--count", type=int, default=0)
         parser.add_argument("--stock", type=int, default=1000)
 
     def handle(self, *, count, stock, **options):
-        # One table that is made anew each time needs no history of migrations.
+        # The table is created again each time, so it needs no migrations.
         with connection.cursor() as cursor:
             cursor.execute(f"DROP TABLE IF EXISTS {Product._meta.db_table}")
         with connection.schema_editor() as editor:

@@ -13,7 +13,7 @@ use crate::drf::fields::{CharField, Completeness, Field, IntegerField, Validator
 use crate::error::ApiError;
 use crate::http::idempotency;
 use crate::openapi::request_bodies;
-use crate::storage::{Changes, Product, Written};
+use crate::storage::{Changes, Product, WriteOutcome};
 use crate::{etag, timestamp};
 
 const NAME: CharField = CharField {
@@ -129,7 +129,7 @@ fn stock() -> Object {
 impl From<Product> for ProductResponse {
     fn from(product: Product) -> Self {
         let is_reserved = product.held > 0;
-        let available = product.figures().available();
+        let available = product.stock_levels().available();
         Self {
             id: product.id,
             name: product.name,
@@ -164,14 +164,14 @@ pub(crate) fn response(status: StatusCode, product: &Product) -> RecordedRespons
 }
 
 /// Returns the product if it was written.
-pub(crate) fn into_product(written: Written<Product>) -> Result<Product, ApiError> {
+pub(crate) fn into_product(written: WriteOutcome<Product>) -> Result<Product, ApiError> {
     match written {
-        Written::Done(product) => Ok(product),
+        WriteOutcome::Done(product) => Ok(product),
         // Callers with a key replay the recorded response instead.
-        Written::Recorded(_) => Err(ApiError::key_reused()),
-        Written::Missing => Err(ApiError::product_not_found()),
-        Written::Stale { version } => Err(ApiError::precondition_failed(version)),
-        Written::Lost => {
+        WriteOutcome::AlreadyRecorded(_) => Err(ApiError::key_reused()),
+        WriteOutcome::NotFound => Err(ApiError::product_not_found()),
+        WriteOutcome::VersionMismatch { version } => Err(ApiError::precondition_failed(version)),
+        WriteOutcome::Fenced => {
             tracing::warn!("the update lock was lost; the late write was rejected");
             metrics::counter!("lockstock_fenced_writes_total").increment(1);
             Err(ApiError::lock_lost())

@@ -24,7 +24,9 @@ use crate::openapi::{
     UpdateErrors,
 };
 use crate::state::AppState;
-use crate::storage::{Cause, Changes, Condition, Origin, Turn, Written};
+use crate::storage::{
+    Changes, FencedWindow, Precondition, RequestContext, WriteContext, WriteOutcome,
+};
 
 /// The changes that a request asks for, validated before the lock is acquired.
 #[derive(Clone)]
@@ -121,9 +123,9 @@ pub(super) async fn remove(write: LockedWrite) -> Result<Response, ApiError> {
 pub(super) struct LockedWrite {
     state: AppState,
     id: i64,
-    origin: Origin,
+    request: RequestContext,
     key: MaybeKey,
-    turn: Turn,
+    window: FencedWindow,
     if_match: IfMatch,
 }
 
@@ -138,13 +140,13 @@ impl FromRequestParts<AppState> for LockedWrite {
         Ok(Self {
             state: state.clone(),
             id,
-            turn: Turn {
+            window: FencedWindow {
                 fence: held.fence,
                 deadline: held.deadline,
             },
             if_match: if_match.cloned().unwrap_or(IfMatch::Absent),
             key: parts.extensions.get().cloned().map(Extension),
-            origin: Origin::from_request_parts(parts, state)
+            request: RequestContext::from_request_parts(parts, state)
                 .await
                 .unwrap_or_default(),
         })
@@ -154,10 +156,10 @@ impl FromRequestParts<AppState> for LockedWrite {
 impl LockedWrite {
     async fn update(self, changes: Changes) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let condition = self.condition().await?;
-        let cause = Cause {
-            origin: self.origin,
-            once: idempotency::idempotent_write(&self.key, |product| {
+        let precondition = self.precondition().await?;
+        let context = WriteContext {
+            request: self.request,
+            idempotency: idempotency::idempotent_write(&self.key, |product| {
                 let response = serializer::response(StatusCode::OK, product);
                 Some(response.to_bytes().into())
             }),
@@ -165,11 +167,11 @@ impl LockedWrite {
         let written = self
             .state
             .storage
-            .update(self.id, changes, condition, cause)
+            .update(self.id, changes, precondition, context)
             .await;
         failpoint::pause("update.written").await;
         match written? {
-            Written::Recorded(recorded) => idempotency::replay(&self.key, recorded),
+            WriteOutcome::AlreadyRecorded(recorded) => idempotency::replay(&self.key, recorded),
             written => {
                 let product = into_product(written)?;
                 Ok(serializer::response(StatusCode::OK, &product).into_response())
@@ -179,19 +181,19 @@ impl LockedWrite {
 
     async fn delete(self) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let condition = self.condition().await?;
+        let precondition = self.precondition().await?;
         let written = self
             .state
             .storage
-            .delete(self.id, condition, self.origin)
+            .delete(self.id, precondition, self.request)
             .await;
         failpoint::pause("update.written").await;
         into_product(written?)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 
-    /// Returns the condition that the transaction checks before it writes.
-    async fn condition(&self) -> Result<Condition, ApiError> {
+    /// Returns the precondition that the transaction checks before it writes.
+    async fn precondition(&self) -> Result<Precondition, ApiError> {
         let version = match &self.if_match {
             IfMatch::Absent | IfMatch::Any => None,
             IfMatch::OneOf(tags) => {
@@ -211,7 +213,7 @@ impl LockedWrite {
                 }
             }
         };
-        let turn = self.turn;
-        Ok(Condition { turn, version })
+        let window = self.window;
+        Ok(Precondition { window, version })
     }
 }

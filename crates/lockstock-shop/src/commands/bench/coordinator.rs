@@ -1,4 +1,4 @@
-//! The processes of a bench: started as this very program, and ended with it.
+//! The coordinator of a bench: starts the workers as processes of this program and stops them.
 
 use std::env::current_exe;
 use std::io::{BufRead, BufReader, Write};
@@ -10,59 +10,58 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::clock;
-use super::messages::{Go, Message, Orders, Tally};
+use super::messages::{Message, Schedule, Totals, WorkerConfig};
 
-/// Each says something once a second. With hundreds of them on a small machine it takes a while
-/// until all have started, and until all have a turn.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A worker sends a message every second. With hundreds of workers on a small machine it takes
+/// long until all have started, and until each is scheduled.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// All processes. Those that still run when it is dropped are killed.
-pub(super) struct Team {
-    members: Vec<Member>,
-    said: Receiver<(usize, Said)>,
-    /// Kept, so that silence is never an error, whoever has finished.
-    speaker: Sender<(usize, Said)>,
-    /// Acquisitions so far, of each.
-    done: Vec<u64>,
-    /// Who has finished, with what it tells.
-    finished: Vec<Option<(Tally, Records)>>,
+/// Dropping it kills the workers that still run.
+pub(super) struct Coordinator {
+    workers: Vec<Worker>,
+    events: Receiver<(usize, Event)>,
+    /// Kept so that `events` never disconnects.
+    sender: Sender<(usize, Event)>,
+    /// Acquisitions of each worker so far.
+    acquired: Vec<u64>,
+    /// Results of the workers that have finished.
+    finished: Vec<Option<(Totals, Intervals)>>,
 }
 
-/// A process's intervals, to be read to the end.
-pub(super) type Records = BufReader<ChildStdout>;
+/// The output of a worker after its last line: the intervals of its holders.
+pub(super) type Intervals = BufReader<ChildStdout>;
 
-struct Member {
+struct Worker {
     child: Child,
-    /// It ends when this is closed, which happens if we are killed too.
-    orders: ChildStdin,
+    /// The worker exits when this pipe closes, also if this process is killed.
+    stdin: ChildStdin,
 }
 
-enum Said {
+enum Event {
     Message(Message),
-    /// Done, and what follows are the intervals.
-    Done(Tally, Records),
-    /// Not a word more.
-    Gone,
+    Done(Totals, Intervals),
+    /// The output ended without a last line.
+    Exited,
 }
 
-impl Team {
-    /// Starts one process for each, and waits until all of them are ready.
-    pub(super) fn start(orders: &[Orders]) -> anyhow::Result<Self> {
-        let (speaker, said) = channel();
-        let mut team = Self {
-            members: Vec::new(),
-            said,
-            speaker,
-            done: vec![0; orders.len()],
-            finished: orders.iter().map(|_| None).collect(),
+impl Coordinator {
+    /// Starts one worker per config and waits until all are ready.
+    pub(super) fn start(configs: &[WorkerConfig]) -> anyhow::Result<Self> {
+        let (sender, events) = channel();
+        let mut coordinator = Self {
+            workers: Vec::new(),
+            events,
+            sender,
+            acquired: vec![0; configs.len()],
+            finished: configs.iter().map(|_| None).collect(),
         };
-        // No more threads of work than cores: more would measure the scheduler.
+        // Together no more threads than cores: more would measure the scheduler.
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = (cores / orders.len().max(1)).max(1);
-        let program = current_exe().context("cannot find this program, to start it again")?;
-        for (number, orders) in orders.iter().enumerate() {
+        let threads = (cores / configs.len().max(1)).max(1);
+        let program = current_exe().context("cannot find this program to start it again")?;
+        for (index, config) in configs.iter().enumerate() {
             let mut child = Command::new(&program)
-                .args(["bench", "holders"])
+                .args(["bench", "worker"])
                 .env("TOKIO_WORKER_THREADS", threads.to_string())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -70,141 +69,141 @@ impl Team {
                 .context("cannot start another process of this program")?;
             let pipes = (child.stdin.take(), child.stdout.take());
             let (Some(stdin), Some(stdout)) = pipes else {
-                bail!("a process was started without pipes");
+                bail!("a worker was started without pipes");
             };
-            let speaker = team.speaker.clone();
-            std::thread::spawn(move || listen(number, stdout, &speaker));
-            team.members.push(Member {
-                child,
-                orders: stdin,
-            });
-            team.tell(number, orders)?;
+            let sender = coordinator.sender.clone();
+            std::thread::spawn(move || read_messages(index, stdout, &sender));
+            coordinator.workers.push(Worker { child, stdin });
+            coordinator.send(index, config)?;
         }
         let mut ready = 0;
-        while ready < orders.len() {
-            match team.hear(SILENCE) {
-                Some((_, Said::Message(Message::Ready))) => ready += 1,
-                Some((number, said)) => team.note(number, said)?,
-                None => bail!("of {} processes only {ready} could start", orders.len()),
+        while ready < configs.len() {
+            match coordinator.next_event(SILENCE_TIMEOUT) {
+                Some((_, Event::Message(Message::Ready))) => ready += 1,
+                Some((index, event)) => coordinator.handle(index, event)?,
+                None => bail!("only {ready} of {} workers started in time", configs.len()),
             }
         }
-        Ok(team)
+        Ok(coordinator)
     }
 
-    pub(super) fn go(&mut self, go: &Go) -> anyhow::Result<()> {
-        for number in 0..self.members.len() {
-            self.tell(number, go)?;
+    pub(super) fn schedule(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
+        for index in 0..self.workers.len() {
+            self.send(index, schedule)?;
         }
         Ok(())
     }
 
-    /// Listens until it is that late, and shows how many acquisitions there are.
+    /// Handles messages until `time_ns`, and passes on the number of acquisitions so far.
     pub(super) fn watch_until(
         &mut self,
-        time: u64,
-        mut show: impl FnMut(u64),
+        time_ns: u64,
+        mut on_progress: impl FnMut(u64),
     ) -> anyhow::Result<()> {
         loop {
-            let left = Duration::from_nanos(time.saturating_sub(clock::now()));
-            if left.is_zero() {
+            let remaining = Duration::from_nanos(time_ns.saturating_sub(clock::now_ns()));
+            if remaining.is_zero() {
                 return Ok(());
             }
-            if let Some((number, said)) = self.hear(left) {
-                self.note(number, said)?;
-                show(self.done.iter().sum());
+            if let Some((index, event)) = self.next_event(remaining) {
+                self.handle(index, event)?;
+                on_progress(self.acquired.iter().sum());
             }
         }
     }
 
-    /// Waits until all have finished what they were at. A task that is stuck is given up after
-    /// a lease and a little, by its process.
-    pub(super) fn finish(mut self, lease: Duration) -> anyhow::Result<(Vec<Tally>, Vec<Records>)> {
-        let mut heard = Instant::now();
+    /// Waits until all workers have finished. A worker gives up tasks that are stuck some time
+    /// after their lease.
+    pub(super) fn finish(
+        mut self,
+        lease: Duration,
+    ) -> anyhow::Result<(Vec<Totals>, Vec<Intervals>)> {
+        let mut last_event = Instant::now();
         while self.finished.iter().any(Option::is_none) {
-            match self.hear(SILENCE) {
-                Some((number, said)) => {
-                    self.note(number, said)?;
-                    heard = Instant::now();
+            match self.next_event(SILENCE_TIMEOUT) {
+                Some((index, event)) => {
+                    self.handle(index, event)?;
+                    last_event = Instant::now();
                 }
-                None if heard.elapsed() > SILENCE + lease => {
-                    let number = self.finished.iter().position(Option::is_none);
+                None if last_event.elapsed() > SILENCE_TIMEOUT + lease => {
+                    let index = self.finished.iter().position(Option::is_none);
                     bail!(
-                        "process {} says nothing any more: is it stopped?",
-                        number.unwrap_or_default() + 1
+                        "worker {} does not respond: is the process stopped?",
+                        index.unwrap_or_default() + 1
                     );
                 }
                 None => {}
             }
         }
         let finished = self.finished.drain(..).flatten();
-        let (tallies, records) = finished.unzip();
-        // Not killed before their intervals are read: they end when that is done.
-        for mut member in self.members.drain(..) {
+        let (totals, intervals) = finished.unzip();
+        // A worker exits by itself once its intervals are read: do not kill it before.
+        for mut worker in self.workers.drain(..) {
             std::thread::spawn(move || {
-                let _ = member.child.wait();
-                drop(member.orders);
+                let _ = worker.child.wait();
+                drop(worker.stdin);
             });
         }
-        Ok((tallies, records))
+        Ok((totals, intervals))
     }
 
-    fn tell(&mut self, number: usize, what: &impl serde::Serialize) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(what)?;
+    fn send(&mut self, index: usize, message: &impl serde::Serialize) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        // One that has ended says itself why.
-        let _ = self.members[number].orders.write_all(&line);
+        // Fails if the worker has exited, which is an event of its own with the reason.
+        let _ = self.workers[index].stdin.write_all(&line);
         Ok(())
     }
 
-    fn hear(&self, limit: Duration) -> Option<(usize, Said)> {
-        self.said.recv_timeout(limit).ok()
+    fn next_event(&self, timeout: Duration) -> Option<(usize, Event)> {
+        self.events.recv_timeout(timeout).ok()
     }
 
-    fn note(&mut self, number: usize, said: Said) -> anyhow::Result<()> {
-        match said {
-            Said::Message(Message::SoFar(done)) => self.done[number] = done,
-            Said::Message(Message::Failed(why)) => bail!("{why}"),
-            Said::Message(Message::Ready | Message::Done(_)) => {}
-            Said::Done(tally, records) => self.finished[number] = Some((tally, records)),
-            Said::Gone => {
-                let status = self.members[number].child.wait()?;
-                bail!("process {} of the bench ended: {status}", number + 1);
+    fn handle(&mut self, index: usize, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Message(Message::Acquired(count)) => self.acquired[index] = count,
+            Event::Message(Message::Failed(error)) => bail!("{error}"),
+            Event::Message(Message::Ready | Message::Done(_)) => {}
+            Event::Done(totals, intervals) => self.finished[index] = Some((totals, intervals)),
+            Event::Exited => {
+                let status = self.workers[index].child.wait()?;
+                bail!("worker {} exited early: {status}", index + 1);
             }
         }
         Ok(())
     }
 }
 
-impl Drop for Team {
+impl Drop for Coordinator {
     fn drop(&mut self) {
-        for member in &mut self.members {
-            let _ = member.child.kill();
-            let _ = member.child.wait();
+        for worker in &mut self.workers {
+            let _ = worker.child.kill();
+            let _ = worker.child.wait();
         }
     }
 }
 
-/// Passes on what one process says, line by line.
-fn listen(number: usize, stdout: ChildStdout, speaker: &Sender<(usize, Said)>) {
-    let mut out = BufReader::with_capacity(1 << 16, stdout);
+/// Turns the output of one worker into events.
+fn read_messages(index: usize, stdout: ChildStdout, sender: &Sender<(usize, Event)>) {
+    let mut stdout = BufReader::with_capacity(1 << 16, stdout);
     loop {
         let mut line = String::new();
-        let message = match out.read_line(&mut line) {
+        let message = match stdout.read_line(&mut line) {
             Ok(1..) => serde_json::from_str(&line).ok(),
             _ => None,
         };
-        let said = match message {
-            Some(Message::Done(tally)) => {
-                let _ = speaker.send((number, Said::Done(tally, out)));
+        let event = match message {
+            Some(Message::Done(totals)) => {
+                let _ = sender.send((index, Event::Done(totals, stdout)));
                 return;
             }
-            Some(message) => Said::Message(message),
+            Some(message) => Event::Message(message),
             None => {
-                let _ = speaker.send((number, Said::Gone));
+                let _ = sender.send((index, Event::Exited));
                 return;
             }
         };
-        if speaker.send((number, said)).is_err() {
+        if sender.send((index, event)).is_err() {
             return;
         }
     }

@@ -1,5 +1,5 @@
-//! What a bench and its processes say to each other: a line of JSON each, and at the end a
-//! process's intervals as they are.
+//! The protocol between the coordinator and its workers: one line of JSON per message, and the
+//! worker's intervals in binary after its last line.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// The first line to a process. On its standard input: a URL may hold a password, and
-/// arguments are for everybody to read.
+/// The first line that a worker reads. Sent on standard input because the store URL may hold a
+/// password, and the arguments of a process are public.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Orders {
+pub(super) struct WorkerConfig {
     pub(super) store: String,
-    /// Counted over all processes, so that names are used evenly.
+    /// Index of this worker's first task among the tasks of all workers, so that the names are
+    /// used evenly.
     pub(super) first_task: u64,
     pub(super) tasks: u32,
     pub(super) names: u32,
@@ -20,60 +21,61 @@ pub(super) struct Orders {
     pub(super) work: Duration,
 }
 
-/// The second line, once all are ready. Times by the [clock](super::clock) all share.
+/// The second line that a worker reads, once all workers are ready. Times of the shared
+/// [clock](super::clock).
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Go {
-    pub(super) start: u64,
-    /// What is acquired from here on does not count any more.
-    pub(super) measured: u64,
-    /// From here on nothing more is acquired.
-    pub(super) end: u64,
+pub(super) struct Schedule {
+    pub(super) start_ns: u64,
+    /// Later acquisitions are not measured.
+    pub(super) measure_end_ns: u64,
+    /// Later no acquisition starts.
+    pub(super) end_ns: u64,
 }
 
-/// What a process says.
+/// A line that a worker writes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// Connected, and all tasks wait for the start.
+    /// The worker is connected, and its tasks wait for the schedule.
     Ready,
-    /// About once a second: so many acquisitions so far.
-    SoFar(u64),
-    /// The last line; the intervals follow it.
-    Done(Tally),
-    /// The last line of one that cannot go on.
+    /// Number of acquisitions so far, about once a second.
+    Acquired(u64),
+    /// The last line; the intervals follow.
+    Done(Totals),
+    /// The last line of a worker that cannot continue.
     Failed(String),
 }
 
-/// What the tasks of one process, or of all, have seen.
+/// The counts of one worker, or the sum of all.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Tally {
-    /// Acquisitions between start and end of the measurement.
+pub(super) struct Totals {
+    /// Acquisitions during the measurement.
     pub(super) measured: u64,
     /// All acquisitions.
     pub(super) acquired: u64,
-    /// Leases that had ended before the work was done.
+    /// Leases that expired before the work was done.
     pub(super) lost: u64,
-    /// Acquires and releases that failed, and what the first one said.
+    /// Acquires and releases that failed.
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
-    /// Tasks that still waited long after everybody else was done.
+    /// Tasks that still waited long after all others had finished.
     pub(super) stalled: u64,
     pub(super) waits: Waits,
 }
 
-impl Tally {
-    pub(super) fn sum(tallies: &[Tally]) -> anyhow::Result<Tally> {
-        let mut sum = Tally::default();
+impl Totals {
+    pub(super) fn sum(totals: &[Totals]) -> anyhow::Result<Totals> {
+        let mut sum = Totals::default();
         let mut waits = histogram()?;
-        for tally in tallies {
-            sum.measured += tally.measured;
-            sum.acquired += tally.acquired;
-            sum.lost += tally.lost;
-            sum.errors += tally.errors;
-            sum.stalled += tally.stalled;
+        for each in totals {
+            sum.measured += each.measured;
+            sum.acquired += each.acquired;
+            sum.lost += each.lost;
+            sum.errors += each.errors;
+            sum.stalled += each.stalled;
             if sum.first_error.is_none() {
-                sum.first_error.clone_from(&tally.first_error);
+                sum.first_error.clone_from(&each.first_error);
             }
-            for (nanos, count) in &tally.waits.0 {
+            for (nanos, count) in &each.waits.0 {
                 waits.saturating_record_n(*nanos, *count);
             }
         }
@@ -82,19 +84,19 @@ impl Tally {
     }
 }
 
-/// How long acquisitions took, in nanoseconds and to a thousandth, and how many of each.
+/// A histogram of waiting times: pairs of nanoseconds, precise to a thousandth, and their count.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Waits(Vec<(u64, u64)>);
 
 impl Waits {
-    /// In milliseconds, of `share` of them all; zero if there were none.
+    /// Returns the wait that a `share` of all waits does not exceed, or zero without waits.
     pub(super) fn quantile_ms(&self, share: f64) -> f64 {
-        let count: u64 = self.0.iter().map(|(_, count)| count).sum();
-        let rank = (count as f64 * share).ceil() as u64;
-        let mut seen = 0;
+        let total: u64 = self.0.iter().map(|(_, count)| count).sum();
+        let rank = (total as f64 * share).ceil() as u64;
+        let mut counted = 0;
         let nanos = self.0.iter().find_map(|(nanos, count)| {
-            seen += count;
-            (seen >= rank).then_some(*nanos)
+            counted += count;
+            (counted >= rank).then_some(*nanos)
         });
         nanos.unwrap_or_default() as f64 / 1e6
     }
@@ -106,12 +108,12 @@ impl Waits {
 
 impl From<&Histogram<u64>> for Waits {
     fn from(histogram: &Histogram<u64>) -> Self {
-        let longest = histogram.max();
+        let max = histogram.max();
         let recorded = histogram.iter_recorded();
         Self(
             recorded
                 .map(|step| {
-                    let nanos = step.value_iterated_to().min(longest);
+                    let nanos = step.value_iterated_to().min(max);
                     (nanos, step.count_since_last_iteration())
                 })
                 .collect(),
@@ -119,7 +121,7 @@ impl From<&Histogram<u64>> for Waits {
     }
 }
 
-/// Of nanoseconds up to the longest wait there can be, a day.
+/// Creates an empty histogram of nanoseconds, up to the longest possible wait of a day.
 pub(super) fn histogram() -> anyhow::Result<Histogram<u64>> {
-    Histogram::new_with_max(86_400_000_000_000, 3).context("cannot make a histogram")
+    Histogram::new_with_max(86_400_000_000_000, 3).context("cannot create a histogram")
 }

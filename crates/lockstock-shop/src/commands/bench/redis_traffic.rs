@@ -1,19 +1,19 @@
-//! How many commands the processes sent, by the account of the Redis itself.
+//! The number of commands that clients sent to Redis, as Redis counts them.
 //!
-//! `INFO commandstats` (and `total_commands_processed` just so) counts a command that a script
-//! calls like one that a client sends, and nothing in `INFO` tells the two apart. `MONITOR`
-//! does: the former come from `lua`. So `INFO` counts, over all the time, and a short look with
-//! `MONITOR` afterwards says which share of each kind of command clients had sent.
+//! `INFO commandstats` counts commands that scripts call together with those that clients send,
+//! and so does `total_commands_processed`. `MONITOR` distinguishes them: a script's command has
+//! the source `lua`. So `INFO` counts over the whole bench, and a short sample with `MONITOR`
+//! afterwards gives the share of each command that clients sent.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, cmd};
 
-const ANSWER: Duration = Duration::from_secs(5);
-/// As many lines say it as well as all.
-const MOST_LINES: usize = 50_000;
-/// What no script may call: a client sent it, seen or not.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Enough for shares that more lines would not change.
+const MAX_LINES: usize = 50_000;
+/// Commands that scripts cannot call: all of their calls come from clients.
 const NEVER_IN_SCRIPTS: [&str; 12] = [
     "eval",
     "evalsha",
@@ -28,114 +28,120 @@ const NEVER_IN_SCRIPTS: [&str; 12] = [
     "ssubscribe",
     "unsubscribe",
 ];
-/// Calls of kinds that were not seen, of all calls: more than that, and too little was seen.
-const MOST_UNSEEN: f64 = 0.01;
-/// But a few are no reason for doubt.
-const FEW: u64 = 10;
-/// What this module itself sends.
-const OWN: [&str; 2] = ["info", "monitor"];
+/// Largest share of calls whose command never appeared in the sample; above it the sample is
+/// too small.
+const MAX_UNSEEN_SHARE: f64 = 0.01;
+/// Number of unseen calls that is always accepted.
+const MIN_UNSEEN_CALLS: u64 = 10;
+/// Commands that this module sends.
+const OWN_COMMANDS: [&str; 2] = ["info", "monitor"];
 
-/// Calls of each command, as the server has counted them.
-type Calls = HashMap<String, u64>;
+/// Number of calls by command.
+type CallCounts = HashMap<String, u64>;
 
-pub(super) struct Counter {
-    asking: Connection,
-    before: Calls,
-    /// Of each command seen: sent by clients, and in all.
-    shares: HashMap<String, (u64, u64)>,
-    looking: Connection,
-    /// Why there was nothing to be seen.
-    blind: Option<String>,
+/// How often a command appeared in the sample.
+#[derive(Debug, Default, Clone, Copy)]
+struct Sampled {
+    by_clients: u64,
+    total: u64,
 }
 
-impl Counter {
-    /// From here on it counts. Says why it cannot, if it cannot.
+type Sample = HashMap<String, Sampled>;
+
+pub(super) struct CommandCounter {
+    info: Connection,
+    monitor: Connection,
+    before: CallCounts,
+    sample: Sample,
+    sample_error: Option<String>,
+}
+
+impl CommandCounter {
+    /// Starts counting. Returns the reason if the store cannot be counted.
     pub(super) fn open(url: &str) -> Result<Self, String> {
         let connect = || {
-            // Not redis's own words: it quotes the URL in some.
+            // Only the category: some messages of redis-rs quote the URL with its password.
             let client = Client::open(url).map_err(|error| error.category().to_owned())?;
-            let connection = client.get_connection_with_timeout(ANSWER);
+            let connection = client.get_connection_with_timeout(TIMEOUT);
             let connection = connection.map_err(|error| error.to_string())?;
-            let limited = connection.set_read_timeout(Some(ANSWER));
+            let limited = connection.set_read_timeout(Some(TIMEOUT));
             limited.map_err(|error| error.to_string())?;
             Ok::<_, String>(connection)
         };
-        // Both connections first: a handshake is a command too.
-        let (mut asking, looking) = (connect()?, connect()?);
-        let before = calls(&mut asking)?;
+        // Before the first count, because a handshake is a command too.
+        let (mut info, monitor) = (connect()?, connect()?);
+        let before = call_counts(&mut info)?;
         Ok(Self {
-            asking,
+            info,
+            monitor,
             before,
-            shares: HashMap::new(),
-            looking,
-            blind: None,
+            sample: Sample::new(),
+            sample_error: None,
         })
     }
 
-    /// Looks at what is sent, for so long.
-    pub(super) fn look(&mut self, time: Duration) {
-        if let Err(error) = self.try_look(time) {
-            self.blind = Some(format!("MONITOR: {error}"));
+    /// Samples commands with `MONITOR` for `time`.
+    pub(super) fn sample(&mut self, time: Duration) {
+        if let Err(error) = self.try_sample(time) {
+            self.sample_error = Some(format!("MONITOR: {error}"));
         }
     }
 
-    fn try_look(&mut self, time: Duration) -> redis::RedisResult<()> {
-        // Its answers come as those of no other command, one after another.
-        cmd("MONITOR").query::<()>(&mut self.looking)?;
+    fn try_sample(&mut self, time: Duration) -> redis::RedisResult<()> {
+        cmd("MONITOR").query::<()>(&mut self.monitor)?;
         let end = Instant::now() + time;
-        for _ in 0..MOST_LINES {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        for _ in 0..MAX_LINES {
+            let remaining = end.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 break;
             }
-            self.looking.set_read_timeout(Some(left))?;
-            let Ok(line) = self.looking.recv_response() else {
-                // Nobody sent anything more.
+            self.monitor.set_read_timeout(Some(remaining))?;
+            // Times out if no command was sent.
+            let Ok(line) = self.monitor.recv_response() else {
                 break;
             };
             let line: String = redis::from_redis_value(line)?;
-            if let Some((command, by_client)) = seen(&line) {
-                let (clients, all) = self.shares.entry(command).or_default();
-                *clients += u64::from(by_client);
-                *all += 1;
+            if let Some((command, by_client)) = parse_monitor(&line) {
+                let sampled = self.sample.entry(command).or_default();
+                sampled.by_clients += u64::from(by_client);
+                sampled.total += 1;
             }
         }
         Ok(())
     }
 
-    /// Commands sent by clients since it was opened, for each acquisition.
-    pub(super) fn commands(mut self, acquisitions: u64) -> Result<f64, String> {
-        let after = calls(&mut self.asking)?;
-        if let Some(why) = self.blind {
-            return Err(why);
+    /// Returns the commands that clients have sent since `open`, divided by `acquisitions`.
+    pub(super) fn per_acquisition(mut self, acquisitions: u64) -> Result<f64, String> {
+        let after = call_counts(&mut self.info)?;
+        if let Some(error) = self.sample_error {
+            return Err(error);
         }
         if acquisitions == 0 {
-            return Err("nothing was acquired".to_owned());
+            return Err("no lock was acquired".to_owned());
         }
-        let made = after.into_iter().map(|(command, calls)| {
+        let calls = after.into_iter().map(|(command, calls)| {
             let before = self.before.get(&command).copied().unwrap_or(0);
             (command, calls.saturating_sub(before))
         });
-        Ok(sent(made, &self.shares)? / acquisitions as f64)
+        Ok(sent_by_clients(calls, &self.sample)? / acquisitions as f64)
     }
 }
 
-/// How many of these calls were sent by clients.
-fn sent(
-    made: impl Iterator<Item = (String, u64)>,
-    shares: &HashMap<String, (u64, u64)>,
+fn sent_by_clients(
+    calls: impl Iterator<Item = (String, u64)>,
+    sample: &Sample,
 ) -> Result<f64, String> {
-    let (mut sent, mut all, mut unseen) = (0.0, 0, 0);
-    for (command, calls) in made {
-        // `client|setinfo`: MONITOR shows them by their first word.
+    let (mut sent, mut total, mut unseen) = (0.0, 0, 0);
+    for (command, calls) in calls {
+        // `client|setinfo` appears in MONITOR as `client`.
         let first = command.split('|').next().unwrap_or(&command);
-        if OWN.contains(&first) {
+        if OWN_COMMANDS.contains(&first) {
             continue;
         }
-        all += calls;
+        total += calls;
         sent += calls as f64
-            * match shares.get(first) {
-                Some((clients, all)) => *clients as f64 / *all as f64,
+            * match sample.get(first) {
+                Some(sampled) => sampled.by_clients as f64 / sampled.total as f64,
                 None if NEVER_IN_SCRIPTS.contains(&first) => 1.0,
                 None => {
                     unseen += calls;
@@ -143,30 +149,31 @@ fn sent(
                 }
             };
     }
-    if unseen > FEW && unseen as f64 > all as f64 * MOST_UNSEEN {
-        return Err("MONITOR showed too little in its moment: is the machine busy?".to_owned());
+    if unseen > MIN_UNSEEN_CALLS && unseen as f64 > total as f64 * MAX_UNSEEN_SHARE {
+        return Err("MONITOR sampled too little: is the machine busy?".to_owned());
     }
     Ok(sent)
 }
 
-fn calls(connection: &mut Connection) -> Result<Calls, String> {
-    let asked = cmd("INFO").arg("commandstats").query(connection);
-    let text: String = asked.map_err(|error| format!("INFO: {error}"))?;
-    Ok(text.lines().filter_map(counted).collect())
+fn call_counts(connection: &mut Connection) -> Result<CallCounts, String> {
+    let reply = cmd("INFO").arg("commandstats").query(connection);
+    let text: String = reply.map_err(|error| format!("INFO: {error}"))?;
+    Ok(text.lines().filter_map(parse_commandstat).collect())
 }
 
-/// `cmdstat_get:calls=21,usec=175,…`
-fn counted(line: &str) -> Option<(String, u64)> {
-    let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(':')?;
-    let calls = figures.strip_prefix("calls=")?.split(',').next()?;
+/// Parses a line like `cmdstat_get:calls=21,usec=175,…`.
+fn parse_commandstat(line: &str) -> Option<(String, u64)> {
+    let (command, stats) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+    let calls = stats.strip_prefix("calls=")?.split(',').next()?;
     Some((command.to_owned(), calls.parse().ok()?))
 }
 
-/// `1339518083.107412 [0 127.0.0.1:60866] "get" "x"`, or `[0 lua]` if a script called it.
-fn seen(line: &str) -> Option<(String, bool)> {
-    let (from, words) = line.split_once(" [")?.1.split_once("] \"")?;
+/// Parses a line like `1339518083.107412 [0 127.0.0.1:60866] "get" "x"`. Returns the command and
+/// whether a client sent it: the source is `[0 lua]` if a script called it.
+fn parse_monitor(line: &str) -> Option<(String, bool)> {
+    let (source, words) = line.split_once(" [")?.1.split_once("] \"")?;
     let command = words.split('"').next()?;
-    Some((command.to_lowercase(), !from.ends_with(" lua")))
+    Some((command.to_lowercase(), !source.ends_with(" lua")))
 }
 
 #[cfg(test)]
@@ -174,31 +181,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_a_redis_are_understood() {
+    fn lines_of_redis_are_parsed() {
         let line = "cmdstat_client|setinfo:calls=12,usec=5,usec_per_call=0.42";
-        assert_eq!(counted(line), Some(("client|setinfo".into(), 12)));
-        assert_eq!(counted("# Commandstats"), None);
+        assert_eq!(parse_commandstat(line), Some(("client|setinfo".into(), 12)));
+        assert_eq!(parse_commandstat("# Commandstats"), None);
         let line = r#"1339518083.107412 [0 127.0.0.1:60866] "EVALSHA" "a] \"b" "#;
-        assert_eq!(seen(line), Some(("evalsha".into(), true)));
+        assert_eq!(parse_monitor(line), Some(("evalsha".into(), true)));
         let line = r#"1339518083.107412 [15 lua] "get" "x""#;
-        assert_eq!(seen(line), Some(("get".into(), false)));
-        assert_eq!(seen("OK"), None);
+        assert_eq!(parse_monitor(line), Some(("get".into(), false)));
+        assert_eq!(parse_monitor("OK"), None);
     }
 
     #[test]
-    fn what_scripts_call_is_not_sent_and_what_was_not_seen_is_not_guessed() {
-        let made = [
+    fn commands_of_scripts_are_not_counted_and_unseen_ones_are_not_guessed() {
+        let calls = [
             ("evalsha", 100),
             ("get", 300),
             ("client|setinfo", 2),
             ("info", 1),
         ];
-        let made = || {
-            made.iter()
-                .map(|(name, calls)| (String::from(*name), *calls))
+        let calls = || {
+            calls
+                .iter()
+                .map(|(name, count)| (String::from(*name), *count))
         };
-        let shares = HashMap::from([("get".into(), (1, 3))]);
-        assert_eq!(sent(made(), &shares), Ok(202.0));
-        assert!(sent(made(), &HashMap::new()).is_err());
+        let get = Sampled {
+            by_clients: 1,
+            total: 3,
+        };
+        let sample = Sample::from([("get".into(), get)]);
+        assert_eq!(sent_by_clients(calls(), &sample), Ok(202.0));
+        assert!(sent_by_clients(calls(), &Sample::new()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What a bench has found: to read, or one line of JSON.
+//! The results of a bench, as a table or as one line of JSON.
 
 use std::fmt::Write;
 
@@ -6,158 +6,142 @@ use anyhow::bail;
 use lockstock::redact_url;
 use serde_json::{Value, json};
 
-use super::history::Verdict;
-use super::messages::Tally;
-use crate::cli::LockBench;
+use super::LockArgs;
+use super::history::Violations;
+use super::messages::Totals;
 
-pub(super) struct Outcome<'a> {
-    pub(super) options: &'a LockBench,
-    pub(super) tally: Tally,
-    pub(super) verdict: Verdict,
-    pub(super) commands: Commands,
+pub(super) struct Report<'a> {
+    pub(super) args: &'a LockArgs,
+    pub(super) totals: Totals,
+    pub(super) violations: Violations,
+    /// Commands per acquisition and its release, or why they are unknown.
+    pub(super) commands: Result<f64, String>,
 }
 
-/// What an acquisition and its release took of the store.
-pub(super) enum Commands {
-    Counted(f64),
-    /// And why.
-    Unknown(String),
-}
-
-impl From<Result<f64, String>> for Commands {
-    fn from(counted: Result<f64, String>) -> Self {
-        match counted {
-            Ok(each) => Self::Counted(each),
-            Err(why) => Self::Unknown(why),
-        }
-    }
-}
-
-impl Outcome<'_> {
-    fn per_second(&self) -> f64 {
-        self.tally.measured as f64 / f64::from(self.options.seconds)
+impl Report<'_> {
+    fn acquisitions_per_second(&self) -> f64 {
+        self.totals.measured as f64 / f64::from(self.args.seconds)
     }
 
     pub(super) fn json(&self) -> Value {
-        let (options, tally, waits) = (self.options, &self.tally, &self.tally.waits);
-        let (commands, why) = match &self.commands {
-            Commands::Counted(each) => (Some(rounded(*each, 4)), None),
-            Commands::Unknown(why) => (None, Some(why)),
-        };
+        let (args, totals, waits) = (self.args, &self.totals, &self.totals.waits);
         json!({
-            "acquisitions_per_s": rounded(self.per_second(), 1),
+            "acquisitions_per_s": rounded(self.acquisitions_per_second(), 1),
             "wait_p50_ms": rounded(waits.quantile_ms(0.5), 4),
             "wait_p99_ms": rounded(waits.quantile_ms(0.99), 4),
             "wait_max_ms": rounded(waits.max_ms(), 4),
-            "commands_per_acquisition": commands,
-            "commands_unknown_because": why,
-            "overlaps": self.verdict.overlaps,
-            "fence_violations": self.verdict.fence_violations,
-            "acquisitions": tally.acquired,
-            "lost": tally.lost,
-            "stalled": tally.stalled,
-            "errors": tally.errors,
-            "first_error": tally.first_error,
-            "store": redact_url(&options.store),
-            "names": options.names,
-            "tasks": options.tasks,
-            "processes": options.processes,
-            "seconds": options.seconds,
+            "commands_per_acquisition": self.commands.as_ref().ok().map(|each| rounded(*each, 4)),
+            "commands_unknown_because": self.commands.as_ref().err(),
+            "overlaps": self.violations.overlaps,
+            "fence_violations": self.violations.fences,
+            "acquisitions": totals.acquired,
+            "lost": totals.lost,
+            "stalled": totals.stalled,
+            "errors": totals.errors,
+            "first_error": totals.first_error,
+            "store": redact_url(&args.store),
+            "names": args.names,
+            "tasks": args.tasks,
+            "processes": args.processes,
+            "seconds": args.seconds,
         })
     }
 
-    pub(super) fn picture(&self) -> String {
-        let (options, tally, waits) = (self.options, &self.tally, &self.tally.waits);
-        let mut picture = format!(
+    pub(super) fn table(&self) -> String {
+        let (args, totals, waits) = (self.args, &self.totals, &self.totals.waits);
+        let mut table = format!(
             "{} × {}, {}, {} s on {}\n",
-            many(options.processes, "process", "processes"),
-            many(options.tasks, "task", "tasks"),
-            many(options.names, "name", "names"),
-            options.seconds,
-            redact_url(&options.store),
+            counted(args.processes, "process", "processes"),
+            counted(args.tasks, "task", "tasks"),
+            counted(args.names, "name", "names"),
+            args.seconds,
+            redact_url(&args.store),
         );
-        let mut line = |what: &str, figure: &str, note: &str| {
+        let mut line = |metric: &str, value: &str, note: &str| {
             // Writing to a String cannot fail.
-            let _ = writeln!(picture, "  {what:<14}{figure:>14}  {note}");
+            let _ = writeln!(table, "  {metric:<14}{value:>14}  {note}");
         };
-        line("acquisitions", &format!("{:.0}/s", self.per_second()), "");
-        let ms = |figure: f64| format!("{figure:.3} ms");
+        line(
+            "acquisitions",
+            &format!("{:.0}/s", self.acquisitions_per_second()),
+            "",
+        );
+        let ms = |value: f64| format!("{value:.3} ms");
         line(
             "wait, median",
             &ms(waits.quantile_ms(0.5)),
-            "from asking to holding",
+            "from acquire to held",
         );
         line("wait, p99", &ms(waits.quantile_ms(0.99)), "");
         line("wait, longest", &ms(waits.max_ms()), "");
         match &self.commands {
-            Commands::Counted(each) => {
-                let note = "to Redis, acquire and release together";
-                let note = if *each > 0.0 {
-                    note
-                } else {
-                    "there is no Redis"
+            Ok(each) => {
+                let note = match *each > 0.0 {
+                    true => "to Redis, for acquire and release together",
+                    false => "the store is in memory",
                 };
                 line("commands each", &format!("{each:.3}"), note);
             }
-            Commands::Unknown(why) => line("commands each", "unknown", why),
+            Err(reason) => line("commands each", "unknown", reason),
         }
-        let holders = format!(
-            "of {} holders, by the clock outside the lock",
-            tally.acquired
+        let note = format!(
+            "of {} holders, by a clock outside the lock",
+            totals.acquired
         );
-        line("overlaps", &self.verdict.overlaps.to_string(), &holders);
-        if self.verdict.fence_violations > 0 {
-            let figure = self.verdict.fence_violations.to_string();
-            line("bad fences", &figure, "not higher than the one before");
+        line("overlaps", &self.violations.overlaps.to_string(), &note);
+        if self.violations.fences > 0 {
+            let count = self.violations.fences.to_string();
+            line("bad fences", &count, "not higher than the fence before");
         }
-        if tally.lost > 0 {
-            let note = "leases that ended before their work";
-            line("lost", &tally.lost.to_string(), note);
+        if totals.lost > 0 {
+            let note = "leases that expired before the work was done";
+            line("lost", &totals.lost.to_string(), note);
         }
-        picture
+        table
     }
 
-    /// An error unless everything was as it must be.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
-        let (tally, verdict) = (&self.tally, &self.verdict);
-        if verdict.overlaps > 0 && tally.lost > 0 {
+    /// Fails if the lock violated a guarantee, if a call failed or if a task stalled.
+    pub(super) fn ensure_sound(&self) -> anyhow::Result<()> {
+        let (totals, violations) = (&self.totals, &self.violations);
+        let overlaps = counted(violations.overlaps, "holder", "holders");
+        if violations.overlaps > 0 && totals.lost > 0 {
             bail!(
-                "{} holders overlapped, and {} lost their lease while they worked: a lease must \
-                 be longer than any pause of this machine, give a longer --lease",
-                verdict.overlaps,
-                tally.lost
+                "{overlaps} overlapped, and {} expired during the work: the lease must be longer \
+                 than any pause of this machine, give a longer --lease",
+                counted(totals.lost, "lease", "leases")
             );
         }
-        if verdict.overlaps > 0 {
-            bail!("{} holders overlapped: this is no lock", verdict.overlaps);
+        if violations.overlaps > 0 {
+            bail!("{overlaps} overlapped: the lock did not exclude them");
         }
-        if verdict.fence_violations > 0 {
+        if violations.fences > 0 {
             bail!(
-                "{} fences were not higher than the one before",
-                verdict.fence_violations
+                "{} not higher than the fence before",
+                counted(violations.fences, "fence was", "fences were")
             );
         }
-        if let Some(error) = &tally.first_error {
+        if let Some(error) = &totals.first_error {
             bail!(
-                "{} acquires or releases failed, the first: {error}",
-                tally.errors
+                "{} failed, the first with: {error}",
+                counted(totals.errors, "call", "calls")
             );
         }
-        if tally.stalled > 0 {
+        if totals.stalled > 0 {
             bail!(
-                "{} tasks still waited long after everybody else was done: see the longest wait",
-                tally.stalled
+                "{} still waited long after all others had finished: see the longest wait",
+                counted(totals.stalled, "task", "tasks")
             );
         }
         Ok(())
     }
 }
 
-fn many(number: u32, one: &str, more: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { more })
+fn counted(count: impl Into<u64>, singular: &str, plural: &str) -> String {
+    let count = count.into();
+    format!("{count} {}", if count == 1 { singular } else { plural })
 }
 
-fn rounded(figure: f64, places: i32) -> f64 {
+fn rounded(value: f64, places: i32) -> f64 {
     let scale = 10_f64.powi(places);
-    (figure * scale).round() / scale
+    (value * scale).round() / scale
 }

@@ -1,6 +1,5 @@
-//! One process of a bench: tasks that acquire, hold and release until they are told to stop.
-//!
-//! It ends with whoever started it, however that ended: at the end of its standard input.
+//! A worker of a bench: a process whose tasks acquire, work and release until the end of the
+//! schedule. It exits when its standard input closes, and so never outlives the coordinator.
 
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,167 +12,168 @@ use lockstock::{Guard, Lock, Store};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::history::{Interval, Log};
-use super::messages::{Go, Message, Orders, Tally, Waits, histogram};
-use super::{clock, nanos};
+use super::history::{Interval, IntervalFile};
+use super::messages::{Message, Schedule, Totals, Waits, WorkerConfig, histogram};
+use super::{clock, to_nanos};
 
-const SAY_SO_FAR: Duration = Duration::from_secs(1);
-/// A store that is down answers at once, again and again.
-const AFTER_ERROR: Duration = Duration::from_millis(10);
-/// The shortest time that tokio's timer can sleep.
-const SLEEPABLE: Duration = Duration::from_millis(1);
-/// A waiter that is forgotten can still be served when a lease ends; longer than that after
-/// everybody else it does not wait by mistake.
-const AFTER_LEASE: Duration = Duration::from_secs(5);
-/// For what was given up to be given back.
-const SETTLE: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a failed acquire, because a store that is down fails at once.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
+/// The resolution of tokio's timer.
+const MIN_SLEEP: Duration = Duration::from_millis(1);
+/// How much longer than a lease the last waiters may take. Longer than a lease, because a waiter
+/// that missed its notification acquires the lock when the lease expires.
+const STRAGGLER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time to release what stalled tasks have acquired.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Does what standard input says. Everything it has to tell goes to standard output, so
-/// that whoever started it can say it once for all processes.
-pub(super) async fn work() -> anyhow::Result<()> {
+/// Runs the config and the schedule from standard input. Errors are messages on standard output,
+/// so that the coordinator can report one error for all workers.
+pub(super) async fn run() -> anyhow::Result<()> {
     let out = &mut std::io::stdout();
-    if let Err(why) = worked(out).await {
-        say(out, &Message::Failed(format!("{why:#}")))?;
+    if let Err(error) = try_run(out).await {
+        send(out, &Message::Failed(format!("{error:#}")))?;
     }
     Ok(())
 }
 
-async fn worked(out: &mut impl Write) -> anyhow::Result<()> {
-    let (orders, go) = listen();
-    let orders = orders
-        .await
-        .context("this is started by `lockstock bench lock`, not by hand")??;
-    let store = Store::connect(&orders.store).await?;
-    let mut shift = Shift::prepare(&store, orders)?;
-    say(out, &Message::Ready)?;
-    shift.start(go.await??);
-    shift.watch(out).await?;
-    let (tally, log) = shift.end().await?;
-    // For those that were given up. Whoever still cannot reach the store has the lease.
-    let _ = tokio::time::timeout(SETTLE, store.drain()).await;
-    say(out, &Message::Done(tally))?;
-    log.copy_to(out)?;
+async fn try_run(out: &mut impl Write) -> anyhow::Result<()> {
+    let (config, schedule) = read_stdin();
+    let config = config.await.context(NOT_BY_HAND)??;
+    let store = Store::connect(&config.store).await?;
+    let mut tasks = WorkerTasks::prepare(&store, config)?;
+    send(out, &Message::Ready)?;
+    tasks.start(schedule.await??);
+    tasks.join(out).await?;
+    let (totals, intervals) = tasks.finish().await?;
+    // Releases the locks of stalled tasks. If the store is down, they expire with their leases.
+    let _ = timeout(DRAIN_TIMEOUT, store.drain()).await;
+    send(out, &Message::Done(totals))?;
+    intervals.copy_to(out)?;
     Ok(())
 }
 
-fn say(out: &mut impl Write, message: &Message) -> anyhow::Result<()> {
+const NOT_BY_HAND: &str = "`lockstock bench lock` starts this command; it is not for use by hand";
+
+fn send(out: &mut impl Write, message: &Message) -> anyhow::Result<()> {
     writeln!(out, "{}", serde_json::to_string(message)?)?;
     out.flush()?;
     Ok(())
 }
 
-type Heard<T> = oneshot::Receiver<anyhow::Result<T>>;
+type Parsed<T> = oneshot::Receiver<anyhow::Result<T>>;
 
-/// The two lines of standard input. A thread, so that the end of it is heard at once.
-fn listen() -> (Heard<Orders>, Heard<Go>) {
-    let (orders, first) = oneshot::channel();
-    let (go, second) = oneshot::channel();
+/// Reads the two lines of standard input on a thread, which exits the process when the input
+/// ends.
+fn read_stdin() -> (Parsed<WorkerConfig>, Parsed<Schedule>) {
+    let (config_sender, config) = oneshot::channel();
+    let (schedule_sender, schedule) = oneshot::channel();
     std::thread::spawn(move || {
         let mut lines = std::io::stdin().lock().lines();
         let Some(Ok(line)) = lines.next() else {
             return;
         };
-        let _ = orders.send(parsed(&line));
+        let _ = config_sender.send(parse(&line));
         if let Some(Ok(line)) = lines.next() {
-            let _ = go.send(parsed(&line));
+            let _ = schedule_sender.send(parse(&line));
         }
-        // Until whoever started us is gone, or has all it wants.
+        // Blocks until the coordinator has read everything or has exited.
         lines.for_each(drop);
         std::process::exit(1);
     });
-    (first, second)
+    (config, schedule)
 }
 
-fn parsed<T: DeserializeOwned>(line: &str) -> anyhow::Result<T> {
-    serde_json::from_str(line).context("this is started by `lockstock bench lock`, not by hand")
+fn parse<T: DeserializeOwned>(line: &str) -> anyhow::Result<T> {
+    serde_json::from_str(line).context(NOT_BY_HAND)
 }
 
-/// The tasks of this process.
-struct Shift {
-    desk: Arc<Desk>,
+struct WorkerTasks {
+    shared: Arc<Shared>,
     locks: Vec<(u32, Lock)>,
     tasks: JoinSet<()>,
-    go: Go,
-    /// How long nobody has to get a lock for those that wait to be given up.
-    patience: Duration,
+    schedule: Schedule,
+    /// Time without an acquisition after which the remaining waiters count as stalled.
+    straggler_timeout: Duration,
 }
 
-/// What all tasks share.
-struct Desk {
-    hold: Duration,
-    notes: Mutex<Notes>,
-    /// Since when each task waits; zero for one that does not.
-    waiting: Vec<AtomicU64>,
+/// The state that all tasks share.
+struct Shared {
+    work: Duration,
+    recorder: Mutex<Recorder>,
+    /// When the current wait of each task began; zero while it does not wait.
+    waiting_since_ns: Vec<AtomicU64>,
 }
 
-/// What they write down, and where.
-struct Notes {
-    tally: Tally,
+struct Recorder {
+    totals: Totals,
     waits: Histogram<u64>,
-    log: Log,
+    intervals: IntervalFile,
 }
 
-impl Shift {
-    fn prepare(store: &Store, orders: Orders) -> anyhow::Result<Self> {
+impl WorkerTasks {
+    fn prepare(store: &Store, config: WorkerConfig) -> anyhow::Result<Self> {
         let lock = |task: u32| {
-            let name = (orders.first_task + u64::from(task)) % u64::from(orders.names);
+            let name = (config.first_task + u64::from(task)) % u64::from(config.names);
             let lock = store
                 .lock(format!("lockstock-bench-{name}"))
-                .lease(orders.lease)?;
+                .lease(config.lease)?;
             anyhow::Ok((u32::try_from(name)?, lock))
         };
-        let notes = Notes {
-            tally: Tally::default(),
+        let recorder = Recorder {
+            totals: Totals::default(),
             waits: histogram()?,
-            log: Log::new()?,
+            intervals: IntervalFile::create()?,
         };
         Ok(Self {
-            locks: (0..orders.tasks).map(lock).collect::<Result<_, _>>()?,
-            desk: Arc::new(Desk {
-                hold: orders.work,
-                notes: Mutex::new(notes),
-                waiting: (0..orders.tasks).map(|_| AtomicU64::new(0)).collect(),
+            locks: (0..config.tasks).map(lock).collect::<Result<_, _>>()?,
+            shared: Arc::new(Shared {
+                work: config.work,
+                recorder: Mutex::new(recorder),
+                waiting_since_ns: (0..config.tasks).map(|_| AtomicU64::new(0)).collect(),
             }),
             tasks: JoinSet::new(),
-            go: Go {
-                start: 0,
-                measured: 0,
-                end: 0,
+            schedule: Schedule {
+                start_ns: 0,
+                measure_end_ns: 0,
+                end_ns: 0,
             },
-            patience: orders.lease + AFTER_LEASE,
+            straggler_timeout: config.lease + STRAGGLER_TIMEOUT,
         })
     }
 
-    fn start(&mut self, go: Go) {
-        self.go = go;
-        for (number, (name, lock)) in self.locks.drain(..).enumerate() {
-            let desk = self.desk.clone();
+    fn start(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+        for (task, (name, lock)) in self.locks.drain(..).enumerate() {
+            let shared = self.shared.clone();
             self.tasks
-                .spawn(async move { desk.take_turns(number, name, lock, go).await });
+                .spawn(async move { shared.run_task(task, name, lock, schedule).await });
         }
     }
 
-    /// Until all tasks are done, or it is certain that some never will be.
-    async fn watch(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
-        let mut tick = interval(SAY_SO_FAR);
+    /// Waits until all tasks are done, or until those that remain have stalled.
+    async fn join(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+        let mut tick = interval(PROGRESS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut before, mut moved) = (0, Instant::now());
+        let (mut acquired, mut last_progress) = (0, Instant::now());
         loop {
             tokio::select! {
                 task = self.tasks.join_next() => match task {
                     None => return Ok(()),
-                    Some(ended) => ended.context("a task of the bench panicked")?,
+                    Some(result) => result.context("a task of the bench panicked")?,
                 },
                 _ = tick.tick() => {
-                    let done = self.desk.notes().tally.acquired;
-                    say(out, &Message::SoFar(done))?;
-                    if done != before {
-                        (before, moved) = (done, Instant::now());
+                    let now_acquired = self.shared.recorder().totals.acquired;
+                    send(out, &Message::Acquired(now_acquired))?;
+                    if now_acquired != acquired {
+                        (acquired, last_progress) = (now_acquired, Instant::now());
                     }
-                    let over = clock::now() > self.go.end + nanos(self.patience);
-                    if over && moved.elapsed() > self.patience {
+                    let deadline_ns = self.schedule.end_ns + to_nanos(self.straggler_timeout);
+                    if clock::now_ns() > deadline_ns
+                        && last_progress.elapsed() > self.straggler_timeout
+                    {
                         return Ok(());
                     }
                 }
@@ -181,105 +181,122 @@ impl Shift {
         }
     }
 
-    /// What there is to tell. Whoever still waits has waited at least until now.
-    async fn end(mut self) -> anyhow::Result<(Tally, Log)> {
-        let now = clock::now();
-        let waiting = self
-            .desk
-            .waiting
+    /// Returns the results. A task that still waits counts as stalled, with its wait so far.
+    async fn finish(mut self) -> anyhow::Result<(Totals, IntervalFile)> {
+        let now_ns = clock::now_ns();
+        let waiting_since_ns = self
+            .shared
+            .waiting_since_ns
             .iter()
             .map(|since| since.load(Ordering::Relaxed));
-        let stalled: Vec<u64> = waiting.filter(|since| *since != 0).collect();
+        let stalled: Vec<u64> = waiting_since_ns.filter(|since| *since != 0).collect();
         self.tasks.shutdown().await;
-        let desk = Arc::into_inner(self.desk).context("a task of the bench is still there")?;
-        let notes = desk.notes.into_inner();
-        let mut notes = notes.unwrap_or_else(PoisonError::into_inner);
-        for since in &stalled {
-            notes.waits.saturating_record(now.saturating_sub(*since));
+        let shared = Arc::into_inner(self.shared).context("a task of the bench still runs")?;
+        let recorder = shared.recorder.into_inner();
+        let mut recorder = recorder.unwrap_or_else(PoisonError::into_inner);
+        for since_ns in &stalled {
+            let wait_ns = now_ns.saturating_sub(*since_ns);
+            recorder.waits.saturating_record(wait_ns);
         }
-        notes.tally.stalled = stalled.len() as u64;
-        notes.tally.waits = Waits::from(&notes.waits);
-        Ok((notes.tally, notes.log))
+        recorder.totals.stalled = stalled.len() as u64;
+        recorder.totals.waits = Waits::from(&recorder.waits);
+        Ok((recorder.totals, recorder.intervals))
     }
 }
 
-impl Desk {
-    async fn take_turns(&self, number: usize, name: u32, lock: Lock, go: Go) {
-        let until_start = Duration::from_nanos(go.start.saturating_sub(clock::now()));
-        sleep(until_start).await;
+impl Shared {
+    async fn run_task(&self, task: usize, name: u32, lock: Lock, schedule: Schedule) {
+        let until_start = schedule.start_ns.saturating_sub(clock::now_ns());
+        sleep(Duration::from_nanos(until_start)).await;
         loop {
-            let asked = clock::now();
-            if asked >= go.end {
+            let requested_ns = clock::now_ns();
+            if requested_ns >= schedule.end_ns {
                 return;
             }
-            self.waiting[number].store(asked, Ordering::Relaxed);
+            self.waiting_since_ns[task].store(requested_ns, Ordering::Relaxed);
             let acquired = lock.acquire().await;
-            let begin = clock::now();
-            self.waiting[number].store(0, Ordering::Relaxed);
+            let begin_ns = clock::now_ns();
+            self.waiting_since_ns[task].store(0, Ordering::Relaxed);
             match acquired {
-                Ok(guard) => self.hold(guard, name, asked, begin, go).await,
+                Ok(guard) => {
+                    let held = Held {
+                        name,
+                        fence: guard.fence(),
+                        requested_ns,
+                        begin_ns,
+                    };
+                    self.work_and_release(guard, held, schedule).await;
+                }
                 Err(error) => {
-                    self.notes().failed(&error);
-                    sleep(AFTER_ERROR).await;
+                    self.recorder().error(&error);
+                    sleep(RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    async fn hold(&self, guard: Guard, name: u32, asked: u64, begin: u64, go: Go) {
-        busy(self.hold).await;
-        self.notes().held(guard.fence(), name, asked, begin, go);
+    async fn work_and_release(&self, guard: Guard, held: Held, schedule: Schedule) {
+        work(self.work).await;
+        self.recorder().record(held, schedule);
         match guard.release().await {
             Ok(()) => {}
-            Err(error) if error.is_lost() => self.notes().tally.lost += 1,
-            Err(error) => self.notes().failed(&error),
+            Err(error) if error.is_lost() => self.recorder().totals.lost += 1,
+            Err(error) => self.recorder().error(&error),
         }
     }
 
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Notes {
-    /// Somebody held and is about to release. The end of that is now, and not before: under
-    /// the mutex, so that intervals are written in the order of their ends.
-    fn held(&mut self, fence: u64, name: u32, asked: u64, begin: u64, go: Go) {
-        let end = clock::now();
+/// A lock that a task has acquired.
+struct Held {
+    name: u32,
+    fence: u64,
+    requested_ns: u64,
+    begin_ns: u64,
+}
+
+impl Recorder {
+    /// Records a holder that is about to release. The clock is read here, under the mutex, so
+    /// that intervals are written in the order of their ends.
+    fn record(&mut self, held: Held, schedule: Schedule) {
         let interval = Interval {
-            end,
-            begin,
-            fence,
-            name,
+            end_ns: clock::now_ns(),
+            begin_ns: held.begin_ns,
+            fence: held.fence,
+            name: held.name,
         };
-        self.tally.acquired += 1;
-        if let Err(error) = self.log.write(interval) {
-            self.failed(&error);
+        self.totals.acquired += 1;
+        if let Err(error) = self.intervals.write(interval) {
+            self.error(&error);
         }
-        if begin >= go.start && begin < go.measured {
-            self.tally.measured += 1;
+        if (schedule.start_ns..schedule.measure_end_ns).contains(&held.begin_ns) {
+            self.totals.measured += 1;
         }
-        // Also one that ended after the measurement: the longest waits are those.
-        if asked < go.measured {
-            self.waits.saturating_record(begin - asked);
+        // Includes waits that end after the measurement: those are the longest.
+        if held.requested_ns < schedule.measure_end_ns {
+            let wait_ns = held.begin_ns - held.requested_ns;
+            self.waits.saturating_record(wait_ns);
         }
     }
 
-    fn failed(&mut self, error: &impl ToString) {
-        self.tally.errors += 1;
-        self.tally
+    fn error(&mut self, error: &impl ToString) {
+        self.totals.errors += 1;
+        self.totals
             .first_error
             .get_or_insert_with(|| error.to_string());
     }
 }
 
-/// Work: sleeps, or for less than a timer can measure lets others go on meanwhile.
-async fn busy(time: Duration) {
-    if time >= SLEEPABLE {
+/// Simulates work: sleeps, or yields in a loop if the time is too short for the timer.
+async fn work(time: Duration) {
+    if time >= MIN_SLEEP {
         return sleep(time).await;
     }
-    let begun = Instant::now();
-    while begun.elapsed() < time {
+    let started = Instant::now();
+    while started.elapsed() < time {
         yield_now().await;
     }
 }

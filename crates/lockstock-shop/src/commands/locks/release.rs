@@ -1,91 +1,135 @@
-//! `lockstock locks release`: takes a lock away from those who were seen to hold it, once a
-//! person has said so.
+//! `lockstock locks release`: takes a lock from its current holders, after the user has
+//! confirmed it.
 
-use std::io::{IsTerminal, Write, stdin, stdout};
+use std::io::{IsTerminal, Write, stdin};
 
 use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
 use lockstock::{HolderId, HolderInfo, LockInfo, LockKind, Store};
 
-use super::table::{self, Look};
-use crate::cli::Release;
-use crate::cli::lock_name as name;
+use super::table;
+use crate::cli::lock_name::{self, LockName};
 use crate::logging;
 
-pub(super) async fn release(store: &Store, options: Release) -> anyhow::Result<()> {
-    // What is done by force is to be found in a log.
-    let _written = logging::start("warn")?;
-    let lock = find(store, &options).await?;
-    let losers = losers(&lock, options.holder.as_deref())?;
-    let mut out = stdout();
-    let one = [lock];
-    let table = table::draw(&one, Look::of(out.is_terminal()));
-    let [lock] = one;
+pub(super) const HELP: &str = "\
+What happens: the holder loses the lock at once, and the first waiter gets it with a higher
+fence. The old holder finds out only when it renews or releases. Until the new holder has
+written, the old holder can still write; from then on a database that compares fences, as the
+server's does, rejects the old holder.
+
+Examples:
+  lockstock locks release product-update-lock-42
+  lockstock locks release uploads --kind semaphore --holder 3f9c0a1b22334455
+  lockstock locks release 'odd\\nname'               as the table shows it";
+
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
+    /// Name of the lock, as the table shows it
+    #[arg(value_parser = lock_name::parse)]
+    name: LockName,
+
+    /// Kind of the lock, if locks of several kinds have the name
+    #[arg(long, value_name = "KIND")]
+    kind: Option<KindArg>,
+
+    /// Release only this one of several holders: its token, or a prefix that no other token has
+    #[arg(long, value_name = "TOKEN")]
+    holder: Option<String>,
+
+    /// Release without confirmation
+    #[arg(long)]
+    yes: bool,
+}
+
+/// [`LockKind`] as an option value.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindArg {
+    Lock,
+    Semaphore,
+    ReadWrite,
+}
+
+impl From<KindArg> for LockKind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Lock => Self::Lock,
+            KindArg::Semaphore => Self::Semaphore,
+            KindArg::ReadWrite => Self::ReadWrite,
+        }
+    }
+}
+
+pub(super) async fn run(store: &Store, args: ReleaseArgs) -> anyhow::Result<()> {
+    // A forced release is logged.
+    let _flushed = logging::start("warn")?;
+    let lock = find(store, &args).await?;
+    let losers = losers(&lock, args.holder.as_deref())?;
+    let mut out = anstream::stdout();
+    let table = table::draw(std::slice::from_ref(&lock), table::terminal_width());
     writeln!(out, "{table}\n{}", consequences(&lock, &losers))?;
-    if !options.yes {
+    if !args.yes {
         ensure!(
             stdin().is_terminal(),
-            "nothing was released: standard input is no terminal, so nobody can be asked. Say \
-             --yes to release it without being asked"
+            "nothing was released: standard input is not a terminal, so the release cannot be \
+             confirmed. To release without confirmation, give --yes"
         );
         write!(out, "Release it by force? [y/N] ")?;
         out.flush()?;
-        let mut answer = String::new();
-        stdin().read_line(&mut answer)?;
+        let mut reply = String::new();
+        stdin().read_line(&mut reply)?;
         ensure!(
-            matches!(&*answer.trim().to_lowercase(), "y" | "yes"),
+            matches!(&*reply.trim().to_lowercase(), "y" | "yes"),
             "nothing was released"
         );
     }
     for loser in losers {
-        // By the one that was shown: who came after it in the meantime keeps the lock.
+        // By holder, so that a holder that has acquired the lock since keeps it.
         let released = store
             .force_release(lock.kind, &lock.name, Some(loser))
             .await?;
         match released {
-            true => writeln!(out, "{} has lost it.", called(loser))?,
-            false => writeln!(out, "{} had given it back by then.", called(loser))?,
+            true => writeln!(out, "{} has lost it.", subject(loser))?,
+            false => writeln!(out, "{} had already released it.", subject(loser))?,
         }
     }
     let now = store.lock_info(lock.kind, &lock.name).await?;
     let holders = now.map(|now| now.holders).unwrap_or_default();
-    match &holders[..] {
-        [] => writeln!(out, "It is free.")?,
-        holders => {
-            for HolderInfo { id, fence, .. } in holders {
-                let fence = fence.map_or(String::new(), |fence| format!(", fence {fence}"));
-                writeln!(out, "{} has it now{fence}.", called(*id))?;
-            }
-        }
+    if holders.is_empty() {
+        writeln!(out, "It is free.")?;
+    }
+    for HolderInfo { id, fence, .. } in holders {
+        let fence = fence.map_or(String::new(), |fence| format!(", fence {fence}"));
+        writeln!(out, "{} holds it now{fence}.", subject(id))?;
     }
     Ok(())
 }
 
-/// The lock that is meant.
-async fn find(store: &Store, options: &Release) -> anyhow::Result<LockInfo> {
-    let bytes = &options.name.0;
-    let shown = name::shown(bytes);
-    let kinds = match options.kind {
-        Some(kind) => vec![kind.lock_kind()],
+/// Returns the one lock that matches the name and the kind.
+async fn find(store: &Store, args: &ReleaseArgs) -> anyhow::Result<LockInfo> {
+    let bytes = &args.name.0;
+    let name = lock_name::escape(bytes);
+    let kinds = match args.kind {
+        Some(kind) => vec![kind.into()],
         None => LockKind::ALL.to_vec(),
     };
     let mut found = Vec::new();
-    let mut stranger = false;
+    let mut foreign = false;
     for kind in kinds {
         let info = store.lock_info(kind, bytes).await?;
         let Some(info) = info.filter(|info| !info.holders.is_empty()) else {
             continue;
         };
-        // Any key with a value looks like this, a cached page too.
-        let unknown = info.holders.iter().all(|holder| holder.id.is_foreign());
-        if unknown && info.waiters.is_empty() {
-            stranger = true;
+        // Any string key looks like a foreign holder, a cached page too.
+        let all_foreign = info.holders.iter().all(|holder| holder.id.is_foreign());
+        if all_foreign && info.waiters.is_empty() {
+            foreign = true;
         } else {
             found.push(info);
         }
     }
     ensure!(
         found.len() < 2,
-        "'{shown}' is held as {}: say which with --kind",
+        "'{name}' is held as {}: choose one with --kind",
         found
             .iter()
             .map(|lock| lock.kind.to_string())
@@ -94,62 +138,63 @@ async fn find(store: &Store, options: &Release) -> anyhow::Result<LockInfo> {
     );
     match found.pop() {
         Some(lock) => Ok(lock),
-        None if stranger => bail!(
-            "the key '{shown}' holds something that is no lock of ours, and nobody waits for \
-             it, so it may be no lock at all: if you are sure, delete it with redis-cli"
+        None if foreign => bail!(
+            "the key '{name}' was not written by Lockstock and has no waiters, so it may not be a \
+             lock at all: if you are sure, delete it with redis-cli"
         ),
-        None => bail!("nobody holds '{shown}': `lockstock locks` shows what is held"),
+        None => bail!("'{name}' has no holder: `lockstock locks` lists the locks that are held"),
     }
 }
 
-/// Those who are to lose it.
-fn losers(lock: &LockInfo, wanted: Option<&str>) -> anyhow::Result<Vec<HolderId>> {
+/// Returns the holders that are to lose the lock: all, or the one whose token begins with
+/// `prefix`.
+fn losers(lock: &LockInfo, prefix: Option<&str>) -> anyhow::Result<Vec<HolderId>> {
     let holders = lock.holders.iter().map(|holder| holder.id);
-    let Some(wanted) = wanted else {
+    let Some(prefix) = prefix else {
         return Ok(holders.collect());
     };
     let tokens = holders.clone().map(|holder| holder.to_string());
     let tokens = tokens.collect::<Vec<_>>().join(", ");
-    let mut meant = holders.filter(|holder| holder.to_string().starts_with(wanted));
-    let one = meant
-        .next()
-        .with_context(|| format!("no holder's token begins with '{wanted}': there are {tokens}"))?;
+    let mut matching = holders.filter(|holder| holder.to_string().starts_with(prefix));
+    let loser = matching.next().with_context(|| {
+        format!("no holder has a token that begins with '{prefix}'. The tokens are {tokens}")
+    })?;
     ensure!(
-        meant.next().is_none(),
-        "the tokens of several holders begin with '{wanted}', give more of one: {tokens}"
+        matching.next().is_none(),
+        "several holders have a token that begins with '{prefix}': give a longer prefix of one of \
+         {tokens}"
     );
-    Ok(vec![one])
+    Ok(vec![loser])
 }
 
 fn consequences(lock: &LockInfo, losers: &[HolderId]) -> String {
-    let who = match losers {
-        [one] => called(*one),
+    let subject_of_loss = match losers {
+        [one] => subject(*one),
         _ => format!("All {} holders", losers.len()),
     };
-    let next = match lock.waiters.first() {
-        Some(first) if losers.len() < lock.holders.len() => format!(
-            "The other holders keep it. Process {} is the first in line.",
+    let some_stay = losers.len() < lock.holders.len();
+    let next = match &lock.waiters[..] {
+        [] if some_stay => "The other holders keep it.".to_owned(),
+        [first, ..] if some_stay => format!(
+            "The other holders keep it. Process {} is the first waiter.",
             first.client_id
         ),
-        None if losers.len() < lock.holders.len() => "The other holders keep it.".to_owned(),
-        Some(first) if lock.waiters.len() == 1 => {
-            format!("Process {} waits and is handed it.", first.client_id)
-        }
-        Some(first) => format!(
-            "Process {} is handed it, the first of {} who wait.",
+        [] => "It has no waiters in the store: it becomes free.".to_owned(),
+        [only] => format!("Process {} waits and gets it.", only.client_id),
+        [first, ..] => format!(
+            "Process {}, the first of {} waiters, gets it.",
             first.client_id,
             lock.waiters.len(),
         ),
-        None => "Nobody waits in the store: it is free for whoever comes.".to_owned(),
     };
     format!(
-        "{who} will lose it at once, without being told. {next}\n\
-         If the old holder is still at work, it may write until the next one has written; from \
-         then on\nthe fence refuses it, where the database compares fences as the shop's does."
+        "{subject_of_loss} will lose it at once, without a notification. {next}\n\
+         Until the new holder has written, the old holder can still write; from then on a \
+         database\nthat compares fences, as the server's does, rejects the old holder."
     )
 }
 
-fn called(holder: HolderId) -> String {
+fn subject(holder: HolderId) -> String {
     match holder.client_id() {
         Some(process) => format!("Process {process}"),
         None => "The foreign holder".to_owned(),

@@ -1,55 +1,42 @@
-//! Locks as a table: one row a holder, the names in order.
+//! Locks as a table: one row for each holder, sorted by name.
 
 use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use lockstock::{Access, HolderInfo, LockInfo, LockKind};
 use terminal_size::{Width, terminal_size};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::cli::lock_name as name;
+use crate::cli::lock_name;
 
 const HEADINGS: [&str; 8] = [
     "NAME", "KIND", "HOLDER", "SINCE", "LEFT", "STATE", "FENCE", "WAITERS",
 ];
-/// The columns of numbers.
-const RIGHT: [bool; 8] = [false, false, false, true, true, false, true, false];
+const RIGHT_ALIGNED: [bool; 8] = [false, false, false, true, true, false, true, false];
 const GAP: &str = "  ";
-/// What there is nothing to say of.
+/// Shown in a cell without a value.
 const NONE: &str = "–";
-/// A name is cut no shorter than this: rather the rows wrap.
-const SHORTEST_NAME: usize = 16;
+/// Names are not cut below this width; on a narrower terminal the rows wrap.
+const MIN_NAME_WIDTH: usize = 16;
 
-const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const RED: &str = "\x1b[31m";
-const BOLD: &str = "\x1b[1m";
-const PLAIN: &str = "\x1b[0m";
+const HEADING: Style = Style::new().bold();
+const HELD: Style = AnsiColor::Green.on_default();
+const KEPT: Style = AnsiColor::Yellow.on_default();
+const FOREIGN: Style = AnsiColor::Red.on_default();
 
-/// How it is drawn.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Look {
-    pub(super) colour: bool,
-    /// Names are cut to fit into so many columns.
-    pub(super) width: Option<usize>,
-}
-
-impl Look {
-    /// As a terminal can show it, or as a file should have it.
-    pub(super) fn of(terminal: bool) -> Self {
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            colour: terminal && !no_colour,
-            width: terminal_size()
-                .filter(|_| terminal)
-                .map(|(Width(columns), _)| usize::from(columns)),
-        }
-    }
+/// Returns the width of the terminal, or `None` if standard output is not a terminal.
+pub(super) fn terminal_width() -> Option<usize> {
+    let size = terminal_size().filter(|_| stdout().is_terminal());
+    size.map(|(Width(columns), _)| usize::from(columns))
 }
 
 type Row = [String; 8];
 
-pub(super) fn draw(locks: &[LockInfo], look: Look) -> String {
+/// Returns the table with colours, which the output stream removes if it shows none. Names are
+/// cut so that the rows fit into `max_width` columns.
+pub(super) fn draw(locks: &[LockInfo], max_width: Option<usize>) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(locks.iter().flat_map(rows_of));
     let mut widths = [0; 8];
@@ -58,38 +45,36 @@ pub(super) fn draw(locks: &[LockInfo], look: Look) -> String {
             *width = cell.width().max(*width);
         }
     }
-    if let Some(columns) = look.width {
+    if let Some(max_width) = max_width {
         let others = widths[1..].iter().map(|width| GAP.len() + width);
-        let room = columns.saturating_sub(others.sum());
-        widths[0] = widths[0].min(room.max(SHORTEST_NAME));
+        let name_width = max_width.saturating_sub(others.sum());
+        widths[0] = widths[0].min(name_width.max(MIN_NAME_WIDTH));
     }
     let mut table = String::new();
-    for (n, row) in rows.iter().enumerate() {
-        let line = line(row, &widths, n == 0, look.colour);
+    for (index, row) in rows.iter().enumerate() {
+        let line = line(row, &widths, index == 0);
         table.push_str(line.trim_end());
         table.push('\n');
     }
     table
 }
 
-fn line(row: &Row, widths: &[usize; 8], heading: bool, colour: bool) -> String {
+fn line(row: &Row, widths: &[usize; 8], is_heading: bool) -> String {
     let mut line = String::new();
     for (column, cell) in row.iter().enumerate() {
         let cell = cut(cell, widths[column]);
         let padding = " ".repeat(widths[column] - cell.width());
-        let tint = match (heading, &*cell) {
-            _ if !colour => "",
-            (true, _) => BOLD,
-            (_, "held") => GREEN,
-            (_, "kept") => YELLOW,
-            (_, "foreign") if column == 2 => RED,
-            _ => "",
+        let style = match (is_heading, &*cell) {
+            (true, _) => HEADING,
+            (_, "held") => HELD,
+            (_, "kept") => KEPT,
+            (_, "foreign") if column == 2 => FOREIGN,
+            _ => Style::new(),
         };
-        let plain = if tint.is_empty() { "" } else { PLAIN };
         // Writing to a String cannot fail.
-        let _ = match RIGHT[column] {
-            true => write!(line, "{padding}{tint}{cell}{plain}{GAP}"),
-            false => write!(line, "{tint}{cell}{plain}{padding}{GAP}"),
+        let _ = match RIGHT_ALIGNED[column] {
+            true => write!(line, "{padding}{style}{cell}{style:#}{GAP}"),
+            false => write!(line, "{style}{cell}{style:#}{padding}{GAP}"),
         };
     }
     line
@@ -106,9 +91,11 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
         rows.push([
             String::new(),
             String::new(),
-            who(lock.kind, holder),
+            holder_cell(lock.kind, holder),
             since.unwrap_or_else(none),
-            holder.remaining.map_or_else(|| "no end".to_owned(), time),
+            holder
+                .remaining
+                .map_or_else(|| "no expiry".to_owned(), time),
             state(holder).to_owned(),
             holder.fence.map_or_else(none, |fence| fence.to_string()),
             String::new(),
@@ -116,11 +103,11 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
     }
     if rows.is_empty() {
         let mut row = [(); 8].map(|()| none());
-        row[2] = "nobody yet".to_owned();
+        row[2] = "none yet".to_owned();
         rows.push(row);
     }
-    // Once for all of its holders.
-    rows[0][0] = name::shown(&lock.name);
+    // Only in the first row of the lock.
+    rows[0][0] = lock_name::escape(&lock.name);
     rows[0][1] = lock.kind.to_string();
     rows[0][7] = match lock.waiters.first() {
         Some(first) => format!("{}, first for {}", lock.waiters.len(), time(first.waited)),
@@ -129,15 +116,15 @@ fn rows_of(lock: &LockInfo) -> Vec<Row> {
     rows
 }
 
-fn who(kind: LockKind, holder: &HolderInfo) -> String {
-    let who = match holder.id.client_id() {
+fn holder_cell(kind: LockKind, holder: &HolderInfo) -> String {
+    let id = match holder.id.client_id() {
         Some(process) => process.to_string(),
         None => "foreign".to_owned(),
     };
     match (kind, holder.access) {
-        (LockKind::ReadWrite, Access::Read) => format!("{who} reads"),
-        (LockKind::ReadWrite, _) => format!("{who} writes"),
-        _ => who,
+        (LockKind::ReadWrite, Access::Read) => format!("{id} reads"),
+        (LockKind::ReadWrite, _) => format!("{id} writes"),
+        _ => id,
     }
 }
 
@@ -145,12 +132,12 @@ pub(super) fn state(holder: &HolderInfo) -> &'static str {
     if holder.kept { "kept" } else { "held" }
 }
 
-/// A length of time in the two units that matter.
-pub(super) fn time(time: Duration) -> String {
+/// Formats a duration in its two largest units.
+fn time(time: Duration) -> String {
     let seconds = time.as_secs();
-    let two = |large: u64, name: &str, small: u64, other: &str| match small {
-        0 => format!("{large} {name}"),
-        _ => format!("{large} {name} {small} {other}"),
+    let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{large} {unit}"),
+        _ => format!("{large} {unit} {small} {small_unit}"),
     };
     match seconds {
         0 => format!("{} ms", time.as_millis()),
@@ -162,16 +149,16 @@ pub(super) fn time(time: Duration) -> String {
     }
 }
 
-/// Cuts what is too wide, and shows that it did.
+/// Cuts text that is wider than `width` columns, and marks the cut with an ellipsis.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let mut room = width.saturating_sub(1);
+    let mut remaining = width.saturating_sub(1);
     let fits = |character: &char| {
-        let wide = character.width().unwrap_or(0);
-        let fits = wide <= room;
-        room = room.saturating_sub(wide);
+        let columns = character.width().unwrap_or(0);
+        let fits = columns <= remaining;
+        remaining = remaining.saturating_sub(columns);
         fits
     };
     let mut cut = text.chars().take_while(fits).collect::<String>();
@@ -182,6 +169,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anstream::adapter::strip_str;
     use lockstock::Store;
 
     const LEASE: Duration = Duration::from_secs(100);
@@ -191,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_holder_has_a_row_and_each_name_stands_once() {
+    async fn each_holder_has_a_row_and_each_name_appears_once() {
         let store = Store::memory();
         let plain = store.lock("재고").lease(LEASE).unwrap();
         let guard = plain.acquire().await.unwrap();
@@ -199,7 +187,7 @@ mod tests {
         guard.keep().await.unwrap();
         let read = store.read_lock("catalog").lease(LEASE).unwrap();
         let _readers = [read.acquire().await.unwrap(), read.acquire().await.unwrap()];
-        let table = draw(&locks(&store).await, Look::default());
+        let table = strip_str(&draw(&locks(&store).await, None)).to_string();
         let lines = table.lines().collect::<Vec<_>>();
         assert_eq!(lines.len(), 4, "{table}");
         assert!(
@@ -209,12 +197,11 @@ mod tests {
         assert!(lines[1].starts_with("catalog  read-write  "), "{table}");
         assert!(lines[1].contains(&format!("{} reads", store.client_id())));
         assert!(lines[2].starts_with("                     "), "{table}");
-        // Two columns a syllable.
+        // Hangul syllables are two columns wide.
         assert!(lines[3].starts_with("재고     lock        "), "{table}");
         for word in ["kept", &fence, "1 min 39 s", "ms ago", NONE] {
             assert!(lines[3].contains(word), "{word}: {table}");
         }
-        assert!(!table.contains('\x1b'));
     }
 
     #[tokio::test]
@@ -223,22 +210,14 @@ mod tests {
         let name = "재고-".repeat(60);
         let _guard = store.lock(&name).lease(LEASE).unwrap().acquire().await;
         let locks = locks(&store).await;
-        assert!(draw(&locks, Look::default()).contains(&name));
+        let table = draw(&locks, None);
+        assert!(table.contains(&name), "{table}");
+        assert!(table.contains("\x1b[32mheld\x1b[0m"), "{table}");
         for columns in [120, 121, 122, 123] {
-            let look = Look {
-                colour: false,
-                width: Some(columns),
-            };
-            let table = draw(&locks, look);
+            let table = strip_str(&draw(&locks, Some(columns))).to_string();
             assert!(table.contains('…'));
             assert!(table.lines().all(|line| line.width() <= columns), "{table}");
         }
-        let look = Look {
-            colour: true,
-            width: None,
-        };
-        let table = draw(&locks, look);
-        assert!(table.contains("\x1b[32mheld\x1b[0m"), "{table}");
     }
 
     #[test]

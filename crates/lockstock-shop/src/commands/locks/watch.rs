@@ -1,91 +1,102 @@
-//! Looking again and again: on a terminal in one place, otherwise one below the other. A
-//! store that is down for a while is said to be, and asked again.
+//! `lockstock locks --watch`: the listing again and again. On a terminal each listing replaces
+//! the one before; otherwise it follows below. While the store is down, the error takes the
+//! place of the listing.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::pin::pin;
 use std::time::Duration;
 
+use anstream::adapter::strip_str;
+use anstream::{AutoStream, ColorChoice};
 use terminal_size::{Height, Width, terminal_size};
 use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 
-use super::Shown;
-use super::table::{Look, cut, time};
+use super::Listing;
+use super::table::{cut, terminal_width};
 
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
-const CLEAR: &str = "\x1b[2J";
-const TOP: &str = "\x1b[H";
-const CLEAR_REST_OF_LINE: &str = "\x1b[K";
+const CLEAR_SCREEN: &str = "\x1b[2J";
+const CURSOR_HOME: &str = "\x1b[H";
+const CLEAR_TO_END_OF_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
 
-/// Looks every so often until Ctrl-C.
-pub(super) async fn watch(shown: &Shown, every: Duration) -> anyhow::Result<()> {
-    let screen = stdout().is_terminal() && !shown.json;
-    let _screen = screen.then(Screen::open).transpose()?;
-    let mut ended = pin!(ctrl_c());
+/// Lists the locks every `interval` until Ctrl-C.
+pub(super) async fn run(listing: &Listing, interval: Duration) -> anyhow::Result<()> {
+    let is_screen = stdout().is_terminal() && !listing.json;
+    let _screen = is_screen.then(Screen::open).transpose()?;
+    let mut interrupted = pin!(ctrl_c());
     loop {
         let text = tokio::select! {
             biased;
-            end = &mut ended => return Ok(end?),
-            text = shown.text(Look::of(screen)) => text,
+            result = &mut interrupted => return Ok(result?),
+            text = listing.text(terminal_width()) => text,
         };
         match text {
-            Ok(text) if screen => draw(shown, every, &text)?,
+            Ok(text) if is_screen => draw(listing, interval, &text)?,
             Ok(text) => print(&text)?,
-            Err(why) if screen => draw(shown, every, &format!("{why}\n"))?,
-            Err(why) => eprintln!("lockstock: {why}"),
+            Err(error) if is_screen => draw(listing, interval, &format!("{error}\n"))?,
+            Err(error) => eprintln!("lockstock: {error}"),
         }
         tokio::select! {
-            end = &mut ended => return Ok(end?),
-            () = sleep(every) => {}
+            result = &mut interrupted => return Ok(result?),
+            () = sleep(interval) => {}
         }
     }
 }
 
 fn print(text: &str) -> std::io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn draw(listing: &Listing, interval: Duration, text: &str) -> std::io::Result<()> {
+    let (Width(columns), Height(lines)) = terminal_size().unwrap_or((Width(80), Height(24)));
+    let interval = humantime::format_duration(interval);
+    let title = format!("{}, every {interval}. Press Ctrl-C to stop.", listing.url);
+    let mut text = format!("{title}\n\n{text}");
+    if AutoStream::choice(&stdout()) == ColorChoice::Never {
+        text = strip_str(&text).to_string();
+    }
+    print_control(&frame(&text, usize::from(columns), usize::from(lines)))
+}
+
+/// Prints control sequences, which are needed also on a terminal without colours.
+fn print_control(text: &str) -> std::io::Result<()> {
     let mut out = stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-fn draw(shown: &Shown, every: Duration, text: &str) -> std::io::Result<()> {
-    let (Width(columns), Height(lines)) = terminal_size().unwrap_or((Width(80), Height(24)));
-    let title = format!("{}, every {}. Ctrl-C ends it.", shown.place, time(every));
-    let text = format!("{title}\n\n{text}");
-    print(&frame(&text, usize::from(columns), usize::from(lines)))
-}
-
-/// The text over what stood there before, cut to the size of the screen: a line that wraps or
-/// scrolls would spoil the place of all others.
+/// Returns the text that replaces the frame before. Lines are cut to the screen: a line that
+/// wraps or scrolls would move all others.
 fn frame(text: &str, columns: usize, lines: usize) -> String {
-    let all = text.lines().count();
-    let most = lines.saturating_sub(1).max(1);
-    let mut frame = TOP.to_owned();
-    let shown = if all > most { most - 1 } else { all };
+    let total = text.lines().count();
+    let max_lines = lines.saturating_sub(1).max(1);
+    let mut frame = CURSOR_HOME.to_owned();
+    let shown = if total > max_lines {
+        max_lines - 1
+    } else {
+        total
+    };
     for line in text.lines().take(shown) {
-        frame.push_str(&fitted(line, columns));
-        frame.push_str(CLEAR_REST_OF_LINE);
+        frame.push_str(&fit(line, columns));
+        frame.push_str(CLEAR_TO_END_OF_LINE);
         frame.push('\n');
     }
-    if shown < all {
-        let more = format!("… and {} more lines", all - shown);
+    if shown < total {
+        let more = format!("… and {} more lines", total - shown);
         frame.push_str(&cut(&more, columns));
     }
     frame.push_str(CLEAR_BELOW);
     frame
 }
 
-/// A line with colours is as wide as without.
-fn fitted(line: &str, columns: usize) -> String {
-    let mut plain = String::new();
-    for (n, part) in line.split('\x1b').enumerate() {
-        let part = match n {
-            0 => part,
-            _ => part.split_once('m').map_or("", |(_, text)| text),
-        };
-        plain.push_str(part);
-    }
+/// Cuts a line that is wider than the screen. A line that is cut loses its colours.
+fn fit(line: &str, columns: usize) -> String {
+    let plain = strip_str(line).to_string();
     let fitted = cut(&plain, columns);
     if fitted == plain {
         line.to_owned()
@@ -94,19 +105,19 @@ fn fitted(line: &str, columns: usize) -> String {
     }
 }
 
-/// A screen to draw on; dropped, the terminal is as before.
+/// A cleared screen without a cursor. Dropping it shows the cursor again.
 struct Screen;
 
 impl Screen {
     fn open() -> std::io::Result<Self> {
-        print(&format!("{HIDE_CURSOR}{CLEAR}{TOP}"))?;
+        print_control(&format!("{HIDE_CURSOR}{CLEAR_SCREEN}{CURSOR_HOME}"))?;
         Ok(Self)
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = print(&format!("\n{SHOW_CURSOR}"));
+        let _ = print_control(&format!("\n{SHOW_CURSOR}"));
     }
 }
 

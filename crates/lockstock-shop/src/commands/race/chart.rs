@@ -1,84 +1,78 @@
-//! A round of the race as a small timeline: one lane a request, a bar as long as its wait.
+//! A round of the race as a chart: one row for each request, with a bar as long as its time.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use reqwest::StatusCode;
 
-use super::{Finish, milliseconds};
+use super::{RaceResult, milliseconds};
 
 const WIDTH: usize = 40;
 
-const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const RED: &str = "\x1b[31m";
-const BOLD: &str = "\x1b[1m";
-const PLAIN: &str = "\x1b[0m";
+const TITLE: Style = Style::new().bold();
+const WON: Style = AnsiColor::Green.on_default();
+const REJECTED: Style = AnsiColor::Yellow.on_default();
+const FAILED: Style = AnsiColor::Red.on_default();
 
-pub(super) fn draw(title: &str, finishes: &[Finish], colour: bool) -> String {
-    let paint = |colour_code: &'static str| if colour { colour_code } else { "" };
-    let plain = paint(PLAIN);
-    let longest = finishes.iter().map(|finish| finish.took).max();
+/// Returns the chart with colours, which the output stream removes if it shows none.
+pub(super) fn draw(title: &str, results: &[RaceResult]) -> String {
+    let longest = results.iter().map(|result| result.took).max();
     let longest = longest.unwrap_or_default();
-    let mut picture = String::new();
+    let mut chart = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(picture, "{}{title}{plain}", paint(BOLD));
-    for (lane, finish) in finishes.iter().enumerate() {
-        let (result, tint) = match &finish.status {
-            Ok(status) if status.is_success() => (described(*status), GREEN),
-            Ok(status) => (described(*status), YELLOW),
-            Err(why) => (format!("no answer: {why}"), RED),
+    let _ = writeln!(chart, "{TITLE}{title}{TITLE:#}");
+    for (index, result) in results.iter().enumerate() {
+        let (outcome, style) = match &result.status {
+            Ok(status) if status.is_success() => (reason(*status), WON),
+            Ok(status) => (reason(*status), REJECTED),
+            Err(error) => (format!("no response: {error}"), FAILED),
         };
-        let retry = finish.retry_after.map_or(String::new(), |wait| {
-            format!(", again in {} s", wait.as_secs())
+        let retry = result.retry_after.map_or(String::new(), |wait| {
+            format!(", retry after {} s", wait.as_secs())
         });
         let _ = writeln!(
-            picture,
-            "  {:>3}  {:>9.2} ms  {}{}{plain} {result}{retry}",
-            lane + 1,
-            milliseconds(finish.took),
-            paint(tint),
-            bar(finish.took, longest),
+            chart,
+            "  {:>3}  {:>9.2} ms  {style}{}{style:#} {outcome}{retry}",
+            index + 1,
+            milliseconds(result.took),
+            bar(result.took, longest),
         );
     }
-    let _ = writeln!(picture, "       {}", verdict(finishes));
-    picture
+    let _ = writeln!(chart, "       {}", summary(results));
+    chart
 }
 
-fn verdict(finishes: &[Finish]) -> String {
-    let winners = finishes
+fn summary(results: &[RaceResult]) -> String {
+    let winners = results
         .iter()
         .enumerate()
-        .filter(|(_, finish)| finish.won())
-        .map(|(lane, _)| lane + 1)
+        .filter(|(_, result)| result.won())
+        .map(|(index, _)| index + 1)
         .collect::<Vec<_>>();
-    let losers = finishes.len() - winners.len();
     match winners[..] {
         [winner] => {
-            let slowest = finishes
-                .iter()
-                .filter(|finish| !finish.won())
-                .map(|finish| finish.took)
-                .max()
-                .unwrap_or_default();
+            let losers = results.iter().filter(|result| !result.won());
+            let slowest = losers.map(|loser| loser.took).max().unwrap_or_default();
             format!(
-                "request {winner} won; {losers} lost, the last of them told after {:.2} ms",
+                "request {winner} won; {} lost, the slowest after {:.2} ms",
+                results.len() - 1,
                 milliseconds(slowest)
             )
         }
-        [] => "nobody won".to_owned(),
-        _ => format!("{} won: {winners:?}", winners.len()),
+        [] => "no request won".to_owned(),
+        _ => format!("{} requests won: {winners:?}", winners.len()),
     }
 }
 
-fn described(status: StatusCode) -> String {
+fn reason(status: StatusCode) -> String {
     let reason = status.canonical_reason().unwrap_or_default();
     format!("{} {reason}", status.as_u16())
 }
 
 fn bar(took: Duration, longest: Duration) -> String {
     let share = took.as_secs_f64() / longest.as_secs_f64().max(f64::MIN_POSITIVE);
-    // Truncation is what a bar of whole cells is.
+    // Truncates to whole cells.
     let cells = ((share * WIDTH as f64) as usize).clamp(1, WIDTH);
     format!("{}{}", "█".repeat(cells), "·".repeat(WIDTH - cells))
 }
@@ -87,8 +81,8 @@ fn bar(took: Duration, longest: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn finish(status: u16, milliseconds: u64) -> Finish {
-        Finish {
+    fn result(status: u16, milliseconds: u64) -> RaceResult {
+        RaceResult {
             status: Ok(StatusCode::from_u16(status).unwrap()),
             took: Duration::from_millis(milliseconds),
             retry_after: (status == 429).then_some(Duration::from_secs(3)),
@@ -96,14 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_names_the_winner_and_the_last_loser() {
-        let picture = draw("round 1", &[finish(429, 4), finish(200, 3)], false);
-        assert!(picture.contains("200 OK"));
-        assert!(picture.contains("429 Too Many Requests, again in 3 s"));
-        assert!(picture.contains("request 2 won; 1 lost, the last of them told after 4.00 ms"));
-        assert!(
-            !picture.contains('\x1b'),
-            "no colours where nobody asked for them"
-        );
+    fn the_chart_names_the_winner_and_the_slowest_loser() {
+        let chart = draw("round 1", &[result(429, 4), result(200, 3)]);
+        let plain = anstream::adapter::strip_str(&chart).to_string();
+        assert!(plain.contains("200 OK"));
+        assert!(plain.contains("429 Too Many Requests, retry after 3 s"));
+        assert!(plain.contains("request 2 won; 1 lost, the slowest after 4.00 ms"));
+        assert!(chart.contains("\x1b[32m█"), "{chart}");
+        assert!(!plain.contains('\x1b'), "{plain}");
     }
 }

@@ -1,4 +1,4 @@
-//! A few products to play with, in a database that has none.
+//! Sample products for an empty database.
 
 use tracing::info;
 
@@ -22,7 +22,7 @@ const SAMPLES: [(&str, &str, i64, i64); 5] = [
     ("Fountain pen", "Sold out until spring", 64_000, 0),
 ];
 
-/// Creates the samples if there is no product at all.
+/// Creates the sample products if the database has no product.
 pub(crate) async fn create_if_empty(storage: &dyn Storage) -> anyhow::Result<()> {
     let samples = SAMPLES.map(|(name, description, price, stock)| NewProduct {
         name: name.to_owned(),

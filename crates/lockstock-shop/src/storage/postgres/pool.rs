@@ -1,7 +1,6 @@
-//! The connections to Postgres: bounded in number, and in how long anybody waits for one or
-//! for what it says.
+//! The connections to Postgres: bounded in number, and in the time that a call waits for a
+//! connection or a reply.
 
-use std::io::ErrorKind;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,65 +12,64 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::super::migrations;
-use super::super::{Limits, Result, StorageError};
+use super::super::{Result, StorageError, StorageOptions, migrations};
 
-/// A connection used so recently needs no proof of life.
+/// A connection that was used this recently is not pinged before its next use.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// Connections that never keep a caller waiting without bound.
+/// A pool whose calls are bounded in time.
 #[derive(Clone)]
 pub(super) struct Database {
     pub(super) pool: PgPool,
-    pub(super) limits: Limits,
-    /// Places for writes that wait for a locked row, of one kind and of the other: never all
-    /// the connections.
-    pub(super) changes_alone: Arc<Semaphore>,
-    pub(super) sales_alone: Arc<Semaphore>,
+    pub(super) options: StorageOptions,
+    /// Permits for writes that wait for a locked row, one kind each: such writes never occupy
+    /// all connections.
+    pub(super) single_update_permits: Arc<Semaphore>,
+    pub(super) single_sale_permits: Arc<Semaphore>,
 }
 
 impl Database {
-    pub(super) async fn connect(url: &str, limits: Limits) -> anyhow::Result<Self> {
-        let options = PgConnectOptions::from_str(url)?.application_name("lockstock");
-        let limit = limits.timeout;
-        // One connection outside the pool first, to hear why there is none: the pool tries
-        // again and again, and in the end knows only that it took too long.
-        let mut first = timeout(limit, PgConnection::connect_with(&options))
+    pub(super) async fn connect(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
+        let connect_options = PgConnectOptions::from_str(url)?.application_name("lockstock");
+        let limit = options.timeout;
+        // The first connection is made outside the pool, for its error: the pool retries, and
+        // finally reports only a timeout.
+        let mut first = timeout(limit, PgConnection::connect_with(&connect_options))
             .await
-            .map_err(|_| anyhow::anyhow!("no answer within {limit:?}"))??;
-        // On it, because a migration may take longer than a call.
+            .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))??;
+        // Not through the pool, because a migration may take longer than a call.
         migrations::postgres().run(&mut first).await?;
         first.close().await?;
         let pool = PgPoolOptions::new()
-            .max_connections(limits.connections.max(2))
+            .max_connections(options.max_connections.max(2))
             .acquire_timeout(limit)
             .test_before_acquire(false)
-            // Under load a round trip before each call would cost much and prove little: a
-            // connection in steady use that dies fails the call it is used for. One that has
-            // been idle may have died unseen, with all the others, in a restart.
-            .before_acquire(|connection, about| {
+            // A ping before each call would cost a round trip. In steady use it would prove
+            // little: a connection that dies fails the call that uses it. An idle connection may
+            // have died unnoticed in a restart, with all the others.
+            .before_acquire(|connection, metadata| {
                 Box::pin(
-                    async move { Ok(about.idle_for < FRESH || connection.ping().await.is_ok()) },
+                    async move { Ok(metadata.idle_for < FRESH || connection.ping().await.is_ok()) },
                 )
             })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    // What we gave up waiting for must not be carried out later, so the
-                    // database gives up first. A server of ours that is paused or gone in a
-                    // transaction must not keep its rows from the others for ever. And the
-                    // batch relies on a row that has changed being looked at again.
-                    let milliseconds = limit.as_millis().max(10);
-                    let seconds = limit.as_secs().clamp(1, 60);
+                    // The database gives up first, so that it never executes a statement that
+                    // the server has stopped waiting for. If a server is paused or dies in a
+                    // transaction, its rows are unlocked. And batches rely on READ COMMITTED,
+                    // which rereads a row that has changed while they waited for it.
+                    let timeout_ms = limit.as_millis().max(10);
+                    let statement_timeout_ms = timeout_ms - timeout_ms / 10;
+                    let tcp_user_timeout_ms = timeout_ms * 3;
+                    let keepalive_secs = limit.as_secs().clamp(1, 60);
                     let text = format!(
-                        "SET statement_timeout = {};
-                         SET idle_in_transaction_session_timeout = {milliseconds};
-                         SET tcp_keepalives_idle = {seconds};
-                         SET tcp_keepalives_interval = {seconds};
+                        "SET statement_timeout = {statement_timeout_ms};
+                         SET idle_in_transaction_session_timeout = {timeout_ms};
+                         SET tcp_keepalives_idle = {keepalive_secs};
+                         SET tcp_keepalives_interval = {keepalive_secs};
                          SET tcp_keepalives_count = 3;
-                         SET tcp_user_timeout = {};
-                         SET default_transaction_isolation = 'read committed'",
-                        milliseconds - milliseconds / 10,
-                        milliseconds * 3,
+                         SET tcp_user_timeout = {tcp_user_timeout_ms};
+                         SET default_transaction_isolation = 'read committed'"
                     );
                     sqlx::raw_sql(AssertSqlSafe(text))
                         .execute(connection)
@@ -79,59 +77,57 @@ impl Database {
                     Ok(())
                 })
             })
-            .connect_with(options)
+            .connect_with(connect_options)
             .await?;
-        let places = |part| {
-            usize::try_from(limits.connections / part)
-                .unwrap_or(1)
-                .max(1)
+        let permits = |divisor| {
+            let permits = usize::try_from(options.max_connections / divisor);
+            Arc::new(Semaphore::new(permits.unwrap_or(1).max(1)))
         };
         Ok(Self {
             pool,
-            limits,
-            changes_alone: Arc::new(Semaphore::new(places(2))),
-            sales_alone: Arc::new(Semaphore::new(places(4))),
+            options,
+            single_update_permits: permits(2),
+            single_sale_permits: permits(4),
         })
     }
 
-    /// Runs `work` on a connection. One that did not answer in time is thrown away: nobody
-    /// knows what it would say next.
-    pub(super) async fn run<T, W>(&self, work: W) -> Result<T>
+    /// Runs `work` on a connection. If it times out, the connection is closed: its next reply
+    /// would belong to the abandoned statement.
+    pub(super) async fn with_connection<T, W>(&self, work: W) -> Result<T>
     where
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
-        // Waiting for a connection counts.
-        let limit = self.limits.timeout;
+        // Includes the wait for a connection.
+        let limit = self.options.timeout;
         let deadline = Instant::now() + limit;
-        let mut borrowed = Borrowed {
+        let mut checked_out = CheckedOut {
             connection: Some(self.pool.acquire().await?),
-            limit,
+            timeout: limit,
         };
-        let Some(connection) = borrowed.connection.as_mut() else {
-            return Err(StorageError::closed());
+        let Some(connection) = checked_out.connection.as_mut() else {
+            return Err(StorageError::bug("a connection is checked out twice"));
         };
-        if let Ok(done) = timeout_at(deadline, work(connection)).await {
-            return done;
+        if let Ok(result) = timeout_at(deadline, work(connection)).await {
+            return result;
         }
-        if let Some(connection) = borrowed.connection.take() {
+        if let Some(connection) = checked_out.connection.take() {
             drop(connection.detach());
         }
-        let why = format!("no answer within {limit:?}");
-        Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, why)).into())
+        Err(StorageError::timeout(limit))
     }
 }
 
-/// A connection that goes back to its pool within a limit, or not at all. sqlx pings it on
-/// its way, and a ping that nobody answers would keep its place in the pool for ever.
-struct Borrowed {
+/// A connection that returns to its pool within a timeout, or is closed. sqlx pings a returning
+/// connection; without a reply it would occupy its slot of the pool forever.
+struct CheckedOut {
     connection: Option<PoolConnection<sqlx::Postgres>>,
-    limit: Duration,
+    timeout: Duration,
 }
 
-impl Drop for Borrowed {
+impl Drop for CheckedOut {
     fn drop(&mut self) {
         if let Some(mut connection) = self.connection.take() {
-            tokio::spawn(timeout(self.limit, connection.return_to_pool()));
+            tokio::spawn(timeout(self.timeout, connection.return_to_pool()));
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Updates: one statement writes all that arrived while the one before was under way, and each
-//! row is refused or written for itself. Such a batch never waits for a row that somebody else
-//! has locked: it skips it, and that one update waits alone, for no longer than its lock is
-//! held. So does one with a key, whose answer is recorded in the same transaction.
+//! Updates: one statement writes all that arrived while the previous one ran, and accepts or
+//! rejects each row on its own.
+//!
+//! A batch never waits for a row that is locked elsewhere: it skips the row, and that update runs
+//! again on its own, where it waits until its window ends. An update with an idempotency key runs
+//! on its own too: its response is recorded in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,74 +11,76 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::sql::INSERT_ENTRY;
+use super::super::error::CommitTracker;
 use super::super::{
-    Cause, Changes, Committing, Condition, Entry, Limits, Product, Recorded, Result, StorageError,
-    Written, now,
+    Changes, LedgerEntry, Precondition, Product, ResponseRecord, Result, StorageError,
+    StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use super::pool::Database;
-use super::{PRODUCT, records};
+use super::{records, with_clock};
 use crate::failpoint;
 
 pub(super) struct Update {
     pub(super) id: i64,
     pub(super) changes: Changes,
-    pub(super) condition: Condition,
-    pub(super) cause: Cause,
-    pub(super) answer: oneshot::Sender<Result<Written<Product>>>,
+    pub(super) precondition: Precondition,
+    pub(super) context: WriteContext,
+    pub(super) reply: oneshot::Sender<Result<WriteOutcome<Product>>>,
 }
 
-/// Writes all that can be written at once; whatever cannot goes alone, on its own time.
-pub(super) async fn update(database: Database, batch: Vec<Update>) {
-    let mut taken = HashSet::new();
-    // One row, one writer: a second update of the same product would not find its version.
-    let (mut together, apart): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| {
-        !job.changes.is_empty() && job.cause.once.is_none() && taken.insert(job.id)
+/// Writes all updates that can be written together, and spawns the others.
+pub(super) async fn update_all(database: Database, updates: Vec<Update>) {
+    let mut ids = HashSet::new();
+    // At most one update of a product: a second one would not find its version.
+    let (mut batch, single): (Vec<_>, Vec<_>) = updates.into_iter().partition(|update| {
+        !update.changes.is_empty() && update.context.idempotency.is_none() && ids.insert(update.id)
     });
-    for job in apart {
-        go_alone(&database, job);
+    for update in single {
+        spawn_single(&database, update);
     }
     loop {
-        let (over, rest): (Vec<_>, Vec<_>) = together
+        let (ended, rest): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .partition(|job| job.condition.turn.is_over());
-        for job in over {
-            let _ = job.answer.send(Ok(Written::Lost));
+            .partition(|update| update.precondition.window.has_ended());
+        for update in ended {
+            let _ = update.reply.send(Ok(WriteOutcome::Fenced));
         }
-        together = rest;
-        if together.is_empty() {
+        batch = rest;
+        let windows = batch.iter().map(|update| update.precondition.window);
+        let Some(deadline) = windows.map(|window| window.deadline).min() else {
             return;
-        }
-        let rows = Rows::of(&together);
-        let deadline = together.iter().map(|job| job.condition.turn.deadline).min();
-        let committing = Committing::default();
-        let commits = committing.clone();
+        };
+        let rows = Rows::new(&batch);
+        let tracker = CommitTracker::default();
+        let commit = tracker.clone();
         let written = database
-            .run(|connection| Box::pin(write_together(connection, rows, deadline, commits)))
+            .with_connection(|connection| Box::pin(write_batch(connection, rows, deadline, commit)))
             .await
-            .map_err(|error| committing.note(error));
+            .map_err(|error| tracker.mark(error));
         match written {
-            // Somebody's turn ended on the way. Nothing is committed; the others go again.
+            // A window has ended on the way: nothing is committed, and the others run again.
             Ok(None) => {}
             Ok(Some(mut written)) => {
-                for job in together {
-                    match written.remove(&job.id) {
-                        Some(product) => drop(job.answer.send(Ok(Written::Done(product)))),
-                        None => go_alone(&database, job),
+                for update in batch {
+                    match written.remove(&update.id) {
+                        Some(product) => {
+                            let _ = update.reply.send(Ok(WriteOutcome::Done(product)));
+                        }
+                        None => spawn_single(&database, update),
                     }
                 }
                 return;
             }
-            // One of them breaks a rule of the tables, nobody knows which, and none is written.
-            Err(error) if error.is_one_rows_fault() && !error.may_be_written() => {
-                for job in together {
-                    go_alone(&database, job);
+            // The error does not name the row, and nothing is written.
+            Err(error) if error.is_row_error() && !error.commit_unknown() => {
+                for update in batch {
+                    spawn_single(&database, update);
                 }
                 return;
             }
             Err(error) => {
-                for job in together {
-                    let _ = job.answer.send(Err(error.clone()));
+                for update in batch {
+                    let _ = update.reply.send(Err(error.clone()));
                 }
                 return;
             }
@@ -84,7 +88,7 @@ pub(super) async fn update(database: Database, batch: Vec<Update>) {
     }
 }
 
-/// The columns of a batch, as Postgres takes them.
+/// The columns of a batch, as arrays for `unnest`.
 #[derive(Default)]
 struct Rows {
     ids: Vec<i64>,
@@ -98,59 +102,64 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(jobs: &[Update]) -> Self {
+    fn new(updates: &[Update]) -> Self {
         let mut rows = Self::default();
-        for job in jobs {
-            rows.ids.push(job.id);
-            rows.fences.push(job.condition.turn.fence());
-            rows.versions.push(job.condition.version);
-            rows.names.push(job.changes.name.clone());
-            rows.descriptions.push(job.changes.description.clone());
-            rows.prices.push(job.changes.price);
-            rows.stocks.push(job.changes.stock);
-            rows.requests.push(job.cause.origin.request.to_string());
+        for update in updates {
+            rows.ids.push(update.id);
+            rows.fences.push(update.precondition.window.fence());
+            rows.versions.push(update.precondition.version);
+            rows.names.push(update.changes.name.clone());
+            rows.descriptions.push(update.changes.description.clone());
+            rows.prices.push(update.changes.price);
+            rows.stocks.push(update.changes.stock);
+            rows.requests
+                .push(update.context.request.request_id.to_string());
         }
         rows
     }
 }
 
-/// Writes the rows that are there, unlocked and fit their conditions. `None`, and nothing
-/// written, if the `deadline` came before the commit.
-async fn write_together(
+/// Updates the rows that exist, are not locked and meet their preconditions, with an entry each.
+const UPDATE_BATCH: &str = concat!(
+    "WITH free AS MATERIALIZED (
+         SELECT id, stock FROM products WHERE id = ANY($1) FOR UPDATE SKIP LOCKED
+     ), written AS (
+         UPDATE products AS p SET
+             name = coalesce(job.name, p.name),
+             description = coalesce(job.description, p.description),
+             price = coalesce(job.price, p.price),
+             stock = coalesce(job.stock, p.stock),
+             version = p.version + 1,
+             fence = job.fence,
+             updated_at = $8
+         FROM free JOIN unnest($1, $2, $3, $4, $5, $6, $7, $9::text[])
+             AS job (id, fence, version, name, description, price, stock, request)
+             ON job.id = free.id
+         WHERE p.id = job.id
+             AND p.fence < job.fence
+             AND p.version = coalesce(job.version, p.version)
+         RETURNING p.*, p.stock - free.stock AS delta, job.request
+     ), booked AS (
+         INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
+             fence, at)
+         SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $8
+         FROM written
+     )
+     SELECT ",
+    with_clock!(product_columns),
+    " FROM written AS products"
+);
+
+/// Writes a batch. Returns the products written, by id; `None`, and nothing is written, if
+/// `deadline` passes before the commit.
+async fn write_batch(
     connection: &mut PgConnection,
     rows: Rows,
-    deadline: Option<Instant>,
-    committing: Committing,
+    deadline: Instant,
+    tracker: CommitTracker,
 ) -> Result<Option<HashMap<i64, Product>>> {
     let mut transaction = connection.begin().await?;
-    let text = format!(
-        "WITH free AS MATERIALIZED (
-             SELECT id, stock FROM products WHERE id = ANY($1) FOR UPDATE SKIP LOCKED
-         ), written AS (
-             UPDATE products AS p SET
-                 name = coalesce(job.name, p.name),
-                 description = coalesce(job.description, p.description),
-                 price = coalesce(job.price, p.price),
-                 stock = coalesce(job.stock, p.stock),
-                 version = p.version + 1,
-                 fence = job.fence,
-                 updated_at = $8
-             FROM free JOIN unnest($1, $2, $3, $4, $5, $6, $7, $9::text[])
-                 AS job (id, fence, version, name, description, price, stock, request)
-                 ON job.id = free.id
-             WHERE p.id = job.id
-                 AND p.fence < job.fence
-                 AND p.version = coalesce(job.version, p.version)
-             RETURNING p.*, p.stock - free.stock AS delta, job.request
-         ), booked AS (
-             INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
-                 fence, at)
-             SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $8
-             FROM written
-         )
-         SELECT {PRODUCT} FROM written AS products"
-    );
-    let written: Vec<Product> = sqlx::query_as(AssertSqlSafe(text))
+    let written: Vec<Product> = sqlx::query_as(UPDATE_BATCH)
         .bind(rows.ids)
         .bind(rows.fences)
         .bind(rows.versions)
@@ -162,11 +171,11 @@ async fn write_together(
         .bind(rows.requests)
         .fetch_all(&mut *transaction)
         .await?;
-    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+    if deadline <= Instant::now() {
         transaction.rollback().await?;
         return Ok(None);
     }
-    committing.commit(transaction).await?;
+    tracker.commit(transaction).await?;
     Ok(Some(
         written
             .into_iter()
@@ -180,64 +189,72 @@ pub(super) enum Change {
     Delete,
 }
 
-fn go_alone(database: &Database, job: Update) {
+fn spawn_single(database: &Database, update: Update) {
     let database = database.clone();
     tokio::spawn(async move {
-        let change = Change::Update(job.changes);
-        let written = alone(&database, job.id, change, job.condition, job.cause).await;
-        let _ = job.answer.send(written);
+        let Update {
+            id,
+            changes,
+            precondition,
+            context,
+            reply,
+        } = update;
+        let change = Change::Update(changes);
+        let written = write_single(&database, id, change, precondition, context).await;
+        let _ = reply.send(written);
     });
 }
 
-/// Changes one row, waiting for whoever has locked it, but not beyond the end of the turn.
-pub(super) async fn alone(
+/// Changes one row. If it is locked elsewhere, waits until the window ends.
+pub(super) async fn write_single(
     database: &Database,
     id: i64,
     change: Change,
-    condition: Condition,
-    cause: Cause,
-) -> Result<Written<Product>> {
-    let turn = condition.turn;
-    let Ok(place) = timeout_at(turn.deadline, database.changes_alone.acquire()).await else {
-        return Ok(Written::Lost);
+    precondition: Precondition,
+    context: WriteContext,
+) -> Result<WriteOutcome<Product>> {
+    let window = precondition.window;
+    let permit = timeout_at(window.deadline, database.single_update_permits.acquire()).await;
+    let Ok(permit) = permit else {
+        return Ok(WriteOutcome::Fenced);
     };
-    let committing = Committing::default();
-    let job = Alone {
+    let tracker = CommitTracker::default();
+    let write = SingleWrite {
         id,
         change,
-        condition,
-        cause,
-        limits: database.limits,
-        committing: committing.clone(),
+        precondition,
+        context,
+        options: database.options,
+        tracker: tracker.clone(),
     };
     let written = database
-        .run(|connection| Box::pin(job.write(connection)))
+        .with_connection(|connection| Box::pin(write.run(connection)))
         .await
-        .map_err(|error| committing.note(error));
-    drop(place);
+        .map_err(|error| tracker.mark(error));
+    drop(permit);
     match written {
-        Err(error) if turn.is_over() && !error.may_be_written() => Ok(Written::Lost),
+        Err(error) if window.has_ended() && !error.commit_unknown() => Ok(WriteOutcome::Fenced),
         written => written,
     }
 }
 
 /// A change in a transaction of its own.
-struct Alone {
+struct SingleWrite {
     id: i64,
     change: Change,
-    condition: Condition,
-    cause: Cause,
-    limits: Limits,
-    committing: Committing,
+    precondition: Precondition,
+    context: WriteContext,
+    options: StorageOptions,
+    tracker: CommitTracker,
 }
 
-impl Alone {
-    async fn write(self, connection: &mut PgConnection) -> Result<Written<Product>> {
-        let turn = self.condition.turn;
-        let left = turn.deadline.saturating_duration_since(Instant::now());
+impl SingleWrite {
+    async fn run(self, connection: &mut PgConnection) -> Result<WriteOutcome<Product>> {
+        let window = self.precondition.window;
+        let remaining = window.deadline.saturating_duration_since(Instant::now());
         let mut transaction = connection.begin().await?;
-        // Rounded up: when it fires the turn is over.
-        let text = format!("SET LOCAL lock_timeout = {}", left.as_millis() + 1);
+        // Rounded up, so that the window has ended when the wait for the row times out.
+        let text = format!("SET LOCAL lock_timeout = {}", remaining.as_millis() + 1);
         sqlx::raw_sql(AssertSqlSafe(text))
             .execute(&mut *transaction)
             .await?;
@@ -246,131 +263,103 @@ impl Alone {
                 .bind(self.id)
                 .fetch_optional(&mut *transaction)
                 .await?;
-        // With the product locked: whoever used the key for it before us has committed.
-        if let Some(recorded) = recorded(&mut transaction, &self.cause, self.limits).await? {
+        // After the product is locked: a request that has used the key for it has committed.
+        let record = find_record(&mut transaction, &self.context, self.options).await?;
+        if let Some(record) = record {
             transaction.rollback().await?;
-            return Ok(Written::Recorded(recorded));
+            return Ok(WriteOutcome::AlreadyRecorded(record));
         }
-        let fits = locked.is_some_and(|(version, fence, _)| {
-            fence < turn.fence() && self.condition.version.is_none_or(|seen| seen == version)
+        let is_met = locked.is_some_and(|(version, fence, _)| {
+            let required = self.precondition.version;
+            fence < window.fence() && required.is_none_or(|required| required == version)
         });
-        let Some((version, _, stock)) = locked.filter(|_| fits) else {
+        let Some((version, _, stock)) = locked.filter(|_| is_met) else {
             transaction.rollback().await?;
             let found = locked.map(|(version, fence, _)| (version, fence));
-            return Ok(self.condition.refusal(found));
+            return Ok(self.precondition.rejection(found));
         };
         failpoint::pause("transaction.begun").await;
         let product = self.change(&mut transaction).await?;
-        let noted = note_answer(&mut transaction, &self.cause, &product, self.limits).await?;
-        if !noted {
+        if !insert_record(&mut transaction, &self.context, &product, self.options).await? {
             transaction.rollback().await?;
-            // By another request, which came in between with the same key.
-            let recorded = recorded(connection, &self.cause, self.limits).await?;
-            return recorded
-                .map(Written::Recorded)
-                .ok_or_else(StorageError::closed);
+            // Another request has used the key for another product meanwhile.
+            let record = find_record(connection, &self.context, self.options).await?;
+            return record
+                .map(WriteOutcome::AlreadyRecorded)
+                .ok_or_else(StorageError::conflicting_record_expired);
         }
-        let origin = &self.cause.origin;
+        let request = &self.context.request;
         let entry = match self.change {
-            Change::Delete => Some(Entry::deleted(&product, turn, origin)),
+            Change::Delete => Some(LedgerEntry::deleted(&product, window, request)),
             Change::Update(_) if product.version == version => None,
-            Change::Update(_) => Some(Entry::changed(&product, stock, turn, origin)),
+            Change::Update(_) => Some(LedgerEntry::changed(&product, stock, window, request)),
         };
         if let Some(entry) = entry {
             insert_entry(&mut transaction, entry).await?;
         }
-        if turn.is_over() {
+        if window.has_ended() {
             transaction.rollback().await?;
-            return Ok(Written::Lost);
+            return Ok(WriteOutcome::Fenced);
         }
-        self.committing.commit(transaction).await?;
-        Ok(Written::Done(product))
+        self.tracker.commit(transaction).await?;
+        Ok(WriteOutcome::Done(product))
     }
 
     async fn change(&self, connection: &mut PgConnection) -> Result<Product> {
-        let product = match &self.change {
-            Change::Delete => {
-                let text = format!("DELETE FROM products WHERE id = $1 RETURNING {PRODUCT}");
-                sqlx::query_as(AssertSqlSafe(text))
-                    .bind(self.id)
-                    .fetch_one(connection)
-                    .await?
-            }
-            Change::Update(changes) if changes.is_empty() => {
-                let text = format!("SELECT {PRODUCT} FROM products WHERE id = $1");
-                sqlx::query_as(AssertSqlSafe(text))
-                    .bind(self.id)
-                    .fetch_one(connection)
-                    .await?
-            }
-            Change::Update(changes) => {
-                let text = format!(
-                    "UPDATE products SET
-                         name = coalesce($1, name),
-                         description = coalesce($2, description),
-                         price = coalesce($3, price),
-                         stock = coalesce($4, stock),
-                         version = version + 1,
-                         fence = $5,
-                         updated_at = $6
-                     WHERE id = $7 RETURNING {PRODUCT}"
-                );
-                sqlx::query_as(AssertSqlSafe(text))
-                    .bind(&changes.name)
-                    .bind(&changes.description)
-                    .bind(changes.price)
-                    .bind(changes.stock)
-                    .bind(self.condition.turn.fence())
-                    .bind(now())
-                    .bind(self.id)
-                    .fetch_one(connection)
-                    .await?
-            }
+        const DELETE: &str = concat!(
+            "DELETE FROM products WHERE id = $1 RETURNING ",
+            with_clock!(product_columns)
+        );
+        const SELECT: &str = concat!(
+            "SELECT ",
+            with_clock!(product_columns),
+            " FROM products WHERE id = $1"
+        );
+        let query = match &self.change {
+            Change::Delete => sqlx::query_as(DELETE).bind(self.id),
+            Change::Update(changes) if changes.is_empty() => sqlx::query_as(SELECT).bind(self.id),
+            Change::Update(changes) => sqlx::query_as(with_clock!(update_product))
+                .bind(&changes.name)
+                .bind(&changes.description)
+                .bind(changes.price)
+                .bind(changes.stock)
+                .bind(self.precondition.window.fence())
+                .bind(now())
+                .bind(self.id),
         };
-        Ok(product)
+        Ok(query.fetch_one(connection).await?)
     }
 }
 
-/// What is recorded under the key, if there is one.
-pub(super) async fn recorded(
+/// Returns the record under the idempotency key of the write, if it has a key.
+pub(super) async fn find_record(
     connection: &mut PgConnection,
-    cause: &Cause,
-    limits: Limits,
-) -> Result<Option<Recorded>> {
-    let Some(once) = &cause.once else {
+    context: &WriteContext,
+    options: StorageOptions,
+) -> Result<Option<ResponseRecord>> {
+    let Some(idempotency) = &context.idempotency else {
         return Ok(None);
     };
-    let found = records::find(connection, vec![once.key.clone()], limits).await?;
+    let found = records::find(connection, vec![idempotency.key.clone()], options).await?;
     Ok(found.into_values().next())
 }
 
-/// Whether the answer could be noted under the key, if there is one.
-pub(super) async fn note_answer(
+/// Records the response to the write, if it has an idempotency key. Returns false if another
+/// transaction has used the key.
+pub(super) async fn insert_record(
     connection: &mut PgConnection,
-    cause: &Cause,
+    context: &WriteContext,
     product: &Product,
-    limits: Limits,
+    options: StorageOptions,
 ) -> Result<bool> {
-    let record = cause.once.as_ref().and_then(|once| {
-        let recorded = once.record(product)?;
-        Some((once.key.clone(), recorded))
+    let record = context.idempotency.as_ref().and_then(|idempotency| {
+        let record = idempotency.record(product)?;
+        Some((idempotency.key.clone(), record))
     });
-    records::note(connection, BTreeMap::from_iter(record), limits).await
+    records::insert(connection, BTreeMap::from_iter(record), options).await
 }
 
-/// Writes an entry that sells nothing.
-pub(super) async fn insert_entry(connection: &mut PgConnection, entry: Entry) -> Result<()> {
-    sqlx::query(INSERT_ENTRY)
-        .bind(entry.product)
-        .bind(entry.version)
-        .bind(entry.id)
-        .bind(entry.reason.name())
-        .bind(entry.delta)
-        .bind(entry.stock_after)
-        .bind(entry.request)
-        .bind(entry.fence)
-        .bind(entry.at)
-        .execute(connection)
-        .await?;
+pub(super) async fn insert_entry(connection: &mut PgConnection, entry: LedgerEntry) -> Result<()> {
+    sql::insert_entry(entry).execute(connection).await?;
     Ok(())
 }

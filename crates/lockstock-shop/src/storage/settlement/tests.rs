@@ -1,18 +1,18 @@
-//! The arithmetic of sales, tried with orders of chance.
+//! The arithmetic of sales, tested with random orders.
 
 use super::*;
-use crate::storage::sale::{Once, Origin};
+use crate::storage::{IdempotentWrite, RequestContext};
 use proptest::prelude::*;
 use std::time::Duration;
 
 const NOW: i64 = 1_700_000_000;
 
-/// An order, before it is known which reservations there are.
+/// An order, before the reservations are recorded.
 #[derive(Debug, Clone)]
 struct Draft {
     product: i64,
     caller: usize,
-    wish: usize,
+    kind: usize,
     quantity: i64,
     which: usize,
     key: Option<usize>,
@@ -21,10 +21,10 @@ struct Draft {
 fn draft() -> impl Strategy<Value = Draft> {
     let key = proptest::option::weighted(0.3, 0..4_usize);
     (1..4_i64, 0..3_usize, 0..6_usize, 1..5_i64, 0..6_usize, key).prop_map(
-        |(product, caller, wish, quantity, which, key)| Draft {
+        |(product, caller, kind, quantity, which, key)| Draft {
             product,
             caller,
-            wish,
+            kind,
             quantity,
             which,
             key,
@@ -32,14 +32,14 @@ fn draft() -> impl Strategy<Value = Draft> {
     )
 }
 
-fn held_before(quantity: i64, product: i64, caller: usize, left: i64) -> Reservation {
+fn held_before(quantity: i64, product: i64, caller: usize, ttl: i64) -> Reservation {
     Reservation {
         id: Uuid::now_v7(),
         product,
         caller: CALLERS[caller].to_owned(),
         quantity,
-        state: State::Held,
-        expires_at: at(NOW + left),
+        state: ReservationState::Held,
+        expires_at: at(NOW + ttl),
         purchase: None,
         created_at: at(NOW - 100),
     }
@@ -58,180 +58,180 @@ fn held(reservations: &BTreeMap<Uuid, Reservation>, product: i64) -> i64 {
         .sum()
 }
 
-/// What is told of an outcome under a key: for the tests its debug text, if it did something.
-fn told(outcome: &Outcome) -> Option<Vec<u8>> {
-    let did = matches!(
+/// The response recorded for an outcome: its debug text, if it had an effect.
+fn recorded_response(outcome: &OrderOutcome) -> Option<Vec<u8>> {
+    let had_effect = matches!(
         outcome,
-        Outcome::Purchased(_) | Outcome::Held(_) | Outcome::Released(_)
+        OrderOutcome::Purchased(_) | OrderOutcome::Held(_) | OrderOutcome::Released(_)
     );
-    did.then(|| format!("{outcome:?}").into_bytes())
+    had_effect.then(|| format!("{outcome:?}").into_bytes())
 }
 
 proptest! {
     #[test]
-    fn the_books_balance(
+    fn the_ledger_balances(
         stocks in proptest::collection::vec(0..12_i64, 2),
         before in proptest::collection::vec((1..4_i64, 1..3_i64, 0..3_usize, -2..3_i64), 0..5),
         drafts in proptest::collection::vec(draft(), 1..40),
     ) {
         let reservations: BTreeMap<_, _> = before
             .into_iter()
-            .map(|(quantity, product, caller, left)| {
-                let reservation = held_before(quantity, product, caller, left);
+            .map(|(quantity, product, caller, ttl)| {
+                let reservation = held_before(quantity, product, caller, ttl);
                 (reservation.id, reservation)
             })
             .collect();
         let ids: Vec<Uuid> = reservations.keys().copied().collect();
-        // There are products 1 and 2, and none with the number 3.
+        // Products 1 and 2 exist, 3 does not.
         let products: HashMap<_, _> = (1..)
             .zip(&stocks)
             .map(|(id, stock)| {
-                let figures = Figures { stock: *stock, held: held(&reservations, id) };
-                (id, OnShelf { price: 100 * id, version: 7, figures })
+                let levels = StockLevels { stock: *stock, held: held(&reservations, id) };
+                (id, ProductState { price: 100 * id, version: 7, levels })
             })
             .collect();
         let orders: Vec<Order> = drafts.iter().map(|draft| order(draft, &ids)).collect();
-        let shelf = Shelf {
+        let snapshot = Snapshot {
             now: at(NOW),
             products: products.clone(),
             reservations: reservations.clone(),
             records: HashMap::new(),
         };
-        let books = settle(&orders, shelf);
+        let writes = settle(&orders, snapshot);
 
-        prop_assert_eq!(books.outcomes.len(), orders.len());
+        prop_assert_eq!(writes.outcomes.len(), orders.len());
         let mut after = reservations.clone();
-        after.extend(books.reservations.iter().map(|r| (r.id, r.clone())));
+        after.extend(writes.reservations.iter().map(|r| (r.id, r.clone())));
         for (id, product) in &products {
-            // The ledger alone tells stock and version, without a gap and never below zero.
-            let (mut stock, mut version) = (product.figures.stock, product.version);
-            for entry in books.entries.iter().filter(|entry| entry.product == *id) {
+            // Stock and version follow from the ledger, without gaps and never below zero.
+            let (mut stock, mut version) = (product.levels.stock, product.version);
+            for entry in writes.entries.iter().filter(|entry| entry.product == *id) {
                 stock += entry.delta;
                 version += 1;
                 prop_assert_eq!((entry.stock_after, entry.version), (stock, version));
                 prop_assert!(stock >= 0 && entry.delta < 0);
             }
-            let written = books.products.get(id).copied();
+            let written = writes.products.get(id).copied();
             let changed = version > product.version;
             prop_assert_eq!(written, changed.then_some((stock, version)));
-            // Nobody was sold what is held for another.
+            // No purchase took units that are set aside for another caller.
             let held_after = held(&after, *id);
-            let short_before = product.figures.held > product.figures.stock;
+            let short_before = product.levels.held > product.levels.stock;
             prop_assert!(short_before || held_after <= stock);
         }
-        prop_assert!(books.entries.iter().all(|entry| products.contains_key(&entry.product)));
-        // Each purchase that was answered is one entry, and each entry is one answer.
-        let answered: Vec<_> = books.outcomes.iter().filter_map(|outcome| match outcome {
-            Outcome::Purchased(entry) => Some(entry.clone()),
+        prop_assert!(writes.entries.iter().all(|entry| products.contains_key(&entry.product)));
+        // Each purchase is one entry, and each entry is one purchase.
+        let purchased: Vec<_> = writes.outcomes.iter().filter_map(|outcome| match outcome {
+            OrderOutcome::Purchased(entry) => Some(entry.clone()),
             _ => None,
         }).collect();
-        prop_assert_eq!(&answered, &books.entries);
-        // A hold becomes a purchase once.
+        prop_assert_eq!(&purchased, &writes.entries);
+        // A reservation is confirmed at most once.
         for reservation in after.values() {
-            let bought = books.entries.iter().filter(|entry| {
+            let bought = writes.entries.iter().filter(|entry| {
                 entry.reservation == Some(reservation.id)
             });
             prop_assert!(bought.count() <= 1);
-            prop_assert_eq!(reservation.purchase.is_some(), reservation.state == State::Confirmed);
+            prop_assert_eq!(reservation.purchase.is_some(), reservation.state == ReservationState::Confirmed);
         }
-        // A key has one effect, and says afterwards what that was.
-        let mut known = HashMap::new();
-        for (order, outcome) in orders.iter().zip(&books.outcomes) {
-            let Some(once) = &order.once else { continue };
-            match known.get(&once.key) {
+        // A key has one effect; later orders under it return its record.
+        let mut records = HashMap::new();
+        for (order, outcome) in orders.iter().zip(&writes.outcomes) {
+            let Some(idempotency) = &order.idempotency else { continue };
+            match records.get(&idempotency.key) {
                 Some(first) => {
-                    let Outcome::Recorded(recorded) = outcome else {
+                    let OrderOutcome::AlreadyRecorded(recorded) = outcome else {
                         panic!("{outcome:?}")
                     };
                     prop_assert_eq!(recorded, first);
                 }
                 None => {
-                    if let Some(recorded) = once.record(outcome) {
-                        known.insert(once.key.clone(), recorded);
+                    if let Some(recorded) = idempotency.record(outcome) {
+                        records.insert(idempotency.key.clone(), recorded);
                     }
                 }
             }
         }
-        let records: HashMap<_, _> = books.records.into_iter().collect();
-        prop_assert_eq!(records, known);
+        let written: HashMap<_, _> = writes.records.into_iter().collect();
+        prop_assert_eq!(written, records);
     }
 }
 
 fn order(draft: &Draft, ids: &[Uuid]) -> Order {
     let reservation = ids.get(draft.which).copied().unwrap_or_default();
-    let (quantity, hold) = (draft.quantity, Duration::from_secs(60));
-    let wish = match draft.wish {
-        0 | 1 => Wish::Purchase { quantity },
-        2 => Wish::Reserve { quantity, hold },
-        3 => Wish::Confirm { reservation },
-        4 => Wish::Extend { reservation, hold },
-        _ => Wish::Cancel { reservation },
+    let (quantity, ttl) = (draft.quantity, Duration::from_secs(60));
+    let kind = match draft.kind {
+        0 | 1 => OrderKind::Purchase { quantity },
+        2 => OrderKind::Reserve { quantity, ttl },
+        3 => OrderKind::Confirm { reservation },
+        4 => OrderKind::Extend { reservation, ttl },
+        _ => OrderKind::Cancel { reservation },
     };
     let caller = CALLERS[draft.caller];
-    let once = draft.key.map(|key| Once {
-        key: Key {
+    let idempotency = draft.key.map(|key| IdempotentWrite {
+        key: IdempotencyKey {
             caller: caller.into(),
             key: format!("key-{key}").into(),
         },
         fingerprint: [0; 32],
-        answer: told,
+        response: recorded_response,
     });
     Order {
         product: draft.product,
-        wish,
-        origin: Origin {
-            request: "r".into(),
+        kind,
+        request: RequestContext {
+            request_id: "r".into(),
             caller: caller.into(),
         },
-        once,
+        idempotency,
     }
 }
 
 #[test]
-fn a_hold_does_not_block_its_owner_and_is_used_up_by_what_they_buy() {
-    let hold = held_before(2, 1, 1, 60);
-    let shelf = |caller: &str, quantity| {
-        let figures = Figures { stock: 2, held: 2 };
-        let shelf = Shelf {
+fn a_reservation_does_not_block_its_owner_and_is_used_up_by_their_purchases() {
+    let reservation = held_before(2, 1, 1, 60);
+    let buy = |caller: &str, quantity| {
+        let levels = StockLevels { stock: 2, held: 2 };
+        let snapshot = Snapshot {
             now: at(NOW),
             products: HashMap::from([(
                 1,
-                OnShelf {
+                ProductState {
                     price: 1,
                     version: 1,
-                    figures,
+                    levels,
                 },
             )]),
-            reservations: BTreeMap::from([(hold.id, hold.clone())]),
+            reservations: BTreeMap::from([(reservation.id, reservation.clone())]),
             records: HashMap::new(),
         };
-        let origin = Origin {
-            request: "r".into(),
+        let request = RequestContext {
+            request_id: "r".into(),
             caller: caller.into(),
         };
-        let wish = Wish::Purchase { quantity };
+        let kind = OrderKind::Purchase { quantity };
         settle(
             &[Order {
                 product: 1,
-                wish,
-                origin,
-                once: None,
+                kind,
+                request,
+                idempotency: None,
             }],
-            shelf,
+            snapshot,
         )
     };
     for stranger in ["", "bob"] {
-        let figures = Figures { stock: 2, held: 2 };
+        let levels = StockLevels { stock: 2, held: 2 };
         assert_eq!(
-            shelf(stranger, 1).outcomes,
-            [Outcome::Insufficient(figures)]
+            buy(stranger, 1).outcomes,
+            [OrderOutcome::Insufficient(levels)]
         );
     }
-    let one = shelf("ann", 1);
-    assert!(matches!(one.outcomes[..], [Outcome::Purchased(_)]));
+    let one = buy("ann", 1);
+    assert!(matches!(one.outcomes[..], [OrderOutcome::Purchased(_)]));
     assert_eq!(one.reservations[0].quantity, 1);
-    assert_eq!(one.reservations[0].state, State::Held);
-    let both = shelf("ann", 2);
-    assert_eq!(both.reservations[0].state, State::Confirmed);
+    assert_eq!(one.reservations[0].state, ReservationState::Held);
+    let both = buy("ann", 2);
+    assert_eq!(both.reservations[0].state, ReservationState::Confirmed);
     assert_eq!(both.reservations[0].purchase, Some(both.entries[0].id));
 }

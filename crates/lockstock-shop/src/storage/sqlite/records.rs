@@ -1,4 +1,4 @@
-//! What was answered under idempotency keys.
+//! The responses recorded under idempotency keys.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,56 +6,56 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::super::sale::{Key, Recorded};
-use super::super::{Result, now};
+use super::super::{IdempotencyKey, ResponseRecord, Result, now};
 use super::as_text;
 
+/// Returns the records under `keys` that have not expired.
 pub(super) async fn find(
-    reader: &mut SqliteConnection,
-    keys: &[Key],
-    forgotten: DateTime<Utc>,
-) -> Result<HashMap<Key, Recorded>> {
-    let wanted = keys.iter().map(|key| json!([&*key.caller, &*key.key]));
+    connection: &mut SqliteConnection,
+    keys: &[IdempotencyKey],
+    expired_at: DateTime<Utc>,
+) -> Result<HashMap<IdempotencyKey, ResponseRecord>> {
+    let requested = keys.iter().map(|key| json!([&*key.caller, &*key.key]));
     let rows: Vec<(String, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(
         "SELECT r.caller, r.key, r.fingerprint, r.answer
-         FROM json_each($1) AS wanted JOIN idempotency AS r
-             ON r.caller = wanted.value ->> 0 AND r.key = wanted.value ->> 1
+         FROM json_each($1) AS requested JOIN idempotency AS r
+             ON r.caller = requested.value ->> 0 AND r.key = requested.value ->> 1
          WHERE r.created_at > $2",
     )
-    .bind(wanted.collect::<serde_json::Value>().to_string())
-    .bind(as_text(forgotten))
-    .fetch_all(reader)
+    .bind(requested.collect::<serde_json::Value>().to_string())
+    .bind(as_text(expired_at))
+    .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Recorded::of_row).collect())
+    Ok(rows.into_iter().map(ResponseRecord::from_row).collect())
 }
 
-/// Notes all answers, none of which [`find`] has found in this transaction: whatever is there
-/// is forgotten.
-pub(super) async fn note(
-    writer: &mut SqliteConnection,
-    records: BTreeMap<Key, Recorded>,
+/// Inserts records that [`find`] has not found in this transaction, so that an existing row has
+/// expired.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    records: BTreeMap<IdempotencyKey, ResponseRecord>,
 ) -> Result<()> {
-    for (key, recorded) in records {
+    for (key, record) in records {
         sqlx::query(
             "INSERT OR REPLACE INTO idempotency (caller, key, fingerprint, answer, created_at)
              VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(&*key.caller)
         .bind(&*key.key)
-        .bind(&recorded.fingerprint[..])
-        .bind(recorded.answer)
+        .bind(&record.fingerprint[..])
+        .bind(record.response)
         .bind(as_text(now()))
-        .execute(&mut *writer)
+        .execute(&mut *connection)
         .await?;
     }
     Ok(())
 }
 
-/// Forgets at most so many of those whose time is over.
-pub(super) async fn forget(
-    writer: &mut SqliteConnection,
-    forgotten: DateTime<Utc>,
-    most: i64,
+/// Deletes up to `max` expired records. Returns how many.
+pub(super) async fn delete_expired(
+    connection: &mut SqliteConnection,
+    expired_at: DateTime<Utc>,
+    max: i64,
 ) -> Result<u64> {
     let deleted = sqlx::query(
         "DELETE FROM idempotency WHERE (caller, key) IN (
@@ -63,9 +63,9 @@ pub(super) async fn forget(
              ORDER BY created_at LIMIT $2
          )",
     )
-    .bind(as_text(forgotten))
-    .bind(most)
-    .execute(writer)
+    .bind(as_text(expired_at))
+    .bind(max)
+    .execute(connection)
     .await?;
     Ok(deleted.rows_affected())
 }

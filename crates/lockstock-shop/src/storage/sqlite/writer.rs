@@ -1,64 +1,113 @@
-//! The writer: one connection, one transaction after the other, each for all that arrived
-//! while the one before was under way.
+//! The writer: one connection that runs one transaction after another, each for all commands
+//! that arrived while the previous one ran.
 
 use std::collections::BTreeMap;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::sql::INSERT_ENTRY;
+use super::super::error::CommitTracker;
 use super::super::{
-    Cause, Changes, Committing, Condition, Entry, Limits, NewProduct, Order, Outcome, Product,
-    Recorded, Result, StorageError, Written, now,
+    Changes, IdempotentWrite, LedgerEntry, NewProduct, Order, OrderOutcome, Precondition, Product,
+    RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
+    WriteOutcome, now, sql,
 };
-use super::{PRODUCT, records, sales};
-use crate::batch::Ticket;
+use super::{orders, records, with_clock};
+use crate::batch::StartToken;
 use crate::failpoint;
 
+/// A command in the queue of the writer.
 pub(super) struct Write {
-    pub(super) what: What,
-    pub(super) answer: oneshot::Sender<Result<Did>>,
-    pub(super) ticket: Ticket,
+    pub(super) command: Command,
+    pub(super) start: StartToken,
 }
 
-pub(super) enum What {
-    Create(NewProduct, Cause),
-    CreateIfEmpty(Vec<NewProduct>),
-    Update(i64, Changes, Condition, Cause),
-    Delete(i64, Condition, Cause),
-    Sell(Order),
-    /// The answers to so many keys.
-    Forget(i64),
+/// A write, with the reply that its caller waits for.
+pub(super) enum Command {
+    Create {
+        new: NewProduct,
+        context: WriteContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    CreateIfEmpty {
+        new: Vec<NewProduct>,
+        reply: DeferredReply<bool>,
+    },
+    Update {
+        id: i64,
+        changes: Changes,
+        precondition: Precondition,
+        context: WriteContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    Delete {
+        id: i64,
+        precondition: Precondition,
+        request: RequestContext,
+        reply: DeferredReply<WriteOutcome<Product>>,
+    },
+    Order {
+        order: Order,
+        reply: DeferredReply<OrderOutcome>,
+    },
+    DeleteExpiredRecords {
+        max: i64,
+        reply: DeferredReply<u64>,
+    },
 }
 
-/// What became of a [`What`].
-pub(super) enum Did {
-    Write(Written<Product>),
-    Sale(Outcome),
-    Forget(u64),
+/// A reply whose value is known when its command has run, and which is sent when the
+/// transaction has ended.
+pub(super) struct DeferredReply<T> {
+    sender: oneshot::Sender<Result<T>>,
+    value: Option<T>,
+}
+
+impl<T> DeferredReply<T> {
+    pub(super) fn new(sender: oneshot::Sender<Result<T>>) -> Self {
+        Self {
+            sender,
+            value: None,
+        }
+    }
+
+    fn set(&mut self, value: T) {
+        self.value = Some(value);
+    }
+
+    fn send(self, committed: &Result<()>) {
+        let result = match committed {
+            Ok(()) => self
+                .value
+                .ok_or_else(|| StorageError::bug("a committed command has no result")),
+            Err(error) => Err(error.clone()),
+        };
+        // Fails if the caller no longer waits.
+        let _ = self.sender.send(result);
+    }
 }
 
 /// The one connection that writes.
 pub(super) struct Writer {
-    options: SqliteConnectOptions,
-    /// None once it failed: SQLite and sqlx may then be of two minds about whether a
-    /// transaction is open.
+    connect_options: SqliteConnectOptions,
+    /// `None` after an error: SQLite and sqlx may then disagree about whether a transaction is
+    /// open.
     connection: Option<SqliteConnection>,
-    limits: Limits,
+    options: StorageOptions,
 }
 
 impl Writer {
     pub(super) fn new(
-        options: SqliteConnectOptions,
+        connect_options: SqliteConnectOptions,
         connection: SqliteConnection,
-        limits: Limits,
+        options: StorageOptions,
     ) -> Self {
         Self {
-            options,
+            connect_options,
             connection: Some(connection),
-            limits,
+            options,
         }
     }
 
@@ -68,311 +117,352 @@ impl Writer {
         }
     }
 
-    /// Carries out all of them in one transaction; or each in its own, if the database refused
-    /// that one: the reason is nobody's but one's.
+    /// Runs all commands in one transaction. If a row of it is rejected, runs each command in a
+    /// transaction of its own, so that one bad write cannot fail the rest of its batch.
     ///
-    /// A write that has not begun within the time that a call may take never does.
+    /// Commands whose callers have stopped waiting are dropped.
     pub(super) async fn write(&mut self, mut batch: Vec<Write>) {
-        batch.retain(|write| write.ticket.begin());
+        batch.retain(|write| write.start.start());
         if batch.is_empty() {
             return;
         }
-        match self.together(&batch).await {
-            Ok(done) => {
-                for (write, did) in batch.into_iter().zip(done) {
-                    let _ = write.answer.send(Ok(did));
-                }
+        let committed = self.run_batch(&mut batch).await;
+        let is_row_error = |error: &StorageError| error.is_row_error() && !error.commit_unknown();
+        if batch.len() > 1 && committed.as_ref().is_err_and(is_row_error) {
+            for write in batch {
+                let mut single = [write];
+                let committed = self.run_batch(&mut single).await;
+                let [write] = single;
+                write.command.reply(&committed);
             }
-            Err(error)
-                if batch.len() > 1 && error.is_one_rows_fault() && !error.may_be_written() =>
-            {
-                for write in batch {
-                    let alone = [write];
-                    let did = self.together(&alone).await.map(|mut did| did.pop());
-                    let did = did.and_then(|did| did.ok_or_else(StorageError::closed));
-                    let [write] = alone;
-                    let _ = write.answer.send(did);
-                }
-            }
-            Err(error) => {
-                for write in batch {
-                    let _ = write.answer.send(Err(error.clone()));
-                }
+        } else {
+            for write in batch {
+                write.command.reply(&committed);
             }
         }
     }
 
-    async fn together(&mut self, batch: &[Write]) -> Result<Vec<Did>> {
+    /// Runs commands in one transaction, which is repeated while one of its windows ends on the
+    /// way: the next time, that command is rejected.
+    async fn run_batch(&mut self, batch: &mut [Write]) -> Result<()> {
         loop {
-            let committing = Committing::default();
-            match self.transaction(batch, &committing).await {
-                Ok(Some(done)) => return Ok(done),
-                // Somebody's turn ended on the way. Nothing is committed; the others go again.
-                Ok(None) => {}
+            let tracker = CommitTracker::default();
+            match self.transaction(batch, &tracker).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(error) => {
                     self.connection = None;
-                    return Err(committing.note(error));
+                    return Err(tracker.mark(error));
                 }
             }
         }
     }
 
-    /// Carries out all of them in their order and commits. `None` if the turn of one that wrote
-    /// was over before the commit, which then did not happen.
-    async fn transaction(
-        &mut self,
-        batch: &[Write],
-        committing: &Committing,
-    ) -> Result<Option<Vec<Did>>> {
+    /// Runs commands in order and commits. Returns false, and rolls back, if the window of a
+    /// command that wrote ends before the commit.
+    async fn transaction(&mut self, batch: &mut [Write], tracker: &CommitTracker) -> Result<bool> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(SqliteConnection::connect_with(&self.options).await?),
+            none => none.insert(SqliteConnection::connect_with(&self.connect_options).await?),
         };
-        // IMMEDIATE: a transaction that begins by reading could find another process ahead
-        // of it when it wants to write, and would have to give up.
+        // IMMEDIATE: if a transaction begins with a read and another process writes before its
+        // first write, it fails.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         failpoint::pause("transaction.begun").await;
-        let mut done = Vec::with_capacity(batch.len());
-        let mut earliest: Option<Instant> = None;
-        let mut left = batch;
-        while let [write, ..] = left {
-            let did = write
-                .what
-                .carry_out(left, &mut transaction, self.limits)
-                .await?;
-            if let ([Did::Write(Written::Done(_))], Some(deadline)) =
-                (&did[..], write.what.deadline())
-            {
-                earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-            }
-            left = &left[did.len()..];
-            done.extend(did);
+        let mut commit_deadline: Option<Instant> = None;
+        let mut remaining = batch;
+        while !remaining.is_empty() {
+            let count = execute_first(&mut transaction, remaining, self.options).await?;
+            let (executed, rest) = remaining.split_at_mut(count);
+            let deadlines = executed
+                .iter()
+                .filter_map(|write| write.command.commit_deadline());
+            commit_deadline = commit_deadline.into_iter().chain(deadlines).min();
+            remaining = rest;
         }
-        if earliest.is_some_and(|earliest| earliest <= Instant::now()) {
+        if commit_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             transaction.rollback().await?;
-            return Ok(None);
+            return Ok(false);
         }
-        committing.commit(transaction).await?;
-        Ok(Some(done))
+        tracker.commit(transaction).await?;
+        Ok(true)
     }
 }
 
-impl What {
-    fn order(&self) -> Option<&Order> {
-        match self {
-            Self::Sell(order) => Some(order),
-            _ => None,
+/// Executes the first command; if it is an order, with the orders that follow it. Returns how
+/// many commands that are.
+async fn execute_first(
+    connection: &mut SqliteConnection,
+    writes: &mut [Write],
+    options: StorageOptions,
+) -> Result<usize> {
+    let Some(first) = writes.first_mut() else {
+        return Ok(0);
+    };
+    match &mut first.command {
+        Command::Create {
+            new,
+            context,
+            reply,
+        } => reply.set(create_once(connection, new, context, options).await?),
+        Command::CreateIfEmpty { new, reply } => {
+            reply.set(create_if_empty(connection, new).await?);
+        }
+        Command::Update {
+            id,
+            changes,
+            precondition,
+            context,
+            reply,
+        } => {
+            let outcome =
+                update_once(connection, *id, changes, precondition, context, options).await?;
+            reply.set(outcome);
+        }
+        Command::Delete {
+            id,
+            precondition,
+            request,
+            reply,
+        } => reply.set(delete(connection, *id, precondition, request).await?),
+        Command::Order { .. } => return execute_orders(connection, writes, options).await,
+        Command::DeleteExpiredRecords { max, reply } => {
+            let expired_at = options.expired_at();
+            reply.set(records::delete_expired(connection, expired_at, *max).await?);
         }
     }
+    Ok(1)
+}
 
-    /// Until when it has to be committed.
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Update(_, _, condition, _) | Self::Delete(_, condition, _) => {
-                Some(condition.turn.deadline)
-            }
-            Self::Create(..) | Self::CreateIfEmpty(_) | Self::Sell(_) | Self::Forget(_) => None,
-        }
-    }
-
-    fn cause(&self) -> Option<&Cause> {
-        match self {
-            Self::Create(_, cause) | Self::Update(_, _, _, cause) | Self::Delete(_, _, cause) => {
-                Some(cause)
-            }
-            Self::CreateIfEmpty(_) | Self::Sell(_) | Self::Forget(_) => None,
-        }
-    }
-
-    /// Carries out this, the first of `left`: and with a sale those sales that follow it at
-    /// once, which cost hardly more together.
-    async fn carry_out(
-        &self,
-        left: &[Write],
-        writer: &mut SqliteConnection,
-        limits: Limits,
-    ) -> Result<Vec<Did>> {
-        if let Some(recorded) = self.recorded(writer, limits).await? {
-            return Ok(vec![Did::Write(Written::Recorded(recorded))]);
-        }
-        let written = match self {
-            Self::Create(new, cause) => create(writer, new, cause).await?,
-            Self::CreateIfEmpty(new) => create_if_empty(writer, new).await?,
-            Self::Update(id, changes, condition, cause) => {
-                update(writer, *id, changes, condition, cause).await?
-            }
-            Self::Delete(id, condition, cause) => delete(writer, *id, condition, cause).await?,
-            Self::Sell(_) => {
-                let orders = left.iter().map_while(|write| write.what.order());
-                let orders = orders.collect::<Vec<_>>();
-                let sold = sales::sell(writer, &orders, limits).await?;
-                return Ok(sold.into_iter().map(Did::Sale).collect());
-            }
-            Self::Forget(most) => {
-                let forgotten = records::forget(writer, limits.forgotten(), *most).await?;
-                return Ok(vec![Did::Forget(forgotten)]);
-            }
+/// Executes the orders at the beginning of `writes` together, which costs hardly more than one.
+/// Returns how many there are.
+async fn execute_orders(
+    connection: &mut SqliteConnection,
+    writes: &mut [Write],
+    options: StorageOptions,
+) -> Result<usize> {
+    let mut orders = Vec::new();
+    let mut replies = Vec::new();
+    for write in writes {
+        let Command::Order { order, reply } = &mut write.command else {
+            break;
         };
-        if let (Written::Done(product), Some(once)) =
-            (&written, self.cause().and_then(|cause| cause.once.as_ref()))
-        {
-            let record = once.record(product);
-            let records = record.map(|recorded| (once.key.clone(), recorded));
-            records::note(writer, BTreeMap::from_iter(records)).await?;
+        orders.push(&*order);
+        replies.push(reply);
+    }
+    let outcomes = orders::execute(connection, &orders, options).await?;
+    let count = replies.len();
+    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+        reply.set(outcome);
+    }
+    Ok(count)
+}
+
+impl Command {
+    /// Returns when the command must be committed at the latest, if it has written under a lock.
+    fn commit_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Update {
+                precondition,
+                reply,
+                ..
+            }
+            | Self::Delete {
+                precondition,
+                reply,
+                ..
+            } => {
+                let has_written = matches!(reply.value, Some(WriteOutcome::Done(_)));
+                has_written.then_some(precondition.window.deadline)
+            }
+            Self::Create { .. }
+            | Self::CreateIfEmpty { .. }
+            | Self::Order { .. }
+            | Self::DeleteExpiredRecords { .. } => None,
         }
-        Ok(vec![Did::Write(written)])
     }
 
-    async fn recorded(
-        &self,
-        writer: &mut SqliteConnection,
-        limits: Limits,
-    ) -> Result<Option<Recorded>> {
-        let Some(once) = self.cause().and_then(|cause| cause.once.as_ref()) else {
-            return Ok(None);
-        };
-        let keys = std::slice::from_ref(&once.key);
-        let found = records::find(writer, keys, limits.forgotten()).await?;
-        Ok(found.into_values().next())
+    /// Replies to the caller when the transaction has ended.
+    fn reply(self, committed: &Result<()>) {
+        match self {
+            Self::Create { reply, .. }
+            | Self::Update { reply, .. }
+            | Self::Delete { reply, .. } => reply.send(committed),
+            Self::CreateIfEmpty { reply, .. } => reply.send(committed),
+            Self::Order { reply, .. } => reply.send(committed),
+            Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
+        }
     }
 }
 
-async fn create_if_empty(
-    writer: &mut SqliteConnection,
-    new: &[NewProduct],
-) -> Result<Written<Product>> {
+async fn create_once(
+    connection: &mut SqliteConnection,
+    new: &NewProduct,
+    context: &WriteContext,
+    options: StorageOptions,
+) -> Result<WriteOutcome<Product>> {
+    let idempotency = context.idempotency.as_ref();
+    if let Some(record) = find_record(connection, idempotency, options).await? {
+        return Ok(WriteOutcome::AlreadyRecorded(record));
+    }
+    let product = create(connection, new, &context.request).await?;
+    record(connection, idempotency, &product).await?;
+    Ok(WriteOutcome::Done(product))
+}
+
+async fn update_once(
+    connection: &mut SqliteConnection,
+    id: i64,
+    changes: &Changes,
+    precondition: &Precondition,
+    context: &WriteContext,
+    options: StorageOptions,
+) -> Result<WriteOutcome<Product>> {
+    let idempotency = context.idempotency.as_ref();
+    if let Some(record) = find_record(connection, idempotency, options).await? {
+        return Ok(WriteOutcome::AlreadyRecorded(record));
+    }
+    let outcome = update(connection, id, changes, precondition, &context.request).await?;
+    if let WriteOutcome::Done(product) = &outcome {
+        record(connection, idempotency, product).await?;
+    }
+    Ok(outcome)
+}
+
+async fn find_record(
+    connection: &mut SqliteConnection,
+    idempotency: Option<&IdempotentWrite<Product>>,
+    options: StorageOptions,
+) -> Result<Option<ResponseRecord>> {
+    let Some(idempotency) = idempotency else {
+        return Ok(None);
+    };
+    let keys = std::slice::from_ref(&idempotency.key);
+    let found = records::find(connection, keys, options.expired_at()).await?;
+    Ok(found.into_values().next())
+}
+
+async fn record(
+    connection: &mut SqliteConnection,
+    idempotency: Option<&IdempotentWrite<Product>>,
+    product: &Product,
+) -> Result<()> {
+    let record = idempotency.and_then(|idempotency| {
+        let record = idempotency.record(product)?;
+        Some((idempotency.key.clone(), record))
+    });
+    records::insert(connection, BTreeMap::from_iter(record)).await
+}
+
+async fn create_if_empty(connection: &mut SqliteConnection, new: &[NewProduct]) -> Result<bool> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM products")
-        .fetch_one(&mut *writer)
+        .fetch_one(&mut *connection)
         .await?;
-    let mut last = Written::Missing;
-    if count == 0 {
-        for new in new {
-            last = create(&mut *writer, new, &Cause::default()).await?;
-        }
+    if count > 0 {
+        return Ok(false);
     }
-    Ok(last)
+    for new in new {
+        create(connection, new, &RequestContext::default()).await?;
+    }
+    Ok(!new.is_empty())
 }
 
 async fn create(
-    writer: &mut SqliteConnection,
+    connection: &mut SqliteConnection,
     new: &NewProduct,
-    cause: &Cause,
-) -> Result<Written<Product>> {
-    let created: Product = sqlx::query_as(AssertSqlSafe(format!(
-        "INSERT INTO products (name, description, price, stock, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $5) RETURNING {PRODUCT}"
-    )))
-    .bind(&new.name)
-    .bind(&new.description)
-    .bind(new.price)
-    .bind(new.stock)
-    .bind(now())
-    .fetch_one(&mut *writer)
-    .await?;
-    insert_entry(writer, Entry::created(&created, &cause.origin)).await?;
-    Ok(Written::Done(created))
+    request: &RequestContext,
+) -> Result<Product> {
+    let product: Product = sqlx::query_as(with_clock!(insert_product))
+        .bind(&new.name)
+        .bind(&new.description)
+        .bind(new.price)
+        .bind(new.stock)
+        .bind(now())
+        .fetch_one(&mut *connection)
+        .await?;
+    insert_entry(connection, LedgerEntry::created(&product, request)).await?;
+    Ok(product)
 }
 
 async fn update(
-    writer: &mut SqliteConnection,
+    connection: &mut SqliteConnection,
     id: i64,
     changes: &Changes,
-    condition: &Condition,
-    cause: &Cause,
-) -> Result<Written<Product>> {
-    let before = match found(writer, id, condition).await? {
+    precondition: &Precondition,
+    request: &RequestContext,
+) -> Result<WriteOutcome<Product>> {
+    let before = match find(connection, id, precondition).await? {
         Ok(before) => before,
-        Err(refused) => return Ok(refused),
+        Err(rejection) => return Ok(rejection),
     };
     if changes.is_empty() {
-        return Ok(Written::Done(before));
+        return Ok(WriteOutcome::Done(before));
     }
-    let product: Product = sqlx::query_as(AssertSqlSafe(format!(
-        "UPDATE products SET
-             name = coalesce($1, name),
-             description = coalesce($2, description),
-             price = coalesce($3, price),
-             stock = coalesce($4, stock),
-             version = version + 1,
-             fence = $5,
-             updated_at = $6
-         WHERE id = $7 RETURNING {PRODUCT}"
-    )))
-    .bind(&changes.name)
-    .bind(&changes.description)
-    .bind(changes.price)
-    .bind(changes.stock)
-    .bind(condition.turn.fence())
-    .bind(now())
-    .bind(id)
-    .fetch_one(&mut *writer)
-    .await?;
-    let entry = Entry::changed(&product, before.stock, condition.turn, &cause.origin);
-    insert_entry(writer, entry).await?;
-    Ok(Written::Done(product))
+    let product: Product = sqlx::query_as(with_clock!(update_product))
+        .bind(&changes.name)
+        .bind(&changes.description)
+        .bind(changes.price)
+        .bind(changes.stock)
+        .bind(precondition.window.fence())
+        .bind(now())
+        .bind(id)
+        .fetch_one(&mut *connection)
+        .await?;
+    let entry = LedgerEntry::changed(&product, before.stock, precondition.window, request);
+    insert_entry(connection, entry).await?;
+    Ok(WriteOutcome::Done(product))
 }
 
 async fn delete(
-    writer: &mut SqliteConnection,
+    connection: &mut SqliteConnection,
     id: i64,
-    condition: &Condition,
-    cause: &Cause,
-) -> Result<Written<Product>> {
-    let product = match found(writer, id, condition).await? {
+    precondition: &Precondition,
+    request: &RequestContext,
+) -> Result<WriteOutcome<Product>> {
+    let product = match find(connection, id, precondition).await? {
         Ok(product) => product,
-        Err(refused) => return Ok(refused),
+        Err(rejection) => return Ok(rejection),
     };
     sqlx::query("DELETE FROM products WHERE id = $1")
         .bind(id)
-        .execute(&mut *writer)
+        .execute(&mut *connection)
         .await?;
-    let entry = Entry::deleted(&product, condition.turn, &cause.origin);
-    insert_entry(writer, entry).await?;
-    Ok(Written::Done(product))
+    let entry = LedgerEntry::deleted(&product, precondition.window, request);
+    insert_entry(connection, entry).await?;
+    Ok(WriteOutcome::Done(product))
 }
 
-/// The product as it is, if the condition lets it be written to.
-async fn found(
-    writer: &mut SqliteConnection,
+/// Returns the product if it meets the precondition, or why it does not.
+async fn find(
+    connection: &mut SqliteConnection,
     id: i64,
-    condition: &Condition,
-) -> Result<std::result::Result<Product, Written<Product>>> {
-    if condition.turn.is_over() {
-        return Ok(Err(Written::Lost));
-    }
-    let text = format!(
-        "SELECT {PRODUCT} FROM products
-         WHERE id = $1 AND fence < $2 AND version = coalesce($3, version)"
+    precondition: &Precondition,
+) -> Result<std::result::Result<Product, WriteOutcome<Product>>> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = $1 AND fence < $2 AND version = coalesce($3, version)"
     );
-    let product: Option<Product> = sqlx::query_as(AssertSqlSafe(text))
+    if precondition.window.has_ended() {
+        return Ok(Err(WriteOutcome::Fenced));
+    }
+    let product: Option<Product> = sqlx::query_as(SELECT)
         .bind(id)
-        .bind(condition.turn.fence())
-        .bind(condition.version)
-        .fetch_optional(&mut *writer)
+        .bind(precondition.window.fence())
+        .bind(precondition.version)
+        .fetch_optional(&mut *connection)
         .await?;
     if let Some(product) = product {
         return Ok(Ok(product));
     }
-    let there = sqlx::query_as("SELECT version, fence FROM products WHERE id = $1")
+    let found = sqlx::query_as("SELECT version, fence FROM products WHERE id = $1")
         .bind(id)
-        .fetch_optional(writer)
+        .fetch_optional(connection)
         .await?;
-    Ok(Err(condition.refusal(there)))
+    Ok(Err(precondition.rejection(found)))
 }
 
-/// Writes an entry that sells nothing.
-async fn insert_entry(writer: &mut SqliteConnection, entry: Entry) -> Result<()> {
-    sqlx::query(INSERT_ENTRY)
-        .bind(entry.product)
-        .bind(entry.version)
-        .bind(entry.id)
-        .bind(entry.reason.name())
-        .bind(entry.delta)
-        .bind(entry.stock_after)
-        .bind(entry.request)
-        .bind(entry.fence)
-        .bind(entry.at)
-        .execute(writer)
-        .await?;
+async fn insert_entry(connection: &mut SqliteConnection, entry: LedgerEntry) -> Result<()> {
+    sql::insert_entry(entry).execute(connection).await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ pub(super) const REASONS: &[Reason] = &[
             differs_in: &[Status, Body],
             status: 413,
             body: r#"{
-                "detail": "The request's body is larger than 65536 bytes.",
+                "detail": "The request body is larger than 65536 bytes.",
                 "code": "body_too_large"
             }"#,
         }],

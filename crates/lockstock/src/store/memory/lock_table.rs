@@ -1,25 +1,27 @@
-//! Who holds what and who waits for it: the state of a memory store, and its every change.
-//! Nothing here waits; whoever waits is told through its channel.
+//! State of a memory store: the holders and the waiters of each lock, and every transition.
+//!
+//! Nothing here waits or reads the monotonic clock: the time is a parameter, and waiters are
+//! notified through channels.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::inspect::{HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
+use crate::inspect::{HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
 use crate::key::{Keys, LockKind};
-use crate::store::request::{Grant, HoldState, Mode, Outcome, Ownership, Request};
+use crate::store::request::{HoldState, Mode, Outcome, Request};
 use crate::token::Token;
 
 #[derive(Default)]
 pub(super) struct LockTable {
     /// By the holder's key.
-    rooms: HashMap<Vec<u8>, LockState>,
-    /// How many there may be before those whose leases have ended are looked for.
+    locks: HashMap<Vec<u8>, LockState>,
+    /// Number of locks at which the expired ones are removed.
     sweep_at: usize,
-    /// One counter for all names: strictly rising for each of them, and nothing to forget.
+    /// One counter for all names: it rises for each of them, and no name has to be remembered.
     last_fence: u64,
 }
 
@@ -33,156 +35,163 @@ struct LockState {
 struct Holder {
     token: Token,
     mode: Mode,
-    ends: Instant,
-    how: HoldState,
+    deadline: Instant,
+    state: HoldState,
     fence: u64,
 }
 
 struct Waiter {
-    attempt: Requested,
-    since: Instant,
-    until: Option<Instant>,
-    answer: oneshot::Sender<Outcome>,
-    /// Told when the lease that it waits for ends sooner than it believes.
-    sooner: Arc<Notify>,
+    requested: Requested,
+    arrived_at: Instant,
+    wait_deadline: Option<Instant>,
+    outcome: oneshot::Sender<Outcome<Grant>>,
+    /// Notified when a lease ends earlier than the waiter assumes.
+    deadline_moved: Arc<Notify>,
 }
 
-/// What is asked for.
+/// The part of a request that a grant depends on.
 #[derive(Clone, Copy)]
 struct Requested {
     token: Token,
     mode: Mode,
-    lease: std::time::Duration,
+    lease: Duration,
 }
 
-/// What becomes of an attempt.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) fence: u64,
+    pub(super) deadline: Instant,
+}
+
+/// Outcome of [`LockTable::acquire`].
 pub(super) enum EnqueueOutcome {
-    Answered(Outcome),
-    Queued(Queued),
+    Done(Outcome<Grant>),
+    Queued(QueuedWaiter),
 }
 
-/// A place in the queue.
-pub(super) struct Queued {
-    pub(super) answer: oneshot::Receiver<Outcome>,
-    pub(super) sooner: Arc<Notify>,
-    /// When there may be something to have.
-    pub(super) next_end: Instant,
+/// The waiter's side of its position in the queue.
+pub(super) struct QueuedWaiter {
+    pub(super) outcome: oneshot::Receiver<Outcome<Grant>>,
+    pub(super) deadline_moved: Arc<Notify>,
+    /// When the lock may become free.
+    pub(super) next_deadline: Instant,
 }
 
 impl LockTable {
-    /// Takes the lock, or a place in the queue unless waiting is in vain.
-    pub(super) fn enter(&mut self, attempt: &Request, now: Instant) -> EnqueueOutcome {
-        let key = &attempt.keys.holder;
+    /// Grants the lock, or queues the request unless its wait cannot succeed.
+    pub(super) fn acquire(&mut self, request: &Request, now: Instant) -> EnqueueOutcome {
+        let key = &request.keys.holder;
         self.expire(key, now);
-        let asked = Requested {
-            token: attempt.token,
-            mode: attempt.mode,
-            lease: attempt.lease,
+        let requested = Requested {
+            token: request.token,
+            mode: request.mode,
+            lease: request.lease,
         };
-        let Some(room) = self.rooms.get_mut(key) else {
+        let Some(lock) = self.locks.get_mut(key) else {
             self.sweep(now);
-            self.rooms.insert(key.clone(), LockState::default());
-            return EnqueueOutcome::Answered(self.grant(key, asked, now));
+            self.locks.insert(key.clone(), LockState::default());
+            return EnqueueOutcome::Done(self.grant(key, requested, now));
         };
-        if room.waiters.is_empty() && room.admits(asked.mode) {
-            return EnqueueOutcome::Answered(self.grant(key, asked, now));
+        if lock.waiters.is_empty() && lock.admits(requested.mode) {
+            return EnqueueOutcome::Done(self.grant(key, requested, now));
         }
-        if room.is_waited_for_in_vain(attempt.until, now) {
-            return EnqueueOutcome::Answered(room.busy(now));
+        if lock.outlasts(request.wait_deadline, now) {
+            return EnqueueOutcome::Done(lock.busy(now));
         }
-        let (answer, granted) = oneshot::channel();
-        let sooner = Arc::new(Notify::new());
-        room.waiters.push_back(Waiter {
-            attempt: asked,
-            since: now,
-            until: attempt.until,
-            answer,
-            sooner: sooner.clone(),
+        let (sender, outcome) = oneshot::channel();
+        let deadline_moved = Arc::new(Notify::new());
+        lock.waiters.push_back(Waiter {
+            requested,
+            arrived_at: now,
+            wait_deadline: request.wait_deadline,
+            outcome: sender,
+            deadline_moved: deadline_moved.clone(),
         });
-        EnqueueOutcome::Queued(Queued {
-            answer: granted,
-            sooner,
-            next_end: room.next_end(now),
+        EnqueueOutcome::Queued(QueuedWaiter {
+            outcome,
+            deadline_moved,
+            next_deadline: lock.next_deadline(now),
         })
     }
 
-    /// What a waiter that was told nothing is waiting for: until when, and what it is to be
-    /// answered if it waits no longer.
-    pub(super) fn look(&mut self, keys: &Keys, now: Instant) -> (Instant, Outcome) {
+    /// Returns when a waiter has to check again, and its outcome if it stops waiting now.
+    pub(super) fn busy(&mut self, keys: &Keys, now: Instant) -> (Instant, Outcome<Grant>) {
         self.expire(&keys.holder, now);
-        match self.rooms.get(&keys.holder) {
-            Some(room) => (room.next_end(now), room.busy(now)),
-            // It has just been granted the lock, or it would stand in that room.
+        match self.locks.get(&keys.holder) {
+            Some(lock) => (lock.next_deadline(now), lock.busy(now)),
+            // The lock has just been granted to the waiter: else the waiter would be in there.
             None => (now, LockState::default().busy(now)),
         }
     }
 
-    /// Leaves the queue, and gives back what was granted in that very moment.
-    pub(super) fn leave(&mut self, keys: &Keys, token: Token, now: Instant) {
-        if let Some(room) = self.rooms.get_mut(&keys.holder) {
-            room.waiters.retain(|waiter| waiter.attempt.token != token);
+    /// Removes a waiter from the queue, and gives back what was granted to it at that moment.
+    pub(super) fn withdraw(&mut self, keys: &Keys, token: Token, now: Instant) {
+        if let Some(lock) = self.locks.get_mut(&keys.holder) {
+            lock.waiters
+                .retain(|waiter| waiter.requested.token != token);
         }
         if !self.release(keys, token, now)
-            && let Some(room) = self.rooms.get(&keys.holder)
+            && let Some(lock) = self.locks.get(&keys.holder)
         {
-            // It may have stood in the way of those behind it.
-            let before = room.next_end(now);
-            self.hand_over(&keys.holder, before, now);
+            // It may have blocked the waiters behind it: a writer before readers, say.
+            let assumed = lock.next_deadline(now);
+            self.hand_over(&keys.holder, assumed, now);
         }
     }
 
-    /// Whether it was ours to release.
+    /// Returns `false` if the lock was lost before.
     pub(super) fn release(&mut self, keys: &Keys, token: Token, now: Instant) -> bool {
-        let Some(room) = self.room_held_by(keys, token, now) else {
+        let Some(lock) = self.lock_held_by(keys, token, now) else {
             return false;
         };
-        let before = room.next_end(now);
-        room.holders.retain(|holder| holder.token != token);
-        self.hand_over(&keys.holder, before, now);
+        let assumed = lock.next_deadline(now);
+        lock.holders.retain(|holder| holder.token != token);
+        self.hand_over(&keys.holder, assumed, now);
         true
     }
 
-    /// Takes the lock away from one who holds or keeps it. Whether it did.
-    pub(super) fn force(&mut self, keys: &Keys, token: Token, now: Instant) -> bool {
+    /// Takes the lock away from a holder, also a kept lock. Returns `false` if the token does
+    /// not hold it.
+    pub(super) fn force_release(&mut self, keys: &Keys, token: Token, now: Instant) -> bool {
         self.expire(&keys.holder, now);
-        let Some(room) = self.rooms.get_mut(&keys.holder) else {
+        let Some(lock) = self.locks.get_mut(&keys.holder) else {
             return false;
         };
-        let (before, holders) = (room.next_end(now), room.holders.len());
-        room.holders.retain(|holder| holder.token != token);
-        let forced = room.holders.len() < holders;
-        self.hand_over(&keys.holder, before, now);
-        forced
+        let (assumed, holders) = (lock.next_deadline(now), lock.holders.len());
+        lock.holders.retain(|holder| holder.token != token);
+        let released = lock.holders.len() < holders;
+        self.hand_over(&keys.holder, assumed, now);
+        released
     }
 
-    /// What there is of one name.
-    pub(super) fn seen(&mut self, key: &[u8], now: Instant) -> Option<LockInfo> {
+    /// Returns the holders and the waiters of one lock, `None` if it has neither.
+    pub(super) fn inspect(&mut self, key: &[u8], now: Instant) -> Option<LockInfo> {
         self.expire(key, now);
-        let room = self.rooms.get(key)?;
+        let lock = self.locks.get(key)?;
         let (kind, name) = Keys::parse(key)?;
-        let mut holders = room.holders.iter().collect::<Vec<_>>();
-        holders.sort_by_key(|holder| holder.ends);
+        let mut holders = lock.holders.iter().collect::<Vec<_>>();
+        holders.sort_by_key(|holder| holder.deadline);
         let holders = holders.into_iter().map(|holder| HolderInfo {
-            id: HolderId(Who::Ours(holder.token)),
+            id: HolderId(Identity::Client(holder.token)),
             access: holder.mode.access(),
-            acquired_at: Some(minted(holder.fence)),
-            remaining: Some(holder.ends.saturating_duration_since(now)),
-            kept: holder.how == HoldState::Kept,
+            acquired_at: Some(minted_at(holder.fence)),
+            remaining: Some(holder.deadline.saturating_duration_since(now)),
+            kept: holder.state == HoldState::Kept,
             fence: Some(holder.fence),
         });
-        // Those who have left are passed over at the next hand-over.
-        let waiters = room
+        // A waiter whose future is gone is skipped at the next hand-over.
+        let waiters = lock
             .waiters
             .iter()
-            .filter(|waiter| !waiter.answer.is_closed());
+            .filter(|waiter| !waiter.outcome.is_closed());
         let waiters = waiters.map(|waiter| WaiterInfo {
-            client_id: waiter.attempt.token.client_id(),
-            access: waiter.attempt.mode.access(),
-            waited: now.saturating_duration_since(waiter.since),
+            client_id: waiter.requested.token.client_id(),
+            access: waiter.requested.mode.access(),
+            waited: now.saturating_duration_since(waiter.arrived_at),
             timeout_in: waiter
-                .until
-                .map(|until| until.saturating_duration_since(now)),
-            lease: waiter.attempt.lease,
+                .wait_deadline
+                .map(|deadline| deadline.saturating_duration_since(now)),
+            lease: waiter.requested.lease,
         });
         Some(LockInfo {
             kind,
@@ -193,132 +202,137 @@ impl LockTable {
         })
     }
 
-    /// What there is of each name.
-    pub(super) fn all_seen(&mut self, now: Instant) -> Vec<LockInfo> {
-        let keys = self.rooms.keys().cloned().collect::<Vec<_>>();
-        keys.iter().filter_map(|key| self.seen(key, now)).collect()
+    pub(super) fn inspect_all(&mut self, now: Instant) -> Vec<LockInfo> {
+        let keys = self.locks.keys().cloned().collect::<Vec<_>>();
+        let locks = keys.iter().filter_map(|key| self.inspect(key, now));
+        locks.collect()
     }
 
-    /// Whether it was ours to keep. Whoever waits for it in vain is told now.
+    /// Keeps the lock, and notifies the waiters whose wait ends before the lease. Returns
+    /// `false` if the lock was lost before.
     pub(super) fn keep(&mut self, keys: &Keys, token: Token, now: Instant) -> bool {
-        let Some(room) = self.room_held_by(keys, token, now) else {
+        let Some(lock) = self.lock_held_by(keys, token, now) else {
             return false;
         };
-        // What is shared stays taken to the end of its lease, as it would anyway.
+        // A permit or a reader stays to the end of its lease without any mark.
         if keys.kind == LockKind::Lock {
-            for holder in &mut room.holders {
-                holder.how = HoldState::Kept;
+            for holder in &mut lock.holders {
+                holder.state = HoldState::Kept;
             }
-            let ends = room.next_end(now);
-            let in_vain = |waiter: &Waiter| waiter.until.is_some_and(|until| until < ends);
-            let (losing, waiting) = std::mem::take(&mut room.waiters)
+            let kept_until = lock.next_deadline(now);
+            let outlasted = |waiter: &Waiter| {
+                let deadline = waiter.wait_deadline;
+                deadline.is_some_and(|deadline| deadline < kept_until)
+            };
+            let (losing, waiting) = std::mem::take(&mut lock.waiters)
                 .into_iter()
-                .partition::<VecDeque<_>, _>(in_vain);
-            room.waiters = waiting;
+                .partition::<VecDeque<_>, _>(outlasted);
+            lock.waiters = waiting;
             for loser in losing {
-                let _ = loser.answer.send(room.busy(now));
+                let _ = loser.outcome.send(lock.busy(now));
             }
         }
         true
     }
 
-    /// Whether it was ours to renew, and now ends `ends`.
-    pub(super) fn renew(&mut self, keys: &Keys, token: Token, ends: Instant, now: Instant) -> bool {
-        let Some(room) = self.room_held_by(keys, token, now) else {
+    /// Sets the deadline of a holder. Returns `false` if the lock was lost before.
+    pub(super) fn renew(
+        &mut self,
+        keys: &Keys,
+        token: Token,
+        deadline: Instant,
+        now: Instant,
+    ) -> bool {
+        let Some(lock) = self.lock_held_by(keys, token, now) else {
             return false;
         };
-        let before = room.next_end(now);
-        for holder in &mut room.holders {
+        let assumed = lock.next_deadline(now);
+        for holder in &mut lock.holders {
             if holder.token == token {
-                holder.ends = ends;
+                holder.deadline = deadline;
             }
         }
-        // Nobody is woken by a later end: the waiters' timers find it by themselves.
-        room.tell_if_sooner(before, now);
+        // A later deadline needs no notification: the waiters check again at the old one.
+        lock.notify_if_earlier(assumed, now);
         true
     }
 
-    fn room_held_by(&mut self, keys: &Keys, token: Token, now: Instant) -> Option<&mut LockState> {
+    fn lock_held_by(&mut self, keys: &Keys, token: Token, now: Instant) -> Option<&mut LockState> {
         self.expire(&keys.holder, now);
-        let room = self.rooms.get_mut(&keys.holder)?;
-        let held = room
+        let lock = self.locks.get_mut(&keys.holder)?;
+        let held = lock
             .holders
             .iter()
-            .any(|holder| holder.token == token && holder.how == HoldState::Held);
-        held.then_some(room)
+            .any(|holder| holder.token == token && holder.state == HoldState::Held);
+        held.then_some(lock)
     }
 
-    /// Ends the leases whose time has come.
+    /// Removes the holders whose lease has ended.
     fn expire(&mut self, key: &[u8], now: Instant) {
-        if let Some(room) = self.rooms.get_mut(key)
-            && room.holders.iter().any(|holder| holder.ends <= now)
+        if let Some(lock) = self.locks.get_mut(key)
+            && lock.holders.iter().any(|holder| holder.deadline <= now)
         {
-            room.holders.retain(|holder| holder.ends > now);
-            // The others' timers tell them of this end.
+            lock.holders.retain(|holder| holder.deadline > now);
+            // The other waiters' timers fire for this deadline.
             self.hand_over(key, now, now);
         }
     }
 
-    /// Gives what is free to the first waiters who are still there. The others believe that
-    /// there is nothing for them until `before`.
-    fn hand_over(&mut self, key: &[u8], before: Instant, now: Instant) {
-        while let Some(room) = self.rooms.get_mut(key) {
-            let Some(first) = room.waiters.front() else {
-                if room.holders.is_empty() {
-                    self.rooms.remove(key);
+    /// Grants what is free to the first waiters. The remaining waiters assume that nothing
+    /// becomes free before `assumed`.
+    fn hand_over(&mut self, key: &[u8], assumed: Instant, now: Instant) {
+        while let Some(lock) = self.locks.get_mut(key) {
+            let Some(first) = lock.waiters.front() else {
+                if lock.holders.is_empty() {
+                    self.locks.remove(key);
                 }
                 return;
             };
-            // Its wait may have just ended: as long as it listens, it is glad of the lock.
-            let gone = first.answer.is_closed();
-            if !gone && !room.admits(first.attempt.mode) {
-                return room.tell_if_sooner(before, now);
+            // A waiter whose deadline has just passed still takes the lock while it listens.
+            let gone = first.outcome.is_closed();
+            if !gone && !lock.admits(first.requested.mode) {
+                return lock.notify_if_earlier(assumed, now);
             }
-            let first = room.waiters.pop_front().expect("just looked at");
+            let first = lock.waiters.pop_front().expect("checked above");
             if !gone {
-                let granted = self.grant(key, first.attempt, now);
-                // If it left just now, its leaving waits for us to give this back.
-                let _ = first.answer.send(granted);
+                let granted = self.grant(key, first.requested, now);
+                // If its future is dropped at this moment, `DequeueOnDrop` waits for the mutex
+                // and then gives this grant back.
+                let _ = first.outcome.send(granted);
             }
         }
     }
 
-    fn grant(&mut self, key: &[u8], asked: Requested, now: Instant) -> Outcome {
+    fn grant(&mut self, key: &[u8], requested: Requested, now: Instant) -> Outcome<Grant> {
         let micros = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_micros());
-        let clock = u64::try_from(micros).unwrap_or_default();
-        self.last_fence = clock.max(self.last_fence + 1);
-        let deadline = now + asked.lease;
-        if let Some(room) = self.rooms.get_mut(key) {
-            room.holders.push(Holder {
-                token: asked.token,
-                mode: asked.mode,
-                ends: deadline,
-                how: HoldState::Held,
+        let clock_us = u64::try_from(micros).unwrap_or_default();
+        self.last_fence = clock_us.max(self.last_fence + 1);
+        let deadline = now + requested.lease;
+        if let Some(lock) = self.locks.get_mut(key) {
+            lock.holders.push(Holder {
+                token: requested.token,
+                mode: requested.mode,
+                deadline,
+                state: HoldState::Held,
                 fence: self.last_fence,
             });
         }
-        Outcome::Granted(Grant {
-            claim: Ownership {
-                token: asked.token,
-                last_fence: self.last_fence,
-                block: 1,
-            },
+        Outcome::Acquired(Grant {
             fence: self.last_fence,
             deadline,
-            place: None,
         })
     }
 
-    /// Forgets the names whose leases have ended with nobody waiting, now and then, so that
-    /// they never outnumber the others by much.
+    /// Removes expired locks without waiters. Runs whenever the table has doubled, so that
+    /// they never outnumber the others by much and an insertion costs constant time on average.
     fn sweep(&mut self, now: Instant) {
-        if self.rooms.len() >= self.sweep_at {
-            self.rooms.retain(|_, room| {
-                !room.waiters.is_empty() || room.holders.iter().any(|holder| holder.ends > now)
+        if self.locks.len() >= self.sweep_at {
+            self.locks.retain(|_, lock| {
+                !lock.waiters.is_empty() || lock.holders.iter().any(|holder| holder.deadline > now)
             });
-            self.sweep_at = (self.rooms.len() * 2).max(64);
+            self.sweep_at = (self.locks.len() * 2).max(64);
         }
     }
 }
@@ -329,40 +343,43 @@ impl LockState {
         match mode {
             Mode::Exclusive => self.holders.is_empty(),
             Mode::Read => self.holders.iter().all(shared),
-            Mode::Permit(most) => {
-                let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
-                self.holders.len() < most && self.holders.iter().all(shared)
+            Mode::Permit(max) => {
+                let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
+                self.holders.len() < max && self.holders.iter().all(shared)
             }
         }
     }
 
-    /// When the next lease ends.
-    fn next_end(&self, now: Instant) -> Instant {
-        let ends = self.holders.iter().map(|holder| holder.ends);
-        ends.min().unwrap_or(now)
+    /// Returns the earliest deadline of a holder.
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let deadlines = self.holders.iter().map(|holder| holder.deadline);
+        deadlines.min().unwrap_or(now)
     }
 
-    fn tell_if_sooner(&self, before: Instant, now: Instant) {
-        if self.next_end(now) < before {
-            let sooner = self.waiters.iter().map(|waiter| &waiter.sooner);
-            sooner.for_each(|sooner| sooner.notify_one());
+    fn notify_if_earlier(&self, assumed: Instant, now: Instant) {
+        if self.next_deadline(now) < assumed {
+            let waiters = self.waiters.iter();
+            waiters.for_each(|waiter| waiter.deadline_moved.notify_one());
         }
     }
 
     fn is_kept(&self) -> bool {
         self.holders
             .iter()
-            .any(|holder| holder.how == HoldState::Kept)
+            .any(|holder| holder.state == HoldState::Kept)
     }
 
-    fn is_waited_for_in_vain(&self, until: Option<Instant>, now: Instant) -> bool {
-        until.is_some_and(|until| until <= now || (self.is_kept() && until < self.next_end(now)))
+    /// Returns whether a wait until `wait_deadline` is over or certain to fail.
+    fn outlasts(&self, wait_deadline: Option<Instant>, now: Instant) -> bool {
+        wait_deadline.is_some_and(|deadline| {
+            deadline <= now || (self.is_kept() && deadline < self.next_deadline(now))
+        })
     }
 
-    fn busy(&self, now: Instant) -> Outcome {
+    fn busy(&self, now: Instant) -> Outcome<Grant> {
         Outcome::Busy {
-            left: Some(self.next_end(now).saturating_duration_since(now)),
-            how: if self.is_kept() {
+            remaining: Some(self.next_deadline(now).saturating_duration_since(now)),
+            state: if self.is_kept() {
                 HoldState::Kept
             } else {
                 HoldState::Held

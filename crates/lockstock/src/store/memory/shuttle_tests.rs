@@ -1,5 +1,6 @@
 //! The memory store under thousands of schedules, each with its own order of events. `./dev
-//! test` runs these; by hand: `RUSTFLAGS="--cfg shuttle" cargo test -p lockstock --lib memory`.
+//! test` runs these tests; by hand: `RUSTFLAGS="--cfg shuttle" cargo test -p lockstock
+//! --no-default-features --lib memory`.
 
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -11,9 +12,9 @@ use futures_util::future::{Either, select};
 use shuttle::future::{block_on, spawn, yield_now};
 use tokio::time::Instant;
 
-use super::Memory;
+use super::{Holding, Memory};
 use crate::key::{Keys, LockKind};
-use crate::store::request::{Grant, Mode, Outcome, Request};
+use crate::store::request::{Mode, Outcome, ReleaseOutcome, Request};
 use crate::token::ClientId;
 
 const SCHEDULES: usize = 3000;
@@ -24,9 +25,9 @@ fn attempt(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
     Request::new(ClientId::random(), keys, mode, LEASE, until)
 }
 
-/// Acquires, unless it is cancelled after so many steps of the others.
-async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) -> Option<Grant> {
-    let granted = pin!(memory.acquire(attempt));
+/// Acquires, or is cancelled after `patience` steps of the other tasks.
+async fn acquire(memory: &Memory, request: &Request, patience: Option<usize>) -> Option<Holding> {
+    let granted = pin!(memory.acquire(request));
     let cancelled = pin!(async {
         match patience {
             Some(patience) => {
@@ -38,15 +39,15 @@ async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) ->
         }
     });
     match select(granted, cancelled).await {
-        Either::Left((Outcome::Granted(grant), _)) => Some(grant),
-        Either::Left((answer, _)) => panic!("a wait without end is not over: {answer:?}"),
-        // What was granted in this moment goes with the future.
+        Either::Left((Outcome::Acquired(holding), _)) => Some(holding),
+        Either::Left((answer, _)) => panic!("an unbounded wait ended: {answer:?}"),
+        // A grant of this moment is dropped with the future.
         Either::Right(_) => None,
     }
 }
 
-/// Several tasks hold in turn, with so much weight of what may be inside at once.
-fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
+/// Several tasks hold in turn. The weights of the holders at any time add up to `max` at most.
+fn contend(kind: LockKind, modes: &'static [(Mode, i64)], max: i64) {
     let schedule = move || {
         let memory = Memory::new();
         let inside = Arc::new(AtomicI64::new(0));
@@ -56,20 +57,20 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
             spawn(async move {
                 for round in 0..2 {
                     let attempt = attempt(kind, mode, None);
-                    // Some are cancelled, sooner or later.
+                    // Every other task is cancelled after a few steps.
                     let patience = (n % 2 == 1).then_some(n + round);
-                    let Some(grant) = acquire(&memory, &attempt, patience).await else {
+                    let Some(holding) = acquire(&memory, &attempt, patience).await else {
                         continue;
                     };
                     let now = inside.fetch_add(weight, Ordering::SeqCst) + weight;
-                    assert!(now <= most, "{now} inside");
+                    assert!(now <= max, "{now} inside");
                     if mode == Mode::Exclusive {
-                        let last = fence.swap(grant.fence, Ordering::SeqCst);
-                        assert!(last < grant.fence, "fences rise");
+                        let last = fence.swap(holding.fence, Ordering::SeqCst);
+                        assert!(last < holding.fence, "fences rise");
                     }
                     yield_now().await;
                     inside.fetch_sub(weight, Ordering::SeqCst);
-                    assert!(memory.release(&attempt.keys, attempt.token));
+                    assert_eq!(holding.release(), ReleaseOutcome::Released);
                 }
             })
         });
@@ -79,7 +80,7 @@ fn contend(kind: LockKind, modes: &'static [(Mode, i64)], most: i64) {
         // Nothing is left behind.
         let last = attempt(kind, Mode::Exclusive, Some(Instant::now()));
         let answer = block_on(memory.acquire(&last));
-        assert!(matches!(answer, Outcome::Granted(_)), "{answer:?}");
+        assert!(matches!(answer, Outcome::Acquired(_)), "{answer:?}");
     };
     shuttle::check_random(schedule, SCHEDULES);
 }
@@ -117,14 +118,13 @@ fn timeouts_and_keep_leave_no_waiter_blocked() {
         || {
             let memory = Memory::new();
             let holder = attempt(LockKind::Lock, Mode::Exclusive, None);
-            assert!(matches!(
-                block_on(memory.acquire(&holder)),
-                Outcome::Granted(_)
-            ));
+            let Outcome::Acquired(holding) = block_on(memory.acquire(&holder)) else {
+                panic!("the lock is free");
+            };
             let waiters = (0..3).map(|n| {
                 let memory = memory.clone();
                 spawn(async move {
-                    // The second would wait for ever, and is not let down.
+                    // The second waits without a limit, and is cancelled.
                     let until = (n != 1).then(|| Instant::now() + LEASE / 2);
                     let attempt = attempt(LockKind::Lock, Mode::Exclusive, until);
                     let patience = (n == 1).then_some(5);
@@ -141,7 +141,7 @@ fn timeouts_and_keep_leave_no_waiter_blocked() {
                 })
             });
             let waiters = waiters.collect::<Vec<_>>();
-            assert!(memory.keep(&holder.keys, holder.token));
+            assert!(holding.keep());
             for waiter in waiters {
                 block_on(waiter).expect("no task fails");
             }

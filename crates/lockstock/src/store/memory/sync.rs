@@ -1,5 +1,7 @@
-//! Where another task may come in between: a mutex and a timer. Built with `--cfg shuttle`
-//! they are shuttle's, which then tries out who comes first (`interleavings.rs`).
+//! The two points at which another task may run: a mutex and a timer.
+//!
+//! Built with `--cfg shuttle` both are shuttle's, which then explores the orders of events
+//! (`shuttle_tests.rs`).
 
 #[cfg(not(shuttle))]
 pub(super) use std::sync::{Mutex, MutexGuard};
@@ -9,7 +11,7 @@ pub(super) use shuttle::sync::{Mutex, MutexGuard};
 #[cfg(not(shuttle))]
 pub(super) use tokio::time::sleep_until;
 
-/// Time does not pass there: a timer is a chance for the others, and then fires too early.
+/// Yields to the other tasks and then fires too early: under shuttle no time passes.
 #[cfg(shuttle)]
 pub(super) async fn sleep_until(_: tokio::time::Instant) {
     shuttle::future::yield_now().await;

@@ -1,485 +1,505 @@
-//! The waiters of one name in this process: they stand in line here, and only the first of
-//! them speaks to Redis. When it has the lock, it passes it on to the next in line without
-//! asking anybody (cohort hand-over: Dice, Marathe, Shavit 2012, "Lock cohorting").
+//! Local queues: the waiters of one lock in one process. Only the queue head talks to Redis.
+//! While it holds the lock, the lock is handed over to the next local waiter without Redis
+//! (cohort locking: Dice, Marathe, Shavit 2012, "Lock cohorting").
 //!
-//! Passing on is fair and safe by four bounds. Of one grant at most [`MAX_LOCAL_HANDOVERS`] holders
-//! in a row, and none later than [`MAX_LOCAL_HANDOVER_TIME`] after it, so that other processes are passed
-//! over no longer than that. Each holder has the same lease, at least nine tenths of it left,
-//! and no more than that, so that nothing has to be renewed meanwhile and a holder that crashes
-//! is in nobody's way for longer than it should be. Each has a fence of its own, out of a
-//! block that was minted with the grant. And none once the connection broke: the store may
-//! have forgotten us.
+//! Four bounds keep local hand-overs fair and safe:
+//!
+//! - One grant serves at most [`MAX_LOCAL_HANDOVERS`] holders, none of which begins later than
+//!   [`MAX_LOCAL_HANDOVER_TIME`] after the grant. Waiters of other processes are passed over
+//!   for no longer than that.
+//! - Each holder has the same lease and finds nine tenths of it left. Nothing has to be
+//!   renewed, and a holder that crashes blocks the lock for no longer than its own lease.
+//! - Each holder has a fence of its own, from a block that was minted with the grant.
+//! - No hand-over follows a broken connection: Redis may have forgotten the grant.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::attempt::{Attempt, Grant, Ownership};
 use super::notifications::Notifications;
 use crate::key::Keys;
-use crate::store::request::{Grant, Ownership, Request};
 use crate::token::Token;
 
-/// How many holders one grant is for, at most.
-pub(crate) const MAX_LOCAL_HANDOVERS: u64 = 128;
-/// For how long after a grant it is passed on.
+/// Maximum number of holders that one grant serves.
+const MAX_LOCAL_HANDOVERS: u64 = 128;
+/// How long after a grant it is handed over.
 const MAX_LOCAL_HANDOVER_TIME: Duration = Duration::from_millis(5);
-/// After the end of a lease the next in line waits for so long before asking: the store may
-/// be that late.
-const AFTER_LEASE: Duration = Duration::from_millis(1);
-/// For so long may the first be late. Let forward too early, the next only asks for itself.
-const AFTER_WAKING: Duration = Duration::from_millis(100);
+/// Grace period after the end of a lease before the next waiter is promoted: Redis may expire
+/// it that late.
+const LEASE_GRACE: Duration = Duration::from_millis(1);
+/// Grace period before a silent head counts as stuck. Promoting the next waiter too early is
+/// harmless: it asks Redis itself.
+const WAKE_GRACE: Duration = Duration::from_millis(100);
 
-/// The lines of all names.
+/// Local queues of all locks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct LocalQueues(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    wakes: Notifications,
+    notifications: Notifications,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    lines: HashMap<Arc<Keys>, LocalQueue>,
-    /// Counts those who were first, of all lines.
-    turns: u64,
+    queues: HashMap<Arc<Keys>, LocalQueue>,
+    /// The generation of the newest head of any queue.
+    last_generation: u64,
 }
 
 #[derive(Debug, Default)]
 struct LocalQueue {
-    /// Whose turn it is: a place with another one is not in front any more.
-    turn: u64,
-    /// What the first has, once it has the lock.
-    tenure: Option<LocalGrant>,
-    /// Until when the first was told that the lock is kept.
-    kept: Option<Instant>,
-    /// When the first wakes at the latest, while it waits for the lock.
-    wakes: Option<Instant>,
-    /// Those behind the first.
-    behind: VecDeque<Waiter>,
-    /// How many may be behind before those who gave up are looked for.
+    /// Generation of the current head. A head with an older generation has been superseded.
+    generation: u64,
+    /// The lock, while the head holds it.
+    grant: Option<LocalGrant>,
+    /// End of the lease of a kept lock, once the head knows it.
+    kept_until: Option<Instant>,
+    /// When the head wakes at the latest, while it waits in Redis' queue.
+    wakes_at: Option<Instant>,
+    /// The waiters behind the head.
+    waiters: VecDeque<Waiter>,
+    /// Number of waiters at which those that left are removed.
     sweep_at: usize,
-    watch: Option<Watch>,
+    watchdog: Option<Watchdog>,
 }
 
-/// Sees to it that those behind go on when the first is at its end. Ends with the line.
+/// A task that promotes the next waiter if the head is stuck. Ends with the queue.
 #[derive(Debug)]
-struct Watch {
-    wakes: Instant,
+struct Watchdog {
+    wakes_at: Instant,
     task: AbortHandle,
 }
 
-impl Drop for Watch {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// A lock that this process has.
+/// A grant that can be handed over within this process.
 #[derive(Debug, Clone)]
 pub(super) struct LocalGrant {
-    pub(super) claim: Ownership,
+    pub(super) ownership: Ownership,
     pub(super) lease: Duration,
-    pub(super) ends: Instant,
-    pub(super) since: Instant,
-    /// The fences that are left of the grant's.
-    pub(super) fences: std::ops::RangeInclusive<u64>,
-    /// How many connections had broken when the lock was granted.
-    pub(super) breaks: u64,
+    pub(super) deadline: Instant,
+    pub(super) granted_at: Instant,
+    /// Fences of the grant that no holder has used.
+    pub(super) unused_fences: std::ops::RangeInclusive<u64>,
+    /// Number of disconnects at the time of the grant.
+    pub(super) disconnects: u64,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    attempt: Arc<Request>,
-    told: oneshot::Sender<LocalOutcome>,
+    attempt: Arc<Attempt>,
+    outcome: oneshot::Sender<LocalOutcome>,
 }
 
-/// How standing in line ended.
-#[derive(Debug)]
-pub(crate) enum LocalOutcome {
-    /// First: ask Redis.
+/// Result of joining a local queue.
+pub(super) enum Joined {
     First(QueueHead),
-    /// The lock was passed on.
-    Passed(Grant),
-    /// The lock is kept until then, which is longer than the wait.
+    Waiting(LocalWaiter),
+    /// The lock is kept until then, which is after the wait deadline.
     Kept(Instant),
-    /// The store did not answer the first in line.
+}
+
+/// A waiter's side of its position in a local queue. [`leave`](Self::leave) it before dropping
+/// it: the lock may just have been handed over.
+pub(super) struct LocalWaiter(oneshot::Receiver<LocalOutcome>);
+
+/// How a wait in a local queue ended.
+#[derive(Debug)]
+pub(super) enum LocalOutcome {
+    /// The waiter is the head now, and asks Redis.
+    First(QueueHead),
+    /// The previous head handed the lock over.
+    HandedOver(Grant, QueueHead),
+    /// The lock is kept until then, which is after the wait deadline.
+    Kept(Instant),
+    /// The store did not reply to the head.
     Failed(String),
-    /// The wait is over.
-    TooLate,
+}
+
+impl LocalWaiter {
+    /// Waits for an outcome. Returns `None` if the wait deadline passes first.
+    pub(super) async fn outcome(&mut self, wait_deadline: Option<Instant>) -> Option<LocalOutcome> {
+        match wait_deadline {
+            None => (&mut self.0).await.ok(),
+            Some(deadline) => tokio::select! {
+                biased;
+                outcome = &mut self.0 => outcome.ok(),
+                () = sleep_until(deadline) => self.leave(),
+            },
+        }
+    }
+
+    /// Leaves the queue, and returns the outcome if there is one at this moment.
+    pub(super) fn leave(&mut self) -> Option<LocalOutcome> {
+        self.0.close();
+        self.0.try_recv().ok()
+    }
 }
 
 impl LocalQueue {
-    /// Forgets those who gave up, now and then: so often that they never outnumber the
-    /// others by much, so seldom that it costs each newcomer next to nothing.
+    /// Removes the waiters that left. Runs whenever the queue has doubled, so that they never
+    /// outnumber the others by much and joining costs constant time on average.
     fn sweep(&mut self) {
-        if self.behind.len() >= self.sweep_at {
-            self.behind.retain(|waiter| !waiter.told.is_closed());
-            self.sweep_at = (self.behind.len() * 2).max(64);
+        if self.waiters.len() >= self.sweep_at {
+            self.waiters.retain(|waiter| !waiter.outcome.is_closed());
+            self.sweep_at = (self.waiters.len() * 2).max(64);
         }
     }
 
-    /// When it is certain that the first does nothing any more for those behind: its lease has
-    /// ended; or it should have woken and has not, because nobody polls it.
-    fn front_ends(&self) -> Option<Instant> {
-        match &self.tenure {
-            Some(tenure) => Some(tenure.ends + AFTER_LEASE),
-            None => self.wakes.map(|wakes| wakes + AFTER_WAKING),
+    /// Returns when the head is certain to do nothing more for the waiters: its lease has
+    /// ended; or it is overdue, because its future is not polled.
+    fn head_ends_at(&self) -> Option<Instant> {
+        match &self.grant {
+            Some(grant) => Some(grant.deadline + LEASE_GRACE),
+            None => self.wakes_at.map(|wakes_at| wakes_at + WAKE_GRACE),
         }
     }
 
-    /// What `waiter` would be passed.
-    fn passable(&mut self, waiter: &Waiter, breaks: u64, now: Instant) -> Option<Grant> {
-        let tenure = self.tenure.as_mut()?;
-        let left = tenure.ends.saturating_duration_since(now);
-        let fair = now < tenure.since + MAX_LOCAL_HANDOVER_TIME;
-        let lease = waiter.attempt.lease;
-        let safe = lease == tenure.lease && left >= lease * 9 / 10 && left <= lease;
-        if !fair || !safe || tenure.breaks != breaks {
+    /// Returns the grant to hand over to `waiter`, `None` if that would be unfair or unsafe.
+    fn grant_for(&mut self, waiter: &Waiter, disconnects: u64, now: Instant) -> Option<Grant> {
+        let grant = self.grant.as_mut()?;
+        let remaining = grant.deadline.saturating_duration_since(now);
+        let fair = now < grant.granted_at + MAX_LOCAL_HANDOVER_TIME;
+        let lease = waiter.attempt.request.lease;
+        let safe = lease == grant.lease && remaining >= lease * 9 / 10 && remaining <= lease;
+        if !fair || !safe || grant.disconnects != disconnects {
             return None;
         }
         Some(Grant {
-            claim: tenure.claim,
-            fence: tenure.fences.next()?,
-            deadline: tenure.ends,
-            place: None,
+            ownership: grant.ownership,
+            fence: grant.unused_fences.next()?,
+            deadline: grant.deadline,
         })
     }
 }
 
 impl LocalQueues {
-    pub(super) fn new(wakes: Notifications, mut losers: mpsc::UnboundedReceiver<Token>) -> Self {
-        let state = Mutex::default();
-        let lines = Arc::new(Inner { state, wakes });
-        // Ends with the wakes, which the lines keep.
-        let inner = Arc::downgrade(&lines);
+    /// Creates empty queues. `forced_releases` yields the token of each lock of this process that is taken away.
+    pub(super) fn new(
+        notifications: Notifications,
+        mut forced_releases: mpsc::UnboundedReceiver<Token>,
+    ) -> Self {
+        let queues = Self(Arc::new(Inner {
+            state: Mutex::default(),
+            notifications,
+        }));
+        // The queues keep the sender, so the task ends with them.
+        let inner = Arc::downgrade(&queues.0);
         tokio::spawn(async move {
-            while let Some(token) = losers.recv().await
+            while let Some(token) = forced_releases.recv().await
                 && let Some(inner) = inner.upgrade()
             {
-                Self(inner).taken_away(token);
+                Self(inner).on_forced_release(token);
             }
         });
-        Self(lines)
+        queues
     }
 
-    /// Lets the next in line step forward where the first had the lock by `token`, and has it
-    /// no longer: it may hang, and not know.
-    fn taken_away(&self, token: Token) {
+    /// Promotes the next waiter if the head held the lock by `token`. The holder may be stuck
+    /// and not notice its loss.
+    fn on_forced_release(&self, token: Token) {
         let mut state = self.state();
-        let lost = |line: &LocalQueue| {
-            let tenure = line.tenure.as_ref();
-            tenure.is_some_and(|tenure| tenure.claim.token == token)
+        let lost = |queue: &LocalQueue| {
+            let grant = queue.grant.as_ref();
+            grant.is_some_and(|grant| grant.ownership.token == token)
         };
-        let line = state.lines.iter().find(|(_, line)| lost(line));
-        if let Some((keys, turn)) = line.map(|(keys, line)| (keys.clone(), line.turn)) {
-            let next = self.next(&mut state, &keys, turn);
+        let queue = state.queues.iter().find(|(_, queue)| lost(queue));
+        let queue = queue.map(|(keys, queue)| (keys.clone(), queue.generation));
+        if let Some((keys, generation)) = queue {
+            let next = self.next(&mut state, &keys, generation);
             drop(state);
-            next.map(NextWaiter::call);
+            next.map(NextWaiter::promote);
         }
     }
 
-    /// Stands in line for the lock until first, or until `until`.
-    pub(super) async fn stand(&self, attempt: &Arc<Request>) -> LocalOutcome {
-        let keys = &attempt.keys;
-        {
-            let mut state = self.state();
-            let state = &mut *state;
-            let Some(line) = state.lines.get_mut(keys) else {
-                state.turns += 1;
-                let line = LocalQueue {
-                    turn: state.turns,
-                    ..LocalQueue::default()
-                };
-                state.lines.insert(keys.clone(), line);
-                return LocalOutcome::First(self.place(keys, state.turns));
+    /// Joins the queue of the lock.
+    pub(super) fn join(&self, attempt: &Arc<Attempt>) -> Joined {
+        let request = &attempt.request;
+        let mut state = self.state();
+        let state = &mut *state;
+        let Some(queue) = state.queues.get_mut(&request.keys) else {
+            state.last_generation += 1;
+            let queue = LocalQueue {
+                generation: state.last_generation,
+                ..LocalQueue::default()
             };
-            if let Some(ends) = line.kept
-                && Instant::now() < ends
-                && attempt.until.is_some_and(|until| until < ends)
-            {
-                return LocalOutcome::Kept(ends);
-            }
-            let (told, hears) = oneshot::channel();
-            line.sweep();
-            // There it is found when the future is dropped.
-            *attempt.line() = Some(hears);
-            let attempt = attempt.clone();
-            line.behind.push_back(Waiter { attempt, told });
-            self.watch(keys, line);
-        }
-        let told = poll_fn(|context| match &mut *attempt.line() {
-            // Lines are never dropped with somebody in them.
-            Some(hears) => Pin::new(hears)
-                .poll(context)
-                .map(|told| told.unwrap_or(LocalOutcome::TooLate)),
-            None => Poll::Ready(LocalOutcome::TooLate),
-        });
-        let told = match attempt.until {
-            None => told.await,
-            Some(until) => tokio::select! {
-                biased;
-                told = told => told,
-                () = sleep_until(until) => {
-                    return attempt.leave_line().unwrap_or(LocalOutcome::TooLate);
-                }
-            },
+            state.queues.insert(request.keys.clone(), queue);
+            return Joined::First(self.head(&request.keys, state.last_generation));
         };
-        attempt.line().take();
-        told
+        if let Some(kept_until) = queue.kept_until
+            && Instant::now() < kept_until
+            && request
+                .wait_deadline
+                .is_some_and(|deadline| deadline < kept_until)
+        {
+            return Joined::Kept(kept_until);
+        }
+        let (sender, outcome) = oneshot::channel();
+        queue.sweep();
+        queue.waiters.push_back(Waiter {
+            attempt: attempt.clone(),
+            outcome: sender,
+        });
+        self.watch(&request.keys, queue);
+        Joined::Waiting(LocalWaiter(outcome))
     }
 
-    /// Sees to it that those in `line` do not wait for a holder beyond its lease: it may hang.
-    fn watch(&self, keys: &Arc<Keys>, line: &mut LocalQueue) {
-        let Some(wakes) = line.front_ends() else {
+    /// Makes sure that the waiters do not wait longer than the lease of a head that is stuck.
+    fn watch(&self, keys: &Arc<Keys>, queue: &mut LocalQueue) {
+        let Some(wakes_at) = queue.head_ends_at() else {
             return;
         };
-        // A watch that wakes too early sleeps again.
-        let watched = line
-            .watch
+        // A watchdog that wakes too early sleeps again.
+        let watched = queue
+            .watchdog
             .as_ref()
-            .is_some_and(|watch| watch.wakes <= wakes);
-        if watched || line.behind.is_empty() {
+            .is_some_and(|watchdog| watchdog.wakes_at <= wakes_at);
+        if watched || queue.waiters.is_empty() {
             return;
         }
-        let (all, keys) = (self.clone(), keys.clone());
+        let (queues, keys) = (self.clone(), keys.clone());
         let task = tokio::spawn(async move {
-            let mut next = Some(wakes);
-            while let Some(wakes) = next {
-                sleep_until(wakes).await;
-                next = all.look(&keys);
+            let mut next = Some(wakes_at);
+            while let Some(wakes_at) = next {
+                sleep_until(wakes_at).await;
+                next = queues.recheck(&keys);
             }
         });
-        line.watch = Some(Watch {
-            wakes,
+        queue.watchdog = Some(Watchdog {
+            wakes_at,
             task: task.abort_handle(),
         });
     }
 
-    /// Lets the next in line step forward if the lease of the first has ended, and answers when
-    /// to look again.
-    fn look(&self, keys: &Arc<Keys>) -> Option<Instant> {
+    /// Promotes the next waiter if the head has ended. Returns when to check again.
+    fn recheck(&self, keys: &Arc<Keys>) -> Option<Instant> {
         let mut state = self.state();
-        let line = state.lines.get_mut(keys)?;
-        match (line.front_ends(), &mut line.watch) {
-            (Some(ends), Some(watch)) if ends > Instant::now() => {
-                watch.wakes = ends;
-                Some(ends)
+        let queue = state.queues.get_mut(keys)?;
+        match (queue.head_ends_at(), &mut queue.watchdog) {
+            (Some(ends_at), Some(watchdog)) if ends_at > Instant::now() => {
+                watchdog.wakes_at = ends_at;
+                Some(ends_at)
             }
-            (ends, watch) => {
-                // Whoever steps forward is watched when it has the lock.
-                *watch = None;
-                ends?;
-                let turn = line.turn;
-                let next = self.next(&mut state, keys, turn);
+            (ends_at, watchdog) => {
+                // The next head gets a watchdog of its own.
+                *watchdog = None;
+                ends_at?;
+                let generation = queue.generation;
+                let next = self.next(&mut state, keys, generation);
                 drop(state);
-                next.map(NextWaiter::call);
+                next.map(NextWaiter::promote);
                 None
             }
         }
     }
 
-    /// Whose turn it is after `turn`, unless that is over. Whoever is not called leaves the
-    /// turn to those behind.
-    fn next(&self, state: &mut State, keys: &Arc<Keys>, turn: u64) -> Option<NextWaiter> {
-        let line = state.lines.get_mut(keys)?;
-        if line.turn != turn {
+    /// Makes the next waiter the head, unless the head of `generation` has been superseded. If
+    /// the result is dropped, the waiter behind it is promoted.
+    fn next(&self, state: &mut State, keys: &Arc<Keys>, generation: u64) -> Option<NextWaiter> {
+        let queue = state.queues.get_mut(keys)?;
+        if queue.generation != generation {
             return None;
         }
-        line.tenure = None;
-        line.wakes = None;
-        while let Some(waiter) = line.behind.pop_front() {
-            if !waiter.told.is_closed() {
-                state.turns += 1;
-                line.turn = state.turns;
-                let place = self.place(keys, line.turn);
-                return Some(NextWaiter { waiter, place });
+        queue.grant = None;
+        queue.wakes_at = None;
+        while let Some(waiter) = queue.waiters.pop_front() {
+            if !waiter.outcome.is_closed() {
+                state.last_generation += 1;
+                queue.generation = state.last_generation;
+                let head = self.head(keys, queue.generation);
+                return Some(NextWaiter { waiter, head });
             }
         }
-        state.lines.remove(keys);
+        state.queues.remove(keys);
         None
     }
 
-    fn place(&self, keys: &Arc<Keys>, turn: u64) -> QueueHead {
+    fn head(&self, keys: &Arc<Keys>, generation: u64) -> QueueHead {
         QueueHead {
-            lines: Some(self.clone()),
+            queues: Some(self.clone()),
             keys: keys.clone(),
-            turn,
+            generation,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Held for a few operations of the map, and never across an await.
+        // Locked for a few map operations, never across an await.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whoever steps forward next.
+/// The waiter that becomes the head.
 #[derive(Debug)]
 pub(super) struct NextWaiter {
     waiter: Waiter,
-    place: QueueHead,
+    head: QueueHead,
 }
 
 impl NextWaiter {
-    pub(super) fn attempt(&self) -> &Arc<Request> {
+    pub(super) fn attempt(&self) -> &Arc<Attempt> {
         &self.waiter.attempt
     }
 
-    /// Whether somebody waits behind it.
-    pub(super) fn is_waited_for(&self) -> bool {
-        self.place.is_waited_for()
+    /// Returns the number of fences to ask for.
+    pub(super) fn fences_needed(&self) -> u64 {
+        self.head.fences_needed()
     }
 
-    /// Tells it. Whether it was still there; else those behind it step forward.
-    pub(super) fn call(self) -> bool {
-        let told = self.waiter.told.send(LocalOutcome::First(self.place));
-        told.is_ok()
+    /// Notifies the waiter that it is the head. Returns `false` if it has left; then the waiter
+    /// behind it is promoted.
+    pub(super) fn promote(self) -> bool {
+        let outcome = LocalOutcome::First(self.head);
+        self.waiter.outcome.send(outcome).is_ok()
     }
 }
 
-/// The first place in a line. Dropping it lets the next one step forward.
+/// The first position of a local queue. Dropping it promotes the next waiter.
 #[derive(Debug)]
-pub(crate) struct QueueHead {
-    /// `None` once nobody's.
-    lines: Option<LocalQueues>,
+pub(super) struct QueueHead {
+    /// `None` once it is disarmed.
+    queues: Option<LocalQueues>,
     keys: Arc<Keys>,
-    turn: u64,
+    generation: u64,
 }
 
 impl QueueHead {
-    /// Whether somebody waits behind.
-    pub(super) fn is_waited_for(&self) -> bool {
-        self.in_line(|_, line| !line.behind.is_empty())
-            .unwrap_or_default()
+    /// Returns the number of fences to ask for: one for each possible holder if there are
+    /// waiters to hand the lock over to.
+    pub(super) fn fences_needed(&self) -> u64 {
+        match self.in_queue(|_, queue| !queue.waiters.is_empty()) {
+            Some(true) => MAX_LOCAL_HANDOVERS,
+            Some(false) | None => 1,
+        }
     }
 
-    /// Until then we are heard of again.
-    pub(super) fn sleeps_until(&self, wakes: Instant) {
-        self.in_line(|lines, line| {
-            line.wakes = Some(wakes);
-            lines.watch(&self.keys, line);
+    /// Notes when the head wakes at the latest.
+    pub(super) fn set_wakes_at(&self, wakes_at: Instant) {
+        self.in_queue(|queues, queue| {
+            queue.wakes_at = Some(wakes_at);
+            queues.watch(&self.keys, queue);
         });
     }
 
-    /// The lock is ours.
-    pub(super) fn hold(&self, tenure: LocalGrant) {
-        self.in_line(|lines, line| {
-            line.tenure = Some(tenure);
-            line.kept = None;
-            lines.watch(&self.keys, line);
+    /// Notes that the head holds the lock.
+    pub(super) fn set_grant(&self, grant: LocalGrant) {
+        self.in_queue(|queues, queue| {
+            queue.grant = Some(grant);
+            queue.kept_until = None;
+            queues.watch(&self.keys, queue);
         });
     }
 
-    /// The lock is ours until then.
-    pub(crate) fn set_ends(&self, ends: Instant) {
-        self.in_line(|lines, line| {
-            if let Some(tenure) = &mut line.tenure {
-                tenure.ends = ends;
-                lines.watch(&self.keys, line);
+    /// Moves the deadline of the grant.
+    pub(super) fn set_deadline(&self, deadline: Instant) {
+        self.in_queue(|queues, queue| {
+            if let Some(grant) = &mut queue.grant {
+                grant.deadline = deadline;
+                queues.watch(&self.keys, queue);
             }
         });
     }
 
-    /// Passes the lock on to the next in line, if that is fair and safe.
-    pub(crate) fn pass_on(&self) -> bool {
-        let Some(lines) = &self.lines else {
+    /// Hands the lock over to the next waiter if that is fair and safe. Returns whether it did.
+    pub(super) fn hand_over(&self) -> bool {
+        let Some(queues) = &self.queues else {
             return false;
         };
         let now = Instant::now();
-        let breaks = lines.0.wakes.breaks();
-        let mut state = lines.state();
+        let disconnects = queues.0.notifications.disconnects();
+        let mut state = queues.state();
         let state = &mut *state;
-        let Some(line) = state.lines.get_mut(&self.keys) else {
+        let Some(queue) = state.queues.get_mut(&self.keys) else {
             return false;
         };
-        if line.turn != self.turn {
+        if queue.generation != self.generation {
             return false;
         }
-        while let Some(next) = line.behind.pop_front() {
-            let Some(grant) = line.passable(&next, breaks, now) else {
-                line.behind.push_front(next);
+        while let Some(next) = queue.waiters.pop_front() {
+            let Some(grant) = queue.grant_for(&next, disconnects, now) else {
+                queue.waiters.push_front(next);
                 return false;
             };
-            state.turns += 1;
-            let place = Some(lines.place(&self.keys, state.turns));
-            match next
-                .told
-                .send(LocalOutcome::Passed(Grant { place, ..grant }))
-            {
+            state.last_generation += 1;
+            let head = queues.head(&self.keys, state.last_generation);
+            match next.outcome.send(LocalOutcome::HandedOver(grant, head)) {
                 Ok(()) => {
-                    line.turn = state.turns;
+                    queue.generation = state.last_generation;
                     return true;
                 }
-                // It left in this moment. Dropped as it is, its place would lock the lines
-                // a second time.
-                Err(LocalOutcome::Passed(mut grant)) => {
-                    grant.place.iter_mut().for_each(QueueHead::forget)
-                }
+                // The waiter has just left. Disarmed, because dropping its head would lock
+                // `state` a second time.
+                Err(LocalOutcome::HandedOver(_, mut head)) => head.disarm(),
                 Err(_) => {}
             }
         }
         false
     }
 
-    /// Whose turn it is next. It is not ours any more.
+    /// Makes the next waiter the head.
     pub(super) fn next(&self) -> Option<NextWaiter> {
-        let lines = self.lines.as_ref()?;
-        lines.next(&mut lines.state(), &self.keys, self.turn)
+        let queues = self.queues.as_ref()?;
+        queues.next(&mut queues.state(), &self.keys, self.generation)
     }
 
-    /// Lets the next in line step forward, to ask for itself.
-    pub(crate) fn step_back(&self) {
-        self.next().map(NextWaiter::call);
+    /// Makes the next waiter the head, and notifies it.
+    pub(super) fn promote_next(&self) {
+        self.next().map(NextWaiter::promote);
     }
 
-    /// Tells those in line who cannot wait until `ends` that they wait in vain, and those who
-    /// are still to come.
-    pub(crate) fn tell_kept(&self, ends: Instant) {
-        self.in_line(|_, line| {
-            line.kept = Some(ends);
-            let in_vain = |waiter: &Waiter| waiter.attempt.until.is_some_and(|until| until < ends);
-            let (losing, waiting) = std::mem::take(&mut line.behind)
+    /// Notifies the waiters whose wait ends before the lock is free again, and those that
+    /// join later.
+    pub(super) fn notify_kept(&self, kept_until: Instant) {
+        self.in_queue(|_, queue| {
+            queue.kept_until = Some(kept_until);
+            let outlasted = |waiter: &Waiter| {
+                let deadline = waiter.attempt.request.wait_deadline;
+                deadline.is_some_and(|deadline| deadline < kept_until)
+            };
+            let (losing, waiting) = std::mem::take(&mut queue.waiters)
                 .into_iter()
-                .partition::<VecDeque<_>, _>(in_vain);
-            line.behind = waiting;
+                .partition::<VecDeque<_>, _>(outlasted);
+            queue.waiters = waiting;
             for loser in losing {
-                let _ = loser.told.send(LocalOutcome::Kept(ends));
+                let _ = loser.outcome.send(LocalOutcome::Kept(kept_until));
             }
         });
     }
 
-    /// Tells all in line that the store does not answer.
-    pub(super) fn tell_failed(&self, why: &str) {
-        self.in_line(|_, line| {
-            for waiter in line.behind.drain(..) {
-                let _ = waiter.told.send(LocalOutcome::Failed(why.to_owned()));
+    /// Notifies all waiters that the store does not reply.
+    pub(super) fn notify_failed(&self, reason: &str) {
+        self.in_queue(|_, queue| {
+            for waiter in queue.waiters.drain(..) {
+                let _ = waiter.outcome.send(LocalOutcome::Failed(reason.to_owned()));
             }
         });
     }
 
-    fn forget(&mut self) {
-        self.lines = None;
+    fn disarm(&mut self) {
+        self.queues = None;
     }
 
-    fn in_line<T>(&self, act: impl FnOnce(&LocalQueues, &mut LocalQueue) -> T) -> Option<T> {
-        let lines = self.lines.as_ref()?;
-        let mut state = lines.state();
-        let line = state.lines.get_mut(&self.keys)?;
-        (line.turn == self.turn).then(|| act(lines, line))
+    /// Calls `act` unless this head has been superseded.
+    fn in_queue<T>(&self, act: impl FnOnce(&LocalQueues, &mut LocalQueue) -> T) -> Option<T> {
+        let queues = self.queues.as_ref()?;
+        let mut state = queues.state();
+        let queue = state.queues.get_mut(&self.keys)?;
+        (queue.generation == self.generation).then(|| act(queues, queue))
     }
 }
 
 impl Drop for QueueHead {
     fn drop(&mut self) {
-        self.step_back();
+        self.promote_next();
     }
 }

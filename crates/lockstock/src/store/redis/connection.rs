@@ -1,6 +1,6 @@
 //! Connections to Redis: to a single server, to the master that sentinels name, or to a Cluster.
 //!
-//! Every call returns or fails within the timeout. A connection that breaks is opened again by
+//! Every call returns or fails within the timeout. A connection that disconnects is opened again by
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
 mod cluster;
@@ -208,7 +208,7 @@ impl Connection {
     }
 
     /// Runs a script, or a plain command with one key, until `deadline`. If the connection
-    /// breaks during the call, runs it a second time.
+    /// disconnects during the call, runs it a second time.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(Eval) -> Cmd,
@@ -274,7 +274,7 @@ enum ReadTarget {
 
 impl ReadConnection {
     /// Sends read-only commands in one pipeline and waits for the replies until `deadline`. If
-    /// the connection breaks during the call, sends them a second time. The result of a rejected
+    /// the connection disconnects during the call, sends them a second time. The result of a rejected
     /// command is its error.
     pub(super) async fn read<T: FromRedisValue>(
         &self,
@@ -329,9 +329,10 @@ impl PushHandler for Notifications {
     }
 
     fn disconnected(&self) {
-        self.broken();
+        self.disconnected();
     }
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

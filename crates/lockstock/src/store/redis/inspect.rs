@@ -1,9 +1,9 @@
-//! What Redis has of locks, for those who run it, and taking one away.
+//! Listing the locks in Redis, and taking a lock away.
 //!
-//! Names are found by a walk through the whole key space, in small steps: side keys by what
-//! their names begin with, the keys of plain names by what they hold. Then each name is looked
-//! at by one script, so that what is told of it is of one moment. Each command is answered
-//! within the timeout, or the listing fails.
+//! The names are found by a scan of the whole key space, in small steps: queues, permits and
+//! readers by the prefix of their keys, the holder keys of exclusive locks by their values.
+//! Then one script call inspects each name, so that its holders and waiters are of one moment.
+//! Each command is replied to within the timeout, or the listing fails.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,72 +13,73 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult};
 use tokio::time::Instant;
 
-use super::batch::Operation;
 use super::connection::{Eval, ReadConnection};
-use super::{Redis, parse, scripts};
+use super::operation::Operation;
+use super::replies::parse;
+use super::{Redis, scripts};
 use crate::error::Result;
-use crate::inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo, Who, minted};
+use crate::inspect::{Access, HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
 use crate::key::{Keys, LockKind};
 use crate::token::{ClientId, Token};
 
-/// How many keys a step of the walk is about: what Redis does in well under a millisecond.
-const KEYS_A_STEP: usize = 500;
-/// How many names are looked at at once.
-const NAMES_AT_ONCE: usize = 64;
-/// What the holder's key of a lock begins with; all marks have as many letters.
-const MARKS: [&[u8]; 3] = [b"lockstock:held:", b"lockstock:want:", b"lockstock:kept:"];
+/// Number of keys per `SCAN`, which Redis handles in well under a millisecond.
+const SCAN_COUNT: usize = 500;
+/// Number of names that are inspected at once.
+const MAX_INSPECTED_AT_ONCE: usize = 64;
+/// Prefixes of the value of an exclusive lock's holder key, all of the same length.
+const HOLDER_PREFIXES: [&[u8]; 3] = [b"lockstock:held:", b"lockstock:want:", b"lockstock:kept:"];
 
-/// Which keys are walked through.
+/// Keys that a scan visits.
 #[derive(Clone, Copy)]
-enum Walk {
-    /// The holders of locks are among them.
+enum Scan {
+    /// Strings: the holder keys of exclusive locks are among them.
     Strings,
-    /// Queues, permits, readers and writers.
-    Sides,
+    /// Sorted sets of this crate: queues, permits, readers and writers.
+    SortedSets,
 }
 
 impl Redis {
-    pub(in crate::store) async fn locks(&self) -> Result<Vec<LockInfo>> {
+    pub(in crate::store) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
         let mut names = HashSet::new();
-        for server in self.wire.servers() {
-            for walk in [Walk::Strings, Walk::Sides] {
-                self.walk(&server, walk, &mut names).await?;
+        for server in self.connection.servers() {
+            for scan in [Scan::Strings, Scan::SortedSets] {
+                self.scan(&server, scan, &mut names).await?;
             }
         }
-        let looks = names.into_iter().map(|(kind, name)| async move {
+        let locks = names.into_iter().map(|(kind, name)| async move {
             let keys = Keys::of(kind, &name)?;
-            self.look(&keys, name).await
+            self.inspect(&keys, name).await
         });
-        iter(looks)
-            .buffer_unordered(NAMES_AT_ONCE)
+        iter(locks)
+            .buffer_unordered(MAX_INSPECTED_AT_ONCE)
             .try_collect()
             .await
     }
 
-    /// Adds the names whose keys are there.
-    async fn walk(
+    /// Adds the names of the locks that the scan finds.
+    async fn scan(
         &self,
         server: &ReadConnection,
-        walk: Walk,
+        scan: Scan,
         names: &mut HashSet<(LockKind, Vec<u8>)>,
     ) -> Result<()> {
         let mut cursor = 0_u64;
         loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("COUNT").arg(KEYS_A_STEP);
-            match walk {
-                Walk::Strings => scan.arg(&["TYPE", "string"]),
-                Walk::Sides => scan.arg(&["TYPE", "zset", "MATCH", "lockstock:*"]),
+            let mut cmd = redis::cmd("SCAN");
+            cmd.arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            match scan {
+                Scan::Strings => cmd.arg(&["TYPE", "string"]),
+                Scan::SortedSets => cmd.arg(&["TYPE", "zset", "MATCH", "lockstock:*"]),
             };
             let mut keys = Vec::new();
-            for step in self
-                .read_from::<(u64, Vec<Vec<u8>>)>(server, vec![scan])
+            for page in self
+                .read_from::<(u64, Vec<Vec<u8>>)>(server, vec![cmd])
                 .await?
             {
-                (cursor, keys) = step?;
+                (cursor, keys) = page?;
             }
-            if let Walk::Strings = walk {
-                keys = self.marked(server, keys).await?;
+            if let Scan::Strings = scan {
+                keys = self.holder_keys(server, keys).await?;
             }
             names.extend(keys.iter().filter_map(|key| Keys::parse(key)));
             if cursor == 0 {
@@ -87,31 +88,31 @@ impl Redis {
         }
     }
 
-    /// Those of the keys that hold what a holder of ours has put there.
-    async fn marked(
+    /// Returns the keys whose value a holder of this crate has written.
+    async fn holder_keys(
         &self,
         server: &ReadConnection,
         mut keys: Vec<Vec<u8>>,
     ) -> Result<Vec<Vec<u8>>> {
-        let begin = |key| {
-            let mut begin = redis::cmd("GETRANGE");
-            begin.arg(key).arg(0).arg(MARKS[0].len() - 1);
-            begin
+        let prefix = |key| {
+            let mut cmd = redis::cmd("GETRANGE");
+            cmd.arg(key).arg(0).arg(HOLDER_PREFIXES[0].len() - 1);
+            cmd
         };
-        let begins = self.read_from::<Vec<u8>>(server, keys.iter().map(begin).collect());
-        let mut begins = begins.await?.into_iter();
-        let mut refused = None;
-        keys.retain(|_| match begins.next() {
-            Some(Ok(begin)) => MARKS.contains(&&*begin),
-            // It was a string a moment ago.
+        let prefixes = self.read_from::<Vec<u8>>(server, keys.iter().map(prefix).collect());
+        let mut prefixes = prefixes.await?.into_iter();
+        let mut failure = None;
+        keys.retain(|_| match prefixes.next() {
+            Some(Ok(prefix)) => HOLDER_PREFIXES.contains(&&*prefix),
+            // The key held a string at the time of the scan.
             Some(Err(error)) if error.code() == Some("WRONGTYPE") => false,
             Some(Err(error)) => {
-                refused = Some(error);
+                failure = Some(error);
                 false
             }
             None => false,
         });
-        match refused {
+        match failure {
             Some(error) => Err(error.into()),
             None => Ok(keys),
         }
@@ -129,93 +130,115 @@ impl Redis {
         for command in commands {
             pipeline.add_command(command);
         }
-        let until = Instant::now() + self.limit;
-        server.read(&mut pipeline, until).await
+        let deadline = Instant::now() + self.timeout;
+        server.read(&mut pipeline, deadline).await
     }
 
-    /// What there is of one name.
-    pub(in crate::store) async fn look(&self, keys: &Keys, name: Vec<u8>) -> Result<LockInfo> {
-        let command = |by: Eval| {
-            let mut look = by.command(&scripts::INSPECT);
-            look.arg(2).arg(&keys.holder).arg(&keys.queue);
-            look.arg(u8::from(keys.kind == LockKind::Lock));
-            look
+    /// Returns the holders and the waiters of one lock.
+    pub(in crate::store) async fn inspect(&self, keys: &Keys, name: Vec<u8>) -> Result<LockInfo> {
+        let command = |eval: Eval| {
+            let mut cmd = eval.command(&scripts::INSPECT);
+            cmd.arg(2).arg(&keys.holder).arg(&keys.queue);
+            cmd.arg(u8::from(keys.kind == LockKind::Lock));
+            cmd
         };
-        let until = Instant::now() + self.limit;
-        let looked = self.wire.run::<Looked>(command, until).await?;
-        let (now, one, sharers, waiters) = looked.value;
+        let deadline = Instant::now() + self.timeout;
+        let reply = self.connection.run::<Inspected>(command, deadline).await?;
+        let (now_us, exclusive, shared, queue) = reply.value;
         let kind = keys.kind;
-        let mut holders = one.and_then(holder).into_iter().collect::<Vec<_>>();
-        let sharers = sharers.iter();
-        holders.extend(sharers.filter_map(|(member, ends)| sharer(kind, member, *ends, now)));
-        let waiters = waiters.iter();
-        let waiters = waiters.filter_map(|(member, arrived)| waiter(kind, member, *arrived, now));
+        let mut holders = exclusive
+            .and_then(exclusive_holder)
+            .into_iter()
+            .collect::<Vec<_>>();
+        let shared = shared.iter();
+        holders.extend(
+            shared.filter_map(|(member, deadline_ms)| {
+                shared_holder(kind, member, *deadline_ms, now_us)
+            }),
+        );
+        let queue = queue.iter();
+        let waiters =
+            queue.filter_map(|(member, arrived_us)| waiter(kind, member, *arrived_us, now_us));
         Ok(LockInfo {
             kind,
             name,
             holders,
             waiters: waiters.collect(),
-            observed_at: minted(now),
+            observed_at: minted_at(now_us),
         })
     }
 
-    /// Takes a lock away. Whether that holder had it.
-    pub(in crate::store) async fn force(&self, keys: &Arc<Keys>, holder: HolderId) -> Result<bool> {
-        let step = Operation::Force(holder);
-        let answered = self.step(keys, step).await?;
-        // If it was asked twice, it is gone by the first time.
-        Ok(answered.repeated || parse(&answered)?)
+    /// Takes the lock away from `holder`. Returns `false` if it did not hold the lock.
+    pub(in crate::store) async fn force_release(
+        &self,
+        keys: &Arc<Keys>,
+        holder: HolderId,
+    ) -> Result<bool> {
+        let reply = self.submit(keys, Operation::ForceRelease(holder)).await?;
+        // If the call was repeated, the first one may have released the lock.
+        Ok(reply.repeated || parse(&reply)?)
     }
 }
 
-/// What `scripts/inspect.lua` answers. A member of a form that we do not know is of a version to
-/// come.
-type Looked = (u64, Option<Holder>, Vec<Member>, Vec<Member>);
-type Holder = (String, String, u64, i64);
+/// Reply of `scripts/inspect.lua`. A member of an unknown form belongs to a later version, and
+/// is skipped.
+type Inspected = (u64, Option<ExclusiveHolder>, Vec<Member>, Vec<Member>);
+/// Mark, token, fence and rest of the lease in ms.
+type ExclusiveHolder = (String, String, u64, i64);
+/// Member and score of a sorted set.
 type Member = (Vec<u8>, f64);
 
-fn holder((mark, token, fence, left): Holder) -> Option<HolderInfo> {
-    let (who, fence) = match &*mark {
-        "foreign" => (Who::Foreign(u64::from_str_radix(&token, 16).ok()?), None),
-        _ => (Who::Ours(Token::parse(&token)?), Some(fence)),
+fn exclusive_holder((mark, token, fence, remaining_ms): ExclusiveHolder) -> Option<HolderInfo> {
+    let (identity, fence) = match &*mark {
+        "foreign" => (
+            Identity::Foreign(u64::from_str_radix(&token, 16).ok()?),
+            None,
+        ),
+        _ => (Identity::Client(Token::parse(&token)?), Some(fence)),
     };
     Some(HolderInfo {
-        id: HolderId(who),
+        id: HolderId(identity),
         access: Access::Exclusive,
-        acquired_at: fence.map(minted),
-        remaining: u64::try_from(left).ok().map(Duration::from_millis),
+        acquired_at: fence.map(minted_at),
+        remaining: u64::try_from(remaining_ms).ok().map(Duration::from_millis),
         kept: mark == "kept",
         fence,
     })
 }
 
-fn sharer(kind: LockKind, member: &[u8], ends: f64, now: u64) -> Option<HolderInfo> {
+fn shared_holder(
+    kind: LockKind,
+    member: &[u8],
+    deadline_ms: f64,
+    now_us: u64,
+) -> Option<HolderInfo> {
     let (mode, token) = str::from_utf8(member).ok()?.split_once(':')?;
-    // Its lease may have ended with nobody looking. To whole milliseconds, as the scripts do.
-    let left = whole(ends)
-        .checked_sub(now / 1000)
-        .filter(|&left| left > 0)?;
+    // An expired holder stays in the set until the next operation. In whole milliseconds, as
+    // the scripts compare.
+    let remaining_ms = integer(deadline_ms)
+        .checked_sub(now_us / 1000)
+        .filter(|&remaining_ms| remaining_ms > 0)?;
     Some(HolderInfo {
-        id: HolderId(Who::Ours(Token::parse(token)?)),
+        id: HolderId(Identity::Client(Token::parse(token)?)),
         access: access(kind, mode),
         acquired_at: None,
-        remaining: Some(Duration::from_millis(left)),
+        remaining: Some(Duration::from_millis(remaining_ms)),
         kept: false,
         fence: None,
     })
 }
 
-/// See `scripts/prelude.lua`.
-fn waiter(kind: LockKind, member: &[u8], arrived: f64, now: u64) -> Option<WaiterInfo> {
+/// Parses a member of the queue: see `scripts/prelude.lua`.
+fn waiter(kind: LockKind, member: &[u8], arrived_us: f64, now_us: u64) -> Option<WaiterInfo> {
     let mut parts = str::from_utf8(member).ok()?.split(':');
     let client_id = ClientId::parse(parts.next()?)?;
-    let lease = parts.next()?.parse().ok()?;
-    let wait = parts.next()?.parse::<i64>().ok()?;
+    let lease_ms = parts.next()?.parse().ok()?;
+    let wait_ms = parts.next()?.parse::<i64>().ok()?;
     let mode = parts.nth(1)?;
-    let waited = Duration::from_micros(now.saturating_sub(whole(arrived)));
-    let timeout_in = match u64::try_from(wait) {
-        // Passed over at a hand-over: it left without a word, or is about to.
-        Ok(wait) => Some(Duration::from_millis(wait).checked_sub(waited)?),
+    let waited = Duration::from_micros(now_us.saturating_sub(integer(arrived_us)));
+    let timeout_in = match u64::try_from(wait_ms) {
+        // After the deadline the next hand-over skips the waiter, so it is not listed.
+        Ok(wait_ms) => Some(Duration::from_millis(wait_ms).checked_sub(waited)?),
         Err(_) => None,
     };
     Some(WaiterInfo {
@@ -223,7 +246,7 @@ fn waiter(kind: LockKind, member: &[u8], arrived: f64, now: u64) -> Option<Waite
         access: access(kind, mode),
         waited,
         timeout_in,
-        lease: Duration::from_millis(lease),
+        lease: Duration::from_millis(lease_ms),
     })
 }
 
@@ -235,8 +258,8 @@ fn access(kind: LockKind, mode: &str) -> Access {
     }
 }
 
-/// A score as the whole number that was written.
-fn whole(score: f64) -> u64 {
-    // Exact below 2^53; a cast of what is none of ours saturates.
+/// Returns a score as the integer that the scripts wrote.
+fn integer(score: f64) -> u64 {
+    // Exact below 2^53. The cast saturates for a score that the scripts did not write.
     score as u64
 }

@@ -1,8 +1,8 @@
-//! What Redis tells of its own accord: to which waiter a lock was handed, which waiter waits
-//! in vain, which holder has lost its lock, and that the connection broke, after which nobody
-//! knows what was missed.
+//! Notifications that Redis pushes: a waiter was granted the lock, a waiter cannot succeed, a
+//! holder has lost its lock. A broken connection is reported too, because notifications may
+//! have been missed.
 //!
-//! One channel a process, whatever the number of its waiters.
+//! One channel per client, for any number of waiters.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::token::Token;
 
-/// The waiters of this process, by their tokens.
+/// Distributes notifications to the waiters of this client. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Notifications(Arc<Inner>);
 
@@ -27,106 +27,111 @@ impl fmt::Debug for Notifications {
 }
 
 struct Inner {
-    waiting: Mutex<HashMap<Token, Mailbox>>,
-    left: Mutex<RecentlyLeft>,
-    /// Counts the broken connections.
-    breaks: watch::Sender<u64>,
-    /// Whose locks were taken away.
-    lost: mpsc::UnboundedSender<Token>,
+    mailboxes: Mutex<HashMap<Token, Mailbox>>,
+    recently_left: Mutex<RecentlyLeft>,
+    /// Number of broken connections.
+    disconnects: watch::Sender<u64>,
+    /// Unbounded, because the connection must not wait. It cannot grow: Redis sends one message
+    /// per forced release, and the receiver only locks a mutex for each.
+    forced_releases: mpsc::UnboundedSender<Token>,
 }
 
-/// What a waiter was told and has not heard. Most have what they want before they ever wait,
-/// so this is kept small.
+/// Notifications that a waiter has not received yet. Kept small: most requests get the lock
+/// without waiting.
 #[derive(Debug, Default)]
 struct Mailbox {
-    /// At most a few: a place in the queue is granted or kept from once, and each `ask`
-    /// answers an event of the queue.
-    told: VecDeque<Notification>,
-    sleeper: Option<Waker>,
+    /// At most a few: a waiter is granted the lock or loses once, and each `ask` stands for
+    /// a change of the queue that the waiter answers by asking Redis.
+    unread: VecDeque<Notification>,
+    waker: Option<Waker>,
 }
 
-/// Those that left the queue lately, and how to give back what they are granted all the same: a
-/// server that took over may not know that they left, and they are alive as far as it can tell.
+/// Tokens of requests that left the queue lately, and how to give back what they are granted
+/// nevertheless: a replica that took over may not know that they left.
 #[derive(Default)]
 struct RecentlyLeft {
     in_order: VecDeque<Token>,
     give_back: HashMap<Token, Box<dyn FnOnce() + Send>>,
 }
 
-/// How many are remembered.
+/// Number of requests that are remembered after they left.
 const MAX_RECENTLY_LEFT: usize = 4096;
 
-/// What a waiter is told.
+/// A message of a script, see `scripts/prelude.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notification {
-    /// The lock is ours, since `at` by the server's clock in µs.
+    /// The lock is granted to the waiter, since `granted_at_us` on the server's clock.
     Held {
         fence: u64,
         lease: Duration,
-        at: i64,
+        granted_at_us: i64,
     },
-    /// Nobody gets it for so long; we are out of the queue.
-    Kept { left: Duration },
-    /// Something changed that concerns us: ask again.
+    /// The lock is kept for longer than the waiter waits. The waiter has left the queue.
+    Kept { remaining: Duration },
+    /// The state of the lock has changed: the waiter asks again.
     Ask,
-    /// The lock that we had was taken away.
+    /// The lock was taken away from its holder.
     Lost,
 }
 
 impl Notifications {
-    /// Whose locks are taken away comes out of the receiver.
+    /// Creates a distributor, and a receiver of the token of each lock of this client that is
+    /// taken away.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Token>) {
-        let (lost, losers) = mpsc::unbounded_channel();
-        let wakes = Self(Arc::new(Inner {
-            waiting: Mutex::new(HashMap::new()),
-            left: Mutex::default(),
-            breaks: watch::Sender::new(0),
-            lost,
+        let (forced_releases, receiver) = mpsc::unbounded_channel();
+        let notifications = Self(Arc::new(Inner {
+            mailboxes: Mutex::new(HashMap::new()),
+            recently_left: Mutex::default(),
+            disconnects: watch::Sender::new(0),
+            forced_releases,
         }));
-        (wakes, losers)
+        (notifications, receiver)
     }
 
-    /// Listens for `token` until the listening is dropped.
+    /// Collects the notifications for `token` until the subscription is dropped.
     pub(super) fn listen(&self, token: Token) -> Subscription<'_> {
-        self.waiting().insert(token, Mailbox::default());
-        Subscription { of: self, token }
+        self.mailboxes().insert(token, Mailbox::default());
+        Subscription {
+            notifications: self,
+            token,
+        }
     }
 
-    /// Takes in what was pushed.
+    /// Distributes a push message.
     pub(super) fn pushed(&self, push: &PushInfo) {
         match push.kind {
             PushKind::Message | PushKind::SMessage => {
                 let [_, Value::BulkString(message)] = &push.data[..] else {
                     return;
                 };
-                // A message of a form that we do not know is of a version to come.
+                // An unknown message belongs to a later version.
                 let text = std::str::from_utf8(message).unwrap_or_default();
-                let Some((token, wake)) = parse(text) else {
+                let Some((token, notification)) = parse(text) else {
                     return;
                 };
-                if wake == Notification::Lost {
-                    // Nobody to take it: the store is going.
-                    let _ = self.0.lost.send(token);
+                if notification == Notification::Lost {
+                    // Fails only while the store is being dropped.
+                    let _ = self.0.forced_releases.send(token);
                 } else {
-                    self.told(token, wake);
+                    self.deliver(token, notification);
                 }
             }
-            PushKind::Disconnection => self.broken(),
+            PushKind::Disconnection => self.disconnected(),
             _ => {}
         }
     }
 
-    fn told(&self, token: Token, wake: Notification) {
-        if let Some(ear) = self.waiting().get_mut(&token) {
-            ear.told.push_back(wake);
-            if let Some(sleeper) = ear.sleeper.take() {
-                sleeper.wake();
+    fn deliver(&self, token: Token, notification: Notification) {
+        if let Some(mailbox) = self.mailboxes().get_mut(&token) {
+            mailbox.unread.push_back(notification);
+            if let Some(waker) = mailbox.waker.take() {
+                waker.wake();
             }
             return;
         }
-        // Gone in this moment, and its leaving is on the way; or it left long ago.
-        let give_back = match wake {
-            Notification::Held { .. } => self.lately_left().give_back.remove(&token),
+        // The request has just been dropped, and its withdrawal is on the way; or it left.
+        let give_back = match notification {
+            Notification::Held { .. } => self.recently_left().give_back.remove(&token),
             Notification::Kept { .. } | Notification::Ask | Notification::Lost => None,
         };
         if let Some(give_back) = give_back {
@@ -134,9 +139,10 @@ impl Notifications {
         }
     }
 
-    /// `token` has left the queue, and does not want what it may be granted.
-    pub(super) fn left(&self, token: Token, give_back: impl FnOnce() + Send + 'static) {
-        let mut left = self.lately_left();
+    /// Notes that `token` has left the queue. Calls `give_back` if it is granted the lock
+    /// nevertheless.
+    pub(super) fn remember_left(&self, token: Token, give_back: impl FnOnce() + Send + 'static) {
+        let mut left = self.recently_left();
         left.in_order.push_back(token);
         left.give_back.insert(token, Box::new(give_back));
         if left.in_order.len() > MAX_RECENTLY_LEFT
@@ -146,54 +152,59 @@ impl Notifications {
         }
     }
 
-    fn lately_left(&self) -> MutexGuard<'_, RecentlyLeft> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something may have been pushed that nobody heard: every waiter asks again.
-    pub(super) fn broken(&self) {
-        self.0.breaks.send_modify(|breaks| *breaks += 1);
-    }
-
-    /// How many connections have broken.
-    pub(super) fn breaks(&self) -> u64 {
-        *self.0.breaks.borrow()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Token, Mailbox>> {
-        // Held for one operation of the map, and never across an await.
+    fn recently_left(&self) -> MutexGuard<'_, RecentlyLeft> {
         self.0
-            .waiting
+            .recently_left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes every waiter ask again: notifications may have been missed.
+    pub(super) fn disconnected(&self) {
+        self.0
+            .disconnects
+            .send_modify(|disconnects| *disconnects += 1);
+    }
+
+    /// Returns the number of broken connections.
+    pub(super) fn disconnects(&self) -> u64 {
+        *self.0.disconnects.borrow()
+    }
+
+    fn mailboxes(&self) -> MutexGuard<'_, HashMap<Token, Mailbox>> {
+        // Locked for one map operation, never across an await.
+        self.0
+            .mailboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Listens for what one waiter is told.
+/// Receives the notifications for one waiter.
 pub(super) struct Subscription<'a> {
-    of: &'a Notifications,
+    notifications: &'a Notifications,
     token: Token,
 }
 
 impl Subscription<'_> {
-    /// What the waiter is told; `None` if more than `breaks` connections broke and it has to
-    /// ask again.
-    pub(super) async fn next(&mut self, breaks: u64) -> Option<Notification> {
-        let mut broken = self.of.0.breaks.subscribe();
+    /// Waits for a notification. Returns `None` if more than `disconnects` connections have
+    /// broken, after which the waiter asks again.
+    pub(super) async fn next(&mut self, disconnects: u64) -> Option<Notification> {
+        let mut broken = self.notifications.0.disconnects.subscribe();
         tokio::select! {
             biased;
-            wake = poll_fn(|context| self.heard(context)) => Some(wake),
-            _ = broken.wait_for(|now| *now > breaks) => None,
+            notification = poll_fn(|context| self.poll_next(context)) => Some(notification),
+            _ = broken.wait_for(|now| *now > disconnects) => None,
         }
     }
 
-    fn heard(&self, context: &mut Context<'_>) -> Poll<Notification> {
-        let mut waiting = self.of.waiting();
-        let ear = waiting.entry(self.token).or_default();
-        match ear.told.pop_front() {
-            Some(wake) => Poll::Ready(wake),
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<Notification> {
+        let mut mailboxes = self.notifications.mailboxes();
+        let mailbox = mailboxes.entry(self.token).or_default();
+        match mailbox.unread.pop_front() {
+            Some(notification) => Poll::Ready(notification),
             None => {
-                ear.sleeper = Some(context.waker().clone());
+                mailbox.waker = Some(context.waker().clone());
                 Poll::Pending
             }
         }
@@ -202,29 +213,29 @@ impl Subscription<'_> {
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        self.of.waiting().remove(&self.token);
+        self.notifications.mailboxes().remove(&self.token);
     }
 }
 
 fn parse(message: &str) -> Option<(Token, Notification)> {
     let mut parts = message.split(':');
-    let what = parts.next()?;
+    let kind = parts.next()?;
     let token = Token::parse(parts.next()?)?;
     let mut number = || parts.next()?.parse::<u64>().ok();
-    let wake = match what {
+    let notification = match kind {
         "held" => Notification::Held {
             fence: number()?,
             lease: Duration::from_millis(number()?),
-            at: i64::try_from(number()?).ok()?,
+            granted_at_us: i64::try_from(number()?).ok()?,
         },
         "kept" => Notification::Kept {
-            left: Duration::from_millis(number()?),
+            remaining: Duration::from_millis(number()?),
         },
         "ask" => Notification::Ask,
         "lost" => Notification::Lost,
         _ => return None,
     };
-    Some((token, wake))
+    Some((token, notification))
 }
 
 #[cfg(test)]
@@ -232,19 +243,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_of_the_scripts_are_understood_and_no_others() {
+    fn known_messages_are_parsed_and_others_ignored() {
         let token = Token::random(crate::token::ClientId::random());
         let held = format!("held:{token}:1763865225000001:3000:1763865225000000");
-        let wake = Notification::Held {
+        let notification = Notification::Held {
             fence: 1_763_865_225_000_001,
             lease: Duration::from_secs(3),
-            at: 1_763_865_225_000_000,
+            granted_at_us: 1_763_865_225_000_000,
         };
-        assert_eq!(parse(&held), Some((token, wake)));
-        let left = Duration::from_millis(1500);
+        assert_eq!(parse(&held), Some((token, notification)));
+        let remaining = Duration::from_millis(1500);
         assert_eq!(
             parse(&format!("kept:{token}:1500")),
-            Some((token, Notification::Kept { left }))
+            Some((token, Notification::Kept { remaining }))
         );
         let lost = parse(&format!("lost:{token}"));
         assert_eq!(lost, Some((token, Notification::Lost)));

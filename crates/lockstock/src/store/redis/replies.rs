@@ -1,112 +1,106 @@
-//! What Redis answers, as it is meant.
+//! Replies of Redis, parsed.
 
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
 use tokio::time::Instant;
 
+use super::attempt::{Attempt, Grant};
 use super::batch::Reply;
 use crate::error::{Error, Result};
-use crate::store::request::{Grant, HoldState, Outcome, Ownership, Release, Request};
+use crate::store::request::{HoldState, Outcome, ReleaseOutcome, Request};
 
-/// What the store said to one question.
+/// Reply to an `acquire` or a `leave`.
 pub(super) enum AcquireReply {
     Granted(Grant),
     Busy(CurrentHolder),
 }
 
-/// Who has the lock, as far as Redis tells.
+/// The holder of a lock at the time of the reply.
 pub(super) struct CurrentHolder {
-    pub(super) how: HoldState,
-    pub(super) is_ours: bool,
-    pub(super) left: Option<Duration>,
-    /// Whether we stand in the queue behind it.
+    pub(super) state: HoldState,
+    /// It took the lock with `SET NX`, as redis-py does.
+    pub(super) is_foreign: bool,
+    /// Rest of its lease. `None` if it never expires.
+    pub(super) remaining: Option<Duration>,
+    /// The request is in the queue behind it.
     pub(super) queued: bool,
-    /// When we asked, and what the server's clock said in its answer, in µs.
-    pub(super) asked: Instant,
-    pub(super) clock: i64,
+    /// When Redis was asked, and the server's clock in its reply.
+    pub(super) asked_at: Instant,
+    pub(super) server_time_us: i64,
 }
 
 impl CurrentHolder {
-    pub(super) fn busy(&self) -> Outcome {
+    pub(super) fn busy<H>(&self) -> Outcome<H> {
         Outcome::Busy {
-            left: self.left,
-            how: self.how,
+            remaining: self.remaining,
+            state: self.state,
         }
     }
 
-    /// Whether waiting for it is in vain.
-    pub(super) fn is_kept_beyond(&self, attempt: &Request) -> bool {
-        let outlived = |patience| self.left.is_some_and(|left| left <= patience);
-        self.how == HoldState::Kept
-            && attempt
-                .patience()
-                .is_some_and(|patience| !outlived(patience))
+    /// Returns whether the lock is kept for longer than the request waits.
+    pub(super) fn is_kept_beyond(&self, request: &Request) -> bool {
+        let outlived = |wait| self.remaining.is_some_and(|remaining| remaining <= wait);
+        self.state == HoldState::Kept
+            && request.remaining_wait().is_some_and(|wait| !outlived(wait))
     }
 }
 
-/// Reads the answer to a `release`.
-pub(in crate::store) fn parse_release(answered: &Reply) -> Result<Release> {
-    Ok(match (parse::<bool>(answered)?, answered.repeated) {
-        (true, _) => Release::Done,
-        (false, false) => Release::NotOurs,
-        (false, true) => Release::Unclear,
+/// Parses the reply to a `release` or a `pass`.
+pub(super) fn parse_release(reply: &Reply) -> Result<ReleaseOutcome> {
+    Ok(match (parse::<bool>(reply)?, reply.repeated) {
+        (true, _) => ReleaseOutcome::Released,
+        (false, false) => ReleaseOutcome::NotHeld,
+        (false, true) => ReleaseOutcome::Unknown,
     })
 }
 
-/// Reads the answer to an `acquire` or a `leave`.
-pub(super) fn parse_acquire(attempt: &Request, answered: &Reply) -> Result<AcquireReply> {
-    // From before the last call was sent: never later than the server's own end.
-    let granted = |fence, left| {
-        AcquireReply::Granted(Grant {
-            claim: Ownership {
-                token: attempt.token,
-                last_fence: fence,
-                block: attempt.block.get().copied().unwrap_or(1),
-            },
-            fence,
-            deadline: answered.begun + left,
-            place: None,
-        })
-    };
-    if let Value::Int(fence) = answered.value {
+/// Parses the reply to an `acquire` or a `leave`.
+pub(super) fn parse_acquire(attempt: &Attempt, reply: &Reply) -> Result<AcquireReply> {
+    // Counted from before the call was sent, so never later than the server's own deadline.
+    let granted =
+        |last_fence, lease| AcquireReply::Granted(attempt.grant(last_fence, reply.sent_at + lease));
+    if let Value::Int(fence) = reply.value {
         let fence = u64::try_from(fence).unwrap_or_default();
-        return Ok(granted(fence, attempt.lease));
+        return Ok(granted(fence, attempt.request.lease));
     }
-    let (how, fence, left, queued) = parse::<(String, u64, i64, bool)>(answered)?;
-    let left = u64::try_from(left).ok().map(Duration::from_millis);
-    if how == "granted" {
-        return Ok(granted(fence, left.unwrap_or_default()));
+    let (state, fence, remaining_ms, queued) = parse::<(String, u64, i64, bool)>(reply)?;
+    let remaining = u64::try_from(remaining_ms).ok().map(Duration::from_millis);
+    if state == "granted" {
+        return Ok(granted(fence, remaining.unwrap_or_default()));
     }
     Ok(AcquireReply::Busy(CurrentHolder {
-        is_ours: how != "foreign",
-        how: if how == "kept" {
+        is_foreign: state == "foreign",
+        state: if state == "kept" {
             HoldState::Kept
         } else {
             HoldState::Held
         },
-        left,
+        remaining,
         queued,
-        asked: answered.begun,
-        clock: answered.clock,
+        asked_at: reply.sent_at,
+        server_time_us: reply.server_time_us,
     }))
 }
 
-pub(super) fn parse<T: FromRedisValue>(answered: &Reply) -> Result<T> {
-    T::from_redis_value_ref(&answered.value).map_err(Error::store_failed)
+pub(super) fn parse<T: FromRedisValue>(reply: &Reply) -> Result<T> {
+    T::from_redis_value_ref(&reply.value).map_err(Error::store_failed)
 }
 
-/// Until when a lock is ours that was granted `at`, by the server's clock: later than our last
-/// question, of which we know when we had sent it and what that clock said; and we cannot have
-/// been told before it happened.
+/// Returns the deadline, on the local clock, of a lock that was granted at `granted_at_us` on
+/// the server's clock.
+///
+/// Both clocks were read when Redis was last asked, and the grant is later than that. It is
+/// also earlier than its notification.
 pub(super) fn deadline_of_pushed_grant(
     holder: &CurrentHolder,
     lease: Duration,
-    at: i64,
+    granted_at_us: i64,
 ) -> Instant {
-    let since_asked = u64::try_from(at.saturating_sub(holder.clock)).unwrap_or_default();
-    // Clocks that are being set run fast by half a thousandth at most.
-    let since_asked = Duration::from_micros(since_asked - since_asked / 1000);
-    let granted = holder.asked + since_asked;
-    granted.min(Instant::now()) + lease
+    let elapsed_us = granted_at_us.saturating_sub(holder.server_time_us);
+    let elapsed_us = u64::try_from(elapsed_us).unwrap_or_default();
+    // A clock that is being adjusted runs at most 0.05 % fast.
+    let elapsed = Duration::from_micros(elapsed_us - elapsed_us / 1000);
+    let granted_at = holder.asked_at + elapsed;
+    granted_at.min(Instant::now()) + lease
 }

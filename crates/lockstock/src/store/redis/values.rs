@@ -8,8 +8,9 @@ use bytes::Bytes;
 use redis::{Cmd, FromRedisValue};
 use tokio::time::Instant;
 
-use super::{Redis, millis};
+use super::Redis;
 use crate::error::Result;
+use crate::lease::as_millis;
 
 impl Redis {
     pub(in crate::store) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -25,7 +26,7 @@ impl Redis {
         ttl: Duration,
     ) -> Result<()> {
         let mut set = redis::cmd("SET");
-        set.arg(key).arg(value).arg("PX").arg(millis(ttl));
+        set.arg(key).arg(value).arg("PX").arg(as_millis(ttl));
         self.command(set).await
     }
 
@@ -36,8 +37,8 @@ impl Redis {
     }
 
     async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T> {
-        let until = Instant::now() + self.limit;
-        let reply = self.wire.run(|_| command.clone(), until).await?;
+        let deadline = Instant::now() + self.timeout;
+        let reply = self.connection.run(|_| command.clone(), deadline).await?;
         Ok(reply.value)
     }
 }

@@ -248,7 +248,7 @@ impl Cluster {
         let node = self.node(host, port)?;
         let changed = self.0.map().set(slot, &node);
         if changed {
-            self.0.notifications.broken();
+            self.0.notifications.disconnected();
             // Other slots have probably moved too.
             self.refresh_soon();
         }
@@ -350,7 +350,7 @@ impl Cluster {
         if moved {
             info!(address = self.0.address, "slots have moved to other nodes");
             // Some subscriptions are on the wrong nodes now.
-            self.0.notifications.broken();
+            self.0.notifications.disconnected();
         }
         Ok(())
     }
@@ -383,4 +383,5 @@ impl Inner {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

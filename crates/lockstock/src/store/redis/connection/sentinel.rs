@@ -237,4 +237,5 @@ fn is_about(push: &PushInfo, service: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

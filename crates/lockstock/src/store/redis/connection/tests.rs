@@ -91,11 +91,11 @@ impl TestClient {
         let token = Token::random(ClientId::random());
         let mut mailbox = self.notifications.listen(token);
         loop {
-            let breaks = self.notifications.breaks();
+            let disconnects = self.notifications.disconnects();
             // Two if the connection has just been replaced.
             let receivers = self.notify(key, token).await.unwrap().value;
             assert!((1..=2).contains(&receivers), "{receivers}");
-            let received = timeout(TIMEOUT, mailbox.next(breaks))
+            let received = timeout(TIMEOUT, mailbox.next(disconnects))
                 .await
                 .expect("a notification");
             if let Some(notification) = received {
@@ -105,11 +105,11 @@ impl TestClient {
     }
 }
 
-/// Waits until the connection has broken more than `breaks` times.
-pub(super) async fn await_disconnect(client: &TestClient, breaks: u64) {
+/// Waits until the connection has broken more than `disconnects` times.
+pub(super) async fn await_disconnect(client: &TestClient, disconnects: u64) {
     let token = Token::random(ClientId::random());
     let mut mailbox = client.notifications.listen(token);
-    let received = timeout(TIMEOUT, mailbox.next(breaks)).await;
+    let received = timeout(TIMEOUT, mailbox.next(disconnects)).await;
     assert_eq!(received.expect("a disconnect"), None);
 }
 
@@ -128,9 +128,9 @@ async fn a_server_notifies_the_client_also_after_a_restart() {
     let redis = Redis::start();
     let client = TestClient::connect(&redis.url()).await;
     client.assert_notified("k").await;
-    let breaks = client.notifications.breaks();
+    let disconnects = client.notifications.disconnects();
     redis.restart();
-    await_disconnect(&client, breaks).await;
+    await_disconnect(&client, disconnects).await;
     client.assert_notified("k").await;
 }
 

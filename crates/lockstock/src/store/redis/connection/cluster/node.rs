@@ -158,7 +158,7 @@ impl PushHandler for Subscriptions {
             // Never requested: the slot has moved away.
             PushKind::SUnsubscribe => {
                 self.channels().remove(channel);
-                self.notifications.broken();
+                self.notifications.disconnected();
             }
             _ => self.notifications.pushed(push),
         }
@@ -166,6 +166,6 @@ impl PushHandler for Subscriptions {
 
     fn disconnected(&self) {
         self.channels().clear();
-        self.notifications.broken();
+        self.notifications.disconnected();
     }
 }

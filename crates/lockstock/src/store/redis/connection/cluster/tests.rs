@@ -105,10 +105,10 @@ async fn after_a_slot_has_moved_waiters_are_notified_again() {
     client.assert_notified("other").await;
     for _ in 0..3 {
         // The client is idle while the slot moves.
-        let breaks = client.notifications.breaks();
+        let disconnects = client.notifications.disconnects();
         let from = cluster.owner("k");
         cluster.move_slot(Cluster::slot("k"), other_master(&cluster, from));
-        await_disconnect(&client, breaks).await;
+        await_disconnect(&client, disconnects).await;
         client.assert_notified("k").await;
         client.assert_notified("other").await;
     }
@@ -208,13 +208,13 @@ async fn after_a_master_dies_the_client_connects_to_its_replica() {
     let cluster = Cluster::start();
     let client = TestClient::connect(&cluster.url()).await;
     client.assert_notified("k").await;
-    let breaks = client.notifications.breaks();
+    let disconnects = client.notifications.disconnects();
     let old = cluster.owner("k");
     let mut keys = (0..).map(|n: u32| n.to_string());
     let elsewhere = keys.find(|key| cluster.owner(key) != old).unwrap();
     client.assert_notified(&elsewhere).await;
     cluster.kill(old);
-    await_disconnect(&client, breaks).await;
+    await_disconnect(&client, disconnects).await;
     let begun = Instant::now();
     let error = client.increment("k").await.err().expect("no master yet");
     assert!(error.is_unavailable(), "{error}");
@@ -235,11 +235,11 @@ async fn an_idle_client_leaves_a_master_that_hangs() {
     let cluster = Cluster::start();
     let client = TestClient::connect(&cluster.url()).await;
     client.assert_notified("k").await;
-    let breaks = client.notifications.breaks();
+    let disconnects = client.notifications.disconnects();
     let old = cluster.owner("k");
     cluster.node(old).pause();
     let begun = Instant::now();
-    await_disconnect(&client, breaks).await;
+    await_disconnect(&client, disconnects).await;
     cluster.await_failover(old);
     client.increment_until_available("k").await;
     assert!(begun.elapsed() < FAILOVER_TIMEOUT, "{:?}", begun.elapsed());

@@ -13,10 +13,10 @@ async fn after_the_master_dies_the_client_connects_to_the_new_one() {
     let sentinel = Sentinel::start();
     let client = TestClient::connect(&sentinel.url()).await;
     client.assert_notified("k").await;
-    let breaks = client.notifications.breaks();
+    let disconnects = client.notifications.disconnects();
     let old = sentinel.master();
     sentinel.kill_master();
-    await_disconnect(&client, breaks).await;
+    await_disconnect(&client, disconnects).await;
     let begun = Instant::now();
     // Until the failover, calls fail.
     let error = client.increment("k").await.err().expect("no master yet");
@@ -45,11 +45,11 @@ async fn an_idle_client_leaves_a_master_that_hangs() {
     let client = TestClient::connect(&sentinel.url()).await;
     client.assert_notified("k").await;
     sentinel.await_copied();
-    let breaks = client.notifications.breaks();
+    let disconnects = client.notifications.disconnects();
     let old = sentinel.master();
     sentinel.pause_master();
     // Its connections do not break: a sentinel announces the new master.
-    await_disconnect(&client, breaks).await;
+    await_disconnect(&client, disconnects).await;
     let new = sentinel.await_failover(old);
     client.assert_notified("k").await;
     sentinel.node(old).resume();

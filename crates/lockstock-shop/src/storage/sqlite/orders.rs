@@ -1,41 +1,47 @@
-//! Purchases and reservations: those that follow one another in a transaction take a few
-//! statements together, however many there are (see [`settlement`](super::super::settlement)). SQLite has
-//! no arrays, but reads JSON.
+//! Purchases and reservations: consecutive orders of a transaction take a few statements
+//! together, independent of their number. See [`settlement`](super::super::settlement).
+//!
+//! SQLite has no arrays, but reads JSON.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::super::sale::{Entry, Figures, Order, Outcome, Reservation};
-use super::super::settlement::{OnShelf, Shelf, settle};
-use super::super::sql::RESERVATION;
-use super::super::{Limits, Result, now};
+use super::super::settlement::{ProductState, Snapshot, settle};
+use super::super::sql::reservation_columns;
+use super::super::{
+    LedgerEntry, Order, OrderOutcome, Reservation, Result, StockLevels, StorageOptions, now,
+};
 use super::{as_text, records};
 
-/// What becomes of the orders, in their order.
-pub(super) async fn sell(
-    writer: &mut SqliteConnection,
+/// Carries out orders. Returns their outcomes in the same order.
+pub(super) async fn execute(
+    connection: &mut SqliteConnection,
     orders: &[&Order],
-    limits: Limits,
-) -> Result<Vec<Outcome>> {
-    let shelf = read(writer, orders, limits).await?;
-    let books = settle(orders.iter().copied(), shelf);
-    if !books.entries.is_empty() {
-        book(writer, books.products, &books.entries).await?;
+    options: StorageOptions,
+) -> Result<Vec<OrderOutcome>> {
+    let snapshot = read(connection, orders, options).await?;
+    let writes = settle(orders.iter().copied(), snapshot);
+    if !writes.entries.is_empty() {
+        write_sales(connection, writes.products, &writes.entries).await?;
     }
-    if !books.reservations.is_empty() {
-        keep(writer, &books.reservations).await?;
+    if !writes.reservations.is_empty() {
+        write_reservations(connection, &writes.reservations).await?;
     }
-    records::note(writer, books.records).await?;
-    Ok(books.outcomes)
+    records::insert(connection, writes.records).await?;
+    Ok(writes.outcomes)
 }
 
-async fn read(writer: &mut SqliteConnection, orders: &[&Order], limits: Limits) -> Result<Shelf> {
+async fn read(
+    connection: &mut SqliteConnection,
+    orders: &[&Order],
+    options: StorageOptions,
+) -> Result<Snapshot> {
     let now = now();
-    let wanted = orders
+    let ids = orders
         .iter()
         .map(|order| order.product)
         .collect::<HashSet<_>>();
@@ -43,72 +49,77 @@ async fn read(writer: &mut SqliteConnection, orders: &[&Order], limits: Limits) 
         "SELECT p.id, p.price, p.version, p.stock,
              (SELECT coalesce(sum(quantity), 0) FROM reservations AS r
               WHERE r.product = p.id AND r.state = 'held' AND r.expires_at > $2)
-         FROM json_each($1) AS wanted JOIN products AS p ON p.id = wanted.value",
+         FROM json_each($1) AS requested JOIN products AS p ON p.id = requested.value",
     )
-    .bind(json!(wanted).to_string())
+    .bind(json!(ids).to_string())
     .bind(as_text(now))
-    .fetch_all(&mut *writer)
+    .fetch_all(&mut *connection)
     .await?;
-    let on_shelf = |(id, price, version, stock, held)| {
-        let figures = Figures { stock, held };
-        let product = OnShelf {
-            price,
-            version,
-            figures,
-        };
-        (id, product)
-    };
-    let keys = orders.iter().filter_map(|order| order.once.as_ref());
-    let keys = keys.map(|once| once.key.clone()).collect::<Vec<_>>();
+    let products = products
+        .into_iter()
+        .map(|(id, price, version, stock, held)| {
+            let levels = StockLevels { stock, held };
+            let product = ProductState {
+                price,
+                version,
+                levels,
+            };
+            (id, product)
+        });
+    let writes = orders.iter().filter_map(|order| order.idempotency.as_ref());
+    let keys = writes.map(|write| write.key.clone()).collect::<Vec<_>>();
     let records = match keys.is_empty() {
         true => HashMap::new(),
-        false => records::find(writer, &keys, limits.forgotten()).await?,
+        false => records::find(connection, &keys, options.expired_at()).await?,
     };
-    Ok(Shelf {
+    Ok(Snapshot {
         now,
-        products: products.into_iter().map(on_shelf).collect(),
-        reservations: reservations(writer, orders, now).await?,
+        products: products.collect(),
+        reservations: read_reservations(connection, orders, now).await?,
         records,
     })
 }
 
-/// Those that orders name, and those of known callers who buy.
-async fn reservations(
-    writer: &mut SqliteConnection,
+/// Returns the reservations that orders name, and those of known callers that buy.
+async fn read_reservations(
+    connection: &mut SqliteConnection,
     orders: &[&Order],
     now: DateTime<Utc>,
 ) -> Result<BTreeMap<Uuid, Reservation>> {
-    let named = orders.iter().filter_map(|order| order.wish.reservation());
+    const SELECT_NAMED: &str = concat!(
+        "SELECT ",
+        reservation_columns!(),
+        " FROM reservations WHERE id IN (SELECT unhex(value) FROM json_each($1))"
+    );
+    const SELECT_OWNED: &str = concat!(
+        "SELECT ",
+        reservation_columns!(),
+        " FROM reservations
+          WHERE state = 'held' AND caller <> '' AND expires_at > $2 AND (product, caller) IN
+              (SELECT value ->> 0, value ->> 1 FROM json_each($1))"
+    );
+    let named = orders.iter().filter_map(|order| order.kind.reservation());
     let named = named.map(hex).collect::<Vec<_>>();
-    let buyers = orders.iter().filter_map(|order| order.buys_as());
+    let buyers = orders.iter().filter_map(|order| order.purchase_by());
     let buyers = buyers.map(|buyer| json!(buyer)).collect::<Vec<_>>();
     let mut found: Vec<Reservation> = Vec::new();
     if !named.is_empty() {
-        let text = format!(
-            "SELECT {RESERVATION} FROM reservations
-             WHERE id IN (SELECT unhex(value) FROM json_each($1))"
-        );
-        let query = sqlx::query_as(AssertSqlSafe(text)).bind(Value::from(named).to_string());
-        found.extend(query.fetch_all(&mut *writer).await?);
+        let query = sqlx::query_as(SELECT_NAMED).bind(Value::from(named).to_string());
+        found.extend(query.fetch_all(&mut *connection).await?);
     }
     if !buyers.is_empty() {
-        let text = format!(
-            "SELECT {RESERVATION} FROM reservations
-             WHERE state = 'held' AND caller <> '' AND expires_at > $2 AND (product, caller) IN
-                 (SELECT value ->> 0, value ->> 1 FROM json_each($1))"
-        );
-        let query = sqlx::query_as(AssertSqlSafe(text))
+        let query = sqlx::query_as(SELECT_OWNED)
             .bind(Value::from(buyers).to_string())
             .bind(as_text(now));
-        found.extend(query.fetch_all(&mut *writer).await?);
+        found.extend(query.fetch_all(&mut *connection).await?);
     }
     Ok(found.into_iter().map(|found| (found.id, found)).collect())
 }
 
-async fn book(
-    writer: &mut SqliteConnection,
+async fn write_sales(
+    connection: &mut SqliteConnection,
     products: BTreeMap<i64, (i64, i64)>,
-    entries: &[Entry],
+    entries: &[LedgerEntry],
 ) -> Result<()> {
     let at = entries.first().map(|entry| entry.at);
     let products = products
@@ -120,7 +131,7 @@ async fn book(
     )
     .bind(products.collect::<Value>().to_string())
     .bind(at)
-    .execute(&mut *writer)
+    .execute(&mut *connection)
     .await?;
     let entries = entries.iter().map(|entry| {
         json!([
@@ -144,12 +155,15 @@ async fn book(
     )
     .bind(entries.collect::<Value>().to_string())
     .bind(at)
-    .execute(writer)
+    .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn keep(writer: &mut SqliteConnection, reservations: &[Reservation]) -> Result<()> {
+async fn write_reservations(
+    connection: &mut SqliteConnection,
+    reservations: &[Reservation],
+) -> Result<()> {
     let rows = reservations.iter().map(|reservation| {
         json!([
             hex(reservation.id),
@@ -168,18 +182,18 @@ async fn keep(writer: &mut SqliteConnection, reservations: &[Reservation]) -> Re
          SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4,
              value ->> 5, unhex(value ->> 6), value ->> 7
          FROM json_each($1)
-         -- Without it SQLite would read ON CONFLICT as a condition of a join.
+         -- Without it, SQLite parses ON CONFLICT as the condition of a join.
          WHERE true
          ON CONFLICT (id) DO UPDATE SET quantity = excluded.quantity, state = excluded.state,
              expires_at = excluded.expires_at, purchase = excluded.purchase",
     )
     .bind(rows.collect::<Value>().to_string())
-    .execute(writer)
+    .execute(connection)
     .await?;
     Ok(())
 }
 
-/// As SQLite's `unhex` reads it.
+/// Formats an id for the `unhex` of SQLite.
 fn hex(id: Uuid) -> String {
     id.simple().to_string()
 }

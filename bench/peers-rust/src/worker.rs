@@ -1,4 +1,4 @@
-//! Tasks that take turns, and what they write down.
+//! Tasks that acquire and release, and record when.
 
 use std::fs::File;
 use std::io::{BufWriter, Write, stdin};
@@ -10,57 +10,59 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 
-/// A library, as one task uses it for one name.
+/// A lock of a library, as one task uses it.
 pub trait Locking: Send + 'static {
     type Held: Send;
     fn acquire(&mut self) -> impl Future<Output = Result<Self::Held>> + Send;
     fn release(&mut self, held: Self::Held) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// A library, connected.
+/// A connected library.
 pub trait Library {
     type Lock: Locking;
     fn lock(&self, name: &str) -> Result<Self::Lock>;
 }
 
-pub struct Team {
+/// The tasks of one process.
+pub struct Worker {
     pub tasks: u64,
-    /// Counted over all processes.
+    /// Index of the first task among the tasks of all processes.
     pub first: u64,
     pub names: u64,
     pub file: PathBuf,
 }
 
 #[derive(Clone, Copy)]
-struct Plan {
-    start: u64,
-    end: u64,
-    give_up: u64,
+struct Schedule {
+    start_ns: u64,
+    end_ns: u64,
+    give_up_ns: u64,
 }
 
-/// Nanoseconds; begin and end are 0 for a wait that was given up.
-type Turn = [u64; 3];
+/// Nanoseconds when acquire was called, when it returned, and when the release began. The last
+/// two are 0 for a wait that was given up.
+type Interval = [u64; 3];
 
-impl Team {
-    pub async fn work(&self, library: &impl Library) -> Result<()> {
+impl Worker {
+    pub async fn run(&self, library: &impl Library) -> Result<()> {
         let mut locks = Vec::new();
         for task in 0..self.tasks {
             let name = (self.first + task) % self.names;
             locks.push(library.lock(&format!("lock-bench-{name}"))?);
         }
-        // Connects, and loads what scripts there are.
+        // Connects and loads the scripts of the library.
         let mut warm = library.lock(&format!("lock-bench-warm-{}", self.first))?;
         let held = warm.acquire().await?;
         warm.release(held).await?;
         println!("ready");
-        let plan = read_plan()?;
+        let schedule = read_schedule()?;
         let mut tasks = JoinSet::new();
         for lock in locks {
-            tasks.spawn(take_turns(lock, plan));
+            tasks.spawn(run_task(lock, schedule));
         }
         let mut file = BufWriter::new(File::create(&self.file)?);
-        while let Some(turns) = tasks.join_next().await {
-            for number in turns??.into_iter().flatten() {
+        while let Some(intervals) = tasks.join_next().await {
+            for number in intervals??.into_iter().flatten() {
                 file.write_all(&number.to_le_bytes())?;
             }
         }
@@ -69,45 +71,45 @@ impl Team {
     }
 }
 
-fn read_plan() -> Result<Plan> {
+fn read_schedule() -> Result<Schedule> {
     let mut line = String::new();
     stdin().read_line(&mut line)?;
     let numbers = line.split_whitespace().map(str::parse);
     let numbers = numbers.collect::<Result<Vec<u64>, _>>()?;
-    let [start, end, give_up] = numbers[..] else {
-        bail!("START END GIVE_UP");
+    let [start_ns, end_ns, give_up_ns] = numbers[..] else {
+        bail!("expected START END GIVE_UP");
     };
-    Ok(Plan {
-        start,
-        end,
-        give_up,
+    Ok(Schedule {
+        start_ns,
+        end_ns,
+        give_up_ns,
     })
 }
 
-async fn take_turns(mut lock: impl Locking, plan: Plan) -> Result<Vec<Turn>> {
-    let mut turns = Vec::new();
+async fn run_task(mut lock: impl Locking, schedule: Schedule) -> Result<Vec<Interval>> {
+    let mut intervals = Vec::new();
     let mut waiting = None;
     let all = async {
-        sleep(clock::until(plan.start)).await;
+        sleep(clock::until(schedule.start_ns)).await;
         loop {
-            let asked = clock::now();
-            if asked >= plan.end {
+            let requested = clock::now_ns();
+            if requested >= schedule.end_ns {
                 return Ok(());
             }
-            waiting = Some(asked);
+            waiting = Some(requested);
             let held = lock.acquire().await?;
-            let begin = clock::now();
+            let begin = clock::now_ns();
             waiting = None;
-            turns.push([asked, begin, clock::now()]);
+            intervals.push([requested, begin, clock::now_ns()]);
             lock.release(held).await?;
         }
     };
-    // One timer a task: one for each acquire would be measured with it.
-    match timeout(clock::until(plan.give_up), all).await {
-        Ok(done) => done.map(|()| turns),
+    // One timer per task: a timer per acquire would be part of the measurement.
+    match timeout(clock::until(schedule.give_up_ns), all).await {
+        Ok(done) => done.map(|()| intervals),
         Err(_) => {
-            turns.extend(waiting.map(|asked| [asked, 0, 0]));
-            Ok(turns)
+            intervals.extend(waiting.map(|requested| [requested, 0, 0]));
+            Ok(intervals)
         }
     }
 }

@@ -6,65 +6,75 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lockstock_shop::storage::{
-    self, Cause, Entries, Figures, Order, Origin, Outcome, Reason, Reservation, State, Storage,
-    Wish, Written,
+    self, EntryFilter, Order, OrderKind, OrderOutcome, Reason, RequestContext, Reservation,
+    ReservationState, StockLevels, Storage, WriteContext, WriteOutcome,
 };
 use lockstock_testkit::Postgres;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
-    LIMITS, audited, bought, created, found, mug, on_each_database, order, purchase, stock, turn,
+    OPTIONS, POSTGRES, assert_no_deadlock, audited, bought, created, fenced, found, mug,
+    new_postgres_database, on_each_database, order, purchase, stock,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn of(caller: &str, order: Order) -> Order {
-    let origin = Origin {
-        request: "request".into(),
+    let request = RequestContext {
+        request_id: "request".into(),
         caller: caller.into(),
     };
-    Order { origin, ..order }
+    Order { request, ..order }
 }
 
-fn reserve(quantity: i64, hold: Duration) -> Wish {
-    Wish::Reserve { quantity, hold }
+fn reserve(quantity: i64, ttl: Duration) -> OrderKind {
+    OrderKind::Reserve { quantity, ttl }
 }
 
 async fn held(storage: &dyn Storage, order: Order) -> Reservation {
-    match storage.sell(order).await.unwrap() {
-        Outcome::Held(reservation) => reservation,
+    match storage.submit_order(order).await.unwrap() {
+        OrderOutcome::Held(reservation) => reservation,
         other => panic!("{other:?}"),
     }
 }
 
-fn figures(stock: i64, held: i64) -> Figures {
-    Figures { stock, held }
+fn levels(stock: i64, held: i64) -> StockLevels {
+    StockLevels { stock, held }
 }
 
 #[tokio::test]
-async fn the_last_one_is_sold_once() {
+async fn the_last_unit_is_sold_once() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(3)).await.id;
-        let both = bought(storage.sell(order(id, purchase(2))).await);
+        let both = bought(storage.submit_order(order(id, purchase(2))).await);
         assert_eq!((both.delta, both.stock_after, both.version), (-2, 1, 2));
         assert_eq!(both.unit_price, Some(12_000));
-        let more = storage.sell(order(id, purchase(2))).await.unwrap();
-        assert_eq!(more, Outcome::Insufficient(figures(1, 0)));
-        let last = bought(storage.sell(order(id, purchase(1))).await);
-        let none = storage.sell(order(id, purchase(1))).await.unwrap();
-        assert_eq!(none, Outcome::Insufficient(figures(0, 0)));
+        let more = storage.submit_order(order(id, purchase(2))).await.unwrap();
+        assert_eq!(more, OrderOutcome::Insufficient(levels(1, 0)));
+        let last = bought(storage.submit_order(order(id, purchase(1))).await);
+        let none = storage.submit_order(order(id, purchase(1))).await.unwrap();
+        assert_eq!(none, OrderOutcome::Insufficient(levels(0, 0)));
         assert_eq!(
-            storage.sell(order(4711, purchase(1))).await.unwrap(),
-            Outcome::NoProduct
+            storage
+                .submit_order(order(4711, purchase(1)))
+                .await
+                .unwrap(),
+            OrderOutcome::NoProduct
         );
 
         assert_eq!(audited(&*storage, id).await[1..], [both.clone(), last]);
         assert_eq!(storage.purchase(both.id).await.unwrap(), Some(both.clone()));
-        let only = storage.entries(id, Entries::Purchases, 1, 0).await.unwrap();
+        let only = storage
+            .entries(id, EntryFilter::Purchases, 1, 0)
+            .await
+            .unwrap();
         assert_eq!(only, [both]);
         assert_eq!(
-            storage.count_entries(id, Entries::Purchases).await.unwrap(),
+            storage
+                .count_entries(id, EntryFilter::Purchases)
+                .await
+                .unwrap(),
             2
         );
         assert_eq!(storage.purchase(Uuid::nil()).await.unwrap(), None);
@@ -73,7 +83,7 @@ async fn the_last_one_is_sold_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn buyers_and_editors_at_once_leave_books_that_balance() {
+async fn concurrent_buyers_and_editors_leave_a_ledger_that_balances() {
     on_each_database(async |storage| {
         let (wanted, ids) = (
             300,
@@ -84,16 +94,24 @@ async fn buyers_and_editors_at_once_leave_books_that_balance() {
         );
         let buyers = (0..wanted).map(|n| {
             let (storage, id) = (storage.clone(), ids[n % 2]);
-            tokio::spawn(async move { (id, storage.sell(order(id, purchase(1))).await.unwrap()) })
+            tokio::spawn(async move {
+                (
+                    id,
+                    storage.submit_order(order(id, purchase(1))).await.unwrap(),
+                )
+            })
         });
         let editors = (0..20_u64).map(|n| {
             let (storage, id) = (storage.clone(), ids[usize::try_from(n % 2).unwrap()]);
             tokio::spawn(async move {
                 let change = stock(50 + i64::try_from(n).unwrap());
                 let written = storage
-                    .update(id, change, turn(100 + n), Cause::default())
+                    .update(id, change, fenced(100 + n), WriteContext::default())
                     .await;
-                matches!(written.unwrap(), Written::Done(_) | Written::Lost)
+                matches!(
+                    written.unwrap(),
+                    WriteOutcome::Done(_) | WriteOutcome::Fenced
+                )
             })
         });
         let (bought, edited) = tokio::join!(
@@ -103,74 +121,77 @@ async fn buyers_and_editors_at_once_leave_books_that_balance() {
         assert!(edited.into_iter().all(|edited| edited.unwrap()));
         let bought = bought.into_iter().map(Result::unwrap).collect::<Vec<_>>();
         for id in ids {
-            let answers = bought.iter().filter(|(product, _)| *product == id);
-            let told = answers.filter_map(|(_, outcome)| match outcome {
-                Outcome::Purchased(entry) => Some(entry.clone()),
-                Outcome::Insufficient(_) => None,
+            let outcomes = bought.iter().filter(|(product, _)| *product == id);
+            let purchases = outcomes.filter_map(|(_, outcome)| match outcome {
+                OrderOutcome::Purchased(entry) => Some(entry.clone()),
+                OrderOutcome::Insufficient(_) => None,
                 other => panic!("{other:?}"),
             });
-            let told = told.map(|entry| entry.id).collect::<HashSet<_>>();
+            let purchases = purchases.map(|entry| entry.id).collect::<HashSet<_>>();
             let entries = audited(&*storage, id).await;
             let sold = entries
                 .iter()
                 .filter(|entry| entry.reason == Reason::Purchase);
-            assert_eq!(told, sold.map(|entry| entry.id).collect());
-            assert!(told.len() >= 50);
+            assert_eq!(purchases, sold.map(|entry| entry.id).collect());
+            assert!(purchases.len() >= 50);
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn orders_of_one_product_come_in_the_order_in_which_they_were_asked_for() {
+async fn orders_of_one_product_are_carried_out_in_order_of_arrival() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(10)).await.id;
-        // Polled in their order, they are handed in in their order.
-        let asked = join_all((1..=4).map(|n| storage.sell(order(id, purchase(n))))).await;
-        let versions = asked.into_iter().map(|outcome| bought(outcome).version);
+        // Polled in order, they are submitted in order.
+        let outcomes =
+            join_all((1..=4).map(|n| storage.submit_order(order(id, purchase(n))))).await;
+        let versions = outcomes.into_iter().map(|outcome| bought(outcome).version);
         assert!(versions.eq(2..=5));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_hold_keeps_stock_from_others_until_it_becomes_a_purchase_once() {
+async fn a_reservation_sets_units_aside_and_is_confirmed_once() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(5)).await.id;
-        let hold = held(&*storage, of("ann", order(id, reserve(3, MINUTE)))).await;
+        let reservation = held(&*storage, of("ann", order(id, reserve(3, MINUTE)))).await;
         let product = found(&*storage, id).await;
         assert_eq!((product.stock, product.held, product.version), (5, 3, 1));
         for other in ["", "bob"] {
-            let refused = storage
-                .sell(of(other, order(id, purchase(3))))
+            let rejected = storage
+                .submit_order(of(other, order(id, purchase(3))))
                 .await
                 .unwrap();
-            assert_eq!(refused, Outcome::Insufficient(figures(5, 3)));
+            assert_eq!(rejected, OrderOutcome::Insufficient(levels(5, 3)));
         }
         let confirm = || {
             order(
                 id,
-                Wish::Confirm {
-                    reservation: hold.id,
+                OrderKind::Confirm {
+                    reservation: reservation.id,
                 },
             )
         };
         assert_eq!(
-            storage.sell(of("bob", confirm())).await.unwrap(),
-            Outcome::NoReservation
+            storage.submit_order(of("bob", confirm())).await.unwrap(),
+            OrderOutcome::NoReservation
         );
-        let purchase = bought(storage.sell(of("ann", confirm())).await);
+        let purchase = bought(storage.submit_order(of("ann", confirm())).await);
         assert_eq!((purchase.delta, purchase.stock_after), (-3, 2));
         assert_eq!(
             (purchase.reason, purchase.reservation),
-            (Reason::Confirmed, Some(hold.id))
+            (Reason::Confirmed, Some(reservation.id))
         );
-        let Outcome::Settled(again) = storage.sell(of("ann", confirm())).await.unwrap() else {
+        let OrderOutcome::Settled(again) =
+            storage.submit_order(of("ann", confirm())).await.unwrap()
+        else {
             panic!()
         };
         assert_eq!(
             (again.state, again.purchase),
-            (State::Confirmed, Some(purchase.id))
+            (ReservationState::Confirmed, Some(purchase.id))
         );
         assert_eq!(found(&*storage, id).await.held, 0);
         assert_eq!(audited(&*storage, id).await.len(), 2);
@@ -179,107 +200,120 @@ async fn a_hold_keeps_stock_from_others_until_it_becomes_a_purchase_once() {
 }
 
 #[tokio::test]
-async fn an_expired_hold_frees_its_stock_without_anybody_doing_anything() {
+async fn an_expired_reservation_releases_its_units_without_a_write() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(1)).await.id;
-        let hold = held(&*storage, order(id, reserve(1, Duration::from_millis(300)))).await;
+        let reservation = held(&*storage, order(id, reserve(1, Duration::from_millis(300)))).await;
         assert_eq!(
-            storage.sell(order(id, purchase(1))).await.unwrap(),
-            Outcome::Insufficient(figures(1, 1))
+            storage.submit_order(order(id, purchase(1))).await.unwrap(),
+            OrderOutcome::Insufficient(levels(1, 1))
         );
-        while storage.reservation(hold.id).await.unwrap().unwrap().1 {
+        while storage
+            .reservation(reservation.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .1
+        {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(found(&*storage, id).await.held, 0);
         for late in [
-            Wish::Confirm {
-                reservation: hold.id,
+            OrderKind::Confirm {
+                reservation: reservation.id,
             },
-            Wish::Extend {
-                reservation: hold.id,
-                hold: MINUTE,
+            OrderKind::Extend {
+                reservation: reservation.id,
+                ttl: MINUTE,
             },
         ] {
-            let outcome = storage.sell(order(id, late)).await.unwrap();
-            assert!(matches!(outcome, Outcome::Expired(_)), "{outcome:?}");
+            let outcome = storage.submit_order(order(id, late)).await.unwrap();
+            assert!(matches!(outcome, OrderOutcome::Expired(_)), "{outcome:?}");
         }
-        bought(storage.sell(order(id, purchase(1))).await);
+        bought(storage.submit_order(order(id, purchase(1))).await);
         let released = storage
-            .sell(order(
+            .submit_order(order(
                 id,
-                Wish::Cancel {
-                    reservation: hold.id,
+                OrderKind::Cancel {
+                    reservation: reservation.id,
                 },
             ))
             .await;
-        assert!(matches!(released.unwrap(), Outcome::Released(_)));
+        assert!(matches!(released.unwrap(), OrderOutcome::Released(_)));
         audited(&*storage, id).await;
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_hold_can_be_extended_and_put_back() {
+async fn a_reservation_can_be_extended_and_cancelled() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(1)).await.id;
-        let hold = held(&*storage, order(id, reserve(1, MINUTE))).await;
-        let extend = |hold_for| {
+        let reservation = held(&*storage, order(id, reserve(1, MINUTE))).await;
+        let extend = |ttl| {
             order(
                 id,
-                Wish::Extend {
-                    reservation: hold.id,
-                    hold: hold_for,
+                OrderKind::Extend {
+                    reservation: reservation.id,
+                    ttl,
                 },
             )
         };
         let longer = held(&*storage, extend(MINUTE * 10)).await;
-        assert!(longer.expires_at > hold.expires_at);
+        assert!(longer.expires_at > reservation.expires_at);
         let no_shorter = held(&*storage, extend(MINUTE)).await;
         assert_eq!(no_shorter.expires_at, longer.expires_at);
         let cancel = || {
             order(
                 id,
-                Wish::Cancel {
-                    reservation: hold.id,
+                OrderKind::Cancel {
+                    reservation: reservation.id,
                 },
             )
         };
         for _ in 0..2 {
-            let released = storage.sell(cancel()).await.unwrap();
-            assert!(matches!(released, Outcome::Released(_)), "{released:?}");
+            let released = storage.submit_order(cancel()).await.unwrap();
+            assert!(
+                matches!(released, OrderOutcome::Released(_)),
+                "{released:?}"
+            );
             assert_eq!(found(&*storage, id).await.held, 0);
         }
-        let late = storage.sell(extend(MINUTE)).await.unwrap();
-        assert!(matches!(late, Outcome::Settled(_)), "{late:?}");
-        // Of another product it is none.
+        let late = storage.submit_order(extend(MINUTE)).await.unwrap();
+        assert!(matches!(late, OrderOutcome::Settled(_)), "{late:?}");
+        // The reservation belongs to another product.
         let other = created(&*storage, mug(1)).await.id;
         let elsewhere = order(
             other,
-            Wish::Cancel {
-                reservation: hold.id,
+            OrderKind::Cancel {
+                reservation: reservation.id,
             },
         );
         assert_eq!(
-            storage.sell(elsewhere).await.unwrap(),
-            Outcome::NoReservation
+            storage.submit_order(elsewhere).await.unwrap(),
+            OrderOutcome::NoReservation
         );
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_hold_never_blocks_its_owner_and_is_used_up_by_what_they_buy() {
+async fn a_reservation_never_blocks_its_owner_and_is_used_up_by_their_purchases() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(3)).await.id;
         let soon = held(&*storage, of("ann", order(id, reserve(1, MINUTE)))).await;
         let later = held(&*storage, of("ann", order(id, reserve(2, MINUTE * 2)))).await;
-        bought(storage.sell(of("ann", order(id, purchase(2)))).await);
+        bought(
+            storage
+                .submit_order(of("ann", order(id, purchase(2))))
+                .await,
+        );
         let (soon, _) = storage.reservation(soon.id).await.unwrap().unwrap();
-        assert_eq!(soon.state, State::Confirmed);
+        assert_eq!(soon.state, ReservationState::Confirmed);
         let (later, is_held) = storage.reservation(later.id).await.unwrap().unwrap();
         assert_eq!(
             (later.quantity, later.state, is_held),
-            (1, State::Held, true)
+            (1, ReservationState::Held, true)
         );
         let product = found(&*storage, id).await;
         assert_eq!((product.stock, product.held), (1, 1));
@@ -288,41 +322,39 @@ async fn a_hold_never_blocks_its_owner_and_is_used_up_by_what_they_buy() {
 }
 
 #[tokio::test]
-async fn what_is_held_can_be_more_than_there_is_and_sells_no_more_than_that() {
+async fn more_units_can_be_held_than_exist_and_no_more_than_exist_are_sold() {
     on_each_database(async |storage| {
         let id = created(&*storage, mug(3)).await.id;
-        let hold = held(&*storage, order(id, reserve(3, MINUTE))).await;
+        let reservation = held(&*storage, order(id, reserve(3, MINUTE))).await;
         let set = storage
-            .update(id, stock(1), turn(1), Cause::default())
+            .update(id, stock(1), fenced(1), WriteContext::default())
             .await;
-        assert!(matches!(set.unwrap(), Written::Done(_)));
-        assert_eq!(found(&*storage, id).await.figures().available(), 0);
+        assert!(matches!(set.unwrap(), WriteOutcome::Done(_)));
+        assert_eq!(found(&*storage, id).await.stock_levels().available(), 0);
         let confirm = order(
             id,
-            Wish::Confirm {
-                reservation: hold.id,
+            OrderKind::Confirm {
+                reservation: reservation.id,
             },
         );
-        let refused = storage.sell(confirm).await.unwrap();
-        assert_eq!(refused, Outcome::Insufficient(figures(1, 3)));
+        let rejected = storage.submit_order(confirm).await.unwrap();
+        assert_eq!(rejected, OrderOutcome::Insufficient(levels(1, 3)));
         audited(&*storage, id).await;
     })
     .await;
 }
 
 /// Two servers on one database.
-async fn two(server: &Postgres) -> [Arc<dyn Storage>; 2] {
-    let url = server.create_database("shop");
+async fn open_twice(url: &str) -> [Arc<dyn Storage>; 2] {
     [
-        storage::open(&url, LIMITS).await.unwrap(),
-        storage::open(&url, LIMITS).await.unwrap(),
+        storage::open(url, OPTIONS).await.unwrap(),
+        storage::open(url, OPTIONS).await.unwrap(),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn carts_with_several_products_do_not_wait_for_each_other_in_a_circle() {
-    let server = Postgres::start();
-    let shops = two(&server).await;
+async fn carts_with_several_products_do_not_deadlock() {
+    let shops = open_twice(&new_postgres_database()).await;
     let mut ids = Vec::new();
     for _ in 0..5 {
         ids.push(created(&*shops[0], mug(1_000_000)).await.id);
@@ -335,7 +367,9 @@ async fn carts_with_several_products_do_not_wait_for_each_other_in_a_circle() {
         }
         tokio::spawn(async move {
             for _ in 0..10 {
-                let cart = ids.iter().map(|id| shop.sell(order(*id, purchase(1))));
+                let cart = ids
+                    .iter()
+                    .map(|id| shop.submit_order(order(*id, purchase(1))));
                 for outcome in join_all(cart).await {
                     bought(outcome);
                 }
@@ -348,13 +382,14 @@ async fn carts_with_several_products_do_not_wait_for_each_other_in_a_circle() {
     for id in ids {
         assert_eq!(audited(&*shops[0], id).await.len(), 401);
     }
-    assert!(!server.log().contains("deadlock"), "{}", server.log());
+    assert_no_deadlock();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn products_that_somebody_has_locked_hold_up_nobody_elses_orders() {
-    let server = Postgres::start();
-    let [shop, _] = two(&server).await;
+async fn locked_products_do_not_delay_orders_of_other_products() {
+    let url = new_postgres_database();
+    let database = url.rsplit_once('/').unwrap().1;
+    let shop = storage::open(&url, OPTIONS).await.unwrap();
     let mut locked = Vec::new();
     for _ in 0..6 {
         locked.push(created(&*shop, mug(10)).await.id);
@@ -366,10 +401,10 @@ async fn products_that_somebody_has_locked_hold_up_nobody_elses_orders() {
         wanted.join(", ")
     );
     std::thread::scope(|scope| {
-        let session = scope.spawn(|| server.try_psql("shop", &text));
+        let session = scope.spawn(|| POSTGRES.try_psql(database, &text));
         let last = locked[5];
         let is_locked = format!("SELECT FROM products WHERE id = {last} FOR UPDATE NOWAIT");
-        while server.try_psql("shop", &is_locked).is_ok() {
+        while POSTGRES.try_psql(database, &is_locked).is_ok() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let waiting = {
@@ -377,8 +412,8 @@ async fn products_that_somebody_has_locked_hold_up_nobody_elses_orders() {
             tokio::spawn(async move {
                 let others = locked[1..]
                     .iter()
-                    .map(|id| shop.sell(order(*id, purchase(1))));
-                let first = (1..=3).map(|n| shop.sell(order(locked[0], purchase(n))));
+                    .map(|id| shop.submit_order(order(*id, purchase(1))));
+                let first = (1..=3).map(|n| shop.submit_order(order(locked[0], purchase(n))));
                 tokio::join!(join_all(first), join_all(others))
             })
         };
@@ -386,30 +421,32 @@ async fn products_that_somebody_has_locked_hold_up_nobody_elses_orders() {
         tokio::task::block_in_place(|| {
             handle.block_on(async {
                 for _ in 0..5 {
-                    bought(shop.sell(order(free, purchase(1))).await);
+                    bought(shop.submit_order(order(free, purchase(1))).await);
                 }
             });
         });
         assert!(!waiting.is_finished());
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()";
-        server.psql("shop", end);
+                   WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid() \
+                   AND datname = current_database()";
+        POSTGRES.psql(database, end);
         session.join().unwrap().unwrap_err();
         let (first, others) = tokio::task::block_in_place(|| handle.block_on(waiting)).unwrap();
         let versions = first.into_iter().map(|outcome| bought(outcome).version);
-        assert!(versions.eq(2..=4), "in their order");
+        assert!(versions.eq(2..=4), "in order of arrival");
         others.into_iter().for_each(|outcome| drop(bought(outcome)));
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_database_is_no_reason_to_refuse_an_order() {
+async fn an_order_survives_a_restart_of_the_database() {
     let server = Postgres::start();
-    let [shop, _] = two(&server).await;
+    let url = server.create_database("shop");
+    let shop = storage::open(&url, OPTIONS).await.unwrap();
     let id = created(&*shop, mug(10)).await.id;
-    bought(shop.sell(order(id, purchase(1))).await);
+    bought(shop.submit_order(order(id, purchase(1))).await);
     server.kill();
     server.restart();
-    bought(shop.sell(order(id, purchase(1))).await);
+    bought(shop.submit_order(order(id, purchase(1))).await);
     assert_eq!(audited(&*shop, id).await.len(), 3);
 }

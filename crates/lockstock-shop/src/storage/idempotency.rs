@@ -1,0 +1,69 @@
+//! Idempotency keys, and the responses recorded under them.
+
+use std::sync::Arc;
+
+/// The idempotency key of a request that takes effect once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IdempotencyKey {
+    /// The caller. Each caller has its own keys.
+    pub caller: Arc<str>,
+    /// The key that the caller sent.
+    pub key: Arc<str>,
+}
+
+/// What makes a write idempotent: its key, and the response to record under the key.
+#[derive(Debug)]
+pub struct IdempotentWrite<T> {
+    /// The key of the write.
+    pub key: IdempotencyKey,
+    /// The fingerprint of the request.
+    pub fingerprint: [u8; 32],
+    /// Returns the response to record, given the outcome; `None` if the write had no effect.
+    pub response: fn(&T) -> Option<Vec<u8>>,
+}
+
+impl<T> Clone for IdempotentWrite<T> {
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<T> IdempotentWrite<T> {
+    /// Returns the record of the write, given its outcome.
+    pub(super) fn record(&self, outcome: &T) -> Option<ResponseRecord> {
+        (self.response)(outcome).map(|response| ResponseRecord {
+            fingerprint: self.fingerprint,
+            response,
+        })
+    }
+}
+
+/// The response recorded under an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseRecord {
+    /// The fingerprint of the request.
+    pub fingerprint: [u8; 32],
+    /// The response, as [`IdempotentWrite::response`] returned it.
+    pub response: Vec<u8>,
+}
+
+impl ResponseRecord {
+    /// Reads a row of caller, key, fingerprint and response. A fingerprint of a wrong length
+    /// becomes one that no request has.
+    pub(super) fn from_row(row: (String, String, Vec<u8>, Vec<u8>)) -> (IdempotencyKey, Self) {
+        let (caller, key, fingerprint, response) = row;
+        let key = IdempotencyKey {
+            caller: caller.into(),
+            key: key.into(),
+        };
+        let fingerprint = fingerprint.try_into().unwrap_or_default();
+        let record = Self {
+            fingerprint,
+            response,
+        };
+        (key, record)
+    }
+}

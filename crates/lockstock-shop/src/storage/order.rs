@@ -1,0 +1,103 @@
+//! Orders against the stock of a product, and their outcomes.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::idempotency::{IdempotentWrite, ResponseRecord};
+use super::ledger::LedgerEntry;
+use super::product::StockLevels;
+use super::request_context::RequestContext;
+use super::reservation::Reservation;
+
+/// A request to change the stock of one product.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The id of the product.
+    pub product: i64,
+    /// The requested change.
+    pub kind: OrderKind,
+    /// The request that the order came with.
+    pub request: RequestContext,
+    /// Set if the order must take effect once only.
+    pub idempotency: Option<IdempotentWrite<OrderOutcome>>,
+}
+
+impl Order {
+    /// Returns the product and the caller of a purchase by a known caller, whose reservations
+    /// are used up first.
+    pub(super) fn purchase_by(&self) -> Option<(i64, &str)> {
+        let is_purchase = matches!(self.kind, OrderKind::Purchase { .. });
+        let caller = &*self.request.caller;
+        (is_purchase && !caller.is_empty()).then_some((self.product, caller))
+    }
+}
+
+/// The change that an [`Order`] requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderKind {
+    /// Buys units.
+    Purchase {
+        /// At least 1.
+        quantity: i64,
+    },
+    /// Sets units aside.
+    Reserve {
+        /// At least 1.
+        quantity: i64,
+        /// How long the units stay set aside.
+        ttl: Duration,
+    },
+    /// Buys the units of a reservation.
+    Confirm {
+        /// The id of the reservation.
+        reservation: Uuid,
+    },
+    /// Extends a reservation.
+    Extend {
+        /// The id of the reservation.
+        reservation: Uuid,
+        /// How long the units stay set aside from now on. Never shortens the reservation.
+        ttl: Duration,
+    },
+    /// Cancels a reservation.
+    Cancel {
+        /// The id of the reservation.
+        reservation: Uuid,
+    },
+}
+
+impl OrderKind {
+    /// Returns the id of the reservation that the order names.
+    pub(super) fn reservation(self) -> Option<Uuid> {
+        match self {
+            Self::Purchase { .. } | Self::Reserve { .. } => None,
+            Self::Confirm { reservation }
+            | Self::Extend { reservation, .. }
+            | Self::Cancel { reservation } => Some(reservation),
+        }
+    }
+}
+
+/// The outcome of an [`Order`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderOutcome {
+    /// The units are bought.
+    Purchased(LedgerEntry),
+    /// The units are set aside.
+    Held(Reservation),
+    /// The units are no longer set aside, and not bought.
+    Released(Reservation),
+    /// Too few units are available.
+    Insufficient(StockLevels),
+    /// The reservation has expired.
+    Expired(Reservation),
+    /// The reservation is already confirmed or cancelled.
+    Settled(Reservation),
+    /// The product does not exist.
+    NoProduct,
+    /// The caller has no such reservation.
+    NoReservation,
+    /// The idempotency key was used before: nothing is written.
+    AlreadyRecorded(ResponseRecord),
+}

@@ -1,0 +1,442 @@
+//! Purchases and reservations: all orders of a product that arrived while a transaction ran are
+//! carried out by the next one, in order of arrival. See
+//! [`settlement`](super::super::settlement).
+//!
+//! A batch never waits for a product that is locked elsewhere: it skips the product, whose orders
+//! run again on their own and wait for at most half the timeout of a call. If a batch fails before
+//! its commit because a row violates a constraint, its orders run again, one by one. An order that
+//! has not started within the timeout of a call is dropped, and its caller receives an error.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::super::error::CommitTracker;
+use super::super::settlement::{ProductState, Snapshot, Writes, settle};
+use super::super::sql::reservation_columns;
+use super::super::{
+    IdempotencyKey, LedgerEntry, Order, OrderOutcome, Reservation, ResponseRecord, Result,
+    StockLevels, StorageError, StorageOptions,
+};
+use super::pool::Database;
+use super::records;
+use crate::batch::{KeyBatch, StartToken};
+use crate::failpoint;
+
+pub(super) struct PendingOrder {
+    pub(super) order: Order,
+    pub(super) reply: oneshot::Sender<Result<OrderOutcome>>,
+    pub(super) start: StartToken,
+}
+
+/// What a transaction does about a product that is locked elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LockedRows {
+    Skip,
+    Wait,
+}
+
+/// Transactions with the same idempotency keys make each other fail at most a few times in a row.
+const MAX_KEY_CONFLICTS: u32 = 10;
+
+/// Carries out batches of orders, one batch for each product.
+pub(super) async fn execute(database: Database, mut batches: Vec<KeyBatch<PendingOrder>>) {
+    for batch in &mut batches {
+        batch.jobs.retain(|pending| pending.start.start());
+    }
+    let orders = orders(&batches);
+    if orders.is_empty() {
+        return;
+    }
+    match transact(&database, &orders, LockedRows::Skip).await {
+        Ok(mut outcomes) => {
+            for batch in &mut batches {
+                reply(&mut outcomes, batch);
+            }
+        }
+        // The error does not name the order, and nothing is written.
+        Err(error) if error.is_row_error() && !error.commit_unknown() => {}
+        Err(error) => return batches.iter_mut().for_each(|batch| fail(batch, &error)),
+    }
+    for batch in batches {
+        if !batch.jobs.is_empty() {
+            tokio::spawn(execute_single(database.clone(), batch));
+        }
+    }
+}
+
+/// Replies to the orders of a product, unless it was skipped.
+fn reply(outcomes: &mut HashMap<i64, Vec<OrderOutcome>>, batch: &mut KeyBatch<PendingOrder>) {
+    if let Some(outcomes) = outcomes.remove(&batch.key) {
+        for (pending, outcome) in batch.jobs.drain(..).zip(outcomes) {
+            let _ = pending.reply.send(Ok(outcome));
+        }
+    }
+}
+
+fn fail(batch: &mut KeyBatch<PendingOrder>, error: &StorageError) {
+    for pending in batch.jobs.drain(..) {
+        let _ = pending.reply.send(Err(error.clone()));
+    }
+}
+
+fn orders(batches: &[KeyBatch<PendingOrder>]) -> Vec<Order> {
+    let pending = batches.iter().flat_map(|batch| &batch.jobs);
+    pending.map(|pending| pending.order.clone()).collect()
+}
+
+/// Carries out the orders of one product. If it is locked elsewhere, waits.
+async fn execute_single(database: Database, mut batch: KeyBatch<PendingOrder>) {
+    let permit = database.single_sale_permits.acquire();
+    let Ok(permit) = timeout(database.options.timeout, permit).await else {
+        return fail(&mut batch, &StorageError::not_started());
+    };
+    let all = orders(std::slice::from_ref(&batch));
+    match transact(&database, &all, LockedRows::Wait).await {
+        Ok(mut outcomes) => reply(&mut outcomes, &mut batch),
+        Err(error) if error.is_row_error() && !error.commit_unknown() && all.len() > 1 => {
+            for pending in batch.jobs.drain(..) {
+                let order = std::slice::from_ref(&pending.order);
+                let outcome = transact(&database, order, LockedRows::Wait).await;
+                let outcome = outcome.and_then(|mut outcomes| {
+                    let outcomes = outcomes.remove(&pending.order.product);
+                    let outcome = outcomes.and_then(|mut outcomes| outcomes.pop());
+                    outcome.ok_or_else(|| StorageError::bug("an order has no outcome"))
+                });
+                let _ = pending.reply.send(outcome);
+            }
+        }
+        Err(error) => fail(&mut batch, &error),
+    }
+    drop(permit);
+}
+
+/// Carries out orders in one transaction. Returns the outcomes of each product that was not
+/// skipped. If the transaction certainly had no effect and may succeed now, runs it again.
+async fn transact(
+    database: &Database,
+    orders: &[Order],
+    locked_rows: LockedRows,
+) -> Result<HashMap<i64, Vec<OrderOutcome>>> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let tracker = CommitTracker::default();
+        let (commit, orders) = (tracker.clone(), orders.to_vec());
+        let options = database.options;
+        let settled = database
+            .with_connection(|connection| {
+                Box::pin(try_transact(
+                    connection,
+                    orders,
+                    locked_rows,
+                    options,
+                    commit,
+                ))
+            })
+            .await
+            .map_err(|error| tracker.mark(error));
+        match settled {
+            Ok(Some(outcomes)) => return Ok(outcomes),
+            // The conflicting record is committed: the next try finds it.
+            Ok(None) if tries < MAX_KEY_CONFLICTS => {}
+            Ok(None) => return Err(StorageError::key_conflicts()),
+            // A restart of the database has broken the connection.
+            Err(error) if error.is_broken_connection() && !error.commit_unknown() && tries < 2 => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Returns `None`, and nothing is written, if another transaction has used one of the idempotency
+/// keys meanwhile.
+async fn try_transact(
+    connection: &mut PgConnection,
+    orders: Vec<Order>,
+    locked_rows: LockedRows,
+    options: StorageOptions,
+    tracker: CommitTracker,
+) -> Result<Option<HashMap<i64, Vec<OrderOutcome>>>> {
+    let mut transaction = connection.begin().await?;
+    if locked_rows == LockedRows::Wait {
+        // Well before the call times out, which would close the connection.
+        let lock_timeout_ms = (options.timeout / 2).as_millis().max(1);
+        let text = format!("SET LOCAL lock_timeout = {lock_timeout_ms}");
+        sqlx::raw_sql(AssertSqlSafe(text))
+            .execute(&mut *transaction)
+            .await?;
+    }
+    let ids = orders
+        .iter()
+        .map(|order| order.product)
+        .collect::<HashSet<_>>();
+    let mut ids = ids.into_iter().collect::<Vec<_>>();
+    ids.sort_unstable();
+    let locked = lock(&mut transaction, &ids, locked_rows).await?;
+    let skipped = match locked_rows {
+        LockedRows::Wait => HashSet::new(),
+        LockedRows::Skip => find_skipped(&mut transaction, &ids, &locked).await?,
+    };
+    let orders = orders
+        .into_iter()
+        .filter(|order| !skipped.contains(&order.product))
+        .collect::<Vec<_>>();
+    failpoint::pause("transaction.begun").await;
+    let snapshot = read(&mut transaction, &orders, locked, options).await?;
+    let mut writes = settle(&orders, snapshot);
+    let outcomes = std::mem::take(&mut writes.outcomes);
+    if writes.are_empty() {
+        transaction.rollback().await?;
+    } else {
+        if !write(&mut transaction, writes, options).await? {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        tracker.commit(transaction).await?;
+    }
+    let mut by_product = HashMap::<i64, Vec<OrderOutcome>>::new();
+    for (order, outcome) in orders.iter().zip(outcomes) {
+        by_product.entry(order.product).or_default().push(outcome);
+    }
+    Ok(Some(by_product))
+}
+
+/// A row of id, price, stock and version.
+type LockedProduct = (i64, i64, i64, i64);
+
+/// Locks products in the order of their ids, so that transactions cannot deadlock.
+async fn lock(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    locked_rows: LockedRows,
+) -> Result<Vec<LockedProduct>> {
+    let text = match locked_rows {
+        LockedRows::Skip => {
+            "SELECT id, price, stock, version FROM products WHERE id = ANY($1) ORDER BY id
+             FOR UPDATE SKIP LOCKED"
+        }
+        LockedRows::Wait => {
+            "SELECT id, price, stock, version FROM products WHERE id = ANY($1) ORDER BY id
+             FOR UPDATE"
+        }
+    };
+    let query = sqlx::query_as(text).bind(ids);
+    Ok(query.fetch_all(connection).await?)
+}
+
+/// Returns the products that exist, but were skipped.
+async fn find_skipped(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    locked: &[LockedProduct],
+) -> Result<HashSet<i64>> {
+    if locked.len() == ids.len() {
+        return Ok(HashSet::new());
+    }
+    let existing: Vec<i64> = sqlx::query_scalar("SELECT id FROM products WHERE id = ANY($1)")
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
+    let locked = locked
+        .iter()
+        .map(|product| product.0)
+        .collect::<HashSet<_>>();
+    Ok(existing
+        .into_iter()
+        .filter(|id| !locked.contains(id))
+        .collect())
+}
+
+/// Reads what the orders depend on. In statements after those that lock the products: each sees
+/// what transactions committed before they released the products.
+async fn read(
+    connection: &mut PgConnection,
+    orders: &[Order],
+    locked: Vec<LockedProduct>,
+    options: StorageOptions,
+) -> Result<Snapshot> {
+    let ids = locked.iter().map(|product| product.0).collect::<Vec<_>>();
+    let held: Vec<(Option<i64>, i64, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp()
+         FROM (SELECT unnest($1::bigint[]) UNION ALL SELECT NULL) AS requested (id)
+             LEFT JOIN LATERAL (
+                 SELECT sum(quantity) AS quantity FROM reservations
+                 WHERE product = requested.id AND state = 'held'
+                     AND expires_at > statement_timestamp()
+             ) AS held ON true",
+    )
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let now = held.first().map_or_else(Utc::now, |(_, _, now)| *now);
+    let held: HashMap<i64, i64> = held
+        .into_iter()
+        .filter_map(|(id, held, _)| Some((id?, held)))
+        .collect();
+    let products = locked.into_iter().map(|(id, price, stock, version)| {
+        let held = held.get(&id).copied().unwrap_or_default();
+        let levels = StockLevels { stock, held };
+        let product = ProductState {
+            price,
+            version,
+            levels,
+        };
+        (id, product)
+    });
+    Ok(Snapshot {
+        now,
+        products: products.collect(),
+        reservations: read_reservations(connection, orders, now).await?,
+        records: read_records(connection, orders, options).await?,
+    })
+}
+
+/// Returns the reservations that orders name, and those of known callers that buy.
+async fn read_reservations(
+    connection: &mut PgConnection,
+    orders: &[Order],
+    now: DateTime<Utc>,
+) -> Result<BTreeMap<Uuid, Reservation>> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        reservation_columns!(),
+        " FROM reservations WHERE id = ANY($1)
+         UNION
+         SELECT r.*
+         FROM (SELECT DISTINCT * FROM unnest($2::bigint[], $3::text[])) AS buyer (product, caller)
+             CROSS JOIN LATERAL (
+                 SELECT ",
+        reservation_columns!(),
+        "
+                 FROM reservations AS r
+                 WHERE r.product = buyer.product AND r.caller = buyer.caller
+                     AND r.state = 'held' AND r.caller <> ''
+                     -- The time of the sum: whatever it counts as held is read here too.
+                     AND r.expires_at > $4
+                 OFFSET 0
+             ) AS r"
+    );
+    let named = orders.iter().filter_map(|order| order.kind.reservation());
+    let named = named.collect::<Vec<_>>();
+    let (products, callers): (Vec<i64>, Vec<String>) = orders
+        .iter()
+        .filter_map(Order::purchase_by)
+        .map(|(product, caller)| (product, caller.to_owned()))
+        .unzip();
+    if named.is_empty() && products.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let found: Vec<Reservation> = sqlx::query_as(SELECT)
+        .bind(named)
+        .bind(products)
+        .bind(callers)
+        .bind(now)
+        .fetch_all(connection)
+        .await?;
+    Ok(found.into_iter().map(|found| (found.id, found)).collect())
+}
+
+async fn read_records(
+    connection: &mut PgConnection,
+    orders: &[Order],
+    options: StorageOptions,
+) -> Result<HashMap<IdempotencyKey, ResponseRecord>> {
+    let writes = orders.iter().filter_map(|order| order.idempotency.as_ref());
+    let keys = writes.map(|write| write.key.clone()).collect::<Vec<_>>();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    records::find(connection, keys, options).await
+}
+
+/// Writes everything. Returns false if another transaction has used one of the idempotency keys.
+async fn write(
+    connection: &mut PgConnection,
+    writes: Writes,
+    options: StorageOptions,
+) -> Result<bool> {
+    if !writes.entries.is_empty() {
+        write_sales(connection, writes.products, &writes.entries).await?;
+    }
+    if !writes.reservations.is_empty() {
+        write_reservations(connection, &writes.reservations).await?;
+    }
+    records::insert(connection, writes.records, options).await
+}
+
+async fn write_sales(
+    connection: &mut PgConnection,
+    products: BTreeMap<i64, (i64, i64)>,
+    entries: &[LedgerEntry],
+) -> Result<()> {
+    let ids = products.keys().copied().collect::<Vec<_>>();
+    let (stocks, versions): (Vec<_>, Vec<_>) = products.into_values().unzip();
+    let at = entries.first().map(|entry| entry.at);
+    sqlx::query(
+        "WITH sold AS (
+             UPDATE products AS p SET stock = now.stock, version = now.version, updated_at = $4
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS now (id, stock, version)
+             WHERE p.id = now.id
+         )
+         INSERT INTO ledger (product, version, id, reason, delta, stock_after, unit_price,
+             reservation, request, at)
+         SELECT product, version, id, reason, delta, stock_after, unit_price, reservation,
+             request, $4
+         FROM unnest($5::bigint[], $6::bigint[], $7::uuid[], $8::text[], $9::bigint[],
+                 $10::bigint[], $11::bigint[], $12::uuid[], $13::text[])
+             AS entry (product, version, id, reason, delta, stock_after, unit_price,
+                 reservation, request)",
+    )
+    .bind(ids)
+    .bind(stocks)
+    .bind(versions)
+    .bind(at)
+    .bind(column(entries, |entry| entry.product))
+    .bind(column(entries, |entry| entry.version))
+    .bind(column(entries, |entry| entry.id))
+    .bind(column(entries, |entry| entry.reason.name()))
+    .bind(column(entries, |entry| entry.delta))
+    .bind(column(entries, |entry| entry.stock_after))
+    .bind(column(entries, |entry| entry.unit_price))
+    .bind(column(entries, |entry| entry.reservation))
+    .bind(column(entries, |entry| entry.request.clone()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_reservations(
+    connection: &mut PgConnection,
+    reservations: &[Reservation],
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO reservations (id, product, caller, quantity, state, expires_at, purchase,
+             created_at)
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::text[],
+             $6::timestamptz[], $7::uuid[], $8::timestamptz[])
+         ON CONFLICT (id) DO UPDATE SET quantity = excluded.quantity, state = excluded.state,
+             expires_at = excluded.expires_at, purchase = excluded.purchase",
+    )
+    .bind(column(reservations, |reservation| reservation.id))
+    .bind(column(reservations, |reservation| reservation.product))
+    .bind(column(reservations, |reservation| {
+        reservation.caller.clone()
+    }))
+    .bind(column(reservations, |reservation| reservation.quantity))
+    .bind(column(reservations, |reservation| reservation.state.name()))
+    .bind(column(reservations, |reservation| reservation.expires_at))
+    .bind(column(reservations, |reservation| reservation.purchase))
+    .bind(column(reservations, |reservation| reservation.created_at))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Returns one field of all rows, as an array for `unnest`.
+fn column<'r, Row, T>(rows: &'r [Row], field: impl Fn(&'r Row) -> T) -> Vec<T> {
+    rows.iter().map(field).collect()
+}

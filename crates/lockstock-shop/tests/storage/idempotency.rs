@@ -1,0 +1,288 @@
+//! A write with an idempotency key takes effect once, on each kind of database.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::{
+    OPTIONS, assert_no_deadlock, audited, bought, created, fenced, found, mug,
+    new_postgres_database, on_each_database, on_each_database_with, order, purchase, stock,
+};
+use futures_util::future::join_all;
+use lockstock_shop::storage::{
+    self, Changes, EntryFilter, IdempotencyKey, IdempotentWrite, Order, OrderOutcome, Product,
+    RequestContext, ResponseRecord, StorageOptions, WriteContext, WriteOutcome,
+};
+
+fn key(caller: &str, key: &str) -> IdempotencyKey {
+    IdempotencyKey {
+        caller: caller.into(),
+        key: key.into(),
+    }
+}
+
+fn idempotency<T>(name: &str, response: fn(&T) -> Option<Vec<u8>>) -> Option<IdempotentWrite<T>> {
+    Some(IdempotentWrite {
+        key: key("ann", name),
+        fingerprint: [7; 32],
+        response,
+    })
+}
+
+fn with_key(name: &str, order: Order) -> Order {
+    let response = |outcome: &OrderOutcome| match outcome {
+        OrderOutcome::Purchased(entry) => Some(entry.id.to_string().into_bytes()),
+        _ => None,
+    };
+    Order {
+        idempotency: idempotency(name, response),
+        ..order
+    }
+}
+
+fn context(name: &str) -> WriteContext {
+    WriteContext {
+        request: RequestContext::default(),
+        idempotency: idempotency(name, |product: &Product| {
+            Some(product.version.to_string().into_bytes())
+        }),
+    }
+}
+
+fn record(text: &str) -> ResponseRecord {
+    ResponseRecord {
+        fingerprint: [7; 32],
+        response: text.into(),
+    }
+}
+
+#[tokio::test]
+async fn a_purchase_with_a_key_is_one_purchase() {
+    on_each_database(async |storage| {
+        let id = created(&*storage, mug(5)).await.id;
+        let first = bought(
+            storage
+                .submit_order(with_key("k", order(id, purchase(1))))
+                .await,
+        );
+        let recorded = record(&first.id.to_string());
+        assert_eq!(
+            storage.find_record(&key("ann", "k")).await.unwrap(),
+            Some(recorded.clone())
+        );
+        assert_eq!(storage.find_record(&key("bob", "k")).await.unwrap(), None);
+        // The key is used, for the same product and for another.
+        let other = created(&*storage, mug(5)).await.id;
+        for again in [id, other] {
+            let outcome = storage
+                .submit_order(with_key("k", order(again, purchase(1))))
+                .await
+                .unwrap();
+            assert_eq!(outcome, OrderOutcome::AlreadyRecorded(recorded.clone()));
+        }
+        assert_eq!(audited(&*storage, id).await.len(), 2);
+        assert_eq!(audited(&*storage, other).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_order_without_effect_leaves_the_key_unused() {
+    on_each_database(async |storage| {
+        let id = created(&*storage, mug(1)).await.id;
+        let rejected = storage
+            .submit_order(with_key("k", order(id, purchase(2))))
+            .await
+            .unwrap();
+        assert!(matches!(rejected, OrderOutcome::Insufficient(_)));
+        assert_eq!(storage.find_record(&key("ann", "k")).await.unwrap(), None);
+        bought(
+            storage
+                .submit_order(with_key("k", order(id, purchase(1))))
+                .await,
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_update_and_a_creation_with_a_key_happen_once() {
+    on_each_database(async |storage| {
+        let WriteOutcome::Done(product) = storage.create(mug(5), context("new")).await.unwrap()
+        else {
+            panic!()
+        };
+        let again = storage.create(mug(5), context("new")).await.unwrap();
+        assert_eq!(again, WriteOutcome::AlreadyRecorded(record("1")));
+        assert_eq!(storage.count(&Default::default()).await.unwrap(), 1);
+
+        let id = product.id;
+        let update = async |changes, fence, name| {
+            storage
+                .update(id, changes, fenced(fence), context(name))
+                .await
+                .unwrap()
+        };
+        assert!(matches!(
+            update(stock(4), 1, "k").await,
+            WriteOutcome::Done(_)
+        ));
+        assert_eq!(
+            update(stock(4), 2, "k").await,
+            WriteOutcome::AlreadyRecorded(record("2"))
+        );
+        // An update without changes is recorded too.
+        assert!(matches!(
+            update(Changes::default(), 3, "same").await,
+            WriteOutcome::Done(_)
+        ));
+        assert_eq!(
+            update(Changes::default(), 4, "same").await,
+            WriteOutcome::AlreadyRecorded(record("2"))
+        );
+        // A rejection is not recorded.
+        assert_eq!(update(stock(3), 1, "late").await, WriteOutcome::Fenced);
+        assert_eq!(
+            storage.find_record(&key("ann", "late")).await.unwrap(),
+            None
+        );
+        assert_eq!(found(&*storage, id).await.version, 2);
+        audited(&*storage, id).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_concurrent_orders_with_one_key_one_takes_effect() {
+    on_each_database(async |storage| {
+        let ids = [
+            created(&*storage, mug(1000)).await.id,
+            created(&*storage, mug(1000)).await.id,
+        ];
+        for round in 0..20 {
+            let name = format!("round {round}");
+            let many = (0..16).map(|n| {
+                let (storage, order) = (storage.clone(), order(ids[n % 2], purchase(1)));
+                let order = with_key(&name, order);
+                tokio::spawn(async move { storage.submit_order(order).await.unwrap() })
+            });
+            let mut responses = HashSet::new();
+            let mut effects = 0;
+            for outcome in join_all(many.collect::<Vec<_>>()).await {
+                match outcome.unwrap() {
+                    OrderOutcome::Purchased(entry) => {
+                        effects += 1;
+                        responses.insert(entry.id.to_string().into_bytes());
+                    }
+                    OrderOutcome::AlreadyRecorded(recorded) => {
+                        responses.insert(recorded.response);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((effects, responses.len()), (1, 1));
+        }
+        let mut sold = 0;
+        for id in ids {
+            sold += storage
+                .count_entries(id, EntryFilter::Purchases)
+                .await
+                .unwrap();
+            audited(&*storage, id).await;
+        }
+        assert_eq!(sold, 20);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_with_the_same_keys_neither_sell_twice_nor_deadlock() {
+    let url = new_postgres_database();
+    let shops = [
+        storage::open(&url, OPTIONS).await.unwrap(),
+        storage::open(&url, OPTIONS).await.unwrap(),
+    ];
+    let ids = [
+        created(&*shops[0], mug(1000)).await.id,
+        created(&*shops[0], mug(1000)).await.id,
+    ];
+    let mut sold = 0;
+    for round in 0..30 {
+        // Each server sells its own product, with the same keys in opposite order.
+        let sales = shops
+            .iter()
+            .zip(ids)
+            .enumerate()
+            .map(|(server, (shop, id))| {
+                let mut names = (0..8).map(|n| format!("{round}-{n}")).collect::<Vec<_>>();
+                if server == 1 {
+                    names.reverse();
+                }
+                let shop = shop.clone();
+                tokio::spawn(async move {
+                    let orders = names
+                        .iter()
+                        .map(|name| with_key(name, order(id, purchase(1))));
+                    let sold = join_all(orders.map(|order| shop.submit_order(order))).await;
+                    let is_new = |outcome| matches!(outcome, Ok(OrderOutcome::Purchased(_)));
+                    assert!(sold.iter().all(Result::is_ok), "{sold:?}");
+                    sold.into_iter()
+                        .filter(|outcome| is_new(outcome.clone()))
+                        .count()
+                })
+            });
+        let new = join_all(sales.collect::<Vec<_>>()).await;
+        sold += new.into_iter().map(Result::unwrap).sum::<usize>();
+    }
+    assert_eq!(sold, 30 * 8);
+    let ledger = audited(&*shops[0], ids[0]).await.len() + audited(&*shops[0], ids[1]).await.len();
+    assert_eq!(ledger - 2, sold);
+    assert_no_deadlock();
+}
+
+#[tokio::test]
+async fn a_record_expires() {
+    let short = StorageOptions {
+        key_retention: Duration::from_millis(200),
+        ..OPTIONS
+    };
+    on_each_database_with(short, async |storage| {
+        let id = created(&*storage, mug(5)).await.id;
+        let buy = async || {
+            storage
+                .submit_order(with_key("k", order(id, purchase(1))))
+                .await
+        };
+        let first = bought(buy().await);
+        while storage
+            .find_record(&key("ann", "k"))
+            .await
+            .unwrap()
+            .is_some()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The key is usable again, although the expired record still exists.
+        let second = bought(buy().await);
+        assert_ne!(first.id, second.id);
+        for name in ["a", "b"] {
+            bought(
+                storage
+                    .submit_order(with_key(name, order(id, purchase(1))))
+                    .await,
+            );
+        }
+        while storage
+            .find_record(&key("ann", "b"))
+            .await
+            .unwrap()
+            .is_some()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(storage.delete_expired_records(2).await.unwrap(), 2);
+        assert_eq!(storage.delete_expired_records(2).await.unwrap(), 1);
+        assert_eq!(storage.delete_expired_records(2).await.unwrap(), 0);
+        audited(&*storage, id).await;
+    })
+    .await;
+}

@@ -1,0 +1,102 @@
+//! Work that continues after its caller is gone: releases and withdrawals that have not
+//! reached the store yet.
+//!
+//! Bounded: each has a deadline, after which the lease has ended and nothing is left to give
+//! back. While the store does not answer, only one of them retries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::error::Result;
+
+/// First and longest pause between two retries.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Background tasks of a store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Background(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// The tasks that [`Background::drain`] waits for.
+    tasks: TaskTracker,
+    /// One permit: after an outage thousands of releases may be pending.
+    retries: Semaphore,
+    /// A handle rather than `tokio::spawn`: a guard may be dropped outside the runtime.
+    runtime: Handle,
+}
+
+impl Background {
+    /// Creates a set of tasks on the current runtime.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn new() -> Self {
+        let tasks = TaskTracker::new();
+        // `TaskTracker::wait` returns only once the tracker is closed. A closed tracker still
+        // accepts tasks.
+        tasks.close();
+        Self(Arc::new(Inner {
+            tasks,
+            retries: Semaphore::new(1),
+            runtime: Handle::current(),
+        }))
+    }
+
+    /// Waits until no task that was started by [`run`](Self::run) is left.
+    pub(super) async fn drain(&self) {
+        self.0.tasks.wait().await;
+    }
+
+    /// Runs `task` to completion, independently of the caller.
+    pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.runtime.spawn(self.0.tasks.track_future(task));
+    }
+
+    /// Runs `task` until it is aborted. [`drain`](Self::drain) does not wait for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.0.runtime.spawn(task).abort_handle()
+    }
+
+    /// Awaits `first`, and sends the request again until it succeeds or the deadline passes.
+    ///
+    /// `first` has been sent by the caller, so that later requests of the caller arrive after
+    /// it.
+    pub(crate) fn retry<F>(
+        &self,
+        deadline: Instant,
+        first: F,
+        send: impl Fn() -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let background = self.clone();
+        self.run(async move {
+            if first.await.is_ok() {
+                return;
+            }
+            let permit = timeout_at(deadline, background.0.retries.acquire());
+            let Ok(Ok(_permit)) = permit.await else {
+                return;
+            };
+            let mut delay = MIN_RETRY_DELAY;
+            while Instant::now() < deadline {
+                match send().await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "retrying a release in the background"),
+                }
+                sleep(delay).await;
+                delay = (delay * 2).min(MAX_RETRY_DELAY);
+            }
+        });
+    }
+}

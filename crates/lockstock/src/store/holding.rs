@@ -1,0 +1,113 @@
+//! A lock that this process holds: the part of the store contract that a guard uses.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::memory;
+use super::redis::holding as redis;
+use super::request::ReleaseOutcome;
+use crate::error::Result;
+use crate::key::Keys;
+
+/// A held lock, as its backend knows it.
+///
+/// Dropping it does not release the lock: see [`release`](Self::release).
+#[derive(Debug)]
+pub(crate) enum Holding {
+    Memory(memory::Holding),
+    Redis(redis::Holding),
+}
+
+impl Holding {
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        match self {
+            Self::Memory(holding) => &holding.keys,
+            Self::Redis(holding) => &holding.keys,
+        }
+    }
+
+    pub(crate) fn fence(&self) -> u64 {
+        match self {
+            Self::Memory(holding) => holding.fence,
+            Self::Redis(holding) => holding.fence,
+        }
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        match self {
+            Self::Memory(holding) => holding.lease,
+            Self::Redis(holding) => holding.lease,
+        }
+    }
+
+    /// Returns the deadline of the grant, which renewals do not move.
+    pub(crate) fn granted_deadline(&self) -> Instant {
+        match self {
+            Self::Memory(holding) => holding.granted_deadline,
+            Self::Redis(holding) => holding.granted_deadline,
+        }
+    }
+
+    /// Releases the lock, or hands it over to the next waiter.
+    ///
+    /// The release is on its way when this returns, even if the future is dropped. May be
+    /// called again if the future fails.
+    pub(crate) fn release(&self) -> ReleaseFuture {
+        match self {
+            Self::Memory(holding) => ReleaseFuture::Ready(holding.release()),
+            Self::Redis(holding) => match holding.release() {
+                Some(pending) => ReleaseFuture::Pending(pending),
+                None => ReleaseFuture::Ready(ReleaseOutcome::Released),
+            },
+        }
+    }
+
+    /// Leaves the lock taken to the end of its lease. Returns `false` if it was lost before.
+    ///
+    /// `deadline` is the current one, for the waiters that it concerns.
+    pub(crate) async fn keep(&self, deadline: Instant) -> Result<bool> {
+        match self {
+            Self::Memory(holding) => Ok(holding.keep()),
+            Self::Redis(holding) => holding.keep(deadline).await,
+        }
+    }
+
+    /// Sets the rest of the lease. Returns `false` if the lock was lost before.
+    pub(crate) async fn renew(&self, remaining: Duration) -> Result<bool> {
+        match self {
+            Self::Memory(holding) => Ok(holding.renew(remaining)),
+            Self::Redis(holding) => holding.renew(remaining).await,
+        }
+    }
+
+    /// Notes when this process considers the lock lost: later after a renewal, now after a
+    /// loss.
+    pub(crate) fn set_deadline(&self, deadline: Instant) {
+        match self {
+            // The lock table counts by itself.
+            Self::Memory(_) => {}
+            Self::Redis(holding) => holding.set_deadline(deadline),
+        }
+    }
+}
+
+/// A release under way, or done.
+pub(crate) enum ReleaseFuture {
+    Ready(ReleaseOutcome),
+    Pending(redis::PendingRelease),
+}
+
+impl Future for ReleaseFuture {
+    type Output = Result<ReleaseOutcome>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(outcome) => Poll::Ready(Ok(*outcome)),
+            Self::Pending(pending) => Pin::new(pending).poll(context),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A lock held in Redis by this process: how it is released, kept and renewed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Redis;
+use super::attempt::{Grant, Ownership};
+use super::batch::PendingReply;
+use super::cohort::QueueHead;
+use super::operation::{AcquireArgs, Operation, waited_us};
+use super::replies::{parse, parse_release};
+use crate::error::Result;
+use crate::key::Keys;
+use crate::lease::as_millis;
+use crate::store::request::{ReleaseOutcome, Request};
+
+/// A lock held in Redis.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    redis: Arc<Redis>,
+    ownership: Ownership,
+    /// Head of the local queue. `None` for permits and readers, which have no local queue, and
+    /// for a request that did not wait.
+    head: Option<QueueHead>,
+    pub(in crate::store) keys: Arc<Keys>,
+    pub(in crate::store) lease: Duration,
+    pub(in crate::store) fence: u64,
+    pub(in crate::store) granted_deadline: Instant,
+}
+
+impl Holding {
+    pub(super) fn new(
+        redis: &Arc<Redis>,
+        request: &Request,
+        grant: Grant,
+        head: Option<QueueHead>,
+    ) -> Self {
+        Self {
+            redis: redis.clone(),
+            ownership: grant.ownership,
+            head,
+            keys: request.keys.clone(),
+            lease: request.lease,
+            fence: grant.fence,
+            granted_deadline: grant.deadline,
+        }
+    }
+
+    /// Hands the lock over to the next local waiter, or sends the release to Redis.
+    ///
+    /// Returns `None` after a local hand-over, which is complete. Otherwise the release is sent
+    /// even if the reply is not awaited. If it fails it may be called again.
+    pub(in crate::store) fn release(&self) -> Option<PendingRelease> {
+        let handed_over = self.head.as_ref().is_some_and(QueueHead::hand_over);
+        (!handed_over).then(|| PendingRelease(self.send_release()))
+    }
+
+    /// Releases in Redis. The next local waiter joins Redis' queue in the same operation, so
+    /// that the lock does not go to a waiter that arrived later.
+    fn send_release(&self) -> PendingReply {
+        let (ownership, last_used) = (self.ownership, self.last_used_fence());
+        let Some(next) = self.head.as_ref().and_then(QueueHead::next) else {
+            let release = Operation::Release {
+                ownership,
+                last_used,
+            };
+            return self.redis.submit(&self.keys, release);
+        };
+        let attempt = next.attempt().clone();
+        attempt.ask_for_fences(next.fences_needed());
+        let args = AcquireArgs::waiting(&attempt);
+        let pass = Operation::Pass {
+            ownership,
+            last_used,
+            args,
+            waited_us: waited_us(&attempt.request),
+        };
+        let reply = self.redis.submit(&self.keys, pass);
+        if !next.promote() {
+            // The waiter is gone and may not know that it has joined Redis' queue.
+            let give_back = true;
+            drop(
+                self.redis
+                    .submit(&self.keys, Operation::Leave { args, give_back }),
+            );
+        }
+        reply
+    }
+
+    /// Returns `false` if the lock was lost before. Notifies the local waiters in both cases.
+    pub(in crate::store) async fn keep(&self, deadline: Instant) -> Result<bool> {
+        let keep = Operation::Keep {
+            ownership: self.ownership,
+            last_used: self.last_used_fence(),
+        };
+        let reply = self.redis.submit(&self.keys, keep).await;
+        let kept = reply.and_then(|reply| parse(&reply));
+        if let Some(head) = &self.head {
+            if matches!(kept, Ok(true)) {
+                head.notify_kept(deadline);
+            }
+            head.promote_next();
+        }
+        kept
+    }
+
+    /// Returns `false` if the lock was lost before.
+    pub(in crate::store) async fn renew(&self, remaining: Duration) -> Result<bool> {
+        let renew = Operation::Renew {
+            token: self.ownership.token,
+            remaining_ms: as_millis(remaining),
+        };
+        parse(&self.redis.submit(&self.keys, renew).await?)
+    }
+
+    /// Moves the deadline that the local queue watches.
+    pub(in crate::store) fn set_deadline(&self, deadline: Instant) {
+        if let Some(head) = &self.head {
+            head.set_deadline(deadline);
+        }
+    }
+
+    /// Returns the last fence that was used if several were minted with the grant.
+    fn last_used_fence(&self) -> Option<u64> {
+        (self.ownership.fences > 1).then_some(self.fence)
+    }
+}
+
+/// A release that was sent. Redis executes it even if the reply is not awaited.
+pub(crate) struct PendingRelease(PendingReply);
+
+impl Future for PendingRelease {
+    type Output = Result<ReleaseOutcome>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = ready!(Pin::new(&mut self.0).poll(context))?;
+        Poll::Ready(parse_release(&reply))
+    }
+}
