@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use lockstock_testkit::{Process, free_port, python};
 
 /// Upper bound of the time until the server is ready.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of requests per operation and chain, and a seed that makes failures reproducible.
 const EXAMPLES: &str = "40";
@@ -116,6 +116,9 @@ fn serve(port: u16, folder: &Path) -> Process {
         .args(["--listen", &format!("127.0.0.1:{port}")])
         .args(["--store", "memory://", "--database", &database])
         .args(["--after-update", "release", "--log", "warn"])
+        // No request exceeds these because the machine is slow.
+        .args(["--update-lease", "60s", "--update-wait", "30s"])
+        .args(["--database-timeout", "20s"])
         .stdout(Stdio::null());
     let server = Process::spawn(command).unwrap();
     let deadline = Instant::now() + START_TIMEOUT;

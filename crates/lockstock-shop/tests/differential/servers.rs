@@ -68,6 +68,9 @@ impl Server {
             .args(["--database", database])
             .args(["--store", redis])
             .args(["--after-update", "release"])
+            // No request exceeds these because the machine is slow.
+            .args(["--update-lease", "60s", "--update-wait", "30s"])
+            .args(["--store-timeout", "10s", "--database-timeout", "20s"])
             .args(["--log", "warn"])
             .arg("--no-samples");
         Server::start("lockstock", port, command)

@@ -28,6 +28,9 @@ const STEPS: [&str; 5] = [
     "update.written",
 ];
 
+/// Short, because the lock of a killed server is free at the end of its lease.
+const LEASE: &str = "300ms";
+
 /// A store and a database that survive the servers.
 struct Backends {
     store: String,
@@ -62,7 +65,7 @@ impl Backends {
 
     fn server(&self, failpoints: &str) -> Server {
         Server::on(&self.store, &self.database)
-            .args(&["--after-update", "release", "--update-lease", "300ms"])
+            .args(&["--after-update", "release", "--update-lease", LEASE])
             .failing(failpoints)
             .start()
     }
@@ -83,9 +86,12 @@ impl KeyedRequest {
         let request = server.request(self.method.clone(), &self.path);
         let request = request.header("idempotency-key", &self.key);
         let sent = request.json(&self.body).send().await.ok()?;
-        let response = Response::read_if_complete(sent).await?;
-        let in_flight = response.body["code"] == "in_flight";
-        (response.status.as_u16() < 500 && !in_flight).then_some(response)
+        let response = Response::read(sent).await.ok()?;
+        // Another request has the key, or the lease ended before the commit: the client repeats the
+        // request.
+        let is_undecided =
+            response.body["code"] == "in_flight" || response.body["code"] == "lock_lost";
+        (response.status.as_u16() < 500 && !is_undecided).then_some(response)
     }
 }
 
@@ -156,7 +162,7 @@ async fn a_request_killed_at_any_step_has_one_effect_when_retried() {
                 "{keyed:?} at {step}: {:?}",
                 response.body
             );
-            let again = keyed.send(&server).await.unwrap();
+            let again = response_to(&keyed, async || Some(keyed.send(&server).await)).await;
             assert_eq!(again.body, response.body, "{keyed:?} at {step}");
             let after = server.ledger(id).await.len();
             let writes = match &*keyed.path {
@@ -365,7 +371,7 @@ async fn random_kills(backends: Backends, servers: usize, seed: u64) {
         if keyed.method == Method::DELETE || !response.status.is_success() {
             continue;
         }
-        let again = keyed.send(&server).await.unwrap();
+        let again = response_to(keyed, async || Some(keyed.send(&server).await)).await;
         assert_eq!(
             (again.status, &again.body),
             (response.status, &response.body),

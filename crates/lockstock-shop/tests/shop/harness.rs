@@ -13,7 +13,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Upper bound of every wait. A test that reaches it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Options that no server exceeds because the machine is slow. A test about a lease or a timeout
+/// sets its own.
+const GENEROUS_OPTIONS: &str = "--update-lease 60s --update-wait 30s --store-timeout 10s \
+    --database-timeout 20s --request-timeout 60s --header-timeout 60s --body-timeout 60s";
 
 /// A running server.
 pub(crate) struct Server {
@@ -47,7 +52,8 @@ impl Server {
         command
             .args(["--listen", "127.0.0.1:0", "--no-samples"])
             .args(["--store", store, "--database", database])
-            .args(["--drain-delay", "0s"]);
+            .args(["--drain-delay", "0s"])
+            .args(GENEROUS_OPTIONS.split(' '));
         Self::from(command)
     }
 
@@ -90,9 +96,26 @@ impl Server {
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> Response {
-        let begun = Instant::now();
         let response = request.send().await.unwrap();
-        Response::read(response, begun).await
+        Response::read(response).await.unwrap()
+    }
+
+    /// Waits until a request sleeps at a fail point.
+    pub(crate) async fn paused(&self) {
+        eventually("a request is paused", async || {
+            self.log().contains("paused at a fail point").then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the API has this number of requests in flight.
+    pub(crate) async fn in_flight(&self, requests: usize) {
+        let gauge = format!("lockstock_http_requests_in_flight {requests}\n");
+        eventually("the requests are in flight", async || {
+            let metrics = self.get("/metrics").await.body;
+            metrics.as_str().unwrap().contains(&gauge).then_some(())
+        })
+        .await;
     }
 
     /// Returns the log up to now.
@@ -170,36 +193,24 @@ pub(crate) struct Response {
     pub(crate) headers: HeaderMap,
     /// `Null` if the body is empty, a string if it is not JSON.
     pub(crate) body: Value,
-    pub(crate) took: Duration,
 }
 
 impl Response {
-    /// Reads the body. Returns `None` if the connection breaks.
-    pub(crate) async fn read_if_complete(response: reqwest::Response) -> Option<Self> {
+    /// Reads the body. Fails if the connection breaks.
+    pub(crate) async fn read(response: reqwest::Response) -> reqwest::Result<Self> {
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.bytes().await.ok()?;
-        Some(Self::parse(status, headers, &bytes, Duration::ZERO))
-    }
-
-    async fn read(response: reqwest::Response, begun: Instant) -> Self {
-        let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.bytes().await.unwrap();
-        Self::parse(status, headers, &bytes, begun.elapsed())
-    }
-
-    fn parse(status: StatusCode, headers: HeaderMap, bytes: &[u8], took: Duration) -> Self {
+        let bytes = response.bytes().await?;
         let body = if bytes.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
         };
-        Self {
+        Ok(Self {
             status,
             headers,
             body,
-            took,
-        }
+        })
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {

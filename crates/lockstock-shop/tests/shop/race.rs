@@ -66,7 +66,7 @@ async fn exactly_one_of_five_wins(servers: &[&Server]) {
                 "{format:?} {round}: {statuses:?}"
             );
             for loser in responses.iter().filter(|response| response.status == 429) {
-                assert!((1..=3).contains(&loser.retry_after()), "{loser:?}");
+                assert!((1..=60).contains(&loser.retry_after()), "{loser:?}");
             }
             let after = servers[0].get(&product(id)).await;
             assert_eq!(after.body["stock"], 9);
