@@ -30,7 +30,7 @@ LAYERS = {
         {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"failpoint", "logging"},
+        {"etag", "timestamp", "failpoint", "logging"},
     ]
 }
 

@@ -23,14 +23,19 @@ pub(crate) fn is_on(name: &'static str) -> bool {
     injected(name).is_some()
 }
 
+#[cfg(feature = "failpoints")]
 fn injected(name: &'static str) -> Option<String> {
-    // Unused unless fail points are compiled in.
-    let _ = name;
     fail::fail_point!(name, |what| Some(what.unwrap_or_default()));
     None
 }
 
+#[cfg(not(feature = "failpoints"))]
+fn injected(_: &'static str) -> Option<String> {
+    None
+}
+
 /// Configures the fail points from `FAILPOINTS` until the result is dropped.
-pub(crate) fn setup() -> fail::FailScenario<'static> {
+pub(crate) fn setup() -> impl Sized {
+    #[cfg(feature = "failpoints")]
     fail::FailScenario::setup()
 }

@@ -37,18 +37,26 @@ pub use cli::Cli;
 use cli::Command;
 use commands::{bench, locks, race, serve};
 
-/// Runs the command that the command line names.
+/// Runs the command that the command line names, on a runtime of its own.
+///
+/// Not an `async fn`: its code would be generated in the crate that awaits it, and so once in each
+/// binary and test.
 ///
 /// # Errors
 ///
 /// Returns an error whose message is one line for the terminal.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<()> {
     let _scenario = failpoint::setup();
-    match cli.command {
-        Some(Command::Bench(args)) => bench::run(args).await,
-        Some(Command::Race(args)) => race::run(args).await,
-        Some(Command::Locks(args)) => locks::run(args).await,
-        Some(Command::Serve(args)) => serve::run(*args).await,
-        None => serve::run(cli.serve).await,
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::Bench(args)) => bench::run(args).await,
+            Some(Command::Race(args)) => race::run(args).await,
+            Some(Command::Locks(args)) => locks::run(args).await,
+            Some(Command::Serve(args)) => serve::run(*args).await,
+            None => serve::run(cli.serve).await,
+        }
+    })
 }

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use lockstock_shop::Cli;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     // One crypto provider for TLS to the store, to the database and to the target of a race.
     // Fails only if a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match lockstock_shop::run(Cli::parse()).await {
+    match lockstock_shop::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lockstock: {error:#}");

@@ -144,11 +144,45 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
             redact_url(url)
         ),
     };
-    opened.map_err(|error| anyhow::anyhow!("cannot open the database {}: {error}", redact_url(url)))
+    opened.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot open the database {}: {error}",
+            redact_database_url(url)
+        )
+    })
+}
+
+/// Returns a database URL without user, password and query, safe for logs and errors.
+pub(crate) fn redact_database_url(url: &str) -> String {
+    match url.strip_prefix("sqlite:") {
+        // `sqlite:FILE` has no host and no credentials.
+        Some(file) if !file.starts_with("//") => {
+            let file = file.split(['?', '#']).next().unwrap_or_default();
+            format!("sqlite:{file}")
+        }
+        _ => redact_url(url),
+    }
 }
 
 /// Returns the time of a write, to the microsecond as Postgres stores it: the response to a write
 /// and a later read return the same time.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact_database_url;
+
+    #[test]
+    fn a_redacted_database_url_names_the_file_or_the_host_only() {
+        for (url, redacted) in [
+            ("sqlite:shop.sqlite3?mode=ro", "sqlite:shop.sqlite3"),
+            ("sqlite:///var/shop.sqlite3", "sqlite:///var/shop.sqlite3"),
+            ("postgres://shop:hunter2@host/shop", "postgres://host/shop"),
+            ("hunter2", "(not a URL)"),
+        ] {
+            assert_eq!(redact_database_url(url), redacted);
+        }
+    }
 }

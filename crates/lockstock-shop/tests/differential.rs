@@ -1,14 +1,14 @@
-//! The shop beside the real thing: every request of `differential/cases/` is sent to a Django
-//! REST framework project (`bench/django`) and to our server, and the answers must agree in
-//! status, in the headers a client acts on, and in the JSON.
+//! Lockstock against Django REST framework: every request of `differential/cases/` is sent to a
+//! Django project (`bench/django`) and to Lockstock, and the responses must agree in status, in the
+//! headers that clients act on, and in the JSON.
 //!
-//! Both start empty on one private Postgres and one private Redis and get the same requests in
-//! the same order, so ids and versions agree without any mapping. Where the two are meant to
-//! differ is in one table, `differential/differences.rs`, which the users read as
-//! `docs/differences.md`; an entry that no longer differs fails.
+//! Both servers start empty on one private Postgres and one private Redis and get the same requests
+//! in the same order, so ids and versions agree without a mapping. Intended differences are in
+//! `differential/differences.rs` and documented in `docs/differences.md`; an entry that no longer
+//! differs fails.
 //!
-//! Not compared: what no client should act on. The words of Python's JSON parser, the time of
-//! day, `Server`, `Date`.
+//! Not compared: details that no client should act on, such as the wording of parsers, the time of
+//! day, `Server` and `Date`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -30,20 +30,20 @@ use compare::Aspect;
 use differences::{Exception, Reason, reasons};
 use lockstock_testkit::{Postgres, Redis};
 use servers::Server;
-use wire::Answer;
+use wire::Response;
 
 const DOCUMENT: &str = include_str!("../../../docs/differences.md");
 
 #[test]
-fn answers_as_django_rest_framework_does() {
+fn responses_agree_with_django_rest_framework() {
     let postgres = Postgres::start();
     let redis = Redis::start();
     let mut django = Server::django(
         &postgres.create_database("django"),
         &format!("redis://{}/1", redis.address()),
     );
-    let mut ours = Server::ours(
-        &postgres.create_database("ours"),
+    let mut lockstock = Server::lockstock(
+        &postgres.create_database("lockstock"),
         &format!("redis://{}/0", redis.address()),
     );
 
@@ -51,13 +51,13 @@ fn answers_as_django_rest_framework_does() {
     let mut failures = misnamed(&cases);
     let mut intended = 0;
     for case in &cases {
-        let theirs = django.ask(case);
-        let answer = ours.ask(case);
+        let expected = django.send_case(case);
+        let actual = lockstock.send_case(case);
         let exception = exception(case);
         intended += usize::from(exception.is_some());
-        let complaints = judge(&theirs, &answer, exception);
+        let complaints = compare_with_exception(&expected, &actual, exception);
         if !complaints.is_empty() {
-            failures.push(report(case, &complaints, &theirs, &answer));
+            failures.push(report(case, &complaints, &expected, &actual));
         }
     }
 
@@ -71,7 +71,7 @@ fn answers_as_django_rest_framework_does() {
     );
 }
 
-/// What the table of differences says is what the users are told, and in the same order.
+/// The document has the reasons of the tables in the same order.
 #[test]
 fn the_document_lists_every_reason() {
     let documented: Vec<&str> = DOCUMENT
@@ -90,9 +90,13 @@ fn exception(case: &Case) -> Option<(&'static Reason, &'static Exception)> {
         .find(|(_, exception)| exception.cases.contains(&&*case.name))
 }
 
-/// What is wrong with our answer, one line each.
-fn judge(theirs: &Answer, ours: &Answer, exception: Option<(&Reason, &Exception)>) -> Vec<String> {
-    let found = compare::differing(theirs, ours);
+/// Returns the unintended differences of Lockstock's response, one line each.
+fn compare_with_exception(
+    django: &Response,
+    lockstock: &Response,
+    exception: Option<(&Reason, &Exception)>,
+) -> Vec<String> {
+    let found = compare::differing(django, lockstock);
     let intended = exception.map_or(&[][..], |(_, exception)| exception.differs_in);
     let mut complaints = Vec::new();
     for aspect in &found {
@@ -100,31 +104,32 @@ fn judge(theirs: &Answer, ours: &Answer, exception: Option<(&Reason, &Exception)
             continue;
         }
         complaints.push(match aspect {
-            Aspect::Promises => format!("broken: {}", compare::broken_promises(ours).join(", ")),
+            Aspect::Promises => {
+                format!("broken: {}", compare::broken_promises(lockstock).join(", "))
+            }
             _ => format!("{aspect:?} differs"),
         });
     }
     for aspect in intended {
         if !found.contains(aspect) {
-            complaints.push(format!("{aspect:?} is meant to differ, and does not"));
+            complaints.push(format!("{aspect:?} should differ, and does not"));
         }
     }
     if let Some((reason, exception)) = exception {
-        if ours.status != exception.status {
-            complaints.push(format!("ours is meant to be {}", exception.status));
+        if lockstock.status != exception.status {
+            complaints.push(format!("the status should be {}", exception.status));
         }
-        if !compare::says(ours, exception.body) {
-            complaints.push(format!("ours is meant to say {}", exception.body));
+        if !compare::has_body(lockstock, exception.body) {
+            complaints.push(format!("the body should be {}", exception.body));
         }
         if !complaints.is_empty() {
-            complaints.push(format!("intended to differ: {}", reason.why));
+            complaints.push(format!("reason of the difference: {}", reason.why));
         }
     }
     complaints
 }
 
-/// A name in the table of differences that is no case's has been forgotten there; one that
-/// stands there twice has two answers.
+/// Returns an error for each name in the tables of differences that is unknown or repeated.
 fn misnamed(cases: &[Case]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut seen = Vec::new();
@@ -133,24 +138,22 @@ fn misnamed(cases: &[Case]) -> Vec<String> {
         .flat_map(|exception| exception.cases)
     {
         if !cases.iter().any(|case| case.name == **name) {
-            wrong.push(format!(
-                "no such case, but an intended difference: {name}\n"
-            ));
+            wrong.push(format!("intended difference of an unknown case: {name}\n"));
         }
         if seen.contains(&name) {
-            wrong.push(format!("twice among the intended differences: {name}\n"));
+            wrong.push(format!("two intended differences of one case: {name}\n"));
         }
         seen.push(name);
     }
     wrong
 }
 
-fn report(case: &Case, complaints: &[String], theirs: &Answer, ours: &Answer) -> String {
-    let mut text = format!("{}  {}\n", case.place, case.name);
+fn report(case: &Case, complaints: &[String], django: &Response, lockstock: &Response) -> String {
+    let mut text = format!("{}  {}\n", case.position, case.name);
     for complaint in complaints {
         let _ = writeln!(text, "  ! {complaint}");
     }
-    let _ = writeln!(text, "  django {theirs}");
-    let _ = writeln!(text, "  ours   {ours}");
+    let _ = writeln!(text, "  django     {django}");
+    let _ = writeln!(text, "  lockstock  {lockstock}");
     text
 }

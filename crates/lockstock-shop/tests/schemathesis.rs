@@ -1,24 +1,24 @@
-//! The OpenAPI document is true: schemathesis makes requests of it, as the document allows them
-//! and as it does not, one by one and in chains, and compares the answers with what it says.
+//! The OpenAPI document describes the server: schemathesis generates valid and invalid requests,
+//! single ones and chains, and checks the responses against the document.
 //!
-//! All its checks are on, in all its phases. What it has to be told beyond the document:
+//! All checks are on in all phases. The test configures what the document cannot express:
 //!
-//! - that a valid request may be answered 412 or 422, for what there is does not fit it (an
-//!   `If-Match`, an `Idempotency-Key`), as it may be answered 404 or 409 anyway;
-//! - that what was cancelled or sold, and the ledger of a deleted product, is still shown: the
-//!   check `use_after_free` is off for the four operations that look at those, and for no other;
-//! - to send no `Idempotency-Key` in chains: what is answered again for one may be of a product
-//!   that the chain has deleted since, which `ensure_resource_availability` takes for lost;
-//! - which reservations there are to look at, to extend, to confirm and to cancel;
-//! - that `"9"` is no mistake for 9, nor 9 for `"9"`: the server reads both as Django REST
-//!   framework does. The document says so in words, and has one type for each field, so that
-//!   clients made of it have one too;
-//! - to leave out multipart bodies with control characters in the names of their parts, which
-//!   it does not encode.
+//! - A valid request may be 412 or 422, because it depends on the state (`If-Match`,
+//!   `Idempotency-Key`) as 404 and 409 do.
+//! - Cancelled and sold reservations and the ledger of a deleted product remain readable: the check
+//!   `use_after_free` is off for the four operations that read them.
+//! - Chains send no `Idempotency-Key`: a replayed response may describe a product that the chain has
+//!   deleted since, and `ensure_resource_availability` would report it as missing.
+//! - The reservations that exist, to read, extend, confirm and cancel.
+//! - `"9"` is valid for 9, and 9 for `"9"`: the server accepts both as Django REST framework does.
+//!   The document mentions this in words and has one type for each field, so that generated clients
+//!   have one too.
+//! - Multipart bodies with control characters in the names of their parts are left out, because
+//!   schemathesis does not encode them.
 //!
 //! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
-//! The server runs with `--after-update release`: with a cool-down of seconds after each update
-//! nearly all of them would be answered 429, and nothing else would be seen.
+//! The server runs with `--after-update release`: with a cool-down after each update, nearly every
+//! update would be 429.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -30,15 +30,15 @@ use std::time::{Duration, Instant};
 
 use lockstock_testkit::{Process, free_port, python};
 
-/// How long the server may take to answer its first request.
-const START: Duration = Duration::from_secs(30);
+/// Upper bound of the time until the server is ready.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So many requests per operation and chain; a seed, so that a failure can be had again.
+/// Number of requests per operation and chain, and a seed that makes failures reproducible.
 const EXAMPLES: &str = "40";
 const SEED: &str = "1";
 
-/// What has to have succeeded, or nothing was tried: `method`, `route`, `status`.
-const REACHED: &[(&str, &str, u16)] = &[
+/// Responses that must occur, otherwise the run proves nothing: method, route, status.
+const EXPECTED: &[(&str, &str, u16)] = &[
     ("POST", "/api/products/", 201),
     ("PUT", "/api/products/{id}/", 200),
     ("PATCH", "/api/products/{id}/", 200),
@@ -59,31 +59,31 @@ const REACHED: &[(&str, &str, u16)] = &[
 ];
 
 #[test]
-fn the_document_says_what_the_server_does() {
+fn the_server_conforms_to_its_openapi_document() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let _server = serve(port, folder.path());
-    // Of one of the samples.
+    // One of the samples.
     let product = 2;
     let reservation = || reserve(port, product);
 
     let python = python();
-    let told = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
+    let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
     let output = Command::new(python.with_file_name("schemathesis"))
         .arg("--config-file")
-        .arg(told.join("schemathesis.toml"))
+        .arg(configuration.join("schemathesis.toml"))
         .args(["run", "--no-color", "--continue-on-failure"])
         .args(["--max-examples", EXAMPLES, "--seed", SEED])
-        // What an earlier run has found would change what this one tries.
+        // Examples of earlier runs would change this one.
         .args(["--generation-database", "none"])
-        // So that each request in the report can be sent again as it is.
+        // The report contains complete requests, so that each can be repeated.
         .args(["--output-sanitize", "false"])
         .arg(format!("http://127.0.0.1:{port}/openapi.json"))
-        .env("SCHEMATHESIS_HOOKS", told.join("hooks.py"))
+        .env("SCHEMATHESIS_HOOKS", configuration.join("hooks.py"))
         .env("PRODUCT", product.to_string())
-        .envs(["HELD", "BOUGHT", "GIVEN_BACK"].map(|which| (which, reservation())))
+        .envs(["HELD", "CONFIRMED", "CANCELLED"].map(|name| (name, reservation())))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        // It writes notes of its own into the folder it is run in.
+        // Schemathesis writes files into its working directory.
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .output()
@@ -93,17 +93,17 @@ fn the_document_says_what_the_server_does() {
     assert!(output.status.success(), "{report}{errors}");
 
     let metrics = get(port, "/metrics").unwrap();
-    for (method, route, status) in REACHED {
+    for (method, route, status) in EXPECTED {
         let labels = format!("{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}}");
         let counted = format!("lockstock_http_requests_total{labels}");
         assert!(
             metrics.contains(&counted),
-            "no {method} {route} was answered {status}: raise EXAMPLES or change SEED\n{report}"
+            "no {status} for {method} {route}: raise EXAMPLES or change SEED\n{report}"
         );
     }
 }
 
-/// The shop with its samples, on SQLite and with its locks in memory.
+/// Starts the shop with its samples, on SQLite and with the memory store.
 fn serve(port: u16, folder: &Path) -> Process {
     let database = format!("sqlite://{}", folder.join("shop.sqlite3").display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstock"));
@@ -118,31 +118,31 @@ fn serve(port: u16, folder: &Path) -> Process {
         .args(["--after-update", "release", "--log", "warn"])
         .stdout(Stdio::null());
     let server = Process::spawn(command).unwrap();
-    let deadline = Instant::now() + START;
-    while get(port, "/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
-        assert!(server.exited().is_none(), "the server ended at once");
-        assert!(Instant::now() < deadline, "the server does not answer");
+    let deadline = Instant::now() + START_TIMEOUT;
+    while get(port, "/readyz").is_none_or(|response| !response.starts_with("HTTP/1.1 200")) {
+        assert!(server.exited().is_none(), "the server exited");
+        assert!(Instant::now() < deadline, "the server is not ready");
         std::thread::sleep(Duration::from_millis(20));
     }
     server
 }
 
-/// Reserves one of a product, and answers the reservation's id.
+/// Reserves one of a product and returns the id of the reservation.
 fn reserve(port: u16, product: u32) -> String {
     let path = format!("/api/products/{product}/reservations/");
-    let answer = ask(port, "POST", &path, "quantity=1").unwrap();
-    let (_, place) = answer
+    let response = send(port, "POST", &path, "quantity=1").unwrap();
+    let (_, location) = response
         .split_once(&path)
-        .unwrap_or_else(|| panic!("{answer}"));
-    place.split('/').next().unwrap_or_default().to_owned()
+        .unwrap_or_else(|| panic!("{response}"));
+    location.split('/').next().unwrap_or_default().to_owned()
 }
 
 fn get(port: u16, path: &str) -> Option<String> {
-    ask(port, "GET", path, "")
+    send(port, "GET", path, "")
 }
 
-/// The whole answer, if there is one.
-fn ask(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
+/// Sends a request and returns the whole response, or `None` if the connection fails.
+fn send(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
     let length = form.len();
     let request = format!(
@@ -150,7 +150,7 @@ fn ask(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{form}"
     );
     connection.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).ok()?;
-    Some(answer)
+    let mut response = String::new();
+    connection.read_to_string(&mut response).ok()?;
+    Some(response)
 }

@@ -1,5 +1,5 @@
-//! The documents name files and tests that exist, and the invariants of `ARCHITECTURE.md` that
-//! can be read off the sources hold.
+//! Documents name only files and tests that exist, and the crate `redis` is used only where
+//! `ARCHITECTURE.md` permits it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn every_file_named_in_a_document_exists() {
 }
 
 #[test]
-fn every_link_between_documents_leads_somewhere() {
+fn every_relative_link_in_a_document_has_a_target() {
     let missing = documents().into_iter().flat_map(|(path, text)| {
         let folder = path.parent().unwrap().to_owned();
         let targets: Vec<_> = text.split("](").skip(1).map(|it| it.to_owned()).collect();
@@ -46,11 +46,15 @@ fn every_link_between_documents_leads_somewhere() {
         })
     });
     let missing = Vec::from_iter(missing);
-    assert!(missing.is_empty(), "no such file:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "no such target:\n{}",
+        missing.join("\n")
+    );
 }
 
-/// A test name is told apart from other identifiers by its length: at least four words. Metrics
-/// are as long, and begin with `lockstock_`.
+/// An identifier of four words or more is the name of a test, unless it is a metric, which begins
+/// with `lockstock_`.
 #[test]
 fn every_test_named_in_a_document_exists() {
     let sources = sources();
@@ -111,7 +115,7 @@ fn missing(find: impl Fn(&str) -> Vec<String>) -> Vec<String> {
     found.collect()
 }
 
-/// Returns each document with its absolute path. The change log names what existed then.
+/// Returns each document with its absolute path. The change log may name files of the past.
 fn documents() -> Vec<(PathBuf, String)> {
     let files = files().into_iter().map(|file| root().join(file));
     let documents = files.filter(|file| {
@@ -122,13 +126,13 @@ fn documents() -> Vec<(PathBuf, String)> {
     documents.map(read).collect::<Result<_, _>>().unwrap()
 }
 
-/// Returns the contents of `code spans`, but not those of code blocks.
+/// Returns the contents of code spans, without code blocks.
 fn code_spans(text: &str) -> impl Iterator<Item = &str> {
     let outside_blocks = text.split("```").step_by(2);
     outside_blocks.flat_map(|text| text.split('`').skip(1).step_by(2))
 }
 
-/// Returns the names that `a/{b,c}.rs` stands for.
+/// Expands `a/{b,c}.rs` to `a/b.rs` and `a/c.rs`.
 fn alternatives(name: &str) -> Vec<String> {
     let Some((head, rest)) = name.split_once('{') else {
         return vec![name.to_owned()];
@@ -147,7 +151,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     rust.map(read).collect::<Result<_, _>>().unwrap()
 }
 
-/// Returns the files of the repository, without hidden ones and what is built.
+/// Returns the files of the repository, except hidden and generated files.
 fn files() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {

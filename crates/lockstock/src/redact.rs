@@ -9,11 +9,6 @@
 /// );
 /// ```
 pub fn redact_url(url: &str) -> String {
-    if let Some(file) = url.strip_prefix("sqlite:")
-        && !file.starts_with("//")
-    {
-        return format!("sqlite:{}", without_query(file));
-    }
     let Some((scheme, rest)) = url.split_once("://") else {
         // It may be a password that was entered in the wrong place.
         return "(not a URL)".to_owned();

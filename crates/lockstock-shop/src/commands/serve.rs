@@ -32,7 +32,7 @@ use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner};
-use crate::storage::{self, StorageOptions};
+use crate::storage::{self, StorageOptions, redact_database_url};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -241,7 +241,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         // The holder column of `lockstock locks`.
         process = %state.store.client_id(),
         store = redact_url(&args.store),
-        database = redact_url(&args.database),
+        database = redact_database_url(&args.database),
         "serving"
     );
     serve(listener, state, &args, signals).await;
@@ -316,7 +316,7 @@ fn print_welcome(args: &ServeArgs, address: SocketAddr) -> std::io::Result<()> {
                lockstock race --url {url}
 ",
         version = env!("CARGO_PKG_VERSION"),
-        database = redact_url(&args.database),
+        database = redact_database_url(&args.database),
         store = redact_url(&args.store),
     )?;
     out.flush()

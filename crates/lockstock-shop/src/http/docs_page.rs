@@ -22,11 +22,10 @@ const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Allows scripts and requests of this server only. Swagger UI needs inline styles, and images
-/// that are part of its stylesheet.
-const SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
-    style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Allows scripts, styles and requests of this server only. Icons are part of the stylesheet.
+const SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
 
 /// Length of a gzip header without optional fields (RFC 1952, section 2.3): `gzip -n` writes
 /// none.

@@ -58,7 +58,7 @@ fn lock_name(parts: &Parts) -> Option<String> {
     let ProductId(id) = ProductId::parse(parts.uri.path()).ok()?;
     let mut name = format!("product-update-lock-{id}");
     // Equivalent to a store that grants every lock to all requests.
-    if failpoint::is_on("locks.granted.to.everybody") {
+    if failpoint::is_on("update.always_granted") {
         name += &format!("-{:x}", rand::random::<u64>());
     }
     Some(name)

@@ -1,7 +1,7 @@
-//! The requests, read from the tables in `cases/`.
+//! The requests of the tables in `cases/`.
 //!
-//! One request a line: method, target, and, if it has a body, its kind and the body. Lines
-//! indented under it are further headers. `#` begins a comment.
+//! One request a line: method, target, and, if it has a body, the kind of the body and the body.
+//! Indented lines below it are further headers. `#` begins a comment.
 //!
 //! ```text
 //! PATCH ~13/ json {"stock": 9}
@@ -13,18 +13,18 @@
 //! | written | sent |
 //! |---|---|
 //! | `~` at the start of a target | `/api/products/` |
-//! | `{new}` in a target | the id of the product that was made last |
-//! | `{own}` in a target | the id of a product that is made for this case and deleted after it |
+//! | `{new}` in a target | the id of the last created product |
+//! | `{own}` in a target | the id of a product created for this case and deleted after it |
 //! | `json`, `form`, `multipart` | the body with its `Content-Type` |
-//! | `text` | the body with no `Content-Type` but one written below |
+//! | `text` | the body without a `Content-Type`, unless one follows |
 //! | `<<a*201>>` | `a`, 201 times |
 //! | `<<x ff fe>>` | these bytes |
-//! | `<<crlf>>` | a line's end as HTTP has it |
+//! | `<<crlf>>` | CR and LF |
 //!
-//! A write that only one of the two servers makes needs a product of its own: on a shared one
-//! their versions would run apart from there on.
+//! A write that succeeds on only one of the servers needs a product of its own: on a shared
+//! product the versions would differ from then on.
 
-/// In this order: the first makes the products that the others look at.
+/// The first table creates the products that the others read.
 const TABLES: [(&str, &str); 10] = [
     ("start.txt", include_str!("cases/start.txt")),
     ("numbers.txt", include_str!("cases/numbers.txt")),
@@ -42,10 +42,10 @@ const BOUNDARY: &str = "b-o-u-n-d-a-r-y";
 
 /// One request.
 pub(crate) struct Case {
-    /// Its line, and its headers after ` | `: how the table of differences calls it.
+    /// The line and its headers, separated by ` | `. The tables of differences use this name.
     pub(crate) name: String,
     /// Table and line number.
-    pub(crate) place: String,
+    pub(crate) position: String,
     pub(crate) method: &'static str,
     target: &'static str,
     kind: &'static str,
@@ -53,7 +53,7 @@ pub(crate) struct Case {
     headers: Vec<&'static str>,
 }
 
-/// Every case of every table, in order.
+/// Returns the cases of all tables in order.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for (table, text) in TABLES {
@@ -71,7 +71,7 @@ pub(crate) fn all() -> Vec<Case> {
             let mut next = || words.next().unwrap_or("");
             cases.push(Case {
                 name: line.into(),
-                place: format!("{table}:{}", index + 1),
+                position: format!("{table}:{}", index + 1),
                 method: next(),
                 target: next(),
                 kind: next(),
@@ -84,11 +84,12 @@ pub(crate) fn all() -> Vec<Case> {
 }
 
 impl Case {
-    pub(crate) fn needs_its_own(&self) -> bool {
+    /// Returns whether the case needs a product of its own.
+    pub(crate) fn needs_own_product(&self) -> bool {
         self.target.contains("{own}")
     }
 
-    /// The request as it goes over the wire, with these ids for `{new}` and `{own}`.
+    /// Returns the bytes of the request, with these ids for `{new}` and `{own}`.
     pub(crate) fn bytes(&self, new: &str, own: &str) -> Vec<u8> {
         let target = match self.target.strip_prefix('~') {
             Some(rest) => format!("/api/products/{rest}"),
@@ -102,9 +103,9 @@ impl Case {
             bytes.extend(expand(header));
             bytes.extend(b"\r\n");
         }
-        // Both are asked by one name, so that the links in their answers are the same.
+        // Both servers get the same host, so that their links are equal.
         for (name, default) in [("host", "shop.test"), ("accept", "*/*")] {
-            if !self.names(name) {
+            if !self.has_header(name) {
                 bytes.extend(format!("{name}: {default}\r\n").bytes());
             }
         }
@@ -112,7 +113,7 @@ impl Case {
             bytes.extend(format!("Content-Type: {content_type}\r\n").bytes());
         }
         if let Some(body) = &body
-            && !self.names("transfer-encoding")
+            && !self.has_header("transfer-encoding")
         {
             bytes.extend(format!("Content-Length: {}\r\n", body.len()).bytes());
         }
@@ -121,7 +122,7 @@ impl Case {
         bytes
     }
 
-    fn names(&self, header: &str) -> bool {
+    fn has_header(&self, header: &str) -> bool {
         self.headers.iter().any(|line| {
             let name = line.split(':').next().unwrap_or_default();
             name.eq_ignore_ascii_case(header)
@@ -139,12 +140,12 @@ impl Case {
                 &format!("multipart/form-data; boundary={BOUNDARY}"),
                 multipart(self.body),
             ),
-            other => panic!("{}: no body is a {other:?}", self.place),
+            other => panic!("{}: unknown kind of body {other:?}", self.position),
         }
     }
 }
 
-/// `name=text & name@file=bytes` as parts.
+/// Encodes `name=text & name@file=bytes` as parts.
 fn multipart(fields: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in fields.split(" & ").filter(|field| !field.is_empty()) {
@@ -165,12 +166,12 @@ fn multipart(fields: &str) -> Vec<u8> {
     bytes
 }
 
-/// The `<<…>>` of the tables.
+/// Expands the `<<…>>` of the tables.
 fn expand(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("<<") {
-        let (inner, after) = after.split_once(">>").expect("<< has its >>");
+        let (inner, after) = after.split_once(">>").expect("<< has a >>");
         bytes.extend(before.bytes());
         if inner == "crlf" {
             bytes.extend(b"\r\n");
@@ -178,7 +179,7 @@ fn expand(text: &str) -> Vec<u8> {
             let byte = |pair| u8::from_str_radix(pair, 16).expect("two hexadecimal digits");
             bytes.extend(digits.split(' ').map(byte));
         } else {
-            let (unit, times) = inner.rsplit_once('*').expect("what * how often");
+            let (unit, times) = inner.rsplit_once('*').expect("text * times");
             bytes.extend(
                 unit.repeat(times.parse().expect("a number of times"))
                     .bytes(),

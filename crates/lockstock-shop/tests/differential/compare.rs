@@ -1,10 +1,10 @@
-//! When two answers are the same to a client.
+//! Comparison of two responses as a client sees them.
 
 use serde_json::Value;
 
-use crate::wire::Answer;
+use crate::wire::Response;
 
-/// What two answers can differ in.
+/// An aspect in which two responses can differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Aspect {
     Status,
@@ -15,91 +15,111 @@ pub(crate) enum Aspect {
     Etag,
     RetryAfter,
     Body,
-    /// Equal as JSON, but the fields come in another order.
+    /// Equal as JSON, but with the fields in another order.
     Order,
-    /// Ours breaks what it promises whatever Django does: see [`broken_promises`].
+    /// A guarantee of every Lockstock response is broken: see [`broken_promises`].
     Promises,
 }
 
-/// Everything the two differ in, and whether ours is one of ours at all.
-pub(crate) fn differing(theirs: &Answer, ours: &Answer) -> Vec<Aspect> {
-    let same = |name| theirs.header(name) == ours.header(name);
-    let given = |answer: &Answer, name| answer.header(name).is_some();
-    let [mut value, mut other] = [theirs, ours].map(content);
-    plain(&mut value);
-    plain(&mut other);
+/// Returns the aspects in which the responses differ.
+pub(crate) fn differing(django: &Response, lockstock: &Response) -> Vec<Aspect> {
+    let same = |name| django.header(name) == lockstock.header(name);
+    let has = |response: &Response, name| response.header(name).is_some();
+    let [mut value, mut other] = [django, lockstock].map(content);
+    normalize(&mut value);
+    normalize(&mut other);
     let checks = [
-        (Aspect::Status, theirs.status == ours.status),
+        (Aspect::Status, django.status == lockstock.status),
         (
             Aspect::ContentType,
-            theirs.media_type() == ours.media_type(),
+            django.media_type() == lockstock.media_type(),
         ),
-        (Aspect::Allow, list(theirs, "allow") == list(ours, "allow")),
-        // Ours may depend on more, such as the language.
+        (
+            Aspect::Allow,
+            list(django, "allow") == list(lockstock, "allow"),
+        ),
+        // Lockstock may vary by more headers, such as the language.
         (
             Aspect::Vary,
-            list(theirs, "vary")
+            list(django, "vary")
                 .iter()
-                .all(|name| list(ours, "vary").contains(name)),
+                .all(|name| list(lockstock, "vary").contains(name)),
         ),
         (Aspect::Location, same("location")),
         (Aspect::Etag, same("etag")),
         (
             Aspect::RetryAfter,
-            given(theirs, "retry-after") == given(ours, "retry-after"),
+            has(django, "retry-after") == has(lockstock, "retry-after"),
         ),
         (Aspect::Body, value == other),
-        (Aspect::Order, value != other || keys(theirs) == keys(ours)),
-        (Aspect::Promises, broken_promises(ours).is_empty()),
+        (
+            Aspect::Order,
+            value != other || field_names(django) == field_names(lockstock),
+        ),
+        (Aspect::Promises, broken_promises(lockstock).is_empty()),
     ];
     let differ = checks.into_iter().filter(|(_, agree)| !agree);
     differ.map(|(aspect, _)| aspect).collect()
 }
 
-/// What every answer of ours promises and this one does not keep.
-pub(crate) fn broken_promises(ours: &Answer) -> Vec<&'static str> {
+/// Returns the guarantees of every Lockstock response that this one breaks.
+pub(crate) fn broken_promises(response: &Response) -> Vec<&'static str> {
     let promises = [
-        (ours.status < 500, "the request is not our fault"),
-        (ours.body.is_empty() || ours.json().is_some(), "it is JSON"),
-        (ours.header("x-request-id").is_some(), "it has an id"),
+        (response.status < 500, "no request causes a server error"),
+        (
+            response.body.is_empty() || response.json().is_some(),
+            "the body is JSON",
+        ),
+        (
+            response.header("x-request-id").is_some(),
+            "the response has a request id",
+        ),
     ];
     let broken = promises.into_iter().filter(|(kept, _)| !kept);
     broken.map(|(_, promise)| promise).collect()
 }
 
-/// Whether the answer's body is this JSON, or empty if `expected` is. A member called "…"
-/// stands for any others.
-pub(crate) fn says(answer: &Answer, expected: &str) -> bool {
+/// Returns whether the body is this JSON, or empty if `expected` is empty. A member "…" matches
+/// any others.
+pub(crate) fn has_body(response: &Response, expected: &str) -> bool {
     if expected.is_empty() {
-        return answer.body.is_empty();
+        return response.body.is_empty();
     }
     let mut expected = serde_json::from_str(expected).expect("the table holds JSON");
-    plain(&mut expected);
-    let mut said = content(answer);
-    plain(&mut said);
-    covers(&expected, &said)
+    normalize(&mut expected);
+    let mut actual = content(response);
+    normalize(&mut actual);
+    matches(&expected, &actual)
 }
 
-fn covers(expected: &Value, said: &Value) -> bool {
-    let (Value::Object(expected), Value::Object(said)) = (expected, said) else {
-        return expected == said;
+fn matches(expected: &Value, actual: &Value) -> bool {
+    let (Value::Object(expected), Value::Object(actual)) = (expected, actual) else {
+        return expected == actual;
     };
     let mut named = expected.iter().filter(|(name, _)| *name != "…");
-    named.all(|(name, value)| said.get(name).is_some_and(|said| covers(value, said)))
-        && (expected.contains_key("…") || expected.len() == said.len())
+    named.all(|(name, value)| {
+        actual
+            .get(name)
+            .is_some_and(|actual| matches(value, actual))
+    }) && (expected.contains_key("…") || expected.len() == actual.len())
 }
 
-/// The body as JSON; what is none, an HTML page or nothing, is a string that says so.
-fn content(answer: &Answer) -> Value {
-    answer.json().unwrap_or_else(|| match answer.body.len() {
-        0 => "<nothing>".into(),
-        _ => "<not JSON>".into(),
-    })
+/// Returns the body as JSON, or a placeholder if it is empty or not JSON.
+fn content(response: &Response) -> Value {
+    response
+        .json()
+        .unwrap_or_else(|| match response.body.len() {
+            0 => "<nothing>".into(),
+            _ => "<not JSON>".into(),
+        })
 }
 
-/// A header that is a list, in one order and one case.
-fn list(answer: &Answer, name: &str) -> Vec<String> {
-    let value = answer.header(name).unwrap_or_default().to_ascii_lowercase();
+/// Returns the items of a list header, sorted and in lower case.
+fn list(response: &Response, name: &str) -> Vec<String> {
+    let value = response
+        .header(name)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let mut items: Vec<_> = value
         .split(',')
         .map(|item| item.trim().to_owned())
@@ -109,24 +129,24 @@ fn list(answer: &Answer, name: &str) -> Vec<String> {
     items
 }
 
-/// Takes out what cannot agree and need not.
-fn plain(value: &mut Value) {
+/// Replaces values that cannot agree and need not.
+fn normalize(value: &mut Value) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(plain),
+        Value::Array(items) => items.iter_mut().for_each(normalize),
         Value::Object(fields) => {
             for (name, field) in fields {
                 match (&**name, &*field) {
-                    // Two clocks. Something that is no time stays, and differs.
+                    // The servers have two clocks. Any other text is compared.
                     ("created_at" | "updated_at", Value::String(text)) if is_time(text) => {
                         *field = "<time>".into();
                     }
-                    // How each parser words it, and whose offsets they are, is its own affair.
+                    // Each parser has its own wording and offsets.
                     ("detail", Value::String(text)) => {
                         if let Some((what, _)) = text.split_once(" parse error - ") {
                             *field = format!("{what} parse error - …").into();
                         }
                     }
-                    _ => plain(field),
+                    _ => normalize(field),
                 }
             }
         }
@@ -134,7 +154,7 @@ fn plain(value: &mut Value) {
     }
 }
 
-/// `2026-01-31T23:59:59.123456Z`, or without the fraction when there is none.
+/// Returns whether the text has the form `2026-01-31T23:59:59.123456Z`, the fraction optional.
 fn is_time(text: &str) -> bool {
     let shape: String = text
         .chars()
@@ -143,11 +163,11 @@ fn is_time(text: &str) -> bool {
     ["0000-00-00T00:00:00.000000Z", "0000-00-00T00:00:00Z"].contains(&&*shape)
 }
 
-/// The field names in the order in which they are sent, or an empty list for what is no JSON.
-fn keys(answer: &Answer) -> Vec<String> {
-    let mut keys = Vec::new();
-    let Ok(mut rest) = str::from_utf8(&answer.body) else {
-        return keys;
+/// Returns the field names in the order in which they are sent.
+fn field_names(response: &Response) -> Vec<String> {
+    let mut names = Vec::new();
+    let Ok(mut rest) = str::from_utf8(&response.body) else {
+        return names;
     };
     while let Some(start) = rest.find('"') {
         let text = &rest[start + 1..];
@@ -160,8 +180,8 @@ fn keys(answer: &Answer) -> Vec<String> {
         let Some(end) = end else { break };
         rest = &text[end + 1..];
         if rest.starts_with(':') {
-            keys.push(text[..end].to_owned());
+            names.push(text[..end].to_owned());
         }
     }
-    keys
+    names
 }

@@ -1,7 +1,7 @@
-//! Where we mean to answer otherwise than Django REST framework, and why.
+//! Intended differences from Django REST framework, with their reasons.
 //!
-//! Each exception is checked three ways: its cases must exist, must differ in exactly these
-//! aspects, and our answer must be the one written here. The reasons are the rows of
+//! Each exception is checked three ways: its cases must exist, the responses must differ in exactly
+//! these aspects, and Lockstock's response must be the one given here. The reasons are the rows of
 //! `docs/differences.md`, in the same order.
 
 #[path = "differences/bodies.rs"]
@@ -11,7 +11,7 @@ mod requests;
 
 use crate::compare::Aspect;
 
-/// Why some answers differ, and which.
+/// A reason and the responses that differ because of it.
 pub(crate) struct Reason {
     /// The last cell of its row in `docs/differences.md`.
     pub(crate) why: &'static str,
@@ -21,15 +21,15 @@ pub(crate) struct Reason {
 /// Cases that differ in the same way.
 pub(crate) struct Exception {
     pub(crate) cases: &'static [&'static str],
-    /// All that differs, and nothing else.
+    /// Exactly the aspects that differ.
     pub(crate) differs_in: &'static [Aspect],
-    /// Ours.
+    /// Status of Lockstock's response.
     pub(crate) status: u16,
-    /// Ours, as JSON; a member "…" stands for any others. Empty if it has none.
+    /// Body of Lockstock's response as JSON, empty if it has none. A member "…" matches any others.
     pub(crate) body: &'static str,
 }
 
-/// Every reason, in the order of the document.
+/// Returns every reason in the order of the document.
 pub(crate) fn reasons() -> impl Iterator<Item = &'static Reason> {
     requests::REASONS.iter().chain(bodies::REASONS)
 }

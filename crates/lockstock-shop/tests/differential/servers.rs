@@ -1,4 +1,4 @@
-//! The two servers, each a child process of the test.
+//! The two servers as child processes of the test.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 use lockstock_testkit::{Process, free_port, python};
 
 use crate::case::Case;
-use crate::wire::{self, Answer};
+use crate::wire::{self, Response};
 
-/// How long a server may take to answer its first request.
-const START: Duration = Duration::from_secs(60);
+/// Upper bound of the time until the first response.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A server, stopped on drop.
+/// A server that is stopped on drop.
 pub(crate) struct Server {
     name: &'static str,
     port: u16,
     process: Process,
-    /// The id of the product that it made last.
+    /// Id of the product that was created last.
     new: String,
 }
 
 impl Server {
-    /// The reference: `bench/django` under one gunicorn worker, on an empty table.
+    /// Starts the reference: `bench/django` under one gunicorn worker, on an empty table.
     pub(crate) fn django(database: &str, redis: &str) -> Server {
         let python = python();
         let port = free_port();
@@ -52,15 +52,15 @@ impl Server {
                 &address,
                 "--workers=1",
                 "--log-level=error",
-                // It would be a file in the user's home, shared with every other gunicorn.
+                // The socket would be shared by all gunicorns of the user.
                 "--no-control-socket",
                 "shop.wsgi",
             ]),
         )
     }
 
-    /// Ours, with a lock that is released after every update, as the reference does it.
-    pub(crate) fn ours(database: &str, redis: &str) -> Server {
+    /// Starts Lockstock. It releases the lock after each update, as the reference does.
+    pub(crate) fn lockstock(database: &str, redis: &str) -> Server {
         let port = free_port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockstock"));
         command
@@ -70,37 +70,37 @@ impl Server {
             .args(["--after-update", "release"])
             .args(["--log", "warn"])
             .arg("--no-samples");
-        Server::start("ours", port, command)
+        Server::start("lockstock", port, command)
     }
 
-    /// Sends one case, and makes before it and deletes after it what it needs of its own.
-    pub(crate) fn ask(&mut self, case: &Case) -> Answer {
-        let own = if case.needs_its_own() {
-            self.make()
+    /// Sends a case. Creates the product of its own before, and deletes it after.
+    pub(crate) fn send_case(&mut self, case: &Case) -> Response {
+        let own = if case.needs_own_product() {
+            self.create_product()
         } else {
             String::new()
         };
-        let answer = self.send(&case.bytes(&self.new, &own), &case.name);
-        if case.needs_its_own() {
-            // It may be gone already, if that was the case.
+        let response = self.send(&case.bytes(&self.new, &own), &case.name);
+        if case.needs_own_product() {
+            // The case may have deleted it.
             self.send(
                 &request("DELETE", &format!("/api/products/{own}/"), ""),
                 "delete",
             );
         }
-        if let Some(id) = answer.new_id() {
+        if let Some(id) = response.new_id() {
             self.new = id;
         }
-        answer
+        response
     }
 
-    fn make(&self) -> String {
+    fn create_product(&self) -> String {
         let product = r#"{"name": "its own", "price": 1}"#;
-        let answer = self.send(&request("POST", "/api/products/", product), "make");
-        answer.new_id().expect("a product was made")
+        let response = self.send(&request("POST", "/api/products/", product), "create");
+        response.new_id().expect("a product was created")
     }
 
-    fn send(&self, request: &[u8], what: &str) -> Answer {
+    fn send(&self, request: &[u8], what: &str) -> Response {
         wire::exchange(self.port, request)
             .unwrap_or_else(|error| panic!("{}: {what}: {error}", self.name))
     }
@@ -114,19 +114,19 @@ impl Server {
             new: String::new(),
         };
         let probe = request("GET", "/api/products/", "");
-        let deadline = Instant::now() + START;
-        while !wire::exchange(port, &probe).is_ok_and(|answer| answer.status == 200) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !wire::exchange(port, &probe).is_ok_and(|response| response.status == 200) {
             if let Some(status) = server.process.exited() {
-                panic!("{name} ended before it answered: {status}");
+                panic!("{name} exited before its first response: {status}");
             }
-            assert!(Instant::now() < deadline, "{name} does not answer");
+            assert!(Instant::now() < deadline, "{name} does not respond");
             thread::sleep(Duration::from_millis(20));
         }
         server
     }
 }
 
-/// A request of the test itself.
+/// Returns a request that is not a case.
 fn request(method: &str, path: &str, json: &str) -> Vec<u8> {
     let length = json.len();
     format!(

@@ -1,29 +1,29 @@
-//! As much of HTTP/1.1 as it takes to send any bytes at all and to read one answer.
+//! A minimal HTTP/1.1 client that sends arbitrary bytes and reads one response.
 //!
-//! A real client would not do: it refuses or repairs half of what the cases send.
+//! A regular client would reject or repair half of the cases.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Far beyond what a loaded machine needs; reaching it is a failure.
+/// Upper bound of every read and write, generous for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An answer.
-pub(crate) struct Answer {
+/// A response with its whole body.
+pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Names are in lower case.
     headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
-/// Sends `request` to a port of this machine and reads until the server hangs up.
-pub(crate) fn exchange(port: u16, request: &[u8]) -> std::io::Result<Answer> {
+/// Sends `request` to a local port and reads until the server closes the connection.
+pub(crate) fn exchange(port: u16, request: &[u8]) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // A server may answer and hang up before it has read a body that it refuses.
+    // A server may respond and close the connection before it has read a rejected body.
     let sent = stream.write_all(request);
     let mut received = Vec::new();
     match stream.read_to_end(&mut received) {
@@ -31,14 +31,17 @@ pub(crate) fn exchange(port: u16, request: &[u8]) -> std::io::Result<Answer> {
         _ if received.is_empty() => sent?,
         _ => {}
     }
-    Answer::parse(&received).ok_or_else(|| {
+    Response::parse(&received).ok_or_else(|| {
         let text = String::from_utf8_lossy(&received);
-        std::io::Error::new(ErrorKind::InvalidData, format!("no HTTP answer: {text:?}"))
+        std::io::Error::new(
+            ErrorKind::InvalidData,
+            format!("no HTTP response: {text:?}"),
+        )
     })
 }
 
-impl Answer {
-    fn parse(received: &[u8]) -> Option<Answer> {
+impl Response {
+    fn parse(received: &[u8]) -> Option<Response> {
         let end = received.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = str::from_utf8(&received[..end]).ok()?;
         let mut lines = head.split("\r\n");
@@ -49,45 +52,45 @@ impl Answer {
                 Some((name.to_ascii_lowercase(), value.trim().to_owned()))
             })
             .collect::<Option<_>>()?;
-        let mut answer = Answer {
+        let mut response = Response {
             status,
             headers,
             body: received[end + 4..].to_vec(),
         };
-        if answer.header("transfer-encoding") == Some("chunked") {
-            answer.body = unchunk(&answer.body)?;
+        if response.header("transfer-encoding") == Some("chunked") {
+            response.body = unchunk(&response.body)?;
         }
-        Some(answer)
+        Some(response)
     }
 
-    /// A header's value, by its name in lower case.
+    /// Returns the value of a header, by its name in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(header, _)| header == name);
         found.map(|(_, value)| &**value)
     }
 
-    /// The media type of the body, without parameters.
+    /// Returns the media type of the body, without parameters.
     pub(crate) fn media_type(&self) -> Option<String> {
         let value = self.header("content-type")?;
         Some(value.split(';').next()?.trim().to_ascii_lowercase())
     }
 
-    /// The body, if it is JSON.
+    /// Returns the body if it is JSON.
     pub(crate) fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(&self.body).ok()
     }
 
-    /// The id of the product that this answer says has been made.
+    /// Returns the id of the created product if this is a 201.
     pub(crate) fn new_id(&self) -> Option<String> {
-        let made = (self.status == 201).then(|| self.json()).flatten()?;
-        Some(made.get("id")?.to_string())
+        let created = (self.status == 201).then(|| self.json()).flatten()?;
+        Some(created.get("id")?.to_string())
     }
 }
 
 fn unchunk(mut chunks: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        // HEAD and some redirects announce chunks and send none.
+        // HEAD and some redirects announce chunks but send none.
         if chunks.is_empty() {
             return Some(body);
         }
@@ -101,8 +104,8 @@ fn unchunk(mut chunks: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// What a reader of a failure needs, on a line or two.
-impl fmt::Display for Answer {
+/// Shows what helps to understand a failure.
+impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
         let shown = [

@@ -5,30 +5,30 @@ import schemathesis
 TEXTS = {"name", "description"}
 NUMBERS = {"price", "stock", "quantity", "hold"}
 
-# Made before, by the test: what is made up names no reservation, and chains seldom reach one.
+# Created by the test: generated ids match no reservation, and chains rarely reach one.
 RESERVATIONS = {
     "retrieve_reservation": os.environ.get("HELD"),
     "extend": os.environ.get("HELD"),
-    "confirm": os.environ.get("BOUGHT"),
-    "cancel": os.environ.get("GIVEN_BACK"),
+    "confirm": os.environ.get("CONFIRMED"),
+    "cancel": os.environ.get("CANCELLED"),
 }
 
 
 @schemathesis.hook
 def filter_case(context, case):
-    """Leaves out what schemathesis takes for a mistake, or for none, and the server does not."""
+    """Skips requests that schemathesis and the server classify differently as valid or invalid."""
     if not isinstance(case.body, dict):
         return True
     if case.media_type == "multipart/form-data" and has_control_characters("".join(case.body)):
         return False
     is_negative = case.meta is not None and case.meta.generation.mode.is_negative
-    return not (is_negative and any(is_alike(*field) for field in case.body.items()))
+    return not (is_negative and any(is_interchangeable(*field) for field in case.body.items()))
 
 
 @schemathesis.hook
 def map_case(context, case):
-    """Sends valid requests to reservations that exist; and in a chain no key a second time, for
-    what is answered again may be of a product that the chain has deleted since."""
+    """Sends valid requests to existing reservations. Removes the idempotency key in chains: a
+    replayed response may describe a product that the chain has deleted since."""
     if case.meta is None:
         return case
     if case.meta.phase.name.value == "stateful":
@@ -42,14 +42,14 @@ def map_case(context, case):
 
 
 def has_control_characters(names):
-    """The names of made-up fields are written into the headers of their parts as they are. No
-    header may have a control character (RFC 9110, section 5.5); browsers write %0D for one."""
+    """Schemathesis writes the names of generated fields into the headers of their parts unencoded.
+    A header must not contain control characters (RFC 9110, section 5.5); browsers write %0D."""
     return any(character < " " or character == "\x7f" for character in names)
 
 
-def is_alike(name, value):
-    """A number that is sent as a text, or a text that is sent as a number: to Django REST
-    framework, and so to the server, they are alike. In a form, an empty number is left out."""
+def is_interchangeable(name, value):
+    """Returns whether the value is a number sent as text, or text sent as a number. Django REST
+    framework accepts both, and so does the server. In a form, an empty number is absent."""
     if name in TEXTS:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if name not in NUMBERS or not isinstance(value, str):

@@ -1,5 +1,5 @@
-//! Adversity of the rarer kind, each found by somebody who looked for it: commits that
-//! nobody confirms, rows that cannot be written, servers that start or stop in odd company.
+//! Rare faults: commits without a reply, rows that cannot be written or read, servers that start
+//! or stop beside others.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use serde_json::json;
 
 use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
 
-/// From now on no COMMIT is confirmed, though each is carried out.
+/// Makes every COMMIT wait for a standby that does not exist: it takes effect, without a reply.
 pub(crate) fn confirm_no_commit(postgres: &Postgres) {
     postgres.psql(
         "shop",
-        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+        "ALTER SYSTEM SET synchronous_standby_names = 'absent'",
     );
     postgres.psql("shop", "SELECT pg_reload_conf()");
-    wait_for_standbys(postgres, "nobody");
+    wait_for_standbys(postgres, "absent");
 }
 
-/// Each is again, and those that wait for it.
+/// Confirms commits again, those that wait included.
 fn confirm_commits(postgres: &Postgres) {
     postgres.psql("shop", "ALTER SYSTEM RESET synchronous_standby_names");
     postgres.psql("shop", "SELECT pg_reload_conf()");
     wait_for_standbys(postgres, "");
 }
 
-/// In force for a session when it says so.
+/// Waits until the setting is in force for new sessions.
 fn wait_for_standbys(postgres: &Postgres, names: &str) {
     while postgres.psql("shop", "SHOW synchronous_standby_names") != names {
         std::thread::yield_now();
@@ -35,7 +35,7 @@ fn wait_for_standbys(postgres: &Postgres, names: &str) {
 }
 
 #[tokio::test]
-async fn a_commit_whose_reply_was_lost_is_settled_by_the_key() {
+async fn a_lost_commit_reply_is_recovered_by_the_idempotency_key() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--database-timeout", "1s", "--after-update", "release"])
@@ -52,23 +52,23 @@ async fn a_commit_whose_reply_was_lost_is_settled_by_the_key() {
     ];
     for (number, request) in requests.into_iter().enumerate() {
         let request = request.header("idempotency-key", format!("key-{number}"));
-        let again = || server.send(request.try_clone().unwrap());
+        let send = || server.send(request.try_clone().unwrap());
         confirm_no_commit(&postgres);
-        assert_eq!(again().await.status, 503);
+        assert_eq!(send().await.status, 503);
         confirm_commits(&postgres);
-        let told = eventually("the result", async || {
-            let answer = again().await;
-            (!matches!(answer.status.as_u16(), 409 | 503)).then_some(answer)
+        let response = eventually("the recorded response", async || {
+            let response = send().await;
+            (!matches!(response.status.as_u16(), 409 | 503)).then_some(response)
         })
         .await;
-        assert!(told.status.is_success(), "{told:?}");
-        assert_eq!(told.header("idempotent-replayed"), "true");
+        assert!(response.status.is_success(), "{response:?}");
+        assert_eq!(response.header("idempotent-replayed"), "true");
         assert_eq!(server.ledger(id).await.len(), 2 + number);
     }
 }
 
 #[tokio::test]
-async fn a_row_that_breaks_a_rule_fails_alone() {
+async fn a_row_that_violates_a_constraint_fails_alone() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
     let ids = join_all((0..40).map(|_| server.create(10))).await;
@@ -77,24 +77,24 @@ async fn a_row_that_breaks_a_rule_fails_alone() {
         let stock = if n == 20 { 13 } else { 9 };
         server.patch(*id, json!({ "stock": stock }))
     });
-    for (n, answer) in join_all(updates).await.into_iter().enumerate() {
+    for (n, response) in join_all(updates).await.into_iter().enumerate() {
         assert_eq!(
-            answer.status,
+            response.status,
             if n == 20 { 503 } else { 200 },
-            "{n}: {answer:?}"
+            "{n}: {response:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_costs_nobody_else_anything() {
+async fn a_row_that_cannot_be_read_affects_no_other_row() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
-    let (odd, other) = (server.create(10).await, server.create(10).await);
-    let text = format!("UPDATE products SET updated_at = 'infinity' WHERE id = {odd}");
+    let (unreadable, other) = (server.create(10).await, server.create(10).await);
+    let text = format!("UPDATE products SET updated_at = 'infinity' WHERE id = {unreadable}");
     postgres.psql("shop", &text);
     for _ in 0..10 {
-        assert_eq!(server.get(&product(odd)).await.status, 503);
+        assert_eq!(server.get(&product(unreadable)).await.status, 503);
     }
     assert_eq!(server.get(&product(other)).await.status, 200);
 }
@@ -115,7 +115,7 @@ async fn locked_rows_delay_only_their_own_products() {
         .execute(&mut *holding)
         .await
         .unwrap();
-    let stuck = join_all(
+    let blocked = join_all(
         locked
             .iter()
             .map(|id| server.patch(*id, json!({ "stock": 9 }))),
@@ -126,20 +126,23 @@ async fn locked_rows_delay_only_their_own_products() {
         }
         server.patch(other, json!({ "stock": 9 })).await
     };
-    let (stuck, beside) = tokio::join!(stuck, beside);
+    let (blocked, beside) = tokio::join!(blocked, beside);
     assert_eq!(beside.status, 200);
-    for answer in stuck {
-        assert!(matches!(answer.status.as_u16(), 409 | 503), "{answer:?}");
+    for response in blocked {
+        assert!(
+            matches!(response.status.as_u16(), 409 | 503),
+            "{response:?}"
+        );
     }
     holding.rollback().await.unwrap();
     assert_eq!(server.stock(locked[0]).await, 10);
 }
 
 #[tokio::test]
-async fn a_store_that_takes_no_writes_is_not_ready() {
+async fn a_server_whose_store_rejects_writes_is_not_ready() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
-    for (breaking, mending) in [
+    for (broken, repaired) in [
         (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
         (
             ["CONFIG SET", "maxmemory", "1"],
@@ -153,19 +156,19 @@ async fn a_store_that_takes_no_writes_is_not_ready() {
                 .collect::<Vec<_>>();
             redis.command(&words).unwrap()
         };
-        command(breaking);
+        command(broken);
         let ready = server.get("/readyz").await;
         assert_eq!(
             (ready.status.as_u16(), &ready.body["store"]),
             (503, &json!("down"))
         );
-        command(mending);
+        command(repaired);
         assert_eq!(server.get("/readyz").await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn requests_for_products_that_do_not_exist_leave_nothing_in_the_store() {
+async fn requests_for_missing_products_leave_no_keys_in_redis() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
     for id in 1000..1050 {
@@ -204,7 +207,7 @@ async fn replicas_that_start_together_create_the_samples_once() {
 }
 
 #[tokio::test]
-async fn two_signals_end_it_at_once() {
+async fn a_second_sigterm_stops_the_server_at_once() {
     let server = Server::embedded()
         .args(&["--drain-delay", "60s", "--drain-timeout", "60s"])
         .start();
@@ -214,18 +217,18 @@ async fn two_signals_end_it_at_once() {
     })
     .await;
     server.process.terminate();
-    let status = server.process.wait(PATIENCE).expect("it ends");
+    let status = server.process.wait(PATIENCE).expect("the server stops");
     assert_eq!(status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn a_file_is_the_same_file_by_whatever_name() {
+async fn a_database_file_is_recognized_under_another_name() {
     let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite3");
     let link = folder.path().join("link.sqlite3");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    let refused = |store: &str, database: &str| {
+    let assert_rejected = |store: &str, database: &str| {
         let output = binary()
             .args([
                 "--listen",
@@ -238,23 +241,26 @@ async fn a_file_is_the_same_file_by_whatever_name() {
             .args(["--database-timeout", "100ms"])
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("another lockstock is serving it"), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr.contains("another lockstock is serving it"),
+            "{stderr}"
+        );
     };
     let alone = Server::on("memory://", &sqlite(&file)).start();
-    refused("memory://", &sqlite(&link));
-    refused("memory://", &format!("sqlite:{}", file.display()));
-    refused(&redis.url(), &sqlite(&file));
+    assert_rejected("memory://", &sqlite(&link));
+    assert_rejected("memory://", &format!("sqlite:{}", file.display()));
+    assert_rejected(&redis.url(), &sqlite(&file));
     alone.process.kill();
     let _shared = Server::on(&redis.url(), &sqlite(&file)).start();
-    refused("memory://", &sqlite(&file));
-    let too = Server::on(&redis.url(), &sqlite(&link)).start();
-    assert_eq!(too.create(1).await, 1);
+    assert_rejected("memory://", &sqlite(&file));
+    let second = Server::on(&redis.url(), &sqlite(&link)).start();
+    assert_eq!(second.create(1).await, 1);
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_nobody() {
+async fn an_unread_log_does_not_block_requests() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = binary();
     let database = sqlite(&folder.path().join("shop.sqlite3"));

@@ -1,8 +1,8 @@
-//! Servers that die between any two steps, and clients that send the same key again until they
-//! are told: each request has one effect or none, and the ledger alone shows it.
+//! Servers are killed between any two steps, and clients repeat a request under the same
+//! idempotency key until they get a response: each request has one effect or none.
 //!
-//! Deterministic: each kind of request, killed once at each step. Random: several clients and
-//! kinds of requests, servers that die all the time, judged from the answers and the ledger.
+//! The first test kills each kind of request once at each step. The others kill servers at random
+//! under several clients, and compare the responses with the ledger.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +17,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, Server, product, sqlite};
+use crate::harness::{PATIENCE, Response, Server, product, sqlite};
 
-/// Between every two steps of a write, in their order.
+/// Fail points between the steps of a write, in order.
 const STEPS: [&str; 5] = [
     "update.locked",
     "transaction.begun",
@@ -28,8 +28,8 @@ const STEPS: [&str; 5] = [
     "update.written",
 ];
 
-/// What a server can be started on again after it died.
-struct Ground {
+/// A store and a database that survive the servers.
+struct Backends {
     store: String,
     database: String,
     _redis: Option<Redis>,
@@ -37,7 +37,7 @@ struct Ground {
     _folder: TempDir,
 }
 
-impl Ground {
+impl Backends {
     fn postgres() -> Self {
         let (redis, postgres) = (Redis::start(), Postgres::start());
         Self {
@@ -68,38 +68,38 @@ impl Ground {
     }
 }
 
-/// A request with a key, and where it goes.
+/// A request with an idempotency key.
 #[derive(Clone, Debug)]
-struct Wish {
+struct KeyedRequest {
     method: Method,
     path: String,
     body: Value,
     key: String,
 }
 
-impl Wish {
-    /// Sends it once. `None` if nobody knows what became of it.
-    async fn send(&self, server: &Server) -> Option<Answer> {
+impl KeyedRequest {
+    /// Sends the request once. Returns `None` if its outcome is unknown.
+    async fn send(&self, server: &Server) -> Option<Response> {
         let request = server.request(self.method.clone(), &self.path);
         let request = request.header("idempotency-key", &self.key);
         let sent = request.json(&self.body).send().await.ok()?;
-        let answer = Answer::of(sent).await?;
-        let in_flight = answer.body["code"] == "in_flight";
-        (answer.status.as_u16() < 500 && !in_flight).then_some(answer)
+        let response = Response::read_if_complete(sent).await?;
+        let in_flight = response.body["code"] == "in_flight";
+        (response.status.as_u16() < 500 && !in_flight).then_some(response)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_step_the_same_key_finds_one_effect() {
-    for ground in [Ground::postgres(), Ground::sqlite()] {
-        let server = ground.server("");
+async fn a_request_killed_at_any_step_has_one_effect_when_retried() {
+    for backends in [Backends::postgres(), Backends::sqlite()] {
+        let server = backends.server("");
         let id = server.create(1000).await;
-        let mut wishes = Vec::new();
+        let mut requests = Vec::new();
         for step in STEPS {
-            let held = server
+            let reserved = server
                 .post(id, "reservations/", json!({ "quantity": 1 }))
                 .await;
-            let hold = held.header("location").to_owned();
+            let reservation = reserved.header("location").to_owned();
             for (method, path, body) in [
                 (
                     Method::POST,
@@ -111,11 +111,11 @@ async fn killed_at_any_step_the_same_key_finds_one_effect() {
                     format!("{}reservations/", product(id)),
                     json!({ "quantity": 1 }),
                 ),
-                (Method::POST, format!("{hold}confirm/"), json!({})),
+                (Method::POST, format!("{reservation}confirm/"), json!({})),
                 (
                     Method::PATCH,
                     product(id),
-                    json!({ "price": 1 + wishes.len() }),
+                    json!({ "price": 1 + requests.len() }),
                 ),
                 (
                     Method::POST,
@@ -124,9 +124,9 @@ async fn killed_at_any_step_the_same_key_finds_one_effect() {
                 ),
             ] {
                 let key = format!("{step} {method} {path}").replace(' ', "-");
-                wishes.push((
+                requests.push((
                     step,
-                    Wish {
+                    KeyedRequest {
                         method,
                         path,
                         body,
@@ -136,88 +136,91 @@ async fn killed_at_any_step_the_same_key_finds_one_effect() {
             }
         }
         server.process.kill();
-        for (step, wish) in wishes {
-            let killed = ground.server(&format!("{step}=1*return(kill)"));
+        for (step, keyed) in requests {
+            let killed = backends.server(&format!("{step}=1*return(kill)"));
             let before = killed.ledger(id).await.len();
             let products = killed.get("/api/products/").await.body["count"]
                 .as_i64()
                 .unwrap();
-            let first = wish.send(&killed).await;
-            // Not every request passes every step.
-            let died = first.is_none();
-            if wish.method == Method::PATCH {
-                assert!(died, "{wish:?} at {step}");
+            let first = keyed.send(&killed).await;
+            // Some kinds of request skip some steps.
+            let was_killed = first.is_none();
+            if keyed.method == Method::PATCH {
+                assert!(was_killed, "{keyed:?} at {step}");
             }
             drop(killed);
-            let server = ground.server("");
-            let answer = told(&wish, async || Some(wish.send(&server).await)).await;
+            let server = backends.server("");
+            let response = response_to(&keyed, async || Some(keyed.send(&server).await)).await;
             assert!(
-                answer.status.is_success(),
-                "{wish:?} at {step}: {:?}",
-                answer.body
+                response.status.is_success(),
+                "{keyed:?} at {step}: {:?}",
+                response.body
             );
-            let again = wish.send(&server).await.unwrap();
-            assert_eq!(again.body, answer.body, "{wish:?} at {step}");
+            let again = keyed.send(&server).await.unwrap();
+            assert_eq!(again.body, response.body, "{keyed:?} at {step}");
             let after = server.ledger(id).await.len();
-            let writes = match &*wish.path {
+            let writes = match &*keyed.path {
                 "/api/products/" => {
                     let now = server.get("/api/products/").await.body["count"]
                         .as_i64()
                         .unwrap();
-                    assert_eq!(now - products, 1, "{wish:?} at {step}");
+                    assert_eq!(now - products, 1, "{keyed:?} at {step}");
                     0
                 }
                 path if path.ends_with("/reservations/") => 0,
                 _ => 1,
             };
-            assert_eq!(after - before, writes, "{wish:?} at {step}");
+            assert_eq!(after - before, writes, "{keyed:?} at {step}");
             server.process.kill();
         }
     }
 }
 
-/// Sends until there is an answer, for half a minute.
-async fn told(wish: &Wish, mut send: impl AsyncFnMut() -> Option<Option<Answer>>) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(30);
+/// Sends the request until it has a response. Panics after [`PATIENCE`].
+async fn response_to(
+    keyed: &KeyedRequest,
+    mut send: impl AsyncFnMut() -> Option<Option<Response>>,
+) -> Response {
+    let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         match send().await {
-            Some(Some(answer)) => return answer,
+            Some(Some(response)) => return response,
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-    panic!("nobody answers {wish:?}");
+    panic!("no response to {keyed:?}");
 }
 
-/// Servers of one ground that die and are started again until it is over.
+/// Servers that are restarted whenever they are killed, until the fleet is stopped.
 struct Fleet {
-    ground: Ground,
-    /// None while it is started.
+    backends: Backends,
+    /// `None` while the server starts.
     servers: Vec<Mutex<Option<Arc<Server>>>>,
-    over: AtomicBool,
+    stopped: AtomicBool,
 }
 
 impl Fleet {
-    fn new(ground: Ground, count: usize) -> Arc<Self> {
+    fn new(backends: Backends, count: usize) -> Arc<Self> {
         let fleet = Arc::new(Self {
-            ground,
+            backends,
             servers: (0..count).map(|_| Mutex::new(None)).collect(),
-            over: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         });
         for number in 0..count {
             let fleet = fleet.clone();
-            std::thread::spawn(move || fleet.keep_up(number));
+            std::thread::spawn(move || fleet.keep_running(number));
         }
         fleet
     }
 
-    /// Starts a server whenever there is none.
-    fn keep_up(&self, number: usize) {
-        let deadly = STEPS.map(|step| format!("{step}=3%return(kill)")).join(";");
-        while !self.over.load(Ordering::SeqCst) {
-            let server = Arc::new(self.ground.server(&deadly));
+    /// Restarts one server whenever it is killed.
+    fn keep_running(&self, number: usize) {
+        let failpoints = STEPS.map(|step| format!("{step}=3%return(kill)")).join(";");
+        while !self.stopped.load(Ordering::SeqCst) {
+            let server = Arc::new(self.backends.server(&failpoints));
             *self.servers[number].lock().unwrap() = Some(server.clone());
             while server.process.wait(Duration::from_millis(20)).is_none() {
-                if self.over.load(Ordering::SeqCst) {
+                if self.stopped.load(Ordering::SeqCst) {
                     break;
                 }
             }
@@ -227,31 +230,32 @@ impl Fleet {
 
     fn any(&self, number: usize) -> Option<Arc<Server>> {
         let servers = self.servers.len();
-        let mut from_there = (0..servers).map(|n| &self.servers[(number + n) % servers]);
-        from_there.find_map(|server| server.lock().unwrap().clone())
+        let mut candidates = (0..servers).map(|n| &self.servers[(number + n) % servers]);
+        candidates.find_map(|server| server.lock().unwrap().clone())
     }
 
-    /// The answer to a wish, however many servers die over it.
-    async fn tell(&self, wish: &Wish) -> Answer {
-        let mut number = wish.key.len();
-        told(wish, async || {
+    /// Sends the request to changing servers until one responds.
+    async fn send(&self, keyed: &KeyedRequest) -> Response {
+        let mut number = keyed.key.len();
+        response_to(keyed, async || {
             number += 1;
-            Some(wish.send(&*self.any(number)?).await)
+            Some(keyed.send(&*self.any(number)?).await)
         })
         .await
     }
 }
 
-/// A client with a mind of its own: what it wished, and what it was told.
-async fn client(fleet: Arc<Fleet>, products: Vec<i64>, seed: u64) -> Vec<(Wish, Answer)> {
+/// Sends random requests and returns them with their responses.
+async fn client(fleet: Arc<Fleet>, products: Vec<i64>, seed: u64) -> Vec<(KeyedRequest, Response)> {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut holds = Vec::<String>::new();
-    let mut told = Vec::new();
+    let mut reservations = Vec::<String>::new();
+    let mut history = Vec::new();
     for number in 0..20 {
         let id = products[random.random_range(0..products.len())];
         let quantity = random.random_range(1..4);
-        let hold = (!holds.is_empty()).then(|| holds[random.random_range(0..holds.len())].clone());
-        let (method, path, body) = match (random.random_range(0..10), hold) {
+        let reservation = (!reservations.is_empty())
+            .then(|| reservations[random.random_range(0..reservations.len())].clone());
+        let (method, path, body) = match (random.random_range(0..10), reservation) {
             (0..4, _) => (
                 Method::POST,
                 format!("{}purchases/", product(id)),
@@ -262,39 +266,39 @@ async fn client(fleet: Arc<Fleet>, products: Vec<i64>, seed: u64) -> Vec<(Wish, 
                 format!("{}reservations/", product(id)),
                 json!({ "quantity": quantity, "hold": 2 }),
             ),
-            (6..8, Some(hold)) => (Method::POST, format!("{hold}confirm/"), json!({})),
-            (8, Some(hold)) => (Method::DELETE, hold, json!({})),
+            (6..8, Some(path)) => (Method::POST, format!("{path}confirm/"), json!({})),
+            (8, Some(path)) => (Method::DELETE, path, json!({})),
             _ => (
                 Method::PATCH,
                 product(id),
                 json!({ "stock": random.random_range(20..60) }),
             ),
         };
-        let wish = Wish {
+        let keyed = KeyedRequest {
             method,
             path,
             body,
             key: format!("{seed}-{number}"),
         };
-        let answer = fleet.tell(&wish).await;
-        if wish.path.ends_with("/reservations/") && answer.status == 201 {
-            holds.push(answer.header("location").to_owned());
+        let response = fleet.send(&keyed).await;
+        if keyed.path.ends_with("/reservations/") && response.status == 201 {
+            reservations.push(response.header("location").to_owned());
         }
-        told.push((wish, answer));
+        history.push((keyed, response));
     }
-    told
+    history
 }
 
-async fn random_kills(ground: Ground, servers: usize, seed: u64) {
-    let start = ground.server("");
+async fn random_kills(backends: Backends, servers: usize, seed: u64) {
+    let start = backends.server("");
     let products = vec![start.create(40).await, start.create(40).await];
     start.process.kill();
     drop(start);
-    let fleet = Fleet::new(ground, servers);
+    let fleet = Fleet::new(backends, servers);
     let clients = (0..6).map(|n| client(fleet.clone(), products.clone(), seed + n));
     let histories = join_all(clients).await;
     let history = histories.into_iter().flatten().collect::<Vec<_>>();
-    fleet.over.store(true, Ordering::SeqCst);
+    fleet.stopped.store(true, Ordering::SeqCst);
     while fleet
         .servers
         .iter()
@@ -303,49 +307,52 @@ async fn random_kills(ground: Ground, servers: usize, seed: u64) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    let server = fleet.ground.server("");
+    let server = fleet.backends.server("");
     let mut entries = HashMap::new();
     for id in &products {
         for entry in server.ledger(*id).await {
-            let at = (*id, entry["version"].as_i64().unwrap());
-            entries.insert(at, entry);
+            let position = (*id, entry["version"].as_i64().unwrap());
+            entries.insert(position, entry);
         }
     }
-    // Each acknowledged request is exactly one entry, and no entry is anybody else's.
+    // Each acknowledged request is exactly one entry, and there are no other entries.
     let mut acknowledged = HashSet::new();
-    for (wish, answer) in &history {
-        let is_write = wish.method == Method::PATCH
-            || answer.body["quantity"].is_i64() && answer.body["total"].is_i64();
-        if !answer.status.is_success() || !is_write {
+    for (keyed, response) in &history {
+        let is_write = keyed.method == Method::PATCH
+            || response.body["quantity"].is_i64() && response.body["total"].is_i64();
+        if !response.status.is_success() || !is_write {
             continue;
         }
-        let id = answer.body["product"]
+        let id = response.body["product"]
             .as_i64()
-            .or(answer.body["id"].as_i64())
+            .or(response.body["id"].as_i64())
             .unwrap();
-        let at = (id, answer.body["version"].as_i64().unwrap());
+        let position = (id, response.body["version"].as_i64().unwrap());
         let entry = entries
-            .get(&at)
-            .unwrap_or_else(|| panic!("{wish:?} {answer:?}"));
-        assert!(acknowledged.insert(at), "two answers, one effect: {wish:?}");
-        if wish.method == Method::PATCH {
-            assert_eq!(entry["stock_after"], wish.body["stock"], "{wish:?}");
+            .get(&position)
+            .unwrap_or_else(|| panic!("{keyed:?} {response:?}"));
+        assert!(
+            acknowledged.insert(position),
+            "two responses, one effect: {keyed:?}"
+        );
+        if keyed.method == Method::PATCH {
+            assert_eq!(entry["stock_after"], keyed.body["stock"], "{keyed:?}");
         } else {
-            assert_eq!(entry["id"], answer.body["id"], "{wish:?}");
-            assert_eq!(entry["delta"], -answer.body["quantity"].as_i64().unwrap());
+            assert_eq!(entry["id"], response.body["id"], "{keyed:?}");
+            assert_eq!(entry["delta"], -response.body["quantity"].as_i64().unwrap());
         }
     }
     assert_eq!(
         acknowledged.len() + products.len(),
         entries.len(),
-        "nobody's effects"
+        "entries without a request"
     );
     let fences = |id: i64| {
         let mut of = entries
             .iter()
             .filter(|((product, _), _)| *product == id)
             .collect::<Vec<_>>();
-        of.sort_by_key(|(at, _)| at.1);
+        of.sort_by_key(|(position, _)| position.1);
         of.into_iter()
             .filter_map(|(_, entry)| entry["fence"].as_i64())
             .collect::<Vec<_>>()
@@ -353,16 +360,16 @@ async fn random_kills(ground: Ground, servers: usize, seed: u64) {
     for id in &products {
         assert!(fences(*id).is_sorted_by(|a, b| a < b), "fences rise");
     }
-    // Asked again they say the same, and nothing happens.
-    for (wish, answer) in &history {
-        if wish.method == Method::DELETE || !answer.status.is_success() {
+    // A repeated request returns the recorded response and has no effect.
+    for (keyed, response) in &history {
+        if keyed.method == Method::DELETE || !response.status.is_success() {
             continue;
         }
-        let again = wish.send(&server).await.unwrap();
+        let again = keyed.send(&server).await.unwrap();
         assert_eq!(
             (again.status, &again.body),
-            (answer.status, &answer.body),
-            "{wish:?}"
+            (response.status, &response.body),
+            "{keyed:?}"
         );
         assert_eq!(again.header("idempotent-replayed"), "true");
     }
@@ -371,23 +378,23 @@ async fn random_kills(ground: Ground, servers: usize, seed: u64) {
         count += server.ledger(*id).await.len();
     }
     assert_eq!(count, entries.len());
-    let refused = history
+    let rejected = history
         .iter()
-        .filter(|(_, answer)| !answer.status.is_success())
+        .filter(|(_, response)| !response.status.is_success())
         .count();
     println!(
-        "{} requests, {refused} refused, {} effects",
+        "{} requests, {rejected} rejected, {} effects",
         history.len(),
         acknowledged.len()
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_random_kills_the_ledger_of_two_servers_on_postgres_is_what_they_answered() {
-    random_kills(Ground::postgres(), 2, 1000).await;
+async fn under_random_kills_the_ledger_matches_the_responses_of_two_servers_on_postgres() {
+    random_kills(Backends::postgres(), 2, 1000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_random_kills_the_ledger_of_one_server_on_sqlite_is_what_it_answered() {
-    random_kills(Ground::sqlite(), 1, 2000).await;
+async fn under_random_kills_the_ledger_matches_the_responses_of_one_server_on_sqlite() {
+    random_kills(Backends::sqlite(), 1, 2000).await;
 }

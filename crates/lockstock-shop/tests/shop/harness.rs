@@ -1,4 +1,4 @@
-//! The built `lockstock` as a child process, and a client that speaks to it.
+//! The built `lockstock` as a child process, and a client of its API.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use lockstock_testkit::{Process, Redis};
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longer than anything here takes; a test that waits so long has failed.
+/// Upper bound of every wait. A test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server.
@@ -21,28 +21,28 @@ pub(crate) struct Server {
     pub(crate) url: String,
     client: Client,
     log: Arc<Mutex<String>>,
-    /// Holds the SQLite file, unless the test holds it.
+    /// Folder of the SQLite file, unless the test owns it.
     _folder: Option<TempDir>,
 }
 
-/// The options of a server that is about to be started.
-pub(crate) struct Starting {
+/// A server that is not started yet.
+pub(crate) struct ServerBuilder {
     command: Command,
     folder: Option<TempDir>,
 }
 
 impl Server {
-    /// On its embedded default, in a folder of its own.
-    pub(crate) fn embedded() -> Starting {
+    /// Returns a server with the memory store and a SQLite file of its own.
+    pub(crate) fn embedded() -> ServerBuilder {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("shop.sqlite3");
-        let mut starting = Self::on("memory://", &sqlite(&file));
-        starting.folder = Some(folder);
-        starting
+        let mut builder = Self::on("memory://", &sqlite(&file));
+        builder.folder = Some(folder);
+        builder
     }
 
-    /// On a store and a database.
-    pub(crate) fn on(store: &str, database: &str) -> Starting {
+    /// Returns a server on the store and the database with these URLs.
+    pub(crate) fn on(store: &str, database: &str) -> ServerBuilder {
         let mut command = binary();
         command
             .args(["--listen", "127.0.0.1:0", "--no-samples"])
@@ -51,30 +51,30 @@ impl Server {
         Self::from(command)
     }
 
-    /// By a command that is ready but for its pipes.
-    pub(crate) fn from(command: Command) -> Starting {
-        Starting {
+    /// Returns a server that `command` starts.
+    pub(crate) fn from(command: Command) -> ServerBuilder {
+        ServerBuilder {
             command,
             folder: None,
         }
     }
 
-    /// A request to `path`.
+    /// Builds a request to `path`.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// PATCHes a product with JSON.
-    pub(crate) async fn patch(&self, id: i64, change: Value) -> Answer {
+    /// Sends a PATCH of a product as JSON.
+    pub(crate) async fn patch(&self, id: i64, change: Value) -> Response {
         self.send(self.request(Method::PATCH, &product(id)).json(&change))
             .await
     }
 
-    /// Creates a product, and answers its id.
+    /// Creates a product and returns its id.
     pub(crate) async fn create(&self, stock: i64) -> i64 {
         let new = json!({ "name": "Canvas sneakers", "price": 49_900, "stock": stock });
         let created = self
@@ -84,24 +84,24 @@ impl Server {
         created.body["id"].as_i64().unwrap()
     }
 
-    /// What is left of a product.
+    /// Returns the stock of a product.
     pub(crate) async fn stock(&self, id: i64) -> i64 {
         self.get(&product(id)).await.body["stock"].as_i64().unwrap()
     }
 
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Response {
         let begun = Instant::now();
         let response = request.send().await.unwrap();
-        Answer::read(response, begun).await
+        Response::read(response, begun).await
     }
 
-    /// What the server has logged so far.
+    /// Returns the log up to now.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 }
 
-impl Starting {
+impl ServerBuilder {
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.command.args(args);
         self
@@ -112,15 +112,15 @@ impl Starting {
         self
     }
 
-    /// Fails at these points (see `failpoint.rs`), and at those that the whole run shall fail at.
+    /// Configures fail points (see `failpoint.rs`) in addition to those of the whole run.
     pub(crate) fn failing(self, points: &str) -> Self {
         match std::env::var("FAILPOINTS") {
-            Ok(everywhere) => self.env("FAILPOINTS", &format!("{everywhere};{points}")),
+            Ok(inherited) => self.env("FAILPOINTS", &format!("{inherited};{points}")),
             Err(_) => self.env("FAILPOINTS", points),
         }
     }
 
-    /// Starts it, and waits until it says where it listens.
+    /// Starts the server and waits until it prints its address.
     pub(crate) fn start(self) -> Server {
         self.start_with(|process, log| {
             let mut stderr = process.take_stderr().unwrap();
@@ -134,7 +134,7 @@ impl Starting {
         })
     }
 
-    /// The same, but nobody reads its log.
+    /// Starts the server without reading its log.
     pub(crate) fn start_unread(self) -> Server {
         self.start_with(|_, _| ())
     }
@@ -144,15 +144,15 @@ impl Starting {
         let process = Process::spawn(self.command).unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         read(&process, log.clone());
-        let mut said = BufReader::new(process.take_stdout().unwrap()).lines();
-        let url = said
+        let mut output = BufReader::new(process.take_stdout().unwrap()).lines();
+        let url = output
             .by_ref()
             .map_while(Result::ok)
             .find_map(|line| Some(line.split_once("the API")?.1.trim().to_owned()))
             .and_then(|api| Some(api.strip_suffix("/api/products/")?.to_owned()))
             .unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
-        // Read to the end, so that the server never writes into a closed pipe.
-        std::thread::spawn(move || said.for_each(drop));
+        // Read to the end: the server must not write to a closed pipe.
+        std::thread::spawn(move || output.for_each(drop));
         Server {
             process,
             url,
@@ -163,31 +163,31 @@ impl Starting {
     }
 }
 
-/// An answer, read whole.
+/// A response with its whole body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Null where there was none.
+    /// `Null` if the body is empty, a string if it is not JSON.
     pub(crate) body: Value,
     pub(crate) took: Duration,
 }
 
-impl Answer {
-    /// `None` if it broke off.
-    pub(crate) async fn of(response: Response) -> Option<Self> {
+impl Response {
+    /// Reads the body. Returns `None` if the connection breaks.
+    pub(crate) async fn read_if_complete(response: reqwest::Response) -> Option<Self> {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.ok()?;
-        Some(Self::whole(status, headers, &bytes, Duration::ZERO))
+        Some(Self::parse(status, headers, &bytes, Duration::ZERO))
     }
 
-    async fn read(response: Response, begun: Instant) -> Self {
+    async fn read(response: reqwest::Response, begun: Instant) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
-        Self::whole(status, headers, &bytes, begun.elapsed())
+        Self::parse(status, headers, &bytes, begun.elapsed())
     }
 
-    fn whole(status: StatusCode, headers: HeaderMap, bytes: &[u8], took: Duration) -> Self {
+    fn parse(status: StatusCode, headers: HeaderMap, bytes: &[u8], took: Duration) -> Self {
         let body = if bytes.is_empty() {
             Value::Null
         } else {
@@ -208,7 +208,7 @@ impl Answer {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// `Retry-After`, in seconds.
+    /// Returns `Retry-After` in seconds.
     pub(crate) fn retry_after(&self) -> u64 {
         self.header("retry-after").parse().unwrap_or_default()
     }
@@ -222,7 +222,7 @@ pub(crate) fn sqlite(file: &Path) -> String {
     format!("sqlite://{}", file.display())
 }
 
-/// The built binary, in an environment that says nothing to it.
+/// Returns the built binary, without the `LOCKSTOCK_*` variables of the environment.
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_lockstock")));
     for (name, _) in std::env::vars() {
@@ -234,7 +234,7 @@ pub(crate) fn binary() -> Command {
 }
 
 fn client() -> Client {
-    // reqwest wants to know who does the cryptography, even where there is none to do.
+    // reqwest needs a provider of cryptography even for plain HTTP.
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -242,7 +242,7 @@ fn client() -> Client {
     Client::builder().timeout(PATIENCE).build().unwrap()
 }
 
-/// Asks again until `condition` holds. Panics if it does not within [`PATIENCE`].
+/// Polls `condition` until it returns a value. Panics after [`PATIENCE`].
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -254,18 +254,18 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
     panic!("{what}: not within {PATIENCE:?}");
 }
 
-/// Waits until somebody holds the lock of a product, also where it is granted to everybody
-/// and has more than one name.
-pub(crate) async fn held(redis: &Redis, id: i64) {
+/// Waits until the lock of a product is held in Redis. The suffixes of its name are those of
+/// `update.always_granted`.
+pub(crate) async fn locked(redis: &Redis, id: i64) {
     let names = format!("product-update-lock-{id}*");
-    eventually("held", async || {
+    eventually("the lock is held", async || {
         let count = redis.command(&["EVAL", "return #redis.call('KEYS', ARGV[1])", "0", &names]);
         (count.unwrap() != "0").then_some(())
     })
     .await;
 }
 
-/// Whether this run is the one on a store that grants every lock to everybody.
-pub(crate) fn everybody_is_granted() -> bool {
-    std::env::var("FAILPOINTS").is_ok_and(|points| points.contains("locks.granted.to.everybody"))
+/// Returns whether the store grants every lock in this run.
+pub(crate) fn every_lock_is_granted() -> bool {
+    std::env::var("FAILPOINTS").is_ok_and(|points| points.contains("update.always_granted"))
 }

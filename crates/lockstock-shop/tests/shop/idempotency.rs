@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: every line of what is promised, over HTTP.
+//! The guarantees of `Idempotency-Key` over HTTP.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server, eventually, held, product};
+use crate::harness::{Response, Server, eventually, locked, product};
 
 pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
     server.request(method, path).header("idempotency-key", key)
 }
 
-/// Every kind of request that takes a key, on a product with plenty of stock.
+/// Returns every kind of request that takes an idempotency key, on a product with enough stock.
 async fn kinds(server: &Server) -> Vec<(Method, String, Value)> {
     let id = server.create(1000).await;
-    let held = server
+    let reserved = server
         .post(id, "reservations/", json!({ "quantity": 1 }))
         .await;
-    let hold = held.header("location").to_owned();
+    let reservation = reserved.header("location").to_owned();
     let other = server
         .post(id, "reservations/", json!({ "quantity": 1 }))
         .await;
@@ -45,7 +45,7 @@ async fn kinds(server: &Server) -> Vec<(Method, String, Value)> {
         ),
         (
             Method::POST,
-            format!("{hold}extend/"),
+            format!("{reservation}extend/"),
             json!({ "hold": 7200 }),
         ),
         (
@@ -57,7 +57,7 @@ async fn kinds(server: &Server) -> Vec<(Method, String, Value)> {
 }
 
 #[tokio::test]
-async fn the_same_request_again_has_no_effect_and_the_same_answer() {
+async fn a_repeated_request_returns_the_recorded_response() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     for server in [
         Server::embedded(),
@@ -121,7 +121,7 @@ async fn the_same_request_again_has_no_effect_and_the_same_answer() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_caller_is_another_key() {
+async fn the_same_key_from_two_callers_is_two_keys() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     let path = format!("{}purchases/", product(id));
@@ -132,15 +132,15 @@ async fn a_key_of_another_caller_is_another_key() {
             None => request,
         })
     };
-    let [nobody, ann, bob] = [
+    let [anonymous, ann, bob] = [
         buy(None).await,
         buy(Some("ann")).await,
         buy(Some("bob")).await,
     ];
     assert!(
-        [&nobody, &ann, &bob]
+        [&anonymous, &ann, &bob]
             .iter()
-            .all(|answer| answer.status == 201)
+            .all(|response| response.status == 201)
     );
     assert_eq!(buy(Some("ann")).await.body, ann.body);
     assert_ne!(ann.body["id"], bob.body["id"]);
@@ -148,7 +148,7 @@ async fn a_key_of_another_caller_is_another_key() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_changed_nothing_is_not_remembered() {
+async fn a_rejection_is_not_recorded() {
     let server = Server::embedded().start();
     let id = server.create(1).await;
     let path = format!("{}purchases/", product(id));
@@ -159,16 +159,16 @@ async fn a_refusal_that_changed_nothing_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn what_is_no_key_is_refused_before_anything_happens() {
+async fn a_malformed_key_is_rejected_before_any_effect() {
     let server = Server::embedded().start();
     let id = server.create(5).await;
     let path = format!("{}purchases/", product(id));
     let long = "k".repeat(256);
     for key in ["", " ", "a b", "\"\"", &long] {
         let buy = keyed(&server, Method::POST, &path, key).json(&json!({ "quantity": 1 }));
-        let refused = server.send(buy).await;
+        let rejected = server.send(buy).await;
         assert_eq!(
-            (refused.status.as_u16(), &refused.body["code"]),
+            (rejected.status.as_u16(), &rejected.body["code"]),
             (400, &json!("key_malformed"))
         );
     }
@@ -181,25 +181,25 @@ async fn what_is_no_key_is_refused_before_anything_happens() {
         400
     );
     assert_eq!(server.stock(id).await, 5);
-    let most = keyed(&server, Method::POST, &path, &long[1..]).json(&json!({ "quantity": 1 }));
-    assert_eq!(server.send(most).await.status, 201);
+    let longest = keyed(&server, Method::POST, &path, &long[1..]).json(&json!({ "quantity": 1 }));
+    assert_eq!(server.send(longest).await.status, 201);
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_told_as_without_a_key() {
+async fn a_too_large_body_is_413_with_a_key_too() {
     let server = Server::embedded().args(&["--body-limit", "1000"]).start();
     let id = server.create(5).await;
     let large = json!({ "name": "x".repeat(2000) });
     let patch = keyed(&server, Method::PATCH, &product(id), "k").json(&large);
-    let refused = server.send(patch).await;
+    let rejected = server.send(patch).await;
     assert_eq!(
-        (refused.status.as_u16(), &refused.body["code"]),
+        (rejected.status.as_u16(), &rejected.body["code"]),
         (413, &json!("body_too_large"))
     );
 }
 
 #[tokio::test]
-async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
+async fn a_key_in_flight_is_409_at_every_server() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
     let server = || Server::on(&redis.url(), &database);
@@ -212,18 +212,18 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
         async move { request.send().await.unwrap() }
     };
     let first = tokio::spawn(patch(&slow));
-    held(&redis, id).await;
+    locked(&redis, id).await;
     for server in [&slow, &other] {
         let request = keyed(server, Method::PATCH, &product(id), "k");
-        let told = server.send(request.json(&json!({ "stock": 4 }))).await;
+        let response = server.send(request.json(&json!({ "stock": 4 }))).await;
         assert_eq!(
-            (told.status.as_u16(), &told.body["code"]),
+            (response.status.as_u16(), &response.body["code"]),
             (409, &json!("in_flight"))
         );
-        assert!(told.retry_after() >= 1);
+        assert!(response.retry_after() >= 1);
     }
     assert_eq!(first.await.unwrap().status(), 200);
-    let again: Answer = other
+    let again: Response = other
         .send(keyed(&other, Method::PATCH, &product(id), "k").json(&json!({ "stock": 4 })))
         .await;
     assert_eq!(
@@ -234,29 +234,32 @@ async fn while_it_is_under_way_it_is_told_so_here_and_at_another_server() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_learns_the_result_by_its_key() {
+async fn a_disconnected_client_gets_the_result_by_its_key() {
     let server = Server::embedded()
         .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(5).await;
     let patch = || keyed(&server, Method::PATCH, &product(id), "k").json(&json!({ "stock": 4 }));
-    let gone = patch().timeout(Duration::from_millis(200)).send().await;
-    assert!(gone.unwrap_err().is_timeout());
-    let told = eventually("the result", async || {
-        let answer = server.send(patch()).await;
-        (answer.status != 409).then_some(answer)
+    let disconnected = patch().timeout(Duration::from_millis(200)).send().await;
+    assert!(disconnected.unwrap_err().is_timeout());
+    let response = eventually("the recorded response", async || {
+        let response = server.send(patch()).await;
+        (response.status != 409).then_some(response)
     });
-    let told = told.await;
+    let response = response.await;
     assert_eq!(
-        (told.status.as_u16(), told.header("idempotent-replayed")),
+        (
+            response.status.as_u16(),
+            response.header("idempotent-replayed")
+        ),
         (200, "true")
     );
     assert_eq!(server.ledger(id).await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_key_works_anew_when_its_time_is_over() {
+async fn a_key_can_be_reused_after_its_retention() {
     let server = Server::embedded().args(&["--key-retention", "1s"]).start();
     let id = server.create(5).await;
     let path = format!("{}purchases/", product(id));
@@ -264,10 +267,10 @@ async fn a_key_works_anew_when_its_time_is_over() {
         || server.send(keyed(&server, Method::POST, &path, "k").json(&json!({ "quantity": 1 })));
     let first = buy().await;
     assert_eq!(buy().await.body, first.body);
-    eventually("anew", async || {
-        let answer = buy().await;
-        assert_eq!(answer.status, 201);
-        (answer.body["id"] != first.body["id"]).then_some(())
+    eventually("the key is forgotten", async || {
+        let response = buy().await;
+        assert_eq!(response.status, 201);
+        (response.body["id"] != first.body["id"]).then_some(())
     })
     .await;
 }
@@ -287,18 +290,18 @@ async fn forms_with_another_boundary_are_the_same_request() {
 }
 
 #[tokio::test]
-async fn of_a_click_that_was_sent_ten_times_one_buys() {
+async fn ten_concurrent_requests_with_one_key_buy_once() {
     let server = Server::embedded().start();
     let id = server.create(5).await;
     let path = format!("{}purchases/", product(id));
-    let clicks = (0..10).map(|_| {
+    let requests = (0..10).map(|_| {
         server.send(keyed(&server, Method::POST, &path, "k").json(&json!({ "quantity": 1 })))
     });
-    for answer in join_all(clicks).await {
+    for response in join_all(requests).await {
         assert!(
-            matches!(answer.status.as_u16(), 201 | 409),
+            matches!(response.status.as_u16(), 201 | 409),
             "{:?}",
-            answer.body
+            response.body
         );
     }
     assert_eq!(server.stock(id).await, 4);

@@ -136,7 +136,7 @@ fn a_store_that_cannot_be_listed_is_explained() {
     );
     let redis = Redis::start();
     let unreachable = locks(&redis, &["--store", "redis://127.0.0.1:1/0"]);
-    assert!(error(&unreachable).contains("no Redis answers"));
+    assert!(error(&unreachable).contains("cannot connect to Redis"));
     for (args, word) in [
         (&["--watch", "0"][..], "like 2"),
         (&["release", "a\\q"], "write \\\\"),

@@ -1,5 +1,5 @@
-//! Requests that mean no good, or are merely odd: each gets its 4xx as JSON, none a 500, and
-//! none holds the server up.
+//! Malformed, hostile and slow requests: each is a 4xx with a JSON body, none is a 500, and none
+//! blocks the server.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use crate::harness::{PATIENCE, Server, eventually, product};
 
-/// Sends bytes as they are, and answers all that comes back until the server hangs up.
+/// Sends bytes as they are, and returns all that the server sends until it closes the connection.
 async fn raw(server: &Server, bytes: &[u8]) -> String {
     let mut stream = connect(server).await;
-    // The server may have hung up before all was sent, and rightly so.
+    // The server may close the connection before it has read everything.
     let _ = stream.write_all(bytes).await;
     rest(&mut stream).await
 }
@@ -27,24 +27,26 @@ async fn connect(server: &Server) -> TcpStream {
 }
 
 async fn rest(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer);
-    // A reset after the answer is an end, too.
-    let _ = timeout(PATIENCE, read).await.expect("the server hangs up");
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    let read = stream.read_to_end(&mut response);
+    // A reset after the response also ends it.
+    let _ = timeout(PATIENCE, read)
+        .await
+        .expect("the server closes the connection");
+    String::from_utf8_lossy(&response).into_owned()
 }
 
-fn post(body: &str, more: &str) -> Vec<u8> {
+fn post(body: &str, headers: &str) -> Vec<u8> {
     format!(
         "POST /api/products/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n{more}\r\n{body}",
+         Content-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
         body.len()
     )
     .into_bytes()
 }
 
 #[tokio::test]
-async fn bodies_that_nobody_should_send() {
+async fn malformed_json_is_rejected() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     let bodies: &[&[u8]] = &[
@@ -74,31 +76,31 @@ async fn bodies_that_nobody_should_send() {
                 .request(method, &path)
                 .header("Content-Type", "application/json")
                 .body(body.to_vec());
-            let answer = server.send(request).await;
-            let status = answer.status.as_u16();
+            let response = server.send(request).await;
+            let status = response.status.as_u16();
             assert_eq!(
                 status,
                 400,
-                "{:?}: {answer:?}",
+                "{:?}: {response:?}",
                 String::from_utf8_lossy(body)
             );
-            assert!(answer.body.is_object());
+            assert!(response.body.is_object());
         }
     }
     let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
     for deep in [deep, "[".repeat(60_000), "{\"a\":".repeat(10_000)] {
-        let answer = raw(&server, &post(&deep, "")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let response = raw(&server, &post(&deep, "")).await;
+        assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
         assert!(
-            answer.contains("content-type: application/json"),
-            "{answer}"
+            response.contains("content-type: application/json"),
+            "{response}"
         );
     }
     assert_eq!(server.stock(id).await, 10);
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_413_however_it_comes() {
+async fn a_body_over_the_limit_is_413_with_any_framing() {
     let server = Server::embedded().args(&["--body-limit", "1000"]).start();
     let announced = raw(&server, &post(&"x".repeat(2000), "")).await;
     assert!(announced.starts_with("HTTP/1.1 413 "), "{announced}");
@@ -116,10 +118,10 @@ async fn a_body_over_the_limit_is_413_however_it_comes() {
         chunked.extend_from_slice(b"\r\n");
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
-    let answer = raw(&server, &chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let response = raw(&server, &chunked).await;
+    assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
     let never_ending = raw(&server, &post(&"x".repeat(40_000_000), "")).await;
-    // It may have been cut off while sending, but what it heard was this.
+    // The connection may break while the client still sends.
     assert!(
         never_ending.is_empty() || never_ending.starts_with("HTTP/1.1 413 "),
         "{never_ending}"
@@ -128,44 +130,47 @@ async fn a_body_over_the_limit_is_413_however_it_comes() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_cut_off() {
+async fn slow_clients_are_disconnected() {
     let server = Server::embedded()
         .args(&["--header-timeout", "300ms", "--body-timeout", "300ms"])
         .start();
-    // A head that never ends.
+    // A head that does not end.
     let mut stream = connect(&server).await;
     stream
         .write_all(b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nX: ")
         .await
         .unwrap();
-    let answer = rest(&mut stream).await;
+    let response = rest(&mut stream).await;
     assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 408 "),
-        "{answer}"
+        response.is_empty() || response.starts_with("HTTP/1.1 408 "),
+        "{response}"
     );
-    // Nothing at all.
+    // No bytes.
     let mut stream = connect(&server).await;
     assert_eq!(rest(&mut stream).await, "");
-    // A body that never ends.
+    // A body that does not end.
     let mut stream = connect(&server).await;
     let head = b"PATCH /api/products/1/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
         Content-Length: 100\r\n\r\n{";
     stream.write_all(head).await.unwrap();
-    let answer = rest(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let response = rest(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 4"), "{response}");
     let id = server.create(1).await;
     let mut stream = connect(&server).await;
     let head = String::from_utf8_lossy(head).replace("/1/", &format!("/{id}/"));
     stream.write_all(head.as_bytes()).await.unwrap();
-    let answer = rest(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
-    // It took no lock while it waited.
+    let response = rest(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+    assert!(
+        response.contains("\"code\":\"request_timeout\""),
+        "{response}"
+    );
+    // The server acquired no lock while it waited for the body.
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_client_that_reads_no_answers_is_cut_off() {
+async fn a_client_that_reads_no_responses_is_disconnected() {
     let server = Server::embedded()
         .args(&["--header-timeout", "500ms"])
         .start();
@@ -175,10 +180,10 @@ async fn a_client_that_reads_no_answers_is_cut_off() {
         assert_eq!(server.send(request).await.status, 201);
     }
     let mut stream = connect(&server).await;
-    // Some 60 MB of answers, of which nobody reads a byte.
+    // About 60 MB of responses, which the client does not read.
     let request = b"GET /api/products/?page_size=30 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(40);
     stream.write_all(&request).await.unwrap();
-    eventually("cut off", async || {
+    eventually("the connection is closed", async || {
         let written = stream.write_all(b"GET / HTTP/1.1\r\n").await;
         written.is_err().then_some(())
     })
@@ -186,7 +191,7 @@ async fn a_client_that_reads_no_answers_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_request_that_two_servers_could_read_differently_ends_the_connection() {
+async fn an_ambiguous_request_closes_the_connection() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     let smuggled =
@@ -206,43 +211,53 @@ async fn a_request_that_two_servers_could_read_differently_ends_the_connection()
             "POST /api/products/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n\
              0\r\n\r\n{smuggled}"
         );
-        let answer = raw(&server, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head:?}: {answer}");
+        let response = raw(&server, request.as_bytes()).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 "),
+            "{head:?}: {response}"
+        );
+        assert_eq!(
+            response.matches("HTTP/1.1 ").count(),
+            1,
+            "{head:?}: {response}"
+        );
     }
     let huge_head = format!(
         "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
         "x".repeat(200_000)
     );
-    let answer = raw(&server, huge_head.as_bytes()).await;
+    let response = raw(&server, huge_head.as_bytes()).await;
     assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 431 "),
-        "{answer}"
+        response.is_empty() || response.starts_with("HTTP/1.1 431 "),
+        "{response}"
     );
     let long_path = format!(
         "GET /{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         "x".repeat(60_000)
     );
-    let answer = raw(&server, long_path.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let response = raw(&server, long_path.as_bytes()).await;
+    assert!(response.starts_with("HTTP/1.1 4"), "{response}");
     assert_eq!(server.stock(id).await, 10);
 }
 
 #[tokio::test]
-async fn a_request_names_one_host() {
+async fn a_request_must_name_exactly_one_host() {
     let server = Server::embedded().start();
     for hosts in ["", "Host: a\r\nHost: b\r\n"] {
         let request = format!("GET /api/products/ HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
-        let answer = raw(&server, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts:?}: {answer}");
-        assert!(answer.contains("{\"detail\":"), "{answer}");
+        let response = raw(&server, request.as_bytes()).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 "),
+            "{hosts:?}: {response}"
+        );
+        assert!(response.contains("{\"detail\":"), "{response}");
     }
     let old = raw(&server, b"GET /api/products/ HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_still_gets_its_answer() {
+async fn a_half_closed_connection_gets_its_response() {
     let server = Server::embedded().start();
     let mut stream = connect(&server).await;
     stream
@@ -250,26 +265,26 @@ async fn a_client_that_closes_its_side_still_gets_its_answer() {
         .await
         .unwrap();
     stream.shutdown().await.unwrap();
-    let answer = rest(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = rest(&mut stream).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
 }
 
 #[tokio::test]
-async fn json_is_never_read_as_anything_but_json() {
+async fn private_names_of_serde_json_are_ordinary_fields() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     for private in [
         "$serde_json::private::Number",
         "$serde_json::private::RawValue",
     ] {
-        let answer = server.patch(id, json!({ "stock": { private: "9" } })).await;
-        assert_eq!(answer.status, 400, "{answer:?}");
+        let response = server.patch(id, json!({ "stock": { private: "9" } })).await;
+        assert_eq!(response.status, 400, "{response:?}");
     }
     assert_eq!(server.stock(id).await, 10);
 }
 
 #[tokio::test]
-async fn options_are_told_where_a_product_can_be_and_nowhere_else() {
+async fn options_succeeds_only_on_the_path_of_a_product() {
     let server = Server::embedded().start();
     for (path, status) in [
         ("/api/products/77/", 200),
@@ -284,7 +299,7 @@ async fn options_are_told_where_a_product_can_be_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn odd_addresses_are_not_found() {
+async fn unknown_paths_are_404() {
     let server = Server::embedded().start();
     for path in [
         "/",
@@ -301,18 +316,18 @@ async fn odd_addresses_are_not_found() {
         "/api/products/%E2%80%AE/",
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        let answer = raw(&server, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+        let response = raw(&server, request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 404 "), "{path}: {response}");
         assert!(
-            answer.contains("content-type: application/json"),
-            "{path}: {answer}"
+            response.contains("content-type: application/json"),
+            "{path}: {response}"
         );
-        assert!(answer.contains("{\"detail\":"), "{path}: {answer}");
+        assert!(response.contains("{\"detail\":"), "{path}: {response}");
     }
 }
 
 #[tokio::test]
-async fn too_many_requests_at_once_are_shed() {
+async fn requests_beyond_the_limit_are_shed() {
     let server = Server::embedded()
         .args(&["--max-requests", "4", "--update-lease", "60s"])
         .failing("update.locked=return(1500)")
@@ -321,7 +336,7 @@ async fn too_many_requests_at_once_are_shed() {
     for _ in 0..4 {
         ids.push(server.create(10).await);
     }
-    let held_up = async {
+    let blocked = async {
         join_all(
             ids.iter()
                 .map(|id| server.patch(*id, json!({ "stock": 9 }))),
@@ -329,7 +344,7 @@ async fn too_many_requests_at_once_are_shed() {
         .await
     };
     let beside = async {
-        eventually("four under way", async || {
+        eventually("four requests in flight", async || {
             let metrics = server.get("/metrics").await.body;
             let text = metrics.as_str().unwrap();
             text.contains("lockstock_http_requests_in_flight 4")
@@ -338,8 +353,8 @@ async fn too_many_requests_at_once_are_shed() {
         .await;
         server.get("/api/products/").await
     };
-    let (held_up, shed) = tokio::join!(held_up, beside);
-    assert!(held_up.iter().all(|answer| answer.status == 200));
+    let (blocked, shed) = tokio::join!(blocked, beside);
+    assert!(blocked.iter().all(|response| response.status == 200));
     assert_eq!(shed.status, 503);
     assert_eq!(shed.body["code"], "overloaded");
     assert!(shed.retry_after() >= 1);
@@ -347,23 +362,23 @@ async fn too_many_requests_at_once_are_shed() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_answered_and_its_work_finished() {
+async fn a_request_that_times_out_is_still_completed() {
     let server = Server::embedded()
         .args(&["--request-timeout", "300ms", "--after-update", "release"])
         .failing("update.locked=1*return(1000)")
         .start();
     let id = server.create(10).await;
-    let answer = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(answer.status, 503);
-    assert_eq!(answer.body["code"], "timeout");
-    eventually("finished all the same", async || {
+    let response = server.patch(id, json!({ "stock": 9 })).await;
+    assert_eq!(response.status, 503);
+    assert_eq!(response.body["code"], "timeout");
+    eventually("the update is written", async || {
         (server.stock(id).await == 9).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_log_cannot_be_forged() {
+async fn log_lines_cannot_be_forged() {
     let server = Server::embedded().start();
     let request = b"GET /api/products/%0a%7b%22forged%22:1%7d/ HTTP/1.1\r\nHost: x\r\n\
         X-Request-Id: a\"b\\c\r\nConnection: close\r\n\r\n";
@@ -372,9 +387,9 @@ async fn a_log_cannot_be_forged() {
         b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: ".to_vec();
     long.extend_from_slice(&[b'x'; 1000]);
     long.extend_from_slice(b"\r\n\r\n");
-    let answer = raw(&server, &long).await;
+    let response = raw(&server, &long).await;
     assert!(
-        !answer.contains("xxxx"),
+        !response.contains("xxxx"),
         "an id of a thousand characters is replaced"
     );
     let log = eventually("logged", async || {

@@ -6,7 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, eventually, held, product};
+use crate::harness::{Server, eventually, locked, product};
 
 #[tokio::test]
 async fn metrics_count_requests_and_locks() {
@@ -195,7 +195,7 @@ async fn shutdown_fails_readyz_finishes_requests_and_releases_locks() {
         .request(Method::PATCH, &product(id))
         .json(&json!({ "stock": 9 }));
     let update = tokio::spawn(update.send());
-    held(&redis, id).await;
+    locked(&redis, id).await;
     server.process.terminate();
     let draining = eventually("draining", async || {
         let ready = server.get("/readyz").await;

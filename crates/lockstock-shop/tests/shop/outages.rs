@@ -1,18 +1,18 @@
-//! What happens when Redis or Postgres is not there, and that everything comes back by
-//! itself.
+//! Redis or Postgres is down or hangs: requests fail within a bounded time, and the server recovers
+//! without a restart.
 
 use std::time::Duration;
 
 use lockstock_testkit::{Postgres, Proxy, Redis};
 use serde_json::json;
 
-use crate::harness::{Server, eventually, held, product};
+use crate::harness::{Server, eventually, locked, product};
 
-/// Bounded, with much room for a slow machine: well below what a client would wait.
+/// Upper bound of a request during an outage, generous for a slow machine.
 const BOUND: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
+async fn without_redis_updates_are_rejected_and_reads_continue() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--after-update", "release"])
@@ -21,17 +21,21 @@ async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 
     redis.kill();
-    let refused = server.patch(id, json!({ "stock": 8 })).await;
-    assert_eq!(refused.status, 503);
-    assert_eq!(refused.body["code"], "store_unavailable");
-    assert!(refused.retry_after() >= 1);
-    assert!(refused.took < BOUND, "{:?}", refused.took);
+    let rejected = server.patch(id, json!({ "stock": 8 })).await;
+    assert_eq!(rejected.status, 503);
+    assert_eq!(rejected.body["code"], "store_unavailable");
+    assert!(rejected.retry_after() >= 1);
+    assert!(rejected.took < BOUND, "{:?}", rejected.took);
     assert_eq!(
         server.stock(id).await,
         9,
-        "reads go on, nothing was written"
+        "reads continue, nothing was written"
     );
-    assert_eq!(server.create(1).await, id + 1, "what needs no lock goes on");
+    assert_eq!(
+        server.create(1).await,
+        id + 1,
+        "requests without a lock continue"
+    );
     let ready = server.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert_eq!(
@@ -41,16 +45,16 @@ async fn redis_down_refuses_writes_reads_go_on_and_it_recovers() {
     assert_eq!(server.get("/healthz").await.status, 200);
 
     redis.restart();
-    eventually("ready again", async || {
+    eventually("the server is ready", async || {
         (server.get("/readyz").await.status == 200).then_some(())
     })
     .await;
-    // The store has forgotten its fences; the clock it mints them from has not gone back.
+    // The store has lost its fences. New ones start at the clock and are higher.
     assert_eq!(server.patch(id, json!({ "stock": 8 })).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_costs_a_bounded_time_and_it_recovers() {
+async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--after-update", "release", "--store-timeout", "200ms"])
@@ -58,21 +62,21 @@ async fn a_redis_that_hangs_costs_a_bounded_time_and_it_recovers() {
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
     redis.pause();
-    let refused = server.patch(id, json!({ "stock": 8 })).await;
-    assert_eq!(refused.status, 503);
-    assert!(refused.took < BOUND, "{:?}", refused.took);
+    let rejected = server.patch(id, json!({ "stock": 8 })).await;
+    assert_eq!(rejected.status, 503);
+    assert!(rejected.took < BOUND, "{:?}", rejected.took);
     redis.resume();
-    // What Redis carries out late is a grant that nobody waits for: it is given back.
-    let freed = eventually("the lock is free again", async || {
-        let answer = server.patch(id, json!({ "stock": 8 })).await;
-        (answer.status == 200).then_some(answer)
+    // Redis executes the request late. The grant has no waiter and is released.
+    let updated = eventually("the lock is released", async || {
+        let response = server.patch(id, json!({ "stock": 8 })).await;
+        (response.status == 200).then_some(response)
     })
     .await;
-    assert_eq!(freed.body["stock"], 8);
+    assert_eq!(updated.body["stock"], 8);
 }
 
 #[tokio::test]
-async fn a_grant_whose_answer_was_lost_is_found_again() {
+async fn a_grant_whose_reply_was_lost_is_recovered() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let proxy = Proxy::start(redis.address());
     let server = Server::on(
@@ -84,7 +88,7 @@ async fn a_grant_whose_answer_was_lost_is_found_again() {
     let id = server.create(10).await;
     for stock in 0..10 {
         proxy.reset_next_reply();
-        // Asked again with the same token, the store says that the lock is ours.
+        // The request is repeated with the same token and returns the same grant.
         assert_eq!(
             server.patch(id, json!({ "stock": stock })).await.status,
             200
@@ -106,40 +110,40 @@ async fn scripts_that_were_flushed_are_loaded_again() {
 }
 
 #[tokio::test]
-async fn what_redis_refuses_is_unavailable_never_busy_never_granted() {
+async fn a_rejection_by_redis_is_unavailable_not_busy_and_not_granted() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
     let id = server.create(10).await;
-    // As after a failover: a replica takes no writes.
+    // As after a failover: a replica rejects writes.
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
-    let refused = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(refused.status, 503, "READONLY");
+    let rejected = server.patch(id, json!({ "stock": 9 })).await;
+    assert_eq!(rejected.status, 503, "READONLY");
     redis.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
-    let refused = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(refused.status, 503, "OOM");
+    let rejected = server.patch(id, json!({ "stock": 9 })).await;
+    assert_eq!(rejected.status, 503, "OOM");
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     assert_eq!(server.stock(id).await, 10);
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_database_that_dies_is_503_and_it_recovers() {
+async fn a_killed_database_is_503_until_it_restarts() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--after-update", "release", "--database-timeout", "1s"])
         .start();
     let id = server.create(10).await;
     postgres.kill();
-    for answer in [
+    for response in [
         server.get(&product(id)).await,
         server.get("/api/products/").await,
         server.patch(id, json!({ "stock": 9 })).await,
     ] {
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert_eq!(answer.body["code"], "database_unavailable");
-        assert!(answer.retry_after() >= 1);
-        assert!(answer.took < BOUND, "{:?}", answer.took);
+        assert_eq!(response.status, 503, "{response:?}");
+        assert_eq!(response.body["code"], "database_unavailable");
+        assert!(response.retry_after() >= 1);
+        assert!(response.took < BOUND, "{:?}", response.took);
     }
     let ready = server.get("/readyz").await;
     assert_eq!(ready.status, 503);
@@ -156,7 +160,7 @@ async fn a_database_that_dies_is_503_and_it_recovers() {
     );
 
     postgres.restart();
-    eventually("ready again", async || {
+    eventually("the server is ready", async || {
         (server.get("/readyz").await.status == 200).then_some(())
     })
     .await;
@@ -165,50 +169,50 @@ async fn a_database_that_dies_is_503_and_it_recovers() {
 }
 
 #[tokio::test]
-async fn a_database_that_hangs_costs_a_bounded_time_and_it_recovers() {
+async fn a_hanging_database_delays_a_request_for_a_bounded_time() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--after-update", "release", "--database-timeout", "300ms"])
         .start();
     let id = server.create(10).await;
     postgres.pause();
-    for answer in [
+    for response in [
         server.get(&product(id)).await,
         server.patch(id, json!({ "stock": 9 })).await,
     ] {
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(answer.took < BOUND, "{:?}", answer.took);
+        assert_eq!(response.status, 503, "{response:?}");
+        assert!(response.took < BOUND, "{:?}", response.took);
     }
     postgres.resume();
-    eventually("ready again", async || {
+    eventually("the server is ready", async || {
         (server.get("/readyz").await.status == 200).then_some(())
     })
     .await;
-    let stock = eventually("writes again", async || {
-        let answer = server.patch(id, json!({ "stock": 8 })).await;
-        (answer.status == 200).then(|| answer.body["stock"].clone())
+    let stock = eventually("updates succeed", async || {
+        let response = server.patch(id, json!({ "stock": 8 })).await;
+        (response.status == 200).then(|| response.body["stock"].clone())
     })
     .await;
     assert_eq!(stock, 8);
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_frees_its_lock_with_the_lease() {
+async fn the_lock_of_a_killed_server_expires_with_the_lease() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
     let options = ["--update-lease", "1s", "--update-wait", "20s"];
-    let doomed = Server::on(&redis.url(), &database)
+    let killed = Server::on(&redis.url(), &database)
         .args(&options)
         .failing("update.locked=return(60000)")
         .start();
     let other = Server::on(&redis.url(), &database).args(&options).start();
     let id = other.create(10).await;
-    let request = doomed
+    let request = killed
         .request(reqwest::Method::PATCH, &product(id))
         .json(&json!({ "stock": 1 }));
     let request = tokio::spawn(request.send());
-    held(&redis, id).await;
-    doomed.process.kill();
+    locked(&redis, id).await;
+    killed.process.kill();
     assert!(request.await.unwrap().is_err());
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
     assert_eq!(other.stock(id).await, 9);
@@ -236,7 +240,7 @@ async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
         .request(reqwest::Method::PATCH, &product(id))
         .json(&json!({ "stock": 1 }));
     let late = tokio::spawn(late.send());
-    held(&redis, id).await;
+    locked(&redis, id).await;
     frozen.process.pause();
     assert_eq!(other.patch(id, json!({ "stock": 9 })).await.status, 200);
     frozen.process.resume();

@@ -1,6 +1,5 @@
-//! The article's test: five identical updates at once, exactly one may succeed. A hundred
-//! rounds of it, each for a product of its own, in each format that the article's client
-//! may send.
+//! The five-PATCH race: of five identical updates at once exactly one succeeds. A hundred rounds
+//! in each format of a body, each round on a product of its own.
 
 use futures_util::future::join_all;
 use lockstock_testkit::{Postgres, Redis};
@@ -8,7 +7,7 @@ use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
-use crate::harness::{Answer, Server, product};
+use crate::harness::{Response, Server, product};
 
 const ROUNDS: usize = 100;
 const REQUESTS: usize = 5;
@@ -30,8 +29,8 @@ impl Format {
     }
 }
 
-/// Fires the updates at once, spread over `servers`.
-async fn fire(servers: &[&Server], id: i64, format: Format, stock: i64) -> Vec<Answer> {
+/// Sends the updates at once, distributed over `servers`.
+async fn send_at_once(servers: &[&Server], id: i64, format: Format, stock: i64) -> Vec<Response> {
     join_all((0..REQUESTS).map(|n| {
         let server = servers[n % servers.len()];
         let request = server.request(Method::PATCH, &product(id));
@@ -40,10 +39,10 @@ async fn fire(servers: &[&Server], id: i64, format: Format, stock: i64) -> Vec<A
     .await
 }
 
-fn with_status(answers: &[Answer], status: u16) -> usize {
-    answers
+fn count_with_status(responses: &[Response], status: u16) -> usize {
+    responses
         .iter()
-        .filter(|answer| answer.status == status)
+        .filter(|response| response.status == status)
         .count()
 }
 
@@ -51,27 +50,27 @@ async fn exactly_one_of_five_wins(servers: &[&Server]) {
     for format in [Format::Json, Format::Multipart, Format::Form] {
         for round in 0..ROUNDS {
             let id = servers[0].create(10).await;
-            let answers = fire(servers, id, format, 9).await;
-            let statuses = answers
+            let responses = send_at_once(servers, id, format, 9).await;
+            let statuses = responses
                 .iter()
-                .map(|answer| answer.status)
+                .map(|response| response.status)
                 .collect::<Vec<_>>();
             assert_eq!(
-                with_status(&answers, 200),
+                count_with_status(&responses, 200),
                 1,
                 "{format:?} {round}: {statuses:?}"
             );
             assert_eq!(
-                with_status(&answers, 429),
+                count_with_status(&responses, 429),
                 4,
                 "{format:?} {round}: {statuses:?}"
             );
-            for loser in answers.iter().filter(|answer| answer.status == 429) {
+            for loser in responses.iter().filter(|response| response.status == 429) {
                 assert!((1..=3).contains(&loser.retry_after()), "{loser:?}");
             }
             let after = servers[0].get(&product(id)).await;
             assert_eq!(after.body["stock"], 9);
-            assert_eq!(after.body["version"], 2, "applied once, not twice");
+            assert_eq!(after.body["version"], 2, "applied once");
         }
     }
 }
@@ -80,16 +79,16 @@ async fn all_succeed_one_after_another(servers: &[&Server]) {
     for format in [Format::Json, Format::Multipart, Format::Form] {
         for _ in 0..ROUNDS {
             let id = servers[0].create(10).await;
-            let answers = fire(servers, id, format, 9).await;
-            let statuses = answers
+            let responses = send_at_once(servers, id, format, 9).await;
+            let statuses = responses
                 .iter()
-                .map(|answer| answer.status)
+                .map(|response| response.status)
                 .collect::<Vec<_>>();
-            assert_eq!(with_status(&answers, 200), REQUESTS, "{statuses:?}");
-            // Each saw the one before it: no two versions are the same.
-            let mut versions = answers
+            assert_eq!(count_with_status(&responses, 200), REQUESTS, "{statuses:?}");
+            // Each update saw the one before it: the versions are distinct.
+            let mut versions = responses
                 .iter()
-                .map(|answer| answer.body["version"].as_i64().unwrap())
+                .map(|response| response.body["version"].as_i64().unwrap())
                 .collect::<Vec<_>>();
             versions.sort_unstable();
             assert_eq!(versions, [2, 3, 4, 5, 6]);

@@ -1,7 +1,6 @@
-//! That updates take turns, and what is told to those whose turn it is not. `article` has the
-//! test it all began with. What is promised besides (no update lost, nothing sold twice) does
-//! not depend on turns: `./dev test` runs the other tests of purchases and updates once more on
-//! a store that grants every lock to everybody.
+//! The update lock of a product: one update at a time, and the rejection of the others. `race` has
+//! the five-PATCH race. The other guarantees (no lost update, no oversold stock) do not depend on
+//! the lock: `./dev test` repeats their tests with a store that grants every lock.
 
 use std::time::Duration;
 
@@ -15,17 +14,21 @@ use crate::harness::{Server, eventually, product};
 use crate::idempotency::keyed;
 
 #[tokio::test]
-async fn a_loser_is_told_long_before_its_wait_is_over() {
+async fn an_update_of_a_kept_product_is_rejected_before_its_wait_ends() {
     let server = Server::embedded()
         .args(&["--update-lease", "60s", "--update-wait", "20s"])
         .start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
-    let loser = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(loser.status, 429);
-    // Not a matter of speed: whoever waits in vain waits 20 s.
-    assert!(loser.took < Duration::from_secs(10), "{:?}", loser.took);
-    assert!(loser.retry_after() > 40);
+    let rejected = server.patch(id, json!({ "stock": 9 })).await;
+    assert_eq!(rejected.status, 429);
+    // A request that waits to the end waits 20 s.
+    assert!(
+        rejected.took < Duration::from_secs(10),
+        "{:?}",
+        rejected.took
+    );
+    assert!(rejected.retry_after() > 40);
 }
 
 #[tokio::test]
@@ -39,13 +42,13 @@ async fn the_cool_down_ends_with_the_lease() {
     let key = format!("product-update-lock-{id}");
     let holder = redis.command(&["GET", &key]).unwrap();
     assert!(holder.starts_with("lockstock:kept:"), "{holder}");
-    // Can wait longer than the lease lasts, so it gets its turn.
+    // The wait is longer than the lease, so the update gets the lock.
     assert_eq!(server.patch(id, json!({ "stock": 8 })).await.status, 200);
     assert_eq!(server.stock(id).await, 8);
 }
 
 #[tokio::test]
-async fn a_loser_is_told_in_its_language_and_form() {
+async fn a_busy_rejection_honors_language_and_media_type() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -80,7 +83,7 @@ async fn a_loser_is_told_in_its_language_and_form() {
 }
 
 #[tokio::test]
-async fn every_change_takes_the_lock_and_a_delete_gives_it_back() {
+async fn put_and_delete_take_the_lock_and_a_delete_releases_it() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
     let put = server
@@ -95,12 +98,12 @@ async fn every_change_takes_the_lock_and_a_delete_gives_it_back() {
     let delete = || server.request(Method::DELETE, &product(other));
     assert_eq!(server.send(delete()).await.status, 204);
     let again = server.send(delete()).await;
-    assert_eq!(again.status, 404, "gone, not busy");
+    assert_eq!(again.status, 404, "not found, not busy");
     assert_eq!(again.body["detail"], "No Product matches the given query.");
 }
 
 #[tokio::test]
-async fn nobody_holds_a_database_connection_while_waiting_for_a_lock() {
+async fn a_waiting_update_holds_no_database_connection() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--database-connections", "2", "--database-timeout", "500ms"])
@@ -115,11 +118,11 @@ async fn nobody_holds_a_database_connection_while_waiting_for_a_lock() {
         .start();
     let id = server.create(10).await;
     let key = format!("product-update-lock-{id}");
-    // Somebody else has the lock for now.
-    redis.command(&["SET", &key, "theirs"]).unwrap();
+    // Another client holds the lock.
+    redis.command(&["SET", &key, "another-client"]).unwrap();
     let waiting = join_all((0..20).map(|_| server.patch(id, json!({ "stock": 9 }))));
     let beside = async {
-        eventually("twenty wait", async || {
+        eventually("twenty updates wait", async || {
             let metrics = server.get("/metrics").await.body;
             let text = metrics.as_str().unwrap();
             text.contains("lockstock_http_requests_in_flight 20")
@@ -133,13 +136,13 @@ async fn nobody_holds_a_database_connection_while_waiting_for_a_lock() {
     };
     let (waiting, ()) = tokio::join!(waiting, beside);
     assert!(
-        waiting.iter().all(|answer| answer.status == 200),
+        waiting.iter().all(|response| response.status == 200),
         "{waiting:?}"
     );
 }
 
 #[tokio::test]
-async fn a_commit_that_nobody_confirmed_is_neither_lost_nor_repeated() {
+async fn an_unconfirmed_commit_keeps_the_lock() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
         .args(&["--database-timeout", "1s", "--update-lease", "20s"])
@@ -150,21 +153,18 @@ async fn a_commit_that_nobody_confirmed_is_neither_lost_nor_repeated() {
     let unknown = server.patch(updated, json!({ "stock": 9 })).await;
     assert_eq!(unknown.status, 503);
     assert_eq!(unknown.body["code"], "database_unavailable");
-    // The second of identical requests must not be the second to succeed.
+    // Of two identical requests the second must not succeed as well.
     assert_eq!(
         server.patch(updated, json!({ "stock": 9 })).await.status,
         429
     );
     let delete = server.request(Method::DELETE, &product(deleted));
     let unknown = server.send(delete).await;
-    assert_eq!(
-        unknown.status, 503,
-        "not 'nothing was written': {unknown:?}"
-    );
+    assert_eq!(unknown.status, 503, "{unknown:?}");
 }
 
 #[tokio::test]
-async fn a_refusal_for_want_of_a_turn_is_not_remembered_by_its_key() {
+async fn a_busy_rejection_is_not_recorded() {
     let server = Server::embedded().start();
     let id = server.create(1).await;
     let patch = |key: &'static str, stock: i64| {
@@ -172,43 +172,43 @@ async fn a_refusal_for_want_of_a_turn_is_not_remembered_by_its_key() {
         server.send(request.json(&json!({ "stock": stock })))
     };
     assert_eq!(patch("a", 5).await.status, 200);
-    // The product is kept for 3 s: but not from the same request.
+    // The lock stays taken, but the same request gets its recorded response.
     assert_eq!(patch("b", 6).await.status, 429);
     assert_eq!(patch("a", 5).await.header("idempotent-replayed"), "true");
-    let answer = eventually("a turn", async || {
-        let answer = patch("b", 6).await;
-        (answer.status != 429).then_some(answer)
+    let response = eventually("the lock is free", async || {
+        let response = patch("b", 6).await;
+        (response.status != 429).then_some(response)
     });
-    assert_eq!(answer.await.status, 200);
+    assert_eq!(response.await.status, 200);
 }
 
 #[tokio::test]
-async fn a_lock_whose_key_holds_something_else_is_unavailable() {
+async fn a_lock_key_of_another_type_is_unavailable() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
     let id = server.create(10).await;
     let key = format!("product-update-lock-{id}");
     redis.command(&["LPUSH", &key, "x"]).unwrap();
-    let refused = server.patch(id, json!({ "stock": 9 })).await;
-    assert_eq!(refused.status, 503, "WRONGTYPE");
+    let rejected = server.patch(id, json!({ "stock": 9 })).await;
+    assert_eq!(rejected.status, 503, "WRONGTYPE");
     redis.command(&["DEL", &key]).unwrap();
     assert_eq!(server.stock(id).await, 10);
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_change_whose_client_has_gone_keeps_its_turn_to_the_end() {
+async fn an_update_keeps_its_lock_after_its_client_disconnects() {
     let server = Server::embedded()
         .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(10).await;
-    let impatient = server
+    let disconnected = server
         .request(Method::PATCH, &product(id))
         .timeout(Duration::from_millis(200))
         .json(&json!({ "stock": 9 }));
-    assert!(impatient.send().await.unwrap_err().is_timeout());
-    // Waits for the lock that the first one still holds.
+    assert!(disconnected.send().await.unwrap_err().is_timeout());
+    // Waits for the lock that the first update still holds.
     assert_eq!(server.patch(id, json!({ "price": 5 })).await.status, 200);
     assert_eq!(server.stock(id).await, 9);
 }

@@ -1,5 +1,5 @@
-//! What else an update under a lock promises: refusals cost nobody anything, a lost lock
-//! writes nothing, no update is lost, conditions hold.
+//! Updates under a lock: a rejection releases it, an update that lost it writes nothing,
+//! preconditions are honored.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Server, eventually, everybody_is_granted, held, product};
+use crate::harness::{Server, eventually, every_lock_is_granted, locked, product};
 
 #[tokio::test]
-async fn a_refused_update_frees_the_lock_at_once() {
+async fn a_rejected_update_releases_the_lock() {
     let server = Server::embedded().start();
     let id = server.create(10).await;
-    let refused = server.patch(id, json!({ "stock": -1 })).await;
-    assert_eq!(refused.status, 400);
+    let rejected = server.patch(id, json!({ "stock": -1 })).await;
+    assert_eq!(rejected.status, 400);
     let stale = server
         .request(Method::PATCH, &product(id))
         .header("If-Match", "\"7\"")
@@ -46,7 +46,7 @@ async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
     let id = sleeper.create(10).await;
 
     let (late, in_time) = tokio::join!(sleeper.patch(id, json!({ "stock": 1 })), async {
-        held(&redis, id).await;
+        locked(&redis, id).await;
         other.patch(id, json!({ "stock": 7 })).await
     });
     assert_eq!(in_time.status, 200);
@@ -64,7 +64,7 @@ async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_lock_lost_to_nobody_writes_nothing_either() {
+async fn an_expired_lock_writes_nothing_without_a_later_holder() {
     for server in [
         Server::embedded(),
         Server::embedded().args(&["--after-update", "release"]),
@@ -87,7 +87,7 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
         .args(&["--update-lease", "300ms", "--after-update", "release"])
         .start();
     let id = server.create(10).await;
-    // Somebody else's transaction holds the row; its lock is taken when psql has said so.
+    // Another transaction locks the row, then takes an advisory lock as a sign.
     let holding = std::thread::scope(|scope| {
         let held = scope.spawn(|| {
             postgres.psql(
@@ -116,25 +116,25 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_does_not_stop_its_update() {
+async fn an_update_continues_after_its_client_disconnects() {
     let server = Server::embedded()
         .args(&["--after-update", "release"])
         .failing("update.locked=1*return(500)")
         .start();
     let id = server.create(10).await;
-    let impatient = server
+    let disconnected = server
         .request(Method::PATCH, &product(id))
         .timeout(Duration::from_millis(200))
         .json(&json!({ "stock": 9 }));
-    assert!(impatient.send().await.unwrap_err().is_timeout());
-    eventually("written", async || {
+    assert!(disconnected.send().await.unwrap_err().is_timeout());
+    eventually("the update is written", async || {
         (server.stock(id).await == 9).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn conditions_hold() {
+async fn if_match_and_if_none_match_are_honored() {
     let server = Server::embedded()
         .args(&["--after-update", "release", "--require-if-match"])
         .start();
@@ -171,7 +171,7 @@ async fn conditions_hold() {
         200
     );
     assert_eq!(server.send(patch(Some("*"), 6)).await.status, 200);
-    // What is wrong otherwise is said first.
+    // Validation comes before the precondition.
     assert_eq!(server.send(patch(Some("\"1\""), -1)).await.status, 400);
     assert_eq!(server.stock(id).await, 6);
 
@@ -181,50 +181,50 @@ async fn conditions_hold() {
     assert_eq!(server.send(known).await.status, 304);
 }
 
-/// Read, change, write under If-Match, again after a 412: like a careful client.
-async fn no_update_is_lost(servers: &[&Server]) {
+/// Twenty clients read the stock and write it plus one under `If-Match`, again after a 412.
+async fn assert_no_update_is_lost(servers: &[&Server]) {
     let id = servers[0].create(0).await;
-    let one_more = async |n: usize| {
+    let increment = async |n: usize| {
         let server = servers[n % servers.len()];
         loop {
-            let seen = server.get(&product(id)).await;
-            let stock = seen.body["stock"].as_i64().unwrap() + 1;
+            let current = server.get(&product(id)).await;
+            let stock = current.body["stock"].as_i64().unwrap() + 1;
             let request = server
                 .request(Method::PATCH, &product(id))
-                .header("If-Match", seen.header("etag"))
+                .header("If-Match", current.header("etag"))
                 .json(&json!({ "stock": stock }));
-            let answer = server.send(request).await;
-            match answer.status.as_u16() {
+            let response = server.send(request).await;
+            match response.status.as_u16() {
                 200 => return,
                 412 => {}
-                // Waited a second for the others: that happens on a slow machine.
+                // The update waited too long for the others.
                 429 => {}
-                // Overtaken, though it had the lock.
-                409 if everybody_is_granted() && answer.body["code"] == "lock_lost" => {}
-                _ => panic!("{answer:?}"),
+                // A later holder has overtaken it.
+                409 if every_lock_is_granted() && response.body["code"] == "lock_lost" => {}
+                _ => panic!("{response:?}"),
             }
         }
     };
-    join_all((0..20).map(one_more)).await;
+    join_all((0..20).map(increment)).await;
     let after = servers[0].get(&product(id)).await;
     assert_eq!(after.body["stock"], 20);
     assert_eq!(after.body["version"], 21);
 }
 
 #[tokio::test]
-async fn careful_clients_lose_no_update_on_memory_and_sqlite() {
+async fn no_update_under_if_match_is_lost_on_memory_and_sqlite() {
     let server = Server::embedded()
         .args(&["--after-update", "release"])
         .start();
-    no_update_is_lost(&[&server]).await;
+    assert_no_update_is_lost(&[&server]).await;
 }
 
 #[tokio::test]
-async fn careful_clients_lose_no_update_over_two_servers_on_redis_and_postgres() {
+async fn no_update_under_if_match_is_lost_over_two_servers_on_redis_and_postgres() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
     let release = ["--after-update", "release"];
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();
-    no_update_is_lost(&[&one, &two]).await;
+    assert_no_update_is_lost(&[&one, &two]).await;
 }

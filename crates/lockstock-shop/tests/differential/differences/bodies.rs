@@ -1,11 +1,11 @@
-//! What is sent, and how it is read.
+//! Differences in the parsing of bodies.
 
 use super::{Exception, Reason};
 use crate::compare::Aspect::{Allow, Body, ContentType, Etag, Status};
 
 pub(super) const REASONS: &[Reason] = &[
     Reason {
-        why: "No product is that large, and whoever may send without end can fill a server up.",
+        why: "No product is that large, and a client without a limit could exhaust the memory of the server.",
         exceptions: &[Exception {
             cases: &[r#"PATCH ~15/ json {"name": "<<a*100000>>"}"#],
             differs_in: &[Status, Body],
@@ -17,7 +17,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Nothing is built of what no field needs, so its depth does no harm. And whatever a client sends is not the server's fault.",
+        why: "The parser builds nothing for unknown fields, so their depth costs no memory. A request must not cause a 500.",
         exceptions: &[
             Exception {
                 cases: &["PATCH ~17/ json <<[*30000>>"],
@@ -45,7 +45,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "The limit is Python's own. Too large is what the number is.",
+        why: "The limit is Python's own. The number is valid JSON and too large for the field.",
         exceptions: &[Exception {
             cases: &[r#"PATCH ~13/ json {"stock": <<9*4301>>}"#],
             differs_in: &[Body],
@@ -54,7 +54,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Half a character is no text, and no field and no database here can hold one.",
+        why: "Half a surrogate pair is not a character. No field and neither database can store it.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -80,7 +80,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "JSON between programs is UTF-8 (RFC 8259), and so are forms today.",
+        why: "JSON between programs is UTF-8 (RFC 8259), and forms are UTF-8 today.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -110,7 +110,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "A body has a type of its own; a wildcard belongs into `Accept`.",
+        why: "A body has one type. Wildcards belong in `Accept`.",
         exceptions: &[
             Exception {
                 cases: &[r#"PATCH ~{own}/ text {"stock": 20} | Content-Type: */*"#],
@@ -127,7 +127,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "A body is a body, whether its length is known before or not.",
+        why: "The framing of a body does not change its content.",
         exceptions: &[Exception {
             cases: &[
                 r#"PATCH ~{own}/ text b<<crlf>>{"stock":9}<<crlf>>0<<crlf>><<crlf>> | Content-Type: application/json | Transfer-Encoding: chunked"#,
@@ -138,7 +138,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Names of media types and of their parameters have no case (RFC 9110).",
+        why: "Names of media types and of their parameters are case-insensitive (RFC 9110).",
         exceptions: &[Exception {
             cases: &[
                 r#"PATCH ~{own}/ text --B<<crlf>>Content-Disposition: form-data; name="stock"<<crlf>><<crlf>>29<<crlf>>--B--<<crlf>> | Content-Type: Multipart/Form-Data; Boundary=B"#,
@@ -149,7 +149,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Half of a request is not the request: what is cut off or garbled may be the very field that matters.",
+        why: "An incomplete request is not the request: the missing or damaged field may be the one that matters.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -178,7 +178,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "RFC 7578 advises against the first three, and nobody writes the last.",
+        why: "RFC 7578 advises against the first three, and no common client sends the last.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -208,7 +208,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "What may be sent is bounded already: 64 KiB of headers, 64 KiB of body.",
+        why: "The size of a request is already limited: 64 KiB of headers, 64 KiB of body.",
         exceptions: &[
             Exception {
                 cases: &[

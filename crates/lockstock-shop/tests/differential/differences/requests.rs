@@ -1,11 +1,11 @@
-//! Addresses, headers, lists: all but the body.
+//! Differences in URLs, headers and lists.
 
 use super::{Exception, Reason};
 use crate::compare::Aspect::{Allow, Body, ContentType, Etag, Promises, Status, Vary};
 
 pub(super) const REASONS: &[Reason] = &[
     Reason {
-        why: "After a 301 most clients repeat a PATCH as a GET, without its body. After a 308 none does.",
+        why: "After a 301 most clients repeat a PATCH as a GET, without its body. After a 308 they repeat the PATCH.",
         exceptions: &[Exception {
             cases: &[
                 "GET ~1",
@@ -25,7 +25,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "A program that reads JSON should not have to read HTML when something is wrong.",
+        why: "A program that reads JSON should not have to parse HTML in order to handle an error.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -59,14 +59,14 @@ pub(super) const REASONS: &[Reason] = &[
                 body: r#"{"detail": "Not found."}"#,
             },
             Exception {
-                // It has no body to differ in.
+                // The response to HEAD has no body.
                 cases: &["HEAD /nowhere/"],
                 differs_in: &[ContentType],
                 status: 404,
                 body: "",
             },
             Exception {
-                // Whatever the id would be, there is no POST to it.
+                // A product has no POST, whatever its id.
                 cases: &["POST ~1%2F/ json {}"],
                 differs_in: &[Status, ContentType, Allow, Body],
                 status: 405,
@@ -75,7 +75,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "The address names one product. A filter that hides it, or a DELETE that fails because of a search, surprises everybody.",
+        why: "The URL identifies one product. A filter that hides it, or a DELETE that fails because of a search, is a surprise.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -131,7 +131,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "A product that costs 100 does not cost 100.5, and 0 is less than 0.5.",
+        why: "A price of 100 is not 100.5, and 0 is less than 0.5.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -171,7 +171,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "Programs write ASCII digits. A number that only looks like another one is a trap.",
+        why: "Programs write ASCII digits. Numbers that look alike but differ are a trap.",
         exceptions: &[
             Exception {
                 cases: &[
@@ -219,7 +219,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "There is one format. What a client reads it says in `Accept`.",
+        why: "There is one format, and clients negotiate with `Accept`.",
         exceptions: &[Exception {
             cases: &["GET ~1/?format=api", "GET ~1/?format=xml"],
             differs_in: &[Status, Etag, Body],
@@ -228,7 +228,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "A product is not a problem, and a client that names problem details can read them.",
+        why: "A product is not a problem, and a client that accepts problem details can read them.",
         exceptions: &[
             Exception {
                 cases: &["GET ~1/ | Accept: application/problem+json"],
@@ -273,7 +273,7 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "The caller says which version it means to change; to write over another one is the lost update that the header is there to prevent.",
+        why: "The client names the version that it changes. Overwriting another version is the lost update that the header prevents.",
         exceptions: &[Exception {
             cases: &[r#"PATCH ~{new}/ json {"stock": 3} | If-Match: "1""#],
             differs_in: &[Status, Etag, Body],
@@ -286,7 +286,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Each term is one more condition on every row, and SQLite takes no more than 1000.",
+        why: "Each term adds a condition to the query, and SQLite accepts at most 1000.",
         exceptions: &[Exception {
             cases: &[
                 "GET ~?search=<<a+*101>>",
@@ -299,7 +299,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Only the links need a host; the rest of the answer is as good as ever.",
+        why: "Only the links need a host. The rest of the response is correct without it.",
         exceptions: &[Exception {
             cases: &[
                 "GET ~?page_size=3 | Host: bad host",
@@ -313,7 +313,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "Whoever checks or logs addresses in front of the server must see the same address that it sees.",
+        why: "A proxy that checks or logs URLs must see the same path as the server.",
         exceptions: &[Exception {
             cases: &[
                 "GET /%61pi/products/1/",
@@ -326,7 +326,7 @@ pub(super) const REASONS: &[Reason] = &[
         }],
     },
     Reason {
-        why: "They are not part of an address (RFC 3986), so each HTTP library draws its own line, before the API sees anything. Clients that encode them see no difference.",
+        why: "These characters are not valid in a URL (RFC 3986), and each HTTP library decides about them before the API sees the request. Clients that encode them see no difference.",
         exceptions: &[
             Exception {
                 cases: &[

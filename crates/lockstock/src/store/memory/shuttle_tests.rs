@@ -26,8 +26,8 @@ fn attempt(kind: LockKind, mode: Mode, until: Option<Instant>) -> Request {
 }
 
 /// Acquires, or is cancelled after `patience` steps of the other tasks.
-async fn acquire(memory: &Memory, attempt: &Request, patience: Option<usize>) -> Option<Holding> {
-    let granted = pin!(memory.acquire(attempt));
+async fn acquire(memory: &Memory, request: &Request, patience: Option<usize>) -> Option<Holding> {
+    let granted = pin!(memory.acquire(request));
     let cancelled = pin!(async {
         match patience {
             Some(patience) => {
