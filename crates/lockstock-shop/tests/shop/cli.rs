@@ -191,7 +191,9 @@ async fn a_second_server_with_locks_in_memory_cannot_open_the_same_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_race_has_one_winner_and_names_it() {
-    let server = Server::embedded().args(&["--update-lease", "2s"]).start();
+    let server = Server::embedded()
+        .args(&["--update-lease", "2s", "--update-wait", "1s"])
+        .start();
     server.create(10).await;
     let race = |args: &[&str]| run(&[&["race", "--url", &server.url], args].concat());
     let output = race(&["--rounds", "2"]);

@@ -6,7 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, new_database, product, psql, sqlite};
 
 /// Makes every COMMIT wait for a standby that does not exist: it takes effect, without a reply.
 pub(crate) fn confirm_no_commit(postgres: &Postgres) {
@@ -68,10 +68,11 @@ async fn a_lost_commit_reply_is_recovered_by_the_idempotency_key() {
 
 #[tokio::test]
 async fn a_row_that_violates_a_constraint_fails_alone() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let redis = Redis::start();
+    let database = new_database();
+    let server = Server::on(&redis.url(), &database).start();
     let ids = join_all((0..40).map(|_| server.create(10))).await;
-    postgres.psql("shop", "ALTER TABLE products ADD CHECK (stock <> 13)");
+    psql(&database, "ALTER TABLE products ADD CHECK (stock <> 13)");
     let updates = ids.iter().enumerate().map(|(n, id)| {
         let stock = if n == 20 { 13 } else { 9 };
         server.patch(*id, json!({ "stock": stock }))
@@ -87,11 +88,12 @@ async fn a_row_that_violates_a_constraint_fails_alone() {
 
 #[tokio::test]
 async fn a_row_that_cannot_be_read_affects_no_other_row() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let redis = Redis::start();
+    let database = new_database();
+    let server = Server::on(&redis.url(), &database).start();
     let (unreadable, other) = (server.create(10).await, server.create(10).await);
     let text = format!("UPDATE products SET updated_at = 'infinity' WHERE id = {unreadable}");
-    postgres.psql("shop", &text);
+    psql(&database, &text);
     for _ in 0..10 {
         assert_eq!(server.get(&product(unreadable)).await.status, 503);
     }
@@ -100,8 +102,8 @@ async fn a_row_that_cannot_be_read_affects_no_other_row() {
 
 #[tokio::test]
 async fn locked_rows_delay_only_their_own_products() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let start = |lease: &str| {
         let server = Server::on(&redis.url(), &database);
         server
@@ -137,9 +139,10 @@ async fn locked_rows_delay_only_their_own_products() {
     }
     assert_eq!(server.stock(locked[0]).await, 10);
     let beside = async {
-        let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let waiting = "SELECT count(*) > 0 FROM pg_stat_activity \
+                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
         eventually("an update waits for its row", async || {
-            (postgres.psql("shop", waiting) == "t").then_some(())
+            (psql(&database, waiting) == "t").then_some(())
         })
         .await;
         for _ in 0..20 {
@@ -156,8 +159,8 @@ async fn locked_rows_delay_only_their_own_products() {
 
 #[tokio::test]
 async fn a_server_whose_store_rejects_writes_is_not_ready() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--store-timeout", "1s"])
         .start();
     for (broken, repaired) in [
@@ -190,8 +193,8 @@ async fn a_server_whose_store_rejects_writes_is_not_ready() {
 
 #[tokio::test]
 async fn requests_for_missing_products_leave_no_keys_in_redis() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database()).start();
     for id in 1000..1050 {
         assert_eq!(server.patch(id, json!({ "stock": 1 })).await.status, 404);
         let delete = server.request(Method::DELETE, &product(id));
@@ -203,12 +206,9 @@ async fn requests_for_missing_products_leave_no_keys_in_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_start_together_create_the_samples_once() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let redis = Redis::start();
     let folder = tempfile::tempdir().unwrap();
-    let databases = [
-        postgres.create_database("shop"),
-        sqlite(&folder.path().join("shop.sqlite3")),
-    ];
+    let databases = [new_database(), sqlite(&folder.path().join("shop.sqlite3"))];
     for database in &databases {
         let servers = join_all((0..3).map(|_| {
             let mut command = binary();

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use lockstock_testkit::{Process, Redis};
+use lockstock_testkit::{Postgres, Process, Redis};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -223,6 +224,22 @@ impl Response {
     pub(crate) fn retry_after(&self) -> u64 {
         self.header("retry-after").parse().unwrap_or_default()
     }
+}
+
+/// A Postgres for all tests that neither stop nor configure it: to start one takes a second.
+static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+
+/// Creates a database and returns its URL.
+pub(crate) fn new_database() -> String {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    POSTGRES.create_database(&format!("shop_{number}"))
+}
+
+/// Runs SQL in a database of [`new_database`] and returns what it prints.
+pub(crate) fn psql(database: &str, sql: &str) -> String {
+    let (_, name) = database.rsplit_once('/').unwrap();
+    POSTGRES.psql(name, sql)
 }
 
 pub(crate) fn product(id: i64) -> String {

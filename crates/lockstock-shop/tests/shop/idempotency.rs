@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lockstock_testkit::{Postgres, Redis};
+use lockstock_testkit::Redis;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::harness::{Response, Server, eventually, locked, product};
+use crate::harness::{Response, Server, eventually, locked, new_database, product};
 
 pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
     server.request(method, path).header("idempotency-key", key)
@@ -58,10 +58,10 @@ async fn kinds(server: &Server) -> Vec<(Method, String, Value)> {
 
 #[tokio::test]
 async fn a_repeated_request_returns_the_recorded_response() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let redis = Redis::start();
     for server in [
         Server::embedded(),
-        Server::on(&redis.url(), &postgres.create_database("shop")),
+        Server::on(&redis.url(), &new_database()),
     ] {
         let server = server.args(&["--after-update", "release"]).start();
         for (number, (method, path, body)) in kinds(&server).await.into_iter().enumerate() {
@@ -200,8 +200,8 @@ async fn a_too_large_body_is_413_with_a_key_too() {
 
 #[tokio::test]
 async fn a_key_in_flight_is_409_at_every_server() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let [server, other] = [(); 2].map(|()| Server::on(&redis.url(), &database).start());
     let id = server.create(5).await;
     // A locked row keeps the update in flight.

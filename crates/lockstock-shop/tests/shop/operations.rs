@@ -152,7 +152,8 @@ async fn passwords_appear_neither_in_responses_nor_in_logs() {
         .create_database("shop")
         .replace("postgres@", "postgres:hush-hush@");
     let server = Server::on(&store, &database)
-        .args(&["--log", "trace", "--store-timeout", "200ms"])
+        .args(&["--log", "trace", "--store-timeout", "1s"])
+        .args(&["--database-timeout", "1s"])
         .start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);

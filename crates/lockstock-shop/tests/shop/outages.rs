@@ -9,7 +9,7 @@
 use lockstock_testkit::{Postgres, Proxy, Redis};
 use serde_json::{Value, json};
 
-use crate::harness::{Response, Server, eventually, product};
+use crate::harness::{Response, Server, eventually, new_database, product};
 
 /// Repeats an update until it succeeds: after an outage each connection may fail one request, and
 /// a slow machine may exceed a short timeout or lease.
@@ -53,8 +53,8 @@ async fn released(redis: &Redis, id: i64) {
 
 #[tokio::test]
 async fn without_redis_updates_are_rejected_and_reads_continue() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--after-update", "release", "--store-timeout", "1s"])
         .start();
     let id = server.create(10).await;
@@ -86,8 +86,8 @@ async fn without_redis_updates_are_rejected_and_reads_continue() {
 
 #[tokio::test]
 async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--after-update", "release", "--store-timeout", "500ms"])
         .args(&["--update-lease", "10m"])
         .start();
@@ -105,14 +105,11 @@ async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
 
 #[tokio::test]
 async fn a_grant_whose_reply_was_lost_is_recovered() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
-    let server = Server::on(
-        &format!("redis://{}/0", proxy.address()),
-        &postgres.create_database("shop"),
-    )
-    .args(&["--after-update", "release"])
-    .start();
+    let server = Server::on(&format!("redis://{}/0", proxy.address()), &new_database())
+        .args(&["--after-update", "release"])
+        .start();
     let id = server.create(10).await;
     for stock in 0..10 {
         proxy.reset_next_reply();
@@ -127,8 +124,8 @@ async fn a_grant_whose_reply_was_lost_is_recovered() {
 
 #[tokio::test]
 async fn scripts_that_were_flushed_are_loaded_again() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database()).start();
     for _ in 0..3 {
         let id = server.create(10).await;
         redis.command(&["SCRIPT", "FLUSH"]).unwrap();
@@ -138,8 +135,8 @@ async fn scripts_that_were_flushed_are_loaded_again() {
 
 #[tokio::test]
 async fn a_rejection_by_redis_is_unavailable_not_busy_and_not_granted() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--store-timeout", "1s"])
         .start();
     let id = server.create(10).await;
@@ -207,8 +204,8 @@ async fn a_hanging_database_delays_a_request_for_a_bounded_time() {
 
 #[tokio::test]
 async fn the_lock_of_a_killed_server_expires_with_the_lease() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let killed = Server::on(&redis.url(), &database)
         .args(&["--update-lease", "1s"])
         .failing("update.locked=return(60000)")
@@ -228,8 +225,8 @@ async fn the_lock_of_a_killed_server_expires_with_the_lease() {
 
 #[tokio::test]
 async fn a_server_that_was_frozen_beyond_its_lease_writes_nothing() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     // The sleep is longer than the lease: the update is late even if the process is frozen late.
     let frozen = Server::on(&redis.url(), &database)
         .args(&["--update-lease", "500ms", "--after-update", "release"])

@@ -2,12 +2,12 @@
 //! in each format of a body, each round on a product of its own.
 
 use futures_util::future::join_all;
-use lockstock_testkit::{Postgres, Redis};
+use lockstock_testkit::Redis;
 use reqwest::multipart::Form;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 
-use crate::harness::{Response, Server, product};
+use crate::harness::{Response, Server, new_database, product};
 
 const ROUNDS: usize = 100;
 const REQUESTS: usize = 5;
@@ -111,8 +111,8 @@ async fn all_five_succeed_in_turn_on_memory_and_sqlite() {
 
 #[tokio::test]
 async fn one_of_five_wins_over_two_servers_on_redis_and_postgres() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let one = Server::on(&redis.url(), &database).start();
     let two = Server::on(&redis.url(), &database).start();
     exactly_one_of_five_wins(&[&one, &two]).await;
@@ -120,8 +120,8 @@ async fn one_of_five_wins_over_two_servers_on_redis_and_postgres() {
 
 #[tokio::test]
 async fn all_five_succeed_in_turn_over_two_servers_on_redis_and_postgres() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let release = ["--after-update", "release"];
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();

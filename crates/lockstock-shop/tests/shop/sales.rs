@@ -8,7 +8,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Response, Server, eventually, product};
+use crate::harness::{Response, Server, eventually, new_database, product};
 
 impl Server {
     /// Sends a POST of JSON to a path below a product.
@@ -81,8 +81,8 @@ async fn sold_out(servers: &[Server], buyers: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_on_postgres_sell_100_items_to_2000_buyers() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let servers = [(); 2].map(|()| {
         let server = Server::on(&redis.url(), &database);
         server.args(&["--max-requests", "2000"]).start()
@@ -280,8 +280,8 @@ async fn a_reservation_belongs_to_its_caller_and_does_not_block_it() {
 
 #[tokio::test]
 async fn purchases_continue_while_redis_is_down() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--store-timeout", "1s"])
         .start();
     let id = server.create(2).await;
@@ -328,8 +328,8 @@ async fn purchases_rejected_in_an_outage_are_not_executed_afterwards() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_server_locks_its_rows_for_a_bounded_time() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let paused = Server::on(&redis.url(), &database)
         .args(&["--database-timeout", "2s"])
         .failing("transaction.written=1*off->return(60000)")
@@ -354,8 +354,8 @@ async fn a_paused_server_locks_its_rows_for_a_bounded_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_and_ledger_are_correct_if_every_lock_is_granted() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    for database in [postgres.create_database("shop"), String::new()] {
+    let redis = Redis::start();
+    for database in [new_database(), String::new()] {
         let builder = match database.is_empty() {
             true => Server::embedded(),
             false => Server::on(&redis.url(), &database),

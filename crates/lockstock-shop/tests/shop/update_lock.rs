@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::commit_faults::confirm_no_commit;
-use crate::harness::{Server, eventually, product, sqlite};
+use crate::harness::{Server, eventually, new_database, product, sqlite};
 use crate::idempotency::keyed;
 
 #[tokio::test]
@@ -27,8 +27,8 @@ async fn an_update_of_a_kept_product_is_rejected_before_its_wait_ends() {
 
 #[tokio::test]
 async fn the_cool_down_ends_with_the_lease() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let server = Server::on(&redis.url(), &database).start();
     let id = server.create(10).await;
     assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
@@ -115,8 +115,8 @@ async fn put_and_delete_take_the_lock_and_a_delete_releases_it() {
 
 #[tokio::test]
 async fn a_waiting_update_holds_no_database_connection() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop"))
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
         .args(&["--database-connections", "2", "--update-wait", "60s"])
         .args(&["--after-update", "release"])
         .start();
@@ -183,8 +183,8 @@ async fn a_busy_rejection_is_not_recorded() {
 
 #[tokio::test]
 async fn a_lock_key_of_another_type_is_unavailable() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database()).start();
     let id = server.create(10).await;
     let key = format!("product-update-lock-{id}");
     redis.command(&["LPUSH", &key, "x"]).unwrap();

@@ -2,11 +2,11 @@
 //! preconditions are honored.
 
 use futures_util::future::join_all;
-use lockstock_testkit::{Postgres, Redis};
+use lockstock_testkit::Redis;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Server, eventually, every_lock_is_granted, product};
+use crate::harness::{Server, eventually, every_lock_is_granted, new_database, product};
 
 #[tokio::test]
 async fn a_rejected_update_releases_the_lock() {
@@ -26,8 +26,8 @@ async fn a_rejected_update_releases_the_lock() {
 
 #[tokio::test]
 async fn a_lock_lost_while_the_handler_sleeps_writes_nothing() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let release = ["--after-update", "release"];
     let sleeper = Server::on(&redis.url(), &database)
         .args(&release)
@@ -74,8 +74,8 @@ async fn an_expired_lock_writes_nothing_without_a_later_holder() {
 
 #[tokio::test]
 async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let server = Server::on(&redis.url(), &database)
         .args(&["--update-lease", "300ms", "--after-update", "release"])
         .start();
@@ -200,8 +200,8 @@ async fn no_update_under_if_match_is_lost_on_memory_and_sqlite() {
 
 #[tokio::test]
 async fn no_update_under_if_match_is_lost_over_two_servers_on_redis_and_postgres() {
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database("shop");
+    let redis = Redis::start();
+    let database = new_database();
     let release = ["--after-update", "release"];
     let one = Server::on(&redis.url(), &database).args(&release).start();
     let two = Server::on(&redis.url(), &database).args(&release).start();
