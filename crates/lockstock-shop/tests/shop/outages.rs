@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Response, Server, eventually, new_database, product};
 
-/// Repeats an update until it succeeds: after an outage each connection may fail one request, and
-/// a slow machine may exceed a short timeout or lease.
+/// Repeats an update until it succeeds: a slow machine may exceed a short timeout or lease.
 async fn update_eventually(server: &Server, id: i64, stock: i64) -> Response {
     eventually("the update succeeds", async || {
         let response = server.patch(id, json!({ "stock": stock })).await;
