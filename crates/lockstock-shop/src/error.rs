@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lockstock_http::OutcomeUnknown;
+use lockstock_http::{OutcomeUnknown, retry_after_secs};
 use serde_json::{Map, Value, json};
 
 use self::negotiate::{ErrorFormat, Language};
@@ -389,12 +389,6 @@ impl From<StorageError> for ApiError {
     }
 }
 
-/// Rounds up to whole seconds, and to at least 1.
-fn retry_after_secs(wait: Duration) -> u64 {
-    let fraction = u64::from(wait.subsec_nanos() > 0);
-    wait.as_secs().saturating_add(fraction).max(1)
-}
-
 fn as_seconds(lease: Duration) -> String {
     // `3`, `0.5`: an f64 without a fraction is formatted without a point.
     lease.as_secs_f64().to_string()
@@ -403,15 +397,6 @@ fn as_seconds(lease: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_rounded_up_and_never_zero() {
-        assert_eq!(retry_after_secs(Duration::ZERO), 1);
-        assert_eq!(retry_after_secs(Duration::from_millis(1)), 1);
-        assert_eq!(retry_after_secs(Duration::from_millis(2001)), 3);
-        assert_eq!(retry_after_secs(Duration::from_secs(3)), 3);
-        assert_eq!(retry_after_secs(Duration::from_micros(3_000_100)), 4);
-    }
 
     #[test]
     fn a_lease_has_a_fraction_only_if_needed() {

@@ -206,11 +206,16 @@ async fn a_queue_head_that_is_not_polled_is_skipped_when_the_lease_ends() {
     let holder = hot(&there, BRIEF).acquire().await.unwrap();
     let short = hot(&here, SHORT);
     let mut front = Box::pin(short.acquire());
-    // In the queue of Redis, and polled no more.
+    // In the queue of Redis, aware of the reply, and polled no more.
+    let asleep = async {
+        queued(&redis, 1).await;
+        settle(&here).await;
+        settle(&here).await;
+    };
     tokio::select! {
         biased;
         acquired = &mut front => panic!("{acquired:?}"),
-        () = queued(&redis, 1) => {}
+        () = asleep => {}
     }
     let behind = waiting(&hot(&here, LEASE));
     settle(&here).await;

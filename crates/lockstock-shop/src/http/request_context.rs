@@ -1,7 +1,6 @@
 //! The id and the caller of a request: for the ledger, reservations and idempotency keys.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -50,11 +49,7 @@ pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
         return "".into();
     }
     let digest = digest.finalize();
-    let hex = digest[..16].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
-    hex.into()
+    hex::encode(&digest[..16]).into()
 }
 
 #[cfg(test)]
