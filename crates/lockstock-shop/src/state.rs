@@ -10,6 +10,7 @@ use lockstock_http::{IdempotencyLayer, LockLayer};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::drf::body::BodyLimits;
+use crate::forwarding::Forwarding;
 use crate::settings::Settings;
 use crate::storage::Storage;
 
@@ -24,6 +25,7 @@ pub(crate) struct AppStateInner {
     pub(crate) update_lock: LockLayer,
     pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
+    pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) metrics: PrometheusHandle,
     /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,
@@ -64,5 +66,11 @@ impl Deref for AppState {
 impl FromRef<AppState> for BodyLimits {
     fn from_ref(state: &AppState) -> Self {
         state.settings.body
+    }
+}
+
+impl FromRef<AppState> for Arc<Forwarding> {
+    fn from_ref(state: &AppState) -> Self {
+        state.forwarding.clone()
     }
 }
