@@ -304,7 +304,7 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
     sweeping.spawn(idempotency::sweep(state.storage.clone()));
     let mut accept_error_logged: Option<Instant> = None;
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
-    loop {
+    let linger = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => listener.serve(accepted, router.clone()),
@@ -318,11 +318,13 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
                 }
             },
             _ = upkeep.tick() => state.metrics.run_upkeep(),
-            () = &mut shutdown => break,
+            linger = &mut shutdown => break linger,
         }
-    }
+    };
     let drained = async {
-        listener.close().await;
+        if let Err(error) = listener.close(linger, &router).await {
+            warn!(%error, "cannot accept the last connections");
+        }
         state.update_lock.drain().await;
         state.idempotency.drain().await;
         state.store.drain().await;
