@@ -343,6 +343,9 @@ fn warn_of_pitfalls(args: &ServeArgs) {
              --update-lease"
         );
     }
+    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
+        warn!("RUST_LOG is not read: use --log or LOCKSTOCK_LOG");
+    }
     if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
         warn!(
             "the locks are in the memory of this process: a second server on this database \
