@@ -16,7 +16,7 @@ local function leave(token, lease, wait, fences, mode, give_back)
   redis.call('ZREM', queue_key, member)
   if give_back == '1' then release_to_next(token, '') end
   local is_holder, fence = held_by(token)
-  if is_holder then return { 'granted', fence or mint(fences), remaining_of(token), 0 } end
+  if is_holder then return confirmed(token, lease, fence or mint(fences)) end
   if was_first then
     -- It may have blocked waiters that the holders admit.
     local _, remaining = busy_state()
