@@ -314,6 +314,23 @@ async fn a_waiter_asks_again_after_redis_lost_the_queue() {
 }
 
 #[tokio::test]
+async fn after_a_flush_an_operator_makes_the_waiters_ask_again() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let forgotten = held(&hot(&stores[0])).await;
+    let waiter = waiting(&hot(&stores[1]));
+    queued(&redis, 1).await;
+    redis.command(&["FLUSHALL"]).unwrap();
+    // Otherwise it would ask when the lease would have ended.
+    let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
+    redis.command(&kill).unwrap();
+    let next = got(waiter).await;
+    assert!(next.fence() > forgotten.fence());
+    next.release().await.unwrap();
+    assert!(forgotten.release().await.unwrap_err().is_lost());
+}
+
+#[tokio::test]
 async fn a_waiter_follows_a_foreign_holder_that_notifies_no_waiter() {
     let redis = Redis::start();
     let store = &stores(&redis, 1).await[0];

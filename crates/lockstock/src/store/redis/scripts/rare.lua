@@ -23,7 +23,7 @@ local function leave(token, lease, wait, fences, mode, give_back)
     hand_over(remaining)
   end
   local state, remaining = busy_state()
-  return { state, 0, math.max(remaining, 0), 0 }
+  return { state, 0, remaining, 0 }
 end
 named_operations.leave = { leave, 6 }
 
