@@ -171,6 +171,41 @@ async fn a_frozen_waiter_that_goes_on_has_kept_its_place() {
     leaves_nothing(&redis);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_that_is_cancelled_while_it_confirms_leaves_nothing_behind() {
+    let redis = Redis::start();
+    let stores = stores(&redis, 2).await;
+    let mut holders = Vec::new();
+    let mut waiters = Vec::new();
+    for n in 0..64_u64 {
+        let name = |store: &Store| store.lock(format!("n{n}")).lease(LEASE).unwrap();
+        holders.push(held(&name(&stores[0])).await);
+        let waiting = name(&stores[1]);
+        // The grant arrives, and its confirmation is on the way, at different moments.
+        let limit = BRIEF + Duration::from_millis(200) + Duration::from_micros(n * 150);
+        waiters.push(tokio::spawn(async move {
+            match timeout(limit, waiting.acquire()).await {
+                Ok(guard) => assert!(guard.unwrap().remaining() > LEASE / 2),
+                Err(_) => return,
+            }
+        }));
+    }
+    sleep(BRIEF + Duration::from_millis(200)).await;
+    for holder in holders {
+        holder.release().await.unwrap();
+    }
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    for store in &stores {
+        store.drain().await;
+    }
+    for locks_and_queues in ["n*", "lockstock:{*"] {
+        let left = redis.command(&["KEYS", locks_and_queues]);
+        assert_eq!(left, Ok(String::new()));
+    }
+}
+
 #[tokio::test]
 async fn a_permit_of_a_frozen_waiter_goes_to_the_next_one() {
     let redis = Redis::start();

@@ -242,7 +242,7 @@ impl LocalQueues {
             state.last_generation += 1;
             let queue = LocalQueue {
                 generation: state.last_generation,
-                wakes_at: Some(Instant::now() + self.0.reply_timeout),
+                wakes_at: Some(request.requested_at + self.0.reply_timeout),
                 ..LocalQueue::default()
             };
             state.queues.insert(request.keys.clone(), queue);
