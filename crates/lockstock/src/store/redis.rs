@@ -49,27 +49,34 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    /// Connects and checks that scripts can write.
-    pub(super) async fn connect(
+    /// Opens no connection yet.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn open(
         url: &str,
         client_id: ClientId,
         timeout: Duration,
         background: Background,
     ) -> Result<Self> {
         let (notifications, forced_releases) = Notifications::new();
-        let connection =
-            Connection::connect(url, client_id, notifications.clone(), timeout).await?;
-        let redis = Self {
+        let connection = Connection::open(url, client_id, notifications.clone(), timeout)?;
+        Ok(Self {
             batcher: ScriptBatcher::new(connection.clone(), timeout),
             connection,
             timeout,
             client_id,
-            local_queues: LocalQueues::new(notifications.clone(), forced_releases),
+            local_queues: LocalQueues::new(notifications.clone(), forced_releases, timeout),
             notifications,
             background,
-        };
-        redis.ping().await?;
-        Ok(redis)
+        })
+    }
+
+    /// Connects and checks that scripts can write.
+    pub(super) async fn connect(&self) -> Result<()> {
+        self.connection.connect().await?;
+        self.ping().await
     }
 
     /// Runs a script that writes, rather than `PING`: a client that may not do that cannot
@@ -81,20 +88,21 @@ impl Redis {
             cmd
         };
         let deadline = Instant::now() + self.timeout;
-        let reply = self.connection.run::<bool>(command, deadline).await;
+        let reply = self
+            .connection
+            .run::<bool>(Eval::Sha, command, deadline)
+            .await;
         reply.map(drop)
     }
 
     /// Submits an operation, which is executed even if the reply is not awaited.
     fn submit(&self, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
-        self.batcher
-            .submit(script(keys.kind, operation), keys, operation)
+        self.submit_as(Eval::Sha, keys, operation)
     }
 
-    /// Returns a function that submits an operation.
-    fn submit_later(&self, keys: &Arc<Keys>, operation: Operation) -> impl FnOnce() + Send + use<> {
+    fn submit_as(&self, eval: Eval, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
         self.batcher
-            .submit_later(script(keys.kind, operation), keys, operation)
+            .submit(script(keys.kind, operation), keys, operation, eval)
     }
 }
 

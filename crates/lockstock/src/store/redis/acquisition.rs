@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Redis;
 use super::attempt::{Attempt, Grant};
 use super::cohort::{Joined, LocalGrant, LocalOutcome, LocalWaiter, QueueHead};
+use super::connection::Eval;
 use super::holding::Holding;
 use super::notifications::Notification;
 use super::operation::{AcquireArgs, Operation, waited_us};
@@ -50,27 +51,48 @@ impl Redis {
         Ok(outcome)
     }
 
-    /// Leaves the queue, and gives back what was granted.
-    async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
-        self.give_back_late_grant(attempt);
-        self.leave(attempt, true).await.map(drop)
+    /// Leaves the queue in the background, and gives back what was granted.
+    ///
+    /// Redis may stand still, with the request unread in its socket: it may grant the lock
+    /// whenever it goes on. The withdrawal has to follow on that connection and succeed
+    /// without a reply, so from the second try on it contains the text of its script.
+    pub(super) fn withdraw(self: &Arc<Self>, attempt: &Arc<Attempt>) {
+        let request = &attempt.request;
+        // After this, neither a grant nor a position in the queue can block a waiter.
+        let wait = request.remaining_wait().unwrap_or(MAX_LEASE);
+        let deadline = Instant::now() + wait.saturating_add(request.lease);
+        let (redis, attempt) = (self.clone(), attempt.clone());
+        let withdraw = move |eval| {
+            let (redis, attempt) = (redis.clone(), attempt.clone());
+            async move {
+                redis.give_back_late_grant(&attempt);
+                redis.leave(&attempt, true, eval).await.map(drop)
+            }
+        };
+        let first = withdraw(Eval::Sha);
+        self.background
+            .retry(deadline, first, move || withdraw(Eval::Source));
     }
 
-    async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<AcquireReply> {
+    async fn leave(&self, attempt: &Attempt, give_back: bool, eval: Eval) -> Result<AcquireReply> {
         let args = AcquireArgs::waiting(attempt);
         let leave = Operation::Leave { args, give_back };
-        let reply = self.submit(&attempt.request.keys, leave).await?;
+        let reply = self.submit_as(eval, &attempt.request.keys, leave).await?;
         parse_acquire(attempt, &reply)
     }
 
     /// Registers what to do if the lock is granted although the request has left the queue: a
     /// replica that took over may not know that it left.
-    fn give_back_late_grant(&self, attempt: &Attempt) {
-        let (args, give_back) = (AcquireArgs::waiting(attempt), true);
-        let leave = Operation::Leave { args, give_back };
-        let leave = self.submit_later(&attempt.request.keys, leave);
+    fn give_back_late_grant(self: &Arc<Self>, attempt: &Arc<Attempt>) {
+        // Weak: the connection keeps the notifications.
+        let (redis, left) = (Arc::downgrade(self), attempt.clone());
+        let withdraw = move || {
+            if let Some(redis) = redis.upgrade() {
+                redis.withdraw(&left);
+            }
+        };
         self.notifications
-            .remember_left(attempt.request.token, leave);
+            .remember_left(attempt.request.token, withdraw);
     }
 }
 
@@ -159,10 +181,14 @@ impl<'a> Acquisition<'a> {
             .ask_for_fences(head.map_or(1, QueueHead::fences_needed));
         let args = AcquireArgs::waiting(&self.attempt);
         let mut poll_interval = MIN_POLL;
-        let mut lease_ended = false;
+        let mut handover = None::<Handover>;
         // Subscribed before asking, so that a grant in between is not missed.
         let mut subscription = self.redis.notifications.listen(request.token);
+        let mut asked = false;
         loop {
+            if std::mem::replace(&mut asked, true) {
+                self.expect(head, self.redis.local_queues.reply_timeout());
+            }
             let disconnects = self.redis.notifications.disconnects();
             self.redis
                 .connection
@@ -170,8 +196,8 @@ impl<'a> Acquisition<'a> {
                 .await?;
             let holder = match self.ask(args).await? {
                 AcquireReply::Granted(grant) => {
-                    if lease_ended {
-                        Handover::Expiry.count();
+                    if let Some(handover) = handover {
+                        handover.count();
                     }
                     return Ok(self.granted(grant, head, disconnects));
                 }
@@ -189,16 +215,21 @@ impl<'a> Acquisition<'a> {
                     false => Ok(holder.busy()),
                 };
             }
-            let pause = pause(&holder, request.remaining_wait(), &mut poll_interval);
-            if let Some(head) = head {
-                head.set_wakes_at(Instant::now() + pause);
-            }
-            let notification = tokio::select! {
-                biased;
-                notification = subscription.next(disconnects) => notification,
-                () = sleep(pause) => {
-                    lease_ended = !holder.is_foreign;
-                    None
+            let mut pause = pause(&holder, request.remaining_wait(), &mut poll_interval);
+            let notification = loop {
+                self.expect(head, pause);
+                tokio::select! {
+                    biased;
+                    notification = subscription.next(disconnects) => match notification {
+                        Some(Notification::Soon { within }) => {
+                            pause = until_free(within, request.remaining_wait());
+                        }
+                        notification => break notification,
+                    },
+                    () = sleep(pause) => {
+                        handover = (!holder.is_foreign).then_some(Handover::Expiry);
+                        break None;
+                    }
                 }
             };
             match notification {
@@ -210,6 +241,12 @@ impl<'a> Acquisition<'a> {
                     lease,
                     granted_at_us,
                 }) => {
+                    if lease < request.lease {
+                        // Redis cannot know whether this process is frozen. Asking again extends
+                        // the grant. That is awaited: the caller may block the runtime.
+                        handover = Some(Handover::Remote);
+                        continue;
+                    }
                     let deadline = deadline_of_pushed_grant(&holder, lease, granted_at_us);
                     if deadline <= Instant::now() {
                         // The lease ended before the notification arrived.
@@ -230,8 +267,16 @@ impl<'a> Acquisition<'a> {
                 }
                 None if request.has_timed_out() => return self.give_up(head, disconnects).await,
                 // The lease ended, or the connection broke and notifications may be missing.
-                Some(Notification::Ask | Notification::Lost) | None => {}
+                Some(Notification::Ask | Notification::Lost | Notification::Soon { .. }) | None => {
+                }
             }
+        }
+    }
+
+    /// Notes that the request does something within `pause`.
+    fn expect(&self, head: Option<&QueueHead>, pause: Duration) {
+        if let Some(head) = head {
+            head.set_wakes_at(Instant::now() + pause);
         }
     }
 
@@ -247,13 +292,15 @@ impl<'a> Acquisition<'a> {
 
     /// Leaves Redis' queue. A lock that was granted in the meantime is accepted.
     async fn give_up(&self, head: Option<&QueueHead>, disconnects: u64) -> Result<Outcome<Grant>> {
-        Ok(match self.redis.leave(&self.attempt, false).await? {
-            AcquireReply::Granted(grant) => self.granted(grant, head, disconnects),
-            AcquireReply::Busy(holder) => {
-                self.redis.give_back_late_grant(&self.attempt);
-                holder.busy()
-            }
-        })
+        Ok(
+            match self.redis.leave(&self.attempt, false, Eval::Sha).await? {
+                AcquireReply::Granted(grant) => self.granted(grant, head, disconnects),
+                AcquireReply::Busy(holder) => {
+                    self.redis.give_back_late_grant(&self.attempt);
+                    holder.busy()
+                }
+            },
+        )
     }
 
     /// Makes a grant of Redis available for local hand-over.
@@ -298,16 +345,7 @@ impl Drop for Acquisition<'_> {
             };
             background.retry(deadline, release(), release);
         } else if self.attempt.was_sent() {
-            let request = &self.attempt.request;
-            // After this, neither a grant nor a position in the queue can block a waiter.
-            let wait = request.remaining_wait().unwrap_or(MAX_LEASE);
-            let deadline = Instant::now() + wait.saturating_add(request.lease);
-            let (redis, attempt) = (self.redis.clone(), self.attempt.clone());
-            let withdraw = move || {
-                let (redis, attempt) = (redis.clone(), attempt.clone());
-                async move { redis.withdraw(&attempt).await }
-            };
-            background.retry(deadline, withdraw(), withdraw);
+            self.redis.withdraw(&self.attempt);
         }
     }
 }
@@ -320,9 +358,7 @@ fn pause(
     poll_interval: &mut Duration,
 ) -> Duration {
     let mut rng = rand::rng();
-    let lease_ends = holder
-        .remaining
-        .map(|remaining| remaining + rng.random_range(AFTER_LEASE.0..AFTER_LEASE.1));
+    let lease_ends = holder.remaining.map(|remaining| remaining + after_lease());
     let next_poll = holder.is_foreign.then(|| {
         let pause = poll_interval.mul_f64(rng.random_range(0.8..1.0));
         *poll_interval = (*poll_interval * 2).min(MAX_POLL);
@@ -334,4 +370,14 @@ fn pause(
         .min()
         // Unreachable: a holder without a lease is foreign, and is polled.
         .unwrap_or(MAX_POLL)
+}
+
+/// Returns how long to wait before asking again if the lock may be free after `within`.
+fn until_free(within: Duration, remaining_wait: Option<Duration>) -> Duration {
+    let pause = within + after_lease();
+    remaining_wait.map_or(pause, |wait| wait.min(pause))
+}
+
+fn after_lease() -> Duration {
+    rand::rng().random_range(AFTER_LEASE.0..AFTER_LEASE.1)
 }

@@ -41,7 +41,7 @@ enum Scan {
 impl Redis {
     pub(in crate::store) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
         let mut names = HashSet::new();
-        for server in self.connection.servers() {
+        for server in self.connection.servers().await? {
             for scan in [Scan::Strings, Scan::SortedSets] {
                 self.scan(&server, scan, &mut names).await?;
             }
@@ -143,7 +143,10 @@ impl Redis {
             cmd
         };
         let deadline = Instant::now() + self.timeout;
-        let reply = self.connection.run::<Inspected>(command, deadline).await?;
+        let reply = self
+            .connection
+            .run::<Inspected>(Eval::Sha, command, deadline)
+            .await?;
         let (now_us, exclusive, shared, queue) = reply.value;
         let kind = keys.kind;
         let mut holders = exclusive
