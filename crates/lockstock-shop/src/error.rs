@@ -18,7 +18,7 @@ use lockstock_http::{OutcomeUnknown, retry_after_secs};
 use serde_json::{Map, Value, json};
 
 use self::negotiate::{ErrorFormat, Language};
-use crate::storage::StorageError;
+use crate::storage::{Effect, StorageError};
 
 /// Why a request failed. Boxed, because most results carry no error.
 #[derive(Debug, Clone)]
@@ -376,12 +376,31 @@ impl IntoResponse for ApiError {
 
 impl From<StorageError> for ApiError {
     fn from(cause: StorageError) -> Self {
-        tracing::error!(error = %cause, "the database failed");
+        if cause.is_outage() {
+            // The condition of the database was logged when it changed.
+            tracing::debug!(error = %cause, "the database failed");
+        } else {
+            tracing::error!(error = %cause, "the database failed");
+        }
+        let (english, korean) = match cause.effect() {
+            Effect::Read => (
+                "The database is unavailable. Try again.",
+                "지금은 데이터베이스를 사용할 수 없습니다. 잠시 후 다시 시도해 주세요.",
+            ),
+            Effect::NotSaved => (
+                "The database is unavailable. Nothing was saved.",
+                "지금은 데이터베이스를 사용할 수 없습니다. 아무것도 저장되지 않았습니다.",
+            ),
+            Effect::Unknown => (
+                "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
+                "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
+            ),
+        };
         let mut error = Self::coded(
             StatusCode::SERVICE_UNAVAILABLE,
             "database_unavailable",
-            "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
-            "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
+            english,
+            korean,
         )
         .retry_after(Duration::from_secs(1));
         error.0.commit_unknown = cause.commit_unknown();

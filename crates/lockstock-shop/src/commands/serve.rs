@@ -12,6 +12,7 @@ mod shutdown;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
@@ -26,12 +27,13 @@ use self::listener::Listener;
 use self::shutdown::Signals;
 use crate::cli::values::{self, address, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
+use crate::health::Health;
 use crate::http::idempotency;
 use crate::http::update_lock::{AfterUpdate, UpdateLockSettings, update_lock};
 use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
-use crate::state::{AppState, AppStateInner};
+use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -209,9 +211,11 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wait: args.update_wait,
         after_update: args.after_update,
     };
+    let store_health = Arc::new(Health::new("store"));
     let state = AppState::new(AppStateInner {
-        update_lock: update_lock(&store, update_settings),
-        idempotency: idempotency::layers(&storage, &store, args.body_limit),
+        update_lock: update_lock(&store, &store_health, update_settings),
+        idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
+        backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
         store,
         settings: Settings {
@@ -255,8 +259,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
     let router = router(state.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
-    let mut sweeping = JoinSet::new();
-    sweeping.spawn(idempotency::sweep(state.storage.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(idempotency::sweep(state.storage.clone()));
+    let watched = state.clone();
+    background.spawn(async move { watched.backends.watch().await });
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
     loop {
         tokio::select! {

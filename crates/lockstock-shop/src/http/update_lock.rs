@@ -6,6 +6,7 @@
 //! the client disconnects. The write is fenced (see `storage.rs`): if the lock is lost before
 //! the commit, nothing is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -15,6 +16,7 @@ use lockstock_http::{Key, LockLayer};
 
 use crate::error::ApiError;
 use crate::failpoint;
+use crate::health::Health;
 use crate::http::paths::ProductId;
 
 /// Settings of the update lock.
@@ -38,7 +40,11 @@ pub(crate) enum AfterUpdate {
 }
 
 /// Builds the layer that acquires the lock of the product that a request updates.
-pub(crate) fn update_lock(store: &Store, settings: UpdateLockSettings) -> LockLayer {
+pub(crate) fn update_lock(
+    store: &Store,
+    store_health: &Arc<Health>,
+    settings: UpdateLockSettings,
+) -> LockLayer {
     let key = Key::from_fn(lock_name);
     let layer = match settings.after_update {
         // Only 200 keeps the lock. After a DELETE (204) the next request must get 404, not 429.
@@ -51,7 +57,7 @@ pub(crate) fn update_lock(store: &Store, settings: UpdateLockSettings) -> LockLa
         .wait(settings.wait)
         // The transaction that writes compares the fence and the deadline.
         .finish_when_lost()
-        .on_rejection(ApiError::of_layer)
+        .on_rejection(ApiError::of_layer_on(store_health.clone()))
 }
 
 fn lock_name(parts: &Parts) -> Option<String> {

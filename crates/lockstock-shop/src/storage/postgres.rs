@@ -3,12 +3,15 @@
 //! Reads by id are batched: one statement reads all products requested while the previous one
 //! ran. Updates and orders are batched too; see [`updates`] and [`orders`].
 
+mod advice;
 mod orders;
 mod pool;
 mod records;
 mod updates;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -28,6 +31,7 @@ use super::{
     Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher};
+use crate::health::Health;
 
 /// Applies a macro of [`sql`] to the clock of Postgres.
 macro_rules! with_clock {
@@ -253,14 +257,16 @@ impl Storage for Postgres {
             .await
     }
 
-    async fn ping(&self) -> Result<()> {
-        self.database
-            .with_connection(|connection| Box::pin(async move { Ok(connection.ping().await?) }))
-            .await
+    fn health(&self) -> &Arc<Health> {
+        self.database.health()
+    }
+
+    async fn check(&self, limit: Duration) {
+        self.database.check(limit).await;
     }
 
     async fn close(&self) {
-        self.database.pool.close().await;
+        self.database.close().await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! that arrived while the previous one ran.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
@@ -17,6 +18,7 @@ use super::super::{
 use super::{orders, records, with_clock};
 use crate::batch::StartToken;
 use crate::failpoint;
+use crate::health::Health;
 
 /// A command in the queue of the writer.
 pub(super) struct Write {
@@ -56,6 +58,8 @@ pub(super) enum Command {
         max: i64,
         reply: DeferredReply<u64>,
     },
+    /// Writes without an effect, to find out whether a write succeeds.
+    Check { reply: DeferredReply<()> },
 }
 
 /// A reply whose value is known when its command has run, and which is sent when the
@@ -96,6 +100,7 @@ pub(super) struct Writer {
     /// open.
     connection: Option<SqliteConnection>,
     options: StorageOptions,
+    health: Arc<Health>,
 }
 
 impl Writer {
@@ -103,11 +108,13 @@ impl Writer {
         connect_options: SqliteConnectOptions,
         connection: SqliteConnection,
         options: StorageOptions,
+        health: Arc<Health>,
     ) -> Self {
         Self {
             connect_options,
             connection: Some(connection),
             options,
+            health,
         }
     }
 
@@ -148,10 +155,19 @@ impl Writer {
         loop {
             let tracker = CommitTracker::default();
             match self.transaction(batch, &tracker).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    let is_check = |write: &Write| matches!(write.command, Command::Check { .. });
+                    if batch.iter().any(is_check) {
+                        self.health.recovered();
+                    }
+                    return Ok(());
+                }
                 Ok(false) => {}
                 Err(error) => {
                     self.connection = None;
+                    if let Some(fault) = error.fault() {
+                        self.health.report(fault.condition(), error.reason());
+                    }
                     return Err(tracker.mark(error));
                 }
             }
@@ -230,6 +246,13 @@ async fn execute_first(
             let expired_at = options.expired_at();
             reply.set(records::delete_expired(connection, expired_at, *max).await?);
         }
+        Command::Check { reply } => {
+            // Writes a page even though the value stays the same.
+            sqlx::raw_sql("PRAGMA user_version = 0")
+                .execute(connection)
+                .await?;
+            reply.set(());
+        }
     }
     Ok(1)
 }
@@ -278,7 +301,8 @@ impl Command {
             Self::Create { .. }
             | Self::CreateIfEmpty { .. }
             | Self::Order { .. }
-            | Self::DeleteExpiredRecords { .. } => None,
+            | Self::DeleteExpiredRecords { .. }
+            | Self::Check { .. } => None,
         }
     }
 
@@ -291,6 +315,7 @@ impl Command {
             Self::CreateIfEmpty { reply, .. } => reply.send(committed),
             Self::Order { reply, .. } => reply.send(committed),
             Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
+            Self::Check { reply } => reply.send(committed),
         }
     }
 }
