@@ -102,15 +102,19 @@ impl Health {
             if is_changed {
                 let (backend, after) = (self.backend, now - status.since);
                 match condition {
-                    Condition::Up => info!(backend, was = status.reason, ?after, "up again"),
-                    Condition::ReadOnly => warn!(backend, reason, "read-only: writes get 503"),
-                    Condition::Down => warn!(backend, reason, "down"),
+                    Condition::Up => {
+                        info!(was = status.reason, ?after, "the {backend} is up again");
+                    }
+                    Condition::ReadOnly => {
+                        warn!(reason, "the {backend} is read-only: writes get 503");
+                    }
+                    Condition::Down => warn!(reason, "the {backend} is down"),
                 }
                 self.up.set(f64::from(u8::from(condition == Condition::Up)));
                 status.condition = condition;
                 status.since = now;
             } else if status.reason != reason {
-                debug!(backend = self.backend, reason, "still not up");
+                debug!(reason, "the {} is still not up", self.backend);
             }
             status.reason = reason;
             is_changed

@@ -256,8 +256,7 @@ impl Storage for Sqlite {
     }
 
     async fn check(&self, limit: Duration) {
-        // The writer records the condition.
-        let check = self.write(|reply| Command::Check { reply });
+        let check = async { self.writer.lock().await.check().await };
         if timeout(limit, check).await.is_err() {
             let reason = format!("no write within {limit:?}");
             self.health.report(Condition::Down, reason);

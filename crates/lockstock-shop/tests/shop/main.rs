@@ -13,6 +13,7 @@ mod malformed_requests;
 mod operations;
 mod outages;
 mod race;
+mod readiness;
 mod sales;
 mod update_lock;
 mod updates;

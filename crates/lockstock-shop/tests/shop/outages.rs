@@ -1,12 +1,13 @@
 //! Redis or Postgres is down or hangs: requests fail within a bounded time, and the server recovers
 //! without a restart.
-
 //!
 //! The client bounds the time: it panics if a request takes longer than [`PATIENCE`].
 //!
 //! [`PATIENCE`]: crate::harness::PATIENCE
 
+use futures_util::future::join_all;
 use lockstock_testkit::{Postgres, Proxy, Redis};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Response, Server, eventually, new_database, product};
@@ -39,6 +40,11 @@ async fn ready_eventually(server: &Server, status: u16, store: &str, database: &
         is_as_expected.then_some(())
     })
     .await;
+}
+
+async fn purchase(server: &Server, id: i64) -> Response {
+    let request = server.request(Method::POST, &format!("{}purchases/", product(id)));
+    server.send(request.json(&json!({ "quantity": 1 }))).await
 }
 
 /// Waits until no client holds the update lock of a product.
@@ -103,6 +109,36 @@ async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
 }
 
 #[tokio::test]
+async fn reads_and_purchases_are_answered_while_redis_hangs_and_forty_updates_wait() {
+    let redis = Redis::start();
+    // The updates wait for longer than the client does.
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--store-timeout", "120s", "--request-timeout", "120s"])
+        .start();
+    let id = server.create(10).await;
+    redis.pause();
+    let change = json!({ "stock": 9 });
+    let updates = join_all((0..40).map(|_| server.patch(id, change.clone())));
+    let others = async {
+        server.in_flight(40).await;
+        assert_eq!(server.get(&product(id)).await.status, 200);
+        assert_eq!(server.get("/api/products/").await.status, 200);
+        assert_eq!(purchase(&server, id).await.status, 201);
+        let keyed = server
+            .request(Method::POST, &format!("{}reservations/", product(id)))
+            .header("idempotency-key", "a")
+            .json(&json!({ "quantity": 1 }));
+        assert_eq!(server.send(keyed).await.status, 201);
+        server.create(1).await;
+    };
+    tokio::select! {
+        _ = updates => panic!("an update was answered"),
+        () = others => {}
+    }
+    redis.resume();
+}
+
+#[tokio::test]
 async fn a_grant_whose_reply_was_lost_is_recovered() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());
@@ -155,24 +191,33 @@ async fn a_rejection_by_redis_is_unavailable_not_busy_and_not_granted() {
 #[tokio::test]
 async fn a_killed_database_is_503_until_it_restarts() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
+    // Longer than the patience of the client: a refused connection fails a request at once.
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--after-update", "release", "--database-timeout", "1s"])
-        .args(&["--update-lease", "5s"])
+        .args(&["--after-update", "release", "--database-timeout", "120s"])
         .start();
     let id = server.create(10).await;
     postgres.kill();
-    for response in [
-        server.get(&product(id)).await,
-        server.get("/api/products/").await,
-        server.patch(id, json!({ "stock": 9 })).await,
+    for (response, detail) in [
+        (server.get(&product(id)).await, "Try again."),
+        (server.get("/api/products/").await, "Try again."),
+        (
+            server.patch(id, json!({ "stock": 9 })).await,
+            "Nothing was saved.",
+        ),
+        (purchase(&server, id).await, "Nothing was saved."),
     ] {
         assert_eq!(response.status, 503, "{response:?}");
         assert_eq!(response.body["code"], "database_unavailable");
+        let expected = format!("The database is unavailable. {detail}");
+        assert_eq!(response.body["detail"], expected);
         assert!(response.retry_after() >= 1);
     }
     ready_eventually(&server, 503, "up", "down").await;
     assert_eq!(server.get("/healthz").await.status, 200);
     released(&redis, id).await;
+    let log = server.log();
+    assert!(log.contains("Connection refused"), "{log}");
+    assert!(!log.contains("timed out"), "{log}");
 
     postgres.restart();
     ready_eventually(&server, 200, "up", "up").await;

@@ -30,7 +30,9 @@ pub(super) fn cannot_connect(options: &PgConnectOptions, error: &sqlx::Error) ->
     let error = match error {
         sqlx::Error::Database(error) => error,
         sqlx::Error::Io(io) if io.kind() == ConnectionRefused => {
-            return anyhow!("no Postgres listens on {server}: check host and port, and that it runs");
+            return anyhow!(
+                "connection refused: no Postgres listens on {server}. Check host and port"
+            );
         }
         sqlx::Error::Io(io) if io.kind() == NotFound => {
             return anyhow!("{io}: there is no such socket. Is Postgres running?");
@@ -50,9 +52,9 @@ pub(super) fn cannot_connect(options: &PgConnectOptions, error: &sqlx::Error) ->
         "3D000" => anyhow!("{message}: create it with `createdb -O {role} {database}`"),
         "53300" => anyhow!("{message}: lower --database-connections, or raise max_connections"),
         // PgBouncer, of a parameter at the start of a session.
-        "08P01" if message.contains("startup parameter") => anyhow!(
-            "{message}: this is PgBouncer. See \"PgBouncer\" in docs/operations.md"
-        ),
+        "08P01" if message.contains("startup parameter") => {
+            anyhow!("{message}: this is PgBouncer. See \"PgBouncer\" in docs/operations.md")
+        }
         _ => anyhow!("{message} ({code})"),
     }
 }

@@ -72,7 +72,11 @@ impl Database {
             .await?;
         let migrator = migrations::postgres();
         if let Err(error) = migrator.run(&mut first).await {
-            return Err(advice::cannot_migrate(&pool.connect_options, &migrator, error));
+            return Err(advice::cannot_migrate(
+                &pool.connect_options,
+                &migrator,
+                error,
+            ));
         }
         first.close().await?;
         let permits = |divisor| {

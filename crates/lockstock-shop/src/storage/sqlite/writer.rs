@@ -58,8 +58,6 @@ pub(super) enum Command {
         max: i64,
         reply: DeferredReply<u64>,
     },
-    /// Writes without an effect, to find out whether a write succeeds.
-    Check { reply: DeferredReply<()> },
 }
 
 /// A reply whose value is known when its command has run, and which is sent when the
@@ -124,6 +122,36 @@ impl Writer {
         }
     }
 
+    /// Checks that a write succeeds, and records the condition. If it is dropped, so is the
+    /// connection.
+    pub(super) async fn check(&mut self) {
+        let connection = self.connection.take();
+        let write = async {
+            let mut connection = match connection {
+                Some(connection) => connection,
+                None => SqliteConnection::connect_with(&self.connect_options).await?,
+            };
+            // Writes a page even though the value stays the same.
+            sqlx::raw_sql("PRAGMA user_version = 0")
+                .execute(&mut connection)
+                .await?;
+            Ok(connection)
+        };
+        match write.await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                self.health.recovered();
+            }
+            Err(error) => self.report(&StorageError::from(error as sqlx::Error)),
+        }
+    }
+
+    fn report(&self, error: &StorageError) {
+        if let Some(fault) = error.fault() {
+            self.health.report(fault.condition(), error.reason());
+        }
+    }
+
     /// Runs all commands in one transaction. If a row of it is rejected, runs each command in a
     /// transaction of its own, so that one bad write cannot fail the rest of its batch.
     ///
@@ -155,19 +183,11 @@ impl Writer {
         loop {
             let tracker = CommitTracker::default();
             match self.transaction(batch, &tracker).await {
-                Ok(true) => {
-                    let is_check = |write: &Write| matches!(write.command, Command::Check { .. });
-                    if batch.iter().any(is_check) {
-                        self.health.recovered();
-                    }
-                    return Ok(());
-                }
+                Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
                     self.connection = None;
-                    if let Some(fault) = error.fault() {
-                        self.health.report(fault.condition(), error.reason());
-                    }
+                    self.report(&error);
                     return Err(tracker.mark(error));
                 }
             }
@@ -246,13 +266,6 @@ async fn execute_first(
             let expired_at = options.expired_at();
             reply.set(records::delete_expired(connection, expired_at, *max).await?);
         }
-        Command::Check { reply } => {
-            // Writes a page even though the value stays the same.
-            sqlx::raw_sql("PRAGMA user_version = 0")
-                .execute(connection)
-                .await?;
-            reply.set(());
-        }
     }
     Ok(1)
 }
@@ -301,8 +314,7 @@ impl Command {
             Self::Create { .. }
             | Self::CreateIfEmpty { .. }
             | Self::Order { .. }
-            | Self::DeleteExpiredRecords { .. }
-            | Self::Check { .. } => None,
+            | Self::DeleteExpiredRecords { .. } => None,
         }
     }
 
@@ -315,7 +327,6 @@ impl Command {
             Self::CreateIfEmpty { reply, .. } => reply.send(committed),
             Self::Order { reply, .. } => reply.send(committed),
             Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
-            Self::Check { reply } => reply.send(committed),
         }
     }
 }
