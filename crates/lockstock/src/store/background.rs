@@ -2,7 +2,7 @@
 //! reached the store yet.
 //!
 //! Bounded: each has a deadline, after which the lease has ended and nothing is left to give
-//! back. While the store does not answer, only one of them retries.
+//! back. While the store does not answer, only one of them sends its request a third time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +81,9 @@ impl Background {
     {
         let background = self.clone();
         self.run(async move {
-            if first.await.is_ok() {
+            // The second try needs no permit, and is sent after the deadline too: the store may
+            // stand still with the first one unread and reject it later.
+            if first.await.is_ok() || send().await.is_ok() {
                 return;
             }
             let permit = timeout_at(deadline, background.0.retries.acquire());

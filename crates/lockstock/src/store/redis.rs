@@ -81,20 +81,21 @@ impl Redis {
             cmd
         };
         let deadline = Instant::now() + self.timeout;
-        let reply = self.connection.run::<bool>(command, deadline).await;
+        let reply = self
+            .connection
+            .run::<bool>(Eval::Sha, command, deadline)
+            .await;
         reply.map(drop)
     }
 
     /// Submits an operation, which is executed even if the reply is not awaited.
     fn submit(&self, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
-        self.batcher
-            .submit(script(keys.kind, operation), keys, operation)
+        self.submit_as(Eval::Sha, keys, operation)
     }
 
-    /// Returns a function that submits an operation.
-    fn submit_later(&self, keys: &Arc<Keys>, operation: Operation) -> impl FnOnce() + Send + use<> {
+    fn submit_as(&self, eval: Eval, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
         self.batcher
-            .submit_later(script(keys.kind, operation), keys, operation)
+            .submit(script(keys.kind, operation), keys, operation, eval)
     }
 }
 

@@ -6,7 +6,7 @@ use lockstock::{Acquired, Store};
 use lockstock_testkit::{Proxy, Redis};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::harness::{BRIEF, LEASE, TIMEOUT, busy, connect, held, lock};
+use super::harness::{BRIEF, LEASE, SHORT, TIMEOUT, busy, connect, held, lock};
 
 #[tokio::test]
 async fn a_lock_that_the_store_forgot_is_lost_before_its_lease_ends() {
@@ -60,6 +60,33 @@ async fn a_grant_whose_reply_was_lost_is_released() {
     proxy.cut();
     proxy.pass();
     store.drain().await;
+    assert_eq!(redis.command(&["EXISTS", "a"]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_lock_that_redis_grants_after_a_standstill_is_withdrawn_by_a_script_it_does_not_know() {
+    let redis = Redis::start();
+    let other = connect(&redis.url()).await;
+    let store = Store::connect_within(&redis.url(), SHORT).await.unwrap();
+    // Loads the script that grants, not the one that withdraws.
+    held(&lock(&other, "a", LEASE))
+        .await
+        .release()
+        .await
+        .unwrap();
+    redis.command(&["DEL", "lockstock:clock"]).unwrap();
+    redis.pause();
+    let lock = lock(&store, "a", BRIEF);
+    assert!(lock.try_acquire().await.unwrap_err().is_unavailable());
+    // Until the withdrawal is not repeated any more.
+    store.drain().await;
+    redis.resume();
+    let begun = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(begun.elapsed() < TIMEOUT, "it does not recover");
+    }
+    let fence = redis.command(&["EXISTS", "lockstock:clock"]);
+    assert_eq!(fence, Ok("1".to_owned()), "it was granted");
     assert_eq!(redis.command(&["EXISTS", "a"]), Ok("0".to_owned()));
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Redis;
 use super::attempt::{Attempt, Grant};
 use super::cohort::{Joined, LocalGrant, LocalOutcome, LocalWaiter, QueueHead};
+use super::connection::Eval;
 use super::holding::Holding;
 use super::notifications::Notification;
 use super::operation::{AcquireArgs, Operation, waited_us};
@@ -50,27 +51,48 @@ impl Redis {
         Ok(outcome)
     }
 
-    /// Leaves the queue, and gives back what was granted.
-    async fn withdraw(&self, attempt: &Attempt) -> Result<()> {
-        self.give_back_late_grant(attempt);
-        self.leave(attempt, true).await.map(drop)
+    /// Leaves the queue in the background, and gives back what was granted.
+    ///
+    /// Redis may stand still, with the request unread in its socket: it may grant the lock
+    /// whenever it goes on. The withdrawal has to follow on that connection and succeed
+    /// without a reply, so from the second try on it contains the text of its script.
+    pub(super) fn withdraw(self: &Arc<Self>, attempt: &Arc<Attempt>) {
+        let request = &attempt.request;
+        // After this, neither a grant nor a position in the queue can block a waiter.
+        let wait = request.remaining_wait().unwrap_or(MAX_LEASE);
+        let deadline = Instant::now() + wait.saturating_add(request.lease);
+        let (redis, attempt) = (self.clone(), attempt.clone());
+        let withdraw = move |eval| {
+            let (redis, attempt) = (redis.clone(), attempt.clone());
+            async move {
+                redis.give_back_late_grant(&attempt);
+                redis.leave(&attempt, true, eval).await.map(drop)
+            }
+        };
+        let first = withdraw(Eval::Sha);
+        self.background
+            .retry(deadline, first, move || withdraw(Eval::Source));
     }
 
-    async fn leave(&self, attempt: &Attempt, give_back: bool) -> Result<AcquireReply> {
+    async fn leave(&self, attempt: &Attempt, give_back: bool, eval: Eval) -> Result<AcquireReply> {
         let args = AcquireArgs::waiting(attempt);
         let leave = Operation::Leave { args, give_back };
-        let reply = self.submit(&attempt.request.keys, leave).await?;
+        let reply = self.submit_as(eval, &attempt.request.keys, leave).await?;
         parse_acquire(attempt, &reply)
     }
 
     /// Registers what to do if the lock is granted although the request has left the queue: a
     /// replica that took over may not know that it left.
-    fn give_back_late_grant(&self, attempt: &Attempt) {
-        let (args, give_back) = (AcquireArgs::waiting(attempt), true);
-        let leave = Operation::Leave { args, give_back };
-        let leave = self.submit_later(&attempt.request.keys, leave);
+    fn give_back_late_grant(self: &Arc<Self>, attempt: &Arc<Attempt>) {
+        // Weak: the connection keeps the notifications.
+        let (redis, left) = (Arc::downgrade(self), attempt.clone());
+        let withdraw = move || {
+            if let Some(redis) = redis.upgrade() {
+                redis.withdraw(&left);
+            }
+        };
         self.notifications
-            .remember_left(attempt.request.token, leave);
+            .remember_left(attempt.request.token, withdraw);
     }
 }
 
@@ -247,13 +269,15 @@ impl<'a> Acquisition<'a> {
 
     /// Leaves Redis' queue. A lock that was granted in the meantime is accepted.
     async fn give_up(&self, head: Option<&QueueHead>, disconnects: u64) -> Result<Outcome<Grant>> {
-        Ok(match self.redis.leave(&self.attempt, false).await? {
-            AcquireReply::Granted(grant) => self.granted(grant, head, disconnects),
-            AcquireReply::Busy(holder) => {
-                self.redis.give_back_late_grant(&self.attempt);
-                holder.busy()
-            }
-        })
+        Ok(
+            match self.redis.leave(&self.attempt, false, Eval::Sha).await? {
+                AcquireReply::Granted(grant) => self.granted(grant, head, disconnects),
+                AcquireReply::Busy(holder) => {
+                    self.redis.give_back_late_grant(&self.attempt);
+                    holder.busy()
+                }
+            },
+        )
     }
 
     /// Makes a grant of Redis available for local hand-over.
@@ -298,16 +322,7 @@ impl Drop for Acquisition<'_> {
             };
             background.retry(deadline, release(), release);
         } else if self.attempt.was_sent() {
-            let request = &self.attempt.request;
-            // After this, neither a grant nor a position in the queue can block a waiter.
-            let wait = request.remaining_wait().unwrap_or(MAX_LEASE);
-            let deadline = Instant::now() + wait.saturating_add(request.lease);
-            let (redis, attempt) = (self.redis.clone(), self.attempt.clone());
-            let withdraw = move || {
-                let (redis, attempt) = (redis.clone(), attempt.clone());
-                async move { redis.withdraw(&attempt).await }
-            };
-            background.retry(deadline, withdraw(), withdraw);
+            self.redis.withdraw(&self.attempt);
         }
     }
 }

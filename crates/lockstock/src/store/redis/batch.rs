@@ -51,6 +51,7 @@ struct Pending {
     keys: Arc<Keys>,
     slot: Arc<SlotContext>,
     operation: Operation,
+    eval: Eval,
     submitted_at: Instant,
     reply: oneshot::Sender<Result<Reply>>,
 }
@@ -78,47 +79,20 @@ impl ScriptBatcher {
         script: &'static LuaScript,
         keys: &Arc<Keys>,
         operation: Operation,
+        eval: Eval,
     ) -> PendingReply {
         let (sender, reply) = oneshot::channel();
         // If the task is gone, the sender is dropped and the reply is an error.
-        let _ = self
-            .queue
-            .send(self.pending(script, keys, operation, sender));
-        PendingReply(reply)
-    }
-
-    /// Returns a function that submits an operation, if the store is still in use then.
-    pub(super) fn submit_later(
-        &self,
-        script: &'static LuaScript,
-        keys: &Arc<Keys>,
-        operation: Operation,
-    ) -> impl FnOnce() + Send + use<> {
-        let queue = self.queue.downgrade();
-        let mut pending = self.pending(script, keys, operation, oneshot::channel().0);
-        move || {
-            pending.submitted_at = Instant::now();
-            if let Some(queue) = queue.upgrade() {
-                let _ = queue.send(pending);
-            }
-        }
-    }
-
-    fn pending(
-        &self,
-        script: &'static LuaScript,
-        keys: &Arc<Keys>,
-        operation: Operation,
-        reply: oneshot::Sender<Result<Reply>>,
-    ) -> Pending {
-        Pending {
+        let _ = self.queue.send(Pending {
             script,
             keys: keys.clone(),
             slot: self.connection.slot(keys),
             operation,
+            eval,
             submitted_at: Instant::now(),
-            reply,
-        }
+            reply: sender,
+        });
+        PendingReply(reply)
     }
 }
 
@@ -237,7 +211,7 @@ fn take_leaves(submitted: &mut Vec<Pending>) -> Vec<Pending> {
     leaves
 }
 
-/// Groups operations by script and slot.
+/// Groups operations by script, slot, and how the script is sent.
 fn batches(submitted: impl Iterator<Item = Pending>) -> Vec<Vec<Pending>> {
     let mut batches = Vec::<Vec<Pending>>::new();
     for pending in submitted {
@@ -247,7 +221,9 @@ fn batches(submitted: impl Iterator<Item = Pending>) -> Vec<Vec<Pending>> {
         }
         let matches = |batch: &&mut Vec<Pending>| {
             let first = &batch[0];
-            std::ptr::eq(first.script, pending.script) && Arc::ptr_eq(&first.slot, &pending.slot)
+            std::ptr::eq(first.script, pending.script)
+                && Arc::ptr_eq(&first.slot, &pending.slot)
+                && first.eval == pending.eval
         };
         match batches.iter_mut().find(matches) {
             Some(batch) => batch.push(pending),
@@ -263,7 +239,7 @@ fn batches(submitted: impl Iterator<Item = Pending>) -> Vec<Vec<Pending>> {
 async fn send(connection: Connection, timeout: Duration, batch: Vec<Pending>) {
     let deadline = batch[0].submitted_at + timeout;
     let reply = connection
-        .run::<Vec<Value>>(|eval| command(&batch, eval), deadline)
+        .run::<Vec<Value>>(batch[0].eval, |eval| command(&batch, eval), deadline)
         .await;
     let reply = match reply {
         Ok(reply) => reply,

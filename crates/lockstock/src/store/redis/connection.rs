@@ -68,7 +68,7 @@ impl LuaScript {
 }
 
 /// How a command refers to its script.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Eval {
     /// `EVALSHA`, for a server that has the script loaded.
     Sha,
@@ -209,27 +209,33 @@ impl Connection {
 
     /// Runs a script, or a plain command with one key, until `deadline`. If the connection
     /// disconnects during the call, runs it a second time.
+    ///
+    /// `eval` is how the script is sent at first. A server that does not know it rejects
+    /// [`Eval::Sha`], and the call sends the text. If the server replies after the deadline,
+    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`].
     pub(super) async fn run<T: FromRedisValue>(
         &self,
+        eval: Eval,
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single { server, .. } => run(server, command, deadline).await,
-            Topology::Sentinel { master, .. } => run(master, command, deadline).await,
-            Topology::Cluster(cluster) => cluster.run(command, deadline).await,
+            Topology::Single { server, .. } => run(server, eval, command, deadline).await,
+            Topology::Sentinel { master, .. } => run(master, eval, command, deadline).await,
+            Topology::Cluster(cluster) => cluster.run(eval, command, deadline).await,
         }
     }
 }
 
 async fn run<T: FromRedisValue>(
     managed: &ManagedConnection<impl Connector>,
+    eval: Eval,
     command: impl Fn(Eval) -> Cmd,
     deadline: Instant,
 ) -> Result<ScriptReply<T>> {
     let attempts = async {
         let (mut repeated, mut was_read_only) = (false, false);
-        let mut cmd = command(Eval::Sha);
+        let mut cmd = command(eval);
         loop {
             let mut open = managed.get().await?;
             let sent_at = Instant::now();

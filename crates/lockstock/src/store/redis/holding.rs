@@ -82,11 +82,7 @@ impl Holding {
         let reply = self.redis.submit(&self.keys, pass);
         if !next.promote() {
             // The waiter is gone and may not know that it has joined Redis' queue.
-            let give_back = true;
-            drop(
-                self.redis
-                    .submit(&self.keys, Operation::Leave { args, give_back }),
-            );
+            self.redis.withdraw(&attempt);
         }
         reply
     }

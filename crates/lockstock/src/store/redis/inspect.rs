@@ -143,7 +143,10 @@ impl Redis {
             cmd
         };
         let deadline = Instant::now() + self.timeout;
-        let reply = self.connection.run::<Inspected>(command, deadline).await?;
+        let reply = self
+            .connection
+            .run::<Inspected>(Eval::Sha, command, deadline)
+            .await?;
         let (now_us, exclusive, shared, queue) = reply.value;
         let kind = keys.kind;
         let mut holders = exclusive

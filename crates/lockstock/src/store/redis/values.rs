@@ -9,6 +9,7 @@ use redis::{Cmd, FromRedisValue};
 use tokio::time::Instant;
 
 use super::Redis;
+use super::connection::Eval;
 use crate::error::Result;
 use crate::lease::as_millis;
 
@@ -38,7 +39,8 @@ impl Redis {
 
     async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T> {
         let deadline = Instant::now() + self.timeout;
-        let reply = self.connection.run(|_| command.clone(), deadline).await?;
+        let command = |_: Eval| command.clone();
+        let reply = self.connection.run(Eval::Sha, command, deadline).await?;
         Ok(reply.value)
     }
 }

@@ -112,12 +112,13 @@ impl Cluster {
     /// Runs a script, or a plain command, on the node that serves its first key.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
+        eval: Eval,
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         let mut redirector = Redirector::new(self);
         let call = async {
-            let reply = match redirector.send(&command(Eval::Sha)).await {
+            let reply = match redirector.send(&command(eval)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {
                     redirector.send(&command(Eval::Source)).await
                 }

@@ -67,7 +67,7 @@ impl TestClient {
             cmd
         };
         self.connection
-            .run(command, Instant::now() + CALL_TIMEOUT)
+            .run(Eval::Sha, command, Instant::now() + CALL_TIMEOUT)
             .await
     }
 
