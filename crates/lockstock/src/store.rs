@@ -23,7 +23,7 @@ use crate::redact::redact_url;
 use crate::token::ClientId;
 
 /// Time limit for each command of a store, 1 s, unless
-/// [`Store::connect_within`] sets another.
+/// [`Store::connect_within`] or [`Store::open_within`] sets another.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A store of locks and values. Cheap to clone.
@@ -44,7 +44,8 @@ enum Backend {
 }
 
 impl Store {
-    /// Opens the store at `url`, and checks that it replies within [`DEFAULT_TIMEOUT`].
+    /// Opens the store at `url`, and checks that it replies within [`DEFAULT_TIMEOUT`]. Use
+    /// [`open`](Self::open) for a store that may be down at the moment.
     ///
     /// | URL | store |
     /// |---|---|
@@ -84,14 +85,61 @@ impl Store {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_within(url: &str, timeout: Duration) -> Result<Self> {
+        let store = Self::open_within(url, timeout)?;
+        match &store.inner.backend {
+            Backend::Memory(_) => {}
+            Backend::Redis(redis) => redis.connect().await?,
+        }
+        Ok(store)
+    }
+
+    /// Opens the store at `url`, which does not need to reply yet. The first command connects,
+    /// and until that succeeds every command fails as unavailable. Each command has
+    /// [`DEFAULT_TIMEOUT`] as its time limit.
+    ///
+    /// For a service that starts while its store is down: [`ping`](Self::ping) reports when
+    /// the store is ready. The URLs are those of [`connect`](Self::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid`](Error::is_invalid) if the URL is not that of a store.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    ///
+    /// ```
+    /// # use lockstock::Store;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let store = Store::open("redis://127.0.0.1:1")?;
+    /// assert!(store.ping().await.unwrap_err().is_unavailable());
+    /// assert!(Store::open("http://127.0.0.1").unwrap_err().is_invalid());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(url: &str) -> Result<Self> {
+        Self::open_within(url, DEFAULT_TIMEOUT)
+    }
+
+    /// Opens the store at `url` like [`open`](Self::open), with `timeout` as the time limit for
+    /// each of its commands.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn open_within(url: &str, timeout: Duration) -> Result<Self> {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         match scheme {
             "memory" => Ok(Self::memory()),
             "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
             | "redis+cluster" | "rediss+cluster" => {
                 let (background, client_id) = (Background::new(), ClientId::random());
-                let redis =
-                    redis::Redis::connect(url, client_id, timeout, background.clone()).await?;
+                let redis = redis::Redis::open(url, client_id, timeout, background.clone())?;
                 let backend = Backend::Redis(Arc::new(redis));
                 Ok(Self::new(backend, background, client_id))
             }

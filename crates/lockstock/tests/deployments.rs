@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use harness::{LEASE, TIMEOUT, busy, connect, got, held, lock, queued, settle, waiting};
 use lockstock::{Acquired, Guard, Lock, Store};
-use lockstock_testkit::{Authority, Cluster, Redis, Sentinel};
+use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -284,4 +284,56 @@ async fn on_valkey() {
 async fn in_a_cluster_and_behind_sentinels() {
     everything(&Cluster::start().url()).await;
     everything(&Sentinel::start().url()).await;
+}
+
+/// Opens a store at `url`, which nothing serves before `appear` is called, and locks.
+async fn opens_early(url: &str, appear: impl AsyncFnOnce()) {
+    let store = Store::open(url).unwrap();
+    let early = lock(&store, "early", LEASE);
+    for _ in 0..2 {
+        assert!(early.try_acquire().await.unwrap_err().is_unavailable());
+        assert!(early.acquire().await.unwrap_err().is_unavailable());
+        assert!(store.locks().await.unwrap_err().is_unavailable());
+        assert!(store.ping().await.unwrap_err().is_unavailable());
+    }
+    appear().await;
+    let guard = held_at_last(&early).await;
+    let other = Store::open(url).unwrap();
+    let waiter = waiting(&lock(&other, "early", LEASE));
+    queued(&store, 1).await;
+    guard.release().await.unwrap();
+    got(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_opens_before_its_servers_are_up() {
+    let redis = Redis::start();
+    redis.kill();
+    opens_early(&redis.url(), async || redis.restart()).await;
+
+    // The first address is one that the client finds the others by.
+    let sentinel = Sentinel::start();
+    let proxy = Proxy::start(sentinel.sentinels()[0]);
+    proxy.cut();
+    let url = format!("redis+sentinel://{}/shop/0", proxy.address());
+    opens_early(&url, async || proxy.pass()).await;
+
+    let cluster = Cluster::start();
+    let proxy = Proxy::start(cluster.masters()[0]);
+    proxy.cut();
+    let url = format!("redis+cluster://{}", proxy.address());
+    opens_early(&url, async || proxy.pass()).await;
+}
+
+#[tokio::test]
+async fn a_url_that_is_not_that_of_a_store_is_rejected_at_once() {
+    for url in [
+        "http://127.0.0.1",
+        "127.0.0.1:6379",
+        "redis://",
+        "redis+sentinel://127.0.0.1:1",
+    ] {
+        assert!(Store::open(url).unwrap_err().is_invalid(), "{url}");
+    }
+    assert!(Store::open("memory://").is_ok());
 }

@@ -49,17 +49,20 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    /// Connects and checks that scripts can write.
-    pub(super) async fn connect(
+    /// Opens no connection yet.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn open(
         url: &str,
         client_id: ClientId,
         timeout: Duration,
         background: Background,
     ) -> Result<Self> {
         let (notifications, forced_releases) = Notifications::new();
-        let connection =
-            Connection::connect(url, client_id, notifications.clone(), timeout).await?;
-        let redis = Self {
+        let connection = Connection::open(url, client_id, notifications.clone(), timeout)?;
+        Ok(Self {
             batcher: ScriptBatcher::new(connection.clone(), timeout),
             connection,
             timeout,
@@ -67,9 +70,13 @@ impl Redis {
             local_queues: LocalQueues::new(notifications.clone(), forced_releases),
             notifications,
             background,
-        };
-        redis.ping().await?;
-        Ok(redis)
+        })
+    }
+
+    /// Connects and checks that scripts can write.
+    pub(super) async fn connect(&self) -> Result<()> {
+        self.connection.connect().await?;
+        self.ping().await
     }
 
     /// Runs a script that writes, rather than `PING`: a client that may not do that cannot

@@ -8,6 +8,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{BRIEF, LEASE, SHORT, TIMEOUT, busy, connect, held, lock};
 
+async fn until_ready(store: &Store) {
+    let begun = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(begun.elapsed() < TIMEOUT, "it does not recover");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_lock_that_the_store_forgot_is_lost_before_its_lease_ends() {
     let redis = Redis::start();
@@ -67,7 +75,8 @@ async fn a_grant_whose_reply_was_lost_is_released() {
 async fn a_lock_that_redis_grants_after_a_standstill_is_withdrawn_by_a_script_it_does_not_know() {
     let redis = Redis::start();
     let other = connect(&redis.url()).await;
-    let store = Store::connect_within(&redis.url(), SHORT).await.unwrap();
+    let store = Store::open_within(&redis.url(), SHORT).unwrap();
+    until_ready(&store).await;
     // Loads the script that grants, not the one that withdraws.
     held(&lock(&other, "a", LEASE))
         .await
@@ -81,10 +90,7 @@ async fn a_lock_that_redis_grants_after_a_standstill_is_withdrawn_by_a_script_it
     // Until the withdrawal is not repeated any more.
     store.drain().await;
     redis.resume();
-    let begun = Instant::now();
-    while store.ping().await.is_err() {
-        assert!(begun.elapsed() < TIMEOUT, "it does not recover");
-    }
+    until_ready(&store).await;
     let fence = redis.command(&["EXISTS", "lockstock:clock"]);
     assert_eq!(fence, Ok("1".to_owned()), "it was granted");
     assert_eq!(redis.command(&["EXISTS", "a"]), Ok("0".to_owned()));
@@ -154,11 +160,7 @@ async fn a_rejected_handshake_is_retried() {
         redis.command(&["CLIENT", "KILL", "USER", "shop"]).unwrap();
         assert!(lock.try_acquire().await.unwrap_err().is_unavailable());
         acl(&["on"]).unwrap();
-        let begun = Instant::now();
-        while store.ping().await.is_err() {
-            assert!(begun.elapsed() < TIMEOUT, "it does not recover");
-            sleep(Duration::from_millis(10)).await;
-        }
+        until_ready(&store).await;
     }
     store.drain().await;
     held(&lock).await.release().await.unwrap();

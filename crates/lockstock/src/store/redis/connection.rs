@@ -118,7 +118,12 @@ pub(super) struct ScriptReply<T> {
 }
 
 impl Connection {
-    pub(super) async fn connect(
+    /// Opens no connection yet.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn open(
         url: &str,
         client_id: ClientId,
         notifications: Notifications,
@@ -144,7 +149,6 @@ impl Connection {
                 };
                 let handler = Arc::new(notifications);
                 let server = ManagedConnection::new(address, connector, handler, timeout);
-                server.get().await.map_err(|error| server.error(error))?;
                 Topology::Single { server, slot }
             }
             Endpoints::Sentinel {
@@ -155,7 +159,6 @@ impl Connection {
                 let connector = Sentinels::new(sentinels, service, servers, channel, timeout)?;
                 let handler = Arc::new(notifications);
                 let master = ManagedConnection::new(address, connector, handler, timeout);
-                master.get().await.map_err(|error| master.error(error))?;
                 let _watch = sentinel::watch(&master);
                 Topology::Sentinel {
                     master,
@@ -163,11 +166,24 @@ impl Connection {
                     _watch,
                 }
             }
-            Endpoints::Cluster { seeds } => Topology::Cluster(
-                Cluster::connect(address, seeds, client_id, notifications, timeout).await?,
-            ),
+            Endpoints::Cluster { seeds } => Topology::Cluster(Cluster::open(
+                address,
+                seeds,
+                client_id,
+                notifications,
+                timeout,
+            )?),
         };
         Ok(Self(Arc::new(topology)))
+    }
+
+    /// Connects, unless there is a connection.
+    pub(super) async fn connect(&self) -> Result<()> {
+        match &*self.0 {
+            Topology::Single { server, .. } => connect(server).await,
+            Topology::Sentinel { master, .. } => connect(master).await,
+            Topology::Cluster(cluster) => cluster.connect().await,
+        }
     }
 
     pub(super) fn slot(&self, keys: &Keys) -> Arc<SlotContext> {
@@ -190,8 +206,8 @@ impl Connection {
     }
 
     /// Returns a connection to each server that has keys.
-    pub(super) fn servers(&self) -> Vec<ReadConnection> {
-        match &*self.0 {
+    pub(super) async fn servers(&self) -> Result<Vec<ReadConnection>> {
+        Ok(match &*self.0 {
             Topology::Single { server, .. } => {
                 vec![ReadConnection(ReadTarget::Server(server.clone()))]
             }
@@ -199,12 +215,12 @@ impl Connection {
                 vec![ReadConnection(ReadTarget::Master(master.clone()))]
             }
             Topology::Cluster(cluster) => {
-                let servers = cluster.servers();
+                let servers = cluster.servers().await?;
                 servers
                     .map(|server| ReadConnection(ReadTarget::Server(server)))
                     .collect()
             }
-        }
+        })
     }
 
     /// Runs a script, or a plain command with one key, until `deadline`. If the connection
@@ -225,6 +241,11 @@ impl Connection {
             Topology::Cluster(cluster) => cluster.run(eval, command, deadline).await,
         }
     }
+}
+
+async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
+    let opened = managed.get().await;
+    opened.map(drop).map_err(|error| managed.error(error))
 }
 
 async fn run<T: FromRedisValue>(

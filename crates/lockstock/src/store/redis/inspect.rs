@@ -41,7 +41,7 @@ enum Scan {
 impl Redis {
     pub(in crate::store) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
         let mut names = HashSet::new();
-        for server in self.connection.servers() {
+        for server in self.connection.servers().await? {
             for scan in [Scan::Strings, Scan::SortedSets] {
                 self.scan(&server, scan, &mut names).await?;
             }

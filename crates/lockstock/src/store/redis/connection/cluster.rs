@@ -72,7 +72,8 @@ struct SlotChannel {
 }
 
 impl Cluster {
-    pub(super) async fn connect(
+    /// Opens no connection yet.
+    pub(super) fn open(
         cluster_address: String,
         seeds: Vec<ConnectionInfo>,
         client_id: ClientId,
@@ -99,14 +100,27 @@ impl Cluster {
             channels: Mutex::default(),
             refreshed_at: AsyncMutex::new(None),
         }));
-        cluster.refresh().await.map_err(|reason| {
-            Error::unavailable(format!(
-                "cannot connect to the Redis Cluster at {}: {reason}",
-                cluster.0.address
-            ))
-        })?;
         tokio::spawn(refresh_periodically(Arc::downgrade(&cluster.0)));
         Ok(cluster)
+    }
+
+    /// Finds the nodes of the Cluster, unless they are known.
+    pub(super) async fn connect(&self) -> Result<()> {
+        let is_known = || !self.0.map().nodes.is_empty();
+        if is_known() {
+            return Ok(());
+        }
+        // Not an error if another caller's refresh failed while this one waited for it.
+        let refreshed = self.refresh().await;
+        if is_known() {
+            return Ok(());
+        }
+        let reason = refreshed.err();
+        let reason = reason.as_deref().unwrap_or("no node reports a slot");
+        Err(Error::unavailable(format!(
+            "cannot connect to the Redis Cluster at {}: {reason}",
+            self.0.address
+        )))
     }
 
     /// Runs a script, or a plain command, on the node that serves its first key.
@@ -144,9 +158,10 @@ impl Cluster {
     }
 
     /// Returns a connection to each node that serves slots.
-    pub(super) fn servers(&self) -> impl Iterator<Item = ManagedConnection<Server>> {
+    pub(super) async fn servers(&self) -> Result<impl Iterator<Item = ManagedConnection<Server>>> {
+        self.connect().await?;
         let nodes = self.0.map().nodes.clone();
-        nodes.into_iter().map(|node| node.commands.clone())
+        Ok(nodes.into_iter().map(|node| node.commands.clone()))
     }
 
     pub(super) fn slot(&self, key: &[u8]) -> Arc<SlotContext> {
@@ -223,6 +238,7 @@ impl Cluster {
 
     /// Returns the node that serves `slot`, by the current map.
     async fn owner(&self, slot: u16) -> Result<Arc<Node>> {
+        self.connect().await?;
         if let Some(node) = self.0.map().owner(slot) {
             return Ok(node);
         }

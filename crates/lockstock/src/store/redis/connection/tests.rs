@@ -32,7 +32,8 @@ impl TestClient {
     pub(super) async fn try_connect(url: &str) -> Result<Self> {
         let (notifications, _) = Notifications::new();
         let id = ClientId::random();
-        let connection = Connection::connect(url, id, notifications.clone(), CALL_TIMEOUT).await?;
+        let connection = Connection::open(url, id, notifications.clone(), CALL_TIMEOUT)?;
+        connection.connect().await?;
         Ok(Self {
             connection,
             notifications,
