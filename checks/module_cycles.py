@@ -30,7 +30,7 @@ LAYERS = {
         {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"etag", "timestamp", "failpoint", "logging"},
+        {"etag", "forwarding", "timestamp", "failpoint", "logging"},
     ]
 }
 

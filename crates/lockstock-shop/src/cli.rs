@@ -1,12 +1,13 @@
 //! The command line. Each option `--some-name` of the server can also be given as the
 //! environment variable `LOCKSTOCK_SOME_NAME`.
 
+pub(crate) mod listen_address;
 pub(crate) mod lock_name;
 pub(crate) mod values;
 
-use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Parser, Subcommand};
+use clap::builder::{Resettable, Styles};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::locks::LocksArgs;
@@ -48,6 +49,28 @@ pub struct Cli {
     pub(crate) serve: ServeArgs,
 }
 
+impl Cli {
+    /// Parses the command line and the environment, in which an empty variable counts as unset.
+    /// Prints an error and exits if they are invalid.
+    pub fn from_process() -> Self {
+        let command = without_empty_variables(Self::command());
+        let matches = command.get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Makes options and those of subcommands ignore variables that are empty.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let variable = arg.get_env().and_then(std::env::var_os);
+        match variable {
+            Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+            _ => arg,
+        }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the API (the default command)
@@ -64,7 +87,6 @@ pub(crate) enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

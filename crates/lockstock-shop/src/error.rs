@@ -207,7 +207,10 @@ impl ApiError {
         let (english, korean) = if kept {
             let lease = as_seconds(lease);
             (
-                format!("Only one update every {lease} seconds is allowed."),
+                match lease.as_str() {
+                    "1" => "Only one update per second is allowed.".to_owned(),
+                    _ => format!("Only one update every {lease} seconds is allowed."),
+                },
                 format!("{lease}초에 한 번만 수정할 수 있습니다."),
             )
         } else {

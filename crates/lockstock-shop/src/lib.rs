@@ -14,7 +14,7 @@
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
-//! Leaves: `etag`, `timestamp`, `failpoint`, `health`, `logging`.
+//! Leaves: `etag`, `forwarding`, `timestamp`, `failpoint`, `health`, `logging`.
 
 mod api;
 mod batch;
@@ -24,6 +24,7 @@ mod drf;
 mod error;
 mod etag;
 mod failpoint;
+mod forwarding;
 mod health;
 mod http;
 mod logging;

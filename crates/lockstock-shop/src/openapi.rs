@@ -14,7 +14,7 @@ mod parameters;
 pub(crate) mod request_bodies;
 
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::{OpenApi, PathItem, RefOr, Required};
+use utoipa::openapi::{OpenApi, PathItem, RefOr, Required, Server};
 
 pub(crate) use self::error_responses::{
     BodyErrors, Busy, ErrorDetail, IdempotencyErrors, OrderConflict, Problem, QueryErrors,
@@ -25,10 +25,16 @@ pub(crate) use self::parameters::{
     PageParams, ProductPathParams, PurchasePathParams, ReservationPathParams,
 };
 pub(crate) use self::request_bodies::{ExtendRequest, PurchaseRequest, ReservationRequest};
+use crate::forwarding::PublicUrl;
 use crate::settings::Settings;
 
 /// Adds what applies to every operation and what depends on the settings of this server.
-pub(crate) fn complete(mut document: OpenApi, settings: &Settings) -> OpenApi {
+pub(crate) fn complete(
+    mut document: OpenApi,
+    settings: &Settings,
+    public_url: Option<&PublicUrl>,
+) -> OpenApi {
+    document.servers = public_url.map(|url| vec![Server::new(url.as_str())]);
     operations::add(&mut document);
     limits::add(&mut document, settings);
     for operation in document.paths.paths.values_mut().flat_map(operations) {

@@ -7,13 +7,15 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::ledger::LedgerEntryResponse;
-use crate::api::{health, ledger, products, purchases, reservations};
+use crate::api::{health, index, ledger, products, purchases, reservations};
 use crate::error::ApiError;
 use crate::http::docs_page;
+use crate::http::middleware::cors::CorsOrigin;
 use crate::http::middleware::{self, Middleware};
 use crate::http::routes::Routes;
 use crate::openapi::{
@@ -56,8 +58,8 @@ use crate::state::AppState;
 )]
 struct Document;
 
-/// Builds the router of the server.
-pub(crate) fn router(state: AppState) -> Router {
+/// Builds the router of the server. Pages of `cors_origins` may call the API.
+pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(products::routes(&state))
         .merge(purchases::routes(&state))
@@ -66,18 +68,22 @@ pub(crate) fn router(state: AppState) -> Router {
         .merge(health::routes())
         .split_for_parts();
     let routes = Arc::new(Routes::from_openapi(&document));
-    let document = complete(document, &state.settings).to_json();
+    let public_url = state.forwarding.public_url.as_ref();
+    let document = complete(document, &state.settings, public_url).to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
     let redirect = {
         let routes = routes.clone();
-        async move |uri: Uri| redirect_to_slash(&routes, &uri)
+        let prefix = public_url.map_or(String::new(), |url| url.path().to_owned());
+        async move |uri: Uri| redirect_to_slash(&routes, &prefix, &uri)
     };
     let middleware = Middleware {
         state: state.clone(),
         routes,
+        cors_origins: cors_origins.into(),
     };
     router
         .merge(docs_page::routes(document))
+        .route("/", get(index::index))
         .fallback(redirect)
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::method_not_allowed(method.as_str())
@@ -88,13 +94,15 @@ pub(crate) fn router(state: AppState) -> Router {
 
 /// Redirects to the same path with a trailing slash if there is such a route. The status is 308
 /// and not DRF's 301, after which most clients repeat a PATCH as a GET without its body.
-fn redirect_to_slash(routes: &Routes, uri: &Uri) -> Response {
+///
+/// Clients reach the path behind `prefix`, which a proxy removes.
+fn redirect_to_slash(routes: &Routes, prefix: &str, uri: &Uri) -> Response {
     let path = format!("{}/", uri.path());
     if !uri.path().ends_with('/') && routes.find(&path).is_some() {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));
-        if let Ok(location) = HeaderValue::try_from(path + &query) {
+        if let Ok(location) = HeaderValue::try_from(format!("{prefix}{path}{query}")) {
             return (StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response();
         }
     }

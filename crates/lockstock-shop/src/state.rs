@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::drf::body::BodyLimits;
+use crate::forwarding::Forwarding;
 use crate::health::{Condition, Health, report_store_error};
 use crate::settings::Settings;
 use crate::storage::Storage;
@@ -29,6 +30,7 @@ pub(crate) struct AppStateInner {
     pub(crate) update_lock: LockLayer,
     pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
+    pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) metrics: PrometheusHandle,
     /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,
@@ -140,5 +142,11 @@ impl Deref for AppState {
 impl FromRef<AppState> for BodyLimits {
     fn from_ref(state: &AppState) -> Self {
         state.settings.body
+    }
+}
+
+impl FromRef<AppState> for Arc<Forwarding> {
+    fn from_ref(state: &AppState) -> Self {
+        state.forwarding.clone()
     }
 }

@@ -143,6 +143,10 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
         "postgres" | "postgresql" => postgres::Postgres::open(url, options)
             .await
             .map(|opened| Arc::new(opened) as _),
+        "" => anyhow::bail!(
+            "the URL of the database has no '://': use sqlite://FILE or \
+             postgres://user:password@host/name"
+        ),
         _ => anyhow::bail!(
             "'{}' is not a database URL: use sqlite://FILE or postgres://user:password@host/name",
             redact_url(url)

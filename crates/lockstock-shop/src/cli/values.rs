@@ -1,7 +1,6 @@
 //! Parsers of option values. Each error gives the accepted range and an example.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,12 +13,6 @@ pub(crate) const LEASE: RangeInclusive<Duration> = lockstock::MIN_LEASE..=lockst
 /// Timeouts of network and database calls.
 pub(crate) const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(3600);
-
-/// Parses an IP address with a port.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected an IP address and a port, like 127.0.0.1:8000".to_owned())
-}
 
 /// Returns a parser of durations in `range`.
 pub(crate) fn duration_in(

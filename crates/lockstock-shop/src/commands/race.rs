@@ -14,6 +14,7 @@ use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::cli::values::number_in;
 
@@ -22,14 +23,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(crate) struct RaceArgs {
-    /// URL of the server
+    /// URL of the server. Several servers that share a database take turns: give --url for each
     #[arg(
         long,
         env = "LOCKSTOCK_URL",
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:8000"
     )]
-    url: String,
+    url: Vec<String>,
 
     /// Id of the product to update [default: the first product of the server]
     #[arg(long, value_name = "ID", value_parser = number_in(1_i64.., 1))]
@@ -39,7 +41,7 @@ pub(crate) struct RaceArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = number_in(2..=1000_u32, 5))]
     requests: u32,
 
-    /// Number of rounds. A round starts when the Retry-After time of the round before has passed
+    /// Number of rounds. A round starts when the cool-down of the round before has passed
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number_in(1_u32.., 10))]
     rounds: u32,
 
@@ -53,6 +55,10 @@ pub(crate) struct RaceArgs {
 struct RaceResult {
     /// The status, or why there is no response.
     status: Result<StatusCode, String>,
+    /// The message of a rejection, if it has one.
+    detail: Option<String>,
+    /// Index of the server in [`Target::products`].
+    server: usize,
     /// From the starting signal to the end of the response.
     took: Duration,
     retry_after: Option<Duration>,
@@ -62,6 +68,10 @@ impl RaceResult {
     fn won(&self) -> bool {
         self.status.as_ref().is_ok_and(StatusCode::is_success)
     }
+
+    fn is(&self, status: StatusCode) -> bool {
+        self.status == Ok(status)
+    }
 }
 
 /// Runs all rounds. Fails, and so exits with 1, unless each round has exactly one winner.
@@ -69,13 +79,30 @@ pub(crate) async fn run(args: RaceArgs) -> anyhow::Result<()> {
     let target = Target::find(&args).await?;
     let clients = target.connect_all(args.requests).await?;
     let mut out = anstream::stdout();
-    let mut failed_rounds = Vec::new();
+    let mut failures = Vec::new();
+    let mut cooled_down = false;
     for round in 1..=args.rounds {
-        let change = target.next_change().await?;
-        let results = send_at_once(&clients, &target.product, &change).await;
-        let winners = results.iter().filter(|result| result.won()).count();
-        if winners != 1 {
-            failed_rounds.push((round, winners));
+        let (change, mut results) = target.race(&clients).await?;
+        // A race that another one preceded by less than the cool-down has no winner.
+        if !cooled_down
+            && results
+                .iter()
+                .all(|result| result.is(StatusCode::TOO_MANY_REQUESTS))
+        {
+            if let Some(wait) = longest_retry_after(&results) {
+                eprintln!(
+                    "lockstock: product {} was updated a moment ago and is cooling down: starting \
+                     again in {} s",
+                    target.id,
+                    wait.as_secs()
+                );
+                sleep(wait).await;
+            }
+            (_, results) = target.race(&clients).await?;
+        }
+        cooled_down = true;
+        if let Some(failure) = failure(&results) {
+            failures.push((round, failure));
         }
         if args.json {
             writeln!(out, "{}", to_json(round, &target, &change, &results))?;
@@ -84,84 +111,163 @@ pub(crate) async fn run(args: RaceArgs) -> anyhow::Result<()> {
                 "round {round} of {}: {} × PATCH {} {change}",
                 args.rounds,
                 args.requests,
-                target.product.path(),
+                target.products[0].path(),
             );
-            write!(out, "{}", chart::draw(&title, &results))?;
+            let servers = target.products.iter().map(server_of).collect::<Vec<_>>();
+            write!(out, "{}", chart::draw(&title, &results, &servers))?;
         }
         out.flush()?;
-        if round < args.rounds {
-            wait_for_retry_after(&results).await;
+        if round < args.rounds
+            && let Some(wait) = longest_retry_after(&results)
+        {
+            // So that no cool-down decides the next round.
+            sleep(wait).await;
         }
     }
-    let Some((round, winners)) = failed_rounds.first() else {
+    let Some((round, failure)) = failures.first() else {
         return Ok(());
     };
-    let why = match winners {
-        0 => "another client may have updated the product just before",
-        _ => {
-            "with --after-update release the server lets all updates succeed one after another; \
-             with keep (its default) only one succeeds"
-        }
-    };
     bail!(
-        "{} of {} rounds did not have exactly one winner (round {round} had {winners}): {why}",
-        failed_rounds.len(),
+        "{} of {} rounds did not have exactly one winner. Round {round}: {failure}",
+        failures.len(),
         args.rounds
     );
+}
+
+/// Explains why a round does not have exactly one winner, if it has not.
+fn failure(results: &[RaceResult]) -> Option<String> {
+    let winners = results.iter().filter(|result| result.won()).count();
+    if winners == 1 {
+        return None;
+    }
+    if winners > 1 {
+        return Some(format!(
+            "{winners} updates succeeded. With --after-update release a server lets all updates \
+             succeed one after another; with keep (the default) only one succeeds, provided that \
+             all servers share one Redis"
+        ));
+    }
+    let all = |status| results.iter().all(|result| result.is(status));
+    if all(StatusCode::TOO_MANY_REQUESTS) {
+        return Some("another client updated the product just before".to_owned());
+    }
+    if all(StatusCode::PRECONDITION_REQUIRED) {
+        return Some(
+            "the server runs with --require-if-match, and the race sends no If-Match".to_owned(),
+        );
+    }
+    // The other responses explain it.
+    let reason = results
+        .iter()
+        .find(|result| !result.is(StatusCode::TOO_MANY_REQUESTS))
+        .map(|result| match (&result.status, &result.detail) {
+            (Ok(status), Some(detail)) => format!("{status} ({detail})"),
+            (Ok(status), None) => status.to_string(),
+            (Err(error), _) => format!("no response ({error})"),
+        });
+    Some(format!(
+        "no update succeeded: {}",
+        reason.unwrap_or_else(|| "no response".to_owned())
+    ))
 }
 
 /// The product that all requests update.
 struct Target {
     client: Client,
-    product: Url,
+    id: i64,
+    /// URL of the product at each server.
+    products: Vec<Url>,
 }
 
 impl Target {
     async fn find(args: &RaceArgs) -> anyhow::Result<Self> {
-        let base = Url::parse(&args.url)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .with_context(|| {
-                format!(
-                    "'{}' is not the URL of a server: expected one like http://127.0.0.1:8000",
-                    redact_url(&args.url)
-                )
-            })?;
+        let bases = args.url.iter().map(|url| base_url(url));
+        let bases = bases.collect::<anyhow::Result<Vec<_>>>()?;
         let client = client()?;
-        let products = base.join("/api/products/")?;
         let id = match args.product {
             Some(id) => id,
             None => {
-                let page = get(&client, products.clone()).await?;
+                let page = get(&client, bases[0].join("api/products/")?).await?;
                 page["results"][0]["id"]
                     .as_i64()
                     .context("the server has no products: create one first")?
             }
         };
-        let product = products.join(&format!("{id}/"))?;
-        get(&client, product.clone()).await?;
-        Ok(Self { client, product })
+        let products = bases
+            .iter()
+            .map(|base| base.join(&format!("api/products/{id}/")));
+        let products = products.collect::<Result<Vec<_>, _>>()?;
+        for product in &products {
+            get(&client, product.clone()).await?;
+        }
+        Ok(Self {
+            client,
+            id,
+            products,
+        })
     }
 
-    /// Opens one connection for each request, so that connecting does not decide the race.
-    async fn connect_all(&self, requests: u32) -> anyhow::Result<Vec<Client>> {
-        let mut clients = Vec::new();
-        for _ in 0..requests {
+    /// Opens one connection for each request, so that connecting does not decide the race. The
+    /// servers take turns.
+    async fn connect_all(&self, requests: u32) -> anyhow::Result<Vec<Racer>> {
+        let mut racers = Vec::new();
+        let servers = (0..self.products.len()).cycle();
+        for (_, server) in (0..requests).zip(servers) {
             let client = client()?;
-            get(&client, self.product.clone()).await?;
-            clients.push(client);
+            get(&client, self.products[server].clone()).await?;
+            racers.push(Racer { client, server });
         }
-        Ok(clients)
+        Ok(racers)
+    }
+
+    /// Sends the same update from all racers at once. Returns the update and the results.
+    async fn race(&self, racers: &[Racer]) -> anyhow::Result<(Value, Vec<RaceResult>)> {
+        let change = self.next_change().await?;
+        let requests = racers.iter().map(|racer| {
+            let product = self.products[racer.server].clone();
+            (racer.server, racer.client.patch(product).json(&change))
+        });
+        let results = send_at_once(requests).await;
+        Ok((change, results))
     }
 
     /// Returns the body of the next round: one item less, or one item if none is in stock.
     async fn next_change(&self) -> anyhow::Result<Value> {
-        let product = get(&self.client, self.product.clone()).await?;
+        let product = get(&self.client, self.products[0].clone()).await?;
         let stock = product["stock"]
             .as_i64()
             .context("the product has no stock field: is this a Lockstock server?")?;
         Ok(json!({ "stock": if stock > 0 { stock - 1 } else { 1 } }))
     }
+}
+
+/// A client with a connection to one of the servers.
+struct Racer {
+    client: Client,
+    server: usize,
+}
+
+/// Parses the URL of a server. The paths of the API are relative to it.
+fn base_url(text: &str) -> anyhow::Result<Url> {
+    let url = Url::parse(text).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let mut url = url.with_context(|| {
+        format!(
+            "'{}' is not the URL of a server: expected one like http://127.0.0.1:8000",
+            redact_url(text)
+        )
+    })?;
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
+/// Returns the host and port of a URL.
+fn server_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn client() -> anyhow::Result<Client> {
@@ -198,27 +304,30 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-async fn send_at_once(clients: &[Client], product: &Url, change: &Value) -> Vec<RaceResult> {
+/// Sends requests, each to the server with its index, at the same moment.
+async fn send_at_once(
+    requests: impl Iterator<Item = (usize, reqwest::RequestBuilder)>,
+) -> Vec<RaceResult> {
     let (start, waiting) = watch::channel(None);
-    let mut requests = JoinSet::new();
-    for (index, client) in clients.iter().enumerate() {
-        let request = client.patch(product.clone()).json(change);
+    let mut tasks = JoinSet::new();
+    for (index, (server, request)) in requests.enumerate() {
         let mut waiting = waiting.clone();
-        requests.spawn(async move {
+        tasks.spawn(async move {
             // Cannot fail: the sender is dropped only after the signal.
             let signal = waiting.wait_for(Option::is_some).await.map(|at| *at);
             let started = signal.ok().flatten().unwrap_or_else(Instant::now);
-            (index, send(request, started).await)
+            (index, send(request, server, started).await)
         });
     }
     let _ = start.send(Some(Instant::now()));
-    let mut results = requests.join_all().await;
+    let mut results = tasks.join_all().await;
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-async fn send(request: reqwest::RequestBuilder, started: Instant) -> RaceResult {
+async fn send(request: reqwest::RequestBuilder, server: usize, started: Instant) -> RaceResult {
     let mut retry_after = None;
+    let mut detail = None;
     let status = match request.send().await {
         Ok(response) => {
             let status = response.status();
@@ -228,23 +337,26 @@ async fn send(request: reqwest::RequestBuilder, started: Instant) -> RaceResult 
                 .and_then(|seconds| seconds.to_str().ok()?.parse().ok())
                 .map(Duration::from_secs);
             let body = response.bytes().await;
+            detail = body.as_ref().ok().and_then(|body| {
+                let body = serde_json::from_slice::<Value>(body).ok()?;
+                Some(body["detail"].as_str()?.to_owned())
+            });
             body.map(|_| status).map_err(|error| root_cause(&error))
         }
         Err(error) => Err(root_cause(&error)),
     };
     RaceResult {
         status,
+        detail,
+        server,
         took: started.elapsed(),
         retry_after,
     }
 }
 
-/// Waits until all losers may retry, so that no cool-down decides the next round.
-async fn wait_for_retry_after(results: &[RaceResult]) {
-    let wait = results.iter().filter_map(|result| result.retry_after).max();
-    if let Some(wait) = wait {
-        tokio::time::sleep(wait).await;
-    }
+/// Returns after which time all losers may retry.
+fn longest_retry_after(results: &[RaceResult]) -> Option<Duration> {
+    results.iter().filter_map(|result| result.retry_after).max()
 }
 
 fn to_json(round: u32, target: &Target, change: &Value, results: &[RaceResult]) -> Value {
@@ -252,6 +364,8 @@ fn to_json(round: u32, target: &Target, change: &Value, results: &[RaceResult]) 
         json!({
             "status": result.status.as_ref().ok().map(|status| status.as_u16()),
             "error": result.status.as_ref().err(),
+            "detail": result.detail,
+            "server": redact_url(target.products[result.server].as_str()),
             "milliseconds": milliseconds(result.took),
             "retry_after_s": result.retry_after.map(|wait| wait.as_secs()),
         })
@@ -260,7 +374,7 @@ fn to_json(round: u32, target: &Target, change: &Value, results: &[RaceResult]) 
     let winner = results.iter().position(RaceResult::won);
     json!({
         "round": round,
-        "url": redact_url(target.product.as_str()),
+        "url": redact_url(target.products[0].as_str()),
         "change": change,
         "winners": winners,
         "winner": winner.filter(|_| winners == 1).map(|index| index + 1),

@@ -1,16 +1,16 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM `/readyz` fails at once, and requests are served for another `--drain-delay`.
+//! On SIGTERM or SIGHUP `/readyz` fails at once, and requests are served for another `--drain-delay`.
 //! Then the server closes its socket, finishes the requests in progress, releases its locks and
 //! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
 
+mod file_limit;
 mod listener;
 mod metrics;
 mod seed;
 mod shutdown;
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -19,17 +19,21 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use lockstock::{Store, redact_url};
+use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
 use self::shutdown::Signals;
-use crate::cli::values::{self, address, duration_in, number_in, whole_seconds_in};
+use crate::cli::listen_address::{self, ListenAddress};
+use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
-use crate::health::Health;
+use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
+use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
-use crate::http::update_lock::{AfterUpdate, UpdateLockSettings, update_lock};
+use crate::http::middleware::cors::CorsOrigin;
+use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
 use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
@@ -47,15 +51,38 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address and port to listen on. An address that other machines can reach requires
-    /// --insecure
+    /// Host and port to listen on, or unix:PATH for a Unix socket. An address that other machines
+    /// can reach requires --insecure
     #[arg(
         long,
         env = "LOCKSTOCK_LISTEN",
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8000", value_parser = address
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8000", value_parser = listen_address::parse
     )]
-    listen: SocketAddr,
+    listen: ListenAddress,
+
+    /// URL under which clients reach the API, for links [default: from the request]
+    #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<PublicUrl>,
+
+    /// Proxies whose X-Forwarded-For, -Proto and -Host, or Forwarded, are read: addresses,
+    /// networks, or unix for all peers of a Unix socket, separated by commas
+    #[arg(
+        long,
+        env = "LOCKSTOCK_TRUSTED_PROXIES",
+        value_name = "NETWORKS",
+        value_delimiter = ','
+    )]
+    trusted_proxies: Vec<TrustedProxy>,
+
+    /// Origins whose pages may call the API from a browser, separated by commas, or *
+    #[arg(
+        long,
+        env = "LOCKSTOCK_CORS_ORIGINS",
+        value_name = "ORIGINS",
+        value_delimiter = ','
+    )]
+    cors_origins: Vec<CorsOrigin>,
 
     /// URL of the lock store: memory://, redis://HOST:PORT/DB, redis+unix:///PATH,
     /// redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT;
@@ -88,6 +115,17 @@ pub(crate) struct ServeArgs {
     /// How long an update waits for the lock of its product before it gets 429
     #[arg(long, env = "LOCKSTOCK_UPDATE_WAIT", value_name = "TIME", default_value = "1s", value_parser = duration_in(Duration::ZERO..=HOUR, "1s"))]
     update_wait: Duration,
+
+    /// Name of the lock of a product, with {id} for its id. Replicas, and other programs that
+    /// update the same products, use the same name: django-redis puts its prefix and version in
+    /// front, like :1:product-update-lock-{id}
+    #[arg(
+        long,
+        env = "LOCKSTOCK_UPDATE_LOCK",
+        value_name = "TEMPLATE",
+        default_value = "product-update-lock-{id}"
+    )]
+    update_lock: LockNameTemplate,
 
     /// What happens to the lock of a product after a successful update
     #[arg(
@@ -138,19 +176,19 @@ pub(crate) struct ServeArgs {
     log: String,
 
     /// Maximum size of a request body in bytes. Larger bodies get 413
-    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "StorageOptions")]
+    #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
     body_limit: usize,
 
     /// Maximum number of API requests in progress. Further requests get 503
-    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = number_in(1..=1_000_000_usize, 1024), help_heading = "StorageOptions")]
+    #[arg(long, env = "LOCKSTOCK_MAX_REQUESTS", value_name = "NUMBER", default_value = "1024", value_parser = number_in(1..=1_000_000_usize, 1024), help_heading = "Limits")]
     max_requests: usize,
 
     /// Maximum number of client connections. Further connections wait to be accepted
-    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "StorageOptions")]
+    #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
     max_connections: usize,
 
     /// Maximum number of connections to the database
-    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "StorageOptions")]
+    #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
     database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
@@ -187,15 +225,19 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log)?;
     anyhow::ensure!(
-        args.listen.ip().is_loopback() || args.insecure,
+        args.listen.is_local() || args.insecure,
         "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
          or allow it with --insecure",
         args.listen
     );
     // First, because a port in use is the most common mistake.
-    let listener = Listener::bind(args.listen, args.max_connections, args.header_timeout).await?;
+    let max_connections =
+        file_limit::client_connections(args.max_connections, args.database_connections)?;
+    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout).await?;
     let metrics = metrics::install()?;
-    let store = Store::connect_within(&args.store, args.store_timeout).await?;
+    let store = Store::open_within(&args.store, args.store_timeout)?;
+    let store_health = Arc::new(Health::new("store"));
+    check_store(&args.store, &store, &store_health).await?;
     let limits = StorageOptions {
         max_connections: args.database_connections,
         timeout: args.database_timeout,
@@ -211,9 +253,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wait: args.update_wait,
         after_update: args.after_update,
     };
-    let store_health = Arc::new(Health::new("store"));
     let state = AppState::new(AppStateInner {
-        update_lock: update_lock(&store, &store_health, update_settings),
+        update_lock: update_lock(
+            &store,
+            &store_health,
+            args.update_lock.clone(),
+            update_settings,
+        ),
         idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
         backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
@@ -231,6 +277,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             max_reservation_ttl: args.max_reservation_ttl,
             key_retention: args.key_retention,
         },
+        forwarding: Arc::new(Forwarding {
+            public_url: args.public_url.clone(),
+            trusted_proxies: args.trusted_proxies.clone(),
+        }),
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
@@ -239,7 +289,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Before the address is printed: a signal may follow at once.
     let signals = Signals::listen()?;
     let address = listener.address()?;
-    print_welcome(&args, address)?;
+    print_welcome(&args, &address)?;
     info!(
         %address,
         // The holder column of `lockstock locks`.
@@ -257,19 +307,24 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
-    let router = router(state.clone());
+    let router = router(state.clone(), args.cors_origins.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let mut accept_error_logged: Option<Instant> = None;
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, permit)) => listener.serve(stream, permit, router.clone()),
+                Ok(accepted) => listener.serve(accepted, router.clone()),
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
+                    // Connections fail faster than an operator can read.
+                    if accept_error_logged.is_none_or(|at| at.elapsed() >= SECOND) {
+                        warn!(%error, "cannot accept a connection");
+                        accept_error_logged = Some(Instant::now());
+                    }
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
@@ -286,6 +341,25 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
     if timeout(args.drain_timeout, drained).await.is_err() {
         warn!("some requests did not finish in time: their locks expire with their leases");
     }
+}
+
+/// Checks the store. If it is down, the server starts: reads and purchases do not need it. If it
+/// rejects the URL, it would do so for ever.
+async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Result<()> {
+    const REJECTIONS: [&str; 4] = ["WRONGPASS ", "NOAUTH ", "NOPERM ", "ERR "];
+    let Err(error) = store.ping().await else {
+        return Ok(());
+    };
+    let mut text = error.to_string();
+    let is_rejected = REJECTIONS.iter().any(|code| text.contains(code));
+    // An error of the moment.
+    let is_crowded = text.contains("max number of clients");
+    anyhow::ensure!(!is_rejected || is_crowded, text);
+    if url.starts_with("rediss") {
+        text += " (is this the port for TLS? redis:// is without)";
+    }
+    report_store_error(health, &text);
+    Ok(())
 }
 
 /// Warns of settings that work, but not as expected.
@@ -305,10 +379,29 @@ fn warn_of_pitfalls(args: &ServeArgs) {
     }
 }
 
-fn print_welcome(args: &ServeArgs, address: SocketAddr) -> std::io::Result<()> {
-    let url = format!("http://{address}");
+/// Prints where the server can be reached: an introduction on a terminal, one line of JSON
+/// otherwise, because a collector of logs may receive it among the lines of the log.
+fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<()> {
+    let url = match address {
+        ListenAddress::Tcp(address) => format!("http://{address}"),
+        ListenAddress::Unix(_) => "http://localhost".to_owned(),
+    };
+    let curl = match address {
+        ListenAddress::Tcp(_) => "curl".to_owned(),
+        ListenAddress::Unix(path) => format!("curl --unix-socket {}", path.display()),
+    };
     // `println!` panics if standard output is closed.
     let mut out = std::io::stdout();
+    if !out.is_terminal() {
+        let line = json!({
+            "message": "listening",
+            "address": address.to_string(),
+            "api": format!("{url}/api/products/"),
+            "docs": format!("{url}/docs/"),
+        });
+        writeln!(out, "{line}")?;
+        return out.flush();
+    }
     writeln!(
         out,
         "Lockstock {version} is serving {database} with locks in {store}
@@ -317,13 +410,15 @@ fn print_welcome(args: &ServeArgs, address: SocketAddr) -> std::io::Result<()> {
   its docs     {url}/docs/
   operation    {url}/readyz   {url}/metrics
 
-  try          curl {url}/api/products/
-               curl -X PATCH {url}/api/products/1/ -d stock=9
-               lockstock race --url {url}
-",
+  try          {curl} {url}/api/products/
+               {curl} -X PATCH {url}/api/products/1/ -d stock=9",
         version = env!("CARGO_PKG_VERSION"),
         database = redact_database_url(&args.database),
         store = redact_url(&args.store),
     )?;
+    match address {
+        ListenAddress::Tcp(_) => writeln!(out, "               lockstock race --url {url}\n")?,
+        ListenAddress::Unix(_) => writeln!(out)?,
+    }
     out.flush()
 }

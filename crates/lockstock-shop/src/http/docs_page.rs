@@ -9,7 +9,7 @@
 use axum::Router;
 use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, VARY, X_CONTENT_TYPE_OPTIONS,
+    IF_NONE_MATCH, VARY,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -122,7 +122,6 @@ impl File {
                 CONTENT_SECURITY_POLICY,
                 HeaderValue::from_static(SECURITY_POLICY),
             ),
-            (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         ]);
         if !self.is_gzipped {
             (headers, self.body.clone()).into_response()

@@ -4,6 +4,7 @@
 //! its future. The steps are in the order in which a request passes them.
 
 mod access_log;
+pub(crate) mod cors;
 mod host;
 mod load_shed;
 mod render;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::{Request, State};
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use self::access_log::AccessLog;
+use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
 use crate::error::ApiError;
 use crate::http::routes::{Route, Routes};
@@ -31,19 +33,33 @@ use crate::state::AppState;
 pub(crate) struct Middleware {
     pub(crate) state: AppState,
     pub(crate) routes: Arc<Routes>,
+    /// Origins whose pages may call the API.
+    pub(crate) cors_origins: Arc<[CorsOrigin]>,
 }
 
 /// Handles a request to any path.
 pub(crate) async fn handle(
-    State(Middleware { state, routes }): State<Middleware>,
+    State(middleware): State<Middleware>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Middleware {
+        state,
+        routes,
+        cors_origins,
+    } = middleware;
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
-    let log = AccessLog::begin(&request, &request_id, route);
+    let client = state
+        .forwarding
+        .client(request.extensions(), request.headers());
+    let log = AccessLog::begin(&request, &request_id, client, route);
     let renderer = Renderer::of(&request);
+    let origin = AllowedOrigin::of(&cors_origins, request.method(), request.headers());
     let respond = async {
+        if let Some(response) = origin.as_ref().and_then(AllowedOrigin::preflight) {
+            return response;
+        }
         let limited = limit(&state, route, &renderer, request, next);
         let response = render::catch_panic(limited).await;
         renderer.render_errors(response)
@@ -51,6 +67,14 @@ pub(crate) async fn handle(
     let mut response = respond.instrument(log.span()).await;
     request_id::add_header(&mut response, request_id);
     render::add_route_headers(&mut response, route);
+    cors::vary_by_origin(&cors_origins, &mut response);
+    if let Some(origin) = origin {
+        origin.add_headers(&mut response);
+    }
+    let no_sniffing = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, no_sniffing);
     close_connection(&mut response, &state);
     log.end(response.status());
     response

@@ -1,5 +1,7 @@
 //! The parts of the document that depend on the settings of the server.
 
+use std::time::Duration;
+
 use utoipa::Number;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{Object, Schema};
@@ -25,7 +27,7 @@ pub(super) fn add(document: &mut OpenApi, settings: &Settings) {
             field.example = Some(ttl_secs.into());
         }
     }
-    let retention = humantime::format_duration(settings.key_retention);
+    let retention = in_words(settings.key_retention);
     let max_bytes = settings.body.max_bytes;
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         for parameter in operation.parameters.iter_mut().flatten() {
@@ -42,6 +44,29 @@ pub(super) fn add(document: &mut OpenApi, settings: &Settings) {
             too_large.description += &format!(" The limit of this server is {max_bytes} bytes.");
         }
     }
+}
+
+/// Formats a duration in the units of prose: `1 day 12 hours`.
+fn in_words(duration: Duration) -> String {
+    let units = [
+        ("day", 86_400_000),
+        ("hour", 3_600_000),
+        ("minute", 60_000),
+        ("second", 1000),
+        ("millisecond", 1),
+    ];
+    let mut rest_ms = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, size_ms) in units {
+        let count = rest_ms / size_ms;
+        rest_ms %= size_ms;
+        match count {
+            0 => {}
+            1 => parts.push(format!("1 {unit}")),
+            _ => parts.push(format!("{count} {unit}s")),
+        }
+    }
+    parts.join(" ")
 }
 
 fn append(parameter: &mut Parameter, sentence: &str) {

@@ -172,8 +172,11 @@ impl ServerBuilder {
         let url = output
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| Some(line.split_once("the API")?.1.trim().to_owned()))
-            .and_then(|api| Some(api.strip_suffix("/api/products/")?.to_owned()))
+            .find_map(|line| {
+                let listening = serde_json::from_str::<Value>(&line).ok()?;
+                let api = listening["api"].as_str()?.strip_suffix("/api/products/")?;
+                Some(api.to_owned())
+            })
             .unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
         // Read to the end: the server must not write to a closed pipe.
         std::thread::spawn(move || output.for_each(drop));

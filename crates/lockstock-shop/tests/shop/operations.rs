@@ -91,7 +91,7 @@ async fn the_document_states_the_limits_of_this_server() {
     let mut parameters = buy["parameters"].as_array().unwrap().iter();
     let key = parameters.find(|it| it["name"] == "Idempotency-Key");
     let key = key.unwrap()["description"].as_str().unwrap();
-    assert!(key.contains("stored for 2h"), "{key}");
+    assert!(key.contains("stored for 2 hours."), "{key}");
     let too_large = buy["responses"]["413"]["description"].as_str().unwrap();
     assert!(too_large.contains("4096 bytes"), "{too_large}");
 }

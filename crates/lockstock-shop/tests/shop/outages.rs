@@ -90,6 +90,22 @@ async fn without_redis_updates_are_rejected_and_reads_continue() {
 }
 
 #[tokio::test]
+async fn a_server_that_starts_while_redis_is_down_serves_reads_and_purchases() {
+    let redis = Redis::start();
+    redis.kill();
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--after-update", "release", "--store-timeout", "1s"])
+        .start();
+    ready_eventually(&server, 503, "down", "up").await;
+    let id = server.create(10).await;
+    assert_eq!(purchase(&server, id).await.status, 201);
+    assert_eq!(server.patch(id, json!({ "stock": 5 })).await.status, 503);
+    redis.restart();
+    ready_eventually(&server, 200, "up", "up").await;
+    update_eventually(&server, id, 5).await;
+}
+
+#[tokio::test]
 async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
     let redis = Redis::start();
     let server = Server::on(&redis.url(), &new_database())

@@ -15,10 +15,12 @@ const WON: Style = AnsiColor::Green.on_default();
 const REJECTED: Style = AnsiColor::Yellow.on_default();
 const FAILED: Style = AnsiColor::Red.on_default();
 
-/// Returns the chart with colours, which the output stream removes if it shows none.
-pub(super) fn draw(title: &str, results: &[RaceResult]) -> String {
+/// Returns the chart with colours, which the output stream removes if it shows none. Names the
+/// server of each request if there are several.
+pub(super) fn draw(title: &str, results: &[RaceResult], servers: &[String]) -> String {
     let longest = results.iter().map(|result| result.took).max();
     let longest = longest.unwrap_or_default();
+    let widest = servers.iter().map(String::len).max().unwrap_or_default();
     let mut chart = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(chart, "{TITLE}{title}{TITLE:#}");
@@ -28,12 +30,16 @@ pub(super) fn draw(title: &str, results: &[RaceResult]) -> String {
             Ok(status) => (reason(*status), REJECTED),
             Err(error) => (format!("no response: {error}"), FAILED),
         };
+        let server = match servers {
+            [_] => String::new(),
+            _ => format!("{:widest$}  ", servers[result.server]),
+        };
         let retry = result.retry_after.map_or(String::new(), |wait| {
             format!(", retry after {} s", wait.as_secs())
         });
         let _ = writeln!(
             chart,
-            "  {:>3}  {:>9.2} ms  {style}{}{style:#} {outcome}{retry}",
+            "  {:>3}  {server}{:>9.2} ms  {style}{}{style:#} {outcome}{retry}",
             index + 1,
             milliseconds(result.took),
             bar(result.took, longest),
@@ -84,6 +90,8 @@ mod tests {
     fn result(status: u16, milliseconds: u64) -> RaceResult {
         RaceResult {
             status: Ok(StatusCode::from_u16(status).unwrap()),
+            detail: None,
+            server: 0,
             took: Duration::from_millis(milliseconds),
             retry_after: (status == 429).then_some(Duration::from_secs(3)),
         }
@@ -91,7 +99,11 @@ mod tests {
 
     #[test]
     fn the_chart_names_the_winner_and_the_slowest_loser() {
-        let chart = draw("round 1", &[result(429, 4), result(200, 3)]);
+        let chart = draw(
+            "round 1",
+            &[result(429, 4), result(200, 3)],
+            &["one:8000".to_owned()],
+        );
         let plain = anstream::adapter::strip_str(&chart).to_string();
         assert!(plain.contains("200 OK"));
         assert!(plain.contains("429 Too Many Requests, retry after 3 s"));

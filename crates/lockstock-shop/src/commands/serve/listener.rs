@@ -1,67 +1,147 @@
 //! The listening socket and the HTTP/1.1 connections of clients.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as BlockingUnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::util::MapRequest;
 use tracing::debug;
+
+use crate::cli::listen_address::ListenAddress;
+use crate::forwarding::Peer;
 
 /// Maximum size of the request line and headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 pub(super) struct Listener {
-    tcp: TcpListener,
+    socket: Socket,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
     header_timeout: Duration,
     connections: GracefulShutdown,
 }
 
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket, which is removed when it is dropped.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Fails if the file is gone already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A connection that was accepted.
+pub(super) struct Accepted {
+    stream: Stream,
+    peer: Peer,
+    permit: OwnedSemaphorePermit,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 impl Listener {
     pub(super) async fn bind(
-        address: SocketAddr,
+        address: &ListenAddress,
         max_connections: usize,
         header_timeout: Duration,
     ) -> anyhow::Result<Self> {
-        let tcp = TcpListener::bind(address)
-            .await
+        let socket = match address {
+            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Socket::Tcp),
+            ListenAddress::Unix(path) => {
+                remove_stale(path)?;
+                UnixListener::bind(path)
+                    .map(|listener| Socket::Unix(listener, SocketFile(path.clone())))
+            }
+        };
+        let socket = socket
             .with_context(|| format!("cannot listen on {address}: choose another with --listen"))?;
         Ok(Self {
-            tcp,
+            socket,
             permits: Arc::new(Semaphore::new(max_connections)),
             header_timeout,
             connections: GracefulShutdown::new(),
         })
     }
 
-    /// Returns the address with the port that was bound.
-    pub(super) fn address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.tcp.local_addr()?)
+    /// Returns the address, with the port that was bound.
+    pub(super) fn address(&self) -> anyhow::Result<ListenAddress> {
+        Ok(match &self.socket {
+            Socket::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
+            Socket::Unix(_, file) => ListenAddress::Unix(file.0.clone()),
+        })
     }
 
     /// Accepts the next connection, once fewer than the maximum are open.
-    pub(super) async fn accept(&self) -> anyhow::Result<(TcpStream, OwnedSemaphorePermit)> {
+    pub(super) async fn accept(&self) -> anyhow::Result<Accepted> {
         let permit = self.permits.clone().acquire_owned().await?;
-        let (stream, _) = self.tcp.accept().await?;
-        // A response is one small write, which Nagle's algorithm would delay.
-        stream.set_nodelay(true)?;
-        // hyper has no write timeout: without this a client that never reads keeps its
-        // connection open.
-        SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
-        Ok((stream, permit))
+        let (stream, peer) = match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // A response is one small write, which Nagle's algorithm would delay.
+                stream.set_nodelay(true)?;
+                // hyper has no write timeout: without this a client that never reads keeps its
+                // connection open.
+                SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
+                (Stream::Tcp(stream), Peer::from(address))
+            }
+            Socket::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                (Stream::Unix(stream), Peer::Unix)
+            }
+        };
+        Ok(Accepted {
+            stream,
+            peer,
+            permit,
+        })
     }
 
     /// Serves a connection on a task of its own.
-    pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit, router: Router) {
+    pub(super) fn serve(&self, accepted: Accepted, router: Router) {
+        let Accepted {
+            stream,
+            peer,
+            permit,
+        } = accepted;
+        match stream {
+            Stream::Tcp(stream) => self.serve_stream(stream, peer, permit, router),
+            Stream::Unix(stream) => self.serve_stream(stream, peer, permit, router),
+        }
+    }
+
+    fn serve_stream<S>(&self, stream: S, peer: Peer, permit: OwnedSemaphorePermit, router: Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
         let connection = http1::Builder::new()
             // hyper applies no timeout at all without a timer.
             .timer(TokioTimer::new())
@@ -69,7 +149,7 @@ impl Listener {
             // A client may shut down its sending side and still wait for the response.
             .half_close(true)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let connection = self.connections.watch(connection);
         tokio::spawn(async move {
             // The client disconnected or sent invalid HTTP: nothing for an operator to do.
@@ -84,5 +164,29 @@ impl Listener {
     /// current request.
     pub(super) fn close(self) -> impl Future<Output = ()> {
         self.connections.shutdown()
+    }
+}
+
+/// Removes a socket that a server left behind when it was killed.
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        // A missing folder is an error of the bind.
+        Err(_) => return Ok(()),
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(
+            "{} exists and is not a socket: choose another path with --listen",
+            path.display()
+        );
+    }
+    match BlockingUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => bail!(
+            "another process listens on {}: choose another path with --listen",
+            path.display()
+        ),
     }
 }

@@ -1,5 +1,6 @@
 //! The signals that stop the server.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ const FORCED_EXIT: i32 = 1;
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// `None` if the process was started with SIGHUP ignored, as `nohup` does.
+    hangup: Option<Signal>,
 }
 
 enum Received {
@@ -21,16 +24,20 @@ enum Received {
 }
 
 impl Signals {
-    /// Handles SIGTERM and SIGINT from now on.
+    /// Handles SIGTERM, SIGINT and SIGHUP from now on.
     pub(super) fn listen() -> anyhow::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: match ignores_hangup() {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
         })
     }
 
     /// Waits for a signal, sets `draining`, and completes when the server is to stop accepting:
-    /// `drain_delay` after SIGTERM, at once after SIGINT. A second signal ends the process.
+    /// `drain_delay` after SIGTERM or SIGHUP, at once after SIGINT. A second signal ends the process.
     pub(super) async fn shutdown(mut self, drain_delay: Duration, draining: &AtomicBool) {
         let received = self.next().await;
         info!("shutting down: finishing requests in progress");
@@ -50,6 +57,24 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Received::Terminate,
             _ = self.interrupt.recv() => Received::Interrupt,
+            () = received(self.hangup.as_mut()) => Received::Terminate,
         }
     }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => pending().await,
+    }
+}
+
+/// Returns whether the process was started with SIGHUP ignored. A handler would undo that.
+fn ignores_hangup() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (SignalKind::hangup().as_raw_value() - 1) != 0)
 }

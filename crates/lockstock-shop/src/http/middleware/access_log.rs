@@ -1,5 +1,6 @@
 //! A log line and metrics for each request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,10 +17,17 @@ pub(super) struct AccessLog {
     span: Span,
     method: &'static str,
     route: SharedString,
+    /// Unknown on a Unix socket, unless a trusted proxy reports it.
+    client: Option<IpAddr>,
 }
 
 impl AccessLog {
-    pub(super) fn begin(request: &Request, id: &HeaderValue, route: Option<&Route>) -> Self {
+    pub(super) fn begin(
+        request: &Request,
+        id: &HeaderValue,
+        client: Option<IpAddr>,
+        route: Option<&Route>,
+    ) -> Self {
         let (method, path) = (request.method(), request.uri().path());
         let id = id.to_str().unwrap_or_default();
         Self {
@@ -28,6 +36,7 @@ impl AccessLog {
             span: error_span!("request", id, %method, path),
             method: method_label(method),
             route: route_label(request, route),
+            client,
         }
     }
 
@@ -43,11 +52,13 @@ impl AccessLog {
             span,
             method,
             route,
+            client,
         } = self;
         let elapsed = started.elapsed();
         let _entered = span.enter();
         info!(
             status = status.as_u16(),
+            client = client.map(tracing::field::display),
             // From whole microseconds: 1.322 and not 1.3220000000000001.
             milliseconds = elapsed.as_micros() as f64 / 1000.0,
             "answered"

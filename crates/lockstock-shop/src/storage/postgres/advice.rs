@@ -43,7 +43,11 @@ pub(super) fn cannot_connect(options: &PgConnectOptions, error: &sqlx::Error) ->
     let message = error.message();
     let code = error.code().unwrap_or_default();
     match &*code {
-        "28P01" => anyhow!("{message}: check user and password in the URL"),
+        // Also of a role that does not exist: the server does not tell which.
+        "28P01" => anyhow!(
+            "{message}: check user and password in the URL. A missing role is created with \
+             `createuser --pwprompt {role}`, its database with `createdb -O {role} {database}`"
+        ),
         "28000" if message.contains("does not exist") => anyhow!(
             "{message}: create it with `createuser --pwprompt {role}`, and its database with \
              `createdb -O {role} {database}`"

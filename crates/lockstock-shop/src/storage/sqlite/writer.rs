@@ -135,14 +135,14 @@ impl Writer {
             sqlx::raw_sql("PRAGMA user_version = 0")
                 .execute(&mut connection)
                 .await?;
-            Ok(connection)
+            Ok::<_, StorageError>(connection)
         };
         match write.await {
             Ok(connection) => {
                 self.connection = Some(connection);
                 self.health.recovered();
             }
-            Err(error) => self.report(&StorageError::from(error as sqlx::Error)),
+            Err(error) => self.report(&error),
         }
     }
 

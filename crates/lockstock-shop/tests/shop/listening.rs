@@ -1,0 +1,156 @@
+//! Listening: addresses, Unix sockets, the limit on open files, and signals.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+
+/// Sends a request through a Unix socket and returns the response.
+fn get(socket: &Path, path: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
+}
+
+fn on_socket(folder: &Path) -> Server {
+    let socket = format!("unix:{}", folder.join("shop.sock").display());
+    Server::on("memory://", &sqlite(&folder.join("shop.sqlite3")))
+        .args(&["--listen", &socket])
+        .start()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_served_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("shop.sock");
+    let server = on_socket(folder.path());
+    let response = get(&socket, "/api/products/");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+
+    // A second server must not take the socket over.
+    let address = format!("unix:{}", socket.display());
+    let second = binary().args(["--listen", &address]).output().unwrap();
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(error.contains("another process listens on"), "{error}");
+    assert!(get(&socket, "/healthz").starts_with("HTTP/1.1 200 "));
+
+    server.process.terminate();
+    let status = server.process.wait(PATIENCE).expect("exits");
+    assert_eq!(status.code(), Some(0), "{}", server.log());
+    assert!(!socket.exists(), "the socket is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_a_killed_server_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("shop.sock");
+    on_socket(folder.path()).process.kill();
+    assert!(socket.exists(), "a killed server removes nothing");
+    let _server = on_socket(folder.path());
+    assert!(get(&socket, "/healthz").starts_with("HTTP/1.1 200 "));
+
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "not a socket").unwrap();
+    let address = format!("unix:{}", file.display());
+    let refused = binary().args(["--listen", &address]).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("is not a socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a socket");
+}
+
+#[tokio::test]
+async fn a_host_name_is_an_address() {
+    let server = Server::embedded()
+        .args(&["--listen", "localhost:0"])
+        .start();
+    assert_eq!(server.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn sighup_drains_like_sigterm() {
+    let server = Server::embedded()
+        .failing("update.locked=return(1000)")
+        .start();
+    let id = server.create(10).await;
+    let update = server
+        .request(Method::PATCH, &product(id))
+        .json(&json!({ "stock": 9 }));
+    let update = tokio::spawn(update.send());
+    server.paused().await;
+    const SIGHUP: i32 = 1;
+    server.process.signal(SIGHUP);
+    assert_eq!(update.await.unwrap().unwrap().status(), 200);
+    let status = server.process.wait(PATIENCE).expect("exits");
+    assert_eq!(status.code(), Some(0), "{}", server.log());
+}
+
+#[tokio::test]
+async fn sighup_is_ignored_under_nohup() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("nohup");
+    command
+        .arg(binary().get_program())
+        .args(["--listen", "127.0.0.1:0", "--database"])
+        .arg(sqlite(&folder.path().join("shop.sqlite3")));
+    let server = Server::from(command).start();
+    const SIGHUP: i32 = 1;
+    server.process.signal(SIGHUP);
+    // Handled in order, after SIGHUP would have been.
+    server.process.terminate();
+    assert_eq!(
+        server.process.wait(PATIENCE).expect("exits").code(),
+        Some(0)
+    );
+    let starts = server.log().matches("shutting down").count();
+    assert_eq!(starts, 1, "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_clients_leave_files_for_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""])
+        .arg(binary().get_program())
+        .args(["--listen", "127.0.0.1:0", "--no-samples", "--database"])
+        .arg(sqlite(&folder.path().join("shop.sqlite3")));
+    let server = Server::from(command).start();
+    let log = server.log();
+    assert!(
+        log.contains("fewer connections than --max-connections"),
+        "{log}"
+    );
+    assert!(log.contains("ulimit -n 10088"), "{log}");
+    // This client's connection is open before the others take all that are left.
+    server.create(1).await;
+    let address = server.url.strip_prefix("http://").unwrap().to_owned();
+    let idle = (0..200)
+        .map(|_| TcpStream::connect(&address).unwrap())
+        .collect::<Vec<_>>();
+    for stock in 1..=20 {
+        let id = server.create(stock).await;
+        assert_eq!(server.stock(id).await, stock);
+    }
+    assert_eq!(server.get("/readyz").await.status, 200);
+    drop(idle);
+    let client = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    eventually("connections are accepted again", async || {
+        let url = format!("{}/healthz", server.url);
+        client.get(url).send().await.ok()
+    })
+    .await;
+}
