@@ -7,6 +7,7 @@ mod advice;
 mod orders;
 mod pool;
 mod records;
+mod session;
 mod updates;
 
 use std::collections::HashMap;

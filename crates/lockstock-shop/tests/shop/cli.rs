@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
 
-use lockstock_testkit::{Redis, free_port};
+use lockstock_testkit::{Postgres, Redis, free_port};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, binary, new_database, product, sqlite};

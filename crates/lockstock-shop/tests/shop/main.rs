@@ -14,6 +14,7 @@ mod locks;
 mod malformed_requests;
 mod operations;
 mod outages;
+mod pgbouncer;
 mod proxies;
 mod race;
 mod readiness;

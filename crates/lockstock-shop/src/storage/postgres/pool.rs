@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::Fault;
 use super::super::{Result, StorageError, StorageOptions, migrations};
-use super::advice;
+use super::{advice, session};
 use crate::health::{Condition, Health};
 
 /// A connection that was used this recently is not pinged before its next use.
@@ -50,9 +50,11 @@ impl Database {
     pub(super) async fn connect(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
         let connect_options = PgConnectOptions::from_str(url)
             .map_err(|error| advice::invalid_url(url, &error))?
-            .application_name("lockstock");
+            .application_name("lockstock")
+            // Only floats would need it, and PgBouncer does not know it.
+            .extra_float_digits(None);
         let pool = Pool {
-            settings: session_settings(options.timeout),
+            settings: session::settings(options.timeout),
             timeout: options.timeout,
             permits: Arc::new(Semaphore::new(max_connections(options))),
             max_connections: max_connections(options),
@@ -66,6 +68,12 @@ impl Database {
             .await
             .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))?
             .map_err(|error| advice::cannot_connect(&pool.connect_options, &error))?;
+        timeout(
+            limit,
+            session::require_own(&mut first, &pool.connect_options),
+        )
+        .await
+        .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))??;
         // Without the timeouts of a session: a migration may take longer than a call.
         sqlx::raw_sql("SET client_min_messages = warning")
             .execute(&mut first)
@@ -409,26 +417,4 @@ fn close(open: Open) {
 
 fn max_connections(options: StorageOptions) -> usize {
     usize::try_from(options.max_connections).map_or(usize::MAX >> 3, |max| max.max(2))
-}
-
-/// Returns the statements that set up a session.
-///
-/// The database gives up first, so that it never executes a statement that the server has stopped
-/// waiting for. If a server is paused or dies in a transaction, its rows are unlocked. And
-/// batches rely on READ COMMITTED, which rereads a row that has changed while they waited for it.
-fn session_settings(timeout: Duration) -> String {
-    let timeout_ms = timeout.as_millis().max(10);
-    let statement_timeout_ms = timeout_ms - timeout_ms / 10;
-    let tcp_user_timeout_ms = timeout_ms * 3;
-    let keepalive_secs = timeout.as_secs().clamp(1, 60);
-    format!(
-        "SET client_min_messages = warning;
-         SET statement_timeout = {statement_timeout_ms};
-         SET idle_in_transaction_session_timeout = {timeout_ms};
-         SET tcp_keepalives_idle = {keepalive_secs};
-         SET tcp_keepalives_interval = {keepalive_secs};
-         SET tcp_keepalives_count = 3;
-         SET tcp_user_timeout = {tcp_user_timeout_ms};
-         SET default_transaction_isolation = 'read committed'"
-    )
 }
