@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::orders::PendingOrder;
@@ -85,15 +86,24 @@ impl Postgres {
             ),
         })
     }
+
+    /// Waits for a batched read. While the database hangs, the batch before it takes the whole
+    /// timeout; this read then does not take another one.
+    async fn read_in_time<T>(&self, read: impl Future<Output = Option<Result<T>>>) -> Result<T> {
+        let limit = self.database.options.timeout;
+        match timeout(limit, read).await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(StorageError::read_lost()),
+            Err(_) => Err(StorageError::timeout(limit)),
+        }
+    }
 }
 
 #[async_trait]
 impl Storage for Postgres {
     async fn get(&self, id: i64) -> Result<Option<Product>> {
-        self.gets
-            .submit(|reply| Get { id, reply })
-            .await
-            .unwrap_or_else(|| Err(StorageError::read_lost()))
+        let found = self.gets.submit(|reply| Get { id, reply });
+        self.read_in_time(found).await
     }
 
     async fn count(&self, query: &ProductQuery) -> Result<i64> {
@@ -243,10 +253,8 @@ impl Storage for Postgres {
 
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
         let key = key.clone();
-        self.finds
-            .submit(|reply| Find { key, reply })
-            .await
-            .unwrap_or_else(|| Err(StorageError::read_lost()))
+        let found = self.finds.submit(|reply| Find { key, reply });
+        self.read_in_time(found).await
     }
 
     async fn delete_expired_records(&self, max: i64) -> Result<u64> {

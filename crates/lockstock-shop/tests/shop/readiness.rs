@@ -130,6 +130,8 @@ async fn dead_idle_connections_fail_no_request() {
     let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstock'";
     assert!(postgres.psql("shop", count).parse::<u32>().unwrap() > 1);
 
+    // Only a connection that was used a moment ago is used again without a check.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     proxy.forget();
     for _ in 0..10 {
         assert_eq!(server.get("/api/products/").await.status, 200);
@@ -185,7 +187,7 @@ async fn a_sqlite_file_that_cannot_be_written_is_not_ready() {
 
 #[tokio::test]
 async fn a_redis_that_rejects_writes_is_not_ready() {
-    let redis = Redis::start();
+    let redis = Redis::start_with(&["--dbfilename", "folder.rdb"]);
     let server = releasing(&redis.url(), &new_database());
     let id = server.create(10).await;
     let set = |name: &str, value: &str| {
@@ -221,7 +223,6 @@ async fn a_redis_that_rejects_writes_is_not_ready() {
 /// Lets a snapshot fail: a folder is in the place of its file.
 fn fail_snapshots(redis: &Redis) {
     let set = |name, value| redis.command(&["CONFIG", "SET", name, value]).unwrap();
-    set("dbfilename", "folder.rdb");
     set("save", "3600 1");
     let reply = redis.command(&["CONFIG", "GET", "dir"]).unwrap();
     let folder = reply.lines().last().unwrap_or_default();
