@@ -58,15 +58,6 @@ pub(super) enum Fault {
     Full,
 }
 
-impl Fault {
-    pub(super) fn condition(self) -> Condition {
-        match self {
-            Self::Lost => Condition::Down,
-            Self::ReadOnly | Self::Full => Condition::ReadOnly,
-        }
-    }
-}
-
 impl StorageError {
     /// Returns what the call has left behind.
     pub fn effect(&self) -> Effect {
@@ -90,6 +81,15 @@ impl StorageError {
             Kind::Database(error) => describe(error),
             Kind::Unreachable(error) => format!("cannot connect: {}", describe(error)),
             kind => kind.to_string(),
+        }
+    }
+
+    /// Returns the condition of a database that rejects a write with this error.
+    pub(super) fn condition(&self) -> Condition {
+        match self.fault() {
+            Some(Fault::Lost) => Condition::Down,
+            None if matches!(self.kind, Kind::Timeout(_)) => Condition::Down,
+            Some(Fault::ReadOnly | Fault::Full) | None => Condition::ReadOnly,
         }
     }
 

@@ -271,6 +271,8 @@ async fn the_lock_of_a_killed_server_expires_with_the_lease() {
         .failing("update.locked=return(60000)")
         .start();
     let other = Server::on(&redis.url(), &database).start();
+    let log = other.log();
+    assert!(!log.contains("skipping"), "about existing tables: {log}");
     let id = other.create(10).await;
     let request = killed
         .request(reqwest::Method::PATCH, &product(id))

@@ -110,18 +110,20 @@ impl Database {
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
     {
         // Includes the wait for a connection.
-        let deadline = Instant::now() + self.options.timeout;
+        let limit = self.options.timeout;
+        let deadline = Instant::now() + limit;
         let permit = timeout_at(deadline, self.pool.permits.clone().acquire_owned())
             .await
             .map_err(|_| StorageError::not_started())?
             .map_err(|_| sqlx::Error::PoolClosed)?;
-        self.call(permit, deadline, work).await
+        self.call(permit, deadline, limit, work).await
     }
 
     async fn call<T, W>(
         &self,
         permit: OwnedSemaphorePermit,
         deadline: Instant,
+        limit: Duration,
         work: W,
     ) -> Result<T>
     where
@@ -147,7 +149,7 @@ impl Database {
                 Err(error)
             }
             Err(_) => {
-                let (waited, limit) = (started.elapsed(), self.options.timeout);
+                let waited = started.elapsed();
                 lease.close();
                 // Otherwise the call has waited for a connection for too long.
                 if waited >= limit / 2 {
@@ -168,7 +170,7 @@ impl Database {
             let Ok(permit) = pool.permits.clone().try_acquire_owned() else {
                 return;
             };
-            let check = self.call(permit, deadline, |connection| {
+            let check = self.call(permit, deadline, limit, |connection| {
                 Box::pin(async move {
                     // Fails like every other write, and writes nothing.
                     sqlx::raw_sql("DELETE FROM idempotency WHERE false")
@@ -177,13 +179,8 @@ impl Database {
                     Ok(())
                 })
             });
-            match timeout_at(deadline, check).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => pool.report(&error),
-                Err(_) => {
-                    let reason = format!("no reply within {limit:?}");
-                    pool.health.report(Condition::Down, reason);
-                }
+            if let Err(error) = in_time(deadline, limit, check).await {
+                pool.health.report(error.condition(), error.reason());
             }
             return;
         }
@@ -200,18 +197,14 @@ impl Database {
             sqlx::raw_sql(WRITE).execute(&mut open.connection).await?;
             Ok::<_, StorageError>(open)
         };
-        match timeout_at(deadline, check).await {
-            Ok(Ok(open)) => {
+        match in_time(deadline, limit, check).await {
+            Ok(open) => {
                 // Those that were opened before may belong to another server.
                 pool.condemn(pool.generation());
                 pool.health.recovered();
                 close(open);
             }
-            Ok(Err(error)) => pool.report(&error),
-            Err(_) => {
-                let reason = format!("no reply within {limit:?}");
-                pool.health.report(Condition::Down, reason);
-            }
+            Err(error) => pool.health.report(error.condition(), error.reason()),
         }
     }
 
@@ -274,7 +267,7 @@ impl Pool {
 
     /// Opens a connection. The first failure is returned: the caller may retry later.
     async fn open(&self, deadline: Instant) -> Result<Open> {
-        let generation = self.generation();
+        let (generation, started) = (self.generation(), Instant::now());
         let opened = async {
             let mut connection = PgConnection::connect_with(&self.connect_options).await?;
             sqlx::raw_sql(AssertSqlSafe(self.settings.clone()))
@@ -294,7 +287,10 @@ impl Pool {
                 used_at: Instant::now(),
             }),
             Err(error) => {
-                self.report(&error);
+                // A short attempt proves nothing: its call has waited for a permit.
+                if error.fault().is_some() || started.elapsed() >= self.timeout / 2 {
+                    self.health.report(error.condition(), error.reason());
+                }
                 Err(error)
             }
         }
@@ -302,8 +298,8 @@ impl Pool {
 
     /// Records the condition that an error proves.
     fn report(&self, error: &StorageError) {
-        if let Some(fault) = error.fault() {
-            self.health.report(fault.condition(), error.reason());
+        if error.fault().is_some() {
+            self.health.report(error.condition(), error.reason());
         }
     }
 
@@ -408,6 +404,16 @@ impl Drop for Lease {
             drop(permit);
         });
     }
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    limit: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout_at(deadline, call)
+        .await
+        .unwrap_or_else(|_| Err(StorageError::timeout(limit)))
 }
 
 /// Closes a connection in the background.

@@ -147,8 +147,8 @@ impl Writer {
     }
 
     fn report(&self, error: &StorageError) {
-        if let Some(fault) = error.fault() {
-            self.health.report(fault.condition(), error.reason());
+        if error.fault().is_some() {
+            self.health.report(error.condition(), error.reason());
         }
     }
 
