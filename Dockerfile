@@ -1,23 +1,31 @@
+# syntax=docker/dockerfile:1
 # The image of Lockstock. Build it with `docker build -t lockstock .`
 FROM rust:1.95-slim-bookworm AS build
 # SQLite and ring are compiled from C sources.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make perl
 WORKDIR /src
 COPY . .
-RUN cargo build --profile dist --locked -p lockstock-shop
+# The caches keep the dependencies between builds: a change of the sources compiles only this
+# workspace.
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --profile dist --locked -p lockstock-shop \
+    && cp target/dist/lockstock /usr/local/bin/lockstock
 
 FROM debian:bookworm-slim
 # ca-certificates: for TLS to the store and the database.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --create-home --home-dir /data lockstock
-COPY --from=build /src/target/dist/lockstock /usr/local/bin/lockstock
-USER lockstock
+    && groupadd --system --gid 10001 lockstock \
+    && useradd --system --uid 10001 --gid 10001 --create-home --home-dir /data lockstock
+COPY --from=build /usr/local/bin/lockstock /usr/local/bin/lockstock
+# A number, because Kubernetes cannot check that a name is not root.
+USER 10001:10001
 # The default SQLite file is created here.
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# Loopback in a container cannot be reached from outside. Use a private network.
-ENV LOCKSTOCK_LISTEN=0.0.0.0:8000 LOCKSTOCK_INSECURE=true
+# Loopback in a container cannot be reached from outside. There are no API keys yet, so the server
+# starts only with LOCKSTOCK_INSECURE=true: set it where the network is private.
+ENV LOCKSTOCK_LISTEN=0.0.0.0:8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["lockstock"]

@@ -333,11 +333,15 @@ impl ApiError {
             effect: _,
         } = *self.0;
         let is_translated = matches!(body, ErrorBody::Coded { .. });
+        let code = body.code();
         let body = match format {
             ErrorFormat::Json => body.json(language),
             ErrorFormat::Problem => body.problem(status, language),
         };
         let mut response = (status, body.to_string()).into_response();
+        if let Some(code) = code {
+            response.extensions_mut().insert(ErrorCode(code));
+        }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
         if is_translated {
@@ -353,7 +357,19 @@ impl ApiError {
     }
 }
 
+/// The code of an error, in the extensions of its response, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
+
 impl ErrorBody {
+    /// Returns the code, unless DRF defines the error.
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Coded { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
     fn json(self, language: Language) -> Value {
         match self {
             Self::Detail(detail) => json!({ "detail": detail }),

@@ -8,6 +8,7 @@
 )]
 
 mod error_responses;
+mod examples;
 mod limits;
 mod operations;
 mod parameters;
@@ -37,6 +38,7 @@ pub(crate) fn complete(
     document.servers = public_url.map(|url| vec![Server::new(url.as_str())]);
     operations::add(&mut document);
     limits::add(&mut document, settings);
+    examples::add(&mut document, settings);
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         // An empty body is an empty form, so that it is optional if no field is required.
         if let Some(RefOr::T(body)) = &mut operation.request_body

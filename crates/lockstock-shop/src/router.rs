@@ -73,8 +73,7 @@ pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
     let document = document.expect("an OpenAPI document is valid JSON");
     let redirect = {
         let routes = routes.clone();
-        let prefix = public_url.map_or(String::new(), |url| url.path().to_owned());
-        async move |uri: Uri| redirect_to_slash(&routes, &prefix, &uri)
+        async move |uri: Uri| redirect_to_slash(&routes, &uri)
     };
     let middleware = Middleware {
         state: state.clone(),
@@ -94,15 +93,13 @@ pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
 
 /// Redirects to the same path with a trailing slash if there is such a route. The status is 308
 /// and not DRF's 301, after which most clients repeat a PATCH as a GET without its body.
-///
-/// Clients reach the path behind `prefix`, which a proxy removes.
-fn redirect_to_slash(routes: &Routes, prefix: &str, uri: &Uri) -> Response {
+fn redirect_to_slash(routes: &Routes, uri: &Uri) -> Response {
     let path = format!("{}/", uri.path());
     if !uri.path().ends_with('/') && routes.find(&path).is_some() {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));
-        if let Ok(location) = HeaderValue::try_from(format!("{prefix}{path}{query}")) {
+        if let Ok(location) = HeaderValue::try_from(path + &query) {
             return (StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response();
         }
     }

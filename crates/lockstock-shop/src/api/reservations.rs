@@ -86,7 +86,7 @@ pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     (status = 201, description = "Reserved", body = ReservationResponse,
         headers(("Location" = String, description = "URL of the reservation")),
         links(
-            ("look" = (operation_id = "retrieve_reservation", parameters(
+            ("retrieve" = (operation_id = "retrieve_reservation", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),
             ("confirm" = (operation_id = "confirm", parameters(
                 ("id" = "$response.body#/product"), ("rid" = "$response.body#/id")))),

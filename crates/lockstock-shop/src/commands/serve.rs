@@ -315,7 +315,7 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
     background.spawn(async move { watched.backends.watch().await });
     let mut accept_error_logged: Option<Instant> = None;
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
-    loop {
+    let linger = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => listener.serve(accepted, router.clone()),
@@ -329,11 +329,13 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
                 }
             },
             _ = upkeep.tick() => state.metrics.run_upkeep(),
-            () = &mut shutdown => break,
+            linger = &mut shutdown => break linger,
         }
-    }
+    };
     let drained = async {
-        listener.close().await;
+        if let Err(error) = listener.close(linger, &router).await {
+            warn!(%error, "cannot accept the last connections");
+        }
         state.update_lock.drain().await;
         state.idempotency.drain().await;
         state.store.drain().await;
@@ -370,6 +372,9 @@ fn warn_of_pitfalls(args: &ServeArgs) {
              after another instead of getting 429. Shorten --update-wait or lengthen \
              --update-lease"
         );
+    }
+    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
+        warn!("RUST_LOG is not read: use --log or LOCKSTOCK_LOG");
     }
     if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
         warn!(

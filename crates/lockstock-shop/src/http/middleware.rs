@@ -24,7 +24,7 @@ use tracing::Instrument;
 use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::http::routes::{Route, Routes};
 use crate::state::AppState;
 
@@ -67,6 +67,7 @@ pub(crate) async fn handle(
     let mut response = respond.instrument(log.span()).await;
     request_id::add_header(&mut response, request_id);
     render::add_route_headers(&mut response, route);
+    render::add_public_path(&mut response, &state.forwarding);
     cors::vary_by_origin(&cors_origins, &mut response);
     if let Some(origin) = origin {
         origin.add_headers(&mut response);
@@ -76,7 +77,8 @@ pub(crate) async fn handle(
         .headers_mut()
         .insert(X_CONTENT_TYPE_OPTIONS, no_sniffing);
     close_connection(&mut response, &state);
-    log.end(response.status());
+    let code = response.extensions().get::<ErrorCode>();
+    log.end(response.status(), code.map(|code| code.0));
     response
 }
 

@@ -257,3 +257,56 @@ async fn acknowledged_updates_survive_a_kill() {
         server.process.kill();
     }
 }
+
+#[tokio::test]
+async fn the_example_of_each_request_body_is_harmless_to_send() {
+    let server = Server::embedded().start();
+    let document = server.get("/openapi.json").await.body;
+    let mut bodies = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(contents) = operation["requestBody"]["content"].as_object() else {
+                continue;
+            };
+            for (kind, content) in contents {
+                assert!(content["example"].is_object(), "{method} {path} {kind}");
+                bodies += 1;
+            }
+        }
+    }
+    assert!(bodies >= 18, "{bodies}");
+    let id = server.create(10).await;
+    let before = server.get(&product(id)).await.body;
+    let patch = &document["paths"]["/api/products/{id}/"]["patch"]["requestBody"]["content"];
+    let example = patch["application/json"]["example"].clone();
+    let after = server.patch(id, example).await;
+    assert_eq!(after.status, 200, "{:?}", after.body);
+    for field in ["name", "description", "price"] {
+        assert_eq!(after.body[field], before[field], "{field} is left alone");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_the_code_of_an_error() {
+    let server = Server::embedded().start();
+    let id = server.create(10).await;
+    assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
+    let request = server
+        .request(Method::PATCH, &product(id))
+        .header("X-Request-Id", "rejected")
+        .json(&json!({ "stock": 8 }));
+    assert_eq!(server.send(request).await.status, 429);
+    let lines = eventually("the request is logged", async || {
+        let log = server.log();
+        let lines = log.lines().filter(|line| line.contains("rejected"));
+        let lines = lines.map(str::to_owned).collect::<Vec<_>>();
+        (!lines.is_empty()).then_some(lines)
+    })
+    .await;
+    assert_eq!(lines.len(), 1, "one line for a rejected request: {lines:?}");
+    let line: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(
+        (&line["status"], &line["code"]),
+        (&json!(429), &json!("busy"))
+    );
+}

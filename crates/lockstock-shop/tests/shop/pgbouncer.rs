@@ -18,16 +18,21 @@ fn pgbouncer(postgres: &Postgres, folder: &Path, mode: &str) -> Option<(Process,
         postgres.address().port()
     );
     std::fs::write(&file, settings).unwrap();
-    let mut command = Command::new("pgbouncer");
+    // Debian's place for it is not on the PATH of ordinary users.
+    let debian = Path::new("/usr/sbin/pgbouncer");
+    let program = if debian.is_file() {
+        debian
+    } else {
+        Path::new("pgbouncer")
+    };
+    let mut command = Command::new(program);
     if rustix::process::geteuid().is_root() {
         // It refuses to run as root.
         std::os::unix::fs::chown(folder, Some(65_534), None).unwrap();
         command.args(["-u", "nobody"]);
     }
-    match Process::spawn({
-        command.arg("-q").arg(file);
-        command
-    }) {
+    command.arg("-q").arg(file);
+    match Process::spawn(command) {
         Ok(process) => Some((process, port)),
         Err(error) => {
             eprintln!("skipped: cannot run pgbouncer: {error}");

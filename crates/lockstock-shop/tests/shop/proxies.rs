@@ -1,7 +1,7 @@
 //! Behind proxies and in browsers: links, client addresses, CORS, security headers.
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Response, Server, eventually};
 
@@ -77,6 +77,12 @@ async fn links_begin_with_the_public_url() {
     let redirect = Response::read(request.send().await.unwrap()).await.unwrap();
     assert_eq!(redirect.status, 308);
     assert_eq!(redirect.header("location"), "/shop/api/products/");
+    let buy = server
+        .request(Method::POST, "/api/products/1/purchases/")
+        .json(&json!({ "quantity": 1 }));
+    let bought = server.send(buy).await;
+    let location = bought.header("location");
+    assert!(location.starts_with("/shop/api/purchases/"), "{location}");
 }
 
 #[tokio::test]

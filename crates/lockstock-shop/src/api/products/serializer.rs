@@ -24,7 +24,10 @@ const NAME: CharField = CharField {
     ..CharField::new("name")
 };
 
-const DESCRIPTION: CharField = CharField::new("description");
+const DESCRIPTION: CharField = CharField {
+    example: Some("White, the last ten pairs of the season"),
+    ..CharField::new("description")
+};
 
 const PRICE: IntegerField = IntegerField {
     required: true,

@@ -18,7 +18,8 @@ written, the old holder can still write; from then on a database that compares f
 server's does, rejects the old holder.
 
 Examples:
-  lockstock locks release product-update-lock-42
+  lockstock locks release product-update-lock-42 --store redis://127.0.0.1:6379/1
+  export LOCKSTOCK_STORE=redis://127.0.0.1:6379/1      for the rest
   lockstock locks release uploads --kind semaphore --holder 3f9c0a1b22334455
   lockstock locks release 'odd\\nname'               as the table shows it";
 

@@ -20,6 +20,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tower::util::MapRequest;
 use tracing::debug;
 
@@ -33,6 +34,7 @@ pub(super) struct Listener {
     socket: Socket,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
+    max_connections: u32,
     header_timeout: Duration,
     connections: GracefulShutdown,
 }
@@ -83,6 +85,7 @@ impl Listener {
         Ok(Self {
             socket,
             permits: Arc::new(Semaphore::new(max_connections)),
+            max_connections: u32::try_from(max_connections)?,
             header_timeout,
             connections: GracefulShutdown::new(),
         })
@@ -102,11 +105,7 @@ impl Listener {
         let (stream, peer) = match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // A response is one small write, which Nagle's algorithm would delay.
-                stream.set_nodelay(true)?;
-                // hyper has no write timeout: without this a client that never reads keeps its
-                // connection open.
-                SockRef::from(&stream).set_tcp_user_timeout(Some(self.header_timeout))?;
+                let stream = prepare(stream, self.header_timeout)?;
                 (Stream::Tcp(stream), Peer::from(address))
             }
             Socket::Unix(listener, _) => {
@@ -128,43 +127,128 @@ impl Listener {
             peer,
             permit,
         } = accepted;
-        match stream {
-            Stream::Tcp(stream) => self.serve_stream(stream, peer, permit, router),
-            Stream::Unix(stream) => self.serve_stream(stream, peer, permit, router),
+        serve(
+            &self.connections,
+            self.header_timeout,
+            stream,
+            peer,
+            permit,
+            router,
+        );
+    }
+
+    /// Closes the socket, and completes when all open connections have finished their current
+    /// request.
+    ///
+    /// A connection without a request is closed after `linger`: a proxy may have sent one that has
+    /// not arrived, and would not send a POST to another server.
+    pub(super) async fn close(self, linger: Duration, router: &Router) -> anyhow::Result<()> {
+        let Self {
+            socket,
+            permits,
+            max_connections,
+            header_timeout,
+            connections,
+        } = self;
+        let serve = |stream, peer, permit| {
+            serve(
+                &connections,
+                header_timeout,
+                stream,
+                peer,
+                permit,
+                router.clone(),
+            );
+        };
+        // The kernel has accepted these connections already.
+        match socket {
+            Socket::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                while let Ok(permit) = permits.clone().try_acquire_owned()
+                    && let Ok((stream, address)) = listener.accept()
+                {
+                    stream.set_nonblocking(true)?;
+                    let stream = prepare(TcpStream::from_std(stream)?, header_timeout)?;
+                    serve(Stream::Tcp(stream), Peer::from(address), permit);
+                }
+            }
+            Socket::Unix(listener, file) => {
+                // First: the next server may create it again as soon as this one stops listening.
+                drop(file);
+                let listener = listener.into_std()?;
+                while let Ok(permit) = permits.clone().try_acquire_owned()
+                    && let Ok((stream, _)) = listener.accept()
+                {
+                    stream.set_nonblocking(true)?;
+                    let stream = UnixStream::from_std(stream)?;
+                    serve(Stream::Unix(stream), Peer::Unix, permit);
+                }
+            }
+        }
+        let _ = timeout(linger, permits.acquire_many(max_connections)).await;
+        connections.shutdown().await;
+        Ok(())
+    }
+}
+
+fn prepare(stream: TcpStream, header_timeout: Duration) -> io::Result<TcpStream> {
+    // A response is one small write, which Nagle's algorithm would delay.
+    stream.set_nodelay(true)?;
+    // hyper has no write timeout: without this a client that never reads keeps its connection
+    // open.
+    SockRef::from(&stream).set_tcp_user_timeout(Some(header_timeout))?;
+    Ok(stream)
+}
+
+/// Serves a connection on a task of its own.
+fn serve(
+    connections: &GracefulShutdown,
+    header_timeout: Duration,
+    stream: Stream,
+    peer: Peer,
+    permit: OwnedSemaphorePermit,
+    router: Router,
+) {
+    match stream {
+        Stream::Tcp(stream) => {
+            serve_stream(connections, header_timeout, stream, peer, permit, router);
+        }
+        Stream::Unix(stream) => {
+            serve_stream(connections, header_timeout, stream, peer, permit, router);
         }
     }
+}
 
-    fn serve_stream<S>(&self, stream: S, peer: Peer, permit: OwnedSemaphorePermit, router: Router)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            request
-        });
-        let connection = http1::Builder::new()
-            // hyper applies no timeout at all without a timer.
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            // A client may shut down its sending side and still wait for the response.
-            .half_close(true)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let connection = self.connections.watch(connection);
-        tokio::spawn(async move {
-            // The client disconnected or sent invalid HTTP: nothing for an operator to do.
-            if let Err(error) = connection.await {
-                debug!(%error, "connection failed");
-            }
-            drop(permit);
-        });
-    }
-
-    /// Closes the socket. The future completes when all open connections have finished their
-    /// current request.
-    pub(super) fn close(self) -> impl Future<Output = ()> {
-        self.connections.shutdown()
-    }
+fn serve_stream<S>(
+    connections: &GracefulShutdown,
+    header_timeout: Duration,
+    stream: S,
+    peer: Peer,
+    permit: OwnedSemaphorePermit,
+    router: Router,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let connection = http1::Builder::new()
+        // hyper applies no timeout at all without a timer.
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        // A client may shut down its sending side and still wait for the response.
+        .half_close(true)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection = connections.watch(connection);
+    tokio::spawn(async move {
+        // The client disconnected or sent invalid HTTP: nothing for an operator to do.
+        if let Err(error) = connection.await {
+            debug!(%error, "connection failed");
+        }
+        drop(permit);
+    });
 }
 
 /// Removes a socket that a server left behind when it was killed.

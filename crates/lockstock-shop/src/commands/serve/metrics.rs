@@ -1,6 +1,6 @@
 //! The Prometheus recorder and the descriptions of all metrics.
 
-use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 const BUCKETS_SECONDS: &[f64] = &[
@@ -46,8 +46,22 @@ pub(super) fn install() -> anyhow::Result<PrometheusHandle> {
         "lockstock_fenced_writes_total",
         "Writes rejected because their lock was lost"
     );
-    // Present from the start: an alert on a missing counter never fires.
-    metrics::counter!("lockstock_lock_lost_total").absolute(0);
-    metrics::counter!("lockstock_fenced_writes_total").absolute(0);
+    describe_counter!(
+        "lockstock_lock_handovers_total",
+        "How waiters acquired a lock in Redis"
+    );
+    // Present from the start: an alert on a missing counter never fires, and a rate needs the
+    // value before the first event.
+    for counter in [
+        "lockstock_lock_held_total",
+        "lockstock_lock_busy_total",
+        "lockstock_lock_lost_total",
+        "lockstock_fenced_writes_total",
+    ] {
+        counter!(counter).absolute(0);
+    }
+    for kind in ["local", "remote", "expiry"] {
+        counter!("lockstock_lock_handovers_total", "kind" => kind).absolute(0);
+    }
     Ok(handle)
 }

@@ -8,6 +8,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+/// How long a connection without a request stays open after the socket is closed. A request needs
+/// milliseconds from a proxy to here.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// The exit code after a second signal.
 const FORCED_EXIT: i32 = 1;
 
@@ -38,7 +42,12 @@ impl Signals {
 
     /// Waits for a signal, sets `draining`, and completes when the server is to stop accepting:
     /// `drain_delay` after SIGTERM or SIGHUP, at once after SIGINT. A second signal ends the process.
-    pub(super) async fn shutdown(mut self, drain_delay: Duration, draining: &AtomicBool) {
+    /// Returns how long a connection may stay open in case a proxy has sent a request on it.
+    pub(super) async fn shutdown(
+        mut self,
+        drain_delay: Duration,
+        draining: &AtomicBool,
+    ) -> Duration {
         let received = self.next().await;
         info!("shutting down: finishing requests in progress");
         draining.store(true, Ordering::Relaxed);
@@ -48,8 +57,12 @@ impl Signals {
             std::process::exit(FORCED_EXIT);
         });
         // Ctrl-C is pressed by a user who waits; no load balancer has to notice it first.
-        if let Received::Terminate = received {
-            sleep(drain_delay).await;
+        match received {
+            Received::Terminate => {
+                sleep(drain_delay).await;
+                LINGER
+            }
+            Received::Interrupt => Duration::ZERO,
         }
     }
 

@@ -45,8 +45,8 @@ impl AccessLog {
         self.span.clone()
     }
 
-    /// Logs and counts the response.
-    pub(super) fn end(self, status: StatusCode) {
+    /// Logs and counts the response. `code` is that of its error.
+    pub(super) fn end(self, status: StatusCode, code: Option<&'static str>) {
         let Self {
             started,
             span,
@@ -58,6 +58,7 @@ impl AccessLog {
         let _entered = span.enter();
         info!(
             status = status.as_u16(),
+            code,
             client = client.map(tracing::field::display),
             // From whole microseconds: 1.322 and not 1.3220000000000001.
             milliseconds = elapsed.as_micros() as f64 / 1000.0,

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{ALLOW, VARY};
+use axum::http::header::{ALLOW, LOCATION, VARY};
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use tracing::error;
 
 use crate::error::ApiError;
 use crate::error::negotiate::{ErrorFormat, Language};
+use crate::forwarding::{Forwarding, PublicUrl};
 use crate::http::routes::Route;
 
 /// What the client of a request accepts.
@@ -70,6 +71,22 @@ pub(super) async fn catch_panic(
             error!("a request panicked");
             ApiError::internal().into_response()
         }
+    }
+}
+
+/// Completes a `Location` that is a path by the path of the public URL, which a proxy has removed
+/// from the request.
+pub(super) fn add_public_path(response: &mut Response, forwarding: &Forwarding) {
+    let prefix = forwarding.public_url.as_ref().map_or("", PublicUrl::path);
+    if prefix.is_empty() {
+        return;
+    }
+    let location = response.headers().get(LOCATION);
+    let path = location.and_then(|location| location.to_str().ok());
+    let path = path.filter(|path| path.starts_with('/'));
+    let completed = path.and_then(|path| HeaderValue::try_from(format!("{prefix}{path}")).ok());
+    if let Some(completed) = completed {
+        response.headers_mut().insert(LOCATION, completed);
     }
 }
 
