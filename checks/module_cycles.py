@@ -30,7 +30,7 @@ LAYERS = {
         {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"etag", "forwarding", "timestamp", "failpoint", "logging"},
+        {"etag", "forwarding", "timestamp", "failpoint", "health", "logging"},
     ]
 }
 

@@ -18,7 +18,7 @@ use lockstock_http::{OutcomeUnknown, retry_after_secs};
 use serde_json::{Map, Value, json};
 
 use self::negotiate::{ErrorFormat, Language};
-use crate::storage::StorageError;
+use crate::storage::{Effect, StorageError};
 
 /// Why a request failed. Boxed, because most results carry no error.
 #[derive(Debug, Clone)]
@@ -31,7 +31,8 @@ struct Inner {
     retry_after: Option<Duration>,
     /// The current version of the product.
     etag: Option<i64>,
-    commit_unknown: bool,
+    /// What a failed call of the database has left behind.
+    effect: Option<Effect>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ impl ApiError {
             body,
             retry_after: None,
             etag: None,
-            commit_unknown: false,
+            effect: None,
         }))
     }
 
@@ -254,6 +255,42 @@ impl ApiError {
         .retry_after(Duration::from_secs(1))
     }
 
+    /// 503 if a call of the database failed.
+    fn database_unavailable(effect: Effect) -> Self {
+        let (english, korean) = match effect {
+            Effect::Read => (
+                "The database is unavailable. Try again.",
+                "지금은 데이터베이스를 사용할 수 없습니다. 잠시 후 다시 시도해 주세요.",
+            ),
+            Effect::NotSaved => (
+                "The database is unavailable. Nothing was saved.",
+                "지금은 데이터베이스를 사용할 수 없습니다. 아무것도 저장되지 않았습니다.",
+            ),
+            Effect::Unknown => (
+                "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
+                "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
+            ),
+        };
+        let mut error = Self::coded(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database_unavailable",
+            english,
+            korean,
+        )
+        .retry_after(Duration::from_secs(1));
+        error.0.effect = Some(effect);
+        error
+    }
+
+    /// Returns the error as the response to a request that writes: a read that failed before the
+    /// write means that nothing was saved.
+    pub(crate) fn of_write(self) -> Self {
+        match self.0.effect {
+            Some(Effect::Read) => Self::database_unavailable(Effect::NotSaved),
+            _ => self,
+        }
+    }
+
     /// 503 if too many requests are in progress.
     pub(crate) fn overloaded() -> Self {
         Self::coded(
@@ -293,7 +330,7 @@ impl ApiError {
             body,
             retry_after,
             etag,
-            commit_unknown: _,
+            effect: _,
         } = *self.0;
         let is_translated = matches!(body, ErrorBody::Coded { .. });
         let code = body.code();
@@ -385,7 +422,7 @@ impl ErrorBody {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.0.status.into_response();
-        if self.0.commit_unknown {
+        if self.0.effect == Some(Effect::Unknown) {
             response.extensions_mut().insert(OutcomeUnknown);
         }
         response.extensions_mut().insert(self);
@@ -395,16 +432,13 @@ impl IntoResponse for ApiError {
 
 impl From<StorageError> for ApiError {
     fn from(cause: StorageError) -> Self {
-        tracing::error!(error = %cause, "the database failed");
-        let mut error = Self::coded(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "database_unavailable",
-            "The database did not respond. The outcome of a change is unknown: check it before you repeat the request.",
-            "데이터베이스가 응답하지 않습니다. 저장 여부를 확인한 후 다시 시도해 주세요.",
-        )
-        .retry_after(Duration::from_secs(1));
-        error.0.commit_unknown = cause.commit_unknown();
-        error
+        if cause.is_outage() {
+            // The condition of the database was logged when it changed.
+            tracing::debug!(error = %cause, "the database failed");
+        } else {
+            tracing::error!(error = %cause, "the database failed");
+        }
+        Self::database_unavailable(cause.effect())
     }
 }
 

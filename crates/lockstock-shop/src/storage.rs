@@ -35,7 +35,9 @@ use chrono::{DateTime, SubsecRound, Utc};
 use lockstock::redact_url;
 use uuid::Uuid;
 
-pub use self::error::{Result, StorageError};
+use crate::health::Health;
+
+pub use self::error::{Effect, Result, StorageError};
 pub use self::idempotency::{IdempotencyKey, IdempotentWrite, ResponseRecord};
 pub use self::ledger::{LedgerEntry, Reason};
 pub use self::order::{Order, OrderKind, OrderOutcome};
@@ -98,8 +100,10 @@ pub trait Storage: Send + Sync {
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>>;
     /// Deletes up to `max` expired records. Returns how many.
     async fn delete_expired_records(&self, max: i64) -> Result<u64>;
-    /// Checks that the database replies.
-    async fn ping(&self) -> Result<()>;
+    /// Returns the condition of the database, as calls and checks have found it.
+    fn health(&self) -> &Arc<Health>;
+    /// Checks within `limit` that a write would succeed now, and records the condition.
+    async fn check(&self, limit: Duration);
     /// Waits for running calls and closes the connections.
     async fn close(&self);
 }
@@ -139,6 +143,10 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
         "postgres" | "postgresql" => postgres::Postgres::open(url, options)
             .await
             .map(|opened| Arc::new(opened) as _),
+        "" => anyhow::bail!(
+            "the URL of the database has no '://': use sqlite://FILE or \
+             postgres://user:password@host/name"
+        ),
         _ => anyhow::bail!(
             "'{}' is not a database URL: use sqlite://FILE or postgres://user:password@host/name",
             redact_url(url)

@@ -66,7 +66,31 @@ impl Postgres {
     /// assert_eq!(postgres.psql("postgres", "SHOW deadlock_timeout"), "100ms");
     /// ```
     pub fn start_with(arguments: &[&str]) -> Postgres {
-        let cluster = Cluster::create(arguments);
+        Postgres::run(Cluster::create(arguments))
+    }
+
+    /// Starts a standby of this server: a copy that follows it and is read-only until it is
+    /// [promoted](Postgres::promote).
+    ///
+    /// ```
+    /// # use lockstock_testkit::Postgres;
+    /// let primary = Postgres::start();
+    /// let standby = primary.start_standby();
+    /// assert_eq!(standby.psql("postgres", "SELECT pg_is_in_recovery()"), "t");
+    /// primary.kill();
+    /// standby.promote();
+    /// assert_eq!(standby.psql("postgres", "SELECT pg_is_in_recovery()"), "f");
+    /// ```
+    pub fn start_standby(&self) -> Postgres {
+        Postgres::run(Cluster::copy(self))
+    }
+
+    /// Makes a standby a server of its own, and waits until it accepts writes.
+    pub fn promote(&self) {
+        assert_eq!(self.psql("postgres", "SELECT pg_promote()"), "t");
+    }
+
+    fn run(cluster: Cluster) -> Postgres {
         for _ in 0..PORTS {
             let port = free_port();
             let server = cluster.spawn(port);
@@ -192,18 +216,7 @@ struct Cluster {
 
 impl Cluster {
     fn create(arguments: &[&str]) -> Cluster {
-        let folder = Scratch::new("postgres");
-        let user = User::instead_of_root();
-        if let Some(user) = &user {
-            chown(folder.path(), Some(user.uid), Some(user.gid))
-                .unwrap_or_else(|error| panic!("cannot give a folder away: {error}"));
-        }
-        let cluster = Cluster {
-            folder,
-            programs: programs(),
-            user,
-            arguments: arguments.iter().map(|&text| text.into()).collect(),
-        };
+        let cluster = Cluster::empty(arguments.iter().map(|&text| text.into()).collect());
         let mut initdb = cluster.command("initdb");
         initdb
             .arg("--pgdata")
@@ -214,15 +227,50 @@ impl Cluster {
             // The cluster need not survive the machine before its first
             // commit.
             .arg("--no-sync");
-        let output = run(&mut initdb);
+        cluster.fill(initdb);
+        cluster
+    }
+
+    /// Copies a running server, as a standby of it.
+    fn copy(primary: &Postgres) -> Cluster {
+        let cluster = Cluster::empty(primary.cluster.arguments.clone());
+        let mut backup = cluster.command("pg_basebackup");
+        backup
+            .arg("--pgdata")
+            .arg(cluster.data())
+            .args(["--host", "127.0.0.1", "--port", &primary.port.to_string()])
+            .args(["--username", "postgres", "--no-password"])
+            .args(["--write-recovery-conf", "--checkpoint", "fast", "--no-sync"]);
+        cluster.fill(backup);
+        cluster
+    }
+
+    fn empty(arguments: Vec<String>) -> Cluster {
+        let folder = Scratch::new("postgres");
+        let user = User::instead_of_root();
+        if let Some(user) = &user {
+            chown(folder.path(), Some(user.uid), Some(user.gid))
+                .unwrap_or_else(|error| panic!("cannot give a folder away: {error}"));
+        }
+        Cluster {
+            folder,
+            programs: programs(),
+            user,
+            arguments,
+        }
+    }
+
+    /// Runs the program that creates the files.
+    fn fill(&self, mut command: Command) {
+        let output = run(&mut command);
         if !output.status.success() {
+            let name = Path::new(command.get_program()).display();
             panic!(
-                "initdb failed:\n{}{}",
+                "{name} failed:\n{}{}",
                 text(&output.stdout),
                 text(&output.stderr)
             );
         }
-        cluster
     }
 
     fn data(&self) -> PathBuf {
@@ -346,7 +394,7 @@ fn programs() -> PathBuf {
         return folder.into();
     }
     let complete = |folder: &PathBuf| {
-        ["initdb", "postgres", "psql"]
+        ["initdb", "pg_basebackup", "postgres", "psql"]
             .iter()
             .all(|name| folder.join(name).is_file())
     };
@@ -369,7 +417,7 @@ fn programs() -> PathBuf {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).find(complete).expect(
-        "PostgreSQL's initdb, postgres and psql not found. Run `./dev setup` to install them",
+        "PostgreSQL's initdb, pg_basebackup, postgres and psql not found. Run `./dev setup` to install them",
     )
 }
 

@@ -45,8 +45,15 @@ pub struct Proxy {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// A fault to apply, and where to confirm that it is in effect.
-type Order = (Fault, std_mpsc::SyncSender<io::Result<()>>);
+/// A change to make, and where to confirm that it is in effect.
+type Order = (Change, std_mpsc::SyncSender<io::Result<()>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Fault(Fault),
+    Forget,
+    Redirect(SocketAddr),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
@@ -133,16 +140,33 @@ impl Proxy {
         self.order(Fault::ResetNextReply);
     }
 
+    /// Forgets the connections that exist, as a firewall does that was idle
+    /// for too long: they stay open and never carry another byte, until a
+    /// [`cut`](Proxy::cut). New ones are not affected.
+    pub fn forget(&self) {
+        self.change(Change::Forget);
+    }
+
+    /// Leads new connections to another server, as a name does after a
+    /// failover. Those that exist stay where they are.
+    pub fn redirect(&self, upstream: SocketAddr) {
+        self.change(Change::Redirect(upstream));
+    }
+
     fn order(&self, fault: Fault) {
+        self.change(Change::Fault(fault));
+    }
+
+    fn change(&self, change: Change) {
         let (done, answer) = std_mpsc::sync_channel(1);
         self.orders
             .as_ref()
-            .and_then(|orders| orders.send((fault, done)).ok())
+            .and_then(|orders| orders.send((change, done)).ok())
             .expect("the proxy runs as long as its value");
         answer
             .recv()
             .expect("the proxy answers every order")
-            .unwrap_or_else(|error| panic!("{fault:?} of {}: {error}", self.address));
+            .unwrap_or_else(|error| panic!("{change:?} of {}: {error}", self.address));
     }
 }
 
@@ -159,21 +183,40 @@ impl Drop for Proxy {
 async fn serve(
     listener: std::net::TcpListener,
     address: SocketAddr,
-    upstream: SocketAddr,
+    mut upstream: SocketAddr,
     mut inbox: mpsc::UnboundedReceiver<Order>,
 ) {
     let listener = TcpListener::from_std(listener).expect("a listener that does not block");
     let mut listener = Some(listener);
-    let (faults, _) = watch::channel(Fault::Pass);
+    let (mut faults, _) = watch::channel(Fault::Pass);
+    let mut forgotten: Vec<watch::Sender<Fault>> = Vec::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             order = inbox.recv() => {
                 // The end of the proxy is a cut that no caller awaits.
-                let (fault, done) = order.map_or((Fault::Cut, None), |(fault, done)| (fault, Some(done)));
+                let end = (Change::Fault(Fault::Cut), None);
+                let (change, done) = order.map_or(end, |(change, done)| (change, Some(done)));
+                let fault = match change {
+                    Change::Fault(fault) => fault,
+                    Change::Forget => {
+                        let (new, _) = watch::channel(Fault::Pass);
+                        let old = std::mem::replace(&mut faults, new);
+                        old.send_replace(Fault::Stall);
+                        forgotten.push(old);
+                        Fault::Pass
+                    }
+                    Change::Redirect(to) => {
+                        upstream = to;
+                        *faults.borrow()
+                    }
+                };
                 let mut outcome = Ok(());
                 faults.send_replace(fault);
                 if fault == Fault::Cut {
+                    for old in forgotten.drain(..) {
+                        old.send_replace(Fault::Cut);
+                    }
                     // An open listener accepts, so it is closed.
                     if let Some(listener) = listener.take() {
                         stop_listening(&listener);

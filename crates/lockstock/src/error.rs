@@ -149,6 +149,15 @@ fn advise(code: &str, detail: &str) -> String {
         "ERR" if detail.starts_with("unknown command") => {
             "Redis 6.2 or later, or Valkey, is required"
         }
+        "ERR" if detail.starts_with("DB index") => {
+            "the number after the last / of the URL is the database, from 0 to 15 by default"
+        }
+        "ERR" if detail.starts_with("AUTH <password> called without") => {
+            "the server has no password: remove it from the URL"
+        }
+        "ERR" if detail.contains("cluster support disabled") => {
+            "the server is not part of a Cluster: use redis://"
+        }
         _ => return format!("{code} {detail}").trim_end().to_owned(),
     };
     format!("{code} {detail} ({advice})")

@@ -26,6 +26,11 @@ use crate::token::ClientId;
 /// [`Store::connect_within`] or [`Store::open_within`] sets another.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Examples for an error.
+const URLS: &str = "memory://, redis://host:port/db, rediss://host:port/db, \
+    redis+sentinel://host:port,host:port/SERVICE/db, redis+cluster://host:port,host:port or \
+    redis+unix:///path";
+
 /// A store of locks and values. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -143,10 +148,11 @@ impl Store {
                 let backend = Backend::Redis(Arc::new(redis));
                 Ok(Self::new(backend, background, client_id))
             }
+            "" => Err(Error::invalid(format!(
+                "the URL of the store has no '://': use {URLS}"
+            ))),
             _ => Err(Error::invalid(format!(
-                "'{}' is not the URL of a store: use memory://, redis://host:port/db, \
-                 rediss://host:port/db, redis+sentinel://host:port,host:port/SERVICE/db, \
-                 redis+cluster://host:port,host:port or redis+unix:///path",
+                "'{}' is not the URL of a store: use {URLS}",
                 redact_url(url)
             ))),
         }

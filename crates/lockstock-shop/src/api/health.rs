@@ -1,7 +1,6 @@
 //! Health and metrics, for operators: `/healthz`, `/readyz` and `/metrics`.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,15 +8,12 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::health::{Condition, Status};
 use crate::state::AppState;
-
-/// How long a ping of the database may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The readiness of the server and of its dependencies.
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,13 +21,25 @@ struct Readiness {
     /// `ready`, `not ready`, or `draining` once the shutdown has begun.
     #[schema(example = "ready")]
     status: &'static str,
-    /// `up` or `down`. If it is down, reads and writes fail with 503.
+    /// `up`, `read-only` (no write succeeds) or `down`. If it is down, reads and writes fail with
+    /// 503.
     #[schema(example = "up")]
     database: &'static str,
-    /// The store of the locks: `up` or `down`. If it is down, updates of products fail with
-    /// 503; reads and purchases continue.
+    /// The store of the locks: `up`, `read-only` or `down`. Unless it is up, updates of products
+    /// fail with 503; reads and purchases continue.
     #[schema(example = "up")]
     store: &'static str,
+    /// Why a backend is not up.
+    reasons: Reasons,
+}
+
+/// Why a backend is not up. Members of backends that are up are missing.
+#[derive(Debug, Serialize, ToSchema)]
+struct Reasons {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
 }
 
 /// Returns the routes with their operations in the OpenAPI document.
@@ -53,35 +61,32 @@ async fn healthz() -> Json<serde_json::Value> {
 }
 
 /// Check readiness
+///
+/// Ready means that a write would succeed now: of the database and of the store of the locks.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, description = "The server can handle requests", body = Readiness),
     (status = 503, description = "Requests should go to another server", body = Readiness),
 ))]
 async fn readyz(State(state): State<AppState>) -> Response {
-    // A load balancer has a short timeout of its own.
-    let database = timeout(PING_TIMEOUT, state.storage.ping());
-    let (database, store) = tokio::join!(database, state.store.ping());
-    let database = database.map_err(|_| format!("no response within {PING_TIMEOUT:?}"));
-    let database = database.and_then(|pong| pong.map_err(|error| error.to_string()));
-    if let Err(why) = &database {
-        tracing::warn!(why, "the database is down");
-    }
-    if let Err(why) = &store {
-        tracing::warn!(%why, "the store is down");
-    }
-    let up = |up: bool| if up { "up" } else { "down" };
-    let ready = database.is_ok() && store.is_ok();
+    state.backends.check().await;
+    let database = state.backends.database_health().status();
+    let store = state.backends.store_health.status();
+    let is_up = |status: &Status| status.condition == Condition::Up;
     let (code, status) = if state.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else if ready {
+    } else if is_up(&database) && is_up(&store) {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
     let readiness = Readiness {
         status,
-        database: up(database.is_ok()),
-        store: up(store.is_ok()),
+        database: database.condition.as_str(),
+        store: store.condition.as_str(),
+        reasons: Reasons {
+            database: Some(database.reason).filter(|reason| !reason.is_empty()),
+            store: Some(store.reason).filter(|reason| !reason.is_empty()),
+        },
     };
     (code, Json(readiness)).into_response()
 }

@@ -30,13 +30,14 @@ use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
+use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
 use crate::logging;
 use crate::router::router;
 use crate::settings::Settings;
-use crate::state::{AppState, AppStateInner};
+use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -234,7 +235,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         file_limit::client_connections(args.max_connections, args.database_connections)?;
     let listener = Listener::bind(&args.listen, max_connections, args.header_timeout).await?;
     let metrics = metrics::install()?;
-    let store = Store::connect_within(&args.store, args.store_timeout).await?;
+    let store = Store::open_within(&args.store, args.store_timeout)?;
+    let store_health = Arc::new(Health::new("store"));
+    check_store(&args.store, &store, &store_health).await?;
     let limits = StorageOptions {
         max_connections: args.database_connections,
         timeout: args.database_timeout,
@@ -251,8 +254,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         after_update: args.after_update,
     };
     let state = AppState::new(AppStateInner {
-        update_lock: update_lock(&store, args.update_lock.clone(), update_settings),
-        idempotency: idempotency::layers(&storage, &store, args.body_limit),
+        update_lock: update_lock(
+            &store,
+            &store_health,
+            args.update_lock.clone(),
+            update_settings,
+        ),
+        idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
+        backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
         store,
         settings: Settings {
@@ -300,8 +309,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
     let router = router(state.clone(), args.cors_origins.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
-    let mut sweeping = JoinSet::new();
-    sweeping.spawn(idempotency::sweep(state.storage.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(idempotency::sweep(state.storage.clone()));
+    let watched = state.clone();
+    background.spawn(async move { watched.backends.watch().await });
     let mut accept_error_logged: Option<Instant> = None;
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
     let linger = loop {
@@ -332,6 +343,25 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
     if timeout(args.drain_timeout, drained).await.is_err() {
         warn!("some requests did not finish in time: their locks expire with their leases");
     }
+}
+
+/// Checks the store. If it is down, the server starts: reads and purchases do not need it. If it
+/// rejects the URL, it would do so for ever.
+async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Result<()> {
+    const REJECTIONS: [&str; 4] = ["WRONGPASS ", "NOAUTH ", "NOPERM ", "ERR "];
+    let Err(error) = store.ping().await else {
+        return Ok(());
+    };
+    let mut text = error.to_string();
+    let is_rejected = REJECTIONS.iter().any(|code| text.contains(code));
+    // An error of the moment.
+    let is_crowded = text.contains("max number of clients");
+    anyhow::ensure!(!is_rejected || is_crowded, text);
+    if url.starts_with("rediss") {
+        text += " (is this the port for TLS? redis:// is without)";
+    }
+    report_store_error(health, &text);
+    Ok(())
 }
 
 /// Warns of settings that work, but not as expected.

@@ -1,5 +1,6 @@
 //! Errors of the layers in front of a handler: the update lock, idempotency keys, preconditions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,6 +9,7 @@ use axum::response::IntoResponse;
 use lockstock_http::Rejection;
 
 use super::ApiError;
+use crate::health::{Health, report_store_error};
 use crate::storage::StorageError;
 
 impl From<Rejection> for ApiError {
@@ -22,7 +24,8 @@ impl From<Rejection> for ApiError {
             Rejection::StoreUnavailable { error } => match error.downcast::<StorageError>() {
                 Ok(error) => Self::from(*error),
                 Err(why) => {
-                    tracing::error!(%why, "the store of the locks is unavailable");
+                    // The condition of the store was logged when it changed.
+                    tracing::debug!(%why, "the store of the locks is unavailable");
                     Self::store_unavailable()
                 }
             },
@@ -47,6 +50,21 @@ impl ApiError {
     /// is rendered.
     pub(crate) fn of_layer(rejection: Rejection) -> Response<Bytes> {
         Self::from(rejection).into_response().map(|_| Bytes::new())
+    }
+
+    /// Returns [`of_layer`](Self::of_layer) for a layer that uses the store of the locks, whose
+    /// failures are recorded.
+    pub(crate) fn of_layer_on(
+        store: Arc<Health>,
+    ) -> impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static {
+        move |rejection| {
+            if let Rejection::StoreUnavailable { error } = &rejection
+                && !error.is::<StorageError>()
+            {
+                report_store_error(&store, error);
+            }
+            Self::of_layer(rejection)
+        }
     }
 
     /// 400 for a malformed idempotency key.

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::drf::body::{self, BodyLimits};
 use crate::error::ApiError;
+use crate::health::Health;
 use crate::http::request_context::caller;
 use crate::state::IdempotencyLayers;
 use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
@@ -53,6 +54,7 @@ impl RecordStore for StoredRecords {
 pub(crate) fn layers(
     storage: &Arc<dyn Storage>,
     store: &Store,
+    store_health: &Arc<Health>,
     body_limit: usize,
 ) -> IdempotencyLayers {
     let layer = || {
@@ -60,7 +62,7 @@ pub(crate) fn layers(
             .methods([Method::POST, Method::PUT, Method::PATCH])
             .caller(|parts| caller(&parts.headers).to_string())
             .body_limit(body_limit)
-            .on_rejection(ApiError::of_layer)
+            .on_rejection(ApiError::of_layer_on(store_health.clone()))
     };
     IdempotencyLayers {
         orders: layer(),

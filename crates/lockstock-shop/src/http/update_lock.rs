@@ -7,6 +7,7 @@
 //! the commit, nothing is written.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -16,6 +17,7 @@ use lockstock_http::{Key, LockLayer};
 
 use crate::error::ApiError;
 use crate::failpoint;
+use crate::health::Health;
 use crate::http::paths::ProductId;
 
 /// Maximum length of a template. Names of locks may be longer.
@@ -83,6 +85,7 @@ impl FromStr for LockNameTemplate {
 /// Builds the layer that acquires the lock of the product that a request updates.
 pub(crate) fn update_lock(
     store: &Store,
+    store_health: &Arc<Health>,
     names: LockNameTemplate,
     settings: UpdateLockSettings,
 ) -> LockLayer {
@@ -98,7 +101,7 @@ pub(crate) fn update_lock(
         .wait(settings.wait)
         // The transaction that writes compares the fence and the deadline.
         .finish_when_lost()
-        .on_rejection(ApiError::of_layer)
+        .on_rejection(ApiError::of_layer_on(store_health.clone()))
 }
 
 fn lock_name(names: &LockNameTemplate, parts: &Parts) -> Option<String> {

@@ -9,13 +9,25 @@ use sqlx::error::ErrorKind;
 
 use crate::batch::Reply;
 use crate::failpoint;
+use crate::health::Condition;
 
 /// A call that the database did not carry out, or whose result is unknown.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the database failed: {kind}")]
 pub struct StorageError {
     kind: Kind,
-    commit_unknown: bool,
+    effect: Effect,
+}
+
+/// What a failed call has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The call was a read.
+    Read,
+    /// The call was a write, and nothing was saved.
+    NotSaved,
+    /// The commit was sent, but not confirmed.
+    Unknown,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,6 +35,8 @@ enum Kind {
     /// Shared, because every caller of a failed batch receives it.
     #[error("{0}")]
     Database(Arc<sqlx::Error>),
+    #[error("cannot connect: {0}")]
+    Unreachable(Arc<sqlx::Error>),
     #[error("no reply within {0:?}")]
     Timeout(Duration),
     #[error("overloaded: the call did not start in time")]
@@ -33,10 +47,106 @@ enum Kind {
     Bug(&'static str),
 }
 
+/// Why the next call would fail too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The connection is lost, or there is no server.
+    Lost,
+    /// The server or the file accepts no write.
+    ReadOnly,
+    /// There is no space for a write.
+    Full,
+}
+
 impl StorageError {
+    /// Returns what the call has left behind.
+    pub fn effect(&self) -> Effect {
+        self.effect
+    }
+
     /// Returns whether a write may have been committed: the commit was sent, but not confirmed.
     pub fn commit_unknown(&self) -> bool {
-        self.commit_unknown
+        self.effect == Effect::Unknown
+    }
+
+    /// Returns whether the database failed, rather than this one call. Its condition has been
+    /// logged.
+    pub fn is_outage(&self) -> bool {
+        self.fault().is_some() || matches!(self.kind, Kind::Timeout(_))
+    }
+
+    /// Returns the cause, without what all errors of a database have in common.
+    pub(super) fn reason(&self) -> String {
+        match &self.kind {
+            Kind::Database(error) => describe(error),
+            Kind::Unreachable(error) => format!("cannot connect: {}", describe(error)),
+            kind => kind.to_string(),
+        }
+    }
+
+    /// Returns the condition of a database that rejects a write with this error.
+    pub(super) fn condition(&self) -> Condition {
+        match self.fault() {
+            Some(Fault::Lost) => Condition::Down,
+            None if matches!(self.kind, Kind::Timeout(_)) => Condition::Down,
+            Some(Fault::ReadOnly | Fault::Full) | None => Condition::ReadOnly,
+        }
+    }
+
+    /// Returns why the next call would fail too, if it would.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let error = match &self.kind {
+            Kind::Database(error) => error,
+            Kind::Unreachable(_) => return Some(Fault::Lost),
+            _ => return None,
+        };
+        let error = match &**error {
+            sqlx::Error::Database(error) => error,
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => {
+                return Some(Fault::Lost);
+            }
+            _ => return None,
+        };
+        let code = error.code().unwrap_or_default();
+        match (code.len(), &*code) {
+            // Postgres: a read-only transaction, a full disk; the connection or the server ends.
+            (5, "25006") => Some(Fault::ReadOnly),
+            (5, "53100") => Some(Fault::Full),
+            (5, "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => Some(Fault::Lost),
+            (5, code) if code.starts_with("08") => Some(Fault::Lost),
+            // SQLite: the low byte of an extended code is the primary code.
+            (1..=4, code) => match code.parse::<u32>().ok()? & 0xff {
+                // PERM, READONLY, IOERR, CANTOPEN
+                3 | 8 | 10 | 14 => Some(Fault::ReadOnly),
+                13 => Some(Fault::Full),
+                // CORRUPT, NOTADB
+                11 | 26 => Some(Fault::Lost),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Returns whether the database has replied to the commit that it did not happen.
+    fn is_rejected_commit(&self) -> bool {
+        let Kind::Database(error) = &self.kind else {
+            return false;
+        };
+        let sqlx::Error::Database(error) = &**error else {
+            return false;
+        };
+        let code = error.code().unwrap_or_default();
+        match code.len() {
+            // Constraints, invalid transaction states, rollbacks, a full disk.
+            5 => ["23", "25", "40", "53"].contains(&&code[..2]) && code != "25P03",
+            // SQLite has not written the whole transaction to its log: the disk is full, or the
+            // file is read-only. Another I/O error may have come after that.
+            1..=4 => {
+                let primary = code.parse::<u32>().unwrap_or_default() & 0xff;
+                matches!(primary, 3 | 5 | 8 | 13 | 19)
+            }
+            _ => false,
+        }
     }
 
     /// Returns whether one row of a statement violates a constraint or does not fit its column.
@@ -62,6 +172,11 @@ impl StorageError {
         };
         // After a timeout there is no time for another try.
         matches!(&**error, sqlx::Error::Io(error) if error.kind() != TimedOut)
+    }
+
+    /// There is no connection, and so nothing was sent.
+    pub(super) fn cannot_connect(error: sqlx::Error) -> Self {
+        Kind::Unreachable(Arc::new(error)).into()
     }
 
     /// The call started, but received no reply within `timeout`.
@@ -98,7 +213,7 @@ impl StorageError {
     /// The batch of a write ended without a reply: it panicked, perhaps after its commit.
     pub(super) fn write_lost() -> Self {
         Self {
-            commit_unknown: true,
+            effect: Effect::Unknown,
             ..Self::read_lost()
         }
     }
@@ -108,7 +223,7 @@ impl From<Kind> for StorageError {
     fn from(kind: Kind) -> Self {
         Self {
             kind,
-            commit_unknown: false,
+            effect: Effect::Read,
         }
     }
 }
@@ -126,7 +241,7 @@ pub type Result<T> = std::result::Result<T, StorageError>;
 pub(super) fn written<T>(reply: Reply<Result<T>>) -> Result<T> {
     match reply {
         Reply::Done(result) => result,
-        Reply::NotStarted => Err(StorageError::not_started()),
+        Reply::NotStarted => Err(CommitTracker::default().mark(StorageError::not_started())),
         Reply::Lost => Err(StorageError::write_lost()),
     }
 }
@@ -149,9 +264,26 @@ impl CommitTracker {
         Ok(())
     }
 
-    /// Marks an error of the transaction if its commit was sent.
+    /// Marks an error of the transaction with what it has left behind.
     pub(super) fn mark(&self, mut error: StorageError) -> StorageError {
-        error.commit_unknown |= self.0.load(Ordering::Relaxed);
+        let is_sent = self.0.load(Ordering::Relaxed);
+        error.effect = match error.effect {
+            Effect::Unknown => Effect::Unknown,
+            _ if is_sent && !error.is_rejected_commit() => Effect::Unknown,
+            _ => Effect::NotSaved,
+        };
         error
+    }
+}
+
+/// Describes an error with its code, which an operator can look up.
+fn describe(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} ({code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        sqlx::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
     }
 }

@@ -3,7 +3,7 @@
 //! sqlx records the checksum of each migration that it applies, and refuses a database in
 //! which a recorded checksum differs: an applied file never changes.
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{SqlSafeStr, SqlStr};
 
 macro_rules! migrations {
@@ -31,6 +31,23 @@ pub(super) fn postgres() -> Migrator {
         2 "sales" "0002_sales.sql",
         3 "fewer indexes" "0003_fewer_indexes.sql",
     )
+}
+
+/// Explains why `migrator` has failed. An older version does not know what its writes have to keep
+/// in a database that a newer version has migrated.
+pub(super) fn explain(migrator: &Migrator, error: MigrateError) -> anyhow::Error {
+    match error {
+        MigrateError::VersionMissing(version) => {
+            let known = migrator.iter().map(|known| known.version).max();
+            anyhow::anyhow!(
+                "this database belongs to a newer Lockstock: it has migration {version}, and this \
+                 version knows those up to {}. Start the newer version, or restore a backup from \
+                 before it: see \"Upgrading and rolling back\" in docs/operations.md",
+                known.unwrap_or_default()
+            )
+        }
+        error => error.into(),
+    }
 }
 
 fn migration(version: i64, description: &'static str, sql: SqlStr) -> Migration {

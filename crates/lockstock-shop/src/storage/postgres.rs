@@ -3,17 +3,22 @@
 //! Reads by id are batched: one statement reads all products requested while the previous one
 //! ran. Updates and orders are batched too; see [`updates`] and [`orders`].
 
+mod advice;
 mod orders;
 mod pool;
 mod records;
+mod session;
 mod updates;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::orders::PendingOrder;
@@ -28,6 +33,7 @@ use super::{
     Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher};
+use crate::health::Health;
 
 /// Applies a macro of [`sql`] to the clock of Postgres.
 macro_rules! with_clock {
@@ -80,15 +86,24 @@ impl Postgres {
             ),
         })
     }
+
+    /// Waits for a batched read. While the database hangs, the batch before it takes the whole
+    /// timeout; this read then does not take another one.
+    async fn read_in_time<T>(&self, read: impl Future<Output = Option<Result<T>>>) -> Result<T> {
+        let limit = self.database.options.timeout;
+        match timeout(limit, read).await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(StorageError::read_lost()),
+            Err(_) => Err(StorageError::timeout(limit)),
+        }
+    }
 }
 
 #[async_trait]
 impl Storage for Postgres {
     async fn get(&self, id: i64) -> Result<Option<Product>> {
-        self.gets
-            .submit(|reply| Get { id, reply })
-            .await
-            .unwrap_or_else(|| Err(StorageError::read_lost()))
+        let found = self.gets.submit(|reply| Get { id, reply });
+        self.read_in_time(found).await
     }
 
     async fn count(&self, query: &ProductQuery) -> Result<i64> {
@@ -238,10 +253,8 @@ impl Storage for Postgres {
 
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
         let key = key.clone();
-        self.finds
-            .submit(|reply| Find { key, reply })
-            .await
-            .unwrap_or_else(|| Err(StorageError::read_lost()))
+        let found = self.finds.submit(|reply| Find { key, reply });
+        self.read_in_time(found).await
     }
 
     async fn delete_expired_records(&self, max: i64) -> Result<u64> {
@@ -253,14 +266,16 @@ impl Storage for Postgres {
             .await
     }
 
-    async fn ping(&self) -> Result<()> {
-        self.database
-            .with_connection(|connection| Box::pin(async move { Ok(connection.ping().await?) }))
-            .await
+    fn health(&self) -> &Arc<Health> {
+        self.database.health()
+    }
+
+    async fn check(&self, limit: Duration) {
+        self.database.check(limit).await;
     }
 
     async fn close(&self) {
-        self.database.pool.close().await;
+        self.database.close().await;
     }
 }
 

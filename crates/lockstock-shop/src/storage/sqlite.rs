@@ -10,6 +10,7 @@ mod writer;
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -18,6 +19,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::writer::{Command, DeferredReply, Write, Writer};
@@ -30,6 +32,7 @@ use super::{
     Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher};
+use crate::health::{Condition, Health};
 
 /// Applies a macro of [`sql`] to the clock of SQLite: to the millisecond, in the format of stored
 /// times.
@@ -48,6 +51,7 @@ pub(super) struct Sqlite {
     writer: Arc<Mutex<Writer>>,
     gets: Batcher<Get>,
     writes: Batcher<Write>,
+    health: Arc<Health>,
     _file_lock: FileLock,
 }
 
@@ -80,15 +84,21 @@ impl Sqlite {
             .foreign_keys(true);
         let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         let file_lock = FileLock::acquire(connect_options.get_filename(), options).await?;
-        migrations::sqlite().run(&mut connection).await?;
+        let migrator = migrations::sqlite();
+        if let Err(error) = migrator.run(&mut connection).await {
+            return Err(migrations::explain(&migrator, error));
+        }
         let file_lock = file_lock.share(options)?;
+        // A file that disappears later must not be replaced by an empty one.
+        let connect_options = connect_options.create_if_missing(false);
         let readers = SqlitePoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
             .test_before_acquire(false)
             .connect_with(connect_options.clone().read_only(true))
             .await?;
-        let writer = Writer::new(connect_options, connection, options);
+        let health = Arc::new(Health::new("database"));
+        let writer = Writer::new(connect_options, connection, options, health.clone());
         let writer = Arc::new(Mutex::new(writer));
         let batch_writer = writer.clone();
         let writes = Batcher::start(WRITES, move |batch| {
@@ -103,6 +113,7 @@ impl Sqlite {
             writer,
             gets,
             writes,
+            health,
             _file_lock: file_lock,
         })
     }
@@ -240,9 +251,16 @@ impl Storage for Sqlite {
             .await
     }
 
-    async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&self.readers).await?;
-        Ok(())
+    fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    async fn check(&self, limit: Duration) {
+        let check = async { self.writer.lock().await.check().await };
+        if timeout(limit, check).await.is_err() {
+            let reason = format!("no write within {limit:?}");
+            self.health.report(Condition::Down, reason);
+        }
     }
 
     async fn close(&self) {

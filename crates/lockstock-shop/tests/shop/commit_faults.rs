@@ -158,40 +158,6 @@ async fn locked_rows_delay_only_their_own_products() {
 }
 
 #[tokio::test]
-async fn a_server_whose_store_rejects_writes_is_not_ready() {
-    let redis = Redis::start();
-    let server = Server::on(&redis.url(), &new_database())
-        .args(&["--store-timeout", "1s"])
-        .start();
-    for (broken, repaired) in [
-        (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
-        (
-            ["CONFIG SET", "maxmemory", "1"],
-            ["CONFIG SET", "maxmemory", "0"],
-        ),
-    ] {
-        let command = |words: [&str; 3]| {
-            let words = words
-                .iter()
-                .flat_map(|word| word.split(' '))
-                .collect::<Vec<_>>();
-            redis.command(&words).unwrap()
-        };
-        command(broken);
-        eventually("the store is reported as down", async || {
-            let ready = server.get("/readyz").await;
-            (ready.status == 503 && ready.body["store"] == "down").then_some(())
-        })
-        .await;
-        command(repaired);
-        eventually("the server is ready", async || {
-            (server.get("/readyz").await.status == 200).then_some(())
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
 async fn requests_for_missing_products_leave_no_keys_in_redis() {
     let redis = Redis::start();
     let server = Server::on(&redis.url(), &new_database()).start();

@@ -1,12 +1,13 @@
 //! Redis or Postgres is down or hangs: requests fail within a bounded time, and the server recovers
 //! without a restart.
-
 //!
 //! The client bounds the time: it panics if a request takes longer than [`PATIENCE`].
 //!
 //! [`PATIENCE`]: crate::harness::PATIENCE
 
+use futures_util::future::join_all;
 use lockstock_testkit::{Postgres, Proxy, Redis};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Response, Server, eventually, new_database, product};
@@ -39,6 +40,11 @@ async fn ready_eventually(server: &Server, status: u16, store: &str, database: &
         is_as_expected.then_some(())
     })
     .await;
+}
+
+async fn purchase(server: &Server, id: i64) -> Response {
+    let request = server.request(Method::POST, &format!("{}purchases/", product(id)));
+    server.send(request.json(&json!({ "quantity": 1 }))).await
 }
 
 /// Waits until no client holds the update lock of a product.
@@ -84,6 +90,22 @@ async fn without_redis_updates_are_rejected_and_reads_continue() {
 }
 
 #[tokio::test]
+async fn a_server_that_starts_while_redis_is_down_serves_reads_and_purchases() {
+    let redis = Redis::start();
+    redis.kill();
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--after-update", "release", "--store-timeout", "1s"])
+        .start();
+    ready_eventually(&server, 503, "down", "up").await;
+    let id = server.create(10).await;
+    assert_eq!(purchase(&server, id).await.status, 201);
+    assert_eq!(server.patch(id, json!({ "stock": 5 })).await.status, 503);
+    redis.restart();
+    ready_eventually(&server, 200, "up", "up").await;
+    update_eventually(&server, id, 5).await;
+}
+
+#[tokio::test]
 async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
     let redis = Redis::start();
     let server = Server::on(&redis.url(), &new_database())
@@ -100,6 +122,36 @@ async fn a_hanging_redis_delays_an_update_for_a_bounded_time() {
     // ends.
     let updated = update_eventually(&server, id, 8).await;
     assert_eq!(updated.body["stock"], 8);
+}
+
+#[tokio::test]
+async fn reads_and_purchases_are_answered_while_redis_hangs_and_forty_updates_wait() {
+    let redis = Redis::start();
+    // The updates wait for longer than the client does.
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--store-timeout", "120s", "--request-timeout", "120s"])
+        .start();
+    let id = server.create(10).await;
+    redis.pause();
+    let change = json!({ "stock": 9 });
+    let updates = join_all((0..40).map(|_| server.patch(id, change.clone())));
+    let others = async {
+        server.in_flight(40).await;
+        assert_eq!(server.get(&product(id)).await.status, 200);
+        assert_eq!(server.get("/api/products/").await.status, 200);
+        assert_eq!(purchase(&server, id).await.status, 201);
+        let keyed = server
+            .request(Method::POST, &format!("{}reservations/", product(id)))
+            .header("idempotency-key", "a")
+            .json(&json!({ "quantity": 1 }));
+        assert_eq!(server.send(keyed).await.status, 201);
+        server.create(1).await;
+    };
+    tokio::select! {
+        _ = updates => panic!("an update was answered"),
+        () = others => {}
+    }
+    redis.resume();
 }
 
 #[tokio::test]
@@ -155,24 +207,33 @@ async fn a_rejection_by_redis_is_unavailable_not_busy_and_not_granted() {
 #[tokio::test]
 async fn a_killed_database_is_503_until_it_restarts() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
+    // Longer than the patience of the client: a refused connection fails a request at once.
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
-        .args(&["--after-update", "release", "--database-timeout", "1s"])
-        .args(&["--update-lease", "5s"])
+        .args(&["--after-update", "release", "--database-timeout", "120s"])
         .start();
     let id = server.create(10).await;
     postgres.kill();
-    for response in [
-        server.get(&product(id)).await,
-        server.get("/api/products/").await,
-        server.patch(id, json!({ "stock": 9 })).await,
+    for (response, detail) in [
+        (server.get(&product(id)).await, "Try again."),
+        (server.get("/api/products/").await, "Try again."),
+        (
+            server.patch(id, json!({ "stock": 9 })).await,
+            "Nothing was saved.",
+        ),
+        (purchase(&server, id).await, "Nothing was saved."),
     ] {
         assert_eq!(response.status, 503, "{response:?}");
         assert_eq!(response.body["code"], "database_unavailable");
+        let expected = format!("The database is unavailable. {detail}");
+        assert_eq!(response.body["detail"], expected);
         assert!(response.retry_after() >= 1);
     }
     ready_eventually(&server, 503, "up", "down").await;
     assert_eq!(server.get("/healthz").await.status, 200);
     released(&redis, id).await;
+    let log = server.log();
+    assert!(log.contains("Connection refused"), "{log}");
+    assert!(!log.contains("timed out"), "{log}");
 
     postgres.restart();
     ready_eventually(&server, 200, "up", "up").await;
@@ -210,6 +271,8 @@ async fn the_lock_of_a_killed_server_expires_with_the_lease() {
         .failing("update.locked=return(60000)")
         .start();
     let other = Server::on(&redis.url(), &database).start();
+    let log = other.log();
+    assert!(!log.contains("skipping"), "about existing tables: {log}");
     let id = other.create(10).await;
     let request = killed
         .request(reqwest::Method::PATCH, &product(id))

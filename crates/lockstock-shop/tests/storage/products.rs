@@ -26,7 +26,8 @@ async fn a_product_is_read_as_it_was_created_to_the_microsecond() {
         assert_eq!(all, [created]);
         assert_eq!(storage.get(4711).await.unwrap(), None);
         assert_eq!(storage.get(i64::MAX).await.unwrap(), None);
-        storage.ping().await.unwrap();
+        storage.check(OPTIONS.timeout).await;
+        assert!(storage.health().is_up());
     })
     .await;
 }

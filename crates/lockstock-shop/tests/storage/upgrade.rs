@@ -102,6 +102,30 @@ async fn a_database_with_an_unknown_checksum_is_not_opened() {
     assert!(error.to_string().contains("migration 1 "), "{error}");
 }
 
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_not_opened() {
+    const NEWER: &str = "INSERT INTO _sqlx_migrations
+        (version, description, success, checksum, execution_time) VALUES (99, 'newer', true, ";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop");
+    open(&file).await.close().await;
+    run(&mut connect(&file).await, &format!("{NEWER} x'00', 0)")).await;
+    let postgres = POSTGRES.create_database("newer");
+    storage::open(&postgres, OPTIONS)
+        .await
+        .unwrap()
+        .close()
+        .await;
+    POSTGRES.psql("newer", &format!("{NEWER} '00', 0)"));
+    for url in [format!("sqlite://{}", file.display()), postgres] {
+        let Err(error) = storage::open(&url, OPTIONS).await else {
+            panic!("opened")
+        };
+        let error = error.to_string();
+        assert!(error.contains("belongs to a newer Lockstock"), "{error}");
+    }
+}
+
 /// The tables after the first `applied` migrations, recorded as `dump` has them, and one
 /// product.
 fn earlier(dump: &str, migrations: &[&str], applied: usize) -> String {

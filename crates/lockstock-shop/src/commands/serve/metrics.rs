@@ -21,6 +21,10 @@ pub(super) fn install() -> anyhow::Result<PrometheusHandle> {
         "lockstock_http_requests_in_flight",
         "API requests in progress"
     );
+    describe_gauge!(
+        "lockstock_backend_up",
+        "1 while a write to the backend would succeed, otherwise 0"
+    );
     describe_counter!("lockstock_lock_held_total", "Attempts that acquired a lock");
     describe_counter!(
         "lockstock_lock_busy_total",

@@ -20,6 +20,7 @@ pub(super) struct Renderer {
     format: Option<ErrorFormat>,
     language: Language,
     is_head: bool,
+    is_write: bool,
 }
 
 impl Renderer {
@@ -28,6 +29,7 @@ impl Renderer {
             format: ErrorFormat::accepted(request.headers()),
             language: Language::preferred(request.headers()),
             is_head: request.method() == Method::HEAD,
+            is_write: !request.method().is_safe(),
         }
     }
 
@@ -43,6 +45,11 @@ impl Renderer {
     pub(super) fn render_errors(&self, mut response: Response) -> Response {
         let Some(error) = response.extensions_mut().remove::<ApiError>() else {
             return response;
+        };
+        let error = if self.is_write {
+            error.of_write()
+        } else {
+            error
         };
         let format = self.format.unwrap_or(ErrorFormat::Json);
         let rendered = error.render(format, self.language);

@@ -1,26 +1,44 @@
-//! The connections to Postgres: bounded in number, and in the time that a call waits for a
-//! connection or a reply.
+//! The connections to Postgres: bounded in number, in age, and in the time that a call waits for
+//! a connection or a reply.
+//!
+//! Not sqlx's pool: it hides why it cannot connect and retries until the call times out, lets
+//! each caller discover one dead connection, and keeps connections that have become read-only.
 
+use std::collections::VecDeque;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::super::error::Fault;
 use super::super::{Result, StorageError, StorageOptions, migrations};
+use super::{advice, session};
+use crate::health::{Condition, Health};
 
 /// A connection that was used this recently is not pinged before its next use.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// How long an idle connection may take to reply to a ping. Less than the timeout of a call,
+/// which has to open another connection if there is no reply.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Age at which a connection is closed: after a failover, the name of the host may belong to
+/// another server.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// How long closing a connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A pool whose calls are bounded in time.
 #[derive(Clone)]
 pub(super) struct Database {
-    pub(super) pool: PgPool,
+    pool: Arc<Pool>,
     pub(super) options: StorageOptions,
     /// Permits for writes that wait for a locked row, one kind each: such writes never occupy
     /// all connections.
@@ -30,65 +48,59 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) async fn connect(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
-        let connect_options = PgConnectOptions::from_str(url)?.application_name("lockstock");
+        let connect_options = PgConnectOptions::from_str(url)
+            .map_err(|error| advice::invalid_url(url, &error))?
+            .application_name("lockstock")
+            // Only floats would need it, and PgBouncer does not know it.
+            .extra_float_digits(None);
+        let pool = Pool {
+            settings: session::settings(options.timeout),
+            timeout: options.timeout,
+            permits: Arc::new(Semaphore::new(max_connections(options))),
+            max_connections: max_connections(options),
+            idle: Mutex::new(VecDeque::new()),
+            generation: AtomicU64::new(0),
+            health: Arc::new(Health::new("database")),
+            connect_options,
+        };
         let limit = options.timeout;
-        // The first connection is made outside the pool, for its error: the pool retries, and
-        // finally reports only a timeout.
-        let mut first = timeout(limit, PgConnection::connect_with(&connect_options))
+        let mut first = timeout(limit, PgConnection::connect_with(&pool.connect_options))
             .await
-            .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))??;
-        // Not through the pool, because a migration may take longer than a call.
-        migrations::postgres().run(&mut first).await?;
-        first.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections.max(2))
-            .acquire_timeout(limit)
-            .test_before_acquire(false)
-            // A ping before each call would cost a round trip. In steady use it would prove
-            // little: a connection that dies fails the call that uses it. An idle connection may
-            // have died unnoticed in a restart, with all the others.
-            .before_acquire(|connection, metadata| {
-                Box::pin(
-                    async move { Ok(metadata.idle_for < FRESH || connection.ping().await.is_ok()) },
-                )
-            })
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    // The database gives up first, so that it never executes a statement that
-                    // the server has stopped waiting for. If a server is paused or dies in a
-                    // transaction, its rows are unlocked. And batches rely on READ COMMITTED,
-                    // which rereads a row that has changed while they waited for it.
-                    let timeout_ms = limit.as_millis().max(10);
-                    let statement_timeout_ms = timeout_ms - timeout_ms / 10;
-                    let tcp_user_timeout_ms = timeout_ms * 3;
-                    let keepalive_secs = limit.as_secs().clamp(1, 60);
-                    let text = format!(
-                        "SET statement_timeout = {statement_timeout_ms};
-                         SET idle_in_transaction_session_timeout = {timeout_ms};
-                         SET tcp_keepalives_idle = {keepalive_secs};
-                         SET tcp_keepalives_interval = {keepalive_secs};
-                         SET tcp_keepalives_count = 3;
-                         SET tcp_user_timeout = {tcp_user_timeout_ms};
-                         SET default_transaction_isolation = 'read committed'"
-                    );
-                    sqlx::raw_sql(AssertSqlSafe(text))
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
-            })
-            .connect_with(connect_options)
+            .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))?
+            .map_err(|error| advice::cannot_connect(&pool.connect_options, &error))?;
+        timeout(
+            limit,
+            session::require_own(&mut first, &pool.connect_options),
+        )
+        .await
+        .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))??;
+        // Without the timeouts of a session: a migration may take longer than a call.
+        sqlx::raw_sql("SET client_min_messages = warning")
+            .execute(&mut first)
             .await?;
+        let migrator = migrations::postgres();
+        if let Err(error) = migrator.run(&mut first).await {
+            return Err(advice::cannot_migrate(
+                &pool.connect_options,
+                &migrator,
+                error,
+            ));
+        }
+        first.close().await?;
         let permits = |divisor| {
             let permits = usize::try_from(options.max_connections / divisor);
             Arc::new(Semaphore::new(permits.unwrap_or(1).max(1)))
         };
         Ok(Self {
-            pool,
+            pool: Arc::new(pool),
             options,
             single_update_permits: permits(2),
             single_sale_permits: permits(4),
         })
+    }
+
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.pool.health
     }
 
     /// Runs `work` on a connection. If it times out, the connection is closed: its next reply
@@ -100,34 +112,315 @@ impl Database {
         // Includes the wait for a connection.
         let limit = self.options.timeout;
         let deadline = Instant::now() + limit;
-        let mut checked_out = CheckedOut {
-            connection: Some(self.pool.acquire().await?),
-            timeout: limit,
+        let permit = timeout_at(deadline, self.pool.permits.clone().acquire_owned())
+            .await
+            .map_err(|_| StorageError::not_started())?
+            .map_err(|_| sqlx::Error::PoolClosed)?;
+        self.call(permit, deadline, limit, work).await
+    }
+
+    async fn call<T, W>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+        limit: Duration,
+        work: W,
+    ) -> Result<T>
+    where
+        W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        let open = self.pool.connection(deadline).await?;
+        let mut lease = Lease {
+            pool: self.pool.clone(),
+            open: Some(open),
+            permit: Some(permit),
         };
-        let Some(connection) = checked_out.connection.as_mut() else {
-            return Err(StorageError::bug("a connection is checked out twice"));
+        let Some(open) = lease.open.as_mut() else {
+            return Err(StorageError::bug("a connection is leased twice"));
         };
-        if let Ok(result) = timeout_at(deadline, work(connection)).await {
-            return result;
+        let started = Instant::now();
+        match timeout_at(deadline, work(&mut open.connection)).await {
+            Ok(Ok(value)) => {
+                lease.give_back();
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                lease.fail(&error);
+                Err(error)
+            }
+            Err(_) => {
+                let waited = started.elapsed();
+                lease.close();
+                // Otherwise the call has waited for a connection for too long.
+                if waited >= limit / 2 {
+                    let reason = format!("no reply within {limit:?}");
+                    self.pool.health.report(Condition::Down, reason);
+                }
+                Err(StorageError::timeout(limit))
+            }
         }
-        if let Some(connection) = checked_out.connection.take() {
-            drop(connection.detach());
+    }
+
+    /// Checks that a write would succeed now, within `limit`, and records it.
+    pub(super) async fn check(&self, limit: Duration) {
+        let pool = &self.pool;
+        let deadline = Instant::now() + limit;
+        if pool.health.is_up() {
+            // If all connections are in use, their calls find out.
+            let Ok(permit) = pool.permits.clone().try_acquire_owned() else {
+                return;
+            };
+            let check = self.call(permit, deadline, limit, |connection| {
+                Box::pin(async move {
+                    // Fails like every other write, and writes nothing.
+                    sqlx::raw_sql("DELETE FROM idempotency WHERE false")
+                        .execute(connection)
+                        .await?;
+                    Ok(())
+                })
+            });
+            if let Err(error) = in_time(deadline, limit, check).await {
+                pool.health.report(error.condition(), error.reason());
+            }
+            return;
         }
-        Err(StorageError::timeout(limit))
+        // On a new connection, which finds the server that the address leads to now. A row that
+        // needs space, because the disk may have been full.
+        const WRITE: &str = "BEGIN;
+            INSERT INTO idempotency (caller, key, fingerprint, answer, created_at)
+                SELECT '', gen_random_uuid()::text, '',
+                    convert_to(string_agg(md5(random()::text), ''), 'UTF8'), now()
+                FROM generate_series(1, 120);
+            ROLLBACK";
+        let check = async {
+            let mut open = pool.open(deadline).await?;
+            sqlx::raw_sql(WRITE).execute(&mut open.connection).await?;
+            Ok::<_, StorageError>(open)
+        };
+        match in_time(deadline, limit, check).await {
+            Ok(open) => {
+                // Those that were opened before may belong to another server.
+                pool.condemn(pool.generation());
+                pool.health.recovered();
+                close(open);
+            }
+            Err(error) => pool.health.report(error.condition(), error.reason()),
+        }
+    }
+
+    /// Waits for running calls, and closes the connections.
+    pub(super) async fn close(&self) {
+        let pool = &self.pool;
+        let all = u32::try_from(pool.max_connections).unwrap_or(u32::MAX);
+        let _permits = pool.permits.acquire_many(all).await;
+        pool.permits.close();
+        let idle = std::mem::take(&mut *pool.idle());
+        for open in idle {
+            let _ = timeout(CLOSE_TIMEOUT, open.connection.close()).await;
+        }
     }
 }
 
-/// A connection that returns to its pool within a timeout, or is closed. sqlx pings a returning
-/// connection; without a reply it would occupy its slot of the pool forever.
-struct CheckedOut {
-    connection: Option<PoolConnection<sqlx::Postgres>>,
+struct Pool {
+    connect_options: PgConnectOptions,
+    settings: String,
     timeout: Duration,
+    permits: Arc<Semaphore>,
+    max_connections: usize,
+    /// The one used last is at the back. At most one for each permit.
+    idle: Mutex<VecDeque<Open>>,
+    /// Rises when a connection is found dead: the others of its generation are not trusted.
+    generation: AtomicU64,
+    health: Arc<Health>,
 }
 
-impl Drop for CheckedOut {
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            tokio::spawn(timeout(self.timeout, connection.return_to_pool()));
+struct Open {
+    connection: PgConnection,
+    generation: u64,
+    opened_at: Instant,
+    used_at: Instant,
+}
+
+impl Pool {
+    /// Returns an idle connection that works, or opens one.
+    async fn connection(&self, deadline: Instant) -> Result<Open> {
+        loop {
+            let idle = self.idle().pop_back();
+            let Some(mut open) = idle else {
+                return self.open(deadline).await;
+            };
+            if !self.is_current(&open) {
+                close(open);
+                continue;
+            }
+            if open.used_at.elapsed() < FRESH {
+                return Ok(open);
+            }
+            let limit = PING_TIMEOUT.min(self.timeout / 2);
+            match timeout(limit, open.connection.ping()).await {
+                Ok(Ok(())) => return Ok(open),
+                // Its peers were as idle, and would fail their callers the same way.
+                _ => self.condemn(open.generation),
+            }
         }
     }
+
+    /// Opens a connection. The first failure is returned: the caller may retry later.
+    async fn open(&self, deadline: Instant) -> Result<Open> {
+        let (generation, started) = (self.generation(), Instant::now());
+        let opened = async {
+            let mut connection = PgConnection::connect_with(&self.connect_options).await?;
+            sqlx::raw_sql(AssertSqlSafe(self.settings.clone()))
+                .execute(&mut connection)
+                .await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        let opened = match timeout_at(deadline, opened).await {
+            Ok(opened) => opened.map_err(StorageError::cannot_connect),
+            Err(_) => Err(StorageError::timeout(self.timeout)),
+        };
+        match opened {
+            Ok(connection) => Ok(Open {
+                connection,
+                generation,
+                opened_at: Instant::now(),
+                used_at: Instant::now(),
+            }),
+            Err(error) => {
+                // A short attempt proves nothing: its call has waited for a permit.
+                if error.fault().is_some() || started.elapsed() >= self.timeout / 2 {
+                    self.health.report(error.condition(), error.reason());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Records the condition that an error proves.
+    fn report(&self, error: &StorageError) {
+        if error.fault().is_some() {
+            self.health.report(error.condition(), error.reason());
+        }
+    }
+
+    /// Closes all idle connections of `generation` and those before it, and lets those in use be
+    /// closed when they return.
+    fn condemn(&self, generation: u64) {
+        let next = self.generation.compare_exchange(
+            generation,
+            generation + 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        // Otherwise they are condemned already.
+        if next.is_ok() {
+            let condemned = std::mem::take(&mut *self.idle());
+            condemned.into_iter().for_each(close);
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    fn is_current(&self, open: &Open) -> bool {
+        open.generation == self.generation() && open.opened_at.elapsed() < MAX_AGE
+    }
+
+    fn put_back(&self, mut open: Open) {
+        if !self.is_current(&open) {
+            return close(open);
+        }
+        open.used_at = Instant::now();
+        let mut idle = self.idle();
+        idle.push_back(open);
+        // Those that are never needed get old at the front.
+        while idle
+            .front()
+            .is_some_and(|open| open.used_at.elapsed() > MAX_AGE)
+        {
+            idle.pop_front().into_iter().for_each(close);
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Open>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection in use, with its permit. If the call is dropped, the connection is used again
+/// once the abandoned statement has ended.
+struct Lease {
+    pool: Arc<Pool>,
+    open: Option<Open>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Lease {
+    /// Returns the connection after a call that has read all its replies.
+    fn give_back(mut self) {
+        // The rollback of a dropped transaction is sent with the next statement. Without one,
+        // the transaction would stay open.
+        let is_clean = |open: &Open| !open.connection.should_flush();
+        if self.open.as_ref().is_some_and(is_clean)
+            && let Some(open) = self.open.take()
+        {
+            self.pool.put_back(open);
+        }
+    }
+
+    fn fail(mut self, error: &StorageError) {
+        let Some(fault) = error.fault() else {
+            return;
+        };
+        if fault != Fault::Full
+            && let Some(open) = self.open.take()
+        {
+            // The others are from the same server. While it is known to be read-only, they
+            // serve reads.
+            if fault == Fault::Lost || self.pool.health.is_up() {
+                self.pool.condemn(open.generation);
+            }
+            close(open);
+        }
+        self.pool.report(error);
+    }
+
+    fn close(mut self) {
+        self.open = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut open) = self.open.take() else {
+            return;
+        };
+        let (pool, permit) = (self.pool.clone(), self.permit.take());
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = timeout(pool.timeout, open.connection.ping()).await {
+                pool.put_back(open);
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    limit: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    timeout_at(deadline, call)
+        .await
+        .unwrap_or_else(|_| Err(StorageError::timeout(limit)))
+}
+
+/// Closes a connection in the background.
+fn close(open: Open) {
+    tokio::spawn(timeout(CLOSE_TIMEOUT, open.connection.close()));
+}
+
+fn max_connections(options: StorageOptions) -> usize {
+    usize::try_from(options.max_connections).map_or(usize::MAX >> 3, |max| max.max(2))
 }

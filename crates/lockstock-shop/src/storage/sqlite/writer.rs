@@ -2,6 +2,7 @@
 //! that arrived while the previous one ran.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
@@ -17,6 +18,7 @@ use super::super::{
 use super::{orders, records, with_clock};
 use crate::batch::StartToken;
 use crate::failpoint;
+use crate::health::Health;
 
 /// A command in the queue of the writer.
 pub(super) struct Write {
@@ -96,6 +98,7 @@ pub(super) struct Writer {
     /// open.
     connection: Option<SqliteConnection>,
     options: StorageOptions,
+    health: Arc<Health>,
 }
 
 impl Writer {
@@ -103,17 +106,49 @@ impl Writer {
         connect_options: SqliteConnectOptions,
         connection: SqliteConnection,
         options: StorageOptions,
+        health: Arc<Health>,
     ) -> Self {
         Self {
             connect_options,
             connection: Some(connection),
             options,
+            health,
         }
     }
 
     pub(super) async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             let _ = connection.close().await;
+        }
+    }
+
+    /// Checks that a write succeeds, and records the condition. If it is dropped, so is the
+    /// connection.
+    pub(super) async fn check(&mut self) {
+        let connection = self.connection.take();
+        let write = async {
+            let mut connection = match connection {
+                Some(connection) => connection,
+                None => SqliteConnection::connect_with(&self.connect_options).await?,
+            };
+            // Writes a page even though the value stays the same.
+            sqlx::raw_sql("PRAGMA user_version = 0")
+                .execute(&mut connection)
+                .await?;
+            Ok::<_, StorageError>(connection)
+        };
+        match write.await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                self.health.recovered();
+            }
+            Err(error) => self.report(&error),
+        }
+    }
+
+    fn report(&self, error: &StorageError) {
+        if error.fault().is_some() {
+            self.health.report(error.condition(), error.reason());
         }
     }
 
@@ -152,6 +187,7 @@ impl Writer {
                 Ok(false) => {}
                 Err(error) => {
                     self.connection = None;
+                    self.report(&error);
                     return Err(tracker.mark(error));
                 }
             }

@@ -149,7 +149,10 @@ impl<'a> Parts<'a> {
 fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     let info = server.into_connection_info().map_err(|error| {
         // Without the error itself: some messages of redis contain the URL.
-        let reason = error.category();
+        let mut reason = error.category().to_owned();
+        if url.contains('#') {
+            reason += ": in a password, write # as %23";
+        }
         invalid(
             url,
             &format!("{reason}: write redis://[user:password@]host[:port][/db]"),
@@ -295,6 +298,7 @@ mod tests {
             ("redis+cluster://u:hunter2@a,,b", "redis://"),
             ("rediss://u:hunter2@host?ssl_ca_certs=/nowhere", "/nowhere"),
             ("redis://u:hunter2@host/x", "redis://"),
+            ("redis://u:hunter2#@host", "%23"),
         ] {
             let Err(error) = Endpoints::parse(url) else {
                 panic!("{url}")

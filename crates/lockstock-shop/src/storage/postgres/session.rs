@@ -1,0 +1,58 @@
+//! What a session of Postgres is set up with, and the check that a connection is a session.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
+
+/// Returns the statements that set up a session.
+///
+/// The database gives up first, so that it never executes a statement that the server has stopped
+/// waiting for. If a server is paused or dies in a transaction, its rows are unlocked. And
+/// batches rely on READ COMMITTED, which rereads a row that has changed while they waited for it.
+pub(super) fn settings(timeout: Duration) -> String {
+    let timeout_ms = timeout.as_millis().max(10);
+    let statement_timeout_ms = timeout_ms - timeout_ms / 10;
+    let tcp_user_timeout_ms = timeout_ms * 3;
+    let keepalive_secs = timeout.as_secs().clamp(1, 60);
+    format!(
+        "SET client_min_messages = warning;
+         SET statement_timeout = {statement_timeout_ms};
+         SET idle_in_transaction_session_timeout = {timeout_ms};
+         SET tcp_keepalives_idle = {keepalive_secs};
+         SET tcp_keepalives_interval = {keepalive_secs};
+         SET tcp_keepalives_count = 3;
+         SET tcp_user_timeout = {tcp_user_timeout_ms};
+         SET default_transaction_isolation = 'read committed'"
+    )
+}
+
+/// Fails if a pooler gives a connection another session for each transaction: the settings, the
+/// prepared statements and the lock of the migrations would be those of other clients.
+///
+/// Two open connections then have the same session, or one has another while the first is in a
+/// transaction.
+pub(super) async fn require_own(
+    connection: &mut PgConnection,
+    options: &PgConnectOptions,
+) -> anyhow::Result<()> {
+    let first = process_id(connection).await?;
+    let mut other = PgConnection::connect_with(options).await?;
+    sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+    let second = process_id(&mut other).await?;
+    let is_shared = first == second || process_id(connection).await? != first;
+    other.close().await?;
+    ensure!(
+        !is_shared,
+        "a pooler shares sessions between clients (PgBouncer with pool_mode = transaction or \
+         statement): use pool_mode = session, or connect to Postgres itself. Lockstock keeps \
+         --database-connections sessions and needs their settings and prepared statements"
+    );
+    Ok(())
+}
+
+async fn process_id(connection: &mut PgConnection) -> sqlx::Result<i32> {
+    let query = sqlx::raw_sql("SELECT pg_backend_pid()");
+    query.fetch_one(connection).await?.try_get(0)
+}
