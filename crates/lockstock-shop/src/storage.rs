@@ -11,6 +11,7 @@
 //!   transaction;
 //! - every call is bounded in time.
 
+mod database_file;
 mod error;
 mod file_lock;
 mod idempotency;

@@ -78,8 +78,8 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout)
             .foreign_keys(true);
-        let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         let file_lock = FileLock::acquire(connect_options.get_filename(), options).await?;
+        let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         migrations::sqlite().run(&mut connection).await?;
         let file_lock = file_lock.share(options)?;
         let readers = SqlitePoolOptions::new()
