@@ -6,6 +6,7 @@
 mod orders;
 mod pool;
 mod records;
+mod row_locks;
 mod updates;
 
 use std::collections::HashMap;
@@ -14,11 +15,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::orders::PendingOrder;
 use self::pool::Database;
 use self::records::Find;
+use self::row_locks::Attempts;
 use self::updates::{Change, Update, find_record, insert_entry, insert_record};
 use super::error::{CommitTracker, written};
 use super::sql::{SELECT_PURCHASE, reservation_columns};
@@ -115,14 +118,24 @@ impl Storage for Postgres {
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>> {
         let options = self.database.options;
-        let tracker = CommitTracker::default();
-        let commit = tracker.clone();
-        self.database
-            .with_connection(|connection| {
-                Box::pin(create(connection, new, context, options, commit))
-            })
-            .await
-            .map_err(|error| tracker.mark(error))
+        let mut attempts = Attempts::until(Instant::now() + options.timeout / 2);
+        loop {
+            let (new, context) = (new.clone(), context.clone());
+            let tracker = CommitTracker::default();
+            let commit = tracker.clone();
+            let created = self
+                .database
+                .with_connection(|connection| {
+                    Box::pin(create(connection, new, context, options, commit))
+                })
+                .await
+                .map_err(|error| tracker.mark(error));
+            match created {
+                // Another transaction is using the key.
+                Err(error) if error.is_lock_timeout() && attempts.pause().await => {}
+                created => return created,
+            }
+        }
     }
 
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
@@ -307,7 +320,7 @@ async fn create(
     options: StorageOptions,
     tracker: CommitTracker,
 ) -> Result<WriteOutcome<Product>> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = row_locks::begin(connection).await?;
     let product = insert(&mut transaction, &new, &context.request).await?;
     if !insert_record(&mut transaction, &context, &product, options).await? {
         transaction.rollback().await?;

@@ -28,7 +28,7 @@ fn idempotency<T>(name: &str, response: fn(&T) -> Option<Vec<u8>>) -> Option<Ide
     })
 }
 
-fn with_key(name: &str, order: Order) -> Order {
+pub(crate) fn with_key(name: &str, order: Order) -> Order {
     let response = |outcome: &OrderOutcome| match outcome {
         OrderOutcome::Purchased(entry) => Some(entry.id.to_string().into_bytes()),
         _ => None,
@@ -39,7 +39,7 @@ fn with_key(name: &str, order: Order) -> Order {
     }
 }
 
-fn context(name: &str) -> WriteContext {
+pub(crate) fn context(name: &str) -> WriteContext {
     WriteContext {
         request: RequestContext::default(),
         idempotency: idempotency(name, |product: &Product| {

@@ -3,16 +3,17 @@
 //! [`settlement`](super::super::settlement).
 //!
 //! A batch never waits for a product that is locked elsewhere: it skips the product, whose orders
-//! run again on their own and wait for at most half the timeout of a call. If a batch fails before
-//! its commit because a row violates a constraint, its orders run again, one by one. An order that
-//! has not started within the timeout of a call is dropped, and its caller receives an error.
+//! are tried again on their own, for at most half the timeout of a call: see
+//! [`row_locks`](super::row_locks). If a batch fails before its commit because a row violates a
+//! constraint, its orders run again, one by one. An order that has not started within the timeout
+//! of a call is dropped, and its caller receives an error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::error::CommitTracker;
@@ -23,7 +24,8 @@ use super::super::{
     StockLevels, StorageError, StorageOptions,
 };
 use super::pool::Database;
-use super::records;
+use super::row_locks::{Attempts, LockedRows};
+use super::{records, row_locks};
 use crate::batch::{KeyBatch, StartToken};
 use crate::failpoint;
 
@@ -31,13 +33,6 @@ pub(super) struct PendingOrder {
     pub(super) order: Order,
     pub(super) reply: oneshot::Sender<Result<OrderOutcome>>,
     pub(super) start: StartToken,
-}
-
-/// The treatment of a product that is locked elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LockedRows {
-    Skip,
-    Wait,
 }
 
 /// Maximum number of tries. Each conflict means that another transaction has committed a record,
@@ -61,6 +56,8 @@ pub(super) async fn execute(database: Database, mut batches: Vec<KeyBatch<Pendin
         }
         // The error does not name the order, and nothing is written.
         Err(error) if error.is_row_error() && !error.commit_unknown() => {}
+        // Another transaction is using a key of an order, or has locked a table.
+        Err(error) if error.is_lock_timeout() && !error.commit_unknown() => {}
         Err(error) => return batches.iter_mut().for_each(|batch| fail(batch, &error)),
     }
     for batch in batches {
@@ -90,22 +87,21 @@ fn orders(batches: &[KeyBatch<PendingOrder>]) -> Vec<Order> {
     pending.map(|pending| pending.order.clone()).collect()
 }
 
-/// Carries out the orders of one product. If it is locked elsewhere, waits.
+/// Carries out the orders of one product. While it is locked elsewhere, tries again.
 async fn execute_single(database: Database, mut batch: KeyBatch<PendingOrder>) {
-    let permit = database.single_sale_permits.acquire();
-    let Ok(permit) = timeout(database.options.timeout, permit).await else {
-        return fail(&mut batch, &StorageError::not_started());
-    };
     let all = orders(std::slice::from_ref(&batch));
-    match transact(&database, &all, LockedRows::Wait).await {
-        Ok(mut outcomes) => reply(&mut outcomes, &mut batch),
+    match transact_single(&database, &all).await {
+        Ok(outcomes) => {
+            for (pending, outcome) in batch.jobs.drain(..).zip(outcomes) {
+                let _ = pending.reply.send(Ok(outcome));
+            }
+        }
         Err(error) if error.is_row_error() && !error.commit_unknown() && all.len() > 1 => {
             for pending in batch.jobs.drain(..) {
                 let order = std::slice::from_ref(&pending.order);
-                let outcome = transact(&database, order, LockedRows::Wait).await;
+                let outcome = transact_single(&database, order).await;
                 let outcome = outcome.and_then(|mut outcomes| {
-                    let outcomes = outcomes.remove(&pending.order.product);
-                    let outcome = outcomes.and_then(|mut outcomes| outcomes.pop());
+                    let outcome = outcomes.pop();
                     outcome.ok_or_else(|| StorageError::bug("an order has no outcome"))
                 });
                 let _ = pending.reply.send(outcome);
@@ -113,7 +109,26 @@ async fn execute_single(database: Database, mut batch: KeyBatch<PendingOrder>) {
         }
         Err(error) => fail(&mut batch, &error),
     }
-    drop(permit);
+}
+
+/// Carries out orders of one product in one transaction.
+async fn transact_single(database: &Database, orders: &[Order]) -> Result<Vec<OrderOutcome>> {
+    // Half of the timeout: the attempts and their last transaction take no longer than a call.
+    let mut attempts = Attempts::until(Instant::now() + database.options.timeout / 2);
+    loop {
+        let (locked_rows, permit) = attempts.begin(database);
+        let settled = transact(database, orders, locked_rows).await;
+        drop(permit);
+        match settled.map(|outcomes| outcomes.into_values().next()) {
+            Ok(Some(outcomes)) => return Ok(outcomes),
+            Ok(None) => {}
+            Err(error) if error.is_lock_timeout() && !error.commit_unknown() => {}
+            Err(error) => return Err(error),
+        }
+        if !attempts.pause().await {
+            return Err(StorageError::rows_locked());
+        }
+    }
 }
 
 /// Carries out orders in one transaction. Returns the outcomes of each product that was not
@@ -162,15 +177,7 @@ async fn try_transact(
     options: StorageOptions,
     tracker: CommitTracker,
 ) -> Result<Option<HashMap<i64, Vec<OrderOutcome>>>> {
-    let mut transaction = connection.begin().await?;
-    if locked_rows == LockedRows::Wait {
-        // Well before the call times out, which would close the connection.
-        let lock_timeout_ms = (options.timeout / 2).as_millis().max(1);
-        let text = format!("SET LOCAL lock_timeout = {lock_timeout_ms}");
-        sqlx::raw_sql(AssertSqlSafe(text))
-            .execute(&mut *transaction)
-            .await?;
-    }
+    let mut transaction = row_locks::begin(connection).await?;
     let ids = orders
         .iter()
         .map(|order| order.product)
@@ -186,6 +193,10 @@ async fn try_transact(
         .into_iter()
         .filter(|order| !skipped.contains(&order.product))
         .collect::<Vec<_>>();
+    if orders.is_empty() {
+        transaction.rollback().await?;
+        return Ok(Some(HashMap::new()));
+    }
     failpoint::pause("transaction.begun").await;
     let snapshot = read(&mut transaction, &orders, locked, options).await?;
     let mut writes = settle(&orders, snapshot);

@@ -22,10 +22,8 @@ const FRESH: Duration = Duration::from_millis(100);
 pub(super) struct Database {
     pub(super) pool: PgPool,
     pub(super) options: StorageOptions,
-    /// Permits for writes that wait for a locked row, one kind each: such writes never occupy
-    /// all connections.
-    pub(super) single_update_permits: Arc<Semaphore>,
-    pub(super) single_sale_permits: Arc<Semaphore>,
+    /// Permits for connections that wait for a lock: they are never all connections.
+    pub(super) lock_wait_permits: Arc<Semaphore>,
 }
 
 impl Database {
@@ -79,15 +77,11 @@ impl Database {
             })
             .connect_with(connect_options)
             .await?;
-        let permits = |divisor| {
-            let permits = usize::try_from(options.max_connections / divisor);
-            Arc::new(Semaphore::new(permits.unwrap_or(1).max(1)))
-        };
+        let lock_waits = usize::try_from(options.max_connections / 4);
         Ok(Self {
             pool,
             options,
-            single_update_permits: permits(2),
-            single_sale_permits: permits(4),
+            lock_wait_permits: Arc::new(Semaphore::new(lock_waits.unwrap_or(1).max(1))),
         })
     }
 
