@@ -45,7 +45,7 @@ pub use self::product::{
     WriteOutcome,
 };
 pub use self::query::{Column, Comparison, Direction, EntryFilter, Filter, ProductQuery};
-pub use self::request_context::RequestContext;
+pub use self::request_context::{KnownCommits, RequestContext};
 pub use self::reservation::{Reservation, ReservationState};
 
 /// The calls that the shop makes of its database.
@@ -79,6 +79,9 @@ pub trait Storage: Send + Sync {
         precondition: Precondition,
         request: RequestContext,
     ) -> Result<WriteOutcome<Product>>;
+    /// Returns the commits that this server knows of. Taken when a request with an idempotency key
+    /// arrives: see [`OrderOutcome::Overtaken`].
+    fn known_commits(&self) -> KnownCommits;
     /// Carries out an order. Orders of one product are carried out in order of arrival.
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome>;
     /// Returns a purchase.

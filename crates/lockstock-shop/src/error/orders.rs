@@ -1,10 +1,15 @@
 //! Errors of orders: not enough stock, a reservation that is no longer held.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 
 use super::ApiError;
 use crate::storage::{OrderOutcome, Reservation, StockLevels};
 use crate::timestamp;
+
+/// The server knows of the refusal by now: the next try runs.
+const OVERTAKEN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl From<OrderOutcome> for ApiError {
     fn from(outcome: OrderOutcome) -> Self {
@@ -12,6 +17,7 @@ impl From<OrderOutcome> for ApiError {
             OrderOutcome::Insufficient(figures) => Self::insufficient(figures),
             OrderOutcome::Expired(reservation) => Self::expired(&reservation),
             OrderOutcome::Settled(reservation) => Self::settled(&reservation),
+            OrderOutcome::Overtaken => Self::in_flight(OVERTAKEN_RETRY_AFTER),
             OrderOutcome::NoProduct => Self::product_not_found(),
             OrderOutcome::NoReservation => Self::not_found_of("Reservation"),
             // Not errors.

@@ -100,4 +100,15 @@ pub enum OrderOutcome {
     NoReservation,
     /// The idempotency key was used before: nothing is written.
     AlreadyRecorded(ResponseRecord),
+    /// Another try under the idempotency key was refused, perhaps after this one had begun. That
+    /// refusal stands, so nothing is written. A try that begins now runs.
+    Overtaken,
+}
+
+impl OrderOutcome {
+    /// Returns whether the order is refused for a state that may change: the same order may
+    /// succeed later. An expired or settled reservation stays so.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self, Self::Insufficient(_) | Self::NoProduct)
+    }
 }

@@ -6,6 +6,7 @@
 mod orders;
 mod pool;
 mod records;
+mod refusals;
 mod row_locks;
 mod updates;
 
@@ -26,9 +27,9 @@ use self::updates::{Change, Update, find_record, insert_entry, insert_record};
 use super::error::{CommitTracker, written};
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
-    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
-    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
+    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
+    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
+    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher};
 
@@ -175,6 +176,10 @@ impl Storage for Postgres {
             idempotency: None,
         };
         updates::write_single(&self.database, id, Change::Delete, precondition, context).await
+    }
+
+    fn known_commits(&self) -> KnownCommits {
+        self.database.newest_snapshot.known_commits()
     }
 
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {

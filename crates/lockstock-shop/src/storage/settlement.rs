@@ -29,6 +29,8 @@ pub(super) struct Snapshot {
     pub(super) reservations: BTreeMap<Uuid, Reservation>,
     /// The records under the idempotency keys of the orders.
     pub(super) records: HashMap<IdempotencyKey, ResponseRecord>,
+    /// The keys of orders that may have begun before a refusal under their key.
+    pub(super) refused: HashSet<IdempotencyKey>,
 }
 
 /// The part of a product that orders change or depend on.
@@ -51,6 +53,8 @@ pub(super) struct Writes {
     /// Sorted by key, as every transaction writes them: transactions with the same keys cannot
     /// deadlock.
     pub(super) records: BTreeMap<IdempotencyKey, ResponseRecord>,
+    /// The refusals under idempotency keys, with the fingerprints of the requests.
+    pub(super) refusals: BTreeMap<IdempotencyKey, [u8; 32]>,
     /// Stock and version of the products that were sold.
     pub(super) products: BTreeMap<i64, (i64, i64)>,
 }
@@ -58,7 +62,10 @@ pub(super) struct Writes {
 impl Writes {
     /// Returns whether there is nothing to write.
     pub(super) fn are_empty(&self) -> bool {
-        self.entries.is_empty() && self.reservations.is_empty() && self.records.is_empty()
+        self.entries.is_empty()
+            && self.reservations.is_empty()
+            && self.records.is_empty()
+            && self.refusals.is_empty()
     }
 }
 
@@ -104,7 +111,15 @@ impl Settlement {
         if let Some(record) = self.snapshot.records.get(key) {
             return OrderOutcome::AlreadyRecorded(record.clone());
         }
+        if self.snapshot.refused.contains(key) {
+            return OrderOutcome::Overtaken;
+        }
         let outcome = self.apply(order);
+        if outcome.may_change() {
+            let fingerprint = idempotency.fingerprint;
+            self.writes.refusals.insert(key.clone(), fingerprint);
+            self.snapshot.refused.insert(key.clone());
+        }
         if let Some(record) = idempotency.record(&outcome) {
             self.writes.records.insert(key.clone(), record.clone());
             self.snapshot.records.insert(key.clone(), record);

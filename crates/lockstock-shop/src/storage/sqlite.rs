@@ -25,9 +25,10 @@ use super::error::written;
 use super::file_lock::FileLock;
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
-    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
-    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now, sql,
+    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
+    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
+    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now,
+    sql,
 };
 use crate::batch::{BatchLimits, Batcher};
 
@@ -186,6 +187,10 @@ impl Storage for Sqlite {
             reply,
         })
         .await
+    }
+
+    fn known_commits(&self) -> KnownCommits {
+        KnownCommits::default()
     }
 
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {

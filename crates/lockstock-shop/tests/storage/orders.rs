@@ -24,6 +24,7 @@ fn of(caller: &str, order: Order) -> Order {
     let request = RequestContext {
         request_id: "request".into(),
         caller: caller.into(),
+        ..RequestContext::default()
     };
     Order { request, ..order }
 }

@@ -20,12 +20,13 @@ use super::super::error::CommitTracker;
 use super::super::settlement::{ProductState, Snapshot, Writes, settle};
 use super::super::sql::reservation_columns;
 use super::super::{
-    IdempotencyKey, LedgerEntry, Order, OrderOutcome, Reservation, ResponseRecord, Result,
-    StockLevels, StorageError, StorageOptions,
+    LedgerEntry, Order, OrderOutcome, Reservation, Result, StockLevels, StorageError,
+    StorageOptions,
 };
 use super::pool::Database;
+use super::records::AcceptedRefusals;
 use super::row_locks::{Attempts, LockedRows};
-use super::{records, row_locks};
+use super::{records, refusals, row_locks};
 use crate::batch::{KeyBatch, StartToken};
 use crate::failpoint;
 
@@ -143,14 +144,14 @@ async fn transact(
         tries += 1;
         let tracker = CommitTracker::default();
         let (commit, orders) = (tracker.clone(), orders.to_vec());
-        let options = database.options;
+        let settling = database.clone();
         let settled = database
             .with_connection(|connection| {
                 Box::pin(try_transact(
                     connection,
                     orders,
                     locked_rows,
-                    options,
+                    settling,
                     commit,
                 ))
             })
@@ -174,7 +175,7 @@ async fn try_transact(
     connection: &mut PgConnection,
     orders: Vec<Order>,
     locked_rows: LockedRows,
-    options: StorageOptions,
+    database: Database,
     tracker: CommitTracker,
 ) -> Result<Option<HashMap<i64, Vec<OrderOutcome>>>> {
     let mut transaction = row_locks::begin(connection).await?;
@@ -198,17 +199,25 @@ async fn try_transact(
         return Ok(Some(HashMap::new()));
     }
     failpoint::pause("transaction.begun").await;
-    let snapshot = read(&mut transaction, &orders, locked, options).await?;
+    if orders.iter().any(refusals::is_too_old) {
+        return Err(StorageError::not_started());
+    }
+    let (snapshot, accepted) = read(&mut transaction, &orders, locked, &database).await?;
     let mut writes = settle(&orders, snapshot);
     let outcomes = std::mem::take(&mut writes.outcomes);
     if writes.are_empty() {
         transaction.rollback().await?;
     } else {
-        if !write(&mut transaction, writes, options).await? {
+        let refuses = !writes.refusals.is_empty();
+        if !write(&mut transaction, writes, accepted, database.options).await? {
             transaction.rollback().await?;
             return Ok(None);
         }
         tracker.commit(transaction).await?;
+        // If it fails, the next try here is told to repeat itself, which is all that it costs.
+        if refuses && let Err(error) = database.newest_snapshot.refresh(connection).await {
+            tracing::debug!(%error, "no snapshot after a refusal");
+        }
     }
     let mut by_product = HashMap::<i64, Vec<OrderOutcome>>::new();
     for (order, outcome) in orders.iter().zip(outcomes) {
@@ -269,11 +278,12 @@ async fn read(
     connection: &mut PgConnection,
     orders: &[Order],
     locked: Vec<LockedProduct>,
-    options: StorageOptions,
-) -> Result<Snapshot> {
+    database: &Database,
+) -> Result<(Snapshot, AcceptedRefusals)> {
     let ids = locked.iter().map(|product| product.0).collect::<Vec<_>>();
-    let held: Vec<(Option<i64>, i64, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp()
+    let held: Vec<(Option<i64>, i64, DateTime<Utc>, Option<String>)> = sqlx::query_as(
+        "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp(),
+             CASE WHEN requested.id IS NULL THEN pg_current_snapshot()::text END
          FROM (SELECT unnest($1::bigint[]) UNION ALL SELECT NULL) AS requested (id)
              LEFT JOIN LATERAL (
                  SELECT sum(quantity) AS quantity FROM reservations
@@ -284,10 +294,13 @@ async fn read(
     .bind(ids)
     .fetch_all(&mut *connection)
     .await?;
-    let now = held.first().map_or_else(Utc::now, |(_, _, now)| *now);
+    let now = held.first().map_or_else(Utc::now, |row| row.2);
+    if let Some(snapshot) = held.iter().find_map(|row| row.3.as_deref()) {
+        database.newest_snapshot.keep(snapshot);
+    }
     let held: HashMap<i64, i64> = held
         .into_iter()
-        .filter_map(|(id, held, _)| Some((id?, held)))
+        .filter_map(|row| Some((row.0?, row.1)))
         .collect();
     let products = locked.into_iter().map(|(id, price, stock, version)| {
         let held = held.get(&id).copied().unwrap_or_default();
@@ -299,12 +312,16 @@ async fn read(
         };
         (id, product)
     });
-    Ok(Snapshot {
+    let reservations = read_reservations(connection, orders, now).await?;
+    let found = records::find_of(connection, orders, database.options).await?;
+    let snapshot = Snapshot {
         now,
         products: products.collect(),
-        reservations: read_reservations(connection, orders, now).await?,
-        records: read_records(connection, orders, options).await?,
-    })
+        reservations,
+        records: found.records,
+        refused: found.refused,
+    };
+    Ok((snapshot, found.accepted))
 }
 
 /// Returns the reservations that orders name, and the reservations of known callers that buy.
@@ -352,23 +369,11 @@ async fn read_reservations(
     Ok(found.into_iter().map(|found| (found.id, found)).collect())
 }
 
-async fn read_records(
-    connection: &mut PgConnection,
-    orders: &[Order],
-    options: StorageOptions,
-) -> Result<HashMap<IdempotencyKey, ResponseRecord>> {
-    let writes = orders.iter().filter_map(|order| order.idempotency.as_ref());
-    let keys = writes.map(|write| write.key.clone()).collect::<Vec<_>>();
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
-    records::find(connection, keys, options).await
-}
-
 /// Writes everything. Returns false if another transaction has used one of the idempotency keys.
 async fn write(
     connection: &mut PgConnection,
     writes: Writes,
+    accepted: AcceptedRefusals,
     options: StorageOptions,
 ) -> Result<bool> {
     if !writes.entries.is_empty() {
@@ -377,7 +382,8 @@ async fn write(
     if !writes.reservations.is_empty() {
         write_reservations(connection, &writes.reservations).await?;
     }
-    records::insert(connection, writes.records, options).await
+    let (records, refusals) = (writes.records, writes.refusals);
+    records::insert(connection, records, refusals, accepted, options).await
 }
 
 async fn write_sales(

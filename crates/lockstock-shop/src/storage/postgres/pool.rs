@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::{Result, StorageError, StorageOptions, migrations};
+use super::refusals::NewestSnapshot;
 
 /// A connection that was used this recently is not pinged before its next use.
 const FRESH: Duration = Duration::from_millis(100);
@@ -24,6 +25,7 @@ pub(super) struct Database {
     pub(super) options: StorageOptions,
     /// Permits for connections that wait for a lock: they are never all connections.
     pub(super) lock_wait_permits: Arc<Semaphore>,
+    pub(super) newest_snapshot: NewestSnapshot,
 }
 
 impl Database {
@@ -82,6 +84,7 @@ impl Database {
             pool,
             options,
             lock_wait_permits: Arc::new(Semaphore::new(lock_waits.unwrap_or(1).max(1))),
+            newest_snapshot: NewestSnapshot::default(),
         })
     }
 

@@ -17,6 +17,7 @@ use super::super::{
     StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use super::pool::Database;
+use super::records::AcceptedRefusals;
 use super::row_locks::{Attempts, LockedRows};
 use super::{records, row_locks, with_clock};
 use crate::failpoint;
@@ -390,7 +391,10 @@ pub(super) async fn insert_record(
         let record = idempotency.record(product)?;
         Some((idempotency.key.clone(), record))
     });
-    records::insert(connection, BTreeMap::from_iter(record), options).await
+    // A refusal under the key belongs to an order, so to another request.
+    let refusals = AcceptedRefusals::All;
+    let record = BTreeMap::from_iter(record);
+    records::insert(connection, record, BTreeMap::new(), refusals, options).await
 }
 
 pub(super) async fn insert_entry(connection: &mut PgConnection, entry: LedgerEntry) -> Result<()> {

@@ -77,6 +77,7 @@ async fn read(
         products: products.collect(),
         reservations: read_reservations(connection, orders, now).await?,
         records,
+        refused: HashSet::new(),
     })
 }
 
