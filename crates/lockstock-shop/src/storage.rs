@@ -72,7 +72,7 @@ pub trait Storage: Send + Sync {
         precondition: Precondition,
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>>;
-    /// Deletes a product. Returns it as it was before.
+    /// Deletes a product of which no units are set aside. Returns it as it was before.
     async fn delete(
         &self,
         id: i64,
@@ -86,7 +86,8 @@ pub trait Storage: Send + Sync {
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome>;
     /// Returns a purchase.
     async fn purchase(&self, id: Uuid) -> Result<Option<LedgerEntry>>;
-    /// Returns a reservation, and whether its units are set aside now.
+    /// Returns a reservation, and whether its units are set aside now: those of a deleted product
+    /// are not.
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>>;
     /// Counts entries in the ledger of a product.
     async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64>;

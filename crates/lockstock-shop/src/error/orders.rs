@@ -46,6 +46,17 @@ impl ApiError {
             .with("held", figures.held)
     }
 
+    /// 409 if a product with reservations is to be deleted.
+    pub(crate) fn product_held(held: i64) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "product_held",
+            format!("{held} of the product are reserved: it can be deleted when they no longer are."),
+            format!("예약된 수량이 {held}개 있어 상품을 삭제할 수 없습니다. 예약이 끝난 후 다시 시도해 주세요."),
+        )
+        .with("held", held)
+    }
+
     /// 409 if the reservation has expired.
     fn expired(reservation: &Reservation) -> Self {
         Self::coded(

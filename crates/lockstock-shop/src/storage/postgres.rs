@@ -209,7 +209,9 @@ impl Storage for Postgres {
         const SELECT: &str = concat!(
             "SELECT ",
             reservation_columns!(),
-            ", statement_timestamp() AS now FROM reservations WHERE id = $1"
+            ", statement_timestamp() AS now,
+               EXISTS (SELECT FROM products WHERE id = reservations.product) AS has_product
+             FROM reservations WHERE id = $1"
         );
         self.database
             .with_connection(|connection| {
@@ -220,7 +222,8 @@ impl Storage for Postgres {
                     };
                     let reservation = Reservation::from_row(&row)?;
                     let now: DateTime<Utc> = row.try_get("now")?;
-                    let is_held = reservation.is_held(now);
+                    // Earlier versions deleted products with reservations.
+                    let is_held = reservation.is_held(now) && row.try_get("has_product")?;
                     Ok(Some((reservation, is_held)))
                 })
             })

@@ -153,8 +153,8 @@ impl Settlement {
         outcome
     }
 
-    /// Buys units that are not set aside for others. The caller's own reservations are used up
-    /// first.
+    /// Buys units. The caller's own reservations are used up first, as if they were confirmed;
+    /// further units must not be set aside.
     fn purchase(
         &mut self,
         order: &Order,
@@ -162,13 +162,9 @@ impl Settlement {
         quantity: i64,
     ) -> OrderOutcome {
         let own = self.held_by(order);
-        let held_by_caller: i64 = own.iter().map(|reservation| reservation.quantity).sum();
-        let others = StockLevels {
-            held: product.levels.held - held_by_caller,
-            ..product.levels
-        };
-        if quantity > others.available() {
-            return OrderOutcome::Insufficient(others);
+        let levels = levels_for_owner(product.levels, &own);
+        if quantity > levels.available() {
+            return OrderOutcome::Insufficient(levels);
         }
         let entry = self.sell(order, product, quantity, None);
         let mut remaining = quantity;
@@ -249,7 +245,8 @@ impl Settlement {
             }
             // An update has set the stock below the held units.
             (ReservationState::Held, _) if quantity > product.levels.stock => {
-                OrderOutcome::Insufficient(product.levels)
+                let own = self.held_by(order);
+                OrderOutcome::Insufficient(levels_for_owner(product.levels, &own))
             }
             (ReservationState::Held, _) => {
                 let entry = self.sell(order, product, quantity, Some(reservation.id));
@@ -321,6 +318,21 @@ impl Settlement {
         self.snapshot
             .reservations
             .insert(reservation.id, reservation);
+    }
+}
+
+/// Returns the levels as the owner of reservations sees them. Available are the units of its
+/// reservations, and those that are not set aside. If an update has set the stock below the held
+/// units, reservations can be used while units are left.
+fn levels_for_owner(levels: StockLevels, own: &[Reservation]) -> StockLevels {
+    if own.is_empty() {
+        return levels;
+    }
+    let own: i64 = own.iter().map(|reservation| reservation.quantity).sum();
+    let available = levels.stock.min(own + levels.available());
+    StockLevels {
+        stock: levels.stock,
+        held: levels.stock - available,
     }
 }
 

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, FromRow, Row, SqliteConnection};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
@@ -203,18 +203,20 @@ impl Storage for Sqlite {
     }
 
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
-        let found: Option<Reservation> = sqlx::query_as(concat!(
+        const SELECT: &str = concat!(
             "SELECT ",
             reservation_columns!(),
-            " FROM reservations WHERE id = $1"
-        ))
-        .bind(id)
-        .fetch_optional(&self.readers)
-        .await?;
-        Ok(found.map(|reservation| {
-            let is_held = reservation.is_held(now());
-            (reservation, is_held)
-        }))
+            ", EXISTS (SELECT 1 FROM products WHERE id = reservations.product) AS has_product
+             FROM reservations WHERE id = $1"
+        );
+        let query = sqlx::query(SELECT).bind(id);
+        let Some(row) = query.fetch_optional(&self.readers).await? else {
+            return Ok(None);
+        };
+        let reservation = Reservation::from_row(&row)?;
+        // Earlier versions deleted products with reservations.
+        let is_held = reservation.is_held(now()) && row.try_get("has_product")?;
+        Ok(Some((reservation, is_held)))
     }
 
     async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64> {

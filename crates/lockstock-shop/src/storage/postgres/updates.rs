@@ -300,6 +300,13 @@ impl SingleWrite {
             return Ok(Some(self.precondition.rejection(found)));
         };
         failpoint::pause("transaction.begun").await;
+        if let Change::Delete = self.change {
+            let held = self.held(&mut transaction).await?;
+            if held > 0 {
+                transaction.rollback().await?;
+                return Ok(Some(WriteOutcome::Held { held }));
+            }
+        }
         let product = self.change(&mut transaction).await?;
         if !insert_record(&mut transaction, &self.context, &product, self.options).await? {
             transaction.rollback().await?;
@@ -338,6 +345,16 @@ impl SingleWrite {
         };
         let query = sqlx::query_as(text).bind(self.id);
         Ok(query.fetch_optional(connection).await?)
+    }
+
+    /// Returns how many units are set aside. Called after the row is locked, which every
+    /// reservation locks too.
+    async fn held(&self, connection: &mut PgConnection) -> Result<i64> {
+        let query = sqlx::query_scalar(
+            "SELECT coalesce(sum(quantity), 0)::bigint FROM reservations
+             WHERE product = $1 AND state = 'held' AND expires_at > statement_timestamp()",
+        );
+        Ok(query.bind(self.id).fetch_one(connection).await?)
     }
 
     async fn change(&self, connection: &mut PgConnection) -> Result<Product> {

@@ -423,6 +423,9 @@ async fn delete(
         Ok(product) => product,
         Err(rejection) => return Ok(rejection),
     };
+    if product.held > 0 {
+        return Ok(WriteOutcome::Held { held: product.held });
+    }
     sqlx::query("DELETE FROM products WHERE id = $1")
         .bind(id)
         .execute(&mut *connection)
