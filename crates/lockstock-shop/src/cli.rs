@@ -8,6 +8,7 @@ use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
 
+use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::race::RaceArgs;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Copy the SQLite database to a new file while the server runs
+    Backup(BackupArgs),
 }
 
 #[cfg(test)]

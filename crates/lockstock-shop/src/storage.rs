@@ -28,6 +28,7 @@ mod settlement;
 mod sql;
 mod sqlite;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,6 +155,25 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
             "cannot open the database {}: {error}",
             redact_database_url(url)
         )
+    })
+}
+
+/// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products
+/// and of its ledger entries.
+///
+/// # Errors
+///
+/// One line with the cause and the remedy, without a password.
+pub async fn backup(url: &str, target: &Path) -> anyhow::Result<(i64, i64)> {
+    anyhow::ensure!(
+        !url.starts_with("postgres:") && !url.starts_with("postgresql:"),
+        "Postgres has its own: pg_dump --format=custom --file={} URL, and pg_restore",
+        target.display()
+    );
+    let copied = sqlite::backup(url, target).await;
+    copied.map_err(|error| {
+        let database = redact_database_url(url);
+        anyhow::anyhow!("cannot back up the database {database}: {error:#}")
     })
 }
 

@@ -4,6 +4,8 @@
 //! that arrive while a transaction runs share the next one and its one fsync
 //! (`synchronous=FULL`: the commit is on the disk before a write returns).
 
+mod backup;
+mod checkpoint;
 mod orders;
 mod records;
 mod writer;
@@ -17,9 +19,11 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection, FromRow, Row, SqliteConnection};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
+pub(super) use self::backup::backup;
 use self::writer::{Command, DeferredReply, Write, Writer};
 use super::error::written;
 use super::file_lock::FileLock;
@@ -49,6 +53,7 @@ pub(super) struct Sqlite {
     writer: Arc<Mutex<Writer>>,
     gets: Batcher<Get>,
     writes: Batcher<Write>,
+    checkpoints: Mutex<JoinSet<()>>,
     _file_lock: FileLock,
 }
 
@@ -74,7 +79,8 @@ impl Sqlite {
             "an in-memory database loses every sale when the server stops: name a file"
         );
         let connect_options = SqliteConnectOptions::from_str(url)?
-            .create_if_missing(true)
+            // The lock has created it. A file that is gone later is not replaced by an empty one.
+            .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout)
@@ -89,7 +95,10 @@ impl Sqlite {
             .test_before_acquire(false)
             .connect_with(connect_options.clone().read_only(true))
             .await?;
-        let writer = Writer::new(connect_options, connection, options);
+        let committed = Arc::new(Notify::new());
+        let mut checkpoints = JoinSet::new();
+        checkpoints.spawn(checkpoint::run(connect_options.clone(), committed.clone()));
+        let writer = Writer::new(connect_options, connection, options, committed);
         let writer = Arc::new(Mutex::new(writer));
         let batch_writer = writer.clone();
         let writes = Batcher::start(WRITES, move |batch| {
@@ -104,6 +113,7 @@ impl Sqlite {
             writer,
             gets,
             writes,
+            checkpoints: Mutex::new(checkpoints),
             _file_lock: file_lock,
         })
     }
@@ -253,8 +263,9 @@ impl Storage for Sqlite {
     }
 
     async fn close(&self) {
+        self.checkpoints.lock().await.shutdown().await;
         self.readers.close().await;
-        // The last connection to close checkpoints the write-ahead log into the file.
+        // The last connection to close removes the write-ahead log.
         self.writer.lock().await.close().await;
     }
 }

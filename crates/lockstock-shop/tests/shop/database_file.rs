@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use lockstock_testkit::Redis;
+use sqlx::{Connection, SqliteConnection};
 
-use crate::harness::{Server, binary, sqlite};
+use crate::harness::{Server, binary, eventually, sqlite};
 
 const IN_USE: &str = "another lockstock is serving it";
 
@@ -74,6 +75,63 @@ async fn a_file_that_was_renamed_is_not_shared_under_its_new_name() {
     fs::rename(&renamed, &file).unwrap();
     let id = first.create(1).await;
     assert_eq!(second.stock(id).await, 1);
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_server_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("shop"), folder.path().join("copy"));
+    let server = Server::on("memory://", &sqlite(&file)).start();
+    let id = server.create(5).await;
+    assert_eq!(server.buy(id, 2).await.status, 201);
+    let backup = |database: &str| {
+        let mut command = binary();
+        command
+            .arg("backup")
+            .arg(&copy)
+            .args(["--database", database]);
+        let output = command.output().unwrap();
+        let (out, err) = (output.stdout, output.stderr);
+        let text = String::from_utf8([out, err].concat()).unwrap();
+        (output.status.success(), text)
+    };
+    let (is_saved, text) = backup(&sqlite(&file));
+    assert!(
+        is_saved && text.contains("with 1 products and 2 ledger entries"),
+        "{text}"
+    );
+    assert_eq!(server.buy(id, 1).await.status, 201);
+    let restored = Server::on("memory://", &sqlite(&copy)).start();
+    assert_eq!(restored.ledger(id).await, server.ledger(id).await[..2]);
+    for (database, why) in [
+        (sqlite(&file), "overwrites no file"),
+        (sqlite(&folder.path().join("missing")), "cannot open"),
+        ("postgres://shop@127.0.0.1/shop".to_owned(), "pg_dump"),
+    ] {
+        let (is_saved, text) = backup(&database);
+        assert!(!is_saved && text.contains(why), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_plain_copy_of_the_file_soon_contains_every_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("shop"), folder.path().join("copy"));
+    let server = Server::on("memory://", &sqlite(&file)).start();
+    let id = server.create(5).await;
+    let ledger = server.ledger(id).await;
+    let copied = eventually("the commit is in the file", async || {
+        fs::copy(&file, &copy).unwrap();
+        let url = sqlite(&copy);
+        let mut connection = SqliteConnection::connect(&url).await.unwrap();
+        let count = sqlx::query_scalar("SELECT count(*) FROM ledger");
+        // Before the first checkpoint there is no table.
+        let count: i64 = count.fetch_one(&mut connection).await.unwrap_or_default();
+        (count == 1).then_some(connection)
+    });
+    copied.await.close().await.unwrap();
+    let restored = Server::on("memory://", &sqlite(&copy)).start();
+    assert_eq!(restored.ledger(id).await, ledger);
 }
 
 #[tokio::test]

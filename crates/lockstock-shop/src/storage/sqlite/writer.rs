@@ -2,10 +2,11 @@
 //! that arrived while the previous one ran.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::super::error::CommitTracker;
@@ -14,6 +15,7 @@ use super::super::{
     RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
     WriteOutcome, now, sql,
 };
+use super::checkpoint::checkpoint;
 use super::{orders, records, with_clock};
 use crate::batch::StartToken;
 use crate::failpoint;
@@ -96,6 +98,8 @@ pub(super) struct Writer {
     /// open.
     connection: Option<SqliteConnection>,
     options: StorageOptions,
+    /// Notified after each commit.
+    committed: Arc<Notify>,
 }
 
 impl Writer {
@@ -103,16 +107,20 @@ impl Writer {
         connect_options: SqliteConnectOptions,
         connection: SqliteConnection,
         options: StorageOptions,
+        committed: Arc<Notify>,
     ) -> Self {
         Self {
             connect_options,
             connection: Some(connection),
             options,
+            committed,
         }
     }
 
     pub(super) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            // If another process has the file open, closing does not do it.
+            let _ = checkpoint(&mut connection).await;
             let _ = connection.close().await;
         }
     }
@@ -185,6 +193,7 @@ impl Writer {
             return Ok(false);
         }
         tracker.commit(transaction).await?;
+        self.committed.notify_one();
         Ok(true)
     }
 }
