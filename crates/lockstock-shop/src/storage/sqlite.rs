@@ -8,6 +8,7 @@ mod backup;
 mod checkpoint;
 mod orders;
 mod records;
+mod refusals;
 mod writer;
 
 use std::str::FromStr;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub(super) use self::backup::backup;
+use self::refusals::NewestPosition;
 use self::writer::{Command, DeferredReply, Write, Writer};
 use super::error::written;
 use super::file_lock::FileLock;
@@ -54,6 +56,7 @@ pub(super) struct Sqlite {
     gets: Batcher<Get>,
     writes: Batcher<Write>,
     checkpoints: Mutex<JoinSet<()>>,
+    newest_refusal: NewestPosition,
     _file_lock: FileLock,
 }
 
@@ -98,7 +101,15 @@ impl Sqlite {
         let committed = Arc::new(Notify::new());
         let mut checkpoints = JoinSet::new();
         checkpoints.spawn(checkpoint::run(connect_options.clone(), committed.clone()));
-        let writer = Writer::new(connect_options, connection, options, committed);
+        let newest_refusal = NewestPosition::default();
+        newest_refusal.refresh(&mut connection).await?;
+        let writer = Writer {
+            connect_options,
+            connection: Some(connection),
+            options,
+            committed,
+            newest_refusal: newest_refusal.clone(),
+        };
         let writer = Arc::new(Mutex::new(writer));
         let batch_writer = writer.clone();
         let writes = Batcher::start(WRITES, move |batch| {
@@ -114,6 +125,7 @@ impl Sqlite {
             gets,
             writes,
             checkpoints: Mutex::new(checkpoints),
+            newest_refusal,
             _file_lock: file_lock,
         })
     }
@@ -200,7 +212,7 @@ impl Storage for Sqlite {
     }
 
     fn known_commits(&self) -> KnownCommits {
-        KnownCommits::default()
+        self.newest_refusal.known_commits()
     }
 
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {

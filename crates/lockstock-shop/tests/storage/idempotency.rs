@@ -112,10 +112,24 @@ fn begun_now(storage: &dyn Storage, order: Order) -> Order {
 
 #[tokio::test]
 async fn a_try_that_began_before_a_refusal_has_no_effect_after_it() {
-    let url = new_postgres_database();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite3");
+    for url in [
+        format!("sqlite://{}", file.display()),
+        new_postgres_database(),
+    ] {
+        outcome_at_two_servers(&url).await;
+    }
+}
+
+async fn outcome_at_two_servers(url: &str) {
+    let shared = StorageOptions {
+        exclusive: false,
+        ..OPTIONS
+    };
     let [here, there] = [
-        storage::open(&url, OPTIONS).await.unwrap(),
-        storage::open(&url, OPTIONS).await.unwrap(),
+        storage::open(url, shared).await.unwrap(),
+        storage::open(url, shared).await.unwrap(),
     ];
     let id = created(&*here, mug(0)).await.id;
     let begin = |storage: &dyn Storage| begun_now(storage, with_key("k", order(id, purchase(1))));
@@ -124,8 +138,8 @@ async fn a_try_that_began_before_a_refusal_has_no_effect_after_it() {
     assert!(matches!(refused, OrderOutcome::Insufficient(_)));
     let raised = here.update(id, stock(5), fenced(1), WriteContext::default());
     assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
-    for _ in 0..2 {
-        let outcome = here.submit_order(earlier.clone()).await.unwrap();
+    for storage in [&here, &there, &here] {
+        let outcome = storage.submit_order(earlier.clone()).await.unwrap();
         assert_eq!(outcome, OrderOutcome::Overtaken);
     }
     // A try that begins now is a new one, here and where the key was refused.

@@ -26,7 +26,7 @@ use super::super::{
 use super::pool::Database;
 use super::records::AcceptedRefusals;
 use super::row_locks::{Attempts, LockedRows};
-use super::{records, refusals, row_locks};
+use super::{records, row_locks};
 use crate::batch::{KeyBatch, StartToken};
 use crate::failpoint;
 
@@ -199,7 +199,7 @@ async fn try_transact(
         return Ok(Some(HashMap::new()));
     }
     failpoint::pause("transaction.begun").await;
-    if orders.iter().any(refusals::is_too_old) {
+    if orders.iter().any(Order::is_too_old) {
         return Err(StorageError::not_started());
     }
     let (snapshot, accepted) = read(&mut transaction, &orders, locked, &database).await?;
@@ -272,6 +272,9 @@ async fn find_skipped(
         .collect())
 }
 
+/// A row of product, held units, time and snapshot. One row has no product; it has the snapshot.
+type HeldUnits = (Option<i64>, i64, DateTime<Utc>, Option<String>);
+
 /// Reads the data that the orders depend on. Called after the products are locked: each statement
 /// sees everything that the previous lock owners have committed.
 async fn read(
@@ -281,7 +284,7 @@ async fn read(
     database: &Database,
 ) -> Result<(Snapshot, AcceptedRefusals)> {
     let ids = locked.iter().map(|product| product.0).collect::<Vec<_>>();
-    let held: Vec<(Option<i64>, i64, DateTime<Utc>, Option<String>)> = sqlx::query_as(
+    let held: Vec<HeldUnits> = sqlx::query_as(
         "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp(),
              CASE WHEN requested.id IS NULL THEN pg_current_snapshot()::text END
          FROM (SELECT unnest($1::bigint[]) UNION ALL SELECT NULL) AS requested (id)

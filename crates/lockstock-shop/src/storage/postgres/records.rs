@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::{PgConnection, Row};
 use tokio::sync::oneshot;
 
+use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
     IdempotencyKey, IdempotentWrite, Order, ResponseRecord, Result, StorageOptions,
 };
 use super::pool::Database;
-use super::refusals::RETENTION_SECS;
 
 pub(super) struct Find {
     pub(super) key: IdempotencyKey,
@@ -236,7 +236,7 @@ pub(super) async fn delete_expired(
              ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
          )",
     )
-    .bind(RETENTION_SECS)
+    .bind(REFUSAL_RETENTION.as_secs_f64())
     .bind(max)
     .execute(connection)
     .await?

@@ -22,25 +22,22 @@
 //! waits for the commit of the earlier one and finds its row. It replaces that row only if it has
 //! read and accepted it; otherwise it is rolled back, and runs again with the row in sight.
 //!
-//! Refusals are deleted after [`RETENTION_SECS`]. No try is older when it commits: in each
-//! transaction the age of the request is checked by the monotonic clock against [`MAX_AGE`], and
-//! the database ends a transaction that is idle for longer than the timeout of a call.
+//! Refusals are deleted after [`REFUSAL_RETENTION`]. No try is older when it commits: each
+//! transaction checks the age of its requests by the monotonic clock (see [`Order::is_too_old`]),
+//! and the database ends a transaction that is idle for longer than the timeout of a call.
+//!
+//! [`REFUSAL_RETENTION`]: super::super::idempotency::REFUSAL_RETENTION
+//! [`Order::is_too_old`]: super::super::Order::is_too_old
 //!
 //! Updates and creations need no refusals. They are rejected for a state that does not come back:
 //! versions and fences only rise, and the id of a deleted product is not reused.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use super::super::{KnownCommits, Order, Result};
-
-/// How long a refusal is kept.
-pub(super) const RETENTION_SECS: f64 = 24.0 * 3600.0;
-/// Maximum age of a request when its transaction begins.
-const MAX_AGE: Duration = Duration::from_secs(3600);
+use super::super::{KnownCommits, Result};
 
 /// The newest snapshot that this server has received.
 #[derive(Clone, Default)]
@@ -71,12 +68,6 @@ impl NewestSnapshot {
         self.keep(&snapshot);
         Ok(())
     }
-}
-
-/// Returns whether refusals may have been deleted since the request arrived.
-pub(super) fn is_too_old(order: &Order) -> bool {
-    let as_of = order.request.known_commits.as_of;
-    order.idempotency.is_some() && as_of.is_some_and(|as_of| as_of.elapsed() > MAX_AGE)
 }
 
 /// Returns the first transaction id that had not been assigned when the snapshot was taken.
