@@ -86,7 +86,8 @@ pub(crate) struct ServeArgs {
 
     /// URL of the lock store: memory://, redis://HOST:PORT/DB, redis+unix:///PATH,
     /// redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT;
-    /// rediss… for TLS. Replicas share one Redis
+    /// rediss… for TLS. Replicas share one Redis. Locks in memory, cool-downs included, end with the
+    /// process
     #[arg(
         long,
         env = "LOCKSTOCK_STORE",
