@@ -33,6 +33,7 @@ Examples:
   lockstock --listen 0.0.0.0:8000 --insecure    serve on a private network
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
+  lockstock backup FILE                         copy the SQLite database while it is served
   lockstock bench lock --store redis://127.0.0.1:6379/1
                                                 measure the lock on your Redis";
 

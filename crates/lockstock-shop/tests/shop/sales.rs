@@ -97,6 +97,33 @@ async fn one_server_on_sqlite_sells_100_items_to_2000_buyers() {
 }
 
 #[tokio::test]
+async fn a_product_with_reservations_is_not_deleted() {
+    let server = Server::embedded()
+        .args(&["--after-update", "release"])
+        .start();
+    let id = server.create(5).await;
+    let reserved = server
+        .post(id, "reservations/", json!({ "quantity": 2 }))
+        .await;
+    let delete = || server.send(server.request(Method::DELETE, &product(id)));
+    let rejected = delete().await;
+    assert_eq!(
+        (
+            rejected.status.as_u16(),
+            &rejected.body["code"],
+            &rejected.body["held"]
+        ),
+        (409, &json!("product_held"), &json!(2))
+    );
+    let reservation = reserved.header("location");
+    assert_eq!(server.get(reservation).await.body["state"], "held");
+    let cancel = server.request(Method::DELETE, reservation);
+    assert_eq!(server.send(cancel).await.status, 204);
+    assert_eq!(delete().await.status, 204);
+    assert_eq!(server.get(reservation).await.body["state"], "cancelled");
+}
+
+#[tokio::test]
 async fn a_purchase_returns_its_details_and_location() {
     let server = Server::embedded().start();
     let id = server.create(5).await;
