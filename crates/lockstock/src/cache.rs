@@ -8,12 +8,14 @@
 //! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
 //! client.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::lease::truncate_to_millis;
 use crate::store::Store;
 
@@ -31,7 +33,7 @@ pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 const KEY_PREFIX: &[u8] = b"lockstock:cache:";
 
 /// The values of one prefix, from [`Store::cache`]. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cache {
     store: Store,
     /// The prefix of its keys in the store.
@@ -133,5 +135,13 @@ impl Cache {
             )));
         }
         Ok([&self.prefix, key].concat())
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cache")
+            .field(&Escaped(&self.prefix))
+            .finish()
     }
 }

@@ -58,6 +58,20 @@ impl Error {
         Self::unavailable(format!("the store failed: {reason}"))
     }
 
+    /// Not `From`, which would be public: the redis crate is not part of the API.
+    pub(crate) fn redis(error: redis::RedisError) -> Self {
+        // Every error of Redis means unavailable, never "busy" or "granted".
+        Self {
+            kind: Self::store_failed(explain(&error)).kind,
+            source: Some(Arc::new(error)),
+        }
+    }
+
+    /// Returns the error of Redis that caused this one.
+    pub(crate) fn redis_source(&self) -> Option<&redis::RedisError> {
+        self.source.as_ref()?.downcast_ref()
+    }
+
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         Self::unavailable(format!("the store did not reply within {timeout:?}"))
     }
@@ -95,16 +109,6 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| &**source as _)
-    }
-}
-
-impl From<redis::RedisError> for Error {
-    fn from(error: redis::RedisError) -> Self {
-        // Every error of Redis means unavailable, never "busy" or "granted".
-        Self {
-            source: Some(Arc::new(error.clone())),
-            ..Self::store_failed(explain(&error))
-        }
     }
 }
 
@@ -179,7 +183,7 @@ mod tests {
     fn text_of(line: &str) -> String {
         let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         let error = reply.extract_error().unwrap_err();
-        let error = Error::from(error);
+        let error = Error::redis(error);
         assert!(error.is_unavailable());
         error.to_string()
     }

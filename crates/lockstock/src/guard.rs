@@ -5,6 +5,7 @@
 //! a release is carried out once it is called, even if its future is dropped; dropping a guard
 //! never blocks.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Span, debug_span, warn};
 
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::lease::{checked_lease, truncate_to_millis};
 use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store};
 
@@ -26,7 +28,6 @@ use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOu
 /// [`release`](Self::release) it when the work is done. Dropping it gives the lock back too,
 /// in the background: that never blocks and never fails. Whether it succeeded is not reported;
 /// if it did not, the lock becomes free when the lease ends.
-#[derive(Debug)]
 #[must_use = "a guard that is dropped gives the lock back"]
 pub struct Guard {
     shared: Arc<Shared>,
@@ -40,7 +41,6 @@ pub struct Guard {
 }
 
 /// State that a guard shares with its renewal and with its background tasks.
-#[derive(Debug)]
 struct Shared {
     background: Background,
     holding: Holding,
@@ -69,6 +69,29 @@ impl Guard {
                 lost: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// Returns the name of the lock, as it was passed to [`Store::lock`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let guard = store.lock("report").lease(Duration::from_secs(3))?.acquire().await?;
+    /// assert_eq!(guard.name(), b"report");
+    /// assert_eq!(guard.lease(), Duration::from_secs(3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn name(&self) -> &[u8] {
+        self.shared.holding.keys().name()
+    }
+
+    /// Returns the lease of the lock, at which [`renew`](Self::renew) starts again. See
+    /// [`remaining`](Self::remaining) for what is left of it.
+    pub fn lease(&self) -> Duration {
+        self.shared.holding.lease()
     }
 
     /// Returns the number of this grant, which is higher than that of every earlier grant of the
@@ -119,7 +142,8 @@ impl Guard {
         }
     }
 
-    /// Runs `work` while the lock is held, and drops it if the lock is lost.
+    /// Runs `work` while the lock is held, and drops it if the lock is lost. `work` may
+    /// [renew](Self::renew) the lock as it makes progress.
     ///
     /// # Errors
     ///
@@ -136,6 +160,14 @@ impl Guard {
     /// assert_eq!(guard.run(async { 6 * 7 }).await?, 42);
     /// let too_long = guard.run(tokio::time::sleep(Duration::from_secs(60)));
     /// assert!(too_long.await.unwrap_err().is_lost());
+    ///
+    /// let guard = lock.acquire().await?;
+    /// guard.run(async {
+    ///     for _page in 0..10 {
+    ///         guard.renew().await?; // each page has the whole lease
+    ///     }
+    ///     Ok::<_, lockstock::Error>(())
+    /// }).await??;
     /// # Ok(())
     /// # }
     /// ```
@@ -147,26 +179,26 @@ impl Guard {
         }
     }
 
-    /// Adds `by` to the rest of the lease.
+    /// Adds `by` to the rest of the lease. Of several extensions at the same time each counts.
     ///
     /// # Errors
     ///
     /// [`is_lost`](Error::is_lost) if the lock is lost;
-    /// [`is_invalid`](Error::is_invalid) if the rest would exceed
-    /// [`MAX_LEASE`](crate::MAX_LEASE); [`is_unavailable`](Error::is_unavailable) if the store
+    /// [`is_invalid`](Error::is_invalid) if the rest would exceed 24 h
+    /// ([`MAX_LEASE`](crate::MAX_LEASE)); [`is_unavailable`](Error::is_unavailable) if the store
     /// does not reply, and then the deadline is not later than before.
-    pub async fn extend(&mut self, by: Duration) -> Result<()> {
-        let remaining = checked_lease(self.remaining().saturating_add(by))?;
-        self.shared.set_remaining(remaining).await
+    pub async fn extend(&self, by: Duration) -> Result<()> {
+        self.shared.extend(by).await
     }
 
-    /// Starts the lease again, at its full length.
+    /// Starts the lease again, at its full length. Renewals and extensions of one guard take
+    /// effect in the order of the calls. A lock that was lost stays lost.
     ///
     /// # Errors
     ///
     /// As [`extend`](Self::extend).
-    pub async fn renew(&mut self) -> Result<()> {
-        self.shared.set_remaining(self.shared.holding.lease()).await
+    pub async fn renew(&self) -> Result<()> {
+        self.shared.restart_lease().await
     }
 
     /// Renews the lock automatically, whenever a third of the lease has passed, for at most
@@ -266,6 +298,17 @@ impl Guard {
     }
 }
 
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not derived: the token is all that a release needs.
+        f.debug_struct("Guard")
+            .field("name", &Escaped(self.name()))
+            .field("fence", &self.fence())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         self.stop_renewal();
@@ -345,26 +388,52 @@ impl Shared {
             .retry(self.deadline(), discard(first), release);
     }
 
-    async fn set_remaining(&self, remaining: Duration) -> Result<()> {
+    async fn extend(&self, by: Duration) -> Result<()> {
         let _serialized = self.renewing.lock().await;
-        self.renew(remaining).await
+        // After a renewal that was in flight: an earlier reading would undo it.
+        let remaining = self.deadline().saturating_duration_since(Instant::now());
+        self.renew(checked_lease(remaining.saturating_add(by))?)
+            .await
+    }
+
+    async fn restart_lease(&self) -> Result<()> {
+        let _serialized = self.renewing.lock().await;
+        self.renew(self.holding.lease()).await
     }
 
     /// Sets the rest of the lease. `renewing` must be locked.
     async fn renew(&self, remaining: Duration) -> Result<()> {
         // The store counts in whole milliseconds. A longer deadline would be wrong.
         let remaining = truncate_to_millis(remaining);
-        let deadline = Instant::now() + remaining;
-        if deadline < self.deadline() {
-            // In advance: if the reply is lost, the store may have shortened the lease.
-            self.set_deadline(deadline);
-        }
-        if self.holding.renew(remaining).await? {
-            self.set_deadline(deadline);
-            return Ok(());
+        let now = Instant::now();
+        let deadline = now + remaining;
+        let current = self.deadline();
+        if now < current {
+            if deadline < current {
+                // In advance: if the reply is lost, the store may have shortened the lease.
+                self.set_deadline(deadline);
+            }
+            if self.holding.renew(remaining).await? && self.move_deadline(deadline) {
+                return Ok(());
+            }
         }
         self.mark_lost();
         Err(Error::lost())
+    }
+
+    /// Sets the deadline, unless it has passed: then `lost` and `run` have reported the loss
+    /// already, and the lock stays lost. Returns whether it was set.
+    fn move_deadline(&self, to: Instant) -> bool {
+        {
+            let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+            if *deadline <= Instant::now() {
+                return false;
+            }
+            *deadline = to;
+        }
+        self.deadline_moved.notify_waiters();
+        self.holding.set_deadline(to);
+        true
     }
 
     /// Renews until the lock is lost or `last_deadline` has passed.

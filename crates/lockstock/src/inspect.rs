@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::escaped::Escaped;
 use crate::key::LockKind;
 use crate::token::{ClientId, Token};
 
 /// Holders and waiters of one lock at one moment: see [`Store::locks`](crate::Store::locks).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockInfo {
     /// Kind of the lock. Each kind has its own names.
@@ -75,7 +76,7 @@ pub enum Access {
 /// Identity of a holder. Distinguishes one grant of a lock from every other.
 ///
 /// Displayed as the holder's token, 32 hex digits; for a foreign client such as redis-py as
-/// `foreign:` and 16 hex digits.
+/// `foreign:` and 16 hex digits. `Debug` shows the client alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HolderId(pub(crate) Identity);
 
@@ -115,6 +116,18 @@ impl LockInfo {
     /// Returns whether the lock has neither holders nor waiters.
     pub(crate) fn is_empty(&self) -> bool {
         self.holders.is_empty() && self.waiters.is_empty()
+    }
+}
+
+impl fmt::Debug for LockInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockInfo")
+            .field("kind", &self.kind)
+            .field("name", &Escaped(&self.name))
+            .field("holders", &self.holders)
+            .field("waiters", &self.waiters)
+            .field("observed_at", &self.observed_at)
+            .finish()
     }
 }
 

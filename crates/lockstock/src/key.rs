@@ -25,6 +25,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 
 /// The maximum length of a lock name: 1 KiB.
 pub const MAX_NAME_BYTES: usize = 1024;
@@ -59,9 +60,10 @@ impl fmt::Display for LockKind {
 }
 
 /// The keys of a lock in the store.
-#[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) kind: LockKind,
+    /// The lock name, `None` if it is the holder key.
+    name: Option<Box<[u8]>>,
     /// The key of the holder or holders, absent if there is none.
     pub(crate) holder: Vec<u8>,
     /// The key of the waiters in order of arrival.
@@ -109,9 +111,15 @@ impl Keys {
         };
         Ok(Self {
             kind,
+            name: (holder != name).then(|| name.into()),
             holder,
             queue,
         })
+    }
+
+    /// Returns the lock name.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.name.as_deref().unwrap_or(&self.holder)
     }
 
     /// Returns kind and name of the lock that a holder or queue key belongs to, the inverse of
@@ -152,6 +160,12 @@ fn parse_reserved(key: &[u8]) -> Option<(LockKind, Vec<u8>)> {
         _ => return None,
     };
     Some((kind, name))
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({} {:?})", self.kind, Escaped(self.name()))
+    }
 }
 
 impl fmt::Display for Keys {

@@ -48,6 +48,7 @@
 
 mod cache;
 mod error;
+mod escaped;
 mod guard;
 mod inspect;
 mod key;

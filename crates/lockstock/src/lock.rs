@@ -11,6 +11,7 @@
 //! `UPDATE … SET fence = $f WHERE id = $id AND fence < $f`
 //! ([Kleppmann 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span};
 
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::guard::Guard;
 use crate::key::{Keys, LockKind};
 use crate::lease::checked_lease;
@@ -105,7 +107,7 @@ impl Store {
 }
 
 /// A lock without a lease: see [`Store::lock`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "set the lease to get a lock"]
 pub struct LockBuilder {
     store: Store,
@@ -142,28 +144,56 @@ impl LockBuilder {
             keys,
             mode,
             lease: checked_lease(lease)?,
+            auto_renew: None,
             store: self.store,
         })
     }
 }
 
 /// A lock that can be acquired any number of times, one name with one lease.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Lock {
     store: Store,
     keys: Arc<Keys>,
     mode: Mode,
     lease: Duration,
+    /// How long a holder renews the lock automatically.
+    auto_renew: Option<Duration>,
 }
 
 /// Outcome of an acquire. A busy lock is a value, not an error.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped gives the lock back"]
 pub enum Acquired<G = Guard> {
-    /// The caller holds the lock.
+    /// The caller holds the lock; of [`Lock::with`]: the result of the work under it.
     Held(G),
     /// Another holder had the lock until the wait was over.
     Busy(Busy),
+}
+
+impl<G> Acquired<G> {
+    /// Returns the guard, `None` if the lock is busy. For callers that skip work which another
+    /// holder is doing already.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let nightly = store.lock("nightly-report").lease(Duration::from_secs(600))?;
+    /// let Some(guard) = nightly.try_acquire().await?.held() else {
+    ///     return Ok(()); // another replica writes it
+    /// };
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn held(self) -> Option<G> {
+        match self {
+            Self::Held(guard) => Some(guard),
+            Self::Busy(_) => None,
+        }
+    }
 }
 
 /// Why a lock is busy, and for how long.
@@ -189,6 +219,88 @@ impl Busy {
 }
 
 impl Lock {
+    /// Acquires the lock within `wait`, runs `work` while it is held, and gives it back. `work`
+    /// gets the guard, for its [fence](Guard::fence) and to [renew](Guard::renew) the lock; it is
+    /// dropped if the lock is lost, as by [`Guard::run`].
+    ///
+    /// The outcome is one of four: `Held` with what `work` returned, an error of its own
+    /// included; `Busy`, and `work` was not called; an error that
+    /// [`is_unavailable`](Error::is_unavailable), and `work` was not called; an error that
+    /// [`is_lost`](Error::is_lost). If the store does not reply to the release, the release is
+    /// retried in the background and the outcome is `Held`.
+    ///
+    /// To leave the lock taken after the work, [acquire](Self::acquire_within) it and
+    /// [`keep`](Guard::keep) the guard.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use lockstock::{Acquired, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let lock = store.lock("product-update-lock-42").lease(Duration::from_secs(3))?;
+    /// let outcome = lock.with(Duration::from_secs(1), async |guard| {
+    ///     // UPDATE … SET fence = $f WHERE id = 42 AND fence < $f, with
+    ///     guard.fence()
+    /// }).await?;
+    /// match outcome {
+    ///     Acquired::Held(fence) => println!("written under {fence}"),
+    ///     Acquired::Busy(busy) => println!("try again in {:?}", busy.retry_after()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](Error::is_unavailable) if the store did not reply to the acquire.
+    /// [`is_lost`](Error::is_lost) if the lock was lost before the work was done: the work was
+    /// dropped, or its result is. What it had done by then stays done, and another holder may
+    /// have worked at the same time.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, the work is dropped, and the lock is given back.
+    pub async fn with<T>(
+        &self,
+        wait: Duration,
+        work: impl AsyncFnOnce(&Guard) -> T,
+    ) -> Result<Acquired<T>> {
+        let guard = match self.acquire_within(wait).await? {
+            Acquired::Held(guard) => guard,
+            Acquired::Busy(busy) => return Ok(Acquired::Busy(busy)),
+        };
+        let done = guard.run(work(&guard)).await?;
+        match guard.release().await {
+            Err(error) if error.is_lost() => Err(error),
+            // Retried in the background. An error would suggest that the work was not done.
+            Ok(()) | Err(_) => Ok(Acquired::Held(done)),
+        }
+    }
+
+    /// Renews the lock of every holder automatically, for at most `max` after the acquire, as
+    /// [`Guard::auto_renew`] does for one. For [`with`](Self::with), whose caller has no guard.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let lock = store.lock("report").lease(Duration::from_secs(3))?;
+    /// let lock = lock.auto_renew(Duration::from_secs(600));
+    /// let minute = Duration::from_secs(60);
+    /// let done = lock.with(minute, async |_| tokio::time::sleep(minute).await).await?;
+    /// assert!(done.held().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn auto_renew(mut self, max: Duration) -> Self {
+        self.auto_renew = Some(max);
+        self
+    }
+
     /// Acquires the lock, and waits for it without a time limit.
     ///
     /// # Errors
@@ -264,7 +376,11 @@ impl Lock {
             Outcome::Acquired(holding) => {
                 counter!("lockstock_lock_held_total").increment(1);
                 debug!(lock = %self.keys, fence = holding.fence(), "held");
-                Ok(Acquired::Held(Guard::new(&self.store, holding)))
+                let guard = Guard::new(&self.store, holding);
+                Ok(Acquired::Held(match self.auto_renew {
+                    Some(max) => guard.auto_renew(max),
+                    None => guard,
+                }))
             }
             Outcome::Busy { remaining, state } => {
                 counter!("lockstock_lock_busy_total").increment(1);
@@ -272,5 +388,28 @@ impl Lock {
                 Ok(Acquired::Busy(Busy { remaining, kept }))
             }
         }
+    }
+}
+
+impl fmt::Debug for LockBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Ok((keys, _)) => f
+                .debug_struct("LockBuilder")
+                .field("name", &Escaped(keys.name()))
+                .field("kind", &keys.kind)
+                .finish_non_exhaustive(),
+            Err(reason) => f.debug_tuple("LockBuilder").field(reason).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock")
+            .field("name", &Escaped(self.keys.name()))
+            .field("kind", &self.keys.kind)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }

@@ -4,12 +4,14 @@
 //! deadlock each other, because each acquires its names in the same order. An attempt that
 //! fails or is cancelled holds nothing in the end.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::guard::Guard;
 use crate::lock::{Acquired, Busy, Lock};
 use crate::store::Store;
@@ -41,7 +43,7 @@ impl Store {
 }
 
 /// Several names without a lease: see [`Store::lock_all`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "set the lease to get a lock"]
 pub struct MultiLockBuilder {
     store: Store,
@@ -72,10 +74,8 @@ impl MultiLockBuilder {
         if self.names.is_empty() {
             return Err(Error::invalid("a multi-lock needs at least one name"));
         }
-        let locks = self.names.into_iter().map(|name| {
-            let lock = self.store.lock(&name).lease(lease)?;
-            Ok((name, lock))
-        });
+        let locks = self.names.iter();
+        let locks = locks.map(|name| self.store.lock(name).lease(lease));
         Ok(MultiLock {
             locks: locks.collect::<Result<_>>()?,
             lease,
@@ -84,9 +84,10 @@ impl MultiLockBuilder {
 }
 
 /// Several locks that can be acquired together any number of times.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MultiLock {
-    locks: Vec<(Vec<u8>, Lock)>,
+    /// In the order of acquisition.
+    locks: Vec<Lock>,
     lease: Duration,
 }
 
@@ -123,6 +124,54 @@ impl MultiLock {
         self.acquire_before(Some(Instant::now())).await
     }
 
+    /// Acquires all of them within `wait`, runs `work` while all are held, and gives them back:
+    /// as [`Lock::with`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{Acquired, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let cart = store.lock_all(["shoes-42", "laces-7"]).lease(Duration::from_secs(3))?;
+    /// let sold = cart.with(Duration::from_secs(1), async |guards| {
+    ///     guards.fence_of("shoes-42") // UPDATE … WHERE id = 42 AND fence < $f
+    /// }).await?;
+    /// assert!(matches!(sold, Acquired::Held(Some(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::with`].
+    pub async fn with<T>(
+        &self,
+        wait: Duration,
+        work: impl AsyncFnOnce(&MultiGuard) -> T,
+    ) -> Result<Acquired<T>> {
+        let guards = match self.acquire_within(wait).await? {
+            Acquired::Held(guards) => guards,
+            Acquired::Busy(busy) => return Ok(Acquired::Busy(busy)),
+        };
+        let done = guards.run(work(&guards)).await?;
+        match guards.release().await {
+            Err(error) if error.is_lost() => Err(error),
+            // Retried in the background.
+            Ok(()) | Err(_) => Ok(Acquired::Held(done)),
+        }
+    }
+
+    /// Renews the locks of every holder automatically, for at most `max`: as
+    /// [`Lock::auto_renew`].
+    pub fn auto_renew(self, max: Duration) -> Self {
+        let locks = self.locks.into_iter();
+        Self {
+            locks: locks.map(|lock| lock.auto_renew(max)).collect(),
+            lease: self.lease,
+        }
+    }
+
     async fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired<MultiGuard>> {
         loop {
             match self.acquire_each(wait_deadline).await {
@@ -143,7 +192,7 @@ impl MultiLock {
 
     async fn acquire_each(&self, wait_deadline: Option<Instant>) -> Result<Progress> {
         let mut acquired = MultiGuard { guards: Vec::new() };
-        for (name, lock) in &self.locks {
+        for lock in &self.locks {
             let mut next = std::pin::pin!(lock.acquire_before(wait_deadline));
             let outcome = loop {
                 // The locks acquired so far must not expire during the wait for the next.
@@ -153,7 +202,7 @@ impl MultiLock {
                 }
             };
             match outcome {
-                Acquired::Held(guard) => acquired.guards.push((name.clone(), guard)),
+                Acquired::Held(guard) => acquired.guards.push(guard),
                 Acquired::Busy(busy) => return Ok(Progress::Busy(busy, acquired)),
             }
         }
@@ -173,10 +222,10 @@ enum Progress {
 
 /// Several locks that the caller holds until [`deadline`](Self::deadline). Dropping it gives
 /// them back.
-#[derive(Debug)]
 #[must_use = "guards that are dropped give the locks back"]
 pub struct MultiGuard {
-    guards: Vec<(Vec<u8>, Guard)>,
+    /// In the order of their names.
+    guards: Vec<Guard>,
 }
 
 impl MultiGuard {
@@ -185,13 +234,13 @@ impl MultiGuard {
     /// higher than the last one that it has seen.
     pub fn fence_of(&self, name: impl AsRef<[u8]>) -> Option<u64> {
         let name = name.as_ref();
-        let mut named = self.guards.iter().filter(|(other, _)| other == name);
-        named.next().map(|(_, guard)| guard.fence())
+        let mut guards = self.guards.iter();
+        guards.find(|guard| guard.name() == name).map(Guard::fence)
     }
 
     /// Returns the earliest deadline of the locks, as [`Guard::deadline`].
     pub fn deadline(&self) -> Instant {
-        let deadlines = self.guards.iter().map(|(_, guard)| guard.deadline());
+        let deadlines = self.guards.iter().map(Guard::deadline);
         deadlines.min().unwrap_or_else(Instant::now)
     }
 
@@ -202,7 +251,7 @@ impl MultiGuard {
 
     /// Resolves when one of the locks is lost, as [`Guard::lost`].
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let lost = self.guards.iter().map(|(_, guard)| Box::pin(guard.lost()));
+        let lost = self.guards.iter().map(|guard| Box::pin(guard.lost()));
         let any = select_all(lost.collect::<Vec<_>>());
         async {
             any.await;
@@ -228,9 +277,27 @@ impl MultiGuard {
     /// # Errors
     ///
     /// As [`Guard::renew`], if one of the locks could not be renewed.
-    pub async fn renew(&mut self) -> Result<()> {
-        let renewals = self.guards.iter_mut().map(|(_, guard)| guard.renew());
+    pub async fn renew(&self) -> Result<()> {
+        let renewals = self.guards.iter().map(Guard::renew);
         combined(join_all(renewals).await)
+    }
+
+    /// Adds `by` to the rest of each lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::extend`], if one of the locks could not be extended.
+    pub async fn extend(&self, by: Duration) -> Result<()> {
+        let extensions = self.guards.iter().map(|guard| guard.extend(by));
+        combined(join_all(extensions).await)
+    }
+
+    /// Renews all locks automatically, for at most `max`, as [`Guard::auto_renew`].
+    pub fn auto_renew(self, max: Duration) -> Self {
+        let guards = self.guards.into_iter();
+        Self {
+            guards: guards.map(|guard| guard.auto_renew(max)).collect(),
+        }
     }
 
     /// Gives all locks back. Once called, it is carried out even if its future is dropped.
@@ -239,7 +306,7 @@ impl MultiGuard {
     ///
     /// As [`Guard::release`], if one of the locks could not be released.
     pub fn release(self) -> impl Future<Output = Result<()>> + Send {
-        let releases = self.guards.into_iter().map(|(_, guard)| guard.release());
+        let releases = self.guards.into_iter().map(Guard::release);
         let releases = join_all(releases);
         async { combined(releases.await) }
     }
@@ -251,9 +318,30 @@ impl MultiGuard {
     ///
     /// As [`Guard::keep`], if one of the locks could not be kept.
     pub fn keep(self) -> impl Future<Output = Result<()>> + Send {
-        let keeps = self.guards.into_iter().map(|(_, guard)| guard.keep());
+        let keeps = self.guards.into_iter().map(Guard::keep);
         let keeps = join_all(keeps);
         async { combined(keeps.await) }
+    }
+}
+
+impl fmt::Debug for MultiLockBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.names.iter().map(|name| Escaped(name));
+        f.debug_tuple("MultiLockBuilder")
+            .field(&names.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl fmt::Debug for MultiLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MultiLock").field(&self.locks).finish()
+    }
+}
+
+impl fmt::Debug for MultiGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MultiGuard").field(&self.guards).finish()
     }
 }
 

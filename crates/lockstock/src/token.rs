@@ -6,7 +6,7 @@ use std::fmt;
 /// Identifies one attempt to acquire a lock. Never reused.
 ///
 /// 128 random bits: the first half identifies the client, the second half the attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u128);
 
 impl Token {
@@ -31,10 +31,17 @@ impl fmt::Display for Token {
     }
 }
 
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the attempt: the token is all that a release needs.
+        write!(f, "Token({}…)", self.client_id())
+    }
+}
+
 /// Identifies a client, that is one open [`Store`](crate::Store).
 ///
 /// Displayed as 16 hex digits, the prefix of the [ids](crate::HolderId) of its holders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientId(u64);
 
 impl ClientId {
@@ -51,5 +58,11 @@ impl ClientId {
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientId({self})")
     }
 }

@@ -136,7 +136,7 @@ async fn waiters_follow_a_deadline_that_moves() {
     let redis = Redis::start();
     let store = store(&redis).await;
     let lock = hot(&store, LEASE);
-    let mut guard = lock.acquire().await.unwrap();
+    let guard = lock.acquire().await.unwrap();
     let waiter = waiting(&lock);
     settle(&store).await;
     let deadline = guard.deadline();

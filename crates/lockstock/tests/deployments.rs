@@ -213,7 +213,7 @@ async fn waiters_of_a_cluster_are_notified_in_order() {
 async fn everything(url: &str) {
     let (here, there) = (connect(url).await, connect(url).await);
     here.ping().await.unwrap();
-    let mut guard = held(&lock(&here, "shop:a", LEASE)).await;
+    let guard = held(&lock(&here, "shop:a", LEASE)).await;
     let waiter = waiting(&lock(&there, "shop:a", LEASE));
     settle(&there).await;
     guard.extend(LEASE).await.unwrap();

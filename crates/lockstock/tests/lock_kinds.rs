@@ -105,7 +105,7 @@ async fn a_permit_of_a_crashed_holder_is_free_when_its_lease_ends() {
 async fn a_permit_is_renewed_kept_and_lost_like_a_lock() {
     on_each_store(async |store| {
         let lock = permits(&store, 1, BRIEF);
-        let mut guard = held(&lock).await;
+        let guard = held(&lock).await;
         let first_deadline = guard.deadline();
         guard.extend(LEASE).await.unwrap();
         sleep_until(first_deadline + BRIEF / 10).await;

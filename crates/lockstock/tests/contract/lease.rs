@@ -25,9 +25,9 @@ async fn operations_on_a_lost_lock_fail_as_lost() {
         let released = held(&short).await;
         let kept = short.acquire().await.unwrap();
         assert!(released.remaining().is_zero(), "lost before the next grant");
-        let mut renewed = short.acquire().await.unwrap();
+        let renewed = short.acquire().await.unwrap();
         assert!(kept.remaining().is_zero());
-        let mut holder = long.acquire().await.unwrap();
+        let holder = long.acquire().await.unwrap();
         assert!(renewed.remaining().is_zero());
 
         assert!(released.release().await.unwrap_err().is_lost());
@@ -49,7 +49,7 @@ async fn operations_on_a_lost_lock_fail_as_lost() {
 async fn renew_restarts_the_lease_and_extend_adds_to_it() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
-        let mut guard = held(&lock).await;
+        let guard = held(&lock).await;
         guard.extend(LEASE).await.unwrap();
         assert!(guard.remaining() > LEASE && guard.remaining() <= LEASE * 2);
         let remaining = busy(&lock).await.retry_after().unwrap();
@@ -69,7 +69,7 @@ async fn renew_restarts_the_lease_and_extend_adds_to_it() {
 async fn a_cancelled_renewal_that_shortens_the_lease_still_applies() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);
-        let mut guard = held(&lock).await;
+        let guard = held(&lock).await;
         guard.extend(LEASE * 2).await.unwrap();
         let _ = timeout(Duration::ZERO, guard.renew()).await;
         assert!(guard.remaining() <= LEASE);

@@ -19,6 +19,7 @@ mod keep;
 mod lease;
 mod outages;
 mod renewal;
+mod work;
 
 use harness::{BRIEF, LEASE, TIMEOUT, busy, connect, held, lock, on_each_store, settle};
 
@@ -214,4 +215,36 @@ async fn other_libraries_contend_for_the_same_key() {
     assert_ne!(theirs, Ok("OK".to_owned()), "a lock of Lockstock excludes");
     guard.release().await.unwrap();
     assert_eq!(redis.command(&["EXISTS", "shared"]), Ok("0".to_owned()));
+}
+
+#[tokio::test]
+async fn debug_shows_names_as_text_and_no_token() {
+    on_each_store(async |store| {
+        let name = "\u{c0c1}\u{d488} \"42\"";
+        let (lock, cart) = (
+            lock(&store, name, LEASE),
+            store.lock_all(["b\0"]).lease(LEASE).unwrap(),
+        );
+        let (guard, guards) = (held(&lock).await, cart.acquire().await.unwrap());
+        let locks = store.locks().await.unwrap();
+        let (id, client_id) = (locks[1].holders[0].id, store.client_id());
+        let shown = format!("{lock:?} {guard:?} {:?}", locks[1]);
+        assert_eq!(
+            shown.matches("\"\u{c0c1}\u{d488} \\\"42\\\"\"").count(),
+            3,
+            "{shown}"
+        );
+        assert!(shown.contains(&guard.fence().to_string()), "{shown}");
+        let more = format!("{cart:?} {guards:?} {:?}", store.cache(b"b\xff"));
+        assert_eq!(more.matches(r#""b\0""#).count(), 2, "{more}");
+        assert!(more.contains(r#":b\xff:""#), "{more}");
+        let token = id.to_string();
+        let (client, attempt) = token.split_at(16);
+        assert_eq!(client, client_id.to_string());
+        let all = format!("{shown} {more} {id:?} {client_id:?}");
+        assert!(all.contains(client) && !all.contains(attempt), "{all}");
+        guards.release().await.unwrap();
+        guard.release().await.unwrap();
+    })
+    .await;
 }

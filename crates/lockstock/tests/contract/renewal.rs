@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lockstock_testkit::Redis;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::harness::{BRIEF, LEASE, TIMEOUT, busy, connect, held, lock, on_each_store};
+use super::harness::{BRIEF, LEASE, SHORT, TIMEOUT, busy, connect, held, lock, on_each_store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -69,7 +70,7 @@ async fn auto_renewal_does_not_undo_a_manual_extension() {
             let store = store.clone();
             extensions.spawn(async move {
                 let lock = lock(&store, &format!("n{n}"), lease);
-                let mut guard = held(&lock).await.auto_renew(HOUR);
+                let guard = held(&lock).await.auto_renew(HOUR);
                 let lead = Duration::from_micros(n * 40);
                 sleep_until(Instant::now() + lease / 3 - lead).await;
                 guard.extend(LEASE).await.unwrap();
@@ -86,6 +87,57 @@ async fn auto_renewal_does_not_undo_a_manual_extension() {
             });
         }
         extensions.join_all().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lock_is_renewed_from_inside_its_work() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let guard = held(&lock).await;
+        let work = guard.run(async {
+            guard.extend(LEASE).await.unwrap();
+            assert!(guard.remaining() > LEASE);
+            guard.renew().await.unwrap();
+            guard.remaining()
+        });
+        assert!(work.await.unwrap() <= LEASE);
+        guard.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_of_several_concurrent_extensions_counts() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let guard = held(&lock).await;
+        for extended in join_all((0..9).map(|_| guard.extend(LEASE))).await {
+            extended.unwrap();
+        }
+        assert!(guard.remaining() > LEASE * 9);
+        assert!(busy(&lock).await.retry_after().unwrap() > LEASE * 9);
+        // In the order of the calls: the second one adds to a whole lease.
+        let (renewed, extended) = tokio::join!(guard.renew(), guard.extend(LEASE));
+        renewed.and(extended).unwrap();
+        assert!(guard.remaining() > LEASE && guard.remaining() <= LEASE * 2);
+        guard.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lock_that_was_reported_lost_is_not_revived_by_a_renewal() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", SHORT);
+        let guard = held(&lock).await;
+        guard.lost().await;
+        // The store may have it for some more milliseconds.
+        assert!(guard.renew().await.unwrap_err().is_lost());
+        assert!(guard.extend(LEASE).await.unwrap_err().is_lost());
+        assert!(guard.remaining().is_zero());
+        assert!(guard.release().await.unwrap_err().is_lost());
     })
     .await;
 }

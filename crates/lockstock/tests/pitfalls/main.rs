@@ -68,7 +68,7 @@ async fn pitfall_01_a_lock_key_always_has_an_expiry() {
             "{remaining_ms}"
         );
     };
-    let mut guard = held(&lock).await;
+    let guard = held(&lock).await;
     expires_within(LEASE);
     guard.extend(Duration::from_millis(1)).await.unwrap();
     expires_within(LEASE);
@@ -114,7 +114,7 @@ async fn pitfall_03_extend_adds_and_renew_restarts() {
     let redis = Redis::start();
     for store in [connect(&redis).await, Store::memory()] {
         let lock = lock(&store, LEASE);
-        let mut guard = held(&lock).await;
+        let guard = held(&lock).await;
         guard.extend(LEASE).await.unwrap();
         guard.extend(LEASE).await.unwrap();
         assert!(guard.remaining() > LEASE * 2, "added each time");
@@ -162,7 +162,7 @@ async fn pitfall_05_the_lease_counts_from_the_request() {
     };
     let lock = lock(&far, LEASE);
     proxy.delay(SHORT);
-    let mut guard = held(&lock).await;
+    let guard = held(&lock).await;
     honest(&guard);
     guard.renew().await.unwrap();
     honest(&guard);
@@ -288,7 +288,7 @@ fn pitfall_11_the_docs_name_the_eviction_policy() {
 async fn pitfall_14_a_renewal_notifies_no_waiter() {
     let redis = Redis::start();
     let (one, other) = (connect(&redis).await, connect(&redis).await);
-    let mut guard = held(&lock(&one, LEASE)).await;
+    let guard = held(&lock(&one, LEASE)).await;
     let waiters: Vec<_> = (0..20).map(|_| waiting(&lock(&other, LEASE))).collect();
     queued(&redis, 1).await;
     let before = published(&redis);

@@ -55,7 +55,7 @@ async fn pitfall_10_scripts_flushed() {
     let forget = || redis.command(&["SCRIPT", "FLUSH"]).unwrap();
     for _ in 0..3 {
         forget();
-        let mut guard = held(&free(&store)).await;
+        let guard = held(&free(&store)).await;
         forget();
         guard.renew().await.unwrap();
         let waiting = tokio::spawn({

@@ -22,7 +22,7 @@ use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server
 use self::sentinel::{Sentinels, Watch};
 use self::url::Endpoints;
 use super::notifications::Notifications;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::token::ClientId;
@@ -144,7 +144,7 @@ impl Connection {
         let topology = match Endpoints::parse(url)? {
             Endpoints::Single(info) => {
                 let connector = Server {
-                    client: Client::open(info)?,
+                    client: Client::open(info).map_err(Error::redis)?,
                     channel: Some(channel),
                 };
                 let handler = Arc::new(notifications);

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisResult};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult};
 use tokio::time::Instant;
 
 use super::connection::{Eval, ReadConnection};
 use super::operation::Operation;
 use super::replies::parse;
 use super::{Redis, scripts};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inspect::{Access, HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
 use crate::key::{Keys, LockKind};
 use crate::token::{ClientId, Token};
@@ -48,10 +48,16 @@ impl Redis {
         }
         let locks = names.into_iter().map(|(kind, name)| async move {
             let keys = Keys::of(kind, &name)?;
-            self.inspect(&keys, name).await
+            match self.inspect(&keys, name).await {
+                Ok(lock) => Ok(Some(lock)),
+                // Queues are visible to every user of the crate, the locks of others are not.
+                Err(error) if error.redis_source().is_some_and(is_forbidden_key) => Ok(None),
+                Err(error) => Err(error),
+            }
         });
         iter(locks)
             .buffer_unordered(MAX_INSPECTED_AT_ONCE)
+            .try_filter_map(async |lock| Ok(lock))
             .try_collect()
             .await
     }
@@ -76,7 +82,7 @@ impl Redis {
                 .read_from::<(u64, Vec<Vec<u8>>)>(server, vec![cmd])
                 .await?
             {
-                (cursor, keys) = page?;
+                (cursor, keys) = page.map_err(Error::redis)?;
             }
             if let Scan::Strings = scan {
                 keys = self.holder_keys(server, keys).await?;
@@ -106,6 +112,8 @@ impl Redis {
             Some(Ok(prefix)) => HOLDER_PREFIXES.contains(&&*prefix),
             // The key held a string at the time of the scan.
             Some(Err(error)) if error.code() == Some("WRONGTYPE") => false,
+            // A key of another application.
+            Some(Err(error)) if is_forbidden_key(&error) => false,
             Some(Err(error)) => {
                 failure = Some(error);
                 false
@@ -113,7 +121,7 @@ impl Redis {
             None => false,
         });
         match failure {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(Error::redis(error)),
             None => Ok(keys),
         }
     }
@@ -190,6 +198,13 @@ type Inspected = (u64, Option<ExclusiveHolder>, Vec<Member>, Vec<Member>);
 type ExclusiveHolder = (String, String, u64, i64);
 /// Member and score of a sorted set.
 type Member = (Vec<u8>, f64);
+
+/// Returns whether the user may not access the key, rather than may not run the command. Redis has
+/// one code for both.
+fn is_forbidden_key(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    error.code() == Some("NOPERM") && detail.contains("to access")
+}
 
 fn exclusive_holder((mark, token, fence, remaining_ms): ExclusiveHolder) -> Option<HolderInfo> {
     let (identity, fence) = match &*mark {

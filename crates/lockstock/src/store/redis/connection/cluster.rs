@@ -146,9 +146,9 @@ impl Cluster {
                 sent_at: redirector.sent_at,
                 repeated: redirector.repeated,
             }),
-            Ok(Err(error)) => Err(redirector.failure.unwrap_or_else(|| error.into())),
+            Ok(Err(error)) => Err(redirector.failure.unwrap_or_else(|| Error::redis(error))),
             Err(_) => Err(match redirector.try_again.take() {
-                Some(error) => error.into(),
+                Some(error) => Error::redis(error),
                 None => {
                     redirector.check_health();
                     Error::timed_out(self.0.timeout)
@@ -204,7 +204,7 @@ impl Cluster {
                     }) if moved == slot => {
                         self.set_owner(slot, host.unwrap_or(&node.host), port)?;
                     }
-                    _ => return Err(error.into()),
+                    _ => return Err(Error::redis(error)),
                 },
                 _ => self.refresh_if_owner(slot, &node).await,
             }

@@ -233,7 +233,7 @@ impl<C: Connector> ManagedConnection<C> {
                 self.0.address
             )),
             CallError::TimedOut => Error::timed_out(self.0.timeout),
-            CallError::Broken(error) | CallError::Rejected(error) => error.into(),
+            CallError::Broken(error) | CallError::Rejected(error) => Error::redis(error),
         }
     }
 

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::managed::{Connector, ManagedConnection};
 use super::url::with_address;
-use crate::error::{Result, explain};
+use crate::error::{Error, Result, explain};
 
 /// How long to wait for further replies after the first. The first may be that of a sentinel that
 /// was partitioned from the others, and outdated.
@@ -58,7 +58,7 @@ impl Sentinels {
     ) -> Result<Self> {
         let clients = sentinels.into_iter().map(Client::open);
         Ok(Self {
-            sentinels: clients.collect::<Result<_, RedisError>>()?,
+            sentinels: clients.collect::<Result<_, _>>().map_err(Error::redis)?,
             service,
             servers,
             channel,

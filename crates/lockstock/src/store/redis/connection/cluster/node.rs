@@ -17,7 +17,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::super::managed::{CallError, IgnorePushes, ManagedConnection, PushHandler, Server};
 use super::super::url::with_address;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::redis::notifications::Notifications;
 
 pub(super) struct Node {
@@ -45,7 +45,7 @@ impl Node {
         notifications: Notifications,
         timeout: Duration,
     ) -> Result<Arc<Self>> {
-        let client = Client::open(with_address(info, host, port))?;
+        let client = Client::open(with_address(info, host, port)).map_err(Error::redis)?;
         let server = || Server {
             client: client.clone(),
             channel: None,

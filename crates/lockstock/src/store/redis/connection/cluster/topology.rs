@@ -107,7 +107,7 @@ async fn query_node(node: &Node) -> Result<TopologyView> {
         reply.map_err(|error| node.commands.error(error))
     };
     let info: String =
-        redis::from_redis_value(send("INFO").await?).map_err(redis::RedisError::from)?;
+        redis::from_redis_value(send("INFO").await?).map_err(|error| Error::redis(error.into()))?;
     let number = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().parse::<u64>().ok()
