@@ -178,7 +178,8 @@ impl Store {
         }
     }
 
-    /// Checks that the store replies, and that this client may write.
+    /// Checks that the store replies, and that this client may write. The first success also
+    /// logs a warning if Redis may evict held locks (`maxmemory-policy`).
     ///
     /// # Errors
     ///

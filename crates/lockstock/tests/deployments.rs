@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{LEASE, TIMEOUT, busy, connect, got, held, lock, queued, settle, waiting};
-use lockstock::{Acquired, Busy, Guard, Lock, Store};
+use lockstock::{Acquired, Busy, Guard, Lock, LockKind, Store};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -250,13 +250,59 @@ async fn a_user_with_the_documented_rights_can_lock() {
     user.extend(rights);
     let redis = Redis::start_with(&user);
     everything(&redis.url_as("locks", "pw")).await;
-    let store = Store::connect(&redis.url_as("locks", "pw")).await.unwrap();
+    let (store, admin) = (
+        connect(&redis.url_as("locks", "pw")).await,
+        connect(&redis.url()).await,
+    );
     let error = lock(&store, "other", LEASE)
         .try_acquire()
         .await
         .unwrap_err();
     assert!(
         error.is_unavailable() && error.to_string().contains("NOPERM"),
+        "{error}"
+    );
+    // Keys that the user may not read hide no other lock: values and locks of other applications.
+    redis.command(&["FLUSHALL"]).unwrap();
+    redis.command(&["SET", "session:1", "theirs"]).unwrap();
+    let foreign = held(&lock(&admin, "theirs", LEASE)).await;
+    let waiter = waiting(&lock(&admin, "theirs", LEASE));
+    let permit = held(&store.semaphore("shop:s", 2).lease(LEASE).unwrap()).await;
+    let guard = held(&lock(&store, "shop:a", LEASE)).await;
+    let locks = store.locks().await.unwrap();
+    let names = locks.iter().map(|lock| (lock.kind, &lock.name[..]));
+    let visible = [
+        (LockKind::Lock, &b"shop:a"[..]),
+        (LockKind::Semaphore, b"shop:s"),
+    ];
+    assert_eq!(names.collect::<Vec<_>>(), visible);
+    let listed = store.lock_info(LockKind::Lock, "shop:a").await.unwrap();
+    assert_eq!(listed.unwrap().holders[0].fence, Some(guard.fence()));
+    let error = store.lock_info(LockKind::Lock, "theirs").await.unwrap_err();
+    assert!(error.to_string().contains("NOPERM"), "{error}");
+    for (kind, name) in visible {
+        assert!(store.force_release(kind, name, None).await.unwrap());
+    }
+    assert!(permit.release().await.unwrap_err().is_lost());
+    assert!(guard.release().await.unwrap_err().is_lost());
+    foreign.release().await.unwrap();
+    got(waiter).await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_list_gets_an_error() {
+    let rights = RIGHTS
+        .split_whitespace()
+        .filter(|&right| right != "+getrange");
+    let mut user = vec!["--user", "locks", "on", ">pw", "~shop:*"];
+    user.extend(rights);
+    let redis = Redis::start_with(&user);
+    let store = connect(&redis.url_as("locks", "pw")).await;
+    redis.command(&["SET", "shop:a", "a value"]).unwrap();
+    // Not an empty list.
+    let error = store.locks().await.unwrap_err().to_string();
+    assert!(
+        error.contains("NOPERM") && error.contains("getrange"),
         "{error}"
     );
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use lockstock::{Guard, Store};
 use lockstock_testkit::{Process, Redis};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
 
 const LEASE: Duration = Duration::from_secs(3600);
 const SIGINT: i32 = 2;
@@ -293,4 +294,45 @@ async fn a_server_logs_the_process_that_locks_lists() {
     assert!(locks(&redis, &["release", &name, "--yes"]).status.success());
     let changed = server.patch(id, serde_json::json!({ "stock": 8 })).await;
     assert_eq!(changed.status, 200);
+}
+
+/// The commands that docs/operations.md refers to.
+const RIGHTS: &str = include_str!("../../../../docs/acl.txt");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_user_serves_lists_and_releases_beside_keys_of_others() {
+    let keys = ["~product-update-lock-*", "~idempotency:*"];
+    let mut user = vec!["--user", "locks", "on", ">pw"];
+    user.extend(keys);
+    user.extend(RIGHTS.split_whitespace());
+    let redis = Redis::start_with(&user);
+    redis.command(&["SET", "session:1", "theirs"]).unwrap();
+    let (one, two) = (store(&redis).await, store(&redis).await);
+    let foreign = hold(&one, "report").await;
+    let waiter = wait(&redis, &two, "report").await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    let url = redis.url_as("locks", "pw");
+    let server = Server::on(&url, &database).start();
+    let id = server.create(10).await;
+    let keyed = server.request(Method::PATCH, &product(id));
+    let keyed = keyed.header("Idempotency-Key", "one");
+    let changed = server
+        .send(keyed.json(&serde_json::json!({ "stock": 9 })))
+        .await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+
+    let listed = locks(&redis, &["--json", "--store", &url]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let name = format!("product-update-lock-{id}");
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(listed[0]["name"], name);
+    let released = locks(&redis, &["release", &name, "--yes", "--store", &url]);
+    assert!(released.status.success());
+    // Another application's lock.
+    let forbidden = locks(&redis, &["release", "report", "--yes", "--store", &url]);
+    assert!(error(&forbidden).contains("NOPERM"));
+    foreign.release().await.unwrap();
+    waiter.await.unwrap().release().await.unwrap();
 }

@@ -6,7 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, eventually, locked, product};
+use crate::harness::{Server, eventually, locked, product, sqlite};
 
 #[tokio::test]
 async fn metrics_count_requests_and_locks() {
@@ -309,4 +309,21 @@ async fn the_log_has_the_code_of_an_error() {
         (&line["status"], &line["code"]),
         (&json!(429), &json!("busy"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_warns_once_if_redis_may_evict_held_locks() {
+    let redis = Redis::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    let server = Server::on(&redis.url(), &database).start();
+    let warnings = || server.log().matches("\"policy\":\"allkeys-lru\"").count();
+    eventually("the policy in the log", async || {
+        (warnings() > 0).then_some(())
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(server.get("/readyz").await.status, 200);
+    }
+    assert_eq!(warnings(), 1);
 }

@@ -14,6 +14,7 @@ mod attempt;
 mod batch;
 mod cohort;
 mod connection;
+mod eviction;
 pub(super) mod holding;
 mod inspect;
 mod notifications;
@@ -24,6 +25,7 @@ mod values;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,6 +48,8 @@ pub(super) struct Redis {
     notifications: Notifications,
     local_queues: LocalQueues,
     background: Background,
+    /// Whether the settings of the servers have been looked at.
+    is_checked: AtomicBool,
 }
 
 impl Redis {
@@ -70,6 +74,7 @@ impl Redis {
             local_queues: LocalQueues::new(notifications.clone(), forced_releases, timeout),
             notifications,
             background,
+            is_checked: AtomicBool::new(false),
         })
     }
 
@@ -92,6 +97,10 @@ impl Redis {
             .connection
             .run::<bool>(Eval::Sha, command, deadline)
             .await;
+        if reply.is_ok() && !self.is_checked.swap(true, Ordering::Relaxed) {
+            let check = eviction::warn_of_eviction(self.connection.clone(), self.timeout);
+            self.background.spawn(check);
+        }
         reply.map(drop)
     }
 
