@@ -25,7 +25,7 @@ pub struct Authority {
     folder: Scratch,
 }
 
-/// The certificate of a server, with its key.
+/// The certificate of a server or a client, with its key.
 pub struct Certificate {
     certificate: PathBuf,
     key: PathBuf,
@@ -92,6 +92,16 @@ impl Authority {
 }
 
 impl Certificate {
+    /// Returns the file of the certificate in PEM, which a client may present.
+    pub fn file(&self) -> &Path {
+        &self.certificate
+    }
+
+    /// Returns the file of its private key in PEM.
+    pub fn key_file(&self) -> &Path {
+        &self.key
+    }
+
     /// Returns the arguments of `redis-server`.
     pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
         let file = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();

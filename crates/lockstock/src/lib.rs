@@ -68,5 +68,5 @@ pub use lease::{MAX_LEASE, MIN_LEASE};
 pub use lock::{Acquired, Busy, Lock, LockBuilder};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use redact::redact_url;
-pub use store::{DEFAULT_TIMEOUT, Store};
+pub use store::{DEFAULT_TIMEOUT, Store, StoreBuilder};
 pub use token::ClientId;

@@ -4,8 +4,8 @@
 //! contract suite runs against every backend, so every guarantee of a lock holds on each. How
 //! long a store remembers its locks differs: see the table in `docs/guarantees.md`.
 
-mod admin;
 mod background;
+mod builder;
 mod holding;
 mod memory;
 mod redis;
@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::background::Background;
+use self::builder::Options;
+pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::token::ClientId;
 
-/// Time limit for each command of a store, 1 s, unless
-/// [`Store::connect_within`] or [`Store::open_within`] sets another.
+/// Time limit for each command of a store unless [`StoreBuilder::timeout`] sets another: 1 s.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Examples for an error.
@@ -80,7 +81,7 @@ impl Store {
     /// # }
     /// ```
     pub async fn connect(url: &str) -> Result<Self> {
-        Self::connect_within(url, DEFAULT_TIMEOUT).await
+        Self::builder(url).connect().await
     }
 
     /// Opens the store at `url` like [`connect`](Self::connect), with `timeout` as the time
@@ -90,12 +91,7 @@ impl Store {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_within(url: &str, timeout: Duration) -> Result<Self> {
-        let store = Self::open_within(url, timeout)?;
-        match &store.inner.backend {
-            Backend::Memory(_) => {}
-            Backend::Redis(redis) => redis.connect().await?,
-        }
-        Ok(store)
+        Self::builder(url).timeout(timeout).connect().await
     }
 
     /// Opens the store at `url`, which does not need to reply yet. The first command connects,
@@ -124,7 +120,7 @@ impl Store {
     /// # }
     /// ```
     pub fn open(url: &str) -> Result<Self> {
-        Self::open_within(url, DEFAULT_TIMEOUT)
+        Self::builder(url).open()
     }
 
     /// Opens the store at `url` like [`open`](Self::open), with `timeout` as the time limit for
@@ -138,13 +134,27 @@ impl Store {
     ///
     /// Outside a tokio runtime.
     pub fn open_within(url: &str, timeout: Duration) -> Result<Self> {
+        Self::builder(url).timeout(timeout).open()
+    }
+
+    /// Opens a new, empty store in the memory of this process.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, whose timers end the leases.
+    pub fn memory() -> Self {
+        let backend = Backend::Memory(memory::Memory::new());
+        Self::new(backend, Background::new(), ClientId::random())
+    }
+
+    fn open_with(url: &str, options: &Options) -> Result<Self> {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         match scheme {
             "memory" => Ok(Self::memory()),
             "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
             | "redis+cluster" | "rediss+cluster" => {
                 let (background, client_id) = (Background::new(), ClientId::random());
-                let redis = redis::Redis::open(url, client_id, timeout, background.clone())?;
+                let redis = redis::Redis::open(url, client_id, options, background.clone())?;
                 let backend = Backend::Redis(Arc::new(redis));
                 Ok(Self::new(backend, background, client_id))
             }
@@ -158,16 +168,6 @@ impl Store {
         }
     }
 
-    /// Opens a new, empty store in the memory of this process.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime, whose timers end the leases.
-    pub fn memory() -> Self {
-        let backend = Backend::Memory(memory::Memory::new());
-        Self::new(backend, Background::new(), ClientId::random())
-    }
-
     fn new(backend: Backend, background: Background, client_id: ClientId) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -175,6 +175,14 @@ impl Store {
                 background,
                 client_id,
             }),
+        }
+    }
+
+    /// Connects, and checks that the store replies.
+    async fn check(&self) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Memory(_) => Ok(()),
+            Backend::Redis(redis) => redis.connect().await,
         }
     }
 
@@ -227,3 +235,6 @@ impl std::fmt::Debug for Store {
         })
     }
 }
+
+// Below, because rustdoc lists the methods of a type in the order of the source.
+mod admin;

@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -317,6 +318,50 @@ async fn through_tls() {
         authority.file().display()
     );
     everything(&url).await;
+}
+
+#[tokio::test]
+async fn with_credentials_and_certificates_from_memory() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let redis = Redis::start_tls(&authority.issue(&["localhost"]));
+    let client = authority.issue(&["client"]);
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let certify = ["CONFIG", "SET", "tls-auth-clients", "yes"];
+    redis.command(&certify).unwrap();
+    let password = "p%40/?#@ss";
+    let user = [
+        "ACL",
+        "SETUSER",
+        "locks",
+        "on",
+        &format!(">{password}"),
+        "~*",
+        "&*",
+        "+@all",
+    ];
+    redis.command(&user).unwrap();
+
+    let builder = || {
+        let url = redis.url().replace("rediss://", "rediss://nobody:wrong@");
+        Store::builder(url)
+            .timeout(TIMEOUT)
+            .credentials("locks", password)
+    };
+    let trusting = || builder().ca_certificates(read(authority.file()));
+    let store = trusting().client_certificate(read(client.file()), read(client.key_file()));
+    assert!(!format!("{store:?}").contains("wrong"), "{store:?}");
+    let store = store.connect().await.unwrap();
+    let guard = held(&lock(&store, "a", LEASE)).await;
+    guard.release().await.unwrap();
+
+    let anonymous = trusting().connect().await.unwrap_err();
+    assert!(anonymous.is_unavailable(), "{anonymous}");
+    let distrustful = builder().ca_certificates(read(other.file()));
+    assert!(distrustful.connect().await.unwrap_err().is_unavailable());
+    let malformed = builder().client_certificate("no certificate", "no key");
+    assert!(malformed.open().unwrap_err().is_invalid());
+    let plain = Store::builder("redis://localhost").ca_certificates(read(authority.file()));
+    assert!(plain.open().unwrap_err().is_invalid());
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use self::connection::{Connection, Eval, LuaScript};
 use self::notifications::Notifications;
 use self::operation::Operation;
 use super::background::Background;
+use super::builder::Options;
 use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
@@ -61,11 +62,12 @@ impl Redis {
     pub(super) fn open(
         url: &str,
         client_id: ClientId,
-        timeout: Duration,
+        options: &Options,
         background: Background,
     ) -> Result<Self> {
+        let timeout = options.timeout;
         let (notifications, forced_releases) = Notifications::new();
-        let connection = Connection::open(url, client_id, notifications.clone(), timeout)?;
+        let connection = Connection::open(url, client_id, notifications.clone(), options)?;
         Ok(Self {
             batcher: ScriptBatcher::new(connection.clone(), timeout),
             connection,

@@ -6,10 +6,10 @@
 mod cluster;
 mod managed;
 mod sentinel;
+mod tls;
 mod url;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
@@ -25,6 +25,7 @@ use super::notifications::Notifications;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
+use crate::store::builder::Options;
 use crate::token::ClientId;
 
 /// The common prefix of the channels of all clients.
@@ -127,8 +128,9 @@ impl Connection {
         url: &str,
         client_id: ClientId,
         notifications: Notifications,
-        timeout: Duration,
+        options: &Options,
     ) -> Result<Self> {
+        let timeout = options.timeout;
         #[cfg(feature = "tls")]
         // Fails if the application has installed a provider: then that provider is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -141,7 +143,7 @@ impl Connection {
             channels: CHANNELS.to_owned(),
             client_id: client_id.to_string(),
         });
-        let topology = match Endpoints::parse(url)? {
+        let topology = match Endpoints::parse(url, options)? {
             Endpoints::Single(info) => {
                 let connector = Server {
                     client: Client::open(info).map_err(Error::redis)?,

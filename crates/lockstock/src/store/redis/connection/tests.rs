@@ -1,5 +1,7 @@
 //! Tests with a single server, and the harness of the tests with Sentinel and Cluster.
 
+use std::time::Duration;
+
 use lockstock_testkit::{Authority, Redis};
 use tokio::time::timeout;
 
@@ -32,7 +34,11 @@ impl TestClient {
     pub(super) async fn try_connect(url: &str) -> Result<Self> {
         let (notifications, _) = Notifications::new();
         let id = ClientId::random();
-        let connection = Connection::open(url, id, notifications.clone(), CALL_TIMEOUT)?;
+        let options = Options {
+            timeout: CALL_TIMEOUT,
+            ..Options::default()
+        };
+        let connection = Connection::open(url, id, notifications.clone(), &options)?;
         connection.connect().await?;
         Ok(Self {
             connection,

@@ -14,8 +14,10 @@
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use url::form_urlencoded;
 
+use super::tls::with_certificates;
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
+use crate::store::builder::{Credentials, Options};
 
 const SENTINEL_PORT: u16 = 26_379;
 
@@ -44,22 +46,46 @@ struct Parts<'a> {
 }
 
 impl Endpoints {
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub(super) fn parse(url: &str, options: &Options) -> Result<Self> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        match scheme {
-            "redis+sentinel" | "rediss+sentinel" => sentinel(url, &Parts::split(scheme, rest)),
-            "redis+cluster" | "rediss+cluster" => cluster(url, &Parts::split(scheme, rest)),
-            "rediss" if rest.contains("ssl_ca_certs=") => {
-                let parts = Parts::split(scheme, rest);
-                let info = parts.server(url, parts.hosts, parts.path.trim_matches('/'))?;
-                Ok(Self::Single(info))
+        let parts = Parts::split(scheme, rest);
+        let certified = |info| with_certificates(url, info, options, parts.option("ssl_ca_certs"));
+        let server = |info| certified(with_credentials(info, options));
+        Ok(match scheme {
+            "redis+sentinel" | "rediss+sentinel" => {
+                let (sentinels, service, servers) = sentinel(url, &parts)?;
+                let sentinels = sentinels.into_iter().map(certified);
+                Self::Sentinel {
+                    sentinels: sentinels.collect::<Result<_>>()?,
+                    service,
+                    servers: server(servers)?,
+                }
             }
-            _ => Ok(Self::Single(info(url, url)?)),
-        }
+            "redis+cluster" | "rediss+cluster" => {
+                let seeds = cluster(url, &parts)?.into_iter().map(server);
+                Self::Cluster {
+                    seeds: seeds.collect::<Result<_>>()?,
+                }
+            }
+            // The redis crate does not know the option.
+            "rediss" if parts.option("ssl_ca_certs").is_some() => {
+                let info = parts.server(url, parts.hosts, parts.path.trim_matches('/'))?;
+                Self::Single(server(info)?)
+            }
+            _ => Self::Single(server(info(url, url)?)?),
+        })
     }
 }
 
-fn sentinel(url: &str, parts: &Parts<'_>) -> Result<Endpoints> {
+fn with_credentials(info: ConnectionInfo, options: &Options) -> ConnectionInfo {
+    let Some(Credentials { username, password }) = &options.credentials else {
+        return info;
+    };
+    let settings = info.redis_settings().clone();
+    info.set_redis_settings(settings.set_username(username).set_password(password))
+}
+
+fn sentinel(url: &str, parts: &Parts<'_>) -> Result<(Vec<ConnectionInfo>, String, ConnectionInfo)> {
     let (service, db) = parts.path.split_once('/').unwrap_or((parts.path, ""));
     if service.is_empty() {
         return Err(invalid(
@@ -88,14 +114,11 @@ fn sentinel(url: &str, parts: &Parts<'_>) -> Result<Endpoints> {
         sentinels.push(with_address(&info, &name, port).set_redis_settings(settings));
     }
     let host = parts.hosts().next().unwrap_or_default();
-    Ok(Endpoints::Sentinel {
-        sentinels,
-        service: service.to_owned(),
-        servers: parts.server(url, host, db)?,
-    })
+    let servers = parts.server(url, host, db)?;
+    Ok((sentinels, service.to_owned(), servers))
 }
 
-fn cluster(url: &str, parts: &Parts<'_>) -> Result<Endpoints> {
+fn cluster(url: &str, parts: &Parts<'_>) -> Result<Vec<ConnectionInfo>> {
     if !matches!(parts.path, "" | "0") {
         return Err(invalid(
             url,
@@ -103,9 +126,7 @@ fn cluster(url: &str, parts: &Parts<'_>) -> Result<Endpoints> {
         ));
     }
     let seeds = parts.hosts().map(|host| parts.server(url, host, ""));
-    Ok(Endpoints::Cluster {
-        seeds: seeds.collect::<Result<_>>()?,
-    })
+    seeds.collect()
 }
 
 impl<'a> Parts<'a> {
@@ -138,11 +159,7 @@ impl<'a> Parts<'a> {
     /// Returns the settings of the server at `host`.
     fn server(&self, url: &str, host: &str, db: &str) -> Result<ConnectionInfo> {
         let scheme = if self.tls { "rediss" } else { "redis" };
-        let info = info(url, &format!("{scheme}://{}{host}/{db}", self.credentials))?;
-        match self.option("ssl_ca_certs") {
-            Some(file) => trusting(url, info, file),
-            None => Ok(info),
-        }
+        info(url, &format!("{scheme}://{}{host}/{db}", self.credentials))
     }
 }
 
@@ -163,25 +180,7 @@ fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
-#[cfg(feature = "tls")]
-fn trusting(url: &str, info: ConnectionInfo, file: &str) -> Result<ConnectionInfo> {
-    let root = std::fs::read(file)
-        .map_err(|error| invalid(url, &format!("cannot read ssl_ca_certs {file}: {error}")))?;
-    let certificates = redis::TlsCertificates {
-        client_tls: None,
-        root_cert: Some(root),
-    };
-    let client = redis::Client::build_with_tls(info, certificates)
-        .map_err(|error| invalid(url, &format!("cannot use ssl_ca_certs {file}: {error}")))?;
-    Ok(client.get_connection_info().clone())
-}
-
-#[cfg(not(feature = "tls"))]
-fn trusting(url: &str, _: ConnectionInfo, _: &str) -> Result<ConnectionInfo> {
-    Err(invalid(url, "this build has no TLS"))
-}
-
-fn invalid(url: &str, reason: &str) -> Error {
+pub(super) fn invalid(url: &str, reason: &str) -> Error {
     Error::invalid(format!("invalid Redis URL '{}': {reason}", redact_url(url)))
 }
 
@@ -217,6 +216,10 @@ pub(super) fn address(info: &ConnectionInfo) -> Option<(String, u16)> {
 mod tests {
     use super::*;
 
+    fn parse(url: &str) -> Result<Endpoints> {
+        Endpoints::parse(url, &Options::default())
+    }
+
     fn addresses(infos: &[ConnectionInfo]) -> Vec<(String, u16)> {
         infos.iter().filter_map(address).collect()
     }
@@ -229,7 +232,7 @@ mod tests {
             sentinels,
             service,
             servers,
-        } = Endpoints::parse(url).unwrap()
+        } = parse(url).unwrap()
         else {
             panic!()
         };
@@ -250,8 +253,7 @@ mod tests {
 
     #[test]
     fn a_cluster_url_lists_some_nodes() {
-        let Endpoints::Cluster { seeds } =
-            Endpoints::parse("redis+cluster://:pw@one,two:7001").unwrap()
+        let Endpoints::Cluster { seeds } = parse("redis+cluster://:pw@one,two:7001").unwrap()
         else {
             panic!()
         };
@@ -277,12 +279,12 @@ mod tests {
         };
         let Endpoints::Sentinel {
             sentinels, servers, ..
-        } = Endpoints::parse("rediss+sentinel://a,b/main").unwrap()
+        } = parse("rediss+sentinel://a,b/main").unwrap()
         else {
             panic!()
         };
         assert!(sentinels.iter().all(tls) && tls(&with_address(&servers, "c", 1)));
-        let Endpoints::Cluster { seeds } = Endpoints::parse("rediss+cluster://a,b").unwrap() else {
+        let Endpoints::Cluster { seeds } = parse("rediss+cluster://a,b").unwrap() else {
             panic!()
         };
         assert!(seeds.iter().all(tls));
@@ -300,7 +302,7 @@ mod tests {
             ("redis://u:hunter2@host/x", "redis://"),
             ("redis://u:hunter2#@host", "%23"),
         ] {
-            let Err(error) = Endpoints::parse(url) else {
+            let Err(error) = parse(url) else {
                 panic!("{url}")
             };
             let text = error.to_string();
