@@ -78,8 +78,8 @@ impl Store {
 }
 
 impl Cache {
-    /// Returns the value under `key`, `None` if there is none or it has expired. A key has 1 to
-    /// [`MAX_KEY_BYTES`] bytes.
+    /// Returns the value under `key`, `None` if there is none or it has expired. A key has 1 byte
+    /// to 1 KiB ([`MAX_KEY_BYTES`]).
     ///
     /// # Errors
     ///
@@ -90,12 +90,12 @@ impl Cache {
     }
 
     /// Writes `value` under `key`, and replaces an earlier value. The time to live is truncated to
-    /// whole milliseconds, from [`MIN_TTL`] to [`MAX_TTL`].
+    /// whole milliseconds, from 1 ms ([`MIN_TTL`]) to 366 days ([`MAX_TTL`]).
     ///
     /// # Errors
     ///
     /// As [`get`](Self::get), and [`is_invalid`](Error::is_invalid) if `ttl` is out of range or
-    /// the value has more than [`MAX_VALUE_BYTES`]. If the store is unavailable, the value may
+    /// the value has more than 16 MiB ([`MAX_VALUE_BYTES`]). If the store is unavailable, the value may
     /// have been written nevertheless.
     pub async fn set(
         &self,

@@ -9,30 +9,40 @@
 //! use std::time::Duration;
 //! use lockstock::{Acquired, Store};
 //!
+//! # async fn save(fence: u64) -> Result<(), &'static str> { Ok(()) }
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> lockstock::Result<()> {
 //! let store = Store::connect("memory://").await?; // or "redis://127.0.0.1:6379/1"
 //! let lock = store.lock("product-update-lock-42").lease(Duration::from_secs(3))?;
 //!
-//! match lock.acquire_within(Duration::from_secs(1)).await? {   // Err: the store is unavailable
-//!     Acquired::Held(guard) => {
-//!         // UPDATE … SET fence = $f WHERE id = 42 AND fence < $f, with f = guard.fence()
-//!         guard.keep().await?;       // taken to the end of the lease; or release()
-//!     }
-//!     Acquired::Busy(busy) => {      // a value, not an error
-//!         println!("429, Retry-After: {:?}", busy.retry_after());
-//!     }
+//! let outcome = lock.with(Duration::from_secs(1), async |guard| {
+//!     save(guard.fence()).await // UPDATE … SET fence = $f WHERE id = 42 AND fence < $f
+//! });
+//! match outcome.await? { // Err: the store is unavailable, or the lock was lost
+//!     Acquired::Held(saved) => println!("{saved:?}"),
+//!     Acquired::Busy(busy) => println!("429, Retry-After: {:?}", busy.retry_after()), // no error
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! [`Lock::acquire_within`] returns the guard instead, to hold it for longer than a call, or to
+//! [`keep`](Guard::keep) the lock as a cool-down.
+//!
+//! # How to depend on it
+//!
+//! `cargo add lockstock --git https://github.com/lockstock/lockstock`, with Rust 1.94 or later and
+//! tokio. The feature `tls` is on by default: rustls, with the system's certificates, for
+//! `rediss://`. Without it the crate builds faster, and `rediss://` fails as invalid. Redis 6.2 or
+//! later or Valkey; for `memory://` none.
+//!
 //! # A map of the crate
 //!
-//! - [`Store`]: where locks and values live, opened from a URL.
-//! - [`Store::lock`] → [`LockBuilder::lease`] → [`Lock`]: one holder at a time. Acquire it any
-//!   number of times; [`release`](Guard::release) it when the work is done, or
-//!   [`keep`](Guard::keep) it to the end of the lease as a cool-down.
+//! - [`Store`]: where locks and values live, opened from a URL; [`Store::builder`] for credentials
+//!   and certificates from memory.
+//! - [`Store::lock`] → [`LockBuilder::lease`] → [`Lock`]: one holder at a time. Run work
+//!   [`with`](Lock::with) it, or acquire it; [`release`](Guard::release) it when the work is done,
+//!   or [`keep`](Guard::keep) it to the end of the lease.
 //! - [`Store::semaphore`], [`Store::read_lock`], [`Store::write_lock`]: the same for a number
 //!   of permits, and for many readers or one writer.
 //! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]:
@@ -42,9 +52,20 @@
 //! - [`Store::locks`]: the holders and waiters of every lock, for operators.
 //! - [`Error`]: why a call failed, by predicates.
 //!
+//! Not in the crate: a rate limiter. A [semaphore](Store::semaphore) bounds how many run at once,
+//! and a lock that is [kept](Guard::keep) allows one success per lease; neither counts requests per
+//! minute.
+//!
 //! Metrics are reported through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
 //! `…_lost_total`, `…_handovers_total` by `kind`, `lockstock_lock_wait_seconds`,
 //! `lockstock_lock_hold_seconds`.
+
+// rustdoc lists the methods of `Store` in the order of the modules: open it, lock, then the rest.
+mod store;
+
+mod lock;
+
+mod multi;
 
 mod cache;
 mod error;
@@ -53,10 +74,8 @@ mod guard;
 mod inspect;
 mod key;
 mod lease;
-mod lock;
-mod multi;
+mod listing;
 mod redact;
-mod store;
 mod token;
 
 pub use cache::{Cache, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL};

@@ -28,8 +28,8 @@ use crate::lease::checked_lease;
 use crate::store::{HoldState, Mode, Outcome, Request, Store};
 
 impl Store {
-    /// Returns a builder for the lock called `name`: any bytes, 1 to
-    /// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES). Sends nothing; set the
+    /// Returns a builder for the lock called `name`: any bytes, 1 byte to 1 KiB
+    /// ([`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES)). Sends nothing; set the
     /// [lease](LockBuilder::lease) to get a lock that can be acquired.
     ///
     /// ```

@@ -4,6 +4,7 @@
 //! contract suite runs against every backend, so every guarantee of a lock holds on each. How
 //! long a store remembers its locks differs: see the table in `docs/guarantees.md`.
 
+mod admin;
 mod background;
 mod builder;
 mod holding;
@@ -50,7 +51,7 @@ enum Backend {
 }
 
 impl Store {
-    /// Opens the store at `url`, and checks that it replies within [`DEFAULT_TIMEOUT`]. Use
+    /// Opens the store at `url`, and checks that it replies within 1 s ([`DEFAULT_TIMEOUT`]). Use
     /// [`open`](Self::open) for a store that may be down at the moment.
     ///
     /// | URL | store |
@@ -96,7 +97,7 @@ impl Store {
 
     /// Opens the store at `url`, which does not need to reply yet. The first command connects,
     /// and until that succeeds every command fails as unavailable. Each command has
-    /// [`DEFAULT_TIMEOUT`] as its time limit.
+    /// 1 s ([`DEFAULT_TIMEOUT`]) as its time limit.
     ///
     /// For a service that starts while its store is down: [`ping`](Self::ping) reports when
     /// the store is ready. The URLs are those of [`connect`](Self::connect).
@@ -135,6 +136,27 @@ impl Store {
     /// Outside a tokio runtime.
     pub fn open_within(url: &str, timeout: Duration) -> Result<Self> {
         Self::builder(url).timeout(timeout).open()
+    }
+
+    /// Returns a builder for the store at `url`, for settings that are not part of the URL:
+    /// credentials from a secret manager, certificates in memory, a timeout. The URLs are those
+    /// of [`connect`](Self::connect).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::Store;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// let password = "any % character / needs no escape";
+    /// let store = Store::builder("redis+cluster://redis-1.internal,redis-2.internal")
+    ///     .credentials("shop", password)
+    ///     .timeout(Duration::from_millis(500))
+    ///     .open()?; // or connect().await?, which fails unless the store replies
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(url: impl Into<String>) -> StoreBuilder {
+        StoreBuilder::new(url.into())
     }
 
     /// Opens a new, empty store in the memory of this process.
@@ -235,6 +257,3 @@ impl std::fmt::Debug for Store {
         })
     }
 }
-
-// Below, because rustdoc lists the methods of a type in the order of the source.
-mod admin;

@@ -190,7 +190,7 @@ async fn steps(lock: Lock, is_cool: bool, mut chance: StdRng) {
         }
         _ => lock.acquire().await.map(Acquired::Held),
     };
-    let Acquired::Held(guard) = acquired.unwrap() else {
+    let Acquired::Held(mut guard) = acquired.unwrap() else {
         return;
     };
     if is_cool {

@@ -179,7 +179,7 @@ async fn names_of_any_bytes_are_listed_unchanged() {
 async fn force_release_grants_the_next_waiter_a_higher_fence() {
     on_each_store(async |store| {
         let hour = lock(&store, "a", Duration::from_secs(3600));
-        let mut lost = hour.acquire().await.unwrap();
+        let lost = hour.acquire().await.unwrap();
         let next = waiting(&hour);
         // On Redis it is in the local queue, which is not listed.
         settle(&store).await;

@@ -7,32 +7,6 @@ use super::{DEFAULT_TIMEOUT, Store};
 use crate::error::Result;
 use crate::redact::redact_url;
 
-impl Store {
-    /// Returns a builder for the store at `url`, for settings that are not part of the URL:
-    /// credentials from a secret manager, certificates in memory, a timeout. The URLs are those
-    /// of [`connect`](Self::connect).
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use lockstock::Store;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> lockstock::Result<()> {
-    /// let password = "any % character / needs no escape";
-    /// let store = Store::builder("redis+cluster://redis-1.internal,redis-2.internal")
-    ///     .credentials("shop", password)
-    ///     .timeout(Duration::from_millis(500))
-    ///     .open()?; // or connect().await?, which fails unless the store replies
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn builder(url: impl Into<String>) -> StoreBuilder {
-        StoreBuilder {
-            url: url.into(),
-            options: Options::default(),
-        }
-    }
-}
-
 /// Settings of a store that is not open yet: see [`Store::builder`].
 #[derive(Clone)]
 #[must_use = "call connect or open"]
@@ -60,6 +34,10 @@ pub(super) struct Credentials {
 
 /// Certificate chain and key, in PEM.
 #[derive(Clone)]
+#[cfg_attr(
+    not(feature = "tls"),
+    expect(dead_code, reason = "rejected without TLS")
+)]
 pub(super) struct ClientCertificate {
     pub(super) chain: Vec<u8>,
     pub(super) key: Vec<u8>,
@@ -77,6 +55,13 @@ impl Default for Options {
 }
 
 impl StoreBuilder {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            options: Options::default(),
+        }
+    }
+
     /// Sets the time limit for each command, 1 s ([`DEFAULT_TIMEOUT`]) by default. A command that
     /// exceeds it fails as unavailable. It includes the time to connect, if the command has to.
     pub fn timeout(mut self, timeout: Duration) -> Self {

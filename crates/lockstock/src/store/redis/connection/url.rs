@@ -49,7 +49,10 @@ impl Endpoints {
     pub(super) fn parse(url: &str, options: &Options) -> Result<Self> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let parts = Parts::split(scheme, rest);
-        let certified = |info| with_certificates(url, info, options, parts.option("ssl_ca_certs"));
+        let certified = |info| {
+            let info = with_certificates(info, options, parts.option("ssl_ca_certs"));
+            info.map_err(|reason| invalid(url, &reason))
+        };
         let server = |info| certified(with_credentials(info, options));
         Ok(match scheme {
             "redis+sentinel" | "rediss+sentinel" => {
@@ -180,7 +183,7 @@ fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
-pub(super) fn invalid(url: &str, reason: &str) -> Error {
+fn invalid(url: &str, reason: &str) -> Error {
     Error::invalid(format!("invalid Redis URL '{}': {reason}", redact_url(url)))
 }
 
