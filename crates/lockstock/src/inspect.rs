@@ -32,6 +32,8 @@ pub struct HolderInfo {
     pub id: HolderId,
     /// How it shares the lock.
     pub access: Access,
+    /// How many permits of a semaphore it holds, 1 for other locks.
+    pub permits: u32,
     /// When the lock was granted, on the store's clock. Redis records it for locks, not for
     /// semaphores and read-write locks. After a local hand-over it is the time of the first
     /// holder in the process.
@@ -54,6 +56,8 @@ pub struct WaiterInfo {
     pub client_id: ClientId,
     /// How it would share the lock.
     pub access: Access,
+    /// How many permits of a semaphore it waits for, 1 for other locks.
+    pub permits: u32,
     /// How long it has been waiting.
     pub waited: Duration,
     /// Time until it gives up. `None` if it waits without end.
@@ -67,7 +71,7 @@ pub struct WaiterInfo {
 pub enum Access {
     /// Excludes every other holder: a lock, or the writer of a read-write lock.
     Exclusive,
-    /// One permit of a semaphore.
+    /// Some permits of a semaphore.
     Permit,
     /// A reader of a read-write lock.
     Read,

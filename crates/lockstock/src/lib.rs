@@ -84,7 +84,7 @@ pub use guard::Guard;
 pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
 pub use key::{LockKind, MAX_NAME_BYTES};
 pub use lease::{MAX_LEASE, MIN_LEASE};
-pub use lock::{Acquired, Busy, Lock, LockBuilder};
+pub use lock::{Acquired, Busy, Lock, LockBuilder, MAX_PERMITS_TAKEN};
 pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use redact::redact_url;
 pub use store::{DEFAULT_TIMEOUT, Store, StoreBuilder};

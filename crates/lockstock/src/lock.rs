@@ -27,6 +27,10 @@ use crate::key::{Keys, LockKind};
 use crate::lease::checked_lease;
 use crate::store::{HoldState, Mode, Outcome, Request, Store};
 
+/// The maximum number of permits of a semaphore that one acquire takes: 1000. In Redis each is a
+/// member of a sorted set.
+pub const MAX_PERMITS_TAKEN: u32 = 1000;
+
 impl Store {
     /// Returns a builder for the lock called `name`: any bytes, 1 byte to 1 KiB
     /// ([`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES)). Sends nothing; set the
@@ -46,7 +50,8 @@ impl Store {
     }
 
     /// Returns a builder for the semaphore called `name`: at most `permits` holders at once,
-    /// each with a lease of its own. Each request is admitted by its own `permits`, so all
+    /// each with a lease of its own ([`take`](LockBuilder::take) several permits for a holder that needs
+    /// more). Each request is admitted by its own `permits`, so all
     /// clients should pass the same number.
     ///
     /// Guarantees and use are those of a [`lock`](Self::lock). A semaphore and a lock of the
@@ -66,7 +71,10 @@ impl Store {
     /// ```
     pub fn semaphore(&self, name: impl AsRef<[u8]>, permits: u32) -> LockBuilder {
         let mode = NonZeroU32::new(permits)
-            .map(Mode::Permit)
+            .map(|max| Mode::Permits {
+                max,
+                taken: NonZeroU32::MIN,
+            })
             .ok_or_else(|| "a semaphore needs at least one permit".to_owned());
         LockBuilder::new(self, LockKind::Semaphore, mode, name.as_ref())
     }
@@ -129,6 +137,48 @@ impl LockBuilder {
         }
     }
 
+    /// Takes `permits` permits of a semaphore with each acquire, 1 by default, up to 1000
+    /// ([`MAX_PERMITS_TAKEN`]): all at once, or none. They are renewed and released together.
+    ///
+    /// Requests are served in order of arrival, so that none starves: while the first waiter needs
+    /// more permits than are free, those are left free for it, and the requests behind it wait.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let second = Duration::from_secs(1);
+    /// let large = store.semaphore("uploads", 4).take(3).lease(second)?;
+    /// let small = store.semaphore("uploads", 4).lease(second)?;
+    /// let (_three, _one) = (large.acquire().await?, small.acquire().await?);
+    /// assert!(small.try_acquire().await?.held().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take(mut self, permits: u32) -> Self {
+        self.target = self.target.and_then(|(keys, mode)| {
+            let max = match mode {
+                Mode::Permits { max, .. } => max.get(),
+                Mode::Exclusive | Mode::Read => 1,
+            };
+            let taken = NonZeroU32::new(permits)
+                .filter(|taken| taken.get() <= max.min(MAX_PERMITS_TAKEN))
+                .ok_or_else(|| {
+                    format!(
+                        "an acquire of this lock can take 1 to {} permits, not {permits}",
+                        max.min(MAX_PERMITS_TAKEN)
+                    )
+                })?;
+            let mode = match mode {
+                Mode::Permits { max, .. } => Mode::Permits { max, taken },
+                mode => mode,
+            };
+            Ok((keys, mode))
+        });
+        self
+    }
+
     /// Sets how long a holder holds the lock without [renewing](Guard::renew) it: 1 ms
     /// ([`MIN_LEASE`](crate::MIN_LEASE)) to 24 h ([`MAX_LEASE`](crate::MAX_LEASE)), in whole
     /// milliseconds. If a holder crashes, the lock becomes free after this time, so the lease
@@ -137,7 +187,7 @@ impl LockBuilder {
     /// # Errors
     ///
     /// [`is_invalid`](Error::is_invalid) if the lease is out of range, the name is empty or too
-    /// long, or a semaphore has no permits.
+    /// long, a semaphore has no permits, or [`take`](Self::take) is out of range.
     pub fn lease(self, lease: Duration) -> Result<Lock> {
         let (keys, mode) = self.target.map_err(Error::invalid)?;
         Ok(Lock {

@@ -20,6 +20,11 @@ fn permits(store: &Store, permits: u32, lease: Duration) -> Lock {
     store.semaphore("uploads", permits).lease(lease).unwrap()
 }
 
+fn taking(store: &Store, taken: u32, permits: u32) -> Lock {
+    let semaphore = store.semaphore("uploads", permits).take(taken);
+    semaphore.lease(LEASE).unwrap()
+}
+
 fn reader(store: &Store, lease: Duration) -> Lock {
     store.read_lock("catalog").lease(lease).unwrap()
 }
@@ -80,6 +85,86 @@ async fn waiters_for_a_permit_are_served_in_order() {
         for waiter in waiters {
             got(waiter).await.release().await.unwrap();
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn several_permits_are_taken_and_given_back_together() {
+    on_each_store(async |store| {
+        let (one, three) = (taking(&store, 1, 4), taking(&store, 3, 4));
+        let (large, small) = (held(&three).await, held(&one).await);
+        busy(&one).await;
+        let locks = store.locks().await.unwrap();
+        let listed = locks[0].holders.iter().map(|holder| holder.permits);
+        assert_eq!(listed.sum::<u32>(), 4);
+        assert_eq!(locks[0].holders.len(), 2);
+        small.release().await.unwrap();
+        // One is free, three are needed: none is taken.
+        busy(&three).await;
+        held(&one).await.release().await.unwrap();
+        large.release().await.unwrap();
+        let all = [held(&three).await, held(&one).await];
+        let taken = store.force_release(LockKind::Semaphore, "uploads", None);
+        assert!(taken.await.unwrap());
+        held(&taking(&store, 4, 4)).await.release().await.unwrap();
+        drop(all);
+        for wrong in [0, 5] {
+            let error = store.semaphore("uploads", 4).take(wrong).lease(LEASE);
+            assert!(error.unwrap_err().is_invalid());
+        }
+        assert!(
+            store
+                .lock("a")
+                .take(2)
+                .lease(LEASE)
+                .unwrap_err()
+                .is_invalid()
+        );
+        assert!(store.lock("a").take(1).lease(LEASE).is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_for_several_permits_does_not_starve_behind_small_ones() {
+    on_each_store(async |store| {
+        let (one, three) = (taking(&store, 1, 3), taking(&store, 3, 3));
+        let (first, second) = (held(&one).await, held(&one).await);
+        let large = waiting(&three);
+        let locks = queued(&store, 1).await;
+        assert_eq!(locks[0].waiters[0].permits, 3);
+        // One permit is free, and is left free for the waiter.
+        busy(&one).await;
+        let small = waiting(&one);
+        queued(&store, 2).await;
+        first.release().await.unwrap();
+        busy(&one).await;
+        assert!(!large.is_finished() && !small.is_finished());
+        second.release().await.unwrap();
+        let large = got(large).await;
+        assert!(!small.is_finished());
+        large.release().await.unwrap();
+        got(small).await.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn several_permits_are_renewed_and_end_together() {
+    on_each_store(async |store| {
+        let all = store.semaphore("uploads", 3).take(3).lease(BRIEF).unwrap();
+        let one = permits(&store, 3, LEASE);
+        let guard = held(&all).await;
+        let first_deadline = guard.deadline();
+        guard.extend(LEASE).await.unwrap();
+        sleep_until(first_deadline + BRIEF / 10).await;
+        busy(&one).await;
+        guard.renew().await.unwrap();
+        std::mem::forget(guard);
+        let next = taking(&store, 3, 3);
+        let next = timeout(TIMEOUT, next.acquire()).await.unwrap().unwrap();
+        next.release().await.unwrap();
     })
     .await;
 }
@@ -215,8 +300,10 @@ async fn holders_never_exceed_the_permits_under_cancellation() {
     on_each_store(async |store| {
         let inside = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
-        for _ in 0..16 {
-            let (lock, inside) = (permits(&store, 3, LEASE), inside.clone());
+        for task in 0..16 {
+            let weight = task % 3 + 1;
+            let (lock, inside) = (taking(&store, weight, 3), inside.clone());
+            let weight = i64::from(weight);
             tasks.spawn(async move {
                 for n in 0..40 {
                     let limit = Duration::from_micros(rand::rng().random_range(0..3000));
@@ -224,9 +311,9 @@ async fn holders_never_exceed_the_permits_under_cancellation() {
                         continue;
                     };
                     let guard = guard.unwrap();
-                    assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                    assert!(inside.fetch_add(weight, Ordering::SeqCst) + weight <= 3);
                     yield_now().await;
-                    inside.fetch_sub(1, Ordering::SeqCst);
+                    inside.fetch_sub(weight, Ordering::SeqCst);
                     match n % 3 {
                         0 => guard.release().await.unwrap(),
                         1 => drop(guard.release()),

@@ -30,18 +30,26 @@ pub(crate) struct Request {
 pub(crate) enum Mode {
     /// Excludes every other grant.
     Exclusive,
-    /// Allows this many grants at once, itself included.
-    Permit(NonZeroU32),
+    /// Takes some of the permits of a semaphore.
+    Permits { max: NonZeroU32, taken: NonZeroU32 },
     /// Allows any number of readers.
     Read,
 }
 
 impl Mode {
+    /// Returns how many permits a grant takes.
+    pub(super) fn permits(self) -> u32 {
+        match self {
+            Self::Permits { taken, .. } => taken.get(),
+            Self::Exclusive | Self::Read => 1,
+        }
+    }
+
     /// Returns the public counterpart.
     pub(super) fn access(self) -> Access {
         match self {
             Self::Exclusive => Access::Exclusive,
-            Self::Permit(_) => Access::Permit,
+            Self::Permits { .. } => Access::Permit,
             Self::Read => Access::Read,
         }
     }

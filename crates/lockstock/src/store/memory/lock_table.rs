@@ -177,6 +177,7 @@ impl LockTable {
             acquired_at: Some(minted_at(holder.fence)),
             remaining: Some(holder.deadline.saturating_duration_since(now)),
             kept: holder.state == HoldState::Kept,
+            permits: holder.mode.permits(),
             fence: Some(holder.fence),
         });
         // A waiter whose future is gone is skipped at the next hand-over.
@@ -187,6 +188,7 @@ impl LockTable {
         let waiters = waiters.map(|waiter| WaiterInfo {
             client_id: waiter.requested.token.client_id(),
             access: waiter.requested.mode.access(),
+            permits: waiter.requested.mode.permits(),
             waited: now.saturating_duration_since(waiter.arrived_at),
             timeout_in: waiter
                 .wait_deadline
@@ -343,9 +345,12 @@ impl LockState {
         match mode {
             Mode::Exclusive => self.holders.is_empty(),
             Mode::Read => self.holders.iter().all(shared),
-            Mode::Permit(max) => {
-                let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
-                self.holders.len() < max && self.holders.iter().all(shared)
+            Mode::Permits { max, taken } => {
+                let held = self.holders.iter().map(|holder| holder.mode.permits());
+                // As u64: holders may have been admitted by a larger number.
+                let held = held.map(u64::from).sum::<u64>();
+                held + u64::from(taken.get()) <= u64::from(max.get())
+                    && self.holders.iter().all(shared)
             }
         }
     }

@@ -92,12 +92,16 @@ fn holders_are_exclusive_under_cancellation() {
 
 #[test]
 fn holders_never_exceed_the_permits() {
-    const TWO: Mode = Mode::Permit(NonZeroU32::new(2).unwrap());
-    contend(
-        LockKind::Semaphore,
-        &[(TWO, 1), (TWO, 1), (TWO, 1), (TWO, 1)],
-        2,
-    );
+    const fn taking(taken: u32) -> Mode {
+        Mode::Permits {
+            max: NonZeroU32::new(2).unwrap(),
+            taken: NonZeroU32::new(taken).unwrap(),
+        }
+    }
+    const ONE: Mode = taking(1);
+    const TWO: Mode = taking(2);
+    let modes = &[(ONE, 1), (ONE, 1), (TWO, 2), (ONE, 1)];
+    contend(LockKind::Semaphore, modes, 2);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! Then one script call inspects each name, so that its holders and waiters are of one moment.
 //! Each command is replied to within the timeout, or the listing fails.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,12 +161,14 @@ impl Redis {
             .and_then(exclusive_holder)
             .into_iter()
             .collect::<Vec<_>>();
-        let shared = shared.iter();
-        holders.extend(
-            shared.filter_map(|(member, deadline_ms)| {
-                shared_holder(kind, member, *deadline_ms, now_us)
-            }),
-        );
+        let further = further_permits(&shared);
+        holders.extend(shared.iter().filter_map(|(member, deadline_ms)| {
+            let mut holder = shared_holder(kind, member, *deadline_ms, now_us)?;
+            if let Identity::Client(token) = holder.id.0 {
+                holder.permits += further.get(&token).unwrap_or(&0);
+            }
+            Some(holder)
+        }));
         let queue = queue.iter();
         let waiters =
             queue.filter_map(|(member, arrived_us)| waiter(kind, member, *arrived_us, now_us));
@@ -217,11 +219,28 @@ fn exclusive_holder((mark, token, fence, remaining_ms): ExclusiveHolder) -> Opti
     Some(HolderInfo {
         id: HolderId(identity),
         access: Access::Exclusive,
+        permits: 1,
         acquired_at: fence.map(minted_at),
         remaining: u64::try_from(remaining_ms).ok().map(Duration::from_millis),
         kept: mark == "kept",
         fence,
     })
+}
+
+/// Returns how many permits each holder has beside its first. Each is a member of the set: see
+/// `scripts/shared.lua`.
+fn further_permits(members: &[Member]) -> HashMap<Token, u32> {
+    let mut further = HashMap::new();
+    for (member, _) in members {
+        let member = str::from_utf8(member).unwrap_or_default();
+        if let Some((prefix, token)) = member.split_once(':')
+            && prefix.starts_with('n')
+            && let Some(token) = Token::parse(token)
+        {
+            *further.entry(token).or_insert(0) += 1;
+        }
+    }
+    further
 }
 
 fn shared_holder(
@@ -231,6 +250,9 @@ fn shared_holder(
     now_us: u64,
 ) -> Option<HolderInfo> {
     let (mode, token) = str::from_utf8(member).ok()?.split_once(':')?;
+    if mode.starts_with('n') {
+        return None;
+    }
     // An expired holder stays in the set until the next operation. In whole milliseconds, as
     // the scripts compare.
     let remaining_ms = integer(deadline_ms)
@@ -239,6 +261,7 @@ fn shared_holder(
     Some(HolderInfo {
         id: HolderId(Identity::Client(Token::parse(token)?)),
         access: access(kind, mode),
+        permits: 1,
         acquired_at: None,
         remaining: Some(Duration::from_millis(remaining_ms)),
         kept: false,
@@ -262,6 +285,9 @@ fn waiter(kind: LockKind, member: &[u8], arrived_us: f64, now_us: u64) -> Option
     Some(WaiterInfo {
         client_id,
         access: access(kind, mode),
+        permits: mode
+            .split_once('m')
+            .map_or(Some(1), |(_, permits)| permits.parse().ok())?,
         waited,
         timeout_in,
         lease: Duration::from_millis(lease_ms),

@@ -209,7 +209,8 @@ impl AcquireArgs {
 fn mode(mode: Mode) -> Cow<'static, str> {
     match mode {
         Mode::Exclusive => "x".into(),
-        Mode::Permit(max) => format!("s{max}").into(),
+        Mode::Permits { max, taken } if taken.get() == 1 => format!("s{max}").into(),
+        Mode::Permits { max, taken } => format!("s{max}m{taken}").into(),
         Mode::Read => "s0".into(),
     }
 }

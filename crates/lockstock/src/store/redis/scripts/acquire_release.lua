@@ -25,14 +25,14 @@ end
 -- after reading the holder could miss the release in between.
 local function acquire(token, lease, wait, waited, fences, mode)
   local member = to_member(token, lease, wait, fences, mode)
-  local is_holder, fence = held_by(token)
+  local is_holder, fence = held_by(token, mode)
   if not is_holder and admits(mode) then
     -- Free, or the lease has ended: earlier waiters go first.
     local head = redis.call('ZRANGE', queue_key, '0', '0')[1]
     if head and head ~= member then
       join(member, waited)
       hand_over(0)
-      is_holder, fence = held_by(token)
+      is_holder, fence = held_by(token, mode)
       head = redis.call('ZRANGE', queue_key, '0', '0')[1]
     end
     if not is_holder and (not head or head == member) then

@@ -15,7 +15,7 @@ local function leave(token, lease, wait, fences, mode, give_back)
   local was_first = redis.call('ZRANGE', queue_key, '0', '0')[1] == member
   redis.call('ZREM', queue_key, member)
   if give_back == '1' then release_to_next(token, '') end
-  local is_holder, fence = held_by(token)
+  local is_holder, fence = held_by(token, mode)
   if is_holder then return confirmed(token, lease, fence or mint(fences)) end
   if was_first then
     -- It may have blocked waiters that the holders admit.
