@@ -17,6 +17,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// [`is_invalid`](Self::is_invalid). The kind is private, so new causes are not breaking changes.
 ///
 /// Error texts never contain a password: URLs are shown without credentials.
+///
+/// ```
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = lockstock::Store::open("redis://127.0.0.1:1").expect("a valid URL");
+/// let lock = store.lock("report").lease(Duration::from_secs(3)).expect("a valid lease");
+/// let error = lock.try_acquire().await.unwrap_err();
+/// assert!(error.is_unavailable()); // 503: the state of the lock is unknown
+///
+/// let error = store.lock("").lease(Duration::from_secs(3)).unwrap_err();
+/// assert!(error.is_invalid()); // a mistake of the caller
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,

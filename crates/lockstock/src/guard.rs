@@ -187,6 +187,20 @@ impl Guard {
     /// [`is_invalid`](Error::is_invalid) if the rest would exceed 24 h
     /// ([`MAX_LEASE`](crate::MAX_LEASE)); [`is_unavailable`](Error::is_unavailable) if the store
     /// does not reply, and then the deadline is not later than before.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let guard = store.lock("report").lease(Duration::from_secs(3))?.acquire().await?;
+    /// guard.extend(Duration::from_secs(60)).await?;
+    /// assert!(guard.remaining() > Duration::from_secs(60));
+    /// guard.renew().await?;
+    /// assert!(guard.remaining() <= guard.lease());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn extend(&self, by: Duration) -> Result<()> {
         self.shared.extend(by).await
     }
@@ -258,6 +272,22 @@ impl Guard {
     ///
     /// As [`release`](Self::release). If the store does not reply, the lock stays held, which
     /// excludes other holders for just as long.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let lock = store.lock("product-update-lock-42").lease(Duration::from_secs(3))?;
+    /// lock.acquire().await?.keep().await?;
+    /// let lockstock::Acquired::Busy(busy) = lock.try_acquire().await? else {
+    ///     panic!("it is kept for 3 s")
+    /// };
+    /// assert!(busy.is_kept());
+    /// assert!(busy.retry_after() <= Some(Duration::from_secs(3)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
         let (shared, called_at) = (self.finish(), Instant::now());
         let (sender, reply) = oneshot::channel();

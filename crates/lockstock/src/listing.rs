@@ -61,6 +61,19 @@ impl Store {
     ///
     /// [`is_invalid`](crate::Error::is_invalid) if the name is empty or too long;
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store does not reply.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let guard = store.lock("report").lease(Duration::from_secs(3))?.acquire().await?;
+    /// let lock = store.lock_info(lockstock::LockKind::Lock, "report").await?;
+    /// assert_eq!(lock.map(|lock| lock.holders.len()), Some(1));
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lock_info(
         &self,
         kind: LockKind,

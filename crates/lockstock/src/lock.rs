@@ -104,6 +104,20 @@ impl Store {
 
     /// Returns a builder for the write side of the read-write lock called `name`: one writer,
     /// and no [reader](Self::read_lock).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let write = store.write_lock("catalog").lease(Duration::from_secs(3))?;
+    /// let writer = write.acquire().await?;
+    /// let read = store.read_lock("catalog").lease(Duration::from_secs(3))?;
+    /// assert!(read.try_acquire().await?.held().is_none());
+    /// writer.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write_lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
         LockBuilder::new(
             self,
@@ -406,6 +420,18 @@ impl Lock {
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let lock = store.lock("report").lease(Duration::from_secs(3))?;
+    /// let guard = lock.try_acquire().await?.held();
+    /// assert!(guard.is_some() && lock.try_acquire().await?.held().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn try_acquire(&self) -> Result<Acquired> {
         self.acquire_before(Some(Instant::now())).await
     }

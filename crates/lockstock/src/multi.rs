@@ -287,6 +287,19 @@ impl MultiGuard {
     /// # Errors
     ///
     /// As [`Guard::extend`], if one of the locks could not be extended.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let cart = store.lock_all(["shoes-42", "laces-7"]).lease(Duration::from_secs(3))?;
+    /// let guards = cart.acquire().await?;
+    /// guards.extend(Duration::from_secs(60)).await?;
+    /// assert!(guards.remaining() > Duration::from_secs(60));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn extend(&self, by: Duration) -> Result<()> {
         let extensions = self.guards.iter().map(|guard| guard.extend(by));
         combined(join_all(extensions).await)

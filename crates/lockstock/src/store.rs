@@ -224,6 +224,18 @@ impl Store {
     /// Waits until every release that continues in the background (of a dropped guard, of a
     /// cancelled acquire) has reached the store or has expired. Call it before the process
     /// exits, after the last guard is gone, so that no waiter has to wait for a lease to end.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let lock = store.lock("report").lease(Duration::from_secs(3600))?;
+    /// drop(lock.acquire().await?);
+    /// store.drain().await; // given back
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn drain(&self) {
         self.inner.background.drain().await;
     }
