@@ -342,7 +342,7 @@ async fn with_credentials_and_certificates_from_memory() {
     redis.command(&user).unwrap();
 
     let builder = || {
-        let url = redis.url().replace("rediss://", "rediss://nobody:wrong@");
+        let url = redis.url().replace("rediss://", "rediss://other:wrong@");
         Store::builder(url)
             .timeout(TIMEOUT)
             .credentials("locks", password)

@@ -174,6 +174,7 @@ fn holder_to_json(holder: &HolderInfo) -> Value {
         "token": holder.id.to_string(),
         "foreign": holder.id.is_foreign(),
         "access": access(holder.access),
+        "permits": holder.permits,
         "state": table::state(holder),
         "since": holder.acquired_at.map(timestamp),
         "left_ms": holder.remaining.map(milliseconds),
@@ -185,6 +186,7 @@ fn waiter_to_json(waiter: &WaiterInfo) -> Value {
     json!({
         "process": waiter.client_id.to_string(),
         "access": access(waiter.access),
+        "permits": waiter.permits,
         "waited_ms": milliseconds(waiter.waited),
         "gives_up_in_ms": waiter.timeout_in.map(milliseconds),
         "lease_ms": milliseconds(waiter.lease),

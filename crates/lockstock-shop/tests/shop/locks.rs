@@ -336,3 +336,22 @@ async fn the_documented_user_serves_lists_and_releases_beside_keys_of_others() {
     foreign.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_of_several_permits_is_listed_once_with_their_number() {
+    let redis = Redis::start();
+    let one = store(&redis).await;
+    let uploads = one.semaphore("uploads", 4).take(3).lease(LEASE).unwrap();
+    let guard = uploads.acquire().await.unwrap();
+    let table = stdout(&locks(&redis, &[]));
+    let cell = format!("{} 3 permits", one.client_id());
+    assert!(table.contains(&cell), "{table}");
+    let listed = json(&redis);
+    let holders = listed[0]["holders"].as_array().unwrap();
+    assert_eq!(holders.len(), 1, "{listed}");
+    assert_eq!(
+        (&holders[0]["access"], &holders[0]["permits"]),
+        (&"permit".into(), &3.into())
+    );
+    guard.release().await.unwrap();
+}

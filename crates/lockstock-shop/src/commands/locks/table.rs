@@ -124,6 +124,7 @@ fn holder_cell(kind: LockKind, holder: &HolderInfo) -> String {
     match (kind, holder.access) {
         (LockKind::ReadWrite, Access::Read) => format!("{id} reads"),
         (LockKind::ReadWrite, _) => format!("{id} writes"),
+        _ if holder.permits > 1 => format!("{id} {} permits", holder.permits),
         _ => id,
     }
 }
