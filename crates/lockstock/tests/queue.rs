@@ -163,11 +163,15 @@ async fn a_frozen_waiter_that_goes_on_has_kept_its_place() {
     let guard = got(second).await;
     proxy.pass();
     queued(&redis, 2).await;
+    let queue = redis.command(&["ZRANGE", QUEUE, "0", "-1"]).unwrap();
+    assert!(
+        queue.starts_with(&frozen.client_id().to_string()),
+        "{queue}"
+    );
     guard.release().await.unwrap();
-    let guard = got(first).await;
-    assert!(!third.is_finished());
-    guard.release().await.unwrap();
-    got(third).await.release().await.unwrap();
+    // In any order: on a busy machine the confirmation may be late.
+    let release = async |waiter| got(waiter).await.release().await.unwrap();
+    tokio::join!(release(first), release(third));
     leaves_nothing(&redis);
 }
 
@@ -184,9 +188,8 @@ async fn a_waiter_that_is_cancelled_while_it_confirms_leaves_nothing_behind() {
         // The grant arrives, and its confirmation is on the way, at different moments.
         let limit = BRIEF + Duration::from_millis(200) + Duration::from_micros(n * 150);
         waiters.push(tokio::spawn(async move {
-            match timeout(limit, waiting.acquire()).await {
-                Ok(guard) => assert!(guard.unwrap().remaining() > LEASE / 2),
-                Err(_) => return,
+            if let Ok(guard) = timeout(limit, waiting.acquire()).await {
+                assert!(guard.unwrap().remaining() > LEASE / 2);
             }
         }));
     }
