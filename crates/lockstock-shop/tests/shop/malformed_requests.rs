@@ -291,7 +291,6 @@ async fn options_succeeds_only_on_the_path_of_a_product() {
 async fn unknown_paths_are_404() {
     let server = Server::embedded().start();
     for path in [
-        "/",
         "/api",
         "/api/",
         "/nowhere",
