@@ -9,6 +9,7 @@ use clap::builder::styling::AnsiColor;
 use clap::builder::{Resettable, Styles};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::race::RaceArgs;
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Copy the SQLite database to a new file while the server runs
+    Backup(BackupArgs),
 }
 
 #[cfg(test)]

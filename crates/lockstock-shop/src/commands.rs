@@ -1,5 +1,6 @@
 //! The commands of the `lockstock` binary.
 
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod locks;
 pub(crate) mod race;

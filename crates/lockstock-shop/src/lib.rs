@@ -3,7 +3,7 @@
 //!
 //! Modules, from the top down. A module uses only modules below it, and the leaves.
 //!
-//! - `cli`, `commands`: the command line; `serve`, `race`, `locks` and `bench`.
+//! - `cli`, `commands`: the command line; `serve`, `race`, `locks`, `backup` and `bench`.
 //! - `router`: all routes together.
 //! - `api`: the resources.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
@@ -37,7 +37,7 @@ mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{bench, locks, race, serve};
+use commands::{backup, bench, locks, race, serve};
 
 /// Runs the command that the command line names, on a runtime of its own.
 ///
@@ -54,6 +54,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
+            Some(Command::Backup(args)) => backup::run(args).await,
             Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::Race(args)) => race::run(args).await,
             Some(Command::Locks(args)) => locks::run(args).await,

@@ -11,6 +11,7 @@
 //!   transaction;
 //! - every call is bounded in time.
 
+mod database_file;
 mod error;
 mod file_lock;
 mod idempotency;
@@ -27,6 +28,7 @@ mod settlement;
 mod sql;
 mod sqlite;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +48,7 @@ pub use self::product::{
     WriteOutcome,
 };
 pub use self::query::{Column, Comparison, Direction, EntryFilter, Filter, ProductQuery};
-pub use self::request_context::RequestContext;
+pub use self::request_context::{KnownCommits, RequestContext};
 pub use self::reservation::{Reservation, ReservationState};
 
 /// The calls that the shop makes of its database.
@@ -73,18 +75,22 @@ pub trait Storage: Send + Sync {
         precondition: Precondition,
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>>;
-    /// Deletes a product. Returns it as it was before.
+    /// Deletes a product of which no units are set aside. Returns it as it was before.
     async fn delete(
         &self,
         id: i64,
         precondition: Precondition,
         request: RequestContext,
     ) -> Result<WriteOutcome<Product>>;
+    /// Returns the commits that this server knows of. Taken when a request with an idempotency key
+    /// arrives: see [`OrderOutcome::Overtaken`].
+    fn known_commits(&self) -> KnownCommits;
     /// Carries out an order. Orders of one product are carried out in order of arrival.
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome>;
     /// Returns a purchase.
     async fn purchase(&self, id: Uuid) -> Result<Option<LedgerEntry>>;
-    /// Returns a reservation, and whether its units are set aside now.
+    /// Returns a reservation, and whether its units are set aside now: those of a deleted product
+    /// are not.
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>>;
     /// Counts entries in the ledger of a product.
     async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64>;
@@ -157,6 +163,25 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
             "cannot open the database {}: {error}",
             redact_database_url(url)
         )
+    })
+}
+
+/// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products
+/// and of its ledger entries.
+///
+/// # Errors
+///
+/// One line with the cause and the remedy, without a password.
+pub async fn backup(url: &str, target: &Path) -> anyhow::Result<(i64, i64)> {
+    anyhow::ensure!(
+        !url.starts_with("postgres:") && !url.starts_with("postgresql:"),
+        "Postgres has its own: pg_dump --format=custom --file={} URL, and pg_restore",
+        target.display()
+    );
+    let copied = sqlite::backup(url, target).await;
+    copied.map_err(|error| {
+        let database = redact_database_url(url);
+        anyhow::anyhow!("cannot back up the database {database}: {error:#}")
     })
 }
 

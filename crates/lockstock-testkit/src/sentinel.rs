@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub struct Sentinel {
 struct Watcher {
     // Before the folder: fields are dropped in order.
     process: Process,
+    paused: AtomicBool,
     address: SocketAddr,
     folder: Scratch,
 }
@@ -100,12 +102,16 @@ impl Sentinel {
             .collect()
     }
 
-    /// Returns the address of the master according to most sentinels.
+    /// Returns the address of the master according to most running sentinels.
     pub fn master(&self) -> SocketAddr {
         let agreed = poll(SETTLE, || {
-            let named: Vec<_> = self.watchers.iter().filter_map(Watcher::master).collect();
+            let running: Vec<_> = self.running().collect();
+            let named: Vec<_> = running
+                .iter()
+                .filter_map(|watcher| watcher.master())
+                .collect();
             let votes = |address| named.iter().filter(|&&other| other == address).count();
-            let most = |&address: &SocketAddr| 2 * votes(address) > SENTINELS;
+            let most = |&address: &SocketAddr| 2 * votes(address) > running.len();
             named.iter().copied().find(most)
         });
         agreed.expect("sentinels that agree")
@@ -140,13 +146,13 @@ impl Sentinel {
         self.node(self.master()).pause();
     }
 
-    /// Makes the sentinels replace a healthy master.
+    /// Makes a running sentinel replace the master, healthy or not. The others need not agree.
     pub fn fail_over(&self) -> SocketAddr {
         let old = self.master();
         let asked = poll(SETTLE, || {
             let words = ["SENTINEL", "FAILOVER", SERVICE];
             // Rejected until the last failover has ended.
-            call(self.watchers[0].address, None, &words).ok()
+            call(self.running().next()?.address, None, &words).ok()
         });
         assert!(asked.is_some(), "no failover was begun");
         self.await_failover(old)
@@ -158,8 +164,8 @@ impl Sentinel {
         let other = self.nodes.iter().find(|node| node.address() != old);
         let other = other.expect("there are two");
         let replaced = poll(SETTLE, || {
-            let running = self.watchers.iter().filter(|watcher| watcher.runs());
-            let agreed = running
+            let agreed = self
+                .running()
                 .map(Watcher::master)
                 .all(|master| master == Some(other.address()));
             let role = other.command(&["ROLE"]).ok()?;
@@ -186,8 +192,7 @@ impl Sentinel {
             let role = self.node(server).command(&["ROLE"]).ok()?;
             let mut words = role.lines();
             let is = words.next() == Some("slave") && words.nth(2) == Some("connected");
-            let known = self.watchers.iter().filter(|watcher| watcher.runs());
-            let known = known.map(Watcher::replicas).all(|replicas| {
+            let known = self.running().map(Watcher::replicas).all(|replicas| {
                 let about = replicas.find(&name).map(|at| &replicas[at..]);
                 let says = |line| about.is_some_and(|about| about.contains(line));
                 says("\nrole-reported\nslave\n") && says("\nmaster-link-status\nok\n")
@@ -211,6 +216,23 @@ impl Sentinel {
     /// [`sentinels`](Sentinel::sentinels). Two are enough for a failover.
     pub fn kill_sentinel(&self, number: usize) {
         self.watchers[number].process.kill();
+    }
+
+    /// Sends SIGSTOP to one of the sentinels: its connections stay open, and it replies to
+    /// nothing until it is [resumed](Sentinel::resume_sentinel).
+    pub fn pause_sentinel(&self, number: usize) {
+        self.watchers[number].process.pause();
+        self.watchers[number].paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Sends SIGCONT to one of the sentinels.
+    pub fn resume_sentinel(&self, number: usize) {
+        self.watchers[number].paused.store(false, Ordering::SeqCst);
+        self.watchers[number].process.resume();
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Watcher> {
+        self.watchers.iter().filter(|watcher| watcher.runs())
     }
 
     /// Returns the logs of the sentinels, one after the other.
@@ -269,6 +291,7 @@ impl Watcher {
                 hurry(address(port), &["PUBLISH-PERIOD", "200"]);
                 return Watcher {
                     process,
+                    paused: AtomicBool::new(false),
                     address: address(port),
                     folder,
                 };
@@ -278,7 +301,7 @@ impl Watcher {
     }
 
     fn runs(&self) -> bool {
-        self.process.exited().is_none()
+        self.process.exited().is_none() && !self.paused.load(Ordering::SeqCst)
     }
 
     fn master(&self) -> Option<SocketAddr> {

@@ -224,6 +224,24 @@ async fn a_queue_head_that_is_not_polled_is_skipped_when_the_lease_ends() {
     drop(front);
 }
 
+#[tokio::test]
+async fn a_queue_head_that_never_reads_its_reply_is_skipped() {
+    let redis = Redis::start();
+    let here = Store::connect_within(&redis.url(), BRIEF).await.unwrap();
+    let short = hot(&here, SHORT);
+    let mut front = Box::pin(short.acquire());
+    tokio::select! {
+        biased;
+        acquired = &mut front => panic!("{acquired:?}"),
+        // Its request is on the way, and it is polled no more.
+        () = async {} => {}
+    }
+    let behind = waiting(&hot(&here, LEASE));
+    got(behind).await.release().await.unwrap();
+    drop(front);
+    here.drain().await;
+}
+
 /// Several names at once: the race is in the last milliseconds of each wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timeout_that_races_with_a_release_has_one_outcome() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{LEASE, TIMEOUT, busy, connect, got, held, lock, queued, settle, waiting};
-use lockstock::{Acquired, Guard, Lock, Store};
+use lockstock::{Acquired, Busy, Guard, Lock, Store};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -336,4 +336,43 @@ async fn a_url_that_is_not_that_of_a_store_is_rejected_at_once() {
         assert!(Store::open(url).unwrap_err().is_invalid(), "{url}");
     }
     assert!(Store::open("memory://").is_ok());
+}
+
+/// Returns the busy outcome of a request that waits.
+async fn busy_after(lock: &Lock, wait: Duration) -> Busy {
+    match lock.acquire_within(wait).await.unwrap() {
+        Acquired::Held(guard) => panic!("{guard:?}"),
+        Acquired::Busy(busy) => busy,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_without_an_expiry_has_no_retry_after_on_any_path() {
+    let wait = Duration::from_millis(50);
+    let (redis, cluster) = (Redis::start(), Cluster::start());
+    redis.command(&["SET", "forever", "theirs"]).unwrap();
+    let set = cluster.command("forever", &["SET", "forever", "theirs"]);
+    set.unwrap();
+    for url in [redis.url(), cluster.url()] {
+        let (here, there) = (connect(&url).await, connect(&url).await);
+        let lock = |store: &Store| lock(store, "forever", LEASE);
+        let (one, behind, other) = (lock(&here), lock(&here), lock(&there));
+        // At once, as a waiter in the queue, as a local waiter, and behind another waiter.
+        let outcomes = tokio::join!(
+            busy(&one),
+            busy_after(&one, wait),
+            busy_after(&behind, wait),
+            busy_after(&other, wait),
+        );
+        let (a, b, c, d) = outcomes;
+        for busy in [a, b, c, d] {
+            assert!(!busy.is_kept());
+            assert_eq!(busy.retry_after(), None);
+        }
+        let several = here.lock_all(["forever", "free"]).lease(LEASE).unwrap();
+        let Acquired::Busy(busy) = several.acquire_within(wait).await.unwrap() else {
+            panic!("it is taken")
+        };
+        assert_eq!(busy.retry_after(), None);
+    }
 }

@@ -33,7 +33,7 @@ use crate::storage::{NewProduct, RequestContext, WriteContext, WriteOutcome};
 
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
-    let buffer_body = || from_fn_with_state(state.settings.body, buffer_body);
+    let buffer_body = || from_fn_with_state(state.clone(), buffer_body);
     let create = routes!(create)
         .layer(state.idempotency.orders.clone())
         .layer(buffer_body());

@@ -60,7 +60,7 @@ pub(crate) struct ReservationResponse {
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let idempotency = state.idempotency.orders.clone();
-    let buffer_body = || from_fn_with_state(state.settings.body, buffer_body);
+    let buffer_body = || from_fn_with_state(state.clone(), buffer_body);
     OpenApiRouter::new()
         .routes(
             routes!(reserve)

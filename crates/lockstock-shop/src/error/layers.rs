@@ -88,7 +88,7 @@ impl ApiError {
     }
 
     /// 409 if a request with the key is in progress.
-    fn in_flight(retry_after: Duration) -> Self {
+    pub(super) fn in_flight(retry_after: Duration) -> Self {
         Self::coded(
             StatusCode::CONFLICT,
             "in_flight",

@@ -1,10 +1,15 @@
 //! Errors of orders: not enough stock, a reservation that is no longer held.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 
 use super::ApiError;
 use crate::storage::{OrderOutcome, Reservation, StockLevels};
 use crate::timestamp;
+
+/// The server knows of the refusal by now: the next try runs.
+const OVERTAKEN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl From<OrderOutcome> for ApiError {
     fn from(outcome: OrderOutcome) -> Self {
@@ -12,6 +17,7 @@ impl From<OrderOutcome> for ApiError {
             OrderOutcome::Insufficient(figures) => Self::insufficient(figures),
             OrderOutcome::Expired(reservation) => Self::expired(&reservation),
             OrderOutcome::Settled(reservation) => Self::settled(&reservation),
+            OrderOutcome::Overtaken => Self::in_flight(OVERTAKEN_RETRY_AFTER),
             OrderOutcome::NoProduct => Self::product_not_found(),
             OrderOutcome::NoReservation => Self::not_found_of("Reservation"),
             // Not errors.
@@ -38,6 +44,17 @@ impl ApiError {
             .with("available", available)
             .with("stock", figures.stock)
             .with("held", figures.held)
+    }
+
+    /// 409 if a product with reservations is to be deleted.
+    pub(crate) fn product_held(held: i64) -> Self {
+        Self::coded(
+            StatusCode::CONFLICT,
+            "product_held",
+            format!("{held} of the product are reserved: it can be deleted when they no longer are."),
+            format!("예약된 수량이 {held}개 있어 상품을 삭제할 수 없습니다. 예약이 끝난 후 다시 시도해 주세요."),
+        )
+        .with("held", held)
     }
 
     /// 409 if the reservation has expired.

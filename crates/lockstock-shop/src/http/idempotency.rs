@@ -18,11 +18,11 @@ use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
-use crate::drf::body::{self, BodyLimits};
+use crate::drf::body;
 use crate::error::ApiError;
 use crate::health::Health;
 use crate::http::request_context::caller;
-use crate::state::IdempotencyLayers;
+use crate::state::{AppState, IdempotencyLayers};
 use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
 
 /// How long a key stays claimed in the store of the locks if the server that claimed it dies.
@@ -90,18 +90,22 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     }
 }
 
-/// Reads the body of a request with a key, within the limits of the server, before the
+/// Notes what is known when a request with a key arrives, and reads its body, within the limits of the server, before the
 /// idempotency layer reads it to compute the fingerprint.
 pub(crate) async fn buffer_body(
-    State(limits): State<BodyLimits>,
-    request: Request,
+    State(state): State<AppState>,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     if !request.headers().contains_key(HEADER) {
         return Ok(next.run(request).await);
     }
+    // First: what commits while the body is read is not earlier than the request.
+    request
+        .extensions_mut()
+        .insert(state.storage.known_commits());
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, limits).await?;
+    let bytes = body::read(&parts.headers, body, state.settings.body).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 

@@ -25,6 +25,7 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
         Ok(Self {
             request_id: request.map_or_else(|| "".into(), |id| id.0.clone()),
             caller: caller(&parts.headers),
+            known_commits: parts.extensions.get().cloned().unwrap_or_default(),
         })
     }
 }

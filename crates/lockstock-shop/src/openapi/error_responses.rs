@@ -142,8 +142,9 @@ pub(crate) enum UpdateErrors {
     /// The product does not exist.
     #[response(status = 404)]
     Missing(ErrorDetail),
-    /// The lock was lost before the commit and nothing was written (`lock_lost`); or a request
-    /// with the Idempotency-Key is in progress (`in_flight`). See Retry-After.
+    /// The lock was lost before the commit and nothing was written (`lock_lost`); or the product
+    /// to delete has `held` items that are reserved (`product_held`); or a request with the
+    /// Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     Lost(ErrorDetail),
     /// The product has changed since it was read: its ETag is a different one.

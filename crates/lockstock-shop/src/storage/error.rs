@@ -164,6 +164,15 @@ impl StorageError {
         of_postgres || matches!(&*code, "18" | "20") || !matches!(error.kind(), ErrorKind::Other)
     }
 
+    /// Returns whether a statement of Postgres gave up waiting for a lock: `lock_not_available`.
+    pub(super) fn is_lock_timeout(&self) -> bool {
+        let Kind::Database(error) = &self.kind else {
+            return false;
+        };
+        let error = error.as_database_error();
+        error.and_then(|error| error.code()).as_deref() == Some("55P03")
+    }
+
     /// Returns whether the connection was unusable, so that another one may work.
     pub(super) fn is_broken_connection(&self) -> bool {
         use std::io::ErrorKind::TimedOut;
@@ -192,6 +201,11 @@ impl StorageError {
     /// An impossible state, described by `what`.
     pub(super) fn bug(what: &'static str) -> Self {
         Kind::Bug(what).into()
+    }
+
+    /// Another transaction keeps the rows locked. The call has no effect.
+    pub(super) fn rows_locked() -> Self {
+        Kind::Conflict("another transaction keeps the rows locked").into()
     }
 
     /// Other transactions repeatedly used the same idempotency keys. The call has no effect.

@@ -4,51 +4,109 @@
 //! first: one server locks the file exclusively. Servers that share a Redis share the lock. The
 //! first server creates the tables while it holds the lock exclusively.
 //!
-//! The lock is one of the operating system, on a file beside the database. Its path is the
-//! canonical path of the database, so that all names of a file lead to one lock. It is released
-//! when the process ends, however it ends.
+//! The lock is one of the operating system, `flock(2)`, on the database file itself, so that every
+//! path to the file leads to one lock. SQLite locks byte ranges of the file with `fcntl(2)`; on a
+//! local disk the two kinds of locks do not affect each other. It is released when the process
+//! ends, however it ends.
+//!
+//! A second lock, on a file beside the database, is held in the same mode. If it is free although
+//! another server shares the database, that server has opened the file under another path: the
+//! file was renamed since, and the two would have different write-ahead logs.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::StorageOptions;
+use super::database_file::DatabaseFile;
 
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-pub(super) struct FileLock(File);
+pub(super) struct FileLock {
+    database: DatabaseFile,
+    beside: File,
+}
+
+/// What an attempt to lock the file found.
+enum Attempt {
+    Locked,
+    InUse,
+    OtherPath,
+}
 
 impl FileLock {
-    /// Locks the database `file`, which exists: exclusively if no other server uses it yet.
+    /// Locks a database file, which is created if it does not exist: exclusively if no other
+    /// server uses it yet.
     pub(super) async fn acquire(file: &Path, options: StorageOptions) -> anyhow::Result<Self> {
-        let path = fs::canonicalize(file)?.with_added_extension("lock");
-        let lock = File::create(&path)
+        let database = DatabaseFile::create(file)?;
+        let path = database.path.with_added_extension("lock");
+        let beside = File::create(&path)
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+        let lock = Self { database, beside };
         let deadline = Instant::now() + options.timeout;
         loop {
-            let is_locked =
-                lock.try_lock().is_ok() || !options.exclusive && lock.try_lock_shared().is_ok();
-            if is_locked {
-                return Ok(Self(lock));
-            }
+            let attempt = lock.try_lock(options.exclusive);
             // Another server may be creating the tables; it shares the file afterwards.
-            if options.exclusive || Instant::now() >= deadline {
-                anyhow::bail!(
+            let is_last = options.exclusive || Instant::now() >= deadline;
+            match attempt {
+                Attempt::Locked => return Ok(lock),
+                Attempt::InUse if is_last => anyhow::bail!(
                     "another lockstock is serving it: stop that one, choose another file with \
                      --database, or let all of them share a Redis with --store"
-                );
+                ),
+                Attempt::OtherPath if is_last => anyhow::bail!(
+                    "another lockstock has opened the file under another path: stop that one, or \
+                     give both the same path"
+                ),
+                Attempt::InUse | Attempt::OtherPath => sleep(RETRY_DELAY).await,
             }
-            sleep(RETRY_DELAY).await;
         }
+    }
+
+    fn try_lock(&self, exclusive: bool) -> Attempt {
+        let Self { database, beside } = self;
+        if database.file.try_lock().is_ok() {
+            // An earlier version locks only the file beside.
+            if beside.try_lock().is_ok() || !exclusive && beside.try_lock_shared().is_ok() {
+                return Attempt::Locked;
+            }
+            let _ = database.file.unlock();
+            return Attempt::InUse;
+        }
+        if exclusive || database.file.try_lock_shared().is_err() {
+            return Attempt::InUse;
+        }
+        // A server that shares the database shares the file beside too, if its path is the same.
+        let attempt = match beside.try_lock() {
+            Ok(()) => Attempt::OtherPath,
+            Err(_) if beside.try_lock_shared().is_ok() => return Attempt::Locked,
+            Err(_) => Attempt::InUse,
+        };
+        self.unlock();
+        attempt
     }
 
     /// Shares the lock, unless it must stay exclusive. Called when the tables exist.
     pub(super) fn share(self, options: StorageOptions) -> anyhow::Result<Self> {
         if !options.exclusive {
-            self.0.lock_shared()?;
+            // In this order: a server that finds the database shared finds the other shared too.
+            self.beside.lock_shared()?;
+            self.database.file.lock_shared()?;
         }
         Ok(self)
+    }
+
+    fn unlock(&self) {
+        // In this order, for the same reason.
+        let _ = self.database.file.unlock();
+        let _ = self.beside.unlock();
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        self.unlock();
     }
 }

@@ -1,6 +1,10 @@
 //! Idempotency keys, and the responses recorded under them.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a refusal under a key is kept: longer than any try of the key can take.
+pub(super) const REFUSAL_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// The idempotency key of a request that takes effect once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -21,6 +21,7 @@ pub(super) fn sqlite() -> Migrator {
     migrations!("sqlite":
         1 "products" "0001_products.sql",
         2 "sales" "0002_sales.sql",
+        3 "refusals" "0003_refusals.sql",
     )
 }
 
@@ -30,6 +31,7 @@ pub(super) fn postgres() -> Migrator {
         1 "products" "0001_products.sql",
         2 "sales" "0002_sales.sql",
         3 "fewer indexes" "0003_fewer_indexes.sql",
+        4 "refusals" "0004_refusals.sql",
     )
 }
 

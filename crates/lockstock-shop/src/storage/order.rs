@@ -10,6 +10,10 @@ use super::product::StockLevels;
 use super::request_context::RequestContext;
 use super::reservation::Reservation;
 
+/// Maximum age of a request with a key when its transaction begins. Far below the retention of
+/// refusals: a call takes at most a few of its timeouts, each of which is at most an hour.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
 /// A request to change the stock of one product.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -24,6 +28,13 @@ pub struct Order {
 }
 
 impl Order {
+    /// Returns whether refusals under the key may have been deleted since the request arrived: its
+    /// server was suspended.
+    pub(super) fn is_too_old(&self) -> bool {
+        let as_of = self.request.known_commits.as_of;
+        self.idempotency.is_some() && as_of.is_some_and(|as_of| as_of.elapsed() > MAX_AGE)
+    }
+
     /// Returns the product and the caller of a purchase by a known caller, whose reservations
     /// are used up first.
     pub(super) fn purchase_by(&self) -> Option<(i64, &str)> {
@@ -100,4 +111,15 @@ pub enum OrderOutcome {
     NoReservation,
     /// The idempotency key was used before: nothing is written.
     AlreadyRecorded(ResponseRecord),
+    /// Another try under the idempotency key was refused, perhaps after this one had begun. That
+    /// refusal stands, so nothing is written. A try that begins now runs.
+    Overtaken,
+}
+
+impl OrderOutcome {
+    /// Returns whether the order is refused for a state that may change: the same order may
+    /// succeed later. An expired or settled reservation stays so.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self, Self::Insufficient(_) | Self::NoProduct)
+    }
 }

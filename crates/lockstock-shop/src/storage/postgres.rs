@@ -7,6 +7,8 @@ mod advice;
 mod orders;
 mod pool;
 mod records;
+mod refusals;
+mod row_locks;
 mod session;
 mod updates;
 
@@ -18,19 +20,20 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use self::orders::PendingOrder;
 use self::pool::Database;
 use self::records::Find;
+use self::row_locks::Attempts;
 use self::updates::{Change, Update, find_record, insert_entry, insert_record};
 use super::error::{CommitTracker, written};
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
-    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
-    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
+    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
+    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
+    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher};
 use crate::health::Health;
@@ -130,14 +133,24 @@ impl Storage for Postgres {
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>> {
         let options = self.database.options;
-        let tracker = CommitTracker::default();
-        let commit = tracker.clone();
-        self.database
-            .with_connection(|connection| {
-                Box::pin(create(connection, new, context, options, commit))
-            })
-            .await
-            .map_err(|error| tracker.mark(error))
+        let mut attempts = Attempts::until(Instant::now() + options.timeout / 2);
+        loop {
+            let (new, context) = (new.clone(), context.clone());
+            let tracker = CommitTracker::default();
+            let commit = tracker.clone();
+            let created = self
+                .database
+                .with_connection(|connection| {
+                    Box::pin(create(connection, new, context, options, commit))
+                })
+                .await
+                .map_err(|error| tracker.mark(error));
+            match created {
+                // Another transaction is using the key.
+                Err(error) if error.is_lock_timeout() && attempts.pause().await => {}
+                created => return created,
+            }
+        }
     }
 
     async fn create_if_empty(&self, new: &[NewProduct]) -> Result<bool> {
@@ -179,6 +192,10 @@ impl Storage for Postgres {
         updates::write_single(&self.database, id, Change::Delete, precondition, context).await
     }
 
+    fn known_commits(&self) -> KnownCommits {
+        self.database.newest_snapshot.known_commits()
+    }
+
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {
         let timeout = self.database.options.timeout;
         let reply = self
@@ -206,7 +223,9 @@ impl Storage for Postgres {
         const SELECT: &str = concat!(
             "SELECT ",
             reservation_columns!(),
-            ", statement_timestamp() AS now FROM reservations WHERE id = $1"
+            ", statement_timestamp() AS now,
+               EXISTS (SELECT FROM products WHERE id = reservations.product) AS has_product
+             FROM reservations WHERE id = $1"
         );
         self.database
             .with_connection(|connection| {
@@ -217,7 +236,8 @@ impl Storage for Postgres {
                     };
                     let reservation = Reservation::from_row(&row)?;
                     let now: DateTime<Utc> = row.try_get("now")?;
-                    let is_held = reservation.is_held(now);
+                    // Earlier versions deleted products with reservations.
+                    let is_held = reservation.is_held(now) && row.try_get("has_product")?;
                     Ok(Some((reservation, is_held)))
                 })
             })
@@ -322,7 +342,7 @@ async fn create(
     options: StorageOptions,
     tracker: CommitTracker,
 ) -> Result<WriteOutcome<Product>> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = row_locks::begin(connection).await?;
     let product = insert(&mut transaction, &new, &context.request).await?;
     if !insert_record(&mut transaction, &context, &product, options).await? {
         transaction.rollback().await?;

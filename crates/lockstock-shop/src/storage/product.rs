@@ -154,6 +154,11 @@ pub enum WriteOutcome<T> {
         /// The version of the product.
         version: i64,
     },
+    /// Units of the product are set aside: it cannot be deleted.
+    Held {
+        /// How many.
+        held: i64,
+    },
     /// The lock was lost: its window has ended, or a later holder has written.
     Fenced,
 }

@@ -29,6 +29,8 @@ pub(super) struct Snapshot {
     pub(super) reservations: BTreeMap<Uuid, Reservation>,
     /// The records under the idempotency keys of the orders.
     pub(super) records: HashMap<IdempotencyKey, ResponseRecord>,
+    /// The keys of orders that may have begun before a refusal under their key.
+    pub(super) refused: HashSet<IdempotencyKey>,
 }
 
 /// The part of a product that orders change or depend on.
@@ -51,6 +53,8 @@ pub(super) struct Writes {
     /// Sorted by key, as every transaction writes them: transactions with the same keys cannot
     /// deadlock.
     pub(super) records: BTreeMap<IdempotencyKey, ResponseRecord>,
+    /// The refusals under idempotency keys, with the fingerprints of the requests.
+    pub(super) refusals: BTreeMap<IdempotencyKey, [u8; 32]>,
     /// Stock and version of the products that were sold.
     pub(super) products: BTreeMap<i64, (i64, i64)>,
 }
@@ -58,7 +62,10 @@ pub(super) struct Writes {
 impl Writes {
     /// Returns whether there is nothing to write.
     pub(super) fn are_empty(&self) -> bool {
-        self.entries.is_empty() && self.reservations.is_empty() && self.records.is_empty()
+        self.entries.is_empty()
+            && self.reservations.is_empty()
+            && self.records.is_empty()
+            && self.refusals.is_empty()
     }
 }
 
@@ -104,7 +111,15 @@ impl Settlement {
         if let Some(record) = self.snapshot.records.get(key) {
             return OrderOutcome::AlreadyRecorded(record.clone());
         }
+        if self.snapshot.refused.contains(key) {
+            return OrderOutcome::Overtaken;
+        }
         let outcome = self.apply(order);
+        if outcome.may_change() {
+            let fingerprint = idempotency.fingerprint;
+            self.writes.refusals.insert(key.clone(), fingerprint);
+            self.snapshot.refused.insert(key.clone());
+        }
         if let Some(record) = idempotency.record(&outcome) {
             self.writes.records.insert(key.clone(), record.clone());
             self.snapshot.records.insert(key.clone(), record);
@@ -138,8 +153,8 @@ impl Settlement {
         outcome
     }
 
-    /// Buys units that are not set aside for others. The caller's own reservations are used up
-    /// first.
+    /// Buys units. The caller's own reservations are used up first, as if they were confirmed;
+    /// further units must not be set aside.
     fn purchase(
         &mut self,
         order: &Order,
@@ -147,13 +162,9 @@ impl Settlement {
         quantity: i64,
     ) -> OrderOutcome {
         let own = self.held_by(order);
-        let held_by_caller: i64 = own.iter().map(|reservation| reservation.quantity).sum();
-        let others = StockLevels {
-            held: product.levels.held - held_by_caller,
-            ..product.levels
-        };
-        if quantity > others.available() {
-            return OrderOutcome::Insufficient(others);
+        let levels = levels_for_owner(product.levels, &own);
+        if quantity > levels.available() {
+            return OrderOutcome::Insufficient(levels);
         }
         let entry = self.sell(order, product, quantity, None);
         let mut remaining = quantity;
@@ -234,7 +245,8 @@ impl Settlement {
             }
             // An update has set the stock below the held units.
             (ReservationState::Held, _) if quantity > product.levels.stock => {
-                OrderOutcome::Insufficient(product.levels)
+                let own = self.held_by(order);
+                OrderOutcome::Insufficient(levels_for_owner(product.levels, &own))
             }
             (ReservationState::Held, _) => {
                 let entry = self.sell(order, product, quantity, Some(reservation.id));
@@ -306,6 +318,21 @@ impl Settlement {
         self.snapshot
             .reservations
             .insert(reservation.id, reservation);
+    }
+}
+
+/// Returns the levels as the owner of reservations sees them. Available are the units of its
+/// reservations, and those that are not set aside. If an update has set the stock below the held
+/// units, reservations can be used while units are left.
+fn levels_for_owner(levels: StockLevels, own: &[Reservation]) -> StockLevels {
+    if own.is_empty() {
+        return levels;
+    }
+    let own: i64 = own.iter().map(|reservation| reservation.quantity).sum();
+    let available = levels.stock.min(own + levels.available());
+    StockLevels {
+        stock: levels.stock,
+        held: levels.stock - available,
     }
 }
 

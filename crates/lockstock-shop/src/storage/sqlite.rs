@@ -4,8 +4,11 @@
 //! that arrive while a transaction runs share the next one and its one fsync
 //! (`synchronous=FULL`: the commit is on the disk before a write returns).
 
+mod backup;
+mod checkpoint;
 mod orders;
 mod records;
+mod refusals;
 mod writer;
 
 use std::str::FromStr;
@@ -17,19 +20,23 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{Mutex, oneshot};
+use sqlx::{Connection, FromRow, Row, SqliteConnection};
+use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub(super) use self::backup::backup;
+use self::refusals::NewestPosition;
 use self::writer::{Command, DeferredReply, Write, Writer};
 use super::error::written;
 use super::file_lock::FileLock;
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, LedgerEntry, NewProduct, Order, OrderOutcome,
-    Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord, Result,
-    Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now, sql,
+    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
+    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
+    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now,
+    sql,
 };
 use crate::batch::{BatchLimits, Batcher};
 use crate::health::{Condition, Health};
@@ -52,6 +59,8 @@ pub(super) struct Sqlite {
     gets: Batcher<Get>,
     writes: Batcher<Write>,
     health: Arc<Health>,
+    checkpoints: Mutex<JoinSet<()>>,
+    newest_refusal: NewestPosition,
     _file_lock: FileLock,
 }
 
@@ -77,13 +86,14 @@ impl Sqlite {
             "an in-memory database loses every sale when the server stops: name a file"
         );
         let connect_options = SqliteConnectOptions::from_str(url)?
-            .create_if_missing(true)
+            // The lock has created it. A file that is gone later is not replaced by an empty one.
+            .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.timeout)
             .foreign_keys(true);
-        let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         let file_lock = FileLock::acquire(connect_options.get_filename(), options).await?;
+        let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         let migrator = migrations::sqlite();
         if let Err(error) = migrator.run(&mut connection).await {
             return Err(migrations::explain(&migrator, error));
@@ -97,8 +107,20 @@ impl Sqlite {
             .test_before_acquire(false)
             .connect_with(connect_options.clone().read_only(true))
             .await?;
+        let committed = Arc::new(Notify::new());
+        let mut checkpoints = JoinSet::new();
+        checkpoints.spawn(checkpoint::run(connect_options.clone(), committed.clone()));
+        let newest_refusal = NewestPosition::default();
+        newest_refusal.refresh(&mut connection).await?;
         let health = Arc::new(Health::new("database"));
-        let writer = Writer::new(connect_options, connection, options, health.clone());
+        let writer = Writer {
+            connect_options,
+            connection: Some(connection),
+            options,
+            committed,
+            newest_refusal: newest_refusal.clone(),
+            health: health.clone(),
+        };
         let writer = Arc::new(Mutex::new(writer));
         let batch_writer = writer.clone();
         let writes = Batcher::start(WRITES, move |batch| {
@@ -114,6 +136,8 @@ impl Sqlite {
             gets,
             writes,
             health,
+            checkpoints: Mutex::new(checkpoints),
+            newest_refusal,
             _file_lock: file_lock,
         })
     }
@@ -199,6 +223,10 @@ impl Storage for Sqlite {
         .await
     }
 
+    fn known_commits(&self) -> KnownCommits {
+        self.newest_refusal.known_commits()
+    }
+
     async fn submit_order(&self, order: Order) -> Result<OrderOutcome> {
         self.write(|reply| Command::Order { order, reply }).await
     }
@@ -209,18 +237,20 @@ impl Storage for Sqlite {
     }
 
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
-        let found: Option<Reservation> = sqlx::query_as(concat!(
+        const SELECT: &str = concat!(
             "SELECT ",
             reservation_columns!(),
-            " FROM reservations WHERE id = $1"
-        ))
-        .bind(id)
-        .fetch_optional(&self.readers)
-        .await?;
-        Ok(found.map(|reservation| {
-            let is_held = reservation.is_held(now());
-            (reservation, is_held)
-        }))
+            ", EXISTS (SELECT 1 FROM products WHERE id = reservations.product) AS has_product
+             FROM reservations WHERE id = $1"
+        );
+        let query = sqlx::query(SELECT).bind(id);
+        let Some(row) = query.fetch_optional(&self.readers).await? else {
+            return Ok(None);
+        };
+        let reservation = Reservation::from_row(&row)?;
+        // Earlier versions deleted products with reservations.
+        let is_held = reservation.is_held(now()) && row.try_get("has_product")?;
+        Ok(Some((reservation, is_held)))
     }
 
     async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64> {
@@ -264,8 +294,9 @@ impl Storage for Sqlite {
     }
 
     async fn close(&self) {
+        self.checkpoints.lock().await.shutdown().await;
         self.readers.close().await;
-        // The last connection to close checkpoints the write-ahead log into the file.
+        // The last connection to close removes the write-ahead log.
         self.writer.lock().await.close().await;
     }
 }

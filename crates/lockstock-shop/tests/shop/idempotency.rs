@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lockstock_testkit::Redis;
+use lockstock_testkit::{Proxy, Redis};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -238,6 +238,44 @@ async fn a_key_in_flight_is_409_at_every_server() {
         (200, "true")
     );
     assert_eq!(other.ledger(id).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_one_server_has_refused_takes_no_effect_at_another() {
+    let (redis, database) = (Redis::start(), new_database());
+    let (rest, name) = database.rsplit_once('/').unwrap();
+    let (credentials, address) = rest.rsplit_once('@').unwrap();
+    let proxy = Proxy::start(address.parse().unwrap());
+    let slow_database = format!("{credentials}@{}/{name}", proxy.address());
+    let there = Server::on(&redis.url(), &database)
+        .args(&["--after-update", "release"])
+        .start();
+    let here = Server::on(&redis.url(), &slow_database).start();
+    let id = there.create(0).await;
+    let path = format!("{}purchases/", product(id));
+    let buy =
+        |server: &Server| keyed(server, Method::POST, &path, "k").json(&json!({ "quantity": 1 }));
+    proxy.stall();
+    let first = tokio::spawn(buy(&here).send());
+    here.in_flight(1).await;
+    let refused = there.send(buy(&there)).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.body["code"]),
+        (409, &json!("insufficient_stock"))
+    );
+    assert_eq!(there.patch(id, json!({ "stock": 5 })).await.status, 200);
+    proxy.pass();
+    let first = Response::read(first.await.unwrap().unwrap()).await.unwrap();
+    assert_eq!(
+        (first.status.as_u16(), &first.body["code"]),
+        (409, &json!("in_flight"))
+    );
+    assert_eq!(first.retry_after(), 1);
+    assert_eq!(there.stock(id).await, 5);
+    let again = here.send(buy(&here)).await;
+    assert_eq!(again.status, 201);
+    assert_eq!(there.send(buy(&there)).await.body, again.body);
+    assert_eq!(there.stock(id).await, 4);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod commit_faults;
 mod crash_recovery;
+mod database_file;
 mod deployment;
 mod django_redis;
 mod harness;

@@ -10,7 +10,7 @@ use crate::{
 use futures_util::future::join_all;
 use lockstock_shop::storage::{
     self, Changes, EntryFilter, IdempotencyKey, IdempotentWrite, Order, OrderOutcome, Product,
-    RequestContext, ResponseRecord, StorageOptions, WriteContext, WriteOutcome,
+    RequestContext, ResponseRecord, Storage, StorageOptions, WriteContext, WriteOutcome,
 };
 
 fn key(caller: &str, key: &str) -> IdempotencyKey {
@@ -28,7 +28,7 @@ fn idempotency<T>(name: &str, response: fn(&T) -> Option<Vec<u8>>) -> Option<Ide
     })
 }
 
-fn with_key(name: &str, order: Order) -> Order {
+pub(crate) fn with_key(name: &str, order: Order) -> Order {
     let response = |outcome: &OrderOutcome| match outcome {
         OrderOutcome::Purchased(entry) => Some(entry.id.to_string().into_bytes()),
         _ => None,
@@ -39,7 +39,7 @@ fn with_key(name: &str, order: Order) -> Order {
     }
 }
 
-fn context(name: &str) -> WriteContext {
+pub(crate) fn context(name: &str) -> WriteContext {
     WriteContext {
         request: RequestContext::default(),
         idempotency: idempotency(name, |product: &Product| {
@@ -95,13 +95,133 @@ async fn an_order_without_effect_leaves_the_key_unused() {
             .unwrap();
         assert!(matches!(rejected, OrderOutcome::Insufficient(_)));
         assert_eq!(storage.find_record(&key("ann", "k")).await.unwrap(), None);
-        bought(
-            storage
-                .submit_order(with_key("k", order(id, purchase(1))))
-                .await,
-        );
+        let again = begun_now(&*storage, with_key("k", order(id, purchase(1))));
+        bought(storage.submit_order(again).await);
     })
     .await;
+}
+
+/// An order of a request that arrives now.
+fn begun_now(storage: &dyn Storage, order: Order) -> Order {
+    let request = RequestContext {
+        known_commits: storage.known_commits(),
+        ..order.request
+    };
+    Order { request, ..order }
+}
+
+#[tokio::test]
+async fn a_try_that_began_before_a_refusal_has_no_effect_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.sqlite3");
+    for url in [
+        format!("sqlite://{}", file.display()),
+        new_postgres_database(),
+    ] {
+        outcome_at_two_servers(&url).await;
+    }
+}
+
+async fn outcome_at_two_servers(url: &str) {
+    let shared = StorageOptions {
+        exclusive: false,
+        ..OPTIONS
+    };
+    let [here, there] = [
+        storage::open(url, shared).await.unwrap(),
+        storage::open(url, shared).await.unwrap(),
+    ];
+    let id = created(&*here, mug(0)).await.id;
+    let begin = |storage: &dyn Storage| begun_now(storage, with_key("k", order(id, purchase(1))));
+    let earlier = begin(&*here);
+    let refused = there.submit_order(begin(&*there)).await.unwrap();
+    assert!(matches!(refused, OrderOutcome::Insufficient(_)));
+    let raised = here.update(id, stock(5), fenced(1), WriteContext::default());
+    assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
+    for storage in [&here, &there, &here] {
+        let outcome = storage.submit_order(earlier.clone()).await.unwrap();
+        assert_eq!(outcome, OrderOutcome::Overtaken);
+    }
+    // A try that begins now is a new one, here and where the key was refused.
+    for (storage, number) in [(&here, 0), (&there, 1)] {
+        let outcome = storage.submit_order(begin(&**storage)).await.unwrap();
+        match number {
+            0 => drop(bought(Ok(outcome))),
+            _ => assert!(matches!(outcome, OrderOutcome::AlreadyRecorded(_))),
+        }
+    }
+    // The effect is found by the earlier try too.
+    let outcome = here.submit_order(earlier).await.unwrap();
+    assert!(matches!(outcome, OrderOutcome::AlreadyRecorded(_)));
+    assert_eq!(found(&*here, id).await.stock, 4);
+}
+
+#[tokio::test]
+async fn the_next_try_at_the_server_that_refused_runs_at_once() {
+    on_each_database(async |storage| {
+        let id = created(&*storage, mug(0)).await.id;
+        let begin = || begun_now(&*storage, with_key("k", order(id, purchase(1))));
+        for fence in 1..=3 {
+            let refused = storage.submit_order(begin()).await.unwrap();
+            assert!(matches!(refused, OrderOutcome::Insufficient(_)), "{fence}");
+        }
+        let raised = storage.update(id, stock(5), fenced(1), WriteContext::default());
+        assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
+        bought(storage.submit_order(begin()).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_product_that_did_not_exist_yet_is_not_bought_by_an_earlier_try() {
+    let url = new_postgres_database();
+    let storage = storage::open(&url, OPTIONS).await.unwrap();
+    let begin = || begun_now(&*storage, with_key("k", order(1, purchase(1))));
+    let earlier = begin();
+    let refused = storage.submit_order(begin()).await.unwrap();
+    assert_eq!(refused, OrderOutcome::NoProduct);
+    assert_eq!(created(&*storage, mug(5)).await.id, 1);
+    let outcome = storage.submit_order(earlier).await.unwrap();
+    assert_eq!(outcome, OrderOutcome::Overtaken);
+    // The key of a refused order is free for an update.
+    let updated = storage.update(1, stock(4), fenced(1), context("k"));
+    assert!(matches!(updated.await.unwrap(), WriteOutcome::Done(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_at_two_servers_during_changes_of_the_stock_agree_on_the_outcome() {
+    let url = new_postgres_database();
+    let shops = [
+        storage::open(&url, OPTIONS).await.unwrap(),
+        storage::open(&url, OPTIONS).await.unwrap(),
+    ];
+    let id = created(&*shops[0], mug(0)).await.id;
+    for round in 1..=30 {
+        let name = format!("round {round}");
+        let begin = |shop: &dyn Storage| begun_now(shop, with_key(&name, order(id, purchase(1))));
+        // All begin now; a refusal of one is final for the others.
+        let tries = [0, 1, 0, 1].map(|n: usize| {
+            let (shop, order) = (shops[n].clone(), begin(&*shops[n]));
+            tokio::spawn(async move { shop.submit_order(order).await.unwrap() })
+        });
+        let raised = shops[0].update(id, stock(1), fenced(2 * round - 1), WriteContext::default());
+        assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
+        let mut refused = false;
+        let mut is_bought = false;
+        for outcome in join_all(tries).await {
+            match outcome.unwrap() {
+                OrderOutcome::Insufficient(_) => refused = true,
+                OrderOutcome::Purchased(_) => is_bought = true,
+                OrderOutcome::Overtaken | OrderOutcome::AlreadyRecorded(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_ne!(refused, is_bought, "one outcome");
+        let lowered = shops[0].update(id, stock(0), fenced(2 * round), WriteContext::default());
+        assert!(matches!(lowered.await.unwrap(), WriteOutcome::Done(_)));
+    }
+    audited(&*shops[0], id).await;
+    assert_no_deadlock();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod idempotency;
+mod locked_rows;
 mod orders;
 mod products;
 mod upgrade;

@@ -24,6 +24,7 @@ fn of(caller: &str, order: Order) -> Order {
     let request = RequestContext {
         request_id: "request".into(),
         caller: caller.into(),
+        ..RequestContext::default()
     };
     Order { request, ..order }
 }
@@ -340,6 +341,64 @@ async fn more_units_can_be_held_than_exist_and_no_more_than_exist_are_sold() {
         let rejected = storage.submit_order(confirm).await.unwrap();
         assert_eq!(rejected, OrderOutcome::Insufficient(levels(1, 3)));
         audited(&*storage, id).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_owner_of_a_reservation_may_buy_what_it_may_confirm_if_the_stock_is_short() {
+    on_each_database(async |storage| {
+        let set = async |id, level, fence| {
+            let set = storage.update(id, stock(level), fenced(fence), WriteContext::default());
+            assert!(matches!(set.await.unwrap(), WriteOutcome::Done(_)));
+        };
+        let buy = |caller: &str, id, quantity| of(caller, order(id, purchase(quantity)));
+        for is_confirmed in [true, false] {
+            let id = created(&*storage, mug(5)).await.id;
+            let anns = held(&*storage, of("ann", order(id, reserve(1, MINUTE)))).await;
+            held(&*storage, of("bob", order(id, reserve(4, MINUTE)))).await;
+            set(id, 2, 1).await;
+            // Further units would be those of others.
+            let more = storage.submit_order(buy("ann", id, 2)).await.unwrap();
+            assert_eq!(more, OrderOutcome::Insufficient(levels(2, 1)));
+            let confirm = OrderKind::Confirm {
+                reservation: anns.id,
+            };
+            let one = match is_confirmed {
+                true => of("ann", order(id, confirm)),
+                false => buy("ann", id, 1),
+            };
+            assert_eq!(bought(storage.submit_order(one).await).stock_after, 1);
+            let bobs = storage.submit_order(buy("bob", id, 2)).await.unwrap();
+            assert_eq!(bobs, OrderOutcome::Insufficient(levels(1, 0)));
+            bought(storage.submit_order(buy("bob", id, 1)).await);
+            let stranger = storage.submit_order(buy("eve", id, 1)).await.unwrap();
+            assert!(matches!(stranger, OrderOutcome::Insufficient(_)));
+            assert_eq!(found(&*storage, id).await.held, 3);
+            audited(&*storage, id).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_product_is_deleted_only_without_reservations() {
+    on_each_database(async |storage| {
+        let id = created(&*storage, mug(5)).await.id;
+        let reservation = held(&*storage, order(id, reserve(2, MINUTE))).await.id;
+        let delete = async |fence| {
+            let deleted = storage.delete(id, fenced(fence), RequestContext::default());
+            deleted.await.unwrap()
+        };
+        assert_eq!(delete(1).await, WriteOutcome::Held { held: 2 });
+        assert!(storage.reservation(reservation).await.unwrap().unwrap().1);
+        let cancel = OrderKind::Cancel { reservation };
+        let cancelled = storage.submit_order(order(id, cancel)).await.unwrap();
+        assert!(matches!(cancelled, OrderOutcome::Released(_)));
+        assert!(matches!(delete(1).await, WriteOutcome::Done(_)));
+        let confirm = OrderKind::Confirm { reservation };
+        let late = storage.submit_order(order(id, confirm)).await.unwrap();
+        assert_eq!(late, OrderOutcome::NoProduct);
     })
     .await;
 }

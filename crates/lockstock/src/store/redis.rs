@@ -67,7 +67,7 @@ impl Redis {
             connection,
             timeout,
             client_id,
-            local_queues: LocalQueues::new(notifications.clone(), forced_releases),
+            local_queues: LocalQueues::new(notifications.clone(), forced_releases, timeout),
             notifications,
             background,
         })

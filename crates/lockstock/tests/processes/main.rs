@@ -149,6 +149,37 @@ fn a_killed_waiter_is_skipped() {
 }
 
 #[test]
+fn paused_waiters_delay_the_next_process_by_seconds_and_follow_it_in_order() {
+    let mut crew = puppets("paused_waiters", 5);
+    crew.members[0].tell("acquire 120");
+    crew.members[0].says("held");
+    for index in 1..5 {
+        crew.members[index].tell("acquire 120");
+        let count = index as u64;
+        crew.progress_until("a waiter", TIMEOUT, |crew| crew.queued("hot") == count);
+    }
+    // A grant to a waiter of that age has to be confirmed.
+    std::thread::sleep(SHORT);
+    let paused = || 1..4;
+    paused().for_each(|index| crew.members[index].process.pause());
+    crew.members[0].tell("release");
+    crew.members[0].says("released");
+    crew.members[4].says("held");
+    paused().for_each(|index| crew.members[index].process.resume());
+    crew.progress_until("all waiters", TIMEOUT, |crew| crew.queued("hot") == 3);
+    for index in [4, 1, 2, 3] {
+        if index != 4 {
+            crew.members[index].says("held");
+        }
+        crew.members[index].tell("write");
+        crew.members[index].says("written");
+        crew.members[index].tell("release");
+        crew.members[index].says("released");
+    }
+    crew.dismiss();
+}
+
+#[test]
 fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
     let mut crew = puppets("paused_holder", 2);
     crew.members[0].tell("acquire 1");

@@ -174,6 +174,7 @@ pub(crate) fn into_product(written: WriteOutcome<Product>) -> Result<Product, Ap
         WriteOutcome::AlreadyRecorded(_) => Err(ApiError::key_reused()),
         WriteOutcome::NotFound => Err(ApiError::product_not_found()),
         WriteOutcome::VersionMismatch { version } => Err(ApiError::precondition_failed(version)),
+        WriteOutcome::Held { held } => Err(ApiError::product_held(held)),
         WriteOutcome::Fenced => {
             tracing::warn!("the update lock was lost; the late write was rejected");
             metrics::counter!("lockstock_fenced_writes_total").increment(1);

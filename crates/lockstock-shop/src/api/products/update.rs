@@ -108,6 +108,9 @@ pub(super) async fn change(
 }
 
 /// Delete a product
+///
+/// Not while items of it are reserved: set its stock to 0, so that no more can be, and delete it
+/// when the reservations have been confirmed, cancelled or have expired.
 #[utoipa::path(delete, path = "/api/products/{id}/", operation_id = "delete_product", tag = "products", params(
     ProductPathParams,
     IfMatchParam,

@@ -3,27 +3,30 @@
 //! [`settlement`](super::super::settlement).
 //!
 //! A batch never waits for a product that is locked elsewhere: it skips the product, whose orders
-//! run again on their own and wait for at most half the timeout of a call. If a batch fails before
-//! its commit because a row violates a constraint, its orders run again, one by one. An order that
-//! has not started within the timeout of a call is dropped, and its caller receives an error.
+//! are tried again on their own, for at most half the timeout of a call: see
+//! [`row_locks`](super::row_locks). If a batch fails before its commit because a row violates a
+//! constraint, its orders run again, one by one. An order that has not started within the timeout
+//! of a call is dropped, and its caller receives an error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::error::CommitTracker;
 use super::super::settlement::{ProductState, Snapshot, Writes, settle};
 use super::super::sql::reservation_columns;
 use super::super::{
-    IdempotencyKey, LedgerEntry, Order, OrderOutcome, Reservation, ResponseRecord, Result,
-    StockLevels, StorageError, StorageOptions,
+    LedgerEntry, Order, OrderOutcome, Reservation, Result, StockLevels, StorageError,
+    StorageOptions,
 };
 use super::pool::Database;
-use super::records;
+use super::records::AcceptedRefusals;
+use super::row_locks::{Attempts, LockedRows};
+use super::{records, row_locks};
 use crate::batch::{KeyBatch, StartToken};
 use crate::failpoint;
 
@@ -31,13 +34,6 @@ pub(super) struct PendingOrder {
     pub(super) order: Order,
     pub(super) reply: oneshot::Sender<Result<OrderOutcome>>,
     pub(super) start: StartToken,
-}
-
-/// The treatment of a product that is locked elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LockedRows {
-    Skip,
-    Wait,
 }
 
 /// Maximum number of tries. Each conflict means that another transaction has committed a record,
@@ -61,6 +57,8 @@ pub(super) async fn execute(database: Database, mut batches: Vec<KeyBatch<Pendin
         }
         // The error does not name the order, and nothing is written.
         Err(error) if error.is_row_error() && !error.commit_unknown() => {}
+        // Another transaction is using a key of an order, or has locked a table.
+        Err(error) if error.is_lock_timeout() && !error.commit_unknown() => {}
         Err(error) => return batches.iter_mut().for_each(|batch| fail(batch, &error)),
     }
     for batch in batches {
@@ -90,22 +88,21 @@ fn orders(batches: &[KeyBatch<PendingOrder>]) -> Vec<Order> {
     pending.map(|pending| pending.order.clone()).collect()
 }
 
-/// Carries out the orders of one product. If it is locked elsewhere, waits.
+/// Carries out the orders of one product. While it is locked elsewhere, tries again.
 async fn execute_single(database: Database, mut batch: KeyBatch<PendingOrder>) {
-    let permit = database.single_sale_permits.acquire();
-    let Ok(permit) = timeout(database.options.timeout, permit).await else {
-        return fail(&mut batch, &StorageError::not_started());
-    };
     let all = orders(std::slice::from_ref(&batch));
-    match transact(&database, &all, LockedRows::Wait).await {
-        Ok(mut outcomes) => reply(&mut outcomes, &mut batch),
+    match transact_single(&database, &all).await {
+        Ok(outcomes) => {
+            for (pending, outcome) in batch.jobs.drain(..).zip(outcomes) {
+                let _ = pending.reply.send(Ok(outcome));
+            }
+        }
         Err(error) if error.is_row_error() && !error.commit_unknown() && all.len() > 1 => {
             for pending in batch.jobs.drain(..) {
                 let order = std::slice::from_ref(&pending.order);
-                let outcome = transact(&database, order, LockedRows::Wait).await;
+                let outcome = transact_single(&database, order).await;
                 let outcome = outcome.and_then(|mut outcomes| {
-                    let outcomes = outcomes.remove(&pending.order.product);
-                    let outcome = outcomes.and_then(|mut outcomes| outcomes.pop());
+                    let outcome = outcomes.pop();
                     outcome.ok_or_else(|| StorageError::bug("an order has no outcome"))
                 });
                 let _ = pending.reply.send(outcome);
@@ -113,7 +110,26 @@ async fn execute_single(database: Database, mut batch: KeyBatch<PendingOrder>) {
         }
         Err(error) => fail(&mut batch, &error),
     }
-    drop(permit);
+}
+
+/// Carries out orders of one product in one transaction.
+async fn transact_single(database: &Database, orders: &[Order]) -> Result<Vec<OrderOutcome>> {
+    // Half of the timeout: the attempts and their last transaction take no longer than a call.
+    let mut attempts = Attempts::until(Instant::now() + database.options.timeout / 2);
+    loop {
+        let (locked_rows, permit) = attempts.begin(database);
+        let settled = transact(database, orders, locked_rows).await;
+        drop(permit);
+        match settled.map(|outcomes| outcomes.into_values().next()) {
+            Ok(Some(outcomes)) => return Ok(outcomes),
+            Ok(None) => {}
+            Err(error) if error.is_lock_timeout() && !error.commit_unknown() => {}
+            Err(error) => return Err(error),
+        }
+        if !attempts.pause().await {
+            return Err(StorageError::rows_locked());
+        }
+    }
 }
 
 /// Carries out orders in one transaction. Returns the outcomes of each product that was not
@@ -128,14 +144,14 @@ async fn transact(
         tries += 1;
         let tracker = CommitTracker::default();
         let (commit, orders) = (tracker.clone(), orders.to_vec());
-        let options = database.options;
+        let settling = database.clone();
         let settled = database
             .with_connection(|connection| {
                 Box::pin(try_transact(
                     connection,
                     orders,
                     locked_rows,
-                    options,
+                    settling,
                     commit,
                 ))
             })
@@ -159,18 +175,10 @@ async fn try_transact(
     connection: &mut PgConnection,
     orders: Vec<Order>,
     locked_rows: LockedRows,
-    options: StorageOptions,
+    database: Database,
     tracker: CommitTracker,
 ) -> Result<Option<HashMap<i64, Vec<OrderOutcome>>>> {
-    let mut transaction = connection.begin().await?;
-    if locked_rows == LockedRows::Wait {
-        // Well before the call times out, which would close the connection.
-        let lock_timeout_ms = (options.timeout / 2).as_millis().max(1);
-        let text = format!("SET LOCAL lock_timeout = {lock_timeout_ms}");
-        sqlx::raw_sql(AssertSqlSafe(text))
-            .execute(&mut *transaction)
-            .await?;
-    }
+    let mut transaction = row_locks::begin(connection).await?;
     let ids = orders
         .iter()
         .map(|order| order.product)
@@ -186,18 +194,30 @@ async fn try_transact(
         .into_iter()
         .filter(|order| !skipped.contains(&order.product))
         .collect::<Vec<_>>();
+    if orders.is_empty() {
+        transaction.rollback().await?;
+        return Ok(Some(HashMap::new()));
+    }
     failpoint::pause("transaction.begun").await;
-    let snapshot = read(&mut transaction, &orders, locked, options).await?;
+    if orders.iter().any(Order::is_too_old) {
+        return Err(StorageError::not_started());
+    }
+    let (snapshot, accepted) = read(&mut transaction, &orders, locked, &database).await?;
     let mut writes = settle(&orders, snapshot);
     let outcomes = std::mem::take(&mut writes.outcomes);
     if writes.are_empty() {
         transaction.rollback().await?;
     } else {
-        if !write(&mut transaction, writes, options).await? {
+        let refuses = !writes.refusals.is_empty();
+        if !write(&mut transaction, writes, accepted, database.options).await? {
             transaction.rollback().await?;
             return Ok(None);
         }
         tracker.commit(transaction).await?;
+        // If it fails, the next try here is told to repeat itself, which is all that it costs.
+        if refuses && let Err(error) = database.newest_snapshot.refresh(connection).await {
+            tracing::debug!(%error, "no snapshot after a refusal");
+        }
     }
     let mut by_product = HashMap::<i64, Vec<OrderOutcome>>::new();
     for (order, outcome) in orders.iter().zip(outcomes) {
@@ -252,17 +272,21 @@ async fn find_skipped(
         .collect())
 }
 
+/// A row of product, held units, time and snapshot. One row has no product; it has the snapshot.
+type HeldUnits = (Option<i64>, i64, DateTime<Utc>, Option<String>);
+
 /// Reads the data that the orders depend on. Called after the products are locked: each statement
 /// sees everything that the previous lock owners have committed.
 async fn read(
     connection: &mut PgConnection,
     orders: &[Order],
     locked: Vec<LockedProduct>,
-    options: StorageOptions,
-) -> Result<Snapshot> {
+    database: &Database,
+) -> Result<(Snapshot, AcceptedRefusals)> {
     let ids = locked.iter().map(|product| product.0).collect::<Vec<_>>();
-    let held: Vec<(Option<i64>, i64, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp()
+    let held: Vec<HeldUnits> = sqlx::query_as(
+        "SELECT requested.id, coalesce(held.quantity, 0)::bigint, statement_timestamp(),
+             CASE WHEN requested.id IS NULL THEN pg_current_snapshot()::text END
          FROM (SELECT unnest($1::bigint[]) UNION ALL SELECT NULL) AS requested (id)
              LEFT JOIN LATERAL (
                  SELECT sum(quantity) AS quantity FROM reservations
@@ -273,10 +297,13 @@ async fn read(
     .bind(ids)
     .fetch_all(&mut *connection)
     .await?;
-    let now = held.first().map_or_else(Utc::now, |(_, _, now)| *now);
+    let now = held.first().map_or_else(Utc::now, |row| row.2);
+    if let Some(snapshot) = held.iter().find_map(|row| row.3.as_deref()) {
+        database.newest_snapshot.keep(snapshot);
+    }
     let held: HashMap<i64, i64> = held
         .into_iter()
-        .filter_map(|(id, held, _)| Some((id?, held)))
+        .filter_map(|row| Some((row.0?, row.1)))
         .collect();
     let products = locked.into_iter().map(|(id, price, stock, version)| {
         let held = held.get(&id).copied().unwrap_or_default();
@@ -288,12 +315,16 @@ async fn read(
         };
         (id, product)
     });
-    Ok(Snapshot {
+    let reservations = read_reservations(connection, orders, now).await?;
+    let found = records::find_of(connection, orders, database.options).await?;
+    let snapshot = Snapshot {
         now,
         products: products.collect(),
-        reservations: read_reservations(connection, orders, now).await?,
-        records: read_records(connection, orders, options).await?,
-    })
+        reservations,
+        records: found.records,
+        refused: found.refused,
+    };
+    Ok((snapshot, found.accepted))
 }
 
 /// Returns the reservations that orders name, and the reservations of known callers that buy.
@@ -341,23 +372,11 @@ async fn read_reservations(
     Ok(found.into_iter().map(|found| (found.id, found)).collect())
 }
 
-async fn read_records(
-    connection: &mut PgConnection,
-    orders: &[Order],
-    options: StorageOptions,
-) -> Result<HashMap<IdempotencyKey, ResponseRecord>> {
-    let writes = orders.iter().filter_map(|order| order.idempotency.as_ref());
-    let keys = writes.map(|write| write.key.clone()).collect::<Vec<_>>();
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
-    records::find(connection, keys, options).await
-}
-
 /// Writes everything. Returns false if another transaction has used one of the idempotency keys.
 async fn write(
     connection: &mut PgConnection,
     writes: Writes,
+    accepted: AcceptedRefusals,
     options: StorageOptions,
 ) -> Result<bool> {
     if !writes.entries.is_empty() {
@@ -366,7 +385,8 @@ async fn write(
     if !writes.reservations.is_empty() {
         write_reservations(connection, &writes.reservations).await?;
     }
-    records::insert(connection, writes.records, options).await
+    let (records, refusals) = (writes.records, writes.refusals);
+    records::insert(connection, records, refusals, accepted, options).await
 }
 
 async fn write_sales(

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::Fault;
 use super::super::{Result, StorageError, StorageOptions, migrations};
+use super::refusals::NewestSnapshot;
 use super::{advice, session};
 use crate::health::{Condition, Health};
 
@@ -40,10 +41,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Database {
     pool: Arc<Pool>,
     pub(super) options: StorageOptions,
-    /// Permits for writes that wait for a locked row, one kind each: such writes never occupy
-    /// all connections.
-    pub(super) single_update_permits: Arc<Semaphore>,
-    pub(super) single_sale_permits: Arc<Semaphore>,
+    /// Permits for connections that wait for a lock: they are never all connections.
+    pub(super) lock_wait_permits: Arc<Semaphore>,
+    pub(super) newest_snapshot: NewestSnapshot,
 }
 
 impl Database {
@@ -87,15 +87,12 @@ impl Database {
             ));
         }
         first.close().await?;
-        let permits = |divisor| {
-            let permits = usize::try_from(options.max_connections / divisor);
-            Arc::new(Semaphore::new(permits.unwrap_or(1).max(1)))
-        };
+        let lock_waits = usize::try_from(options.max_connections / 4);
         Ok(Self {
             pool: Arc::new(pool),
             options,
-            single_update_permits: permits(2),
-            single_sale_permits: permits(4),
+            lock_wait_permits: Arc::new(Semaphore::new(lock_waits.unwrap_or(1).max(1))),
+            newest_snapshot: NewestSnapshot::default(),
         })
     }
 

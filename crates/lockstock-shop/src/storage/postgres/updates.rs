@@ -1,15 +1,15 @@
 //! Updates: one statement writes all that arrived while the previous one ran, and accepts or
 //! rejects each row on its own.
 //!
-//! A batch never waits for a row that is locked elsewhere: it skips the row, and that update runs
-//! again on its own, where it waits until its window ends. An update with an idempotency key runs
-//! on its own too: its response is recorded in the same transaction.
+//! A batch never waits for a row that is locked elsewhere: it skips the row, and that update is
+//! tried again on its own until its window ends: see [`row_locks`]. An update with an idempotency
+//! key runs on its own too: its response is recorded in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::super::error::CommitTracker;
 use super::super::{
@@ -17,7 +17,9 @@ use super::super::{
     StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use super::pool::Database;
-use super::{records, with_clock};
+use super::records::AcceptedRefusals;
+use super::row_locks::{Attempts, LockedRows};
+use super::{records, row_locks, with_clock};
 use crate::failpoint;
 
 pub(super) struct Update {
@@ -71,8 +73,10 @@ pub(super) async fn update_all(database: Database, updates: Vec<Update>) {
                 }
                 return;
             }
-            // The error does not name the row, and nothing is written.
-            Err(error) if error.is_row_error() && !error.commit_unknown() => {
+            // The error does not name the row, or a table is locked. Nothing is written.
+            Err(error)
+                if (error.is_row_error() || error.is_lock_timeout()) && !error.commit_unknown() =>
+            {
                 for update in batch {
                     spawn_single(&database, update);
                 }
@@ -158,7 +162,7 @@ async fn write_batch(
     deadline: Instant,
     tracker: CommitTracker,
 ) -> Result<Option<HashMap<i64, Product>>> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = row_locks::begin(connection).await?;
     let written: Vec<Product> = sqlx::query_as(UPDATE_BATCH)
         .bind(rows.ids)
         .bind(rows.fences)
@@ -184,6 +188,7 @@ async fn write_batch(
     ))
 }
 
+#[derive(Clone)]
 pub(super) enum Change {
     Update(Changes),
     Delete,
@@ -205,7 +210,8 @@ fn spawn_single(database: &Database, update: Update) {
     });
 }
 
-/// Changes one row. If it is locked elsewhere, waits until the window ends.
+/// Changes one row. While it is locked elsewhere, tries again until the window ends, and for no
+/// longer than a call may take.
 pub(super) async fn write_single(
     database: &Database,
     id: i64,
@@ -214,27 +220,39 @@ pub(super) async fn write_single(
     context: WriteContext,
 ) -> Result<WriteOutcome<Product>> {
     let window = precondition.window;
-    let permit = timeout_at(window.deadline, database.single_update_permits.acquire()).await;
-    let Ok(permit) = permit else {
-        return Ok(WriteOutcome::Fenced);
-    };
-    let tracker = CommitTracker::default();
-    let write = SingleWrite {
-        id,
-        change,
-        precondition,
-        context,
-        options: database.options,
-        tracker: tracker.clone(),
-    };
-    let written = database
-        .with_connection(|connection| Box::pin(write.run(connection)))
-        .await
-        .map_err(|error| tracker.mark(error));
-    drop(permit);
-    match written {
-        Err(error) if window.has_ended() && !error.commit_unknown() => Ok(WriteOutcome::Fenced),
-        written => written,
+    let timeout = Instant::now() + database.options.timeout;
+    let mut attempts = Attempts::until(window.deadline.min(timeout));
+    loop {
+        if window.has_ended() {
+            return Ok(WriteOutcome::Fenced);
+        }
+        let (locked_rows, permit) = attempts.begin(database);
+        let tracker = CommitTracker::default();
+        let write = SingleWrite {
+            id,
+            change: change.clone(),
+            precondition,
+            context: context.clone(),
+            locked_rows,
+            options: database.options,
+            tracker: tracker.clone(),
+        };
+        let written = database
+            .with_connection(|connection| Box::pin(write.run(connection)))
+            .await
+            .map_err(|error| tracker.mark(error));
+        drop(permit);
+        match written {
+            Ok(Some(outcome)) => return Ok(outcome),
+            Ok(None) => {}
+            Err(error) if error.commit_unknown() => return Err(error),
+            Err(error) if error.is_lock_timeout() => {}
+            Err(_) if window.has_ended() => return Ok(WriteOutcome::Fenced),
+            Err(error) => return Err(error),
+        }
+        if !attempts.pause().await && !window.has_ended() {
+            return Err(StorageError::rows_locked());
+        }
     }
 }
 
@@ -244,30 +262,33 @@ struct SingleWrite {
     change: Change,
     precondition: Precondition,
     context: WriteContext,
+    locked_rows: LockedRows,
     options: StorageOptions,
     tracker: CommitTracker,
 }
 
 impl SingleWrite {
-    async fn run(self, connection: &mut PgConnection) -> Result<WriteOutcome<Product>> {
+    /// Returns `None`, and nothing is written, if the row is locked elsewhere.
+    async fn run(self, connection: &mut PgConnection) -> Result<Option<WriteOutcome<Product>>> {
         let window = self.precondition.window;
-        let remaining = window.deadline.saturating_duration_since(Instant::now());
-        let mut transaction = connection.begin().await?;
-        // Rounded up, so that the window has ended when the wait for the row times out.
-        let text = format!("SET LOCAL lock_timeout = {}", remaining.as_millis() + 1);
-        sqlx::raw_sql(AssertSqlSafe(text))
-            .execute(&mut *transaction)
-            .await?;
-        let locked: Option<(i64, i64, i64)> =
-            sqlx::query_as("SELECT version, fence, stock FROM products WHERE id = $1 FOR UPDATE")
-                .bind(self.id)
-                .fetch_optional(&mut *transaction)
-                .await?;
+        let mut transaction = row_locks::begin(connection).await?;
+        let locked = self.lock(&mut transaction).await?;
+        if locked.is_none() && self.locked_rows == LockedRows::Skip {
+            let exists: bool =
+                sqlx::query_scalar("SELECT EXISTS (SELECT FROM products WHERE id = $1)")
+                    .bind(self.id)
+                    .fetch_one(&mut *transaction)
+                    .await?;
+            if exists {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+        }
         // After the product is locked: a request that has used the key for it has committed.
         let record = find_record(&mut transaction, &self.context, self.options).await?;
         if let Some(record) = record {
             transaction.rollback().await?;
-            return Ok(WriteOutcome::AlreadyRecorded(record));
+            return Ok(Some(WriteOutcome::AlreadyRecorded(record)));
         }
         let is_met = locked.is_some_and(|(version, fence, _)| {
             let required = self.precondition.version;
@@ -276,16 +297,23 @@ impl SingleWrite {
         let Some((version, _, stock)) = locked.filter(|_| is_met) else {
             transaction.rollback().await?;
             let found = locked.map(|(version, fence, _)| (version, fence));
-            return Ok(self.precondition.rejection(found));
+            return Ok(Some(self.precondition.rejection(found)));
         };
         failpoint::pause("transaction.begun").await;
+        if let Change::Delete = self.change {
+            let held = self.held(&mut transaction).await?;
+            if held > 0 {
+                transaction.rollback().await?;
+                return Ok(Some(WriteOutcome::Held { held }));
+            }
+        }
         let product = self.change(&mut transaction).await?;
         if !insert_record(&mut transaction, &self.context, &product, self.options).await? {
             transaction.rollback().await?;
             // Another request has used the key for another product in between.
             let record = find_record(connection, &self.context, self.options).await?;
             return record
-                .map(WriteOutcome::AlreadyRecorded)
+                .map(|record| Some(WriteOutcome::AlreadyRecorded(record)))
                 .ok_or_else(StorageError::conflicting_record_expired);
         }
         let request = &self.context.request;
@@ -299,10 +327,34 @@ impl SingleWrite {
         }
         if window.has_ended() {
             transaction.rollback().await?;
-            return Ok(WriteOutcome::Fenced);
+            return Ok(Some(WriteOutcome::Fenced));
         }
         self.tracker.commit(transaction).await?;
-        Ok(WriteOutcome::Done(product))
+        Ok(Some(WriteOutcome::Done(product)))
+    }
+
+    /// Locks the row. Returns its version, fence and stock.
+    async fn lock(&self, connection: &mut PgConnection) -> Result<Option<(i64, i64, i64)>> {
+        let text = match self.locked_rows {
+            LockedRows::Skip => {
+                "SELECT version, fence, stock FROM products WHERE id = $1 FOR UPDATE SKIP LOCKED"
+            }
+            LockedRows::Wait => {
+                "SELECT version, fence, stock FROM products WHERE id = $1 FOR UPDATE"
+            }
+        };
+        let query = sqlx::query_as(text).bind(self.id);
+        Ok(query.fetch_optional(connection).await?)
+    }
+
+    /// Returns how many units are set aside. Called after the row is locked, which every
+    /// reservation locks too.
+    async fn held(&self, connection: &mut PgConnection) -> Result<i64> {
+        let query = sqlx::query_scalar(
+            "SELECT coalesce(sum(quantity), 0)::bigint FROM reservations
+             WHERE product = $1 AND state = 'held' AND expires_at > statement_timestamp()",
+        );
+        Ok(query.bind(self.id).fetch_one(connection).await?)
     }
 
     async fn change(&self, connection: &mut PgConnection) -> Result<Product> {
@@ -356,7 +408,10 @@ pub(super) async fn insert_record(
         let record = idempotency.record(product)?;
         Some((idempotency.key.clone(), record))
     });
-    records::insert(connection, BTreeMap::from_iter(record), options).await
+    // A refusal under the key belongs to an order, so to another request.
+    let refusals = AcceptedRefusals::All;
+    let record = BTreeMap::from_iter(record);
+    records::insert(connection, record, BTreeMap::new(), refusals, options).await
 }
 
 pub(super) async fn insert_entry(connection: &mut PgConnection, entry: LedgerEntry) -> Result<()> {

@@ -95,7 +95,7 @@ proptest! {
             now: at(NOW),
             products: products.clone(),
             reservations: reservations.clone(),
-            records: HashMap::new(),
+            ..Snapshot::default()
         };
         let writes = settle(&orders, snapshot);
 
@@ -182,6 +182,7 @@ fn order(draft: &Draft, ids: &[Uuid]) -> Order {
         request: RequestContext {
             request_id: "r".into(),
             caller: caller.into(),
+            ..RequestContext::default()
         },
         idempotency,
     }
@@ -203,11 +204,12 @@ fn a_reservation_does_not_block_its_owner_and_is_used_up_by_their_purchases() {
                 },
             )]),
             reservations: BTreeMap::from([(reservation.id, reservation.clone())]),
-            records: HashMap::new(),
+            ..Snapshot::default()
         };
         let request = RequestContext {
             request_id: "r".into(),
             caller: caller.into(),
+            ..RequestContext::default()
         };
         let kind = OrderKind::Purchase { quantity };
         settle(

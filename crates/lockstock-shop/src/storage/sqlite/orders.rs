@@ -13,9 +13,10 @@ use uuid::Uuid;
 use super::super::settlement::{ProductState, Snapshot, settle};
 use super::super::sql::reservation_columns;
 use super::super::{
-    LedgerEntry, Order, OrderOutcome, Reservation, Result, StockLevels, StorageOptions, now,
+    LedgerEntry, Order, OrderOutcome, Reservation, Result, StockLevels, StorageError,
+    StorageOptions, now,
 };
-use super::{as_text, records};
+use super::{as_text, records, refusals};
 
 /// Carries out orders. Returns their outcomes in the same order.
 pub(super) async fn execute(
@@ -23,6 +24,9 @@ pub(super) async fn execute(
     orders: &[&Order],
     options: StorageOptions,
 ) -> Result<Vec<OrderOutcome>> {
+    if orders.iter().any(|order| order.is_too_old()) {
+        return Err(StorageError::not_started());
+    }
     let snapshot = read(connection, orders, options).await?;
     let writes = settle(orders.iter().copied(), snapshot);
     if !writes.entries.is_empty() {
@@ -32,6 +36,9 @@ pub(super) async fn execute(
         write_reservations(connection, &writes.reservations).await?;
     }
     records::insert(connection, writes.records).await?;
+    if !options.exclusive {
+        refusals::insert(connection, writes.refusals).await?;
+    }
     Ok(writes.outcomes)
 }
 
@@ -72,11 +79,16 @@ async fn read(
         true => HashMap::new(),
         false => records::find(connection, &keys, options.expired_at()).await?,
     };
+    let refused = match keys.is_empty() || options.exclusive {
+        true => HashSet::new(),
+        false => refusals::find(connection, orders).await?,
+    };
     Ok(Snapshot {
         now,
         products: products.collect(),
         reservations: read_reservations(connection, orders, now).await?,
         records,
+        refused,
     })
 }
 

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::super::error::CommitTracker;
+use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
     Changes, IdempotentWrite, LedgerEntry, NewProduct, Order, OrderOutcome, Precondition, Product,
     RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
     WriteOutcome, now, sql,
 };
-use super::{orders, records, with_clock};
+use super::checkpoint::checkpoint;
+use super::refusals::NewestPosition;
+use super::{orders, records, refusals, with_clock};
 use crate::batch::StartToken;
 use crate::failpoint;
 use crate::health::Health;
@@ -93,31 +96,22 @@ impl<T> DeferredReply<T> {
 
 /// The one connection that writes.
 pub(super) struct Writer {
-    connect_options: SqliteConnectOptions,
+    pub(super) connect_options: SqliteConnectOptions,
     /// `None` after an error: SQLite and sqlx may then disagree about whether a transaction is
     /// open.
-    connection: Option<SqliteConnection>,
-    options: StorageOptions,
-    health: Arc<Health>,
+    pub(super) connection: Option<SqliteConnection>,
+    pub(super) options: StorageOptions,
+    /// Notified after each commit.
+    pub(super) committed: Arc<Notify>,
+    pub(super) newest_refusal: NewestPosition,
+    pub(super) health: Arc<Health>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        connect_options: SqliteConnectOptions,
-        connection: SqliteConnection,
-        options: StorageOptions,
-        health: Arc<Health>,
-    ) -> Self {
-        Self {
-            connect_options,
-            connection: Some(connection),
-            options,
-            health,
-        }
-    }
-
     pub(super) async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            // If another process has the file open, closing does not do it.
+            let _ = checkpoint(&mut connection).await;
             let _ = connection.close().await;
         }
     }
@@ -206,6 +200,7 @@ impl Writer {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         failpoint::pause("transaction.begun").await;
         let mut commit_deadline: Option<Instant> = None;
+        let has_keyed_order = batch.iter().any(|write| write.command.is_keyed_order());
         let mut remaining = batch;
         while !remaining.is_empty() {
             let count = execute_first(&mut transaction, remaining, self.options).await?;
@@ -221,6 +216,14 @@ impl Writer {
             return Ok(false);
         }
         tracker.commit(transaction).await?;
+        self.committed.notify_one();
+        if !self.options.exclusive
+            && has_keyed_order
+            && let Err(error) = self.newest_refusal.refresh(connection).await
+        {
+            // The next try of a refused key is told to repeat itself, which is all that it costs.
+            tracing::debug!(%error, "the positions of refusals were not read");
+        }
         Ok(true)
     }
 }
@@ -264,7 +267,10 @@ async fn execute_first(
         Command::Order { .. } => return execute_orders(connection, writes, options).await,
         Command::DeleteExpiredRecords { max, reply } => {
             let expired_at = options.expired_at();
-            reply.set(records::delete_expired(connection, expired_at, *max).await?);
+            let records = records::delete_expired(connection, expired_at, *max).await?;
+            let expired_at = now() - REFUSAL_RETENTION;
+            let refusals = refusals::delete_expired(connection, expired_at, *max).await?;
+            reply.set(records + refusals);
         }
     }
     Ok(1)
@@ -295,6 +301,10 @@ async fn execute_orders(
 }
 
 impl Command {
+    fn is_keyed_order(&self) -> bool {
+        matches!(self, Self::Order { order, .. } if order.idempotency.is_some())
+    }
+
     /// Returns when the command must be committed at the latest, if it has written under a lock.
     fn commit_deadline(&self) -> Option<Instant> {
         match self {
@@ -459,6 +469,9 @@ async fn delete(
         Ok(product) => product,
         Err(rejection) => return Ok(rejection),
     };
+    if product.held > 0 {
+        return Ok(WriteOutcome::Held { held: product.held });
+    }
     sqlx::query("DELETE FROM products WHERE id = $1")
         .bind(id)
         .execute(&mut *connection)

@@ -181,10 +181,14 @@ impl<'a> Acquisition<'a> {
             .ask_for_fences(head.map_or(1, QueueHead::fences_needed));
         let args = AcquireArgs::waiting(&self.attempt);
         let mut poll_interval = MIN_POLL;
-        let mut lease_ended = false;
+        let mut handover = None::<Handover>;
         // Subscribed before asking, so that a grant in between is not missed.
         let mut subscription = self.redis.notifications.listen(request.token);
+        let mut asked = false;
         loop {
+            if std::mem::replace(&mut asked, true) {
+                self.expect(head, self.redis.local_queues.reply_timeout());
+            }
             let disconnects = self.redis.notifications.disconnects();
             self.redis
                 .connection
@@ -192,8 +196,8 @@ impl<'a> Acquisition<'a> {
                 .await?;
             let holder = match self.ask(args).await? {
                 AcquireReply::Granted(grant) => {
-                    if lease_ended {
-                        Handover::Expiry.count();
+                    if let Some(handover) = handover {
+                        handover.count();
                     }
                     return Ok(self.granted(grant, head, disconnects));
                 }
@@ -211,16 +215,21 @@ impl<'a> Acquisition<'a> {
                     false => Ok(holder.busy()),
                 };
             }
-            let pause = pause(&holder, request.remaining_wait(), &mut poll_interval);
-            if let Some(head) = head {
-                head.set_wakes_at(Instant::now() + pause);
-            }
-            let notification = tokio::select! {
-                biased;
-                notification = subscription.next(disconnects) => notification,
-                () = sleep(pause) => {
-                    lease_ended = !holder.is_foreign;
-                    None
+            let mut pause = pause(&holder, request.remaining_wait(), &mut poll_interval);
+            let notification = loop {
+                self.expect(head, pause);
+                tokio::select! {
+                    biased;
+                    notification = subscription.next(disconnects) => match notification {
+                        Some(Notification::Soon { within }) => {
+                            pause = until_free(within, request.remaining_wait());
+                        }
+                        notification => break notification,
+                    },
+                    () = sleep(pause) => {
+                        handover = (!holder.is_foreign).then_some(Handover::Expiry);
+                        break None;
+                    }
                 }
             };
             match notification {
@@ -232,6 +241,12 @@ impl<'a> Acquisition<'a> {
                     lease,
                     granted_at_us,
                 }) => {
+                    if lease < request.lease {
+                        // Redis cannot know whether this process is frozen. Asking again extends
+                        // the grant. That is awaited: the caller may block the runtime.
+                        handover = Some(Handover::Remote);
+                        continue;
+                    }
                     let deadline = deadline_of_pushed_grant(&holder, lease, granted_at_us);
                     if deadline <= Instant::now() {
                         // The lease ended before the notification arrived.
@@ -252,8 +267,16 @@ impl<'a> Acquisition<'a> {
                 }
                 None if request.has_timed_out() => return self.give_up(head, disconnects).await,
                 // The lease ended, or the connection broke and notifications may be missing.
-                Some(Notification::Ask | Notification::Lost) | None => {}
+                Some(Notification::Ask | Notification::Lost | Notification::Soon { .. }) | None => {
+                }
             }
+        }
+    }
+
+    /// Notes that the request does something within `pause`.
+    fn expect(&self, head: Option<&QueueHead>, pause: Duration) {
+        if let Some(head) = head {
+            head.set_wakes_at(Instant::now() + pause);
         }
     }
 
@@ -335,9 +358,7 @@ fn pause(
     poll_interval: &mut Duration,
 ) -> Duration {
     let mut rng = rand::rng();
-    let lease_ends = holder
-        .remaining
-        .map(|remaining| remaining + rng.random_range(AFTER_LEASE.0..AFTER_LEASE.1));
+    let lease_ends = holder.remaining.map(|remaining| remaining + after_lease());
     let next_poll = holder.is_foreign.then(|| {
         let pause = poll_interval.mul_f64(rng.random_range(0.8..1.0));
         *poll_interval = (*poll_interval * 2).min(MAX_POLL);
@@ -349,4 +370,14 @@ fn pause(
         .min()
         // Unreachable: a holder without a lease is foreign, and is polled.
         .unwrap_or(MAX_POLL)
+}
+
+/// Returns how long to wait before asking again if the lock may be free after `within`.
+fn until_free(within: Duration, remaining_wait: Option<Duration>) -> Duration {
+    let pause = within + after_lease();
+    remaining_wait.map_or(pause, |wait| wait.min(pause))
+}
+
+fn after_lease() -> Duration {
+    rand::rng().random_range(AFTER_LEASE.0..AFTER_LEASE.1)
 }

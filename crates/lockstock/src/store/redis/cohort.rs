@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::{Attempt, Grant, Ownership};
 use super::notifications::Notifications;
 use crate::key::Keys;
+use crate::lease::MAX_LEASE;
 use crate::token::Token;
 
 /// Maximum number of holders that one grant serves.
@@ -44,6 +45,7 @@ pub(super) struct LocalQueues(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     notifications: Notifications,
+    reply_timeout: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +63,7 @@ struct LocalQueue {
     grant: Option<LocalGrant>,
     /// End of the lease of a kept lock, once the head knows it.
     kept_until: Option<Instant>,
-    /// When the head wakes at the latest, while it waits in Redis' queue.
+    /// When the head wakes at the latest: it waits for a reply, or in Redis' queue.
     wakes_at: Option<Instant>,
     /// The waiters behind the head.
     waiters: VecDeque<Waiter>,
@@ -189,10 +191,13 @@ impl LocalQueues {
     pub(super) fn new(
         notifications: Notifications,
         mut forced_releases: mpsc::UnboundedReceiver<Token>,
+        call_timeout: Duration,
     ) -> Self {
         let queues = Self(Arc::new(Inner {
             state: Mutex::default(),
             notifications,
+            // A head subscribes and then asks.
+            reply_timeout: call_timeout.saturating_mul(2).min(MAX_LEASE),
         }));
         // The queues keep the sender, so the task ends with them.
         let inner = Arc::downgrade(&queues.0);
@@ -204,6 +209,11 @@ impl LocalQueues {
             }
         });
         queues
+    }
+
+    /// Returns after which time a head has received the reply that it waits for, or failed.
+    pub(super) fn reply_timeout(&self) -> Duration {
+        self.0.reply_timeout
     }
 
     /// Promotes the next waiter if the head held the lock by `token`. The holder may be stuck
@@ -232,6 +242,7 @@ impl LocalQueues {
             state.last_generation += 1;
             let queue = LocalQueue {
                 generation: state.last_generation,
+                wakes_at: Some(request.requested_at + self.0.reply_timeout),
                 ..LocalQueue::default()
             };
             state.queues.insert(request.keys.clone(), queue);
@@ -312,7 +323,7 @@ impl LocalQueues {
             return None;
         }
         queue.grant = None;
-        queue.wakes_at = None;
+        queue.wakes_at = Some(Instant::now() + self.0.reply_timeout);
         while let Some(waiter) = queue.waiters.pop_front() {
             if !waiter.outcome.is_closed() {
                 state.last_generation += 1;

@@ -66,6 +66,8 @@ pub(super) enum Notification {
         lease: Duration,
         granted_at_us: i64,
     },
+    /// The lock may be free after this time: the waiter asks again then.
+    Soon { within: Duration },
     /// The lock is kept for longer than the waiter waits. The waiter has left the queue.
     Kept { remaining: Duration },
     /// The state of the lock has changed: the waiter asks again.
@@ -132,7 +134,10 @@ impl Notifications {
         // The request has just been dropped, and its withdrawal is on the way; or it left.
         let give_back = match notification {
             Notification::Held { .. } => self.recently_left().give_back.remove(&token),
-            Notification::Kept { .. } | Notification::Ask | Notification::Lost => None,
+            Notification::Soon { .. }
+            | Notification::Kept { .. }
+            | Notification::Ask
+            | Notification::Lost => None,
         };
         if let Some(give_back) = give_back {
             give_back();
@@ -231,6 +236,9 @@ fn parse(message: &str) -> Option<(Token, Notification)> {
         "kept" => Notification::Kept {
             remaining: Duration::from_millis(number()?),
         },
+        "soon" => Notification::Soon {
+            within: Duration::from_millis(number()?),
+        },
         "ask" => Notification::Ask,
         "lost" => Notification::Lost,
         _ => return None,
@@ -256,6 +264,11 @@ mod tests {
         assert_eq!(
             parse(&format!("kept:{token}:1500")),
             Some((token, Notification::Kept { remaining }))
+        );
+        let within = Duration::from_millis(1000);
+        assert_eq!(
+            parse(&format!("soon:{token}:1000")),
+            Some((token, Notification::Soon { within }))
         );
         let lost = parse(&format!("lost:{token}"));
         assert_eq!(lost, Some((token, Notification::Lost)));

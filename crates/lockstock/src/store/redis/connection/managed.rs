@@ -17,10 +17,13 @@ use crate::error::{Error, explain};
 
 /// Opens connections. The error of [`open`](Self::open) is the reason of the failure.
 pub(super) trait Connector: Send + Sync + 'static {
+    /// Identifies the server that a connection leads to.
+    type Server: Clone + Send + Sync;
+
     fn open(
         &self,
         config: &AsyncConnectionConfig,
-    ) -> impl Future<Output = Result<MultiplexedConnection, String>> + Send;
+    ) -> impl Future<Output = Result<(MultiplexedConnection, Self::Server), String>> + Send;
 }
 
 /// Receives the push messages of a connection.
@@ -30,38 +33,42 @@ pub(super) trait PushHandler: Send + Sync + 'static {
     fn disconnected(&self);
 }
 
-pub(super) struct ManagedConnection<C>(Arc<Inner<C>>);
+pub(super) struct ManagedConnection<C: Connector>(Arc<Inner<C>>);
 
-impl<C> Clone for ManagedConnection<C> {
+impl<C: Connector> Clone for ManagedConnection<C> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-struct Inner<C> {
+struct Inner<C: Connector> {
     /// For messages.
     address: String,
     connector: C,
     push_handler: Arc<dyn PushHandler>,
     timeout: Duration,
     /// std's mutex: held for a transition between states, never across an await.
-    state: Mutex<State>,
+    state: Mutex<State<C::Server>>,
     next_number: AtomicU64,
     /// Whether a task checks the connection right now.
     is_checking: AtomicBool,
 }
 
-enum State {
+enum State<S> {
     Closed,
     /// All calls wait for the same attempt.
-    Opening(u64, watch::Receiver<Option<Result<OpenConnection, String>>>),
-    Open(OpenConnection),
+    Opening(u64, watch::Receiver<OpenResult<S>>),
+    Open(OpenConnection<S>),
 }
+
+/// Result of an attempt to connect, once there is one.
+type OpenResult<S> = Option<Result<OpenConnection<S>, String>>;
 
 /// An open connection. Its number distinguishes it from earlier and later ones.
 #[derive(Clone)]
-pub(super) struct OpenConnection {
+pub(super) struct OpenConnection<S> {
     pub(super) connection: MultiplexedConnection,
+    server: S,
     number: u64,
 }
 
@@ -107,7 +114,7 @@ impl<C: Connector> ManagedConnection<C> {
     }
 
     /// Returns the open connection, or opens one.
-    pub(super) async fn get(&self) -> Result<OpenConnection, CallError> {
+    pub(super) async fn get(&self) -> Result<OpenConnection<C::Server>, CallError> {
         let mut opening = {
             let mut state = self.0.state();
             match &*state {
@@ -132,11 +139,7 @@ impl<C: Connector> ManagedConnection<C> {
             .map_err(CallError::Unreachable)
     }
 
-    async fn open(
-        self,
-        number: u64,
-        sender: watch::Sender<Option<Result<OpenConnection, String>>>,
-    ) {
+    async fn open(self, number: u64, sender: watch::Sender<OpenResult<C::Server>>) {
         let mut opened = self.connect(number).await;
         {
             let mut state = self.0.state();
@@ -158,7 +161,7 @@ impl<C: Connector> ManagedConnection<C> {
         self.0.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn connect(&self, number: u64) -> Result<OpenConnection, String> {
+    async fn connect(&self, number: u64) -> Result<OpenConnection<C::Server>, String> {
         // Weak: the connection must not keep its owner alive.
         let inner = Arc::downgrade(&self.0);
         let config = AsyncConnectionConfig::new()
@@ -173,15 +176,31 @@ impl<C: Connector> ManagedConnection<C> {
                 }
                 Ok(())
             });
-        let connection = timeout(self.0.timeout, self.0.connector.open(&config))
+        let (connection, server) = timeout(self.0.timeout, self.0.connector.open(&config))
             .await
             .map_err(|_| format!("no reply within {:?}", self.0.timeout))??;
-        Ok(OpenConnection { connection, number })
+        Ok(OpenConnection {
+            connection,
+            server,
+            number,
+        })
     }
 
     /// Drops a connection: the next call opens another.
-    pub(super) fn close(&self, open: &OpenConnection) {
+    pub(super) fn close(&self, open: &OpenConnection<C::Server>) {
         self.0.close(open.number);
+    }
+
+    /// Returns the server that the current connection leads to. Waits for a connection that is
+    /// being opened. `None` if there is neither.
+    pub(super) async fn current_server(&self) -> Option<C::Server> {
+        let mut opening = match &*self.0.state() {
+            State::Open(open) => return Some(open.server.clone()),
+            State::Opening(_, opening) => opening.clone(),
+            State::Closed => return None,
+        };
+        let opened = opening.wait_for(Option::is_some).await.ok()?.clone();
+        Some(opened?.ok()?.server)
     }
 
     /// Drops the current connection, if there is one.
@@ -192,7 +211,11 @@ impl<C: Connector> ManagedConnection<C> {
     }
 
     /// Classifies the error of a call on `open`, which is dropped if it is broken.
-    pub(super) fn classify(&self, open: &OpenConnection, error: RedisError) -> CallError {
+    pub(super) fn classify(
+        &self,
+        open: &OpenConnection<C::Server>,
+        error: RedisError,
+    ) -> CallError {
         if error.is_timeout() {
             CallError::TimedOut
         } else if error.is_io_error() {
@@ -263,12 +286,12 @@ impl<C: Connector> ManagedConnection<C> {
     }
 }
 
-impl<C> Inner<C> {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl<C: Connector> Inner<C> {
+    fn state(&self) -> MutexGuard<'_, State<C::Server>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<OpenConnection> {
+    fn current(&self) -> Option<OpenConnection<C::Server>> {
         match &*self.state() {
             State::Open(open) => Some(open.clone()),
             State::Closed | State::Opening(..) => None,
@@ -310,7 +333,12 @@ pub(super) struct Server {
 }
 
 impl Connector for Server {
-    async fn open(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, String> {
+    type Server = ();
+
+    async fn open(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, ()), String> {
         let opened = async {
             let mut connection = self
                 .client
@@ -319,7 +347,7 @@ impl Connector for Server {
             if let Some(channel) = &self.channel {
                 connection.subscribe(channel).await?;
             }
-            Ok(connection)
+            Ok((connection, ()))
         };
         opened.await.map_err(|error: RedisError| explain(&error))
     }

@@ -4,12 +4,13 @@
 //! out, or turned out to lead to a replica; and when a sentinel announces another master.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, PushInfo, PushKind, RedisError, Value};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -20,8 +21,10 @@ use crate::error::{Result, explain};
 /// How long to wait for further replies after the first. The first may be that of a sentinel that
 /// was partitioned from the others, and outdated.
 const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
-/// The pause after every sentinel has failed or disconnected.
-const SENTINELS_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The pause after a sentinel has failed or disconnected.
+const SENTINEL_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long a subscription is silent before the sentinel is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause between attempts to connect to a new master.
 const MASTER_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The channel on which sentinels announce a new master.
@@ -37,7 +40,8 @@ pub(super) struct Sentinels {
 }
 
 /// The master as a sentinel knows it.
-struct Master {
+#[derive(Clone)]
+pub(super) struct Master {
     /// Increases with each failover.
     epoch: u64,
     host: String,
@@ -134,10 +138,16 @@ async fn query(
 }
 
 impl Connector for Sentinels {
-    async fn open(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, String> {
-        let Master { host, port, .. } = self.master().await?;
+    type Server = Master;
+
+    async fn open(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, Self::Server), String> {
+        let master = self.master().await?;
+        let Master { host, port, .. } = &master;
         let opened = async {
-            let client = Client::open(with_address(&self.servers, &host, port))?;
+            let client = Client::open(with_address(&self.servers, host, *port))?;
             let mut connection = client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
@@ -151,7 +161,7 @@ impl Connector for Sentinels {
         };
         let failed = |reason| format!("{host}:{port}, the master of '{}': {reason}", self.service);
         match opened.await {
-            Ok((connection, role)) if role == "master" => Ok(connection),
+            Ok((connection, role)) if role == "master" => Ok((connection, master)),
             // The failover may not be complete, or the sentinels may be outdated.
             Ok((_, role)) => Err(failed(format!(
                 "READONLY the server is a {role}; a failover may be in progress"
@@ -161,39 +171,38 @@ impl Connector for Sentinels {
     }
 }
 
-/// A task that is aborted on drop.
-pub(super) struct Watch(AbortHandle);
+/// The tasks that listen to the sentinels. Aborted on drop.
+pub(super) struct Watch {
+    _listeners: JoinSet<()>,
+}
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Subscribes to all sentinels, and reconnects when a new master is announced: if the old master
+/// hangs, its connections do not break. All, because some of them may hang or be cut off.
+pub(super) fn watch(master: &ManagedConnection<Sentinels>) -> Watch {
+    let following = Arc::new(Mutex::new(()));
+    let mut listeners = JoinSet::new();
+    for sentinel in &master.connector().sentinels {
+        let (master, sentinel) = (master.clone(), sentinel.clone());
+        let following = following.clone();
+        listeners.spawn(async move {
+            loop {
+                if let Err(error) = listen(&master, &sentinel, &following).await {
+                    debug!(reason = explain(&error), "not subscribed to a sentinel");
+                }
+                sleep(SENTINEL_RETRY_DELAY).await;
+            }
+        });
+    }
+    Watch {
+        _listeners: listeners,
     }
 }
 
-/// Subscribes to one sentinel after another, and reconnects when a new master is announced: if
-/// the old master hangs, its connections do not break.
-pub(super) fn watch(master: &ManagedConnection<Sentinels>) -> Watch {
-    let master = master.clone();
-    let task = tokio::spawn(async move {
-        // Whether an announcement may have been missed since the last subscription.
-        let mut may_have_missed = false;
-        loop {
-            for sentinel in &master.connector().sentinels {
-                if let Err(error) = listen(&master, sentinel, &mut may_have_missed).await {
-                    debug!(reason = explain(&error), "cannot subscribe to a sentinel");
-                }
-            }
-            sleep(SENTINELS_RETRY_DELAY).await;
-        }
-    });
-    Watch(task.abort_handle())
-}
-
-/// Follows the announcements of one sentinel until it disconnects.
+/// Follows the announcements of one sentinel until it disconnects or does not reply.
 async fn listen(
     master: &ManagedConnection<Sentinels>,
     sentinel: &Client,
-    may_have_missed: &mut bool,
+    following: &Mutex<()>,
 ) -> Result<(), RedisError> {
     // Unbounded, but only this subscription fills it: a message for each failover.
     let (sender, mut pushes) = mpsc::unbounded_channel::<PushInfo>();
@@ -205,26 +214,40 @@ async fn listen(
         .get_multiplexed_async_connection_with_config(&config)
         .await?;
     connection.subscribe(SWITCH_CHANNEL).await?;
-    if std::mem::replace(may_have_missed, true) {
-        reconnect(master).await;
-    }
+    // An announcement may have been missed before.
+    follow(master, following).await;
     let service = master.connector().service.as_bytes();
-    while let Some(push) = pushes.recv().await {
-        match push.kind {
-            PushKind::Message if is_about(&push, service) => reconnect(master).await,
-            PushKind::Disconnection => break,
-            _ => {}
+    loop {
+        match timeout(CHECK_INTERVAL, pushes.recv()).await {
+            Ok(Some(push)) => match push.kind {
+                PushKind::Message if is_about(&push, service) => follow(master, following).await,
+                PushKind::Disconnection => return Ok(()),
+                _ => {}
+            },
+            Ok(None) => return Ok(()),
+            Err(_) => redis::cmd("PING").query_async(&mut connection).await?,
         }
     }
-    drop(connection);
-    Ok(())
 }
 
-/// Connects to the master that the sentinels name, and retries until that succeeds. The old master
-/// may come back and does not know yet that it has been replaced.
-async fn reconnect(master: &ManagedConnection<Sentinels>) {
-    while !master.replace().await {
-        sleep(MASTER_RETRY_DELAY).await;
+/// Connects to the master that the sentinels name unless the current connection leads there, and
+/// retries until that succeeds. The old master may come back and does not know yet that it has
+/// been replaced.
+async fn follow(master: &ManagedConnection<Sentinels>, following: &Mutex<()>) {
+    // One at a time: all sentinels announce the same master.
+    let _following = following.lock().await;
+    loop {
+        // Without a connection the next call queries the sentinels.
+        let Some(current) = master.current_server().await else {
+            return;
+        };
+        match master.connector().master().await {
+            Ok(named) if (&named.host, named.port) == (&current.host, current.port) => return,
+            // The sentinels that know of the last failover did not reply in time.
+            Ok(named) if named.epoch < current.epoch => return,
+            Ok(_) if master.replace().await => return,
+            Ok(_) | Err(_) => sleep(MASTER_RETRY_DELAY).await,
+        }
     }
 }
 

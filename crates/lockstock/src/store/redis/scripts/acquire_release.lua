@@ -1,7 +1,14 @@
 -- The frequent operations.
 --
--- Provides: acquire, release, release_to_next, and the operation pass
+-- Provides: confirmed, acquire, release, release_to_next, and the operation pass
 -- Uses:     prelude, notify, exclusive or shared, queue
+
+-- Returns the reply to a waiter that holds the lock, with its whole lease: the grant may have been
+-- pushed to it with a shorter one.
+local function confirmed(token, lease, fence)
+  if remaining_of(token) < tonumber(lease) then set_lease(token, lease) end
+  return { 'granted', fence, remaining_of(token), 0 }
+end
 
 -- Acquires the lock, or joins the queue. Repeated with the same token it returns 'granted' (for
 -- a shared lock with a new fence), and the position in the queue is unchanged.
@@ -10,7 +17,7 @@
 -- does not wait; waited: µs since the beginning; fences: how many fences to reserve.
 --
 -- Returns the last fence of the grant if the lock was free; {'granted', fence, remaining ms, 0}
--- if `token` held it already; {state, 0, remaining ms, queued} if it is busy, with the results
+-- if `token` held it already, and then at least the lease remains; {state, 0, remaining ms, queued} if it is busy, with the results
 -- of busy_state, and queued 1 if the waiter is in the queue. A waiter whose timeout is before
 -- the end of a kept lock is not queued.
 --
@@ -40,7 +47,7 @@ local function acquire(token, lease, wait, waited, fences, mode)
       end
     end
   end
-  if is_holder then return { 'granted', fence or mint(fences), remaining_of(token), 0 } end
+  if is_holder then return confirmed(token, lease, fence or mint(fences)) end
   local state, remaining = busy_state()
   if state == 'kept' and wait ~= '-1' and (tonumber(wait) or 0) - waited / 1000 < remaining then
     -- It may have joined before the lock was kept.

@@ -15,6 +15,7 @@ local function hand_over_to_first(holder, queue, used)
     string.match(first or '', '^(%x+):(%d+):(-?%d+):(%d+):x:(%x+)$')
   local in_time = client and (wait == '-1' or arrived + wait * 1000 >= now)
   if not in_time or not is_subscribed(client) then return end
+  if pushed_lease(client, arrived, lease) < tonumber(lease) then return end
   if redis.call('PTTL', holder) > tonumber(lease) then return end
   record_used_fences(used)
   local fence = to_integer_string(mint(fences))

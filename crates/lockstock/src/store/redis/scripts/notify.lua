@@ -1,7 +1,7 @@
 -- Adds waiters to queues, notifies clients, and runs operations so that one failure does not
 -- fail the call.
 --
--- Provides: wake, notify_held, is_subscribed, add_to_queue, token_of, reply_of
+-- Provides: wake, notify_held, is_subscribed, pushed_lease, add_to_queue, token_of, reply_of
 -- Uses:     prelude
 
 -- In a Cluster only sharded channels report the number of subscribers.
@@ -18,6 +18,16 @@ end
 -- Not the reply of PUBLISH: it also counts subscribers to patterns.
 local function is_subscribed(client)
   return redis.call('PUBSUB', NUMSUB, CHANNELS .. client)[2] > 0
+end
+
+-- Returns the lease in ms of a grant that is pushed to a waiter. The process of a waiter may be
+-- frozen: it stays subscribed, and would keep each lock that it is granted for a whole lease.
+-- After a wait of 1 s or more the grant is at most 1 s long, and the waiter confirms it by
+-- acquiring again. Waits for a hot lock are shorter and cost no confirmation.
+local function pushed_lease(client, arrived, lease)
+  lease = tonumber(lease)
+  if client == CLIENT or now - arrived < 1000000 then return lease end
+  return math.min(lease, 1000)
 end
 
 -- Adds a member to a queue, unless it is in there. The queue expires after 2 days: waiters

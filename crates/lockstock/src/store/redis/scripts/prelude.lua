@@ -29,7 +29,9 @@
 -- operation fails, its reply is {'failed', reason}, and the other operations still run.
 --
 -- Each client subscribes to one channel for all of its waiters. Messages on it:
---   held:TOKEN:FENCE:LEASE:NOW   TOKEN acquired the lock at NOW (µs), for LEASE ms
+--   held:TOKEN:FENCE:LEASE:NOW   TOKEN acquired the lock at NOW (µs), for LEASE ms. If that is
+--                                less than its lease: acquire again, which extends the grant
+--   soon:TOKEN:MS                the lock may be free in MS: acquire again then
 --   kept:TOKEN:REMAINING         the lock is kept for REMAINING ms; TOKEN has left the queue
 --   lost:TOKEN                   the lock of TOKEN was released by force
 --   ask:TOKEN                    the waiter's view of the holder is stale: acquire again

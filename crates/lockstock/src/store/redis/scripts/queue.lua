@@ -30,9 +30,18 @@ local function join(member, waited)
   mark_wanted()
 end
 
+-- Notifies the first waiters that the lock may be free in `lease` ms. Several, because some of
+-- them may be frozen too. One that is not asks then, and hands the lock over to the next.
+local function announce_end(lease)
+  for _, member in ipairs(redis.call('ZRANGE', queue_key, '0', '7')) do
+    local client, token = string.match(member, '^(%x+):.*:(%x+)$')
+    if client then wake(client, table.concat({ 'soon', token, lease }, ':')) end
+  end
+end
+
 -- Grants what is free to the first waiters whose clients are subscribed. The notification is the
--- grant: its receiver sends nothing more. `remaining`: for how many ms the other waiters expect
--- the lock to stay taken.
+-- grant: its receiver sends nothing more, unless the lease is shorter than it wants. `remaining`:
+-- for how many ms the other waiters expect the lock to stay taken.
 local function hand_over(remaining)
   while true do
     local head, arrived, next_one =
@@ -44,10 +53,14 @@ local function hand_over(remaining)
     redis.call('ZREM', queue_key, head)
     local in_time = client and (tonumber(wait) < 0 or arrived + wait * 1000 >= now)
     if in_time and is_subscribed(client) then
-      local fence = mint(fences)
-      set_holder(token, lease, mode, fence, next_one)
-      notify_held(client, token, to_integer_string(fence), lease)
-      if tonumber(lease) < remaining then wake_all() end
+      local fence, granted = mint(fences), pushed_lease(client, arrived, lease)
+      set_holder(token, granted, mode, fence, next_one)
+      notify_held(client, token, to_integer_string(fence), granted)
+      if tonumber(lease) < remaining then
+        wake_all()
+      elseif granted < tonumber(lease) then
+        announce_end(granted)
+      end
       if not SHARING then return end
     end
     if not next_one then return end

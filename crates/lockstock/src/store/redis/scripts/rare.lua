@@ -16,14 +16,14 @@ local function leave(token, lease, wait, fences, mode, give_back)
   redis.call('ZREM', queue_key, member)
   if give_back == '1' then release_to_next(token, '') end
   local is_holder, fence = held_by(token)
-  if is_holder then return { 'granted', fence or mint(fences), remaining_of(token), 0 } end
+  if is_holder then return confirmed(token, lease, fence or mint(fences)) end
   if was_first then
     -- It may have blocked waiters that the holders admit.
     local _, remaining = busy_state()
     hand_over(remaining)
   end
   local state, remaining = busy_state()
-  return { state, 0, math.max(remaining, 0), 0 }
+  return { state, 0, remaining, 0 }
 end
 named_operations.leave = { leave, 6 }
 

@@ -60,6 +60,32 @@ async fn an_idle_client_leaves_a_master_that_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_client_follows_the_one_sentinel_that_is_neither_frozen_nor_dead() {
+    let sentinel = Sentinel::start();
+    let client = TestClient::connect(&sentinel.url()).await;
+    client.assert_notified("k").await;
+    sentinel.await_copied();
+    sentinel.pause_sentinel(0);
+    sentinel.kill_sentinel(1);
+    let disconnects = client.notifications.disconnects();
+    let old = sentinel.master();
+    // No connection of the client breaks.
+    sentinel.node(old).pause();
+    let new = sentinel.fail_over();
+    await_disconnect(&client, disconnects).await;
+    client.assert_notified("k").await;
+    let exists = sentinel.node(new).command(&["EXISTS", "k"]);
+    assert_eq!(exists, Ok("1".into()));
+    // One more announcement of the same master changes nothing.
+    let disconnects = client.notifications.disconnects();
+    sentinel.resume_sentinel(0);
+    sentinel.node(old).resume();
+    sentinel.await_replica(old);
+    client.assert_notified("k").await;
+    assert_eq!(client.notifications.disconnects(), disconnects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_master_is_left_for_the_new_one() {
     let sentinel = Sentinel::start();
     let client = TestClient::connect(&sentinel.url()).await;
