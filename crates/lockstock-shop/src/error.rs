@@ -452,6 +452,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_failed_database_says_what_was_saved_in_both_languages() {
+        let detail = |error: ApiError, language| {
+            error.0.body.json(language)["detail"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        for (effect, english, korean) in [
+            (Effect::Read, "Try again.", "잠시 후 다시 시도해 주세요."),
+            (
+                Effect::NotSaved,
+                "Nothing was saved.",
+                "아무것도 저장되지 않았습니다.",
+            ),
+            (Effect::Unknown, "is unknown", "저장 여부를 확인한 후"),
+        ] {
+            let error = ApiError::database_unavailable(effect);
+            assert!(detail(error.clone(), Language::English).contains(english));
+            assert!(detail(error, Language::Korean).contains(korean));
+        }
+        let error = ApiError::database_unavailable(Effect::Read).of_write();
+        assert!(detail(error, Language::English).contains("Nothing was saved."));
+    }
+
+    #[test]
     fn a_lease_has_a_fraction_only_if_needed() {
         assert_eq!(as_seconds(Duration::from_secs(3)), "3");
         assert_eq!(as_seconds(Duration::from_millis(500)), "0.5");
