@@ -70,15 +70,12 @@ impl ApiError {
     }
 
     fn coded_sentence(status: StatusCode, code: &'static str, message: Sentence) -> Self {
-        let more = Map::new();
-        Self::new(
-            status,
-            ErrorBody::Coded {
-                code,
-                message,
-                more,
-            },
-        )
+        let body = ErrorBody::Coded {
+            code,
+            message,
+            more: Map::new(),
+        };
+        Self::new(status, body)
     }
 
     fn new(status: StatusCode, body: ErrorBody) -> Self {
