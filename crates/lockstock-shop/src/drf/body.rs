@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde_json::value::RawValue;
-use serde_json::{Map, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ApiError;
+use crate::error::sentences::{self, Sentence};
 
 /// Limits on reading a body.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +73,7 @@ pub(crate) async fn read(
             .await
             .map_err(|_| ApiError::body_timeout())?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| ApiError::bad_request("The request body ended early."))?;
+        let frame = frame.map_err(|_| ApiError::bad_request(sentences::BODY_ENDED_EARLY))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
@@ -142,16 +142,14 @@ fn json_fields(bytes: &[u8]) -> Result<Fields, ApiError> {
     // The names of Python's types, as in DRF's message.
     let kind = match json.get().as_bytes() {
         [b'{', ..] => return object_fields(json).map_err(|error| malformed_json(&error)),
-        [b'n', ..] => return Err(not_an_object("No data provided".to_owned())),
+        [b'n', ..] => return Err(not_an_object("No data provided".into())),
         [b't' | b'f', ..] => "bool",
         [b'"', ..] => "str",
         [b'[', ..] => "list",
         _ if is_float(json.get()) => "float",
         _ => "int",
     };
-    Err(not_an_object(format!(
-        "Invalid data. Expected a dictionary, but got {kind}."
-    )))
+    Err(not_an_object(sentences::not_an_object(kind)))
 }
 
 fn object_fields(object: &RawValue) -> serde_json::Result<Fields> {
@@ -178,11 +176,8 @@ pub(crate) fn is_float(number: &str) -> bool {
     number.contains(['.', 'e', 'E'])
 }
 
-fn not_an_object(message: String) -> ApiError {
-    ApiError::invalid(Map::from_iter([(
-        "non_field_errors".to_owned(),
-        json!([message]),
-    )]))
+fn not_an_object(message: Sentence) -> ApiError {
+    ApiError::invalid(vec![("non_field_errors".to_owned(), vec![message])])
 }
 
 /// Decodes Latin-1, in which every byte is a character.

@@ -1,8 +1,6 @@
 //! Content negotiation of errors: the format, from `Accept`, and the language, from
 //! `Accept-Language` (RFC 9110, sections 12.5.1 and 12.5.4).
 
-use std::borrow::Cow;
-
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, ACCEPT_LANGUAGE};
 use serde_json::Value;
@@ -47,7 +45,7 @@ impl ErrorFormat {
     }
 }
 
-/// The language of the messages that DRF does not define. DRF's own are always in English.
+/// The language of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     English,
@@ -77,13 +75,6 @@ impl Language {
             }
         }
         preferred
-    }
-
-    pub(crate) fn choose<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
-        match self {
-            Self::English => english,
-            Self::Korean => korean,
-        }
     }
 
     /// Returns the message in this language if `value` has one in each, and otherwise `value`.

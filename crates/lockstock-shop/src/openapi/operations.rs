@@ -60,17 +60,14 @@ fn add_headers(operation: &mut Operation, allow: &str) {
     let is_idempotent = has_parameter(operation, "Idempotency-Key");
     for (status, response) in responses(operation) {
         let methods = text(&format!("The methods of this route: `{allow}`"));
-        let accept =
-            text("`Accept`, and `Accept-Language` if the language of the response depends on it");
-        for (name, header) in [("Allow", methods), ("Vary", accept)] {
-            // A 404 for a malformed id has no route, and so neither header.
-            let header = if status < 400 {
-                required(header)
-            } else {
-                header
-            };
-            set(response, name, header);
-        }
+        // A 404 for a malformed id has no route, and so no methods.
+        let (methods, varies_by) = if status < 400 {
+            (required(methods), "`Accept`")
+        } else {
+            (methods, "`Accept` and `Accept-Language`")
+        };
+        set(response, "Allow", methods);
+        set(response, "Vary", required(text(varies_by)));
         match status {
             429 | 503 => set(response, "Retry-After", required(seconds())),
             409 if is_idempotent => set(response, "Retry-After", seconds()),

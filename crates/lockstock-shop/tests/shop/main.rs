@@ -11,6 +11,7 @@ mod deployment;
 mod django_redis;
 mod harness;
 mod idempotency;
+mod languages;
 mod listening;
 mod locks;
 mod malformed_requests;
