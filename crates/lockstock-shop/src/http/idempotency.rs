@@ -13,12 +13,14 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use lockstock::Store;
-use lockstock_http::{BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey};
+use lockstock_http::{
+    BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey, idempotency_key,
+};
 use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
-use crate::drf::body::{self, BodyLimits};
+use crate::drf::body::{self, BodyLimits, BodyUse};
 use crate::error::ApiError;
 use crate::http::request_context::caller;
 use crate::state::IdempotencyLayers;
@@ -32,7 +34,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_BATCH: i64 = 500;
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
-const HEADER: &str = "idempotency-key";
+const METHODS: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -57,10 +59,10 @@ pub(crate) fn layers(
 ) -> IdempotencyLayers {
     let layer = || {
         IdempotencyLayer::transactional(StoredRecords(storage.clone()))
-            .methods([Method::POST, Method::PUT, Method::PATCH])
+            .methods(METHODS)
             .caller(|parts| caller(&parts.headers).to_string())
             .body_limit(body_limit)
-            .on_rejection(ApiError::of_layer)
+            .on_rejection(|rejection, _| ApiError::of_layer(rejection))
     };
     IdempotencyLayers {
         orders: layer(),
@@ -89,17 +91,37 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
 }
 
 /// Reads the body of a request with a key, within the limits of the server, before the
-/// idempotency layer reads it to compute the fingerprint.
+/// idempotency layer reads it to compute the fingerprint. What the head decides is rejected
+/// before.
 pub(crate) async fn buffer_body(
     State(limits): State<BodyLimits>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if !request.headers().contains_key(HEADER) {
+    buffer(limits, BodyUse::Fields, request, next).await
+}
+
+/// Does the same where the fields of the body are not used.
+pub(crate) async fn buffer_ignored_body(
+    State(limits): State<BodyLimits>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    buffer(limits, BodyUse::Ignored, request, next).await
+}
+
+async fn buffer(
+    limits: BodyLimits,
+    body_use: BodyUse,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    // The key of another method is ignored.
+    if !METHODS.contains(request.method()) || idempotency_key(request.headers())?.is_none() {
         return Ok(next.run(request).await);
     }
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, limits).await?;
+    let bytes = body::read(&parts.headers, body, body_use, limits).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 
