@@ -14,6 +14,7 @@
 
 mod conditions;
 mod tags;
+mod validators;
 
 use std::sync::Arc;
 
@@ -24,9 +25,10 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+pub use self::conditions::Preconditions;
 use self::conditions::is_read;
-pub use self::conditions::{Preconditions, Validators};
 pub use self::tags::{EntityTag, TagCondition};
+pub use self::validators::Validators;
 use crate::language::Language;
 use crate::middleware::{Handle, impl_layer};
 use crate::opaque::Opaque;

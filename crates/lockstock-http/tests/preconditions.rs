@@ -7,10 +7,10 @@ mod harness;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use axum::routing::any;
-use axum::Router;
 use bytes::Bytes;
 use harness::{TestResponse, response_with, send};
 use lockstock_http::{Preconditions, PreconditionsLayer, Rejection, Validators};

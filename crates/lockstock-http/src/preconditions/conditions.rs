@@ -10,9 +10,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body::Body;
-use tracing::warn;
 
-use super::tags::{EntityTag, TagCondition};
+use super::tags::TagCondition;
+use super::validators::Validators;
 use crate::rejection::Rejection;
 use crate::response_body::ResponseBody;
 
@@ -48,15 +48,6 @@ pub struct Preconditions {
     /// `If-Modified-Since` of a GET or HEAD. `None` also if it is not a date or `If-None-Match`
     /// replaces it.
     pub if_modified_since: Option<SystemTime>,
-}
-
-/// Version of a resource that exists.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Validators {
-    /// Entity tag as in an `ETag` header: `"3"`, quotes included. `None` if the resource has none.
-    pub etag: Option<String>,
-    /// Time as in a `Last-Modified` header. `None` if the resource has none.
-    pub last_modified: Option<SystemTime>,
 }
 
 impl Preconditions {
@@ -170,32 +161,6 @@ impl Preconditions {
             return Ok(not_modified(response));
         }
         Ok(response.map(ResponseBody::inner))
-    }
-}
-
-impl Validators {
-    fn tag(&self) -> Option<EntityTag> {
-        let text = self.etag.as_ref()?;
-        let tag = EntityTag::parse(text.as_bytes());
-        if tag.is_none() {
-            warn!(etag = text, "not an entity tag: it needs double quotes");
-        }
-        tag
-    }
-}
-
-impl From<String> for Validators {
-    fn from(etag: String) -> Self {
-        Self {
-            etag: Some(etag),
-            last_modified: None,
-        }
-    }
-}
-
-impl From<&str> for Validators {
-    fn from(etag: &str) -> Self {
-        Self::from(etag.to_owned())
     }
 }
 
