@@ -48,8 +48,7 @@ pub(crate) struct IfMatchParam {
     /// The ETag of the product that the client has read, quotes included; several, or `*`.
     #[param(
         rename = "If-Match",
-        pattern = r#"^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$"#,
-        example = "\"1\"",
+        pattern = r#"^(\*|(W/)?"[!#-~]+")$"#,
         required = false,
         nullable = false
     )]
