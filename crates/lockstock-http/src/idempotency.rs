@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ETAG, LAST_MODIFIED, LINK, LOCATION, VARY};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lockstock::Store;
@@ -48,6 +48,7 @@ use crate::middleware::{Handle, impl_layer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 use crate::response_body::ResponseBody;
+use crate::success::has_effect;
 
 /// Default limit of the body of a request and of a recorded response.
 const DEFAULT_LIMIT_BYTES: usize = 64 * 1024;
@@ -327,11 +328,6 @@ where
         let handler = self.clone().process(inner, request, key, claim);
         self.tasks.run(cancellation, handler).await
     }
-}
-
-/// Whether a response by default means that the request had its effect.
-fn has_effect(response: &response::Parts) -> bool {
-    response.status.is_success() || response.status == StatusCode::SEE_OTHER
 }
 
 enum NextAction {

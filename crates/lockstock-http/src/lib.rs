@@ -85,6 +85,7 @@ mod opaque;
 mod preconditions;
 mod rejection;
 mod response_body;
+mod success;
 
 pub use authorization::normalized_authorization;
 pub use concurrency_limit::ConcurrencyLimitLayer;

@@ -29,6 +29,7 @@ use crate::language::Language;
 use crate::middleware::impl_layer;
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
+use crate::success::has_effect;
 
 /// Limits requests with the same key to one at a time ([`exclusive`](Self::exclusive)) or to one
 /// success per lease ([`cooldown`](Self::cooldown)), over all processes that use the store.
@@ -139,7 +140,7 @@ impl LockLayer {
         Self {
             admission: Admission::new(store, key, lease),
             after_success,
-            success: Opaque(Arc::new(|response: &Parts| response.status.is_success())),
+            success: Opaque(Arc::new(has_effect)),
             finish_when_lost: false,
         }
     }
@@ -160,7 +161,8 @@ impl LockLayer {
         self
     }
 
-    /// Sets which responses count as a success. By default those with a 2xx status.
+    /// Sets which responses count as a success. By default those with a 2xx status, and 303 See
+    /// Other, which redirects from a POST to its result.
     #[must_use]
     pub fn success(mut self, predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.success = Opaque(Arc::new(predicate));
@@ -251,10 +253,10 @@ impl Admit for LockLayer {
 
     fn is_kept_after(&self, response: &Parts) -> bool {
         let extensions = &response.extensions;
-        let has_effect = || {
+        let keeps = || {
             (self.success)(response) && extensions.get::<NothingWritten>().is_none()
                 || extensions.get::<OutcomeUnknown>().is_some()
         };
-        self.after_success == AfterSuccess::Keep && has_effect()
+        self.after_success == AfterSuccess::Keep && keeps()
     }
 }

@@ -143,7 +143,9 @@ async fn a_success_keeps_the_lock_and_an_error_releases_it() {
             ("200-known", true),
             ("204-known", true),
             ("200-nothing", false),
-            ("303-known", false),
+            ("302-known", false),
+            // A POST that redirects to its result has had its effect.
+            ("303-known", true),
             ("400-known", false),
             ("503-known", false),
             ("503-unknown", true),
