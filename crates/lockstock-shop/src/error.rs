@@ -12,7 +12,7 @@ pub(crate) mod sentences;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lockstock_http::{OutcomeUnknown, retry_after_secs};
@@ -35,6 +35,8 @@ struct Inner {
     etag: Option<i64>,
     /// What a failed call of the database has left behind.
     effect: Option<Effect>,
+    /// The response lists the content codings of bodies that are read.
+    accept_encoding: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +88,7 @@ impl ApiError {
             retry_after: None,
             etag: None,
             effect: None,
+            accept_encoding: false,
         }))
     }
 
@@ -157,6 +160,19 @@ impl ApiError {
         )
     }
 
+    /// 415 for a body with a content coding.
+    pub(crate) fn unsupported_content_encoding(encoding: &str) -> Self {
+        let mut error = Self::detail(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Sentence::new(
+                format!("Unsupported content encoding \"{encoding}\" in request."),
+                format!("지원하지 않는 콘텐츠 인코딩 \"{encoding}\"입니다."),
+            ),
+        );
+        error.0.accept_encoding = true;
+        error
+    }
+
     /// 408 for a body that did not arrive in time.
     pub(crate) fn body_timeout() -> Self {
         Self::coded(
@@ -174,29 +190,6 @@ impl ApiError {
             "body_too_large",
             format!("The request body is larger than {limit} bytes."),
             format!("요청 본문이 {limit}바이트보다 큽니다."),
-        )
-    }
-
-    /// 412 with the current version of the product.
-    pub(crate) fn precondition_failed(version: i64) -> Self {
-        let mut error = Self::coded(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition_failed",
-            format!("The product was changed in the meantime: it is at version {version} now."),
-            format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
-        )
-        .with("version", version);
-        error.0.etag = Some(version);
-        error
-    }
-
-    /// 428 if the server requires `If-Match` and the request has none.
-    pub(crate) fn precondition_required() -> Self {
-        Self::coded(
-            StatusCode::PRECONDITION_REQUIRED,
-            "precondition_required",
-            "Send If-Match with the ETag of the product that you have read.",
-            "조회한 상품의 ETag를 If-Match 헤더로 보내 주세요.",
         )
     }
 
@@ -329,6 +322,7 @@ impl ApiError {
             retry_after,
             etag,
             effect: _,
+            accept_encoding,
         } = *self.0;
         let code = body.code();
         let body = match format {
@@ -347,6 +341,9 @@ impl ApiError {
         }
         if let Some(version) = etag {
             headers.insert(ETAG, crate::etag::format(version, 0));
+        }
+        if accept_encoding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response
     }

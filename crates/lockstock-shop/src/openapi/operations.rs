@@ -13,12 +13,18 @@ use crate::http::routes;
 /// The errors of any request to the API.
 #[derive(IntoResponses)]
 enum CommonErrors {
-    /// The request does not name exactly one Host.
+    /// The request does not name exactly one Host, or If-Match is neither `*` nor a list of entity
+    /// tags (`precondition_malformed`).
     #[response(status = 400)]
-    Host(ErrorDetail),
+    Head(ErrorDetail),
     /// The client accepts no format of the API.
     #[response(status = 406)]
     NotAcceptable(ErrorDetail),
+    /// A condition of the request is not met (`precondition_failed`): If-Match names an entity tag
+    /// that the resource does not have, or If-None-Match one that it has. Only products have
+    /// entity tags.
+    #[response(status = 412)]
+    Condition(ErrorDetail),
     /// The database is unavailable or, for an update of a product, the lock store is; or too
     /// many requests are in progress. See Retry-After.
     #[response(status = 503)]
