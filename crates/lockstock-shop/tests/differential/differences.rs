@@ -37,14 +37,6 @@ const KOREAN: &[(&str, &str)] = &[
         r#"Method \"POST\" not allowed."#,
         r#"메서드 \"POST\"는 허용되지 않습니다."#,
     ),
-    (
-        r#"Unsupported media type \"*/*\" in request."#,
-        r#"요청된 \"*/*\"가 지원되지 않는 미디어 형태입니다."#,
-    ),
-    (
-        r#"Unsupported media type \"application/*\" in request."#,
-        r#"요청된 \"application/*\"가 지원되지 않는 미디어 형태입니다."#,
-    ),
     ("A valid integer is required.", "유효한 정수를 입력하세요."),
     (
         "Ensure this value is greater than or equal to 0.",
@@ -71,11 +63,31 @@ const KOREAN: &[(&str, &str)] = &[
     ),
 ];
 
+/// The sentences with an argument: what is before it and behind it, in English and in Korean.
+const KOREAN_WITH_ARGUMENT: &[[(&str, &str); 2]] = &[
+    [
+        ("Unsupported media type ", "요청된 "),
+        (" in request.", "가 지원되지 않는 미디어 형태입니다."),
+    ],
+    [
+        (
+            "Unsupported content encoding ",
+            "지원하지 않는 콘텐츠 인코딩 ",
+        ),
+        (" in request.", "입니다."),
+    ],
+];
+
 /// Returns the body of an [`Exception`] in Korean.
 pub(crate) fn in_korean(body: &str) -> String {
     let mut body = body.to_owned();
     for (english, korean) in KOREAN {
         body = body.replace(english, korean);
+    }
+    for [before, behind] in KOREAN_WITH_ARGUMENT {
+        if body.contains(before.0) {
+            body = body.replace(before.0, before.1).replace(behind.0, behind.1);
+        }
     }
     body
 }
