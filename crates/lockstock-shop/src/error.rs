@@ -15,10 +15,10 @@ use std::time::Duration;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{OutcomeUnknown, retry_after_secs};
+use lockstock_http::{Language, OutcomeUnknown, retry_after_secs};
 use serde_json::{Map, Value, json};
 
-use self::negotiate::{ErrorFormat, Language};
+use self::negotiate::ErrorFormat;
 use self::sentences::Sentence;
 use crate::storage::{Effect, StorageError};
 
@@ -380,7 +380,7 @@ impl ErrorBody {
                 let mut body = Map::new();
                 body.insert("detail".to_owned(), json!(message.into_text(language)));
                 for (name, value) in more {
-                    body.insert(name, language.pick(value));
+                    body.insert(name, negotiate::in_language(language, value));
                 }
                 body.insert("code".to_owned(), json!(code));
                 Value::Object(body)

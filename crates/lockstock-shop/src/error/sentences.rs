@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::negotiate::Language;
+use lockstock_http::Language;
 
 /// A message in each language.
 #[derive(Debug, Clone, PartialEq, Eq)]
