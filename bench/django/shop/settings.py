@@ -4,6 +4,7 @@ SHOP_DATABASE_URL   postgres://user@host:port/name, or postgres://user@/name?hos
 SHOP_REDIS_URL      redis://host:port/db, or unix:///path.sock?db=0
 SHOP_AFTER_UPDATE   keep (the default: one update per lease) or release (a plain mutex)
 SHOP_FILTERS        on (the default) or off: no ?search=, ?ordering= and ?price=
+SHOP_LANGUAGE       the language of the messages: en (the default), ko
 """
 
 import os
@@ -53,6 +54,8 @@ SECRET_KEY = secrets.token_hex()
 # DEBUG would log every query and render errors as HTML pages.
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
+# Without LocaleMiddleware it is the language of every response.
+LANGUAGE_CODE = os.environ.get("SHOP_LANGUAGE", "en")
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

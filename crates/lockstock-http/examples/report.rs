@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Path;
 use axum::routing::post;
-use axum::{Extension, Router};
 use lockstock::Store;
 use lockstock_http::{BoxError, ConcurrencyLimitLayer, HeldLock, Key, LockLayer};
 
-async fn make(Path(name): Path<String>, Extension(held): Extension<HeldLock>) -> String {
+async fn make(Path(name): Path<String>, held: HeldLock) -> String {
     tokio::time::sleep(Duration::from_secs(3)).await;
     format!("{name}, made under fence {}\n", held.fence)
 }
@@ -19,11 +19,7 @@ async fn make(Path(name): Path<String>, Extension(held): Extension<HeldLock>) ->
 async fn main() -> Result<(), BoxError> {
     let store = std::env::args().nth(1).unwrap_or("memory://".to_owned());
     let store = Store::connect(&store).await?;
-    let once = LockLayer::cooldown(
-        &store,
-        Key::path("/reports/{name}/"),
-        Duration::from_secs(10),
-    );
+    let once = LockLayer::cooldown(&store, Key::matched_path(), Duration::from_secs(10));
     let two = ConcurrencyLimitLayer::new(&store, Key::from_fn(|_| Some("reports".to_owned())), 2);
     let app = Router::new()
         .route("/reports/{name}/", post(make))

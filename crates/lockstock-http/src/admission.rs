@@ -11,14 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::response::Parts;
 use http::{Extensions, Request, Response};
+use http_body::Body;
 use lockstock::{Acquired, Busy, Guard, MAX_LEASE, MIN_LEASE, Store};
 use tower_service::Service;
 use tracing::warn;
 
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
+use crate::language::Language;
 use crate::middleware::Handle;
 use crate::rejection::{Rejection, RejectionHandler};
+use crate::response_body::ResponseBody;
+
+/// Default upper bound of `Retry-After` while the guard is held: most handlers finish earlier.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Returns `lease`.
 ///
@@ -40,6 +46,7 @@ pub struct Admission {
     pub(crate) store: Store,
     pub(crate) lease: Duration,
     pub(crate) wait: Duration,
+    pub(crate) max_retry_after: Duration,
     pub(crate) fail_open: bool,
     pub(crate) on_rejection: RejectionHandler,
     key: Key,
@@ -53,10 +60,23 @@ impl Admission {
             store: store.clone(),
             lease: checked_lease(lease),
             wait: Duration::ZERO,
+            max_retry_after: DEFAULT_RETRY_AFTER,
             fail_open: false,
             on_rejection: RejectionHandler::default(),
             key,
             tasks: DetachedTasks::default(),
+        }
+    }
+
+    /// Returns when a rejected request should be sent again. A guard that is kept is taken to the end
+    /// of its lease; a guard that is held is free when its handler returns.
+    pub(crate) fn retry_after(&self, busy: &Busy) -> Duration {
+        // A foreign holder may have no lease.
+        let remaining = busy.retry_after().unwrap_or(self.lease);
+        if busy.is_kept() {
+            remaining
+        } else {
+            remaining.min(self.max_retry_after)
         }
     }
 
@@ -98,20 +118,20 @@ pub trait Admit: Send + Sync + 'static {
     }
 }
 
-impl<L, S, ReqBody, ResBody> Handle<S, ReqBody> for L
+impl<L, S, ReqBody, ResBody> Handle<S, ReqBody, ResBody> for L
 where
     L: Admit,
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
+    ResBody: Body<Data = Bytes, Error: Send> + Send + 'static,
 {
     async fn handle(
         self: Arc<Self>,
         mut inner: S,
         request: Request<ReqBody>,
-    ) -> Result<Response<ResBody>, S::Error> {
+    ) -> Result<Response<ResponseBody<ResBody>>, S::Error> {
         let Admission {
             fail_open,
             on_rejection,
@@ -121,46 +141,53 @@ where
         } = self.admission();
         let (parts, body) = request.into_parts();
         let name = key.name(&parts);
+        let language = Language::preferred(&parts.headers);
         let mut request = Request::from_parts(parts, body);
         let cancellation = Cancellation::of(&request);
         let Some(name) = name else {
-            return inner.call(request).await;
+            return Ok(inner.call(request).await?.map(ResponseBody::inner));
         };
         let guard = match self.acquire(&name).await {
             Ok(Acquired::Held(guard)) => guard,
-            Ok(Acquired::Busy(busy)) => return Ok(on_rejection.respond(self.rejection(&busy))),
+            Ok(Acquired::Busy(busy)) => {
+                return Ok(on_rejection.respond(self.rejection(&busy), language));
+            }
             Err(error) if *fail_open => {
                 warn!(kind = L::KIND, name, %error, "processing the request without its lock");
                 let handler = async move { inner.call(request).await };
-                return tasks.run(cancellation, handler).await;
+                let response = tasks.run(cancellation, handler).await?;
+                return Ok(response.map(ResponseBody::inner));
             }
             Err(error) => {
                 warn!(kind = L::KIND, name, %error, "the lock could not be acquired");
                 let error = error.into();
-                return Ok(on_rejection.respond(Rejection::StoreUnavailable { error }));
+                let rejection = Rejection::StoreUnavailable { error };
+                return Ok(on_rejection.respond(rejection, language));
             }
         };
         let guard = self.prepare(guard, request.extensions_mut());
         let inner_tasks = cancellation.child(&mut request);
         let layer = self.clone();
         let handler = async move { run(&*layer, guard, inner.call(request), &inner_tasks).await };
-        tasks.run(cancellation, handler).await
+        match tasks.run(cancellation, handler).await? {
+            Ok(response) => Ok(response.map(ResponseBody::inner)),
+            Err(lost) => Ok(on_rejection.respond(lost, language)),
+        }
     }
 }
 
-/// Runs a handler under its guard, and ends the guard.
-async fn run<L: Admit, ResBody: From<Bytes>, E>(
+/// Runs a handler under its guard, and ends the guard. Returns a rejection if the guard was lost.
+async fn run<L: Admit, ResBody, E>(
     layer: &L,
     guard: Guard,
     handler: impl Future<Output = Result<Response<ResBody>, E>>,
     inner_tasks: &Cancellation,
-) -> Result<Response<ResBody>, E> {
+) -> Result<Result<Response<ResBody>, Rejection>, E> {
     let result = if layer.stops_when_lost() {
         let Ok(result) = guard.run(handler).await else {
             inner_tasks.cancel();
             let lease = layer.max_duration();
-            let rejection = Rejection::LockLost { lease };
-            return Ok(layer.admission().on_rejection.respond(rejection));
+            return Ok(Err(Rejection::LockLost { lease }));
         };
         result
     } else {
@@ -176,7 +203,7 @@ async fn run<L: Admit, ResBody: From<Bytes>, E>(
     };
     // Before responding: the client may retry as soon as it has the response.
     end::<L>(guard, keep).await;
-    result
+    result.map(Ok)
 }
 
 /// Keeps or releases the guard. A failure does not change the response: the effect stands, and

@@ -18,6 +18,7 @@ use lockstock::{Acquired, Busy, Guard, Store};
 
 use crate::admission::{Admission, Admit, checked_lease};
 use crate::key::Key;
+use crate::language::Language;
 use crate::middleware::impl_layer;
 use crate::rejection::{Rejection, RejectionHandler};
 
@@ -103,6 +104,14 @@ impl ConcurrencyLimitLayer {
         self
     }
 
+    /// Sets `Retry-After` of rejected requests. The default is 1 s, or what remains of the lease if
+    /// that is less. Use about the time that a handler takes.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.admission.max_retry_after = retry_after;
+        self
+    }
+
     /// If the store is unavailable, processes requests without a limit. By default they are
     /// rejected with 503.
     #[must_use]
@@ -111,12 +120,12 @@ impl ConcurrencyLimitLayer {
         self
     }
 
-    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
-    /// none.
+    /// Sets the response to rejected requests, in the language that the client prefers. The layer
+    /// adds `Retry-After` if the response has none.
     #[must_use]
     pub fn on_rejection(
         mut self,
-        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.admission.on_rejection = RejectionHandler::new(respond);
         self
@@ -148,7 +157,7 @@ impl Admit for ConcurrencyLimitLayer {
 
     fn rejection(&self, busy: &Busy) -> Rejection {
         Rejection::Full {
-            retry_after: busy.retry_after().unwrap_or(self.admission.lease),
+            retry_after: self.admission.retry_after(busy),
             permits: self.permits,
         }
     }

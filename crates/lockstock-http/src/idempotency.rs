@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use http::header::{ETAG, LAST_MODIFIED, LINK, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, response};
 use http_body::Body;
@@ -34,7 +34,7 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use self::claim::{Claim, Claims};
-use self::header::KeyHeader;
+pub use self::header::idempotency_key;
 pub use self::key::RequestKey;
 use self::key::{credentials, fingerprint};
 pub use self::record::{Malformed, RecordedResponse};
@@ -43,9 +43,12 @@ pub use self::store::{LockstockRecordStore, RecordStore};
 use crate::BoxError;
 use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
+use crate::language::Language;
 use crate::middleware::{Handle, impl_layer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
+use crate::response_body::ResponseBody;
+use crate::success::has_effect;
 
 /// Default limit of the body of a request and of a recorded response.
 const DEFAULT_LIMIT_BYTES: usize = 64 * 1024;
@@ -53,6 +56,18 @@ const DEFAULT_LIMIT_BYTES: usize = 64 * 1024;
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 /// When a client should ask for the result of a request in flight.
 const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Headers that are part of a response like its body, beside those that begin with `Content-`. A
+/// replay without them would be another response.
+const RECORDED_HEADERS: [HeaderName; 7] = [
+    ETAG,
+    LAST_MODIFIED,
+    LINK,
+    LOCATION,
+    VARY,
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
@@ -65,7 +80,7 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 /// | repeated with the same request | recorded status, headers and body, and `Idempotent-Replayed: true` |
 /// | repeated with another method, path, query, content type or body | 422 `key_reused` |
 /// | of a request that is being processed | 409 `in_flight` with `Retry-After` |
-/// | after a response that was not recorded (by default any but 2xx), or an expired record | as new |
+/// | after a response that was not recorded (by default any but 2xx and 303), or an expired record | as new |
 /// | malformed, longer than 255 characters, or sent twice | 400 `key_malformed` |
 /// | missing | the request is processed, or 400 `key_missing` with [`require`](Self::require) |
 ///
@@ -76,8 +91,9 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 /// The layer reads the whole request body before the handler runs, at most
 /// [`body_limit`](Self::body_limit) bytes; an outer layer must limit how long a slow client may
 /// take. The handler runs on its own task, so it finishes even if the client disconnects, and a
-/// retry returns its response. The layer reads the whole response before it records and returns it,
-/// so it is not suited for event streams.
+/// retry returns its response. The layer reads the response up to
+/// [`response_limit`](Self::response_limit) before it records and returns it, so it is not suited
+/// for event streams.
 ///
 /// # Not guaranteed
 ///
@@ -142,8 +158,8 @@ impl IdempotencyLayer {
             methods: [Method::POST, Method::PATCH].into(),
             required: false,
             caller: Opaque(Arc::new(credentials)),
-            record_if: Opaque(Arc::new(|response| response.status.is_success())),
-            headers: [CONTENT_TYPE, ETAG, LOCATION].into(),
+            record_if: Opaque(Arc::new(has_effect)),
+            headers: [].into(),
             body_limit: DEFAULT_LIMIT_BYTES,
             response_limit: DEFAULT_LIMIT_BYTES,
             fail_open: false,
@@ -193,7 +209,9 @@ impl IdempotencyLayer {
     }
 
     /// Sets how callers are identified. By default by a hash of the headers `Authorization` and
-    /// `X-API-Key`; all requests without both headers have the same caller. Replace it where another
+    /// `X-API-Key`, with the scheme compared without case
+    /// ([`normalized_authorization`](crate::normalized_authorization)); all requests without both
+    /// headers have the same caller. Replace it where another
     /// credential identifies callers (a cookie, a certificate), where tokens change (a new token is
     /// a new caller), or where services share a store.
     #[must_use]
@@ -202,8 +220,9 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Sets which responses are recorded. By default those with a 2xx status: after an error that
-    /// changed nothing, the client may retry.
+    /// Sets which responses are recorded. By default those with a 2xx status, and 303 See Other,
+    /// which redirects from a POST to its result. After an error that changed nothing, the client may
+    /// retry.
     #[must_use]
     pub fn record_if(
         mut self,
@@ -213,7 +232,13 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Sets which headers are recorded. By default `Content-Type`, `ETag` and `Location`.
+    /// Sets which further headers are recorded. Those that belong to the body always are, since a
+    /// replay without them would be another response: every `Content-…` header except
+    /// `Content-Length`, and `ETag`, `Last-Modified`, `Location`, `Link`, `Vary`, `Digest` and
+    /// `Repr-Digest`.
+    ///
+    /// A record has the encoding of the first response. A layer that compresses responses for each
+    /// client belongs outside of this layer.
     #[must_use]
     pub fn headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.headers = names.into_iter().collect();
@@ -228,11 +253,11 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Sets the maximum size of a recorded body, 64 KiB by default. For a larger response, status and
-    /// headers are recorded without `Content-Type`, and the replayed response has
-    /// `Idempotent-Body-Omitted: true` and no body. So has the first response if the size of its
-    /// body is not known before the body is read. A store limits body and headers together to
-    /// [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES).
+    /// Sets the maximum size of a recorded body, 64 KiB by default. The first caller gets a larger
+    /// body whole, streamed or not, and the layer logs a warning. The record then has the status and
+    /// the headers that do not describe the body: a repeated request has no second effect, and its
+    /// response has `Idempotent-Body-Omitted: true` and no body. A store limits body and headers
+    /// together to [`MAX_VALUE_BYTES`](lockstock::MAX_VALUE_BYTES).
     #[must_use]
     pub fn response_limit(mut self, bytes: usize) -> Self {
         self.response_limit = bytes;
@@ -247,12 +272,12 @@ impl IdempotencyLayer {
         self
     }
 
-    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
-    /// none.
+    /// Sets the response to rejected requests, in the language that the client prefers. The layer
+    /// adds `Retry-After` if the response has none.
     #[must_use]
     pub fn on_rejection(
         mut self,
-        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.on_rejection = RejectionHandler::new(respond);
         self
@@ -268,23 +293,26 @@ impl IdempotencyLayer {
 
 impl_layer!(IdempotencyLayer);
 
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for IdempotencyLayer
+impl<S, ReqBody, ResBody> Handle<S, ReqBody, ResBody> for IdempotencyLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
-    ResBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
+    ResBody: Body<Data = Bytes, Error: Send> + Send + 'static,
 {
     async fn handle(
         self: Arc<Self>,
         mut inner: S,
         request: Request<ReqBody>,
-    ) -> Result<Response<ResBody>, S::Error> {
+    ) -> Result<Response<ResponseBody<ResBody>>, S::Error> {
+        let language = Language::preferred(request.headers());
         let (request, key) = match self.key(request).await {
             Ok((request, Some(key))) => (request, key),
-            Ok((request, None)) => return inner.call(request).await,
-            Err(rejection) => return Ok(self.on_rejection.respond(rejection)),
+            Ok((request, None)) => {
+                return Ok(inner.call(request).await?.map(ResponseBody::inner));
+            }
+            Err(rejection) => return Ok(self.on_rejection.respond(rejection, language)),
         };
         let claim = match self.next_action(&key).await {
             NextAction::Process(claim) => claim,
@@ -292,7 +320,9 @@ where
                 debug!(id = key.id(), "replaying a recorded response");
                 return Ok(record.replay());
             }
-            NextAction::Reject(rejection) => return Ok(self.on_rejection.respond(rejection)),
+            NextAction::Reject(rejection) => {
+                return Ok(self.on_rejection.respond(rejection, language));
+            }
         };
         let cancellation = Cancellation::of(&request);
         let handler = self.clone().process(inner, request, key, claim);
@@ -318,11 +348,10 @@ impl IdempotencyLayer {
         if !self.methods.contains(request.method()) {
             return Ok((request, None));
         }
-        let key = match KeyHeader::parse(request.headers()) {
-            KeyHeader::Key(key) => key,
-            KeyHeader::Malformed => return Err(Rejection::KeyMalformed),
-            KeyHeader::Absent if self.required => return Err(Rejection::KeyMissing),
-            KeyHeader::Absent => return Ok((request, None)),
+        let key = match idempotency_key(request.headers())? {
+            Some(key) => key,
+            None if self.required => return Err(Rejection::KeyMissing),
+            None => return Ok((request, None)),
         };
         let (mut parts, body) = request.into_parts();
         let body = self.read(body).await?;

@@ -8,11 +8,14 @@
 //! client sent, put a fixed prefix before it.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
+#[cfg(feature = "axum")]
+use axum::extract::{MatchedPath, OriginalUri};
 use http::request::Parts;
 use http::{HeaderName, Method};
 use lockstock::MAX_NAME_BYTES;
+use tracing::warn;
 
 use crate::hash::hex_hash;
 use crate::opaque::Opaque;
@@ -24,6 +27,35 @@ type Extract = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 pub struct Key(Opaque<Extract>);
 
 impl Key {
+    /// Uses the path of a request that a route of axum matched: every request that reaches a handler
+    /// of the route has a key. Requests with different values of the route's parameters have
+    /// different keys. Percent-encoding and a trailing slash make no difference. In a nested router
+    /// the key is the whole path.
+    ///
+    /// ```
+    /// use axum::{Router, routing::patch};
+    /// use lockstock_http::{Key, LockLayer};
+    /// # fn app(store: &lockstock::Store) -> Router {
+    /// let once = LockLayer::exclusive(store, Key::matched_path(), std::time::Duration::from_secs(3));
+    /// // The lock of PATCH /products/7/ is /products/7.
+    /// Router::new().route("/products/{id}/", patch(async || "changed").layer(once))
+    /// # }
+    /// ```
+    ///
+    /// A request without a route, such as a request to a fallback, needs no lock; the first one is
+    /// logged as a warning.
+    #[cfg(feature = "axum")]
+    pub fn matched_path() -> Self {
+        let unmatched = Unmatched(Once::new());
+        Self::from_fn(move |parts| {
+            if parts.extensions.get::<MatchedPath>().is_none() {
+                unmatched.warn("no route of axum matched it", parts);
+                return None;
+            }
+            Some(normalize(original_path(parts).unwrap_or(parts.uri.path())))
+        })
+    }
+
     /// Extracts the key with a closure, which returns `None` for a request that needs no lock. The
     /// key is the lock name that other clients of the store see.
     ///
@@ -41,15 +73,29 @@ impl Key {
     /// matches one segment that is not empty. Percent-encoding and a trailing slash make no
     /// difference. The key is the template with the values of the request: `/reports/weekly/`.
     ///
-    /// Requests with any method match, see [`methods`](Self::methods). A nested router may pass
-    /// only the rest of the path; the template applies to the path that the layer receives.
+    /// Requests with any method match, see [`methods`](Self::methods). In a nested router of axum the
+    /// template describes the rest of the path or the whole path.
+    ///
+    /// A request that the template does not describe needs no lock. The first one is logged as a
+    /// warning: a misspelt template guards nothing. With axum, `Key::matched_path` needs no template.
     ///
     /// # Panics
     ///
-    /// If the template does not begin with a slash, or a brace does not enclose a whole segment.
+    /// If the template does not begin with a slash, has a query, a wildcard or a parameter in
+    /// another syntax (`:name`), or a brace does not enclose a whole segment.
+    #[track_caller]
     pub fn path(template: &str) -> Self {
-        let template = Template::parse(template);
-        Self::from_fn(move |parts| template.key(parts.uri.path()))
+        let parsed = Template::parse(template);
+        let cause = format!("its path does not match {template}");
+        let unmatched = Unmatched(Once::new());
+        Self::from_fn(move |parts| {
+            let key = parsed.key(parts.uri.path());
+            let key = key.or_else(|| parsed.key(original_path(parts)?));
+            if key.is_none() {
+                unmatched.warn(&cause, parts);
+            }
+            key
+        })
     }
 
     /// Uses the value of the header `name`. A request without the header needs no lock. The key is
@@ -88,7 +134,10 @@ impl Key {
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods: Vec<_> = methods.into_iter().collect();
-        Self::from_fn(move |parts| (self.0)(parts).filter(|_| methods.contains(&parts.method)))
+        Self::from_fn(move |parts| match methods.contains(&parts.method) {
+            true => (self.0)(parts),
+            false => None,
+        })
     }
 
     /// Adds a prefix to each key, for services that share a store.
@@ -109,6 +158,45 @@ impl Key {
     }
 }
 
+/// Warning about requests without a key, once for each [`Key`].
+struct Unmatched(Once);
+
+impl Unmatched {
+    fn warn(&self, cause: &str, parts: &Parts) {
+        self.0.call_once(|| {
+            let (method, path) = (&parts.method, parts.uri.path());
+            warn!(
+                %method,
+                path,
+                "a request is processed without a lock: {cause}. Later ones are not logged"
+            );
+        });
+    }
+}
+
+/// Returns the path before nested routers have removed their prefixes.
+fn original_path(parts: &Parts) -> Option<&str> {
+    #[cfg(feature = "axum")]
+    return Some(parts.extensions.get::<OriginalUri>()?.path());
+    #[cfg(not(feature = "axum"))]
+    {
+        let _ = parts;
+        None
+    }
+}
+
+/// Returns the same text for all spellings of a path.
+#[cfg(feature = "axum")]
+fn normalize(path: &str) -> String {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let mut key = String::with_capacity(path.len() + 1);
+    for segment in path.strip_suffix('/').unwrap_or(path).split('/') {
+        key.push('/');
+        push_readable(&mut key, &percent_decode(segment), &['/']);
+    }
+    key
+}
+
 /// Path with parameters.
 struct Template {
     segments: Vec<Segment>,
@@ -121,7 +209,12 @@ enum Segment {
 }
 
 impl Template {
+    #[track_caller]
     fn parse(template: &str) -> Self {
+        assert!(
+            !template.contains(['?', '#']),
+            "{template}: a template is a path without a query"
+        );
         let path = template.strip_prefix('/');
         let path = path.unwrap_or_else(|| panic!("{template}: a path begins with a slash"));
         let (path, trailing_slash) = match path.strip_suffix('/') {
@@ -129,6 +222,14 @@ impl Template {
             None => (path, ""),
         };
         let segment = |segment: &str| {
+            assert!(
+                !segment.starts_with([':', '*']),
+                "{template}: a parameter is written in braces, as in /reports/{{name}}/"
+            );
+            assert!(
+                !segment.starts_with("{*"),
+                "{template}: a template has no wildcard; use Key::matched_path or Key::from_fn"
+            );
             let parameter = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
             let word = parameter.unwrap_or(segment);
             assert!(
@@ -285,6 +386,26 @@ mod tests {
     #[should_panic(expected = "whole segment")]
     fn a_parameter_in_part_of_a_segment_panics() {
         let _ = Key::path("/reports/x-{name}");
+    }
+
+    #[test]
+    fn a_template_that_could_match_nothing_panics() {
+        for template in [
+            "/reports/:name/",
+            "/reports/*rest",
+            "/reports/{*rest}",
+            "/reports/{}/",
+            "/reports/{name/",
+            "/reports/name}/",
+            "/reports/{{name}}/",
+            "/reports/?page={page}",
+            "/reports/#top",
+            "reports/{name}",
+        ] {
+            let panic = std::panic::catch_unwind(|| Key::path(template)).unwrap_err();
+            let message = panic.downcast_ref::<String>().unwrap();
+            assert!(message.starts_with(template), "{message}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use axum::{Extension, Router, routing::{patch, post}};
+//! use axum::{Router, routing::{patch, post}};
 //! use lockstock::Store;
 //! use lockstock_http::{HeldLock, IdempotencyLayer, Key, LockLayer};
 //!
@@ -12,12 +12,12 @@
 //! let store = Store::connect("memory://").await?; // or "redis://127.0.0.1:6379/1"
 //!
 //! // One update of a product per 3 s. Others are rejected with 429 and Retry-After.
-//! let update = LockLayer::cooldown(&store, Key::path("/products/{id}/"), Duration::from_secs(3));
+//! let update = LockLayer::cooldown(&store, Key::matched_path(), Duration::from_secs(3));
 //! // A repeated payment is made once, and every request gets the same response.
 //! let once = IdempotencyLayer::in_store(&store).require();
 //!
 //! let app: Router = Router::new()
-//!     .route("/products/{id}/", patch(async |Extension(held): Extension<HeldLock>| {
+//!     .route("/products/{id}/", patch(async |held: HeldLock| {
 //!         // UPDATE … SET fence = $f WHERE id = $id AND fence < $f, with f = held.fence
 //!         format!("updated under fence {}", held.fence)
 //!     }).layer(update))
@@ -30,16 +30,31 @@
 //! # Map of the crate
 //!
 //! - [`LockLayer`]: one request at a time, or one success per lease, for each key. The handler finds
-//!   its [`HeldLock`]; with [`OutcomeUnknown`] it marks a response whose effect is unknown.
+//!   its [`HeldLock`]; with [`OutcomeUnknown`] it marks a response whose effect is unknown, with
+//!   [`NothingWritten`] a response without one.
 //! - [`ConcurrencyLimitLayer`]: at most N requests at a time for each key, over all processes.
-//! - [`Key`]: extracts the key of a request: by path, by header or by a closure, optionally for some
-//!   methods only.
+//! - [`Key`]: extracts the key of a request: from the route of axum, by path, by header or by a
+//!   closure, optionally for some methods only.
 //! - [`IdempotencyLayer`]: replays the response to a repeated request. Each [`RecordedResponse`] is
 //!   in a store ([`LockstockRecordStore`]) or is written in the transaction of the effect
 //!   ([`RecordStore`], [`RequestKey`]).
-//! - [`PreconditionsLayer`]: `ETag`, `If-Match`, `If-None-Match`, 428; [`IfMatch`] for handlers.
-//! - [`Rejection`]: why a layer rejected a request, with a response as `application/problem+json`.
-//!   `on_rejection` of a layer replaces the response; [`retry_after_secs`] rounds as the layers do.
+//! - [`PreconditionsLayer`]: `ETag`, `If-Match`, `If-None-Match`, dates, 428; [`Preconditions`] for
+//!   handlers.
+//! - [`Rejection`]: why a layer rejected a request, with a response as `application/problem+json` in
+//!   the [`Language`] of the client. `on_rejection` of a layer replaces the response;
+//!   [`retry_after_secs`] rounds as the layers do.
+//!
+//! # Services
+//!
+//! A layer wraps any [`tower_service::Service`] of [`http`] requests whose response body is an
+//! [`http_body::Body`] of [`bytes::Bytes`]. Its own responses have the type [`ResponseBody`], so the
+//! body of the service needs no conversion from bytes. Only the request body of an
+//! [`IdempotencyLayer`], which is read and restored, must be `From<Bytes>`.
+//!
+//! With the default feature `axum`, there are `Key::matched_path` and extractors of [`HeldLock`],
+//! [`Preconditions`] and [`RequestKey`].
+//!
+//! There is no rate limiter, only limits of what runs at a time and of successes per lease.
 //!
 //! All layers pass errors of the inner service on unchanged. They reject a request with a response
 //! that has a status and, if a retry can succeed, `Retry-After`. If the store is unavailable, the
@@ -55,26 +70,38 @@
 //! the lock.
 
 mod admission;
+mod authorization;
 mod concurrency_limit;
 mod detached;
+#[cfg(feature = "axum")]
+mod extract;
 mod hash;
 mod idempotency;
 mod key;
+mod language;
 mod lock;
 mod middleware;
 mod opaque;
 mod preconditions;
 mod rejection;
+mod response_body;
+mod success;
 
+pub use authorization::normalized_authorization;
 pub use concurrency_limit::ConcurrencyLimitLayer;
+#[cfg(feature = "axum")]
+pub use extract::MissingLayer;
 pub use idempotency::{
     IdempotencyLayer, LockstockRecordStore, Malformed, RecordStore, RecordedResponse, RequestKey,
+    idempotency_key,
 };
 pub use key::Key;
-pub use lock::{HeldLock, LockLayer, OutcomeUnknown};
+pub use language::Language;
+pub use lock::{HeldLock, LockLayer, NothingWritten, OutcomeUnknown};
 pub use middleware::Middleware;
-pub use preconditions::{IfMatch, PreconditionsLayer};
+pub use preconditions::{EntityTag, Preconditions, PreconditionsLayer, TagCondition, Validators};
 pub use rejection::{Rejection, retry_after_secs};
+pub use response_body::ResponseBody;
 
 /// Error that this crate passes on.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

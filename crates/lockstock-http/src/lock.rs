@@ -25,9 +25,11 @@ use tokio::time::Instant;
 
 use crate::admission::{Admission, Admit};
 use crate::key::Key;
+use crate::language::Language;
 use crate::middleware::impl_layer;
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
+use crate::success::has_effect;
 
 /// Limits requests with the same key to one at a time ([`exclusive`](Self::exclusive)) or to one
 /// success per lease ([`cooldown`](Self::cooldown)), over all processes that use the store.
@@ -44,7 +46,7 @@ use crate::rejection::{Rejection, RejectionHandler};
 ///
 /// ```
 /// use std::time::Duration;
-/// use axum::{Extension, Router, routing::post};
+/// use axum::{Router, routing::post};
 /// use lockstock::Store;
 /// use lockstock_http::{HeldLock, Key, LockLayer};
 /// # use tower::ServiceExt;
@@ -53,10 +55,10 @@ use crate::rejection::{Rejection, RejectionHandler};
 /// # async fn main() {
 /// let store = Store::memory();
 /// // The first POST makes the report. Others are rejected for a minute.
-/// let once = LockLayer::cooldown(&store, Key::path("/reports/{name}/"), Duration::from_secs(60));
+/// let once = LockLayer::cooldown(&store, Key::matched_path(), Duration::from_secs(60));
 ///
 /// let app = Router::new()
-///     .route("/reports/{name}/", post(async |Extension(held): Extension<HeldLock>| {
+///     .route("/reports/{name}/", post(async |held: HeldLock| {
 ///         format!("made under fence {}", held.fence)
 ///     }))
 ///     .layer(once.clone());
@@ -83,7 +85,8 @@ enum AfterSuccess {
     Keep,
 }
 
-/// The lock of the handler: an extension of the request under a [`LockLayer`].
+/// The lock of the handler: an extension of the request under a [`LockLayer`], and an extractor of
+/// axum, which fails with the name of the layer if there is no lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldLock {
     /// Number of this grant, higher than the fence of every earlier grant of the lock. A resource
@@ -98,6 +101,12 @@ pub struct HeldLock {
 /// another request could succeed a second time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutcomeUnknown;
+
+/// Marks a response whose request changed nothing: an extension of the response.
+/// [`LockLayer::cooldown`] then releases the lock, whatever the status is, because there is no
+/// effect that the cool-down protects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NothingWritten;
 
 impl LockLayer {
     /// Allows one request at a time. The lock is released when the handler has returned its
@@ -115,8 +124,8 @@ impl LockLayer {
     }
 
     /// Allows one success per lease. After a success the lock is kept to the end of the lease;
-    /// after any other response it is released. See [`success`](Self::success) and
-    /// [`OutcomeUnknown`].
+    /// after any other response it is released. See [`success`](Self::success),
+    /// [`OutcomeUnknown`] and [`NothingWritten`].
     ///
     /// # Panics
     ///
@@ -131,7 +140,7 @@ impl LockLayer {
         Self {
             admission: Admission::new(store, key, lease),
             after_success,
-            success: Opaque(Arc::new(|response: &Parts| response.status.is_success())),
+            success: Opaque(Arc::new(has_effect)),
             finish_when_lost: false,
         }
     }
@@ -143,7 +152,17 @@ impl LockLayer {
         self
     }
 
-    /// Sets which responses count as a success. By default those with a 2xx status.
+    /// Sets `Retry-After` of requests that are rejected while a handler holds the lock. The default
+    /// is 1 s, or what remains of the lease if that is less. Use about the time that a handler
+    /// takes. While the lock is kept after a success, `Retry-After` is what remains of the lease.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.admission.max_retry_after = retry_after;
+        self
+    }
+
+    /// Sets which responses count as a success. By default those with a 2xx status, and 303 See
+    /// Other, which redirects from a POST to its result.
     #[must_use]
     pub fn success(mut self, predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.success = Opaque(Arc::new(predicate));
@@ -174,12 +193,12 @@ impl LockLayer {
         self
     }
 
-    /// Sets the response to rejected requests. The layer adds `Retry-After` if the response has
-    /// none.
+    /// Sets the response to rejected requests, in the language that the client prefers. The layer
+    /// adds `Retry-After` if the response has none.
     #[must_use]
     pub fn on_rejection(
         mut self,
-        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.admission.on_rejection = RejectionHandler::new(respond);
         self
@@ -209,12 +228,10 @@ impl Admit for LockLayer {
     }
 
     fn rejection(&self, busy: &Busy) -> Rejection {
-        let lease = self.admission.lease;
         Rejection::Busy {
-            // A foreign holder may have no lease.
-            retry_after: busy.retry_after().unwrap_or(lease),
+            retry_after: self.admission.retry_after(busy),
             kept: busy.is_kept(),
-            lease,
+            lease: self.admission.lease,
         }
     }
 
@@ -235,7 +252,11 @@ impl Admit for LockLayer {
     }
 
     fn is_kept_after(&self, response: &Parts) -> bool {
-        self.after_success == AfterSuccess::Keep
-            && ((self.success)(response) || response.extensions.get::<OutcomeUnknown>().is_some())
+        let extensions = &response.extensions;
+        let keeps = || {
+            (self.success)(response) && extensions.get::<NothingWritten>().is_none()
+                || extensions.get::<OutcomeUnknown>().is_some()
+        };
+        self.after_success == AfterSuccess::Keep && keeps()
     }
 }

@@ -1,14 +1,21 @@
 //! The [`tower`](https://docs.rs/tower) side of the layers: one [`Service`] for all of them.
 //!
+//! Any [`Service`] of [`http`] requests whose response body is a [`Body`] of [`Bytes`] can have
+//! these layers, whatever the types of its bodies.
+//!
 //! Guarantees: errors of the inner service are passed on unchanged; the inner service that
 //! reported itself ready is the instance that is called.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::Request;
+use http::{Request, Response};
+use http_body::Body;
 use tower_service::Service;
+
+use crate::response_body::ResponseBody;
 
 /// A service with a layer of this crate around it.
 #[derive(Debug)]
@@ -37,7 +44,15 @@ impl<S: Clone, L> Clone for Middleware<S, L> {
 }
 
 /// Behaviour of a layer. Public only because [`Middleware`] is.
-pub trait Handle<S, ReqBody>: Send + Sync + 'static
+#[diagnostic::on_unimplemented(
+    message = "this layer of lockstock-http cannot wrap the service `{S}`",
+    label = "the layer is added here",
+    note = "the service must be `Send + 'static`, with a `Send` future and a response body that \
+            implements `http_body::Body<Data = Bytes>`",
+    note = "`IdempotencyLayer` reads and restores the request body: it must implement \
+            `http_body::Body` and `From<Bytes>`, as `axum::body::Body` and `http_body_util::Full` do"
+)]
+pub trait Handle<S, ReqBody, ResBody: Body>: Send + Sync + 'static
 where
     S: Service<Request<ReqBody>>,
 {
@@ -46,18 +61,19 @@ where
         self: Arc<Self>,
         inner: S,
         request: Request<ReqBody>,
-    ) -> impl Future<Output = Result<S::Response, S::Error>> + Send;
+    ) -> impl Future<Output = Result<Response<ResponseBody<ResBody>>, S::Error>> + Send;
 }
 
-impl<S, L, ReqBody> Service<Request<ReqBody>> for Middleware<S, L>
+impl<S, L, ReqBody, ResBody> Service<Request<ReqBody>> for Middleware<S, L>
 where
-    S: Service<Request<ReqBody>> + Clone + Send + 'static,
-    L: Handle<S, ReqBody>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    L: Handle<S, ReqBody, ResBody>,
     ReqBody: Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)

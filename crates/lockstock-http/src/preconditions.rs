@@ -1,105 +1,72 @@
-//! Conditional requests: `ETag`, `If-Match`, `If-None-Match`, 428
+//! Conditional requests: `ETag`, `If-Match`, `If-None-Match`, `Last-Modified`,
+//! `If-Unmodified-Since`, `If-Modified-Since`, 428
 //! ([RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)).
 //!
-//! Guarantees: tags are compared as the headers require, strongly for `If-Match` and weakly for
-//! `If-None-Match`; an invalid entity tag matches nothing.
+//! Guarantees: the conditions of every method are evaluated in the order of section 13.2.2, or the
+//! handler gets them; what is no entity tag is rejected.
 //!
 //! Not guaranteed: that a tag which matched before the handler ran still matches when the handler
 //! writes. Compare it in the transaction that writes, or under a lock that all writers take
 //! ([`LockLayer`](crate::LockLayer), outside of this layer).
 //!
-//! Not here: `If-Match` of a GET; `If-Modified-Since`, `If-Unmodified-Since` and `If-Range`, whose
-//! dates have a resolution of one second.
+//! Not here: `If-Range`, which belongs to the handler that serves ranges. Dates have a resolution of
+//! one second: two changes in the same second have the same date. Prefer entity tags.
 
+mod conditions;
 mod tags;
+mod validators;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
-};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
+use http_body::Body;
 use tower_service::Service;
 
-use self::tags::{ETagCondition, Tag};
+pub use self::conditions::Preconditions;
+use self::conditions::is_read;
+pub use self::tags::{EntityTag, TagCondition};
+pub use self::validators::Validators;
+use crate::language::Language;
 use crate::middleware::{Handle, impl_layer};
 use crate::opaque::Opaque;
 use crate::rejection::{Rejection, RejectionHandler};
+use crate::response_body::ResponseBody;
 
-/// Version that a client requires: an extension of requests that write. For handlers that compare
-/// it in the transaction that writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IfMatch {
-    /// The header is missing.
-    Absent,
-    /// `*`: any version of a resource that exists.
-    Any,
-    /// One of these strong entity tags, as in an `ETag` header. If the list is empty, the client
-    /// sent no tag that can match, and no version matches.
-    OneOf(Vec<String>),
-}
-
-impl IfMatch {
-    fn parse(headers: &HeaderMap) -> Self {
-        match ETagCondition::parse(headers, &IF_MATCH) {
-            ETagCondition::Absent => Self::Absent,
-            ETagCondition::Any => Self::Any,
-            ETagCondition::OneOf(tags) => {
-                Self::OneOf(tags.iter().filter_map(Tag::strong).collect())
-            }
-        }
-    }
-
-    /// Whether a resource with the entity tag `current` (`"3"`, quotes included) may be changed. A
-    /// weak tag (`W/"3"`) never matches.
-    ///
-    /// ```
-    /// use lockstock_http::IfMatch;
-    ///
-    /// let if_match = IfMatch::OneOf(vec!["\"3\"".to_owned()]);
-    /// assert!(if_match.matches("\"3\"") && !if_match.matches("\"4\""));
-    /// assert!(IfMatch::Any.matches("\"4\"") && IfMatch::Absent.matches("\"4\""));
-    /// ```
-    pub fn matches(&self, current: &str) -> bool {
-        match self {
-            Self::Absent | Self::Any => true,
-            Self::OneOf(tags) => tags.iter().any(|tag| tag == current),
-        }
-    }
-}
-
-/// Returns the entity tag of the requested resource, `None` if it does not exist.
+/// Returns the version of the requested resource, `None` if it does not exist.
 type Current =
-    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<String>, Response<Bytes>>> + Send + Sync;
+    dyn Fn(&Parts) -> BoxFuture<'static, Result<Option<Validators>, Response<Bytes>>> + Send + Sync;
 
 /// Handles conditional requests.
 ///
-/// - GET and HEAD: if the client has the version of the response (`If-None-Match`), the response
-///   becomes 304 without a body. The handler runs in any case; only the transfer is saved.
-/// - PUT, PATCH and DELETE: the handler finds [`IfMatch`] in the extensions of the request and
-///   compares it in its transaction. With [`current`](Self::current), the layer compares before the
-///   handler runs, and rejects with 412 and the current `ETag`. With [`require`](Self::require), a
-///   request without `If-Match` is rejected with 428.
+/// - GET and HEAD: the layer compares with the `ETag` and `Last-Modified` of the response. If the
+///   client has that version (`If-None-Match`, `If-Modified-Since`), the response becomes 304
+///   without a body; if it has asked for another one (`If-Match`, `If-Unmodified-Since`), 412. The
+///   handler runs in any case; only the transfer is saved.
+/// - Every other method, POST included: the handler finds [`Preconditions`] in the extensions of the
+///   request and [checks](Preconditions::check) them in its transaction. With
+///   [`current`](Self::current), the layer checks before the handler runs, and rejects with 412 and
+///   the current `ETag`. With [`require`](Self::require), a PUT, PATCH or DELETE without `If-Match`
+///   is rejected with 428.
+/// - OPTIONS, TRACE and CONNECT have no conditions.
 ///
-/// An invalid entity tag matches nothing.
+/// What is no entity tag (`If-Match: 2`, without quotes) is rejected with 400.
 ///
 /// ```
-/// use axum::{Extension, Router, http::StatusCode, routing::get};
-/// use lockstock_http::{IfMatch, PreconditionsLayer};
+/// use axum::{Router, http::StatusCode, routing::get};
+/// use lockstock_http::{Preconditions, PreconditionsLayer};
 /// # use tower::ServiceExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let read = async || ([("etag", "\"3\"")], "shoes");
-/// let write = async |Extension(if_match): Extension<IfMatch>| {
-///     // UPDATE … WHERE id = 1 AND version = $version
-///     match if_match.matches("\"3\"") {
-///         true => StatusCode::NO_CONTENT,
-///         false => StatusCode::PRECONDITION_FAILED,
+/// let write = async |conditions: Preconditions| {
+///     // SELECT version … FOR UPDATE
+///     match conditions.check(Some(&"\"3\"".into())) {
+///         Ok(()) => StatusCode::NO_CONTENT, // UPDATE …
+///         Err(rejection) => rejection.status(),
 ///     }
 /// };
 /// let app = Router::new()
@@ -148,7 +115,8 @@ impl PreconditionsLayer {
         Self { required, ..self }
     }
 
-    /// Sets the methods that write. By default PUT, PATCH and DELETE.
+    /// Sets the methods for which [`require`](Self::require) requires a condition. By default PUT,
+    /// PATCH and DELETE.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods = methods.into_iter().collect();
@@ -156,8 +124,10 @@ impl PreconditionsLayer {
     }
 
     /// Compares before the handler runs. `find` returns the current entity tag of the requested
-    /// resource as in an `ETag` header (`"3"`, quotes included), `None` if the resource does not
-    /// exist, or an error response. It is called only if there is a condition to compare.
+    /// resource as in an `ETag` header (`"3"`, quotes included) or [`Validators`], `None` if the
+    /// resource does not exist, or an error response. It is called only if there is a condition to
+    /// compare. `If-Unmodified-Since` is compared if there is a
+    /// [`last_modified`](Validators::last_modified).
     ///
     /// ```
     /// use lockstock_http::PreconditionsLayer;
@@ -170,23 +140,27 @@ impl PreconditionsLayer {
     /// # let _ = layer;
     /// ```
     #[must_use]
-    pub fn current<F>(self, find: impl Fn(&Parts) -> F + Send + Sync + 'static) -> Self
+    pub fn current<F, V>(self, find: impl Fn(&Parts) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Option<String>, Response<Bytes>>> + Send + 'static,
+        F: Future<Output = Result<Option<V>, Response<Bytes>>> + Send + 'static,
+        V: Into<Validators>,
     {
-        let current: Arc<Current> = Arc::new(move |parts| Box::pin(find(parts)));
+        let current: Arc<Current> = Arc::new(move |parts| {
+            let found = find(parts);
+            Box::pin(async { Ok(found.await?.map(V::into)) })
+        });
         Self {
             current: Some(Opaque(current)),
             ..self
         }
     }
 
-    /// Sets the response to rejected requests. The layer adds the current `ETag` to a 412 without
-    /// it.
+    /// Sets the response to rejected requests, in the language that the client prefers. The layer
+    /// adds the current `ETag` to a 412 without it.
     #[must_use]
     pub fn on_rejection(
         self,
-        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         let on_rejection = RejectionHandler::new(respond);
         Self {
@@ -204,94 +178,67 @@ impl Default for PreconditionsLayer {
 
 impl_layer!(PreconditionsLayer);
 
-impl<S, ReqBody, ResBody> Handle<S, ReqBody> for PreconditionsLayer
+impl<S, ReqBody, ResBody> Handle<S, ReqBody, ResBody> for PreconditionsLayer
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Send + 'static,
-    ResBody: From<Bytes> + Send + 'static,
+    ResBody: Body<Data = Bytes> + Send + 'static,
 {
     async fn handle(
         self: Arc<Self>,
         mut inner: S,
         request: Request<ReqBody>,
-    ) -> Result<Response<ResBody>, S::Error> {
+    ) -> Result<Response<ResponseBody<ResBody>>, S::Error> {
         let (mut parts, body) = request.into_parts();
-        if matches!(parts.method, Method::GET | Method::HEAD) {
-            let if_none_match = ETagCondition::parse(&parts.headers, &IF_NONE_MATCH);
+        let language = Language::preferred(&parts.headers);
+        let reject = |rejection| Ok(self.on_rejection.respond(rejection, language));
+        let conditions = match Preconditions::of(&parts.method, &parts.headers) {
+            Ok(conditions) => conditions,
+            Err(rejection) => return reject(rejection),
+        };
+        if is_read(&parts.method) {
             let request = Request::from_parts(parts, body);
             let response = inner.call(request).await?;
-            return Ok(not_modified_or(response, &if_none_match));
+            return conditions.select(response).or_else(reject);
         }
-        if self.methods.contains(&parts.method) {
-            let if_match = IfMatch::parse(&parts.headers);
-            if let Some(response) = self.check(&parts, &if_match).await {
-                return Ok(response.map(ResBody::from));
-            }
-            parts.extensions.insert(if_match);
+        match self.check(&parts, &conditions).await {
+            Ok(()) => {}
+            Err(Failure::Rejected(rejection)) => return reject(rejection),
+            Err(Failure::Response(response)) => return Ok(response.map(ResponseBody::from)),
         }
-        inner.call(Request::from_parts(parts, body)).await
+        parts.extensions.insert(conditions);
+        let response = inner.call(Request::from_parts(parts, body)).await?;
+        Ok(response.map(ResponseBody::inner))
     }
+}
+
+/// Why a request must not be processed.
+enum Failure {
+    Rejected(Rejection),
+    /// The current version could not be found.
+    Response(Response<Bytes>),
 }
 
 impl PreconditionsLayer {
-    /// Returns the response to a request that must not be processed.
-    async fn check(&self, parts: &Parts, if_match: &IfMatch) -> Option<Response<Bytes>> {
-        let if_none_match = match self.current {
-            Some(_) => ETagCondition::parse(&parts.headers, &IF_NONE_MATCH),
-            // Without the current tag the condition cannot be compared.
-            None => ETagCondition::Absent,
-        };
-        let reject = |rejection| Some(self.on_rejection.respond(rejection));
-        if *if_match == IfMatch::Absent && if_none_match == ETagCondition::Absent {
-            return match self.required {
-                true => reject(Rejection::PreconditionRequired),
-                false => None,
-            };
-        }
-        let current = match self.current.as_ref()?(parts).await {
-            Ok(current) => current,
-            Err(response) => return Some(response),
-        };
-        let is_met = match &current {
-            // `If-Match: *` does not match a missing resource.
-            None => *if_match == IfMatch::Absent,
-            Some(current) => {
-                if_match.matches(current)
-                    && !if_none_match.matches(Tag::parse(current.as_bytes()).as_ref())
+    async fn check(&self, parts: &Parts, conditions: &Preconditions) -> Result<(), Failure> {
+        if self.required && self.methods.contains(&parts.method) {
+            // Without the current tag the layer cannot compare `If-None-Match`.
+            let has_version = !conditions.if_match.is_absent()
+                || self.current.is_some() && !conditions.if_none_match.is_absent();
+            if !has_version {
+                return Err(Failure::Rejected(Rejection::PreconditionRequired));
             }
-        };
-        if is_met {
-            return None;
         }
-        reject(Rejection::PreconditionFailed { current })
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let Some(find) = &self.current else {
+            return Ok(());
+        };
+        let current = find(parts).await.map_err(Failure::Response)?;
+        let checked = conditions.check(current.as_ref());
+        checked.map_err(Failure::Rejected)
     }
-}
-
-/// Returns 304 if the client has the version of the response.
-fn not_modified_or<B: From<Bytes>>(
-    response: Response<B>,
-    if_none_match: &ETagCondition,
-) -> Response<B> {
-    let tag = response.headers().get(ETAG);
-    let tag = tag.and_then(|tag| Tag::parse(tag.as_bytes()));
-    if !response.status().is_success() || !if_none_match.matches(tag.as_ref()) {
-        return response;
-    }
-    let (mut parts, _) = response.into_parts();
-    parts.status = StatusCode::NOT_MODIFIED;
-    // Headers that describe the body, and headers that the client has with it: section 15.4.5.
-    for name in [
-        CONTENT_ENCODING,
-        CONTENT_LANGUAGE,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        LAST_MODIFIED,
-        TRANSFER_ENCODING,
-    ] {
-        parts.headers.remove(name);
-    }
-    Response::from_parts(parts, B::from(Bytes::new()))
 }

@@ -5,19 +5,24 @@
 //!
 //! The default body is `application/problem+json`
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) of the type `about:blank`, with a `code`
-//! for programs. The `on_rejection` method of a layer replaces it.
+//! for programs and a `detail` in the language of the client, English or Korean. The `on_rejection`
+//! method of a layer replaces it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER};
+use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
 use serde_json::json;
 use tracing::debug;
 
 use crate::BoxError;
+use crate::language::Language;
 use crate::opaque::Opaque;
+use crate::preconditions::Validators;
+use crate::response_body::ResponseBody;
 
 /// Reason why a layer rejected a request.
 #[derive(Debug)]
@@ -25,7 +30,8 @@ use crate::opaque::Opaque;
 pub enum Rejection {
     /// 429 `busy`: a request with the same key holds the lock or has kept it.
     Busy {
-        /// Remaining lease of the lock.
+        /// When to retry: the remaining lease of a lock that is kept. A lock that is held is usually
+        /// released earlier, see [`LockLayer::retry_after`](crate::LockLayer::retry_after).
         retry_after: Duration,
         /// The holder is done, and the lock stays taken until `retry_after`.
         kept: bool,
@@ -34,7 +40,8 @@ pub enum Rejection {
     },
     /// 429 `full`: all permits are held.
     Full {
-        /// When the first lease of a permit ends, unless it is renewed.
+        /// When to retry: see
+        /// [`ConcurrencyLimitLayer::retry_after`](crate::ConcurrencyLimitLayer::retry_after).
         retry_after: Duration,
         /// Number of permits.
         permits: u32,
@@ -71,10 +78,17 @@ pub enum Rejection {
         /// For the log.
         error: BoxError,
     },
-    /// 412 `precondition_failed`: the resource has changed since the client read it.
+    /// 412 `precondition_failed`: the resource has another version than the client requires.
     PreconditionFailed {
-        /// Current entity tag, as in an `ETag` header; `None` if the resource does not exist.
-        current: Option<String>,
+        /// Header with the condition: `If-Match`, `If-None-Match` or `If-Unmodified-Since`.
+        header: &'static str,
+        /// Current version; `None` if the resource does not exist.
+        current: Option<Validators>,
+    },
+    /// 400 `precondition_malformed`: a condition is neither `*` nor a list of entity tags.
+    PreconditionMalformed {
+        /// Header with the condition: `If-Match` or `If-None-Match`.
+        header: &'static str,
     },
     /// 428 `precondition_required`: a change without `If-Match` could overwrite another change.
     PreconditionRequired,
@@ -87,9 +101,10 @@ impl Rejection {
             Self::Busy { .. } | Self::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::LockLost { .. } | Self::InFlight { .. } => StatusCode::CONFLICT,
             Self::StoreUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::KeyMissing | Self::KeyMalformed | Self::BodyUnreadable { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::KeyMissing
+            | Self::KeyMalformed
+            | Self::BodyUnreadable { .. }
+            | Self::PreconditionMalformed { .. } => StatusCode::BAD_REQUEST,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
@@ -111,49 +126,111 @@ impl Rejection {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyUnreadable { .. } => "body_unreadable",
             Self::PreconditionFailed { .. } => "precondition_failed",
+            Self::PreconditionMalformed { .. } => "precondition_malformed",
             Self::PreconditionRequired => "precondition_required",
         }
     }
 
     /// Returns a sentence for people.
-    pub fn detail(&self) -> String {
-        match self {
+    pub fn detail(&self, language: Language) -> String {
+        let (english, korean) = match self {
             Self::Busy {
                 kept: true, lease, ..
-            } => format!("Only one request per {lease:?} is allowed."),
-            Self::Busy { .. } => "Another request is being processed.".to_owned(),
-            Self::Full { permits, .. } => {
-                format!("Too many concurrent requests (limit: {permits}).")
+            } => (
+                format!("Only one request per {lease:?} is allowed."),
+                format!("{lease:?}에 한 번만 요청할 수 있습니다."),
+            ),
+            Self::Full { permits, .. } => (
+                format!("Too many concurrent requests (limit: {permits})."),
+                format!("동시에 처리할 수 있는 요청은 {permits}개입니다."),
+            ),
+            Self::BodyTooLarge { limit } => (
+                format!("The request body is larger than {limit} bytes."),
+                format!("요청 본문이 {limit}바이트보다 큽니다."),
+            ),
+            Self::PreconditionMalformed { header } => (
+                format!("{header} must be * or entity tags in double quotes, such as \"2\"."),
+                format!("{header} 헤더에는 * 또는 \"2\"처럼 큰따옴표로 감싼 ETag를 보내 주세요."),
+            ),
+            other => {
+                let (english, korean) = other.sentence();
+                (english.to_owned(), korean.to_owned())
             }
-            Self::LockLost { .. } => {
+        };
+        language.choose(english, korean)
+    }
+
+    /// Returns the detail of a rejection without values, in English and in Korean.
+    fn sentence(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::LockLost { .. } => (
                 "The request took too long and was stopped. Another request may have been \
-                 processed in the meantime."
-                    .to_owned()
+                 processed in the meantime.",
+                "요청 처리 시간이 초과되어 중단되었습니다. 그 사이에 다른 요청이 처리되었을 수 있습니다.",
+            ),
+            Self::StoreUnavailable { .. } => (
+                "The store is unavailable. Try again later.",
+                "저장소를 사용할 수 없습니다. 잠시 후 다시 시도해 주세요.",
+            ),
+            Self::KeyMissing => ("Send an Idempotency-Key.", "Idempotency-Key를 보내 주세요."),
+            Self::KeyMalformed => (
+                "Send one Idempotency-Key of 1 to 255 visible ASCII characters.",
+                "Idempotency-Key는 공백 없는 ASCII 문자 1~255자로 한 번만 보내 주세요.",
+            ),
+            Self::KeyReused => (
+                "This Idempotency-Key was already used with a different request.",
+                "이 Idempotency-Key는 이미 다른 요청에 사용되었습니다.",
+            ),
+            Self::InFlight { .. } => (
+                "The request with this Idempotency-Key is still being processed.",
+                "이 Idempotency-Key의 요청을 아직 처리하고 있습니다.",
+            ),
+            Self::BodyUnreadable { .. } => (
+                "The request body could not be read.",
+                "요청 본문을 읽을 수 없습니다.",
+            ),
+            Self::PreconditionFailed { header, current } => {
+                Self::failed_condition(header, current.as_ref())
             }
-            Self::StoreUnavailable { .. } => {
-                "The store is unavailable. Try again later.".to_owned()
-            }
-            Self::KeyMissing => "Send an Idempotency-Key.".to_owned(),
-            Self::KeyMalformed => {
-                "Send one Idempotency-Key of 1 to 255 visible ASCII characters.".to_owned()
-            }
-            Self::KeyReused => {
-                "This Idempotency-Key was already used with a different request.".to_owned()
-            }
-            Self::InFlight { .. } => {
-                "The request with this Idempotency-Key is still being processed.".to_owned()
-            }
-            Self::BodyTooLarge { limit } => {
-                format!("The request body is larger than {limit} bytes.")
-            }
-            Self::BodyUnreadable { .. } => "The request body could not be read.".to_owned(),
-            Self::PreconditionFailed { current: Some(_) } => {
-                "The resource has changed since you read it.".to_owned()
-            }
-            Self::PreconditionFailed { current: None } => "The resource does not exist.".to_owned(),
-            Self::PreconditionRequired => {
-                "Send If-Match with the ETag of the version that you have read.".to_owned()
-            }
+            Self::PreconditionRequired => (
+                "Send If-Match with the ETag of the version that you have read.",
+                "조회한 버전의 ETag를 If-Match 헤더로 보내 주세요.",
+            ),
+            Self::Busy { .. }
+            | Self::Full { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::PreconditionMalformed { .. } => (
+                "Another request is being processed.",
+                "다른 요청을 처리하고 있습니다.",
+            ),
+        }
+    }
+
+    /// Names the reason, so that a client does not repeat what can never succeed.
+    fn failed_condition(
+        header: &str,
+        current: Option<&Validators>,
+    ) -> (&'static str, &'static str) {
+        let etag = current.map(|current| current.etag.as_deref());
+        match (header, etag) {
+            (_, None) => ("The resource does not exist.", "리소스가 없습니다."),
+            ("If-None-Match", Some(None)) => ("The resource exists.", "이미 있는 리소스입니다."),
+            ("If-None-Match", Some(Some(_))) => (
+                "The resource exists and has this version.",
+                "이 버전의 리소스가 이미 있습니다.",
+            ),
+            ("If-Match", Some(None)) => (
+                "The resource has no ETag. Repeat the request without If-Match.",
+                "이 리소스에는 ETag가 없습니다. If-Match 없이 다시 요청해 주세요.",
+            ),
+            ("If-Match", Some(Some(etag))) if etag.starts_with("W/") => (
+                "The ETag of the resource is weak. If-Match never matches a weak ETag.",
+                "리소스의 ETag가 약한(weak) ETag라서 If-Match로 비교할 수 없습니다.",
+            ),
+            _ => (
+                "The resource has changed since you read it.",
+                "조회한 뒤에 리소스가 변경되었습니다.",
+            ),
         }
     }
 
@@ -169,20 +246,23 @@ impl Rejection {
         }
     }
 
-    /// Returns the default response: `application/problem+json`.
-    pub fn problem(&self) -> Response<Bytes> {
+    /// Returns the default response: `application/problem+json` in this language.
+    pub fn problem(&self, language: Language) -> Response<Bytes> {
         let status = self.status();
         let problem = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or_default(),
             "status": status.as_u16(),
-            "detail": self.detail(),
+            "detail": self.detail(language),
             "code": self.code(),
         });
         let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = status;
         let json = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, json);
+        headers.insert(CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Language"));
         response
     }
 }
@@ -191,29 +271,36 @@ impl Rejection {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RejectionHandler(Option<Respond>);
 
-type Respond = Opaque<dyn Fn(Rejection) -> Response<Bytes> + Send + Sync>;
+type Respond = Opaque<dyn Fn(Rejection, Language) -> Response<Bytes> + Send + Sync>;
 
 impl RejectionHandler {
     pub(crate) fn new(
-        respond: impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static,
+        respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         Self(Some(Opaque(Arc::new(respond))))
     }
 
     /// Returns the response, with `Retry-After` and `ETag` where the rejection implies them and
     /// the response has none.
-    pub(crate) fn respond<B: From<Bytes>>(&self, rejection: Rejection) -> Response<B> {
+    pub(crate) fn respond<B: Body>(
+        &self,
+        rejection: Rejection,
+        language: Language,
+    ) -> Response<ResponseBody<B>> {
         debug!(code = rejection.code(), "rejected");
         let retry_after = rejection.retry_after();
         let current = match &rejection {
             Rejection::PreconditionFailed {
-                current: Some(current),
-            } => HeaderValue::try_from(current).ok(),
+                current: Some(Validators { etag, .. }),
+                ..
+            } => etag
+                .as_ref()
+                .and_then(|etag| HeaderValue::try_from(etag).ok()),
             _ => None,
         };
         let mut response = match &self.0 {
-            Some(respond) => respond(rejection),
-            None => rejection.problem(),
+            Some(respond) => respond(rejection, language),
+            None => rejection.problem(language),
         };
         let headers = response.headers_mut();
         if let Some(retry_after) = retry_after {
@@ -224,7 +311,7 @@ impl RejectionHandler {
         if let Some(current) = current {
             headers.entry(ETAG).or_insert(current);
         }
-        response.map(B::from)
+        response.map(ResponseBody::from)
     }
 }
 
@@ -260,9 +347,13 @@ mod tests {
 
     #[test]
     fn an_entity_tag_that_is_not_a_header_value_is_omitted() {
-        let current = Some("\"a\"\r\nset-cookie: x".to_owned());
-        let rejection = Rejection::PreconditionFailed { current };
-        let response = RejectionHandler::default().respond::<Bytes>(rejection);
-        assert_eq!(response.headers().len(), 1);
+        let rejection = Rejection::PreconditionFailed {
+            header: "If-Match",
+            current: Some("\"a\"\r\nset-cookie: x".into()),
+        };
+        let response = RejectionHandler::default()
+            .respond::<http_body_util::Empty<Bytes>>(rejection, Language::English);
+        assert!(!response.headers().contains_key(ETAG));
+        assert!(!response.headers().contains_key("set-cookie"));
     }
 }

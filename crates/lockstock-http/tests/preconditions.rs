@@ -7,13 +7,13 @@ mod harness;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use axum::routing::any;
-use axum::{Extension, Router};
 use bytes::Bytes;
 use harness::{TestResponse, response_with, send};
-use lockstock_http::{IfMatch, PreconditionsLayer, Rejection};
+use lockstock_http::{Preconditions, PreconditionsLayer, Rejection, Validators};
 
 /// Name and value of a header.
 type Header<'a> = (&'a str, &'a str);
@@ -63,6 +63,7 @@ async fn a_version_that_the_client_has_is_not_sent_again() {
         ("\"2\"", "\"3\"", 200),
         ("3", "\"3\"", 200),
         ("3", "3", 200),
+        ("\"3\", 3", "\"3\"", 200),
         ("\"3", "\"3\"", 200),
         ("w/\"3\"", "\"3\"", 200),
         ("", "\"3\"", 200),
@@ -117,7 +118,7 @@ async fn a_304_keeps_the_headers_for_caches_and_drops_those_of_the_body() {
         ("x-content-length", "8"),
         ("x-content-encoding", "identity"),
         ("x-content-language", "en"),
-        ("x-last-modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("x-last-modified", DATE),
     ];
     let lines = [&kept[..], &dropped, &[("if-none-match", "\"3\"")]].concat();
     let response = sent(&mirror(), "GET", &lines).await;
@@ -136,38 +137,120 @@ async fn a_304_keeps_the_headers_for_caches_and_drops_those_of_the_body() {
     }
 }
 
-/// Service that returns the `IfMatch` that its handler gets.
+const BEFORE: &str = "Wed, 31 Dec 2025 23:59:59 GMT";
+const DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+const AFTER: &str = "Thu, 01 Jan 2026 00:00:01 GMT";
+
+#[tokio::test]
+async fn conditions_of_a_read_are_evaluated_in_the_order_of_the_rfc() {
+    let app = mirror();
+    for (lines, status) in [
+        (&[("if-match", "\"3\"")][..], 200),
+        (&[("if-match", "W/\"3\"")], 200),
+        (&[("if-match", "*")], 200),
+        (&[("if-match", "\"2\"")], 412),
+        (&[("if-match", "\"2\""), ("if-none-match", "\"3\"")], 412),
+        (&[("if-match", "\"3\""), ("if-none-match", "\"3\"")], 304),
+        (&[("if-unmodified-since", DATE)], 200),
+        (&[("if-unmodified-since", BEFORE)], 412),
+        (&[("if-unmodified-since", "yesterday")], 200),
+        // The tag replaces the date.
+        (
+            &[("if-match", "\"3\""), ("if-unmodified-since", BEFORE)],
+            200,
+        ),
+        (&[("if-modified-since", BEFORE)], 200),
+        (&[("if-modified-since", DATE)], 304),
+        (&[("if-modified-since", AFTER)], 304),
+        (
+            &[("if-none-match", "\"2\""), ("if-modified-since", AFTER)],
+            200,
+        ),
+        (&[("if-none-match", "2"), ("if-modified-since", AFTER)], 200),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let version = [("x-etag", "\"3\""), ("x-last-modified", DATE)];
+            let lines = [lines, &version].concat();
+            let response = sent(&app, method, &lines).await;
+            assert_eq!(response.status, status, "{method} {lines:?}");
+            assert_eq!(response.header("etag"), "\"3\"");
+            if status == 412 && method == "GET" {
+                assert_eq!(response.code(), "precondition_failed");
+            }
+        }
+    }
+    // Without a version there is nothing that a list or a date can be compared with.
+    for (line, status) in [
+        (("if-match", "\"3\""), 412),
+        (("if-match", "*"), 200),
+        (("if-unmodified-since", BEFORE), 200),
+        (("if-modified-since", AFTER), 200),
+    ] {
+        assert_eq!(sent(&app, "GET", &[line]).await.status, status, "{line:?}");
+    }
+    // A response without the condition that is not 2xx stays.
+    let missing = [("if-match", "\"3\""), ("x-status", "404")];
+    assert_eq!(sent(&app, "GET", &missing).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_no_entity_tag_is_rejected_with_an_example() {
+    let app = show_condition(PreconditionsLayer::new());
+    for malformed in ["2", "", "\"2", "w/\"2\"", "\"1\", 2", "*, \"2\""] {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+            let response = sent(&app, method, &[("if-match", malformed)]).await;
+            assert_eq!(response.status, 400, "{method} {malformed}");
+        }
+        let response = sent(&app, "PUT", &[("if-match", malformed)]).await;
+        assert_eq!(response.code(), "precondition_malformed");
+        assert!(
+            response.body.contains(r#"such as \"2\"."#),
+            "{}",
+            response.body
+        );
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            let response = sent(&app, method, &[("if-none-match", malformed)]).await;
+            assert_eq!(response.code(), "precondition_malformed", "{malformed}");
+        }
+        assert_eq!(
+            sent(&app, "OPTIONS", &[("if-match", malformed)])
+                .await
+                .status,
+            200
+        );
+    }
+}
+
+/// Service that returns the conditions that its handler gets.
 fn show_condition(layer: PreconditionsLayer) -> Router {
-    let handler = async |seen: Option<Extension<IfMatch>>| {
-        seen.map_or("nothing".to_owned(), |seen| format!("{:?}", seen.0))
+    let handler = async |seen: Option<Preconditions>| {
+        seen.map_or("nothing".to_owned(), |seen| {
+            format!("{:?}, {:?}", seen.if_match, seen.if_none_match)
+        })
     };
     Router::new().route("/", any(handler)).layer(layer)
 }
 
 #[tokio::test]
-async fn a_handler_that_writes_gets_the_condition_of_the_client() {
+async fn a_handler_that_writes_gets_the_conditions_of_the_client() {
     let app = show_condition(PreconditionsLayer::new());
     for (lines, seen) in [
-        (&[][..], "Absent"),
-        (&[("if-match", "*")], "Any"),
-        (&[("if-match", "\"3\"")], r#"OneOf(["\"3\""])"#),
+        (&[][..], "Absent, Absent"),
+        (&[("if-match", "*")], "Any, Absent"),
+        (&[("if-none-match", "*")], "Absent, Any"),
+        (&[("if-match", "\"3\"")], r#"OneOf(["3"]), Absent"#),
         (
             &[("if-match", "\"3\", W/\"4\""), ("if-match", "\"5\"")],
-            r#"OneOf(["\"3\"", "\"5\""])"#,
+            r#"OneOf(["3", W/"4", "5"]), Absent"#,
         ),
-        (&[("if-match", "3")], "OneOf([])"),
-        (&[("if-match", "")], "OneOf([])"),
     ] {
-        for method in ["PUT", "PATCH", "DELETE"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
             assert_eq!(sent(&app, method, lines).await.body, seen);
         }
-        assert_eq!(sent(&app, "GET", lines).await.body, "nothing");
-        assert_eq!(sent(&app, "POST", lines).await.body, "nothing");
+        assert_eq!(sent(&app, "OPTIONS", lines).await.body, "Absent, Absent");
     }
-    let posts = show_condition(PreconditionsLayer::new().methods([Method::POST]));
-    assert_eq!(sent(&posts, "POST", &[("if-match", "*")]).await.body, "Any");
     assert_eq!(
-        sent(&posts, "PUT", &[("if-match", "*")]).await.body,
+        sent(&app, "GET", &[("if-match", "*")]).await.body,
         "nothing"
     );
 }
@@ -186,6 +269,9 @@ async fn a_write_without_a_condition_is_rejected_if_one_is_required() {
     }
     assert_eq!(sent(&app, "GET", &[]).await.status, 200);
     assert_eq!(sent(&app, "POST", &[]).await.status, 200);
+    let posts = show_condition(PreconditionsLayer::new().require().methods([Method::POST]));
+    assert_eq!(sent(&posts, "POST", &[]).await.status, 428);
+    assert_eq!(sent(&posts, "PUT", &[]).await.status, 200);
 }
 
 /// `/3` has the tag "3", `/weak` a weak one, `/none` does not exist, `/secret` is forbidden.
@@ -224,9 +310,9 @@ async fn a_failed_comparison_before_the_handler_responds_with_the_current_tag() 
         ("/3", &[("if-match", "\"2\", \"3\"")], 204),
         ("/3", &[("if-match", "*")], 204),
         ("/3", &[("if-match", "\"2\"")], 412),
-        ("/3", &[("if-match", "W/\"3\"")], 412),
-        ("/3", &[("if-match", "3")], 412),
-        ("/3", &[("if-match", "")], 412),
+        // As a proxy that compresses changes the tag.
+        ("/3", &[("if-match", "W/\"3\"")], 204),
+        ("/3", &[("if-match", "W/\"2\"")], 412),
         ("/weak", &[("if-match", "W/\"3\"")], 412),
         ("/weak", &[("if-match", "\"3\"")], 412),
         ("/weak", &[("if-match", "*")], 204),
@@ -243,7 +329,7 @@ async fn a_failed_comparison_before_the_handler_responds_with_the_current_tag() 
         ),
         ("/secret", &[("if-match", "*")], 403),
     ] {
-        for method in ["PUT", "PATCH", "DELETE"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
             let before = written.load(Ordering::SeqCst);
             let response = send(&lax, request(method, path, lines)).await;
             assert_eq!(response.status, status, "{method} {path} {lines:?}");
@@ -257,6 +343,9 @@ async fn a_failed_comparison_before_the_handler_responds_with_the_current_tag() 
                     _ => "",
                 };
                 assert_eq!(response.header("etag"), tag);
+                if path == "/weak" {
+                    assert!(response.body.contains("is weak"), "{}", response.body);
+                }
             }
         }
     }
@@ -270,17 +359,44 @@ async fn a_failed_comparison_before_the_handler_responds_with_the_current_tag() 
 }
 
 #[tokio::test]
+async fn a_write_is_compared_with_the_date_of_the_resource() {
+    let modified = httpdate::parse_http_date(DATE).unwrap();
+    let layer = PreconditionsLayer::new().current(move |_| async move {
+        Ok(Some(Validators {
+            etag: None,
+            last_modified: Some(modified),
+        }))
+    });
+    let app = show_condition(layer);
+    for (lines, status) in [
+        (&[("if-unmodified-since", BEFORE)][..], 412),
+        (&[("if-unmodified-since", DATE)], 200),
+        (&[("if-match", "*"), ("if-unmodified-since", BEFORE)], 200),
+        (&[("if-match", "\"3\"")], 412),
+        (&[("if-none-match", "*")], 412),
+        // Only for a GET.
+        (&[("if-modified-since", AFTER)], 200),
+    ] {
+        assert_eq!(sent(&app, "PUT", lines).await.status, status, "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_response_to_a_rejection_is_configurable() {
     let layer = PreconditionsLayer::new()
         .current(|_| async { Ok(Some("\"3\"".to_owned())) })
-        .on_rejection(|rejection| match rejection {
-            Rejection::PreconditionFailed { current } => {
-                response_with(StatusCode::PRECONDITION_FAILED, format!("{current:?}"))
+        .on_rejection(|rejection, language| match rejection {
+            Rejection::PreconditionFailed { header, current } => {
+                let etag = current.and_then(|current| current.etag);
+                response_with(
+                    StatusCode::PRECONDITION_FAILED,
+                    format!("{header} {etag:?}"),
+                )
             }
-            other => other.problem(),
+            other => other.problem(language),
         });
     let app = show_condition(layer);
     let response = sent(&app, "PUT", &[("if-match", "\"2\"")]).await;
     assert_eq!((response.status, response.header("etag")), (412, "\"3\""));
-    assert_eq!(response.body, "Some(\"\\\"3\\\"\")");
+    assert_eq!(response.body, r#"If-Match Some("\"3\"")"#);
 }

@@ -7,17 +7,19 @@
 mod layers;
 pub(crate) mod negotiate;
 mod orders;
+pub(crate) mod sentences;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{OutcomeUnknown, retry_after_secs};
+use lockstock_http::{Language, OutcomeUnknown, retry_after_secs};
 use serde_json::{Map, Value, json};
 
-use self::negotiate::{ErrorFormat, Language};
+use self::negotiate::ErrorFormat;
+use self::sentences::Sentence;
 use crate::storage::{Effect, StorageError};
 
 /// Why a request failed. Boxed, because most results carry no error.
@@ -33,28 +35,31 @@ struct Inner {
     etag: Option<i64>,
     /// What a failed call of the database has left behind.
     effect: Option<Effect>,
+    /// The response lists the content codings of bodies that are read.
+    accept_encoding: bool,
 }
 
 #[derive(Debug, Clone)]
 enum ErrorBody {
     /// One message, as DRF words it.
-    Detail(Cow<'static, str>),
+    Detail(Sentence),
     /// The messages about each field, or about the whole body.
-    Fields(Map<String, Value>),
+    Fields(FieldErrors),
     /// A list of messages: DRF's response to an invalid search.
-    Messages(Vec<&'static str>),
-    /// An error that DRF does not define: a machine-readable code, a message in each language,
-    /// and further members.
+    Messages(Vec<Sentence>),
+    /// An error that DRF does not define: a machine-readable code, a message, and further members.
     Coded {
         code: &'static str,
-        english: Cow<'static, str>,
-        korean: Cow<'static, str>,
+        message: Sentence,
         more: Map<String, Value>,
     },
 }
 
+/// The messages about each invalid field, by its name.
+pub(crate) type FieldErrors = Vec<(String, Vec<Sentence>)>;
+
 impl ApiError {
-    fn detail(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+    fn detail(status: StatusCode, detail: impl Into<Sentence>) -> Self {
         Self::new(status, ErrorBody::Detail(detail.into()))
     }
 
@@ -64,10 +69,13 @@ impl ApiError {
         english: impl Into<Cow<'static, str>>,
         korean: impl Into<Cow<'static, str>>,
     ) -> Self {
+        Self::coded_sentence(status, code, Sentence::new(english, korean))
+    }
+
+    fn coded_sentence(status: StatusCode, code: &'static str, message: Sentence) -> Self {
         let body = ErrorBody::Coded {
             code,
-            english: english.into(),
-            korean: korean.into(),
+            message,
             more: Map::new(),
         };
         Self::new(status, body)
@@ -80,6 +88,7 @@ impl ApiError {
             retry_after: None,
             etag: None,
             effect: None,
+            accept_encoding: false,
         }))
     }
 
@@ -96,23 +105,23 @@ impl ApiError {
     }
 
     /// 400 with one message.
-    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn bad_request(detail: impl Into<Sentence>) -> Self {
         Self::detail(StatusCode::BAD_REQUEST, detail)
     }
 
     /// 400 with messages about each invalid field.
-    pub(crate) fn invalid(errors: Map<String, Value>) -> Self {
+    pub(crate) fn invalid(errors: FieldErrors) -> Self {
         Self::new(StatusCode::BAD_REQUEST, ErrorBody::Fields(errors))
     }
 
     /// 400 with a list of messages.
-    pub(crate) fn messages(messages: Vec<&'static str>) -> Self {
+    pub(crate) fn messages(messages: Vec<Sentence>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, ErrorBody::Messages(messages))
     }
 
     /// 404 for a path without a route.
     pub(crate) fn not_found() -> Self {
-        Self::detail(StatusCode::NOT_FOUND, "Not found.")
+        Self::detail(StatusCode::NOT_FOUND, sentences::NOT_FOUND)
     }
 
     /// 404 for a product that does not exist.
@@ -122,39 +131,46 @@ impl ApiError {
 
     /// 404 for an instance of `resource` that does not exist.
     pub(crate) fn not_found_of(resource: &str) -> Self {
-        Self::detail(
-            StatusCode::NOT_FOUND,
-            format!("No {resource} matches the given query."),
-        )
+        Self::detail(StatusCode::NOT_FOUND, sentences::no_match(resource))
     }
 
     /// 404 for a page that does not exist.
     pub(crate) fn invalid_page() -> Self {
-        Self::detail(StatusCode::NOT_FOUND, "Invalid page.")
+        Self::detail(StatusCode::NOT_FOUND, sentences::INVALID_PAGE)
     }
 
     /// 405 for a method that the route does not allow.
     pub(crate) fn method_not_allowed(method: &str) -> Self {
         Self::detail(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("Method \"{method}\" not allowed."),
+            sentences::method_not_allowed(method),
         )
     }
 
     /// 406 for a client that accepts no format of the API.
     pub(crate) fn not_acceptable() -> Self {
-        Self::detail(
-            StatusCode::NOT_ACCEPTABLE,
-            "Could not satisfy the request Accept header.",
-        )
+        Self::detail(StatusCode::NOT_ACCEPTABLE, sentences::NOT_ACCEPTABLE)
     }
 
     /// 415 for a body of another media type.
     pub(crate) fn unsupported_media_type(media_type: &str) -> Self {
         Self::detail(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("Unsupported media type \"{media_type}\" in request."),
+            sentences::unsupported_media_type(media_type),
         )
+    }
+
+    /// 415 for a body with a content coding.
+    pub(crate) fn unsupported_content_encoding(encoding: &str) -> Self {
+        let mut error = Self::detail(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Sentence::new(
+                format!("Unsupported content encoding \"{encoding}\" in request."),
+                format!("지원하지 않는 콘텐츠 인코딩 \"{encoding}\"입니다."),
+            ),
+        );
+        error.0.accept_encoding = true;
+        error
     }
 
     /// 408 for a body that did not arrive in time.
@@ -177,29 +193,6 @@ impl ApiError {
         )
     }
 
-    /// 412 with the current version of the product.
-    pub(crate) fn precondition_failed(version: i64) -> Self {
-        let mut error = Self::coded(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition_failed",
-            format!("The product was changed in the meantime: it is at version {version} now."),
-            format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
-        )
-        .with("version", version);
-        error.0.etag = Some(version);
-        error
-    }
-
-    /// 428 if the server requires `If-Match` and the request has none.
-    pub(crate) fn precondition_required() -> Self {
-        Self::coded(
-            StatusCode::PRECONDITION_REQUIRED,
-            "precondition_required",
-            "Send If-Match with the ETag of the product that you have read.",
-            "조회한 상품의 ETag를 If-Match 헤더로 보내 주세요.",
-        )
-    }
-
     /// 429 if another request holds or keeps the product's lock.
     fn busy(lease: Duration, kept: bool, wait: Duration) -> Self {
         let seconds = retry_after_secs(wait);
@@ -219,12 +212,10 @@ impl ApiError {
                 "다른 요청이 이 상품을 수정하고 있습니다.".to_owned(),
             )
         };
-        let unit = if seconds == 1 { "second" } else { "seconds" };
-        Self::coded(
+        Self::coded_sentence(
             StatusCode::TOO_MANY_REQUESTS,
             "busy",
-            format!("Request was throttled. Expected available in {seconds} {unit}."),
-            format!("요청이 제한되었습니다. {seconds}초 후에 다시 시도해 주세요."),
+            sentences::throttled(seconds),
         )
         .with("error", json!({ "en": english, "ko": korean }))
         .with(
@@ -240,7 +231,7 @@ impl ApiError {
             StatusCode::CONFLICT,
             "lock_lost",
             "The lock on this product was lost before the change was saved. Nothing was written.",
-            "변경 내용을 저장하기 전에 상품의 잠금을 잃었습니다. 아무것도 저장되지 않았습니다.",
+            "변경 내용을 저장하기 전에 상품의 락을 잃었습니다. 아무것도 저장되지 않았습니다.",
         )
     }
 
@@ -250,7 +241,7 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
             "store_unavailable",
             "The lock store is unavailable. Nothing was written.",
-            "지금은 잠금을 얻을 수 없습니다. 아무것도 저장되지 않았습니다.",
+            "지금은 락을 얻을 수 없습니다. 아무것도 저장되지 않았습니다.",
         )
         .retry_after(Duration::from_secs(1))
     }
@@ -297,7 +288,7 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
             "overloaded",
             "The server is handling too many requests.",
-            "지금은 서버에 요청이 너무 많습니다.",
+            "지금은 서버에 요청이 너무 많습니다. 잠시 후 다시 시도해 주세요.",
         )
         .retry_after(Duration::from_secs(1))
     }
@@ -331,8 +322,8 @@ impl ApiError {
             retry_after,
             etag,
             effect: _,
+            accept_encoding,
         } = *self.0;
-        let is_translated = matches!(body, ErrorBody::Coded { .. });
         let code = body.code();
         let body = match format {
             ErrorFormat::Json => body.json(language),
@@ -344,14 +335,15 @@ impl ApiError {
         }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
-        if is_translated {
-            headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
-        }
+        headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Language"));
         if let Some(wait) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_secs(wait)));
         }
         if let Some(version) = etag {
             headers.insert(ETAG, crate::etag::format(version, 0));
+        }
+        if accept_encoding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response
     }
@@ -372,19 +364,23 @@ impl ErrorBody {
 
     fn json(self, language: Language) -> Value {
         match self {
-            Self::Detail(detail) => json!({ "detail": detail }),
-            Self::Fields(fields) => Value::Object(fields),
-            Self::Messages(messages) => json!(messages),
+            Self::Detail(detail) => json!({ "detail": detail.into_text(language) }),
+            Self::Fields(fields) => {
+                let fields = fields
+                    .into_iter()
+                    .map(|(name, messages)| (name, texts(messages, language)));
+                Value::Object(fields.collect())
+            }
+            Self::Messages(messages) => texts(messages, language),
             Self::Coded {
                 code,
-                english,
-                korean,
+                message,
                 more,
             } => {
                 let mut body = Map::new();
-                body.insert("detail".to_owned(), json!(language.choose(english, korean)));
+                body.insert("detail".to_owned(), json!(message.into_text(language)));
                 for (name, value) in more {
-                    body.insert(name, language.pick(value));
+                    body.insert(name, negotiate::in_language(language, value));
                 }
                 body.insert("code".to_owned(), json!(code));
                 Value::Object(body)
@@ -398,15 +394,11 @@ impl ErrorBody {
         let title = status.canonical_reason().unwrap_or_default();
         body.insert("title".to_owned(), json!(title));
         body.insert("status".to_owned(), json!(status.as_u16()));
-        let invalid = "The request is not valid.";
         match self {
-            Self::Fields(fields) => {
-                body.insert("detail".to_owned(), json!(invalid));
-                body.insert("errors".to_owned(), Value::Object(fields));
-            }
-            Self::Messages(messages) => {
-                body.insert("detail".to_owned(), json!(invalid));
-                body.insert("errors".to_owned(), json!(messages));
+            Self::Fields(_) | Self::Messages(_) => {
+                let detail = sentences::INVALID.into_text(language);
+                body.insert("detail".to_owned(), json!(detail));
+                body.insert("errors".to_owned(), self.json(language));
             }
             other => {
                 if let Value::Object(members) = other.json(language) {
@@ -442,6 +434,13 @@ impl From<StorageError> for ApiError {
     }
 }
 
+fn texts(messages: Vec<Sentence>, language: Language) -> Value {
+    let texts = messages
+        .into_iter()
+        .map(|message| json!(message.into_text(language)));
+    texts.collect()
+}
+
 fn as_seconds(lease: Duration) -> String {
     // `3`, `0.5`: an f64 without a fraction is formatted without a point.
     lease.as_secs_f64().to_string()
@@ -450,6 +449,31 @@ fn as_seconds(lease: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_database_says_what_was_saved_in_both_languages() {
+        let detail = |error: ApiError, language| {
+            error.0.body.json(language)["detail"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        for (effect, english, korean) in [
+            (Effect::Read, "Try again.", "잠시 후 다시 시도해 주세요."),
+            (
+                Effect::NotSaved,
+                "Nothing was saved.",
+                "아무것도 저장되지 않았습니다.",
+            ),
+            (Effect::Unknown, "is unknown", "저장 여부를 확인한 후"),
+        ] {
+            let error = ApiError::database_unavailable(effect);
+            assert!(detail(error.clone(), Language::English).contains(english));
+            assert!(detail(error, Language::Korean).contains(korean));
+        }
+        let error = ApiError::database_unavailable(Effect::Read).of_write();
+        assert!(detail(error, Language::English).contains("Nothing was saved."));
+    }
 
     #[test]
     fn a_lease_has_a_fraction_only_if_needed() {

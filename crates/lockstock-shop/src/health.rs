@@ -4,10 +4,15 @@
 //! Failed calls report what they have met, and a check decides (see `state.rs`). The condition
 //! decides no request: it is what `/readyz`, the metrics and the log share.
 
+use std::time::Duration;
+
 use metrics::Gauge;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+
+/// How often another reason for the same condition is logged: reasons may alternate.
+const REASON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a backend can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,14 @@ pub struct Status {
     pub since: Instant,
     /// Empty if the backend is up. Without a password.
     pub reason: String,
+    logged: Logged,
+}
+
+/// The last line about a backend in the log.
+#[derive(Debug, Clone)]
+struct Logged {
+    reason: String,
+    at: Instant,
 }
 
 /// The condition of one backend, shared by all that use it.
@@ -57,6 +70,10 @@ impl Health {
             condition: Condition::Up,
             since: Instant::now(),
             reason: String::new(),
+            logged: Logged {
+                reason: String::new(),
+                at: Instant::now(),
+            },
         };
         Self {
             backend,
@@ -94,7 +111,7 @@ impl Health {
         self.change(condition, reason.into());
     }
 
-    /// Logs a change of the condition, but not a further failure.
+    /// Logs a change of the condition, and another reason for it, but not a further failure.
     fn change(&self, condition: Condition, reason: String) {
         let now = Instant::now();
         self.status.send_if_modified(|status| {
@@ -113,8 +130,16 @@ impl Health {
                 self.up.set(f64::from(u8::from(condition == Condition::Up)));
                 status.condition = condition;
                 status.since = now;
-            } else if status.reason != reason {
-                debug!(reason, "the {} is still not up", self.backend);
+                status.logged = Logged {
+                    reason: reason.clone(),
+                    at: now,
+                };
+            } else if status.logged.reason != reason && now >= status.logged.at + REASON_INTERVAL {
+                warn!(reason, "the {} is still not up", self.backend);
+                status.logged = Logged {
+                    reason: reason.clone(),
+                    at: now,
+                };
             }
             status.reason = reason;
             is_changed

@@ -32,7 +32,8 @@ use crate::state::AppState;
             the time at which to retry.\n\n\
             Errors are JSON with a human-readable `detail` and, unless Django REST framework \
             defines the error, a machine-readable `code`. With \
-            `Accept: application/problem+json` they are RFC 9457 problem details.\n\n\
+            `Accept: application/problem+json` they are RFC 9457 problem details. Messages are in \
+            Korean if `Accept-Language` prefers it, and in English otherwise.\n\n\
             As in Django REST framework, a number can also be sent as a string (`\"9\"`), and a \
             string that is a number as a number; a malformed id is 404; and unknown fields and \
             parameters are ignored.",

@@ -3,9 +3,12 @@
 //! headers that clients act on, and in the JSON.
 //!
 //! Both servers start empty on one private Postgres and one private Redis and get the same requests
-//! in the same order, so ids and versions agree without a mapping. Intended differences are in
-//! `differential/differences.rs` and documented in `docs/differences.md`; an entry that no longer
-//! differs fails.
+//! in the same order, so ids and versions agree without a mapping. A request that both reject is
+//! repeated in Korean, once for each pair of messages: with `Accept-Language: ko` to Lockstock, and
+//! to the Django project with `LANGUAGE_CODE = "ko"`.
+//!
+//! Intended differences are in `differential/differences.rs` and documented in
+//! `docs/differences.md`; an entry that no longer differs fails.
 //!
 //! Not compared: details that no client should act on, such as the wording of parsers, the time of
 //! day, `Server` and `Date`.
@@ -23,9 +26,10 @@ mod servers;
 #[path = "differential/wire.rs"]
 mod wire;
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use case::Case;
+use case::{Case, Language};
 use compare::Aspect;
 use differences::{Exception, Reason, reasons};
 use lockstock_testkit::{Postgres, Redis};
@@ -38,10 +42,10 @@ const DOCUMENT: &str = include_str!("../../../docs/differences.md");
 fn responses_agree_with_django_rest_framework() {
     let postgres = Postgres::start();
     let redis = Redis::start();
-    let mut django = Server::django(
-        &postgres.create_database("django"),
-        &format!("redis://{}/1", redis.address()),
-    );
+    let django_database = postgres.create_database("django");
+    let django_redis = format!("redis://{}/1", redis.address());
+    let mut django = Server::django(&django_database, &django_redis);
+    let mut korean_django = Server::korean_django(&django_database, &django_redis);
     let mut lockstock = Server::lockstock(
         &postgres.create_database("lockstock"),
         &format!("redis://{}/0", redis.address()),
@@ -50,19 +54,35 @@ fn responses_agree_with_django_rest_framework() {
     let cases = case::all();
     let mut failures = misnamed(&cases);
     let mut intended = 0;
+    let mut repeated = HashSet::new();
     for case in &cases {
-        let expected = django.send_case(case);
-        let actual = lockstock.send_case(case);
         let exception = exception(case);
         intended += usize::from(exception.is_some());
-        let complaints = compare_with_exception(&expected, &actual, exception);
-        if !complaints.is_empty() {
-            failures.push(report(case, &complaints, &expected, &actual));
+        let mut compare = |django: &mut Server, language| {
+            let expected = django.send_case(case, language);
+            let actual = lockstock.send_case(case, language);
+            let complaints = compare_with_exception(&expected, &actual, exception, language);
+            if !complaints.is_empty() {
+                failures.push(report(case, language, &complaints, &expected, &actual));
+            }
+            (expected, actual)
+        };
+        let (expected, actual) = compare(&mut django, Language::English);
+        // A rejected request changes nothing, and neither does OPTIONS.
+        let is_rejected = expected.status >= 400 && actual.status >= 400;
+        if (is_rejected || case.method == "OPTIONS")
+            && repeated.insert((case.method, expected.body, actual.body))
+        {
+            korean_django.new.clone_from(&django.new);
+            compare(&mut korean_django, Language::Korean);
         }
     }
 
     let compared = cases.len();
-    println!("{compared} cases compared, {intended} of them intended differences");
+    let in_korean = repeated.len();
+    println!(
+        "{compared} cases compared, {in_korean} of them in Korean too; {intended} intended differences"
+    );
     assert!(
         failures.is_empty(),
         "{} of {compared} cases:\n\n{}",
@@ -95,6 +115,7 @@ fn compare_with_exception(
     django: &Response,
     lockstock: &Response,
     exception: Option<(&Reason, &Exception)>,
+    language: Language,
 ) -> Vec<String> {
     let found = compare::differing(django, lockstock);
     let intended = exception.map_or(&[][..], |(_, exception)| exception.differs_in);
@@ -119,8 +140,12 @@ fn compare_with_exception(
         if lockstock.status != exception.status {
             complaints.push(format!("the status should be {}", exception.status));
         }
-        if !compare::has_body(lockstock, exception.body) {
-            complaints.push(format!("the body should be {}", exception.body));
+        let body = match language {
+            Language::English => exception.body.to_owned(),
+            Language::Korean => differences::in_korean(exception.body),
+        };
+        if !compare::has_body(lockstock, &body) {
+            complaints.push(format!("the body should be {body}"));
         }
         if !complaints.is_empty() {
             complaints.push(format!("reason of the difference: {}", reason.why));
@@ -148,8 +173,14 @@ fn misnamed(cases: &[Case]) -> Vec<String> {
     wrong
 }
 
-fn report(case: &Case, complaints: &[String], django: &Response, lockstock: &Response) -> String {
-    let mut text = format!("{}  {}\n", case.position, case.name);
+fn report(
+    case: &Case,
+    language: Language,
+    complaints: &[String],
+    django: &Response,
+    lockstock: &Response,
+) -> String {
+    let mut text = format!("{}  {}  ({language:?})\n", case.position, case.name);
     for complaint in complaints {
         let _ = writeln!(text, "  ! {complaint}");
     }

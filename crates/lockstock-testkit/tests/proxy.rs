@@ -232,6 +232,34 @@ async fn works_on_the_one_thread_of_an_async_test() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
+#[test]
+fn forget_silences_the_connections_that_exist_and_no_others() {
+    let (_redis, proxy) = redis_behind_proxy();
+    let mut old = connect(&proxy);
+    assert_eq!(ask(&mut old, "PING\r\n").unwrap(), "+PONG\r\n");
+    proxy.forget();
+    old.write_all(b"PING\r\n").unwrap();
+    assert_silent(&mut old);
+    let mut new = connect(&proxy);
+    assert_eq!(ask(&mut new, "PING\r\n").unwrap(), "+PONG\r\n");
+    proxy.cut();
+    let error = old.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn redirect_leads_new_connections_to_another_server() {
+    let (_redis, proxy) = redis_behind_proxy();
+    let other = Redis::start();
+    other.command(&["SET", "name", "other"]).unwrap();
+    let mut old = connect(&proxy);
+    assert_eq!(ask(&mut old, "EXISTS name\r\n").unwrap(), ":0\r\n");
+    proxy.redirect(other.address());
+    let mut new = connect(&proxy);
+    assert_eq!(ask(&mut new, "EXISTS name\r\n").unwrap(), ":1\r\n");
+    assert_eq!(ask(&mut old, "EXISTS name\r\n").unwrap(), ":0\r\n");
+}
+
 fn redis_behind_proxy() -> (Redis, Proxy) {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.address());

@@ -3,8 +3,24 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::rejection::Rejection;
+
 const NAME: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_KEY_BYTES: usize = 255;
+
+/// Returns the idempotency key of a request, if it has one. For services that reject a malformed key
+/// before they read the body.
+///
+/// # Errors
+///
+/// [`Rejection::KeyMalformed`] if the key is invalid or there are several.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Rejection> {
+    match KeyHeader::parse(headers) {
+        KeyHeader::Absent => Ok(None),
+        KeyHeader::Key(key) => Ok(Some(key)),
+        KeyHeader::Malformed => Err(Rejection::KeyMalformed),
+    }
+}
 
 /// Content of the header.
 #[derive(Debug, PartialEq, Eq)]

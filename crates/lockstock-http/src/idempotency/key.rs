@@ -1,10 +1,13 @@
 //! Identity of a request with an `Idempotency-Key`: its caller, its key and its content.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 
 use super::multipart;
+use crate::authorization::normalized_authorization;
 use crate::hash::{hash, hex_hash};
 
 /// Identity of a request with an `Idempotency-Key`: an extension of the request, for handlers that
@@ -30,16 +33,17 @@ impl RequestKey {
 
 /// Returns a name for the caller that does not reveal its credentials.
 pub(super) fn credentials(parts: &Parts) -> String {
-    let mut credentials = Vec::new();
-    for name in ["authorization", "x-api-key"] {
-        for value in parts.headers.get_all(name) {
-            credentials.extend([name.as_bytes(), value.as_bytes()]);
-        }
-    }
+    let authorization = parts.headers.get_all(AUTHORIZATION).iter();
+    let authorization =
+        authorization.map(|value| ("authorization", normalized_authorization(value)));
+    let api_key = parts.headers.get_all("x-api-key").iter();
+    let api_key = api_key.map(|value| ("x-api-key", value.as_bytes().into()));
+    let credentials: Vec<(&str, Cow<[u8]>)> = authorization.chain(api_key).collect();
     if credentials.is_empty() {
         return String::new();
     }
-    hex_hash(credentials)
+    let parts = credentials.iter();
+    hex_hash(parts.flat_map(|(name, value)| [name.as_bytes(), value]))
 }
 
 pub(super) fn fingerprint(parts: &Parts, body: &[u8]) -> [u8; 32] {

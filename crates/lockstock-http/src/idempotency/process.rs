@@ -6,19 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_LOCATION};
 use http::{HeaderName, Request, Response};
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower_service::Service;
 use tracing::{error, warn};
 
 use super::claim::Claim;
-use super::{IdempotencyLayer, NextAction, RecordedResponse, RequestKey, TRUE};
-use crate::BoxError;
+use super::{IdempotencyLayer, NextAction, RECORDED_HEADERS, RecordedResponse, RequestKey, TRUE};
 use crate::lock::OutcomeUnknown;
+use crate::response_body::ResponseBody;
 
 /// Pauses before a failed write of a record is retried.
 const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
@@ -32,10 +32,10 @@ impl IdempotencyLayer {
         request: Request<R>,
         key: RequestKey,
         claim: Claim,
-    ) -> Result<Response<B>, S::Error>
+    ) -> Result<Response<ResponseBody<B>>, S::Error>
     where
         S: Service<Request<R>, Response = Response<B>>,
-        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
+        B: Body<Data = Bytes>,
     {
         let (parts, body) = match inner.call(request).await {
             Ok(response) => response.into_parts(),
@@ -50,7 +50,7 @@ impl IdempotencyLayer {
         if self.transactional {
             claim.release().await;
             if is_recorded {
-                return Ok(response);
+                return Ok(response.map(ResponseBody::inner));
             }
             return Ok(self.recorded_or(&key, response).await);
         }
@@ -61,7 +61,7 @@ impl IdempotencyLayer {
             } else {
                 claim.release().await;
             }
-            return Ok(response);
+            return Ok(response.map(ResponseBody::inner));
         }
         let (response, record) = self.record(&key, response).await;
         if self.save(&key, &record).await {
@@ -75,55 +75,92 @@ impl IdempotencyLayer {
     /// Returns the recorded response, or `response` if there is none. For a response that is not a
     /// success: another request may have succeeded after this one had looked for a record and before
     /// it had claimed the key, and the failure (a kept lock, a changed version) may be its effect.
-    async fn recorded_or<B: From<Bytes>>(
+    async fn recorded_or<B: Body<Data = Bytes>>(
         &self,
         key: &RequestKey,
         response: Response<B>,
-    ) -> Response<B> {
+    ) -> Response<ResponseBody<B>> {
         match self.recorded_action(key).await {
             Some(NextAction::Replay(record)) => record.replay(),
-            _ => response,
+            _ => response.map(ResponseBody::inner),
         }
     }
 
     /// Returns the response and its record.
-    async fn record<B>(
+    async fn record<B: Body<Data = Bytes>>(
         &self,
         key: &RequestKey,
         response: Response<B>,
-    ) -> (Response<B>, RecordedResponse)
-    where
-        B: Body<Data: Send, Error: Into<BoxError>> + From<Bytes>,
-    {
-        let (mut parts, body) = response.into_parts();
+    ) -> (Response<ResponseBody<B>>, RecordedResponse) {
+        let (parts, body) = response.into_parts();
         let mut record = RecordedResponse::new(key, parts.status, Bytes::new());
-        for name in &*self.headers {
-            for value in parts.headers.get_all(name) {
+        for (name, value) in &parts.headers {
+            if self.records_header(name) {
                 record.headers.push((name.clone(), value.clone()));
             }
         }
-        let omit = |record: &mut RecordedResponse| {
-            warn!(id = key.id(), "recording a response without its body");
-            record.headers.retain(|(name, _)| *name != CONTENT_TYPE);
-            record.headers.push((BODY_OMITTED, TRUE));
-        };
-        if body.size_hint().lower() > self.response_limit as u64 {
-            omit(&mut record);
-            return (Response::from_parts(parts, body), record);
-        }
-        match Limited::new(body, self.response_limit).collect().await {
-            Ok(collected) => {
-                record.body = collected.to_bytes();
-                let body = B::from(record.body.clone());
-                (Response::from_parts(parts, body), record)
+        let body = match self.read_response(body).await {
+            Ok(read) => {
+                record.body = read.clone();
+                ResponseBody::from(read)
             }
-            // The part that was read is gone, and the effect stands: the first response equals the
-            // replayed ones.
-            Err(_) => {
-                omit(&mut record);
-                parts = record.clone().into_response::<Bytes>().into_parts().0;
-                let body = B::from(Bytes::new());
-                (Response::from_parts(parts, body), record)
+            Err(body) => {
+                warn!(
+                    id = key.id(),
+                    limit = self.response_limit,
+                    "recording a response without its body, which is over the limit or broke off"
+                );
+                record.headers.retain(|(name, _)| !describes_body(name));
+                record.headers.push((BODY_OMITTED, TRUE));
+                body
+            }
+        };
+        (Response::from_parts(parts, body), record)
+    }
+
+    fn records_header(&self, name: &HeaderName) -> bool {
+        let belongs_to_body = name.as_str().starts_with("content-") && *name != CONTENT_LENGTH;
+        belongs_to_body || RECORDED_HEADERS.contains(name) || self.headers.contains(name)
+    }
+
+    /// Returns the whole body without its trailers; or the body to pass on, if it is over the limit or
+    /// breaks off.
+    async fn read_response<B: Body<Data = Bytes>>(
+        &self,
+        body: B,
+    ) -> Result<Bytes, ResponseBody<B>> {
+        if body.size_hint().lower() > self.response_limit as u64 {
+            return Err(ResponseBody::inner(body));
+        }
+        let mut body = Box::pin(body);
+        let mut frames = Vec::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            if let Ok(frame) = &frame {
+                length += frame.data_ref().map_or(0, Bytes::len);
+            }
+            let is_broken = frame.is_err();
+            frames.push(frame);
+            if is_broken {
+                return Err(ResponseBody::begun(frames, None));
+            }
+            if length > self.response_limit {
+                return Err(ResponseBody::begun(frames, Some(body)));
+            }
+        }
+        let mut data = frames
+            .into_iter()
+            .flatten()
+            .filter_map(|frame| frame.into_data().ok());
+        match (data.next(), data.next()) {
+            (None, _) => Ok(Bytes::new()),
+            (Some(only), None) => Ok(only),
+            (Some(first), Some(second)) => {
+                let mut whole = BytesMut::with_capacity(length);
+                for data in [first, second].into_iter().chain(data) {
+                    whole.extend_from_slice(&data);
+                }
+                Ok(whole.freeze())
             }
         }
     }
@@ -143,4 +180,10 @@ impl IdempotencyLayer {
             sleep(*delay).await;
         }
     }
+}
+
+/// Whether a header would be wrong in a response without its body.
+fn describes_body(name: &HeaderName) -> bool {
+    let is_content = name.as_str().starts_with("content-") && *name != CONTENT_LOCATION;
+    is_content || matches!(name.as_str(), "digest" | "repr-digest")
 }

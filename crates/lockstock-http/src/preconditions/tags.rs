@@ -1,18 +1,28 @@
 //! Entity tags ([RFC 9110, section 8.8.3](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3))
 //! and the headers that list them.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName};
 
-/// `"opaque"` or `W/"opaque"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tag {
+/// Entity tag: `"opaque"` or `W/"opaque"`.
+///
+/// ```
+/// use lockstock_http::EntityTag;
+///
+/// let tag = EntityTag::parse(b"W/\"3\"").unwrap();
+/// assert!(tag.is_weak() && tag.opaque() == b"3");
+/// assert_eq!(EntityTag::parse(b"3"), None, "the quotes are part of the tag");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct EntityTag {
     weak: bool,
     opaque: Vec<u8>,
 }
 
-impl Tag {
-    /// Returns `None` if the text is not an entity tag.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+impl EntityTag {
+    /// Parses a tag as in an `ETag` header. Returns `None` if the text is not an entity tag.
+    pub fn parse(text: &[u8]) -> Option<Self> {
         let (weak, quoted) = match text.strip_prefix(b"W/") {
             Some(quoted) => (true, quoted),
             None => (false, text),
@@ -29,10 +39,14 @@ impl Tag {
         })
     }
 
-    /// Returns the tag as in an `ETag` header, if it is strong and UTF-8.
-    pub(super) fn strong(&self) -> Option<String> {
-        let opaque = std::str::from_utf8(&self.opaque).ok()?;
-        (!self.weak).then(|| format!("\"{opaque}\""))
+    /// Whether the tag begins with `W/`: representations with the same tag may differ.
+    pub fn is_weak(&self) -> bool {
+        self.weak
+    }
+
+    /// Returns the bytes between the quotes.
+    pub fn opaque(&self) -> &[u8] {
+        &self.opaque
     }
 
     /// Compares weakly: `W/"1"` equals `"1"`.
@@ -41,36 +55,69 @@ impl Tag {
     }
 }
 
-/// Condition of an `If-Match` or `If-None-Match` header.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ETagCondition {
-    /// The header is missing.
-    Absent,
-    /// `*`.
-    Any,
-    /// The valid entity tags of the header. May be empty.
-    OneOf(Vec<Tag>),
+impl fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weak = if self.weak { "W/" } else { "" };
+        write!(f, "{weak}\"{}\"", String::from_utf8_lossy(&self.opaque))
+    }
 }
 
-impl ETagCondition {
-    pub(super) fn parse(headers: &HeaderMap, name: &HeaderName) -> Self {
+impl fmt::Debug for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Condition of an `If-Match` or `If-None-Match` header.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TagCondition {
+    /// The header is missing.
+    #[default]
+    Absent,
+    /// `*`: any resource that exists.
+    Any,
+    /// One of these entity tags.
+    OneOf(Vec<EntityTag>),
+}
+
+/// Error for a header that is neither `*` nor a list of entity tags.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MalformedTags;
+
+impl TagCondition {
+    /// An empty list is an error too: a client that sends one has lost its tag.
+    pub(super) fn parse(headers: &HeaderMap, name: &HeaderName) -> Result<Self, MalformedTags> {
         let mut values = headers.get_all(name).iter().peekable();
         if values.peek().is_none() {
-            return Self::Absent;
+            return Ok(Self::Absent);
         }
-        let mut members = values.flat_map(|value| members(value.as_bytes()));
-        match (members.next(), members.next()) {
-            (Some(b"*"), None) => Self::Any,
-            (first, second) => {
-                let all = first.into_iter().chain(second).chain(members);
-                Self::OneOf(all.filter_map(Tag::parse).collect())
-            }
+        let members = values.flat_map(|value| members(value.as_bytes()));
+        let members = members.collect::<Vec<_>>();
+        if members == [b"*"] {
+            return Ok(Self::Any);
+        }
+        let tags = members.into_iter().map(EntityTag::parse);
+        match tags.collect::<Option<Vec<_>>>() {
+            Some(tags) if !tags.is_empty() => Ok(Self::OneOf(tags)),
+            _ => Err(MalformedTags),
         }
     }
 
-    /// Whether a resource with the tag `current` matches, by weak comparison. `None` is a resource
+    /// Whether the header is missing.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
+    /// Whether a resource that exists has one of the tags. Tags that no client can have weakened
+    /// by accident are compared: see [`Preconditions`](crate::Preconditions).
+    pub(super) fn matches_strongly(&self, current: Option<&EntityTag>) -> bool {
+        let current = current.filter(|current| !current.is_weak());
+        self.matches_weakly(current)
+    }
+
+    /// Whether a resource that exists has one of the tags, by weak comparison. `None` is a resource
     /// without a tag.
-    pub(super) fn matches(&self, current: Option<&Tag>) -> bool {
+    pub(super) fn matches_weakly(&self, current: Option<&EntityTag>) -> bool {
         match self {
             Self::Absent => false,
             Self::Any => true,
@@ -99,42 +146,39 @@ mod tests {
 
     use super::*;
 
-    fn condition(values: &[&[u8]]) -> ETagCondition {
+    fn condition(values: &[&[u8]]) -> Result<TagCondition, MalformedTags> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(IF_MATCH, HeaderValue::from_bytes(value).unwrap());
         }
-        ETagCondition::parse(&headers, &IF_MATCH)
+        TagCondition::parse(&headers, &IF_MATCH)
     }
 
-    fn tags(condition: ETagCondition) -> Vec<String> {
-        let ETagCondition::OneOf(tags) = condition else {
-            panic!("{condition:?}");
+    fn tags(values: &[&[u8]]) -> Vec<String> {
+        let Ok(TagCondition::OneOf(tags)) = condition(values) else {
+            panic!("{values:?}");
         };
-        let text = |tag: &Tag| tag.strong().unwrap_or_else(|| "not strong".to_owned());
-        tags.iter().map(text).collect()
+        tags.iter().map(EntityTag::to_string).collect()
     }
 
     #[test]
     fn lists_are_parsed() {
-        assert_eq!(condition(&[]), ETagCondition::Absent);
-        assert_eq!(condition(&[b" * "]), ETagCondition::Any);
-        assert_eq!(tags(condition(&[b"\"3\""])), ["\"3\""]);
+        assert_eq!(condition(&[]), Ok(TagCondition::Absent));
+        assert_eq!(condition(&[b" * "]), Ok(TagCondition::Any));
+        assert_eq!(tags(&[b"\"3\""]), ["\"3\""]);
+        assert_eq!(tags(&[b"\"a,b\" , ,W/\"c\""]), ["\"a,b\"", "W/\"c\""]);
         assert_eq!(
-            tags(condition(&[b"\"a,b\" , ,W/\"c\""])),
-            ["\"a,b\"", "not strong"]
-        );
-        assert_eq!(
-            tags(condition(&[b"\"a\"", b"\"b\", \"c\""])),
+            tags(&[b"\"a\"", b"\"b\", \"c\""]),
             ["\"a\"", "\"b\"", "\"c\""]
         );
-        assert_eq!(tags(condition(&[b"\"\", \"\xc3\xa9\""])), ["\"\"", "\"é\""]);
+        assert_eq!(tags(&[b"\"\", \"\xc3\xa9\""]), ["\"\"", "\"é\""]);
     }
 
     #[test]
-    fn invalid_tags_are_ignored() {
-        for invalid in [
+    fn a_list_with_anything_but_entity_tags_is_malformed() {
+        for malformed in [
             &b""[..],
+            b",",
             b"3",
             b"\"",
             b"\"3",
@@ -146,11 +190,12 @@ mod tests {
             b"W/",
             b"*, *",
             b"\"3\" \"4\"",
+            b"\"99\", *",
+            b"\"99\", 3",
         ] {
-            assert!(tags(condition(&[invalid])).is_empty(), "{invalid:?}");
+            assert_eq!(condition(&[malformed]), Err(MalformedTags), "{malformed:?}");
         }
-        assert_eq!(tags(condition(&[b"\"99\", *"])), ["\"99\""]);
         // An unterminated tag extends to the end of its header line.
-        assert_eq!(tags(condition(&[b"\"3, \"4\"", b"\"5\""])), ["\"5\""]);
+        assert_eq!(condition(&[b"\"3, \"4\"", b"\"5\""]), Err(MalformedTags));
     }
 }

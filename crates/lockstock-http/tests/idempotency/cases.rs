@@ -2,6 +2,67 @@
 
 use super::*;
 
+/// Headers of the payments that belong to the body.
+const RECORDED: [&str; 9] = [
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "etag",
+    "last-modified",
+    "link",
+    "location",
+    "vary",
+];
+
+#[tokio::test]
+async fn headers_of_the_body_are_recorded_whatever_else_is_chosen() {
+    let payments = payments();
+    let other = header::HeaderName::from_static("x-other");
+    let app = payments.app(&in_store(&Store::memory()).headers([other]));
+    let first = send(&app, pay("k")).await;
+    let again = send(&app, pay("k")).await;
+    assert!(is_replayed(&again));
+    for name in RECORDED.into_iter().chain(["x-other"]) {
+        assert_eq!(again.header(name), first.header(name), "{name}");
+    }
+    assert_eq!(again.header("set-cookie"), "");
+}
+
+#[tokio::test]
+async fn a_redirect_from_a_post_to_its_result_is_recorded() {
+    on_each_store(async |[one, two]| {
+        let payments = payments();
+        let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
+        let see_other = || with("k", &[("x-status", "303")]);
+        let first = send(&apps[0], see_other()).await;
+        let again = send(&apps[1], see_other()).await;
+        assert_eq!((first.status, again.status), (303, 303));
+        assert!(is_replayed(&again));
+        assert_eq!(again.header("location"), "/payments/1/");
+        assert_eq!(payments.made(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_case_of_the_authorization_scheme_makes_no_other_caller() {
+    let payments = payments();
+    let app = payments.app(&in_store(&Store::memory()));
+    for (authorization, body) in [
+        ("Bearer Xy", "1: 12.50"),
+        ("bearer Xy", "1: 12.50"),
+        ("BEARER  Xy", "1: 12.50"),
+        ("Bearer xy", "2: 12.50"),
+        // Without a scheme, every character is part of the credentials.
+        ("Xy", "3: 12.50"),
+        ("xy", "4: 12.50"),
+    ] {
+        let response = send(&app, with("k", &[("authorization", authorization)])).await;
+        assert_eq!(response.body, body, "{authorization}");
+    }
+}
+
 #[tokio::test]
 async fn a_repeated_request_gets_the_recorded_response() {
     on_each_store(async |[one, two]| {
@@ -15,7 +76,8 @@ async fn a_repeated_request_gets_the_recorded_response() {
         for (app, key) in apps.iter().zip(["k", "\"k\""]) {
             let again = send(app, pay(key)).await;
             assert_eq!((again.status, &again.body), (201, &first.body));
-            for name in ["content-type", "etag", "location"] {
+            for name in RECORDED {
+                assert!(!first.header(name).is_empty(), "{name}");
                 assert_eq!(again.header(name), first.header(name), "{name}");
             }
             assert!(is_replayed(&again));
@@ -111,7 +173,7 @@ async fn errors_are_not_recorded_by_default() {
     on_each_store(async |[one, two]| {
         let payments = payments();
         let apps = [payments.app(&in_store(&one)), payments.app(&in_store(&two))];
-        for (n, status) in ["400", "404", "409", "429", "500", "503", "302"]
+        for (n, status) in ["400", "404", "409", "429", "500", "503", "302", "307"]
             .iter()
             .enumerate()
         {
@@ -121,13 +183,13 @@ async fn errors_are_not_recorded_by_default() {
         }
         // The key is free for another request, because no response was recorded.
         assert_eq!(send(&apps[0], pay("k")).await.status, 201);
-        assert_eq!(payments.made(), 8);
+        assert_eq!(payments.made(), 9);
 
         let all = in_store(&one).record_if(|_| true);
         let app = payments.app(&all);
         for _ in 0..2 {
             let rejected = send(&app, with("l", &[("x-status", "409")])).await;
-            assert_eq!((rejected.status, &rejected.body[..]), (409, "9: 12.50"));
+            assert_eq!((rejected.status, &rejected.body[..]), (409, "10: 12.50"));
         }
     })
     .await;
@@ -247,7 +309,7 @@ async fn a_key_with_an_expired_record_is_new() {
 async fn the_response_to_a_rejection_is_configurable() {
     let layer = in_store(&Store::memory())
         .require()
-        .on_rejection(|rejected| response_with(StatusCode::IM_A_TEAPOT, rejected.code()));
+        .on_rejection(|rejected, _| response_with(StatusCode::IM_A_TEAPOT, rejected.code()));
     let payments = Payments::new(Gate::closed());
     let app = payments.app(&layer);
     let client = sending(&app, pay("k"));

@@ -1,5 +1,7 @@
 //! Requests and responses over the limits.
 
+use http_body_util::BodyExt;
+
 use super::*;
 
 #[tokio::test]
@@ -43,42 +45,44 @@ async fn a_body_over_the_limit_is_rejected_before_the_handler_runs() {
 }
 
 #[tokio::test]
-async fn a_response_over_the_limit_is_recorded_without_its_body() {
+async fn a_response_over_the_limit_reaches_its_caller_and_has_no_second_effect() {
     let store = Store::memory();
     let layer = in_store(&store).response_limit(10);
     let made = Arc::new(AtomicUsize::new(0));
-    let handler = |streamed: bool| {
+    let handler = |body: fn() -> Body| {
         let made = made.clone();
         async move || {
             made.fetch_add(1, Ordering::SeqCst);
-            let body = match streamed {
-                true => {
-                    let chunks = b"12345678901".chunks(3).map(Ok::<_, Infallible>);
-                    Body::from_stream(stream::iter(chunks))
-                }
-                false => Body::from("12345678901"),
-            };
             let headers = [
                 ("content-type", "text/plain"),
                 ("location", "/1/"),
                 ("x-a", "b"),
             ];
-            (StatusCode::CREATED, headers, body)
+            (StatusCode::CREATED, headers, body())
         }
     };
+    let streamed = || {
+        let chunks = b"1234567890123".chunks(3).map(Ok::<_, Infallible>);
+        Body::from_stream(stream::iter(chunks))
+    };
     let app = Router::new()
-        .route("/whole/", any(handler(false)))
-        .route("/streamed/", any(handler(true)))
+        .route("/whole/", any(handler(|| Body::from("1234567890123"))))
+        .route("/streamed/", any(handler(streamed)))
         .layer(layer);
     let request = |path: &str| {
         let request = Request::post(path).header("idempotency-key", path);
         request.body(Body::empty()).unwrap()
     };
-    for (path, first_body) in [("/whole/", "12345678901"), ("/streamed/", "")] {
+    for path in ["/whole/", "/streamed/"] {
         let first = send(&app, request(path)).await;
-        assert_eq!((first.status, &first.body[..]), (201, first_body), "{path}");
-        let omitted = first.header("idempotent-body-omitted") == "true";
-        assert_eq!(omitted, first_body.is_empty());
+        assert_eq!(
+            (first.status, &first.body[..]),
+            (201, "1234567890123"),
+            "{path}"
+        );
+        assert_eq!(first.header("content-type"), "text/plain");
+        assert_eq!(first.header("x-a"), "b");
+        assert_eq!(first.header("idempotent-body-omitted"), "");
         let again = send(&app, request(path)).await;
         assert_eq!((again.status, &again.body[..]), (201, ""), "{path}");
         assert_eq!(again.header("location"), "/1/");
@@ -86,4 +90,33 @@ async fn a_response_over_the_limit_is_recorded_without_its_body() {
         assert_eq!(again.header("idempotent-body-omitted"), "true");
     }
     assert_eq!(made.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_passed_on_and_has_no_second_effect() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let made = made.clone();
+        async move || {
+            made.fetch_add(1, Ordering::SeqCst);
+            let chunks = [Ok("paid"), Err("the backend is gone")];
+            (StatusCode::CREATED, Body::from_stream(stream::iter(chunks)))
+        }
+    };
+    let app = Router::new()
+        .route("/", any(handler))
+        .layer(in_store(&Store::memory()));
+    let request = || {
+        let request = Request::post("/").header("idempotency-key", "k");
+        request.body(Body::empty()).unwrap()
+    };
+    let first = app.clone().oneshot(request()).await.unwrap();
+    let mut body = first.into_body();
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "paid");
+    assert!(body.frame().await.unwrap().is_err());
+    let again = send(&app, request()).await;
+    assert_eq!((again.status, &again.body[..]), (201, ""));
+    assert_eq!(again.header("idempotent-body-omitted"), "true");
+    assert_eq!(made.load(Ordering::SeqCst), 1);
 }

@@ -66,6 +66,12 @@ impl Payments {
                 ("content-type", "text/x-payment".to_owned()),
                 ("etag", format!("\"{number}\"")),
                 ("location", format!("/payments/{number}/")),
+                ("content-encoding", "identity".to_owned()),
+                ("content-language", "en".to_owned()),
+                ("content-disposition", "inline".to_owned()),
+                ("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT".to_owned()),
+                ("link", "</>; rel=up".to_owned()),
+                ("vary", "accept".to_owned()),
                 ("x-other", "not recorded".to_owned()),
                 ("set-cookie", "session=secret".to_owned()),
             ];

@@ -49,13 +49,11 @@ pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
             })
             .layer(state.update_lock.clone()),
     );
-    // Reads do not pass through the layers of the updates.
-    let retrieve = routes!(retrieve).layer(preconditions::layer());
     OpenApiRouter::new()
         .routes(routes!(list, list_options))
         .routes(create)
         .routes(routes!(product_options))
-        .routes(retrieve)
+        .routes(routes!(retrieve))
         .routes(update)
 }
 

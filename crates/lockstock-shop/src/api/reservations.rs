@@ -22,7 +22,7 @@ use crate::api::purchases::{PurchaseResponse, purchase_record, purchase_response
 use crate::drf::body::Fields;
 use crate::drf::fields::{Completeness, Validator};
 use crate::error::ApiError;
-use crate::http::idempotency::{self, MaybeKey, buffer_body};
+use crate::http::idempotency::{self, MaybeKey, buffer_body, buffer_ignored_body};
 use crate::http::paths::{ProductId, ReservationPath};
 use crate::openapi::{
     BodyErrors, ErrorDetail, ExtendRequest, IdempotencyErrors, IdempotencyKeyParam,
@@ -71,7 +71,7 @@ pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
         .routes(
             routes!(confirm)
                 .layer(idempotency.clone())
-                .layer(buffer_body()),
+                .layer(from_fn_with_state(state.clone(), buffer_ignored_body)),
         )
         .routes(routes!(extend).layer(idempotency).layer(buffer_body()))
 }

@@ -349,7 +349,13 @@ async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: S
 /// Checks the store. If it is down, the server starts: reads and purchases do not need it. If it
 /// rejects the URL, it would do so for ever.
 async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Result<()> {
-    const REJECTIONS: [&str; 4] = ["WRONGPASS ", "NOAUTH ", "NOPERM ", "ERR "];
+    const REJECTIONS: [&str; 5] = [
+        "WRONGPASS ",
+        "NOAUTH ",
+        "NOPERM ",
+        "ERR ",
+        "invalid peer certificate",
+    ];
     let Err(error) = store.ping().await else {
         return Ok(());
     };
@@ -358,8 +364,10 @@ async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Resul
     // An error of the moment.
     let is_crowded = text.contains("max number of clients");
     anyhow::ensure!(!is_rejected || is_crowded, text);
-    if url.starts_with("rediss") {
-        text += " (is this the port for TLS? redis:// is without)";
+    if url.starts_with("rediss") && text.contains("did not reply") {
+        text += " (does this port speak TLS? redis:// does not)";
+    } else if !url.starts_with("rediss") && text.contains("reset by peer") {
+        text += " (does this port speak TLS? Then the URL begins with rediss://)";
     }
     report_store_error(health, &text);
     Ok(())

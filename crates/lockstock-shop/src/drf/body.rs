@@ -1,6 +1,11 @@
 //! The body of a request: read within limits of size and time, then parsed as JSON, as a form
 //! or as multipart, depending on its `Content-Type`.
 //!
+//! What the head of a request decides (a media type, a charset or a content coding that is not
+//! read, an announced length over the limit) is rejected before the body is polled: a client that
+//! sent `Expect: 100-continue` then gets no `100 Continue`. Text is UTF-8, in each of the three
+//! formats; anything else is rejected, and never stored as replacement characters.
+//!
 //! As in DRF, an empty body is an empty form, independent of its type.
 
 use std::borrow::Cow;
@@ -12,15 +17,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use percent_encoding::percent_decode;
 use serde_json::value::RawValue;
-use serde_json::{Map, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ApiError;
+use crate::error::sentences::{self, Sentence};
 
 /// Limits on reading a body.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +36,22 @@ pub(crate) struct BodyLimits {
     pub(crate) timeout: Duration,
 }
 
-/// How much of a body that is too large is read and discarded, so that the client can finish
-/// sending it and read the response.
-const DISCARDED_BYTES: usize = 1 << 20;
+/// What a body is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyUse {
+    /// Its fields, so that its media type matters.
+    Fields,
+    /// Nothing but the fingerprint of the request.
+    Ignored,
+}
+
+/// The format of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    Json,
+    Form,
+    Multipart,
+}
 
 impl<S> FromRequest<S> for Fields
 where
@@ -52,7 +72,7 @@ pub(crate) async fn parse_body(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Fields, ApiError> {
-    let bytes = read(headers, body, limits).await?;
+    let bytes = read(headers, body, BodyUse::Fields, limits).await?;
     Fields::parse(headers, bytes).await
 }
 
@@ -60,36 +80,95 @@ pub(crate) async fn parse_body(
 pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Body,
+    body_use: BodyUse,
     limits: BodyLimits,
 ) -> Result<Bytes, ApiError> {
-    let content_length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    check_head(headers, announced, body_use, limits)?;
     let deadline = Instant::now() + limits.timeout;
-    let mut read = Vec::with_capacity(content_length.unwrap_or_default().min(limits.max_bytes));
-    let mut discarded = 0;
+    let mut read = Vec::with_capacity(announced);
     loop {
         let frame = timeout_at(deadline, body.frame())
             .await
             .map_err(|_| ApiError::body_timeout())?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| ApiError::bad_request("The request body ended early."))?;
+        let frame = frame.map_err(|_| ApiError::bad_request(sentences::BODY_ENDED_EARLY))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        if discarded == 0 && read.len() + data.len() <= limits.max_bytes {
-            read.extend_from_slice(data);
-        } else {
-            discarded += data.len();
+        if read.len() + data.len() > limits.max_bytes {
+            return Err(ApiError::body_too_large(limits.max_bytes));
         }
-        if discarded > DISCARDED_BYTES {
-            break;
-        }
-    }
-    if discarded > 0 {
-        return Err(ApiError::body_too_large(limits.max_bytes));
+        read.extend_from_slice(data);
     }
     Ok(read.into())
+}
+
+/// Rejects a body that will not be read.
+fn check_head(
+    headers: &HeaderMap,
+    announced: usize,
+    body_use: BodyUse,
+    limits: BodyLimits,
+) -> Result<(), ApiError> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let encoding = latin1(value.as_bytes());
+        let mut codings = encoding.split(',').map(str::trim);
+        if !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity")) {
+            return Err(ApiError::unsupported_content_encoding(&encoding));
+        }
+    }
+    if announced > limits.max_bytes {
+        return Err(ApiError::body_too_large(limits.max_bytes));
+    }
+    match body_use {
+        BodyUse::Fields => MediaType::of(&content_type(headers)).map(drop),
+        BodyUse::Ignored => Ok(()),
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE);
+    value
+        .map(|value| latin1(value.as_bytes()))
+        .unwrap_or_default()
+}
+
+impl MediaType {
+    /// Returns the format that a `Content-Type` names. Fails if it or its charset is not read.
+    fn of(content_type: &str) -> Result<Self, ApiError> {
+        let unsupported = || ApiError::unsupported_media_type(content_type);
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let media_type = match media_type.to_ascii_lowercase().as_str() {
+            "application/json" => Self::Json,
+            "application/x-www-form-urlencoded" => Self::Form,
+            "multipart/form-data" => Self::Multipart,
+            _ => return Err(unsupported()),
+        };
+        match is_utf8(content_type) {
+            true => Ok(media_type),
+            false => Err(unsupported()),
+        }
+    }
+}
+
+/// Whether the charset in a `Content-Type`, if it has one, is UTF-8 or its subset ASCII.
+fn is_utf8(content_type: &str) -> bool {
+    let parameters = content_type.split(';').skip(1);
+    let charsets = parameters.filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        is_charset.then(|| value.trim().trim_matches('"'))
+    });
+    charsets.into_iter().all(is_utf8_name)
+}
+
+fn is_utf8_name(charset: &str) -> bool {
+    let names = ["", "utf-8", "utf8", "us-ascii", "ascii"];
+    names.iter().any(|name| charset.eq_ignore_ascii_case(name))
 }
 
 /// The fields of a body.
@@ -116,16 +195,11 @@ impl Fields {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .map(|value| latin1(value.as_bytes()))
-            .unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        match media_type.to_ascii_lowercase().as_str() {
-            "application/json" => json_fields(&bytes),
-            "application/x-www-form-urlencoded" => Ok(form_fields(&bytes)),
-            "multipart/form-data" => multipart_fields(&content_type, bytes).await,
-            _ => Err(ApiError::unsupported_media_type(&content_type)),
+        let content_type = content_type(headers);
+        match MediaType::of(&content_type)? {
+            MediaType::Json => json_fields(&bytes),
+            MediaType::Form => form_fields(&bytes),
+            MediaType::Multipart => multipart_fields(&content_type, bytes).await,
         }
     }
 
@@ -142,16 +216,14 @@ fn json_fields(bytes: &[u8]) -> Result<Fields, ApiError> {
     // The names of Python's types, as in DRF's message.
     let kind = match json.get().as_bytes() {
         [b'{', ..] => return object_fields(json).map_err(|error| malformed_json(&error)),
-        [b'n', ..] => return Err(not_an_object("No data provided".to_owned())),
+        [b'n', ..] => return Err(not_an_object("No data provided".into())),
         [b't' | b'f', ..] => "bool",
         [b'"', ..] => "str",
         [b'[', ..] => "list",
         _ if is_float(json.get()) => "float",
         _ => "int",
     };
-    Err(not_an_object(format!(
-        "Invalid data. Expected a dictionary, but got {kind}."
-    )))
+    Err(not_an_object(sentences::not_an_object(kind)))
 }
 
 fn object_fields(object: &RawValue) -> serde_json::Result<Fields> {
@@ -178,11 +250,8 @@ pub(crate) fn is_float(number: &str) -> bool {
     number.contains(['.', 'e', 'E'])
 }
 
-fn not_an_object(message: String) -> ApiError {
-    ApiError::invalid(Map::from_iter([(
-        "non_field_errors".to_owned(),
-        json!([message]),
-    )]))
+fn not_an_object(message: Sentence) -> ApiError {
+    ApiError::invalid(vec![("non_field_errors".to_owned(), vec![message])])
 }
 
 /// Decodes Latin-1, in which every byte is a character.
@@ -190,13 +259,36 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-fn form_fields(bytes: &[u8]) -> Fields {
-    // Bytes that are not percent-encoded are read as UTF-8 or, if that is invalid, as Latin-1.
-    let text = str::from_utf8(bytes).map_or_else(|_| latin1(bytes).into(), Cow::Borrowed);
-    // If a name is repeated, the last value counts, as in a QueryDict.
-    let fields = form_urlencoded::parse(text.as_bytes())
-        .map(|(name, value)| (name.into_owned(), FieldValue::Input(value.into_owned())));
-    Fields(fields.collect())
+fn form_fields(bytes: &[u8]) -> Result<Fields, ApiError> {
+    let decode = |text: &[u8]| {
+        let spaced: Vec<_> = text
+            .iter()
+            .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+            .collect();
+        let decoded = percent_decode(&spaced).decode_utf8().map(Cow::into_owned);
+        decoded.map_err(|_| ApiError::bad_request("Form parse error - the text is not UTF-8"))
+    };
+    let mut fields = HashMap::new();
+    for field in bytes.split(|byte| *byte == b'&') {
+        if field.is_empty() {
+            continue;
+        }
+        let mut halves = field.splitn(2, |byte| *byte == b'=');
+        let name = decode(halves.next().unwrap_or_default())?;
+        let value = decode(halves.next().unwrap_or_default())?;
+        check_charset_field(&name, &value)?;
+        // If a name is repeated, the last value counts, as in a QueryDict.
+        fields.insert(name, FieldValue::Input(value));
+    }
+    Ok(Fields(fields))
+}
+
+/// Fails if a form declares another charset in its field `_charset_` (RFC 7578, section 4.6).
+fn check_charset_field(name: &str, value: &str) -> Result<(), ApiError> {
+    if name != "_charset_" || is_utf8_name(value) {
+        return Ok(());
+    }
+    Err(ApiError::unsupported_media_type(value))
 }
 
 async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, ApiError> {
@@ -217,15 +309,37 @@ async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, Ap
             continue;
         };
         let is_file = part.file_name().is_some_and(|file| !file.is_empty());
+        if !is_file {
+            check_part_head(part.headers())?;
+        }
         let content = part.bytes().await.map_err(|error| malformed(&error))?;
         if is_file {
             fields.insert(name, FieldValue::Other);
-        } else if !matches!(fields.get(&name), Some(FieldValue::Other)) {
-            let text = String::from_utf8_lossy(&content).into_owned();
-            fields.insert(name, FieldValue::Input(text));
+            continue;
+        }
+        let text = str::from_utf8(&content).map_err(|_| malformed(&"the text is not UTF-8"))?;
+        check_charset_field(&name, text)?;
+        if !matches!(fields.get(&name), Some(FieldValue::Other)) {
+            fields.insert(name, FieldValue::Input(text.to_owned()));
         }
     }
     Ok(Fields(fields))
+}
+
+/// Fails if the text of a part is in another charset, or encoded.
+fn check_part_head(headers: &HeaderMap) -> Result<(), ApiError> {
+    let content_type = content_type(headers);
+    if !is_utf8(&content_type) {
+        return Err(ApiError::unsupported_media_type(&content_type));
+    }
+    for value in headers.get_all("content-transfer-encoding") {
+        let encoding = latin1(value.as_bytes());
+        let is_plain = |plain: &&str| encoding.trim().eq_ignore_ascii_case(plain);
+        if !["7bit", "8bit", "binary"].iter().any(is_plain) {
+            return Err(ApiError::unsupported_content_encoding(&encoding));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

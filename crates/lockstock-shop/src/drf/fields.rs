@@ -4,19 +4,13 @@
 //! A field is described once. Validation, the response to OPTIONS and the OpenAPI document all
 //! read that description.
 
-use serde_json::{Map, Value, json};
-
 use crate::drf::body::{FieldValue, Fields, is_float};
 use crate::drf::python;
-use crate::error::ApiError;
+use crate::error::sentences::{self, NOT_A_STRING, NOT_AN_INTEGER, NULL, REQUIRED, Sentence};
+use crate::error::{ApiError, FieldErrors};
 
 /// The largest value of Django's `PositiveIntegerField`.
 pub(crate) const MAX_POSITIVE_INTEGER: i64 = 2_147_483_647;
-
-const REQUIRED: &str = "This field is required.";
-const NULL: &str = "This field may not be null.";
-const NOT_A_STRING: &str = "Not a valid string.";
-const NOT_AN_INTEGER: &str = "A valid integer is required.";
 
 /// Longer texts are rejected as numbers without being parsed.
 const MAX_INTEGER_LENGTH: usize = 1000;
@@ -65,7 +59,7 @@ pub(crate) struct IntegerField {
 }
 
 /// The messages about one invalid field.
-type FieldErrors = Vec<String>;
+type Messages = Vec<Sentence>;
 
 impl CharField {
     /// An optional text of any length, which may be blank.
@@ -84,7 +78,7 @@ impl CharField {
         &self,
         value: Option<&FieldValue>,
         completeness: Completeness,
-    ) -> Result<Option<String>, FieldErrors> {
+    ) -> Result<Option<String>, Messages> {
         let text = match value {
             None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
@@ -95,18 +89,16 @@ impl CharField {
         };
         let text = python::strip(&text);
         if text.is_empty() && !self.allow_blank {
-            return error("This field may not be blank.");
+            return error(sentences::BLANK);
         }
         let mut errors = Vec::new();
         if let Some(max_length) = self.max_length
             && text.chars().count() > max_length
         {
-            errors.push(format!(
-                "Ensure this field has no more than {max_length} characters."
-            ));
+            errors.push(sentences::too_long(max_length));
         }
         if text.contains('\0') {
-            errors.push("Null characters are not allowed.".to_owned());
+            errors.push(sentences::NULL_CHARACTERS);
         }
         if errors.is_empty() {
             Ok(Some(text.to_owned()))
@@ -150,7 +142,7 @@ impl IntegerField {
         &self,
         value: Option<&FieldValue>,
         completeness: Completeness,
-    ) -> Result<Option<i64>, FieldErrors> {
+    ) -> Result<Option<i64>, Messages> {
         let text = match value {
             None if self.required && completeness == Completeness::Full => return error(REQUIRED),
             None => return Ok(None),
@@ -162,21 +154,15 @@ impl IntegerField {
             Some(FieldValue::Number(number)) => python_str(number),
             Some(FieldValue::Text(text) | FieldValue::Input(text)) => {
                 if text.chars().count() > MAX_INTEGER_LENGTH {
-                    return error("String value too large.");
+                    return error(sentences::TEXT_TOO_LARGE);
                 }
                 text.clone()
             }
         };
         match python::int(without_fraction(&text)) {
             None => error(NOT_AN_INTEGER),
-            Some(number) if number < self.min_value => Err(vec![format!(
-                "Ensure this value is greater than or equal to {}.",
-                self.min_value
-            )]),
-            Some(number) if number > self.max_value => Err(vec![format!(
-                "Ensure this value is less than or equal to {}.",
-                self.max_value
-            )]),
+            Some(number) if number < self.min_value => error(sentences::too_small(self.min_value)),
+            Some(number) if number > self.max_value => error(sentences::too_great(self.max_value)),
             Some(number) => Ok(Some(number)),
         }
     }
@@ -186,7 +172,7 @@ impl IntegerField {
 pub(crate) struct Validator<'a> {
     fields: &'a Fields,
     completeness: Completeness,
-    errors: Map<String, Value>,
+    errors: FieldErrors,
 }
 
 impl<'a> Validator<'a> {
@@ -194,7 +180,7 @@ impl<'a> Validator<'a> {
         Self {
             fields,
             completeness,
-            errors: Map::new(),
+            errors: FieldErrors::new(),
         }
     }
 
@@ -219,16 +205,16 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn collect<T>(&mut self, name: &str, result: Result<Option<T>, FieldErrors>) -> Option<T> {
-        result.unwrap_or_else(|errors| {
-            self.errors.insert(name.to_owned(), json!(errors));
+    fn collect<T>(&mut self, name: &str, result: Result<Option<T>, Messages>) -> Option<T> {
+        result.unwrap_or_else(|messages| {
+            self.errors.push((name.to_owned(), messages));
             None
         })
     }
 }
 
-fn error<T>(message: &str) -> Result<T, FieldErrors> {
-    Err(vec![message.to_owned()])
+fn error<T>(message: Sentence) -> Result<T, Messages> {
+    Err(vec![message])
 }
 
 /// Formats a JSON number as Python's `str()` formats the number that it parses to.

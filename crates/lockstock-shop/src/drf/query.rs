@@ -12,7 +12,6 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::Serialize;
-use serde_json::{Map, json};
 use utoipa::ToSchema;
 use utoipa::openapi::Ref;
 use utoipa::openapi::schema::Array;
@@ -20,7 +19,7 @@ use utoipa::openapi::schema::Array;
 use crate::drf::decimal::{Decimal, NotANumber};
 use crate::drf::python;
 use crate::drf::search;
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldErrors, sentences};
 use crate::forwarding::Forwarding;
 use crate::storage::{Column, Comparison, Direction, Filter, ProductQuery};
 
@@ -121,18 +120,18 @@ impl ListQuery {
     fn search_terms(&self) -> Result<Vec<String>, ApiError> {
         let search = self.get("search").unwrap_or_default();
         if search.contains('\0') {
-            return Err(ApiError::messages(vec!["Null characters are not allowed."]));
+            return Err(ApiError::messages(vec![sentences::NULL_CHARACTERS]));
         }
         let terms = search::terms(search);
         if search.len() > MAX_SEARCH_BYTES || terms.len() > MAX_TERMS {
-            return Err(ApiError::messages(vec!["The search is too long."]));
+            return Err(ApiError::messages(vec![sentences::SEARCH_TOO_LONG]));
         }
         Ok(terms)
     }
 
     fn filters(&self) -> Result<Vec<Filter>, ApiError> {
         let mut filters = Vec::new();
-        let mut errors = Map::new();
+        let mut errors = FieldErrors::new();
         for (field, column) in [("price", Column::Price), ("stock", Column::Stock)] {
             for (suffix, comparison) in [
                 ("", Comparison::Equal),
@@ -150,12 +149,10 @@ impl ListQuery {
                     Ok(number) => filters.push(filter(column, comparison, number)),
                     Err(error) => {
                         let message = match error {
-                            NotANumber::Malformed => "Enter a number.",
-                            NotANumber::TooLarge => {
-                                "Ensure this value is less than or equal to 1e+50."
-                            }
+                            NotANumber::Malformed => sentences::NOT_A_NUMBER,
+                            NotANumber::TooLarge => sentences::FILTER_TOO_GREAT,
                         };
-                        errors.insert(name, json!([message]));
+                        errors.push((name, vec![message]));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
-use lockstock_http::Rejection;
+use lockstock_http::{Language, Rejection};
 
 use super::ApiError;
 use crate::health::{Health, report_store_error};
@@ -34,6 +34,11 @@ impl From<Rejection> for ApiError {
             Rejection::InFlight { retry_after } => Self::in_flight(retry_after),
             Rejection::BodyTooLarge { limit } => Self::body_too_large(limit),
             Rejection::PreconditionRequired => Self::precondition_required(),
+            Rejection::PreconditionFailed { .. } | Rejection::PreconditionMalformed { .. } => {
+                let detail = |language| refused.detail(language);
+                let (english, korean) = (detail(Language::English), detail(Language::Korean));
+                Self::coded(refused.status(), refused.code(), english, korean)
+            }
             other => {
                 tracing::error!(
                     ?other,
@@ -56,8 +61,9 @@ impl ApiError {
     /// failures are recorded.
     pub(crate) fn of_layer_on(
         store: Arc<Health>,
-    ) -> impl Fn(Rejection) -> Response<Bytes> + Send + Sync + 'static {
-        move |rejection| {
+    ) -> impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static {
+        // The middleware renders the error in the language of the client.
+        move |rejection, _| {
             if let Rejection::StoreUnavailable { error } = &rejection
                 && !error.is::<StorageError>()
             {
@@ -65,6 +71,59 @@ impl ApiError {
             }
             Self::of_layer(rejection)
         }
+    }
+
+    /// 412 if the product has another version than `If-Match` requires.
+    pub(crate) fn precondition_failed(version: i64) -> Self {
+        Self::other_version(
+            version,
+            format!("The product was changed in the meantime: it is at version {version} now."),
+            format!("그 사이에 상품이 변경되었습니다. 현재 버전은 {version}입니다."),
+        )
+    }
+
+    /// 412 if no tag in `If-Match` is one of this API, such as one that a proxy has changed. Reading
+    /// the product again would not help.
+    pub(crate) fn foreign_etag(version: i64) -> Self {
+        Self::other_version(
+            version,
+            format!(
+                "If-Match has no ETag of this API, such as \"{version}\". The product is at version \
+                 {version}."
+            ),
+            format!(
+                "If-Match에 \"{version}\"처럼 이 API가 보낸 ETag가 없습니다. 현재 버전은 {version}입니다."
+            ),
+        )
+    }
+
+    /// 412 if the product has a version that `If-None-Match` excludes.
+    pub(crate) fn version_excluded(version: i64) -> Self {
+        Self::other_version(
+            version,
+            format!(
+                "The product exists and is at version {version}, which If-None-Match excludes."
+            ),
+            format!("If-None-Match가 제외한 버전 {version}의 상품이 이미 있습니다."),
+        )
+    }
+
+    fn other_version(version: i64, english: String, korean: String) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        let mut error = Self::coded(status, "precondition_failed", english, korean);
+        error = error.with("version", version);
+        error.0.etag = Some(version);
+        error
+    }
+
+    /// 428 if the server requires `If-Match` and the request has none.
+    fn precondition_required() -> Self {
+        Self::coded(
+            StatusCode::PRECONDITION_REQUIRED,
+            "precondition_required",
+            "Send If-Match with the ETag of the product that you have read.",
+            "조회한 상품의 ETag를 If-Match 헤더로 보내 주세요.",
+        )
     }
 
     /// 400 for a malformed idempotency key.

@@ -1,10 +1,9 @@
-//! Content negotiation of errors: the format, from `Accept`, and the language, from
-//! `Accept-Language` (RFC 9110, sections 12.5.1 and 12.5.4).
-
-use std::borrow::Cow;
+//! Content negotiation of errors: the format, from `Accept` (RFC 9110, section 12.5.1). The
+//! language is negotiated as by the layers of `lockstock-http`.
 
 use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, ACCEPT_LANGUAGE};
+use axum::http::header::ACCEPT;
+use lockstock_http::Language;
 use serde_json::Value;
 
 /// The format of an error.
@@ -47,57 +46,13 @@ impl ErrorFormat {
     }
 }
 
-/// The language of the messages that DRF does not define. DRF's own are always in English.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Language {
-    English,
-    Korean,
-}
-
-impl Language {
-    /// Returns the language with the highest quality value, the first one of several. The
-    /// default is English.
-    pub(crate) fn preferred(headers: &HeaderMap) -> Self {
-        let mut preferred = Self::English;
-        let mut highest = 0.0_f32;
-        for value in headers.get_all(ACCEPT_LANGUAGE) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                let (tag, parameters) = range.split_once(';').unwrap_or((range, ""));
-                let quality = parameters.trim().strip_prefix("q=");
-                let quality = quality.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
-                let primary = tag.trim().split('-').next().unwrap_or_default();
-                let language = match primary.to_ascii_lowercase().as_str() {
-                    "ko" => Self::Korean,
-                    "en" | "*" => Self::English,
-                    _ => continue,
-                };
-                if quality > highest {
-                    (preferred, highest) = (language, quality);
-                }
-            }
+/// Returns the message in `language` if `value` has one in each language, and otherwise `value`.
+pub(super) fn in_language(language: Language, value: Value) -> Value {
+    match value {
+        Value::Object(mut both) if both.contains_key("en") && both.contains_key("ko") => {
+            both.remove(language.tag()).unwrap_or_default()
         }
-        preferred
-    }
-
-    pub(crate) fn choose<'a>(self, english: Cow<'a, str>, korean: Cow<'a, str>) -> Cow<'a, str> {
-        match self {
-            Self::English => english,
-            Self::Korean => korean,
-        }
-    }
-
-    /// Returns the message in this language if `value` has one in each, and otherwise `value`.
-    pub(crate) fn pick(self, value: Value) -> Value {
-        let key = match self {
-            Self::English => "en",
-            Self::Korean => "ko",
-        };
-        match value {
-            Value::Object(mut both) if both.contains_key("en") && both.contains_key("ko") => {
-                both.remove(key).unwrap_or_default()
-            }
-            other => other,
-        }
+        other => other,
     }
 }
 
@@ -131,21 +86,5 @@ mod tests {
             ErrorFormat::accepted(&HeaderMap::new()),
             Some(ErrorFormat::Json)
         );
-    }
-
-    #[test]
-    fn korean_is_used_if_it_is_preferred() {
-        let language = |value| Language::preferred(&headers("accept-language", value));
-        assert_eq!(language("ko"), Language::Korean);
-        assert_eq!(
-            language("ko-KR,ko;q=0.9,en-US;q=0.8,en;q=0.7"),
-            Language::Korean
-        );
-        assert_eq!(language("ko, en"), Language::Korean);
-        assert_eq!(language("en, ko"), Language::English);
-        assert_eq!(language("en-GB, ko;q=0.5"), Language::English);
-        assert_eq!(language("ko;q=0"), Language::English);
-        assert_eq!(language("fr"), Language::English);
-        assert_eq!(Language::preferred(&HeaderMap::new()), Language::English);
     }
 }

@@ -13,12 +13,14 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use lockstock::Store;
-use lockstock_http::{BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey};
+use lockstock_http::{
+    BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey, idempotency_key,
+};
 use serde::Serialize;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
-use crate::drf::body;
+use crate::drf::body::{self, BodyUse};
 use crate::error::ApiError;
 use crate::health::Health;
 use crate::http::request_context::caller;
@@ -33,7 +35,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_BATCH: i64 = 500;
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
-const HEADER: &str = "idempotency-key";
+const METHODS: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -59,7 +61,7 @@ pub(crate) fn layers(
 ) -> IdempotencyLayers {
     let layer = || {
         IdempotencyLayer::transactional(StoredRecords(storage.clone()))
-            .methods([Method::POST, Method::PUT, Method::PATCH])
+            .methods(METHODS)
             .caller(|parts| caller(&parts.headers).to_string())
             .body_limit(body_limit)
             .on_rejection(ApiError::of_layer_on(store_health.clone()))
@@ -90,14 +92,34 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
     }
 }
 
-/// Notes what is known when a request with a key arrives, and reads its body, within the limits of the server, before the
-/// idempotency layer reads it to compute the fingerprint.
+/// Notes what is known when a request with a key arrives, and reads its body, within the limits of
+/// the server, before the idempotency layer reads it to compute the fingerprint. What the head
+/// decides is rejected before.
 pub(crate) async fn buffer_body(
     State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    buffer(&state, BodyUse::Fields, request, next).await
+}
+
+/// Does the same where the fields of the body are not used.
+pub(crate) async fn buffer_ignored_body(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    buffer(&state, BodyUse::Ignored, request, next).await
+}
+
+async fn buffer(
+    state: &AppState,
+    body_use: BodyUse,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if !request.headers().contains_key(HEADER) {
+    // The key of another method is ignored.
+    if !METHODS.contains(request.method()) || idempotency_key(request.headers())?.is_none() {
         return Ok(next.run(request).await);
     }
     // First: what commits while the body is read is not earlier than the request.
@@ -105,7 +127,8 @@ pub(crate) async fn buffer_body(
         .extensions_mut()
         .insert(state.storage.known_commits());
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, state.settings.body).await?;
+    let limits = state.settings.body;
+    let bytes = body::read(&parts.headers, body, body_use, limits).await?;
     Ok(next.run(Request::from_parts(parts, bytes.into())).await)
 }
 

@@ -9,12 +9,13 @@ mod host;
 mod load_shed;
 mod render;
 mod request_id;
+mod unread_body;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONNECTION, EXPECT, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -25,6 +26,7 @@ use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
 use crate::error::{ApiError, ErrorCode};
+use crate::http::preconditions;
 use crate::http::routes::{Route, Routes};
 use crate::state::AppState;
 
@@ -50,6 +52,7 @@ pub(crate) async fn handle(
     } = middleware;
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
+    let expects_continue = request.headers().contains_key(EXPECT);
     let client = state
         .forwarding
         .client(request.extensions(), request.headers());
@@ -76,7 +79,7 @@ pub(crate) async fn handle(
     response
         .headers_mut()
         .insert(X_CONTENT_TYPE_OPTIONS, no_sniffing);
-    close_connection(&mut response, &state);
+    close_connection(&mut response, &state, expects_continue);
     let code = response.extensions().get::<ErrorCode>();
     log.end(response.status(), code.map(|code| code.0));
     response
@@ -90,25 +93,35 @@ async fn limit(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
+    let expects_continue = request.headers().contains_key(EXPECT);
     if !request.uri().path().starts_with("/api/") {
         return Ok(next.run(request).await);
     }
+    let request =
+        request.map(|body| unread_body::discard(body, expects_continue, state.settings.body));
     let _permit = load_shed::admit(state)?;
     host::require_one(&request)?;
-    if route.is_some() {
+    let respond = async {
+        let Some(route) = route else {
+            return Ok(next.run(request).await);
+        };
         renderer.require_acceptable()?;
-    }
-    let response = timeout(state.settings.request_timeout, next.run(request)).await;
-    response.map_err(|_| ApiError::timeout())
+        preconditions::evaluate(state, route, request, next).await
+    };
+    let response = timeout(state.settings.request_timeout, respond).await;
+    response.map_err(|_| ApiError::timeout())?
 }
 
 /// Closes the connection if the rest of the request will not be read, and while the server
-/// drains: the next request of the client belongs on another server.
-fn close_connection(response: &mut Response, state: &AppState) {
-    let is_unread = matches!(
-        response.status(),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
-    );
+/// drains: the next request of the client belongs on another server. A client that waits for
+/// `100 Continue` and is rejected may send the body or not (RFC 9110, section 10.1.1).
+fn close_connection(response: &mut Response, state: &AppState, expects_continue: bool) {
+    let status = response.status();
+    let is_unread = expects_continue && (status.is_client_error() || status.is_server_error())
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
+        );
     if is_unread || state.draining.load(Ordering::Relaxed) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);

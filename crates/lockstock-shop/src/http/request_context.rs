@@ -7,6 +7,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
+use lockstock_http::normalized_authorization;
 use sha2::{Digest, Sha256};
 
 use crate::storage::RequestContext;
@@ -31,7 +32,8 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
 }
 
 /// Returns the identity of the caller, which is empty without credentials. Requests with the same
-/// `Authorization` and `X-API-Key` have the same caller. The identity is a digest, so that the
+/// `Authorization` and `X-API-Key` have the same caller; the case of the scheme makes no difference.
+/// The identity is a digest, so that the
 /// database contains no credentials.
 pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
     let mut digest = Sha256::new();
@@ -39,6 +41,10 @@ pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
     for name in [AUTHORIZATION, API_KEY] {
         for value in headers.get_all(&name) {
             has_credentials = true;
+            let value = match name {
+                AUTHORIZATION => normalized_authorization(value),
+                _ => value.as_bytes().into(),
+            };
             digest.update(name.as_str());
             // No header value contains the separator.
             digest.update([b'\n']);
@@ -71,6 +77,8 @@ mod tests {
         let ann = identity(&[(AUTHORIZATION, "Bearer ann")]);
         assert_eq!(ann.len(), 32);
         assert_eq!(ann, identity(&[(AUTHORIZATION, "Bearer ann")]));
+        assert_eq!(ann, identity(&[(AUTHORIZATION, "bearer  ann")]));
+        assert_ne!(ann, identity(&[(AUTHORIZATION, "Bearer Ann")]));
         assert_ne!(ann, identity(&[(AUTHORIZATION, "Bearer bob")]));
         assert_ne!(ann, identity(&[(API_KEY, "Bearer ann")]));
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Method};
 use utoipa::openapi::{OpenApi, PathItem};
 
 use crate::http::paths::is_id;
@@ -50,6 +50,14 @@ impl Routes {
 }
 
 impl Route {
+    /// Whether the route has the method.
+    pub(crate) fn allows(&self, method: &Method) -> bool {
+        let allowed = self.allow.to_str().unwrap_or_default();
+        allowed
+            .split(", ")
+            .any(|allowed| allowed == method.as_str())
+    }
+
     fn matches(&self, path: &str) -> bool {
         let mut segments = path.split('/');
         let mut patterns = self.pattern.split('/');

@@ -1,8 +1,8 @@
 //! The lock around updates of one product. One request at a time updates a product, and after a
-//! success none does for the rest of the lease.
+//! write none does for the rest of the lease. An update that wrote nothing releases the lock.
 //!
 //! The lock is acquired after the request is read and validated, and no database connection is
-//! held while a request waits for it. Once the lock is held, the update runs to its end even if
+//! held while a request waits for it. While the lock is held, the update runs to its end even if
 //! the client disconnects. The write is fenced (see `storage.rs`): if the lock is lost before
 //! the commit, nothing is written.
 

@@ -131,7 +131,7 @@ pub(crate) enum BodyErrors {
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(ErrorDetail),
-    /// The media type of the body is not supported.
+    /// The media type, the charset or the content coding of the body is not supported.
     #[response(status = 415)]
     MediaType(ErrorDetail),
 }
@@ -147,7 +147,8 @@ pub(crate) enum UpdateErrors {
     /// Idempotency-Key is in progress (`in_flight`). See Retry-After.
     #[response(status = 409)]
     Lost(ErrorDetail),
-    /// The product has changed since it was read: its ETag is a different one.
+    /// The product has changed since it was read, and its ETag is a different one than in If-Match;
+    /// or it is one in If-None-Match.
     #[response(status = 412, headers(("ETag" = String, description = "The version, quoted")))]
     Stale(Stale),
     /// This server requires If-Match.

@@ -13,12 +13,18 @@ use crate::http::routes;
 /// The errors of any request to the API.
 #[derive(IntoResponses)]
 enum CommonErrors {
-    /// The request does not name exactly one Host.
+    /// The request does not name exactly one Host, or If-Match is neither `*` nor a list of entity
+    /// tags (`precondition_malformed`).
     #[response(status = 400)]
-    Host(ErrorDetail),
+    Head(ErrorDetail),
     /// The client accepts no format of the API.
     #[response(status = 406)]
     NotAcceptable(ErrorDetail),
+    /// A condition of the request is not met (`precondition_failed`): If-Match names an entity tag
+    /// that the resource does not have, or If-None-Match one that it has. Only products have
+    /// entity tags.
+    #[response(status = 412)]
+    Condition(ErrorDetail),
     /// The database is unavailable or, for an update of a product, the lock store is; or too
     /// many requests are in progress. See Retry-After.
     #[response(status = 503)]
@@ -60,17 +66,14 @@ fn add_headers(operation: &mut Operation, allow: &str) {
     let is_idempotent = has_parameter(operation, "Idempotency-Key");
     for (status, response) in responses(operation) {
         let methods = text(&format!("The methods of this route: `{allow}`"));
-        let accept =
-            text("`Accept`, and `Accept-Language` if the language of the response depends on it");
-        for (name, header) in [("Allow", methods), ("Vary", accept)] {
-            // A 404 for a malformed id has no route, and so neither header.
-            let header = if status < 400 {
-                required(header)
-            } else {
-                header
-            };
-            set(response, name, header);
-        }
+        // A 404 for a malformed id has no route, and so no methods.
+        let (methods, varies_by) = if status < 400 {
+            (required(methods), "`Accept`")
+        } else {
+            (methods, "`Accept` and `Accept-Language`")
+        };
+        set(response, "Allow", methods);
+        set(response, "Vary", required(text(varies_by)));
         match status {
             429 | 503 => set(response, "Retry-After", required(seconds())),
             409 if is_idempotent => set(response, "Retry-After", seconds()),

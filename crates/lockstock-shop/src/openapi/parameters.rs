@@ -45,8 +45,13 @@ pub(crate) struct PurchasePathParams {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(crate) struct IfMatchParam {
-    /// The ETag of the product that the client has read.
-    #[param(rename = "If-Match", required = false, nullable = false)]
+    /// The ETag of the product that the client has read, quotes included; several, or `*`.
+    #[param(
+        rename = "If-Match",
+        pattern = r#"^(\*|(W/)?"[!#-~]+")$"#,
+        required = false,
+        nullable = false
+    )]
     if_match: Option<String>,
 }
 

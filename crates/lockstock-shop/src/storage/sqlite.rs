@@ -6,6 +6,7 @@
 
 mod backup;
 mod checkpoint;
+mod command;
 mod orders;
 mod records;
 mod refusals;
@@ -27,8 +28,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 pub(super) use self::backup::backup;
+use self::command::{Command, DeferredReply, Write};
 use self::refusals::NewestPosition;
-use self::writer::{Command, DeferredReply, Write, Writer};
+use self::writer::Writer;
 use super::error::written;
 use super::file_lock::FileLock;
 use super::sql::{SELECT_PURCHASE, reservation_columns};

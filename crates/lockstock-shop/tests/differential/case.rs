@@ -40,6 +40,13 @@ const TABLES: [(&str, &str); 10] = [
 
 const BOUNDARY: &str = "b-o-u-n-d-a-r-y";
 
+/// The language that the client prefers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Language {
+    English,
+    Korean,
+}
+
 /// One request.
 pub(crate) struct Case {
     /// The line and its headers, separated by ` | `. The tables of differences use this name.
@@ -90,7 +97,7 @@ impl Case {
     }
 
     /// Returns the bytes of the request, with these ids for `{new}` and `{own}`.
-    pub(crate) fn bytes(&self, new: &str, own: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, new: &str, own: &str, language: Language) -> Vec<u8> {
         let target = match self.target.strip_prefix('~') {
             Some(rest) => format!("/api/products/{rest}"),
             None => self.target.into(),
@@ -108,6 +115,9 @@ impl Case {
             if !self.has_header(name) {
                 bytes.extend(format!("{name}: {default}\r\n").bytes());
             }
+        }
+        if language == Language::Korean {
+            bytes.extend(b"Accept-Language: ko\r\n");
         }
         if let Some(content_type) = content_type {
             bytes.extend(format!("Content-Type: {content_type}\r\n").bytes());

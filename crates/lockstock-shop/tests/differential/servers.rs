@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lockstock_testkit::{Process, free_port, python};
 
-use crate::case::Case;
+use crate::case::{Case, Language};
 use crate::wire::{self, Response};
 
 /// Upper bound of the time until the first response.
@@ -19,44 +19,35 @@ pub(crate) struct Server {
     port: u16,
     process: Process,
     /// Id of the product that was created last.
-    new: String,
+    pub(crate) new: String,
 }
 
 impl Server {
     /// Starts the reference: `bench/django` under one gunicorn worker, on an empty table.
     pub(crate) fn django(database: &str, redis: &str) -> Server {
-        let python = python();
-        let port = free_port();
-        let command = |arguments: &[&str]| {
-            let mut command = Command::new(&python);
-            command
-                .args(arguments)
-                .current_dir(workspace().join("bench/django"))
-                .env("PYTHONDONTWRITEBYTECODE", "1")
-                .env("SHOP_DATABASE_URL", database)
-                .env("SHOP_REDIS_URL", redis)
-                .env("SHOP_AFTER_UPDATE", "release");
-            command
-        };
-        let status = command(&["manage.py", "prepare"]).status();
-        let status = status.unwrap_or_else(|error| panic!("{}: {error}", python.display()));
+        let status = django_command(database, redis)
+            .args(["manage.py", "prepare"])
+            .status();
+        let status = status.unwrap_or_else(|error| panic!("Django: {error}"));
         assert!(status.success(), "Django cannot prepare its database");
-        let address = format!("127.0.0.1:{port}");
-        Server::start(
-            "django",
-            port,
-            command(&[
-                "-m",
-                "gunicorn",
-                "--bind",
-                &address,
-                "--workers=1",
-                "--log-level=error",
-                // The socket would be shared by all gunicorns of the user.
-                "--no-control-socket",
-                "shop.wsgi",
-            ]),
-        )
+        Server::gunicorn("django", django_command(database, redis))
+    }
+
+    /// Starts the reference again, with `LANGUAGE_CODE = "ko"`, on the same table.
+    pub(crate) fn korean_django(database: &str, redis: &str) -> Server {
+        let mut command = django_command(database, redis);
+        command.env("SHOP_LANGUAGE", "ko");
+        Server::gunicorn("django in Korean", command)
+    }
+
+    fn gunicorn(name: &'static str, mut command: Command) -> Server {
+        let port = free_port();
+        command
+            .args(["-m", "gunicorn", "--workers=1", "--log-level=error"])
+            .args(["--bind", &format!("127.0.0.1:{port}")])
+            // The socket would be shared by all gunicorns of the user.
+            .args(["--no-control-socket", "shop.wsgi"]);
+        Server::start(name, port, command)
     }
 
     /// Starts Lockstock. It releases the lock after each update, as the reference does.
@@ -77,13 +68,13 @@ impl Server {
     }
 
     /// Sends a case. Creates the product of its own before, and deletes it after.
-    pub(crate) fn send_case(&mut self, case: &Case) -> Response {
+    pub(crate) fn send_case(&mut self, case: &Case, language: Language) -> Response {
         let own = if case.needs_own_product() {
             self.create_product()
         } else {
             String::new()
         };
-        let response = self.send(&case.bytes(&self.new, &own), &case.name);
+        let response = self.send(&case.bytes(&self.new, &own, language), &case.name);
         if case.needs_own_product() {
             // The case may have deleted it.
             self.send(
@@ -127,6 +118,18 @@ impl Server {
         }
         server
     }
+}
+
+/// Returns Python in `bench/django`, without arguments.
+fn django_command(database: &str, redis: &str) -> Command {
+    let mut command = Command::new(python());
+    command
+        .current_dir(workspace().join("bench/django"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SHOP_DATABASE_URL", database)
+        .env("SHOP_REDIS_URL", redis)
+        .env("SHOP_AFTER_UPDATE", "release");
+    command
 }
 
 /// Returns a request that is not a case.

@@ -17,6 +17,11 @@ RESERVATIONS = {
 @schemathesis.hook
 def filter_case(context, case):
     """Skips requests that schemathesis and the server classify differently as valid or invalid."""
+    is_positive = case.meta is not None and case.meta.generation.mode.is_positive
+    tag = (case.headers or {}).get("If-Match")
+    # In headers, schemathesis takes numbers for valid texts, whatever their pattern is.
+    if is_positive and tag is not None and not is_entity_tag(str(tag)):
+        return False
     if not isinstance(case.body, dict):
         return True
     if case.media_type == "multipart/form-data" and has_control_characters("".join(case.body)):
@@ -39,6 +44,10 @@ def map_case(context, case):
     if reservation and case.meta.generation.mode.is_positive:
         case.path_parameters.update(id=os.environ["PRODUCT"], rid=reservation)
     return case
+
+
+def is_entity_tag(value):
+    return value == "*" or value.endswith('"') and value.removeprefix("W/").startswith('"')
 
 
 def has_control_characters(names):

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, Once};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lockstock_testkit::{Postgres, Process, Redis};
@@ -154,20 +155,23 @@ impl ServerBuilder {
                     let text = String::from_utf8_lossy(&part[..length]);
                     log.lock().unwrap().push_str(&text);
                 }
-            });
+            })
         })
     }
 
     /// Starts the server without reading its log.
     pub(crate) fn start_unread(self) -> Server {
-        self.start_with(|_, _| ())
+        self.start_with(|_, _| std::thread::spawn(|| ()))
     }
 
-    fn start_with(mut self, read: impl FnOnce(&Process, Arc<Mutex<String>>)) -> Server {
+    fn start_with(
+        mut self,
+        read: impl FnOnce(&Process, Arc<Mutex<String>>) -> JoinHandle<()>,
+    ) -> Server {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Process::spawn(self.command).unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        read(&process, log.clone());
+        let reader = read(&process, log.clone());
         let mut output = BufReader::new(process.take_stdout().unwrap()).lines();
         let url = output
             .by_ref()
@@ -177,7 +181,13 @@ impl ServerBuilder {
                 let api = listening["api"].as_str()?.strip_suffix("/api/products/")?;
                 Some(api.to_owned())
             })
-            .unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
+            .unwrap_or_else(|| {
+                // It has closed its output: it is about to exit.
+                let status = process.wait(PATIENCE);
+                let _ = reader.join();
+                let log = log.lock().unwrap().clone();
+                panic!("the server did not start: {status:?} {log}")
+            });
         // Read to the end: the server must not write to a closed pipe.
         std::thread::spawn(move || output.for_each(drop));
         Server {

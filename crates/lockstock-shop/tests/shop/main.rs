@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod bodies;
 mod cli;
 mod commit_faults;
 mod crash_recovery;
@@ -11,6 +12,7 @@ mod deployment;
 mod django_redis;
 mod harness;
 mod idempotency;
+mod languages;
 mod listening;
 mod locks;
 mod malformed_requests;

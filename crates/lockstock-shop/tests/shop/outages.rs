@@ -231,8 +231,11 @@ async fn a_killed_database_is_503_until_it_restarts() {
     ready_eventually(&server, 503, "up", "down").await;
     assert_eq!(server.get("/healthz").await.status, 200);
     released(&redis, id).await;
-    let log = server.log();
-    assert!(log.contains("Connection refused"), "{log}");
+    let log = eventually("the reason is logged", async || {
+        let log = server.log();
+        log.contains("Connection refused").then_some(log)
+    })
+    .await;
     assert!(!log.contains("timed out"), "{log}");
 
     postgres.restart();

@@ -193,7 +193,7 @@ async fn a_redis_that_rejects_writes_is_not_ready() {
     let set = |name: &str, value: &str| {
         redis.command(&["CONFIG", "SET", name, value]).unwrap();
     };
-    let faults: [(&str, &dyn Fn(), &dyn Fn()); 3] = [
+    let faults: [(&str, Step<'_>, Step<'_>); 3] = [
         (
             "READONLY",
             &|| drop(redis.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap()),
@@ -219,6 +219,9 @@ async fn a_redis_that_rejects_writes_is_not_ready() {
         updated_eventually(&server, id).await;
     }
 }
+
+/// Breaks a server, or repairs it.
+type Step<'a> = &'a dyn Fn();
 
 /// Lets a snapshot fail: a folder is in the place of its file.
 fn fail_snapshots(redis: &Redis) {

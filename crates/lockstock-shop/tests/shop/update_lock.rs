@@ -59,6 +59,57 @@ async fn the_cool_down_ends_with_the_lease() {
 }
 
 #[tokio::test]
+async fn an_update_that_changes_nothing_has_no_cool_down() {
+    let server = Server::embedded().start();
+    let id = server.create(10).await;
+    // A misspelt field, and JSON sent as a form.
+    let misspelt = server.patch(id, json!({ "sotck": 3 })).await;
+    assert_eq!(
+        (misspelt.status.as_u16(), &misspelt.body["version"]),
+        (200, &json!(1))
+    );
+    let as_form = || {
+        keyed(&server, Method::PATCH, &product(id), "k")
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(r#"{"stock": 3}"#)
+    };
+    let first = server.send(as_form()).await;
+    assert_eq!(
+        (first.status.as_u16(), &first.body["stock"]),
+        (200, &json!(10))
+    );
+    assert_eq!(
+        server.send(as_form()).await.header("idempotent-replayed"),
+        "true"
+    );
+    // Equal values are written: the version counts writes.
+    let equal = server.patch(id, json!({ "stock": 10 })).await;
+    assert_eq!(
+        (equal.status.as_u16(), &equal.body["version"]),
+        (200, &json!(2))
+    );
+    assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 429);
+}
+
+#[tokio::test]
+async fn retry_after_of_a_held_lock_is_not_its_lease() {
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--update-wait", "100ms"])
+        .start();
+    let id = server.create(10).await;
+    let key = format!("product-update-lock-{id}");
+    for expiry in [&["PX", "50000"][..], &[]] {
+        let set = [&["SET", &key, "another-client"], expiry].concat();
+        redis.command(&set).unwrap();
+        let rejected = server.patch(id, json!({ "stock": 9 })).await;
+        assert_eq!((rejected.status.as_u16(), rejected.retry_after()), (429, 1));
+        let detail = rejected.body["error"].as_str().unwrap();
+        assert_eq!(detail, "Another request is updating this product.");
+    }
+}
+
+#[tokio::test]
 async fn a_busy_rejection_honors_language_and_media_type() {
     let server = Server::embedded().start();
     let id = server.create(10).await;

@@ -8,9 +8,9 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use lockstock_http::{HeldLock, IfMatch};
+use lockstock_http::{HeldLock, NothingWritten, Preconditions, TagCondition};
 
-use super::existence::{ensure_exists, not_found_or};
+use super::existence::ensure_exists;
 use super::serializer::{self, ProductPatch, ProductRequest, ProductResponse, into_product};
 use crate::drf::body::parse_body;
 use crate::drf::fields::Completeness;
@@ -32,7 +32,8 @@ use crate::storage::{
 #[derive(Clone)]
 pub(super) struct ValidatedChanges(Changes);
 
-/// Validates a request before the lock is acquired, and fails if the product does not exist.
+/// Validates a request before the lock is acquired, and fails if the product does not exist: before
+/// the body is read, because a missing product matters more than an invalid body.
 pub(super) async fn validate(
     State(state): State<AppState>,
     ProductId(id): ProductId,
@@ -45,16 +46,13 @@ pub(super) async fn validate(
         // DELETE has no body.
         _ => None,
     };
+    ensure_exists(&state, id).await?;
     let (mut parts, body) = request.into_parts();
     if let Some(completeness) = completeness {
-        let fields = parse_body(state.settings.body, &parts.headers, body).await;
-        match fields.and_then(|fields| serializer::validate(&fields, completeness)) {
-            Ok(changes) => drop(parts.extensions.insert(ValidatedChanges(changes))),
-            // A product that does not exist matters more than an invalid body.
-            Err(error) => return Err(not_found_or(&state, id, error).await),
-        }
+        let fields = parse_body(state.settings.body, &parts.headers, body).await?;
+        let changes = serializer::validate(&fields, completeness)?;
+        parts.extensions.insert(ValidatedChanges(changes));
     }
-    ensure_exists(&state, id).await?;
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }
 
@@ -129,7 +127,7 @@ pub(super) struct LockedWrite {
     request: RequestContext,
     key: MaybeKey,
     window: FencedWindow,
-    if_match: IfMatch,
+    conditions: Preconditions,
 }
 
 impl FromRequestParts<AppState> for LockedWrite {
@@ -139,7 +137,7 @@ impl FromRequestParts<AppState> for LockedWrite {
         let ProductId(id) = ProductId::from_request_parts(parts, state).await?;
         let held = parts.extensions.get::<HeldLock>();
         let held = held.ok_or_else(ApiError::internal)?;
-        let if_match = parts.extensions.get::<IfMatch>();
+        let conditions = parts.extensions.get::<Preconditions>();
         Ok(Self {
             state: state.clone(),
             id,
@@ -147,7 +145,7 @@ impl FromRequestParts<AppState> for LockedWrite {
                 fence: held.fence,
                 deadline: held.deadline,
             },
-            if_match: if_match.cloned().unwrap_or(IfMatch::Absent),
+            conditions: conditions.cloned().unwrap_or_default(),
             key: parts.extensions.get().cloned().map(Extension),
             request: RequestContext::from_request_parts(parts, state)
                 .await
@@ -156,67 +154,137 @@ impl FromRequestParts<AppState> for LockedWrite {
     }
 }
 
+/// The version that the transaction requires.
+#[derive(Clone, Copy)]
+enum RequiredVersion {
+    Any,
+    /// The only version that the client accepts.
+    Only(i64),
+    /// The version read just now, which the client accepts.
+    Current(i64),
+}
+
 impl LockedWrite {
     async fn update(self, changes: Changes) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let precondition = self.precondition().await?;
-        let context = WriteContext {
-            request: self.request,
-            idempotency: idempotency::idempotent_write(&self.key, |product| {
-                let response = serializer::response(StatusCode::OK, product);
-                Some(response.to_bytes().into())
-            }),
+        let written = loop {
+            let required = self.required_version().await?;
+            let context = WriteContext {
+                request: self.request.clone(),
+                idempotency: idempotency::idempotent_write(&self.key, |product| {
+                    let response = serializer::response(StatusCode::OK, product);
+                    Some(response.to_bytes().into())
+                }),
+            };
+            let storage = &self.state.storage;
+            let precondition = self.precondition(required);
+            failpoint::pause("update.compared").await;
+            let written = storage
+                .update(self.id, changes.clone(), precondition, context)
+                .await;
+            if !is_overtaken(required, &written) {
+                break written;
+            }
         };
-        let written = self
-            .state
-            .storage
-            .update(self.id, changes, precondition, context)
-            .await;
         failpoint::pause("update.written").await;
-        match written? {
-            WriteOutcome::AlreadyRecorded(recorded) => idempotency::replay(&self.key, recorded),
+        let (mut response, is_written) = match written? {
+            WriteOutcome::AlreadyRecorded(recorded) => {
+                (idempotency::replay(&self.key, recorded)?, false)
+            }
             written => {
                 let product = into_product(written)?;
-                Ok(serializer::response(StatusCode::OK, &product).into_response())
+                let response = serializer::response(StatusCode::OK, &product).into_response();
+                (response, !changes.is_empty())
             }
+        };
+        if !is_written {
+            // No cool-down: the next update need not wait.
+            response.extensions_mut().insert(NothingWritten);
         }
+        Ok(response)
     }
 
     async fn delete(self) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let precondition = self.precondition().await?;
-        let written = self
-            .state
-            .storage
-            .delete(self.id, precondition, self.request)
-            .await;
+        let written = loop {
+            let required = self.required_version().await?;
+            let precondition = self.precondition(required);
+            let storage = &self.state.storage;
+            let written = storage
+                .delete(self.id, precondition, self.request.clone())
+                .await;
+            if !is_overtaken(required, &written) {
+                break written;
+            }
+        };
         failpoint::pause("update.written").await;
         into_product(written?)?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 
-    /// Returns the precondition that the transaction checks before it writes.
-    async fn precondition(&self) -> Result<Precondition, ApiError> {
-        let version = match &self.if_match {
-            IfMatch::Absent | IfMatch::Any => None,
-            IfMatch::OneOf(tags) => {
-                let versions = tags.iter().filter_map(|tag| etag::parse_version(tag));
-                match versions.collect::<Vec<_>>()[..] {
-                    // No product has version 0: the write fails as not found or as stale.
-                    [] => Some(0),
-                    [version] => Some(version),
-                    // The transaction compares one version: pick the one that the product has.
-                    // The lock is held, so it does not change in between.
-                    ref versions => {
-                        let product = self.state.storage.get(self.id).await?;
-                        let product = product.ok_or_else(ApiError::product_not_found)?;
-                        let is_listed = versions.contains(&product.version);
-                        Some(if is_listed { product.version } else { 0 })
-                    }
-                }
+    /// Returns the version that meets the conditions of the client. Reads the product only if more
+    /// than one version can.
+    async fn required_version(&self) -> Result<RequiredVersion, ApiError> {
+        let Preconditions {
+            if_match,
+            if_none_match,
+            ..
+        } = &self.conditions;
+        let required = versions(if_match);
+        match (&required, if_none_match) {
+            (None, TagCondition::Absent) => return Ok(RequiredVersion::Any),
+            (Some(versions), TagCondition::Absent) if versions.len() == 1 => {
+                return Ok(RequiredVersion::Only(versions[0]));
+            }
+            _ => {}
+        }
+        let product = self.state.storage.get(self.id).await?;
+        let version = product.ok_or_else(ApiError::product_not_found)?.version;
+        match required {
+            Some(versions) if versions.is_empty() => return Err(ApiError::foreign_etag(version)),
+            Some(versions) if !versions.contains(&version) => {
+                return Err(ApiError::precondition_failed(version));
+            }
+            _ => {}
+        }
+        let is_excluded = match if_none_match {
+            TagCondition::Absent => false,
+            TagCondition::Any => true,
+            TagCondition::OneOf(_) => {
+                versions(if_none_match).is_some_and(|excluded| excluded.contains(&version))
             }
         };
-        let window = self.window;
-        Ok(Precondition { window, version })
+        if is_excluded {
+            return Err(ApiError::version_excluded(version));
+        }
+        Ok(RequiredVersion::Current(version))
     }
+
+    /// Returns the precondition that the transaction checks before it writes.
+    fn precondition(&self, required: RequiredVersion) -> Precondition {
+        let version = match required {
+            RequiredVersion::Any => None,
+            RequiredVersion::Only(version) | RequiredVersion::Current(version) => Some(version),
+        };
+        let window = self.window;
+        Precondition { window, version }
+    }
+}
+
+/// Returns the versions in the tags of a condition, `None` if any version meets it.
+fn versions(condition: &TagCondition) -> Option<Vec<i64>> {
+    match condition {
+        TagCondition::Absent | TagCondition::Any => None,
+        TagCondition::OneOf(tags) => Some(tags.iter().filter_map(etag::version).collect()),
+    }
+}
+
+/// Whether a purchase, which takes no lock, has changed the version since it was read: the
+/// conditions are evaluated again. The deadline of the lock bounds how often.
+fn is_overtaken<T>(
+    required: RequiredVersion,
+    written: &crate::storage::Result<WriteOutcome<T>>,
+) -> bool {
+    matches!(required, RequiredVersion::Current(_))
+        && matches!(written, Ok(WriteOutcome::VersionMismatch { .. }))
 }

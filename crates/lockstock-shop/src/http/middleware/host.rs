@@ -4,7 +4,7 @@ use axum::extract::Request;
 use axum::http::Version;
 use axum::http::header::HOST;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, sentences};
 
 /// Rejects a request that does not name exactly one host: a proxy in front of the server may
 /// have routed it by another one. HTTP/1.0 requires none.
@@ -13,7 +13,5 @@ pub(super) fn require_one(request: &Request) -> Result<(), ApiError> {
     if count == 1 || count == 0 && request.version() < Version::HTTP_11 {
         return Ok(());
     }
-    Err(ApiError::bad_request(
-        "A request must name exactly one Host.",
-    ))
+    Err(ApiError::bad_request(sentences::HOST_REQUIRED))
 }

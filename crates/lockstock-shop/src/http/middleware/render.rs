@@ -8,10 +8,11 @@ use axum::http::header::{ALLOW, LOCATION, VARY};
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use lockstock_http::Language;
 use tracing::error;
 
 use crate::error::ApiError;
-use crate::error::negotiate::{ErrorFormat, Language};
+use crate::error::negotiate::ErrorFormat;
 use crate::forwarding::{Forwarding, PublicUrl};
 use crate::http::routes::Route;
 

@@ -214,7 +214,7 @@ async fn try_transact(
             return Ok(None);
         }
         tracker.commit(transaction).await?;
-        // If it fails, the next try here is told to repeat itself, which is all that it costs.
+        // If it fails, the next try at this server gets `in_flight` once more than it has to.
         if refuses && let Err(error) = database.newest_snapshot.refresh(connection).await {
             tracing::debug!(%error, "no snapshot after a refusal");
         }

@@ -162,11 +162,8 @@ impl Database {
     pub(super) async fn check(&self, limit: Duration) {
         let pool = &self.pool;
         let deadline = Instant::now() + limit;
-        if pool.health.is_up() {
-            // If all connections are in use, their calls find out.
-            let Ok(permit) = pool.permits.clone().try_acquire_owned() else {
-                return;
-            };
+        let is_up = pool.health.is_up();
+        if is_up && let Ok(permit) = pool.permits.clone().try_acquire_owned() {
             let check = self.call(permit, deadline, limit, |connection| {
                 Box::pin(async move {
                     // Fails like every other write, and writes nothing.
@@ -181,8 +178,8 @@ impl Database {
             }
             return;
         }
-        // On a new connection, which finds the server that the address leads to now. A row that
-        // needs space, because the disk may have been full.
+        // On a new connection, because all are in use, or to find the server that the address leads
+        // to now. The row needs space, because the disk may have been full.
         const WRITE: &str = "BEGIN;
             INSERT INTO idempotency (caller, key, fingerprint, answer, created_at)
                 SELECT '', gen_random_uuid()::text, '',
@@ -196,9 +193,11 @@ impl Database {
         };
         match in_time(deadline, limit, check).await {
             Ok(open) => {
-                // Those that were opened before may belong to another server.
-                pool.condemn(pool.generation());
-                pool.health.recovered();
+                if !is_up {
+                    // Those that were opened before may belong to another server.
+                    pool.condemn(pool.generation());
+                    pool.health.recovered();
+                }
                 close(open);
             }
             Err(error) => pool.health.report(error.condition(), error.reason()),

@@ -6,93 +6,21 @@ use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::error::CommitTracker;
 use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
-    Changes, IdempotentWrite, LedgerEntry, NewProduct, Order, OrderOutcome, Precondition, Product,
-    RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
-    WriteOutcome, now, sql,
+    Changes, IdempotentWrite, LedgerEntry, NewProduct, Precondition, Product, RequestContext,
+    ResponseRecord, Result, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
 use super::checkpoint::checkpoint;
+use super::command::{Command, Write};
 use super::refusals::NewestPosition;
 use super::{orders, records, refusals, with_clock};
-use crate::batch::StartToken;
 use crate::failpoint;
 use crate::health::Health;
-
-/// A command in the queue of the writer.
-pub(super) struct Write {
-    pub(super) command: Command,
-    pub(super) start: StartToken,
-}
-
-/// A write, with the reply that its caller waits for.
-pub(super) enum Command {
-    Create {
-        new: NewProduct,
-        context: WriteContext,
-        reply: DeferredReply<WriteOutcome<Product>>,
-    },
-    CreateIfEmpty {
-        new: Vec<NewProduct>,
-        reply: DeferredReply<bool>,
-    },
-    Update {
-        id: i64,
-        changes: Changes,
-        precondition: Precondition,
-        context: WriteContext,
-        reply: DeferredReply<WriteOutcome<Product>>,
-    },
-    Delete {
-        id: i64,
-        precondition: Precondition,
-        request: RequestContext,
-        reply: DeferredReply<WriteOutcome<Product>>,
-    },
-    Order {
-        order: Order,
-        reply: DeferredReply<OrderOutcome>,
-    },
-    DeleteExpiredRecords {
-        max: i64,
-        reply: DeferredReply<u64>,
-    },
-}
-
-/// A reply whose value is known when its command has run, and which is sent when the
-/// transaction has ended.
-pub(super) struct DeferredReply<T> {
-    sender: oneshot::Sender<Result<T>>,
-    value: Option<T>,
-}
-
-impl<T> DeferredReply<T> {
-    pub(super) fn new(sender: oneshot::Sender<Result<T>>) -> Self {
-        Self {
-            sender,
-            value: None,
-        }
-    }
-
-    fn set(&mut self, value: T) {
-        self.value = Some(value);
-    }
-
-    fn send(self, committed: &Result<()>) {
-        let result = match committed {
-            Ok(()) => self
-                .value
-                .ok_or_else(|| StorageError::bug("a committed command has no result")),
-            Err(error) => Err(error.clone()),
-        };
-        // Fails if the caller no longer waits.
-        let _ = self.sender.send(result);
-    }
-}
 
 /// The one connection that writes.
 pub(super) struct Writer {
@@ -221,7 +149,7 @@ impl Writer {
             && has_keyed_order
             && let Err(error) = self.newest_refusal.refresh(connection).await
         {
-            // The next try of a refused key is told to repeat itself, which is all that it costs.
+            // The next try of a refused key gets `in_flight` once more than it has to.
             tracing::debug!(%error, "the positions of refusals were not read");
         }
         Ok(true)
@@ -298,47 +226,6 @@ async fn execute_orders(
         reply.set(outcome);
     }
     Ok(count)
-}
-
-impl Command {
-    fn is_keyed_order(&self) -> bool {
-        matches!(self, Self::Order { order, .. } if order.idempotency.is_some())
-    }
-
-    /// Returns when the command must be committed at the latest, if it has written under a lock.
-    fn commit_deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Update {
-                precondition,
-                reply,
-                ..
-            }
-            | Self::Delete {
-                precondition,
-                reply,
-                ..
-            } => {
-                let has_written = matches!(reply.value, Some(WriteOutcome::Done(_)));
-                has_written.then_some(precondition.window.deadline)
-            }
-            Self::Create { .. }
-            | Self::CreateIfEmpty { .. }
-            | Self::Order { .. }
-            | Self::DeleteExpiredRecords { .. } => None,
-        }
-    }
-
-    /// Replies to the caller when the transaction has ended.
-    fn reply(self, committed: &Result<()>) {
-        match self {
-            Self::Create { reply, .. }
-            | Self::Update { reply, .. }
-            | Self::Delete { reply, .. } => reply.send(committed),
-            Self::CreateIfEmpty { reply, .. } => reply.send(committed),
-            Self::Order { reply, .. } => reply.send(committed),
-            Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
-        }
-    }
 }
 
 async fn create_once(

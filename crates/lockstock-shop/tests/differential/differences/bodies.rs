@@ -80,16 +80,39 @@ pub(super) const REASONS: &[Reason] = &[
         ],
     },
     Reason {
-        why: "JSON between programs is UTF-8 (RFC 8259), and forms are UTF-8 today.",
+        why: "Text that is decoded with another charset is other text. JSON between programs is UTF-8 (RFC 8259), and forms are UTF-8 today.",
         exceptions: &[
             Exception {
                 cases: &[
                     r#"PATCH ~{own}/ text {"name": "caf<<x e9>>"} | Content-Type: application/json; charset=latin-1"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/json; charset=latin-1\" in request."}"#,
+            },
+            Exception {
+                cases: &[
                     r#"PATCH ~{own}/ text {"name": "caf<<x e9>>"} | Content-Type: application/json; charset=iso-8859-1"#,
                 ],
                 differs_in: &[Status, Etag, Body],
-                status: 400,
-                body: r#"{"detail": "JSON parse error - not UTF-8"}"#,
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/json; charset=iso-8859-1\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text {"name": "é"} | Content-Type: application/json; charset=nonsense"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/json; charset=nonsense\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~19/ text <<x 7b 00 7d 00>> | Content-Type: application/json; charset=utf-16"#,
+                ],
+                differs_in: &[Status, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/json; charset=utf-16\" in request."}"#,
             },
             Exception {
                 cases: &[
@@ -101,13 +124,65 @@ pub(super) const REASONS: &[Reason] = &[
             },
             Exception {
                 cases: &[
-                    "PATCH ~{own}/ text name=caf%E9 | Content-Type: application/x-www-form-urlencoded; charset=latin-1",
+                    r#"PATCH ~{own}/ text name=caf%E9 | Content-Type: application/x-www-form-urlencoded; charset=latin-1"#,
                 ],
-                differs_in: &[Body],
-                status: 200,
-                body: r#"{"name": "caf�", "…": ""}"#,
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/x-www-form-urlencoded; charset=latin-1\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text stock=25 | Content-Type: application/x-www-form-urlencoded; charset=nonsense"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"application/x-www-form-urlencoded; charset=nonsense\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text _charset_=euc-kr&stock=1 | Content-Type: application/x-www-form-urlencoded"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"euc-kr\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text --B<<crlf>>Content-Disposition: form-data; name="name"<<crlf>>Content-Type: text/plain; charset=latin-1<<crlf>><<crlf>>caf<<x e9>><<crlf>>--B--<<crlf>> | Content-Type: multipart/form-data; boundary=B"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported media type \"text/plain; charset=latin-1\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text name=caf<<x e9>> | Content-Type: application/x-www-form-urlencoded"#,
+                    r#"PATCH ~{own}/ form name=%ff%fe"#,
+                    r#"PATCH ~{own}/ form name=<<x ff fe>>"#,
+                    r#"PATCH ~{own}/ form name=%ED%A0%80"#,
+                ],
+                differs_in: &[Status, Etag, Body],
+                status: 400,
+                body: r#"{"detail": "Form parse error - the text is not UTF-8"}"#,
+            },
+            Exception {
+                cases: &[r#"PATCH ~{own}/ multipart name=<<x ff fe>>"#],
+                differs_in: &[Status, Etag, Body],
+                status: 400,
+                body: r#"{"detail": "Multipart form parse error - the text is not UTF-8"}"#,
             },
         ],
+    },
+    Reason {
+        why: "A compressed body that is read as it is changes nothing, or stores nonsense.",
+        exceptions: &[Exception {
+            cases: &[
+                r#"PATCH ~{own}/ text {"stock": 9} | Content-Type: application/json | Content-Encoding: gzip"#,
+            ],
+            differs_in: &[Status, Etag, Body],
+            status: 415,
+            body: r#"{"detail": "Unsupported content encoding \"gzip\" in request."}"#,
+        }],
     },
     Reason {
         why: "A body has one type. Wildcards belong in `Accept`.",
@@ -185,8 +260,16 @@ pub(super) const REASONS: &[Reason] = &[
                     r#"PATCH ~{own}/ text --B<<crlf>>Content-Disposition: form-data; name="stock"<<crlf>>Content-Transfer-Encoding: base64<<crlf>><<crlf>>Mzc=<<crlf>>--B--<<crlf>> | Content-Type: multipart/form-data; boundary=B"#,
                 ],
                 differs_in: &[Status, Etag, Body],
-                status: 400,
-                body: r#"{"stock": ["A valid integer is required."]}"#,
+                status: 415,
+                body: r#"{"detail": "Unsupported content encoding \"base64\" in request."}"#,
+            },
+            Exception {
+                cases: &[
+                    r#"PATCH ~{own}/ text --B<<crlf>>Content-Disposition: form-data; name="stock"<<crlf>>Content-Transfer-Encoding: quoted-printable<<crlf>><<crlf>>=39<<crlf>>--B--<<crlf>> | Content-Type: multipart/form-data; boundary=B"#,
+                ],
+                differs_in: &[Status, Body],
+                status: 415,
+                body: r#"{"detail": "Unsupported content encoding \"quoted-printable\" in request."}"#,
             },
             Exception {
                 cases: &[

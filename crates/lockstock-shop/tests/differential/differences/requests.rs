@@ -320,7 +320,7 @@ pub(super) const REASONS: &[Reason] = &[
                 "GET /api%2Fproducts/1/",
                 "GET /api/products%2F1/",
             ],
-            differs_in: &[Status, Allow, Vary, Etag, Body],
+            differs_in: &[Status, Allow, Etag, Body],
             status: 404,
             body: r#"{"detail": "Not found."}"#,
         }],

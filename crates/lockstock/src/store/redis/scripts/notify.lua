@@ -22,11 +22,11 @@ end
 
 -- Returns the lease in ms of a grant that is pushed to a waiter. The process of a waiter may be
 -- frozen: it stays subscribed, and would keep each lock that it is granted for a whole lease.
--- After a wait of 1 s or more the grant is at most 1 s long, and the waiter confirms it by
+-- After a wait of 250 ms or more the grant is at most 1 s long, and the waiter confirms it by
 -- acquiring again. Waits for a hot lock are shorter and cost no confirmation.
 local function pushed_lease(client, arrived, lease)
   lease = tonumber(lease)
-  if client == CLIENT or now - arrived < 1000000 then return lease end
+  if client == CLIENT or now - arrived < 250000 then return lease end
   return math.min(lease, 1000)
 end
 
