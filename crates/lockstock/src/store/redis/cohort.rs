@@ -12,6 +12,8 @@
 //! - Each holder has a fence of its own, from a block that was minted with the grant.
 //! - No hand-over follows a broken connection: Redis may have forgotten the grant.
 
+mod queue_head;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
+pub(super) use self::queue_head::{NextWaiter, QueueHead};
 use super::attempt::{Attempt, Grant, Ownership};
 use super::notifications::Notifications;
 use crate::key::Keys;
@@ -347,170 +350,5 @@ impl LocalQueues {
     fn state(&self) -> MutexGuard<'_, State> {
         // Locked for a few map operations, never across an await.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The waiter that becomes the head.
-#[derive(Debug)]
-pub(super) struct NextWaiter {
-    waiter: Waiter,
-    head: QueueHead,
-}
-
-impl NextWaiter {
-    pub(super) fn attempt(&self) -> &Arc<Attempt> {
-        &self.waiter.attempt
-    }
-
-    /// Returns the number of fences to ask for.
-    pub(super) fn fences_needed(&self) -> u64 {
-        self.head.fences_needed()
-    }
-
-    /// Notifies the waiter that it is the head. Returns `false` if it has left; then the waiter
-    /// behind it is promoted.
-    pub(super) fn promote(self) -> bool {
-        let outcome = LocalOutcome::First(self.head);
-        self.waiter.outcome.send(outcome).is_ok()
-    }
-}
-
-/// The first position of a local queue. Dropping it promotes the next waiter.
-#[derive(Debug)]
-pub(super) struct QueueHead {
-    /// `None` once it is disarmed.
-    queues: Option<LocalQueues>,
-    keys: Arc<Keys>,
-    generation: u64,
-}
-
-impl QueueHead {
-    /// Returns the number of fences to ask for: one for each possible holder if there are
-    /// waiters to hand the lock over to.
-    pub(super) fn fences_needed(&self) -> u64 {
-        match self.in_queue(|_, queue| !queue.waiters.is_empty()) {
-            Some(true) => MAX_LOCAL_HANDOVERS,
-            Some(false) | None => 1,
-        }
-    }
-
-    /// Notes when the head wakes at the latest.
-    pub(super) fn set_wakes_at(&self, wakes_at: Instant) {
-        self.in_queue(|queues, queue| {
-            queue.wakes_at = Some(wakes_at);
-            queues.watch(&self.keys, queue);
-        });
-    }
-
-    /// Notes that the head holds the lock.
-    pub(super) fn set_grant(&self, grant: LocalGrant) {
-        self.in_queue(|queues, queue| {
-            queue.grant = Some(grant);
-            queue.kept_until = None;
-            queues.watch(&self.keys, queue);
-        });
-    }
-
-    /// Moves the deadline of the grant.
-    pub(super) fn set_deadline(&self, deadline: Instant) {
-        self.in_queue(|queues, queue| {
-            if let Some(grant) = &mut queue.grant {
-                grant.deadline = deadline;
-                queues.watch(&self.keys, queue);
-            }
-        });
-    }
-
-    /// Hands the lock over to the next waiter if that is fair and safe. Returns whether it did.
-    pub(super) fn hand_over(&self) -> bool {
-        let Some(queues) = &self.queues else {
-            return false;
-        };
-        let now = Instant::now();
-        let disconnects = queues.0.notifications.disconnects();
-        let mut state = queues.state();
-        let state = &mut *state;
-        let Some(queue) = state.queues.get_mut(&self.keys) else {
-            return false;
-        };
-        if queue.generation != self.generation {
-            return false;
-        }
-        while let Some(next) = queue.waiters.pop_front() {
-            let Some(grant) = queue.grant_for(&next, disconnects, now) else {
-                queue.waiters.push_front(next);
-                return false;
-            };
-            state.last_generation += 1;
-            let head = queues.head(&self.keys, state.last_generation);
-            match next.outcome.send(LocalOutcome::HandedOver(grant, head)) {
-                Ok(()) => {
-                    queue.generation = state.last_generation;
-                    return true;
-                }
-                // The waiter has just left. Disarmed, because dropping its head would lock
-                // `state` a second time.
-                Err(LocalOutcome::HandedOver(_, mut head)) => head.disarm(),
-                Err(_) => {}
-            }
-        }
-        false
-    }
-
-    /// Makes the next waiter the head.
-    pub(super) fn next(&self) -> Option<NextWaiter> {
-        let queues = self.queues.as_ref()?;
-        queues.next(&mut queues.state(), &self.keys, self.generation)
-    }
-
-    /// Makes the next waiter the head, and notifies it.
-    pub(super) fn promote_next(&self) {
-        self.next().map(NextWaiter::promote);
-    }
-
-    /// Notifies the waiters whose wait ends before the lock is free again, and those that
-    /// join later.
-    pub(super) fn notify_kept(&self, kept_until: Instant) {
-        self.in_queue(|_, queue| {
-            queue.kept_until = Some(kept_until);
-            let outlasted = |waiter: &Waiter| {
-                let deadline = waiter.attempt.request.wait_deadline;
-                deadline.is_some_and(|deadline| deadline < kept_until)
-            };
-            let (losing, waiting) = std::mem::take(&mut queue.waiters)
-                .into_iter()
-                .partition::<VecDeque<_>, _>(outlasted);
-            queue.waiters = waiting;
-            for loser in losing {
-                let _ = loser.outcome.send(LocalOutcome::Kept(kept_until));
-            }
-        });
-    }
-
-    /// Notifies all waiters that the store does not reply.
-    pub(super) fn notify_failed(&self, reason: &str) {
-        self.in_queue(|_, queue| {
-            for waiter in queue.waiters.drain(..) {
-                let _ = waiter.outcome.send(LocalOutcome::Failed(reason.to_owned()));
-            }
-        });
-    }
-
-    fn disarm(&mut self) {
-        self.queues = None;
-    }
-
-    /// Calls `act` unless this head has been superseded.
-    fn in_queue<T>(&self, act: impl FnOnce(&LocalQueues, &mut LocalQueue) -> T) -> Option<T> {
-        let queues = self.queues.as_ref()?;
-        let mut state = queues.state();
-        let queue = state.queues.get_mut(&self.keys)?;
-        (queue.generation == self.generation).then(|| act(queues, queue))
-    }
-}
-
-impl Drop for QueueHead {
-    fn drop(&mut self) {
-        self.promote_next();
     }
 }
