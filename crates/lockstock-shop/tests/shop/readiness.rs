@@ -165,6 +165,32 @@ async fn a_full_disk_is_not_ready_and_writes_say_that_nothing_was_saved() {
 }
 
 #[tokio::test]
+async fn a_disk_with_space_for_one_page_is_not_ready_while_purchases_fail() {
+    let Some(disk) = Disk::mount() else { return };
+    let server = releasing("memory://", &sqlite(&disk.0.join("shop.sqlite3")));
+    let id = server.create(1000).await;
+    let filler = disk.0.join("filler");
+    let length = disk.fill(&filler);
+    eventually("the disk is full", async || {
+        (purchase(&server, id).await.status == 503).then_some(())
+    })
+    .await;
+    let file = std::fs::File::options().write(true).open(&filler).unwrap();
+    file.set_len(length - 2 * 4096).unwrap();
+    drop(file);
+    // Each round has a check of its own: one is valid for 500 ms.
+    for _ in 0..3 {
+        assert_eq!(server.get("/readyz").await.status, 503);
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    }
+    assert_eq!(purchase(&server, id).await.status, 503);
+
+    std::fs::remove_file(filler).unwrap();
+    readiness(&server, "database", "up").await;
+    assert_eq!(purchase(&server, id).await.status, 201);
+}
+
+#[tokio::test]
 async fn a_sqlite_file_that_cannot_be_written_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.sqlite3");
@@ -252,10 +278,11 @@ impl Disk {
         None
     }
 
-    /// Writes a file until the disk is full.
-    fn fill(&self, path: &Path) {
+    /// Writes a file until the disk is full. Returns its length.
+    fn fill(&self, path: &Path) -> u64 {
         let mut file = std::fs::File::create(path).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
+        file.metadata().unwrap().len()
     }
 }
 
