@@ -14,7 +14,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use lockstock::{Acquired, Busy, Guard, MAX_LEASE, MIN_LEASE, Store};
 use tower_service::Service;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
@@ -159,7 +159,7 @@ where
                 return Ok(response.map(ResponseBody::inner));
             }
             Err(error) => {
-                warn!(kind = L::KIND, name, %error, "the lock could not be acquired");
+                debug!(kind = L::KIND, name, %error, "the lock could not be acquired");
                 let error = error.into();
                 let rejection = Rejection::StoreUnavailable { error };
                 return Ok(on_rejection.respond(rejection, language));
@@ -215,7 +215,10 @@ async fn end<L: Admit>(guard: Guard, keep: bool) {
     } else {
         guard.release().await
     };
-    if let Err(error) = ended {
+    // A loss was logged when the guard noticed it.
+    if let Err(error) = ended
+        && !error.is_lost()
+    {
         warn!(kind = L::KIND, fence, %error, "the lock was not released");
     }
 }

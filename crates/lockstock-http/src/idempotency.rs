@@ -399,7 +399,7 @@ impl IdempotencyLayer {
                 warn!(%error, "processing the request without a claim");
             }
             Err(error) => {
-                warn!(%error, "the key could not be claimed");
+                debug!(%error, "the key could not be claimed");
                 let error = error.into();
                 return NextAction::Reject(Rejection::StoreUnavailable { error });
             }
@@ -434,7 +434,7 @@ impl IdempotencyLayer {
                 None
             }
             Err(error) => {
-                warn!(error, "the record could not be looked up");
+                debug!(error, "the record could not be looked up");
                 Some(NextAction::Reject(Rejection::StoreUnavailable { error }))
             }
         }

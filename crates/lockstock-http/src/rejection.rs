@@ -16,7 +16,7 @@ use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use serde_json::json;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::BoxError;
 use crate::language::Language;
@@ -54,7 +54,8 @@ pub enum Rejection {
     },
     /// 503 `store_unavailable`: a lock, claim or record could not be read.
     StoreUnavailable {
-        /// For the log. Not for the client: it may name hosts.
+        /// For the log: a layer with an `on_rejection` of its own logs it only at `debug`. Not for
+        /// the client: it may name hosts.
         error: BoxError,
     },
     /// 400 `key_missing`: a required `Idempotency-Key` is missing.
@@ -300,7 +301,12 @@ impl RejectionHandler {
         };
         let mut response = match &self.0 {
             Some(respond) => respond(rejection, language),
-            None => rejection.problem(language),
+            None => {
+                if let Rejection::StoreUnavailable { error } = &rejection {
+                    warn!(%error, "the store is unavailable");
+                }
+                rejection.problem(language)
+            }
         };
         let headers = response.headers_mut();
         if let Some(retry_after) = retry_after {

@@ -181,7 +181,7 @@ pub async fn backup(url: &str, target: &Path) -> anyhow::Result<(i64, i64)> {
     let copied = sqlite::backup(url, target).await;
     copied.map_err(|error| {
         let database = redact_database_url(url);
-        anyhow::anyhow!("cannot back up the database {database}: {error:#}")
+        anyhow::anyhow!("cannot back up the database {database}: {error}")
     })
 }
 

@@ -6,49 +6,70 @@
 //! it has no hard link, and it is not mounted on its own. Symbolic links are resolved by SQLite.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
+
+/// The file that a server has opened: its path, and the inode that the path led to.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// Canonical.
+    pub(super) path: PathBuf,
+    #[cfg(unix)]
+    inode: (u64, u64),
+}
+
+impl Identity {
+    /// Returns whether the path still leads to the file. If it does not, the file was moved, replaced
+    /// or deleted: what is written to it is lost, and a new connection would open another file with
+    /// the write-ahead log of this one.
+    #[cfg(unix)]
+    pub(super) fn is_in_place(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| inode(&found) == self.inode)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn is_in_place(&self) -> bool {
+        self.path.exists()
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
 
 /// A descriptor of a SQLite file. It is never closed: closing any descriptor of a file releases
 /// the POSIX locks that the process has on it, and SQLite relies on its own.
 pub(super) struct DatabaseFile {
     pub(super) file: ManuallyDrop<File>,
-    /// Canonical.
-    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
 }
 
 impl DatabaseFile {
     /// Opens a file that may not exist yet.
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
-        let opened = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                OpenOptions::new().append(true).create(true).open(path)
-            }
-            opened => opened,
-        };
-        Self::checked(
-            opened.with_context(|| format!("cannot open {}", path.display()))?,
-            path,
-        )
+        match open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Self::checked(
+                OpenOptions::new().append(true).create(true).open(path),
+                path,
+            ),
+            opened => Self::checked(opened, path),
+        }
     }
 
     /// Opens a file that exists.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let opened = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        Self::checked(opened, path)
+        Self::checked(open(path), path)
     }
 
-    fn checked(file: File, path: &Path) -> anyhow::Result<Self> {
-        let file = ManuallyDrop::new(file);
+    fn checked(opened: io::Result<File>, path: &Path) -> anyhow::Result<Self> {
+        let cannot_open = |error| anyhow!("cannot open {}: {error}", path.display());
+        let file = ManuallyDrop::new(opened.map_err(cannot_open)?);
         let path = fs::canonicalize(path)?;
-        ensure!(
-            file.metadata()?.is_file(),
-            "{} is not a file",
-            path.display()
-        );
         if has_hard_links(&file)? {
             bail!(
                 "{} has another name (a hard link), and SQLite does not share the newest commits \
@@ -64,18 +85,38 @@ impl DatabaseFile {
                 path.display()
             );
         }
-        Ok(Self { file, path })
+        let identity = Identity {
+            path,
+            #[cfg(unix)]
+            inode: inode(&file.metadata()?),
+        };
+        ensure!(
+            identity.is_in_place(),
+            "{} was replaced meanwhile",
+            identity.path.display()
+        );
+        Ok(Self { file, identity })
+    }
+}
+
+/// Opens a file that exists. What is no file is rejected first: opening a named pipe waits for its
+/// writer.
+fn open(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::other("it is not a file"))
     }
 }
 
 #[cfg(unix)]
-fn has_hard_links(file: &File) -> std::io::Result<bool> {
+fn has_hard_links(file: &File) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(file.metadata()?.nlink() > 1)
 }
 
 #[cfg(not(unix))]
-fn has_hard_links(_: &File) -> std::io::Result<bool> {
+fn has_hard_links(_: &File) -> io::Result<bool> {
     Ok(false)
 }
 

@@ -41,6 +41,10 @@ enum Kind {
     Timeout(Duration),
     #[error("overloaded: the call did not start in time")]
     Overloaded,
+    #[error(
+        "the file was moved, replaced or deleted: put it back, or stop the server and start it again"
+    )]
+    FileMoved,
     #[error("conflict: {0}")]
     Conflict(&'static str),
     #[error("bug: {0}")]
@@ -97,7 +101,7 @@ impl StorageError {
     pub(super) fn fault(&self) -> Option<Fault> {
         let error = match &self.kind {
             Kind::Database(error) => error,
-            Kind::Unreachable(_) => return Some(Fault::Lost),
+            Kind::Unreachable(_) | Kind::FileMoved => return Some(Fault::Lost),
             _ => return None,
         };
         let error = match &**error {
@@ -186,6 +190,11 @@ impl StorageError {
     /// There is no connection, and so nothing was sent.
     pub(super) fn cannot_connect(error: sqlx::Error) -> Self {
         Kind::Unreachable(Arc::new(error)).into()
+    }
+
+    /// The path of the database leads to another file, or to none. Nothing was written.
+    pub(super) fn file_moved() -> Self {
+        Kind::FileMoved.into()
     }
 
     /// The call started, but received no reply within `timeout`.

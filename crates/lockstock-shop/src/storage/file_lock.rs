@@ -11,7 +11,9 @@
 //!
 //! A second lock, on a file beside the database, is held in the same mode. If it is free although
 //! another server shares the database, that server has opened the file under another path: the
-//! file was renamed since, and the two would have different write-ahead logs.
+//! file was renamed since, and the two would have different write-ahead logs. If it is held although
+//! no other server shares the database, another server has opened another file under this path: the
+//! file was replaced since, and the two would have one log for two databases.
 
 use std::fs::File;
 use std::path::Path;
@@ -20,7 +22,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::StorageOptions;
-use super::database_file::DatabaseFile;
+use super::database_file::{DatabaseFile, Identity};
 
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -34,6 +36,7 @@ enum Attempt {
     Locked,
     InUse,
     OtherPath,
+    OtherFile,
 }
 
 impl FileLock {
@@ -41,7 +44,7 @@ impl FileLock {
     /// server uses it yet.
     pub(super) async fn acquire(file: &Path, options: StorageOptions) -> anyhow::Result<Self> {
         let database = DatabaseFile::create(file)?;
-        let path = database.path.with_added_extension("lock");
+        let path = database.identity.path.with_added_extension("lock");
         let beside = File::create(&path)
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
         let lock = Self { database, beside };
@@ -60,20 +63,36 @@ impl FileLock {
                     "another lockstock has opened the file under another path: stop that one, or \
                      give both the same path"
                 ),
-                Attempt::InUse | Attempt::OtherPath => sleep(RETRY_DELAY).await,
+                Attempt::OtherFile if is_last => anyhow::bail!(
+                    "another lockstock, which still runs, has opened the file that was here before, \
+                     or is an earlier version: stop that one"
+                ),
+                Attempt::InUse | Attempt::OtherPath | Attempt::OtherFile => {
+                    sleep(RETRY_DELAY).await
+                }
             }
         }
+    }
+
+    /// Returns the identity of the database file.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.database.identity
     }
 
     fn try_lock(&self, exclusive: bool) -> Attempt {
         let Self { database, beside } = self;
         if database.file.try_lock().is_ok() {
-            // An earlier version locks only the file beside.
-            if beside.try_lock().is_ok() || !exclusive && beside.try_lock_shared().is_ok() {
+            if beside.try_lock().is_ok() {
                 return Attempt::Locked;
             }
-            let _ = database.file.unlock();
-            return Attempt::InUse;
+            // An earlier version locks only the file beside.
+            let is_shared = !exclusive && beside.try_lock_shared().is_ok();
+            self.unlock();
+            return if is_shared {
+                Attempt::OtherFile
+            } else {
+                Attempt::InUse
+            };
         }
         if exclusive || database.file.try_lock_shared().is_err() {
             return Attempt::InUse;

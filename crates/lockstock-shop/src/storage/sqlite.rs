@@ -31,6 +31,7 @@ pub(super) use self::backup::backup;
 use self::command::{Command, DeferredReply, Write};
 use self::refusals::NewestPosition;
 use self::writer::Writer;
+use super::database_file::Identity;
 use super::error::written;
 use super::file_lock::FileLock;
 use super::sql::{SELECT_PURCHASE, reservation_columns};
@@ -55,7 +56,7 @@ use with_clock;
 const SELECT_PRODUCTS: &str = concat!("SELECT ", with_clock!(product_columns), " FROM products");
 
 pub(super) struct Sqlite {
-    readers: SqlitePool,
+    readers: Readers,
     options: StorageOptions,
     writer: Arc<Mutex<Writer>>,
     gets: Batcher<Get>,
@@ -64,6 +65,24 @@ pub(super) struct Sqlite {
     checkpoints: Mutex<JoinSet<()>>,
     newest_refusal: NewestPosition,
     _file_lock: FileLock,
+}
+
+/// The connections that read.
+#[derive(Clone)]
+struct Readers {
+    pool: SqlitePool,
+    file: Identity,
+}
+
+impl Readers {
+    /// Returns the connections, unless a new one would open another file.
+    fn pool(&self) -> Result<&SqlitePool> {
+        if self.file.is_in_place() {
+            Ok(&self.pool)
+        } else {
+            Err(StorageError::file_moved())
+        }
+    }
 }
 
 /// SQLite has one writer.
@@ -95,15 +114,16 @@ impl Sqlite {
             .busy_timeout(options.timeout)
             .foreign_keys(true);
         let file_lock = FileLock::acquire(connect_options.get_filename(), options).await?;
+        let file = file_lock.identity().clone();
+        // The path of the log, whatever becomes of symbolic links.
+        let connect_options = connect_options.filename(&file.path);
         let mut connection = SqliteConnection::connect_with(&connect_options).await?;
         let migrator = migrations::sqlite();
         if let Err(error) = migrator.run(&mut connection).await {
             return Err(migrations::explain(&migrator, error));
         }
         let file_lock = file_lock.share(options)?;
-        // A file that disappears later must not be replaced by an empty one.
-        let connect_options = connect_options.create_if_missing(false);
-        let readers = SqlitePoolOptions::new()
+        let pool = SqlitePoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
             .test_before_acquire(false)
@@ -111,11 +131,16 @@ impl Sqlite {
             .await?;
         let committed = Arc::new(Notify::new());
         let mut checkpoints = JoinSet::new();
-        checkpoints.spawn(checkpoint::run(connect_options.clone(), committed.clone()));
+        checkpoints.spawn(checkpoint::run(
+            connect_options.clone(),
+            file.clone(),
+            committed.clone(),
+        ));
         let newest_refusal = NewestPosition::default();
         newest_refusal.refresh(&mut connection).await?;
         let health = Arc::new(Health::new("database"));
         let writer = Writer {
+            file: file.clone(),
             connect_options,
             connection: Some(connection),
             options,
@@ -129,6 +154,7 @@ impl Sqlite {
             let writer = batch_writer.clone();
             async move { writer.lock().await.write(batch).await }
         });
+        let readers = Readers { pool, file };
         let pool = readers.clone();
         let gets = Batcher::start(GETS, move |batch| get_all(pool.clone(), batch));
         Ok(Self {
@@ -166,12 +192,18 @@ impl Storage for Sqlite {
 
     async fn count(&self, query: &ProductQuery) -> Result<i64> {
         let mut query = sql::count_products(query);
-        Ok(query.build_query_scalar().fetch_one(&self.readers).await?)
+        Ok(query
+            .build_query_scalar()
+            .fetch_one(self.readers.pool()?)
+            .await?)
     }
 
     async fn list(&self, query: &ProductQuery, limit: i64, offset: i64) -> Result<Vec<Product>> {
         let mut query = sql::list_products(SELECT_PRODUCTS, query, limit, offset);
-        Ok(query.build_query_as().fetch_all(&self.readers).await?)
+        Ok(query
+            .build_query_as()
+            .fetch_all(self.readers.pool()?)
+            .await?)
     }
 
     async fn create(
@@ -235,7 +267,7 @@ impl Storage for Sqlite {
 
     async fn purchase(&self, id: Uuid) -> Result<Option<LedgerEntry>> {
         let query = sqlx::query_as(SELECT_PURCHASE).bind(id);
-        Ok(query.fetch_optional(&self.readers).await?)
+        Ok(query.fetch_optional(self.readers.pool()?).await?)
     }
 
     async fn reservation(&self, id: Uuid) -> Result<Option<(Reservation, bool)>> {
@@ -246,7 +278,7 @@ impl Storage for Sqlite {
              FROM reservations WHERE id = $1"
         );
         let query = sqlx::query(SELECT).bind(id);
-        let Some(row) = query.fetch_optional(&self.readers).await? else {
+        let Some(row) = query.fetch_optional(self.readers.pool()?).await? else {
             return Ok(None);
         };
         let reservation = Reservation::from_row(&row)?;
@@ -257,7 +289,7 @@ impl Storage for Sqlite {
 
     async fn count_entries(&self, product: i64, filter: EntryFilter) -> Result<i64> {
         let query = sqlx::query_scalar(sql::count_entries(filter)).bind(product);
-        Ok(query.fetch_one(&self.readers).await?)
+        Ok(query.fetch_one(self.readers.pool()?).await?)
     }
 
     async fn entries(
@@ -268,11 +300,14 @@ impl Storage for Sqlite {
         offset: i64,
     ) -> Result<Vec<LedgerEntry>> {
         let mut query = sql::list_entries(product, filter, limit, offset);
-        Ok(query.build_query_as().fetch_all(&self.readers).await?)
+        Ok(query
+            .build_query_as()
+            .fetch_all(self.readers.pool()?)
+            .await?)
     }
 
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
-        let mut reader = self.readers.acquire().await?;
+        let mut reader = self.readers.pool()?.acquire().await?;
         let keys = std::slice::from_ref(key);
         let found = records::find(&mut reader, keys, self.options.expired_at()).await?;
         Ok(found.into_values().next())
@@ -297,7 +332,7 @@ impl Storage for Sqlite {
 
     async fn close(&self) {
         self.checkpoints.lock().await.shutdown().await;
-        self.readers.close().await;
+        self.readers.pool.close().await;
         // The last connection to close removes the write-ahead log.
         self.writer.lock().await.close().await;
     }
@@ -308,7 +343,7 @@ fn as_text(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
-async fn get_all(readers: SqlitePool, batch: Vec<Get>) {
+async fn get_all(readers: Readers, batch: Vec<Get>) {
     const SELECT: &str = concat!(
         "SELECT ",
         with_clock!(product_columns),
@@ -316,11 +351,11 @@ async fn get_all(readers: SqlitePool, batch: Vec<Get>) {
         " FROM products WHERE id IN (SELECT value FROM json_each($1))"
     );
     let ids = batch.iter().map(|get| get.id).collect::<Vec<_>>();
-    let found: sqlx::Result<Vec<Product>> = sqlx::query_as(SELECT)
-        .bind(serde_json::json!(ids).to_string())
-        .fetch_all(&readers)
-        .await;
-    let found = found.map_err(StorageError::from);
+    let found: Result<Vec<Product>> = async {
+        let query = sqlx::query_as(SELECT).bind(serde_json::json!(ids).to_string());
+        Ok(query.fetch_all(readers.pool()?).await?)
+    }
+    .await;
     for get in batch {
         let product = found
             .as_ref()

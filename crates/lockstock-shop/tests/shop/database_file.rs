@@ -59,6 +59,7 @@ async fn a_file_with_two_hard_links_is_refused_under_both() {
     fs::remove_file(&file).unwrap();
     let message = refusal(&mut binary(), "memory://", &link);
     assert!(message.contains(IN_USE), "{message}");
+    fs::rename(&link, &file).unwrap();
     assert_eq!(alone.create(1).await, 1);
 }
 
@@ -75,6 +76,63 @@ async fn a_file_that_was_renamed_is_not_shared_under_its_new_name() {
     fs::rename(&renamed, &file).unwrap();
     let id = first.create(1).await;
     assert_eq!(second.stock(id).await, 1);
+}
+
+#[tokio::test]
+async fn nothing_is_sold_from_a_file_that_was_moved_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, moved) = (folder.path().join("shop"), folder.path().join("moved"));
+    let server = Server::on("memory://", &sqlite(&file)).start();
+    let id = server.create(5).await;
+    for replace in [false, true] {
+        fs::rename(&file, &moved).unwrap();
+        if replace {
+            fs::write(&file, "").unwrap();
+        }
+        let rejected = server.buy(id, 1).await;
+        assert_eq!(rejected.status, 503);
+        let detail = "The database is unavailable. Nothing was saved.";
+        assert_eq!(rejected.body["detail"], detail);
+        assert_eq!(server.get("/api/products/").await.status, 503);
+        let ready = server.get("/readyz").await;
+        assert_eq!(ready.status, 503);
+        let reason = ready.body["reasons"]["database"].as_str().unwrap();
+        assert!(reason.contains("moved, replaced or deleted"), "{reason}");
+
+        fs::rename(&moved, &file).unwrap();
+        eventually("the server is ready again", async || {
+            (server.get("/readyz").await.status == 200).then_some(())
+        })
+        .await;
+        assert_eq!(server.buy(id, 1).await.status, 201);
+    }
+    assert_eq!(server.ledger(id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_restored_under_a_running_server_is_not_opened() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("shop"), folder.path().join("copy"));
+    let server = Server::on(&redis.url(), &sqlite(&file)).start();
+    let id = server.create(5).await;
+    let mut backup = binary();
+    backup
+        .arg("backup")
+        .arg(&copy)
+        .args(["--database", &sqlite(&file)]);
+    assert!(backup.status().unwrap().success());
+    fs::rename(&copy, &file).unwrap();
+    let restored = fs::read(&file).unwrap();
+    let message = refusal(&mut binary(), &redis.url(), &file);
+    assert!(
+        message.contains("the file that was here before"),
+        "{message}"
+    );
+    let message = refusal(&mut binary(), "memory://", &file);
+    assert!(message.contains(IN_USE), "{message}");
+    assert_eq!(server.buy(id, 1).await.status, 503);
+    assert_eq!(fs::read(&file).unwrap(), restored);
 }
 
 #[tokio::test]

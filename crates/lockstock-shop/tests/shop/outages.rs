@@ -245,6 +245,42 @@ async fn a_killed_database_is_503_until_it_restarts() {
 }
 
 #[tokio::test]
+async fn a_request_that_fails_in_an_outage_is_no_warning_of_its_own() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = Server::on(&redis.url(), &postgres.create_database("shop")).start();
+    let id = server.create(10).await;
+    let change = |key: Option<&str>| {
+        let request = server.request(Method::PATCH, &product(id));
+        let request = request.json(&json!({ "stock": 9 }));
+        match key {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        }
+    };
+    redis.kill();
+    for key in [None, Some("a"), Some("b")] {
+        let rejected = server.send(change(key)).await;
+        assert_eq!(rejected.body["code"], "store_unavailable");
+    }
+    postgres.kill();
+    for key in [None, Some("c"), Some("d")] {
+        let rejected = server.send(change(key)).await;
+        assert_eq!(rejected.body["code"], "database_unavailable");
+    }
+    assert_eq!(server.get("/the-last-line").await.status, 404);
+    let log = eventually("everything is logged", async || {
+        let log = server.log();
+        log.contains("/the-last-line").then_some(log)
+    })
+    .await;
+    let is_change = |line: &str| line.contains("lockstock_shop::health");
+    let mut warnings = log
+        .lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    assert!(warnings.all(is_change), "{log}");
+}
+
+#[tokio::test]
 async fn a_hanging_database_delays_a_request_for_a_bounded_time() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))

@@ -100,7 +100,12 @@ async fn sessions_that_have_become_read_only_are_replaced() {
         postgres.psql("postgres", sql);
     }
     eventually("a session is found to be read-only", async || {
-        server.patch(id, json!({ "stock": 9 })).await;
+        // As many as the connections: an old session may be idle behind a new one.
+        let writes = (0..8).map(|_| {
+            let request = server.request(Method::POST, "/api/products/");
+            server.send(request.json(&json!({ "name": "x", "price": 1, "stock": 1 })))
+        });
+        futures_util::future::join_all(writes).await;
         server
             .log()
             .contains("read-only: writes get 503")
@@ -162,6 +167,32 @@ async fn a_full_disk_is_not_ready_and_writes_say_that_nothing_was_saved() {
     std::fs::remove_file(filler).unwrap();
     readiness(&server, "database", "up").await;
     updated_eventually(&server, id).await;
+}
+
+#[tokio::test]
+async fn a_disk_with_space_for_one_page_is_not_ready_while_purchases_fail() {
+    let Some(disk) = Disk::mount() else { return };
+    let server = releasing("memory://", &sqlite(&disk.0.join("shop.sqlite3")));
+    let id = server.create(1000).await;
+    let filler = disk.0.join("filler");
+    let length = disk.fill(&filler);
+    eventually("the disk is full", async || {
+        (purchase(&server, id).await.status == 503).then_some(())
+    })
+    .await;
+    let file = std::fs::File::options().write(true).open(&filler).unwrap();
+    file.set_len(length - 2 * 4096).unwrap();
+    drop(file);
+    // Each round has a check of its own: one is valid for 500 ms.
+    for _ in 0..3 {
+        assert_eq!(server.get("/readyz").await.status, 503);
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    }
+    assert_eq!(purchase(&server, id).await.status, 503);
+
+    std::fs::remove_file(filler).unwrap();
+    readiness(&server, "database", "up").await;
+    assert_eq!(purchase(&server, id).await.status, 201);
 }
 
 #[tokio::test]
@@ -252,10 +283,11 @@ impl Disk {
         None
     }
 
-    /// Writes a file until the disk is full.
-    fn fill(&self, path: &Path) {
+    /// Writes a file until the disk is full. Returns its length.
+    fn fill(&self, path: &Path) -> u64 {
         let mut file = std::fs::File::create(path).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
+        file.metadata().unwrap().len()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::{
-    OPTIONS, assert_no_deadlock, audited, bought, created, fenced, found, mug,
+    OPTIONS, POSTGRES, assert_no_deadlock, audited, bought, created, fenced, found, mug,
     new_postgres_database, on_each_database, on_each_database_with, order, purchase, stock,
 };
 use futures_util::future::join_all;
@@ -12,6 +12,7 @@ use lockstock_shop::storage::{
     self, Changes, EntryFilter, IdempotencyKey, IdempotentWrite, Order, OrderOutcome, Product,
     RequestContext, ResponseRecord, Storage, StorageOptions, WriteContext, WriteOutcome,
 };
+use lockstock_testkit::{Postgres, Proxy};
 
 fn key(caller: &str, key: &str) -> IdempotencyKey {
     IdempotencyKey {
@@ -154,6 +155,53 @@ async fn outcome_at_two_servers(url: &str) {
     let outcome = here.submit_order(earlier).await.unwrap();
     assert!(matches!(outcome, OrderOutcome::AlreadyRecorded(_)));
     assert_eq!(found(&*here, id).await.stock, 4);
+}
+
+#[tokio::test]
+async fn a_refusal_that_was_restored_into_another_postgres_is_earlier_than_every_try() {
+    let url = new_postgres_database();
+    let storage = storage::open(&url, OPTIONS).await.unwrap();
+    let id = created(&*storage, mug(0)).await.id;
+    let begin = || begun_now(&*storage, with_key("k", order(id, purchase(1))));
+    let refused = storage.submit_order(begin()).await.unwrap();
+    assert!(matches!(refused, OrderOutcome::Insufficient(_)));
+    let (_, database) = url.rsplit_once('/').unwrap();
+    let higher = "UPDATE idempotency SET refused = '1000000000000'";
+    POSTGRES.psql(database, higher);
+    let raised = storage.update(id, stock(5), fenced(1), WriteContext::default());
+    assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
+    bought(storage.submit_order(begin()).await);
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_postgres_with_lower_transaction_ids_is_later_than_a_try_before_it() {
+    let (old, new) = (Postgres::start(), Postgres::start());
+    let proxy = Proxy::start(old.address());
+    let (address, proxied) = (old.address().to_string(), proxy.address().to_string());
+    let url = old.create_database("shop").replace(&address, &proxied);
+    let transactions = "DO $$ BEGIN
+        FOR i IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$";
+    old.psql("shop", transactions);
+    let here = storage::open(&url, OPTIONS).await.unwrap();
+    let there = storage::open(&new.create_database("shop"), OPTIONS)
+        .await
+        .unwrap();
+    let id = created(&*there, mug(0)).await.id;
+    assert_eq!(created(&*here, mug(5)).await.id, id);
+    let begin = |storage: &dyn Storage| begun_now(storage, with_key("k", order(id, purchase(1))));
+    bought(here.submit_order(begin(&*here)).await);
+
+    proxy.redirect(new.address());
+    old.kill();
+    while here.get(id).await.is_err() {}
+    let earlier = begin(&*here);
+    let refused = there.submit_order(begin(&*there)).await.unwrap();
+    assert!(matches!(refused, OrderOutcome::Insufficient(_)));
+    let raised = there.update(id, stock(5), fenced(1), WriteContext::default());
+    assert!(matches!(raised.await.unwrap(), WriteOutcome::Done(_)));
+    let outcome = here.submit_order(earlier).await.unwrap();
+    assert_eq!(outcome, OrderOutcome::Overtaken);
+    bought(here.submit_order(begin(&*here)).await);
 }
 
 #[tokio::test]

@@ -61,6 +61,7 @@ impl Database {
             idle: Mutex::new(VecDeque::new()),
             generation: AtomicU64::new(0),
             health: Arc::new(Health::new("database")),
+            newest_snapshot: NewestSnapshot::default(),
             connect_options,
         };
         let limit = options.timeout;
@@ -89,10 +90,10 @@ impl Database {
         first.close().await?;
         let lock_waits = usize::try_from(options.max_connections / 4);
         Ok(Self {
+            newest_snapshot: pool.newest_snapshot.clone(),
             pool: Arc::new(pool),
             options,
             lock_wait_permits: Arc::new(Semaphore::new(lock_waits.unwrap_or(1).max(1))),
-            newest_snapshot: NewestSnapshot::default(),
         })
     }
 
@@ -228,6 +229,7 @@ struct Pool {
     /// Rises when a connection is found dead: the others of its generation are not trusted.
     generation: AtomicU64,
     health: Arc<Health>,
+    newest_snapshot: NewestSnapshot,
 }
 
 struct Open {
@@ -310,6 +312,7 @@ impl Pool {
         );
         // Otherwise they are condemned already.
         if next.is_ok() {
+            self.newest_snapshot.forget();
             let condemned = std::mem::take(&mut *self.idle());
             condemned.into_iter().for_each(close);
         }

@@ -105,7 +105,7 @@ pub(super) async fn find_of(
         // One index scan for each key, as in [`find`].
         "SELECT r.caller, r.key, r.fingerprint, r.answer, r.refused::text AS refused,
              coalesce(pg_visible_in_snapshot(r.refused, requested.snapshot::pg_snapshot), false)
-                 AS is_earlier
+                 OR r.refused >= pg_snapshot_xmax(pg_current_snapshot()) AS is_earlier
          FROM unnest($1::text[], $2::text[], $3::text[]) AS requested (caller, key, snapshot)
              CROSS JOIN LATERAL (
                  SELECT * FROM idempotency AS r

@@ -17,6 +17,10 @@
 //! A sequence instead of snapshots would not do: a number is visible before the transaction that
 //! drew it commits, and a try that began in between would count as later.
 //!
+//! Transaction ids are those of one server. After a failover, or a restore into another server, they
+//! may be lower than before: a server forgets its snapshot when its connections break, and a refusal
+//! whose transaction id has not been assigned yet is from another server, and earlier than every try.
+//!
 //! No try passes a refusal unseen. A refusal is a row of `idempotency`, as the record of an effect
 //! is, so the primary key serializes all transactions that write under one key. The later one
 //! waits for the commit of the earlier one and finds its row. It replaces that row only if it has
@@ -58,6 +62,12 @@ impl NewestSnapshot {
         if newest.as_deref().map(end) <= Some(end(snapshot)) {
             *newest = Some(snapshot.into());
         }
+    }
+
+    /// Forgets the snapshot: the next connection may be to another server, whose transaction ids are
+    /// lower. Until an order brings another snapshot, every refusal counts as later.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes a snapshot that contains what this connection has committed.

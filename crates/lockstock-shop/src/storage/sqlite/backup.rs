@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
@@ -55,7 +55,7 @@ async fn copy(options: &SqliteConnectOptions, target: &Path) -> anyhow::Result<(
         .bind(name)
         .execute(&mut source)
         .await
-        .with_context(|| format!("cannot write {name}"))?;
+        .map_err(|error| anyhow!("cannot write {name}: {error}"))?;
     source.close().await?;
     let options = SqliteConnectOptions::new().filename(target).read_only(true);
     let mut copy = SqliteConnection::connect_with(&options).await?;

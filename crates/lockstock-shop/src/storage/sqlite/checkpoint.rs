@@ -13,14 +13,24 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::super::database_file::Identity;
+
 /// Maximum time from a commit to the checkpoint that includes it.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes checkpoints after commits, at most one in each interval, until it is dropped.
-pub(super) async fn run(connect_options: SqliteConnectOptions, committed: Arc<Notify>) {
+pub(super) async fn run(
+    connect_options: SqliteConnectOptions,
+    file: Identity,
+    committed: Arc<Notify>,
+) {
     loop {
         committed.notified().await;
         sleep(INTERVAL).await;
+        // It would write the log of the old file into the new one.
+        if !file.is_in_place() {
+            continue;
+        }
         let made = async {
             let mut connection = SqliteConnection::connect_with(&connect_options).await?;
             checkpoint(&mut connection).await?;

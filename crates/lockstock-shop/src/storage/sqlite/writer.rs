@@ -9,6 +9,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::super::database_file::Identity;
 use super::super::error::CommitTracker;
 use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
@@ -22,8 +23,19 @@ use super::{orders, records, refusals, with_clock};
 use crate::failpoint;
 use crate::health::Health;
 
+/// Writes a page, even though the value stays the same.
+const WRITE_PAGE: &str = "PRAGMA user_version = 0";
+
+/// Writes more pages than a small transaction: while the disk is full, there may be space for one of
+/// them. A record without a key is no caller's, and expires if it is not deleted.
+const WRITE_PAGES: &str = "
+    INSERT OR REPLACE INTO idempotency (caller, key, fingerprint, answer, created_at)
+        VALUES ('', '', x'', zeroblob(131072), strftime('%Y-%m-%dT%H:%M:%f000+00:00'));
+    DELETE FROM idempotency WHERE caller = '' AND key = ''";
+
 /// The one connection that writes.
 pub(super) struct Writer {
+    pub(super) file: Identity,
     pub(super) connect_options: SqliteConnectOptions,
     /// `None` after an error: SQLite and sqlx may then disagree about whether a transaction is
     /// open.
@@ -47,16 +59,21 @@ impl Writer {
     /// Checks that a write succeeds, and records the condition. If it is dropped, so is the
     /// connection.
     pub(super) async fn check(&mut self) {
+        if !self.file.is_in_place() {
+            return self.report(&StorageError::file_moved());
+        }
         let connection = self.connection.take();
         let write = async {
             let mut connection = match connection {
                 Some(connection) => connection,
                 None => SqliteConnection::connect_with(&self.connect_options).await?,
             };
-            // Writes a page even though the value stays the same.
-            sqlx::raw_sql("PRAGMA user_version = 0")
-                .execute(&mut connection)
-                .await?;
+            let write = if self.health.is_up() {
+                WRITE_PAGE
+            } else {
+                WRITE_PAGES
+            };
+            sqlx::raw_sql(write).execute(&mut connection).await?;
             Ok::<_, StorageError>(connection)
         };
         match write.await {
@@ -104,6 +121,12 @@ impl Writer {
     async fn run_batch(&mut self, batch: &mut [Write]) -> Result<()> {
         loop {
             let tracker = CommitTracker::default();
+            if !self.file.is_in_place() {
+                // The connection is kept: when it closes, it moves the log into the old file.
+                let error = StorageError::file_moved();
+                self.report(&error);
+                return Err(tracker.mark(error));
+            }
             match self.transaction(batch, &tracker).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
