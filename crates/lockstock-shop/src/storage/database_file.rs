@@ -6,11 +6,11 @@
 //! it has no hard link, and it is not mounted on its own. Symbolic links are resolved by SQLite.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 
 /// A descriptor of a SQLite file. It is never closed: closing any descriptor of a file releases
 /// the POSIX locks that the process has on it, and SQLite relies on its own.
@@ -29,19 +29,17 @@ impl DatabaseFile {
             }
             opened => opened,
         };
-        Self::checked(
-            opened.with_context(|| format!("cannot open {}", path.display()))?,
-            path,
-        )
+        Self::checked(opened, path)
     }
 
     /// Opens a file that exists.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let opened = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        Self::checked(opened, path)
+        Self::checked(File::open(path), path)
     }
 
-    fn checked(file: File, path: &Path) -> anyhow::Result<Self> {
+    fn checked(opened: io::Result<File>, path: &Path) -> anyhow::Result<Self> {
+        // In one message, because only the outermost one of a chain is shown.
+        let file = opened.map_err(|error| anyhow!("cannot open {}: {error}", path.display()))?;
         let file = ManuallyDrop::new(file);
         let path = fs::canonicalize(path)?;
         ensure!(
@@ -69,13 +67,13 @@ impl DatabaseFile {
 }
 
 #[cfg(unix)]
-fn has_hard_links(file: &File) -> std::io::Result<bool> {
+fn has_hard_links(file: &File) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     Ok(file.metadata()?.nlink() > 1)
 }
 
 #[cfg(not(unix))]
-fn has_hard_links(_: &File) -> std::io::Result<bool> {
+fn has_hard_links(_: &File) -> io::Result<bool> {
     Ok(false)
 }
 
