@@ -211,6 +211,17 @@ fn a_backend_that_rejects_its_url_is_reported_with_the_remedy() {
             "{stderr}"
         );
     }
+    let with_tls = format!("rediss://{store}");
+    let locks = ["locks", "--store", &with_tls, "--store-timeout", "200ms"];
+    fails(&locks, 1, &["does this port speak TLS? redis:// does not"]);
+    // Redis waits for more of a request, and replies nothing that Postgres would.
+    let crossed = format!("postgres://{store}/shop");
+    let server = ["--listen", "127.0.0.1:0", "--database-timeout", "200ms"];
+    fails(
+        &[&server[..], &["--database", &crossed]].concat(),
+        1,
+        &["no reply within"],
+    );
 }
 
 #[tokio::test]
