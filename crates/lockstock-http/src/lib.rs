@@ -68,6 +68,21 @@
 //! [`ConcurrencyLimitLayer`], [`PreconditionsLayer`] with `current`. In this order a replayed
 //! response takes no lock, a request without the lock takes no permit, and tags are compared under
 //! the lock.
+//!
+//! A tuple adds several layers at once, the first one outermost. (`.layer(lock).layer(once)` on a
+//! method router of axum does not compile without the type of the error in between.)
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use axum::{Router, routing::post};
+//! # use lockstock::Store;
+//! # use lockstock_http::{IdempotencyLayer, Key, LockLayer};
+//! # fn app(store: &Store) -> Router {
+//! let once = IdempotencyLayer::in_store(store).require();
+//! let lock = LockLayer::cooldown(store, Key::matched_path(), Duration::from_secs(3));
+//! Router::new().route("/orders/{id}/", post(async || "ordered").layer((once, lock)))
+//! # }
+//! ```
 
 mod admission;
 mod authorization;

@@ -137,10 +137,13 @@ impl Rejection {
         let (english, korean) = match self {
             Self::Busy {
                 kept: true, lease, ..
-            } => (
-                format!("Only one request per {lease:?} is allowed."),
-                format!("{lease:?}에 한 번만 요청할 수 있습니다."),
-            ),
+            } => {
+                let (english, korean) = duration(*lease);
+                (
+                    format!("Only one request per {english} is allowed."),
+                    format!("{korean}에 한 번만 요청할 수 있습니다."),
+                )
+            }
             Self::Full { permits, .. } => (
                 format!("Too many concurrent requests (limit: {permits})."),
                 format!("동시에 처리할 수 있는 요청은 {permits}개입니다."),
@@ -268,6 +271,15 @@ impl Rejection {
     }
 }
 
+/// Returns a duration in English and in Korean.
+fn duration(duration: Duration) -> (String, String) {
+    let ms = duration.as_millis();
+    match ms % 1000 {
+        0 => (format!("{} s", ms / 1000), format!("{}초", ms / 1000)),
+        _ => (format!("{ms} ms"), format!("{ms}밀리초")),
+    }
+}
+
 /// Responds to rejected requests; by default with [`Rejection::problem`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RejectionHandler(Option<Respond>);
@@ -361,5 +373,29 @@ mod tests {
             .respond::<http_body_util::Empty<Bytes>>(rejection, Language::English);
         assert!(!response.headers().contains_key(ETAG));
         assert!(!response.headers().contains_key("set-cookie"));
+    }
+
+    #[test]
+    fn a_lease_has_the_unit_of_the_language() {
+        let detail = |millis, language| {
+            let (retry_after, lease) = (Duration::ZERO, Duration::from_millis(millis));
+            let busy = Rejection::Busy {
+                retry_after,
+                kept: true,
+                lease,
+            };
+            busy.detail(language)
+        };
+        for (millis, english, korean) in [(3000, "3 s", "3초"), (1500, "1500 ms", "1500밀리초")]
+        {
+            assert_eq!(
+                detail(millis, Language::English),
+                format!("Only one request per {english} is allowed.")
+            );
+            assert_eq!(
+                detail(millis, Language::Korean),
+                format!("{korean}에 한 번만 요청할 수 있습니다.")
+            );
+        }
     }
 }

@@ -110,6 +110,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             Content::Bytes { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            // Without a length, so that a client cannot take the part for the whole.
+            Content::Begun { read, .. } if read.iter().any(Result::is_err) => SizeHint::new(),
             Content::Begun { read, rest } => {
                 let data = read
                     .iter()

@@ -7,7 +7,9 @@ mod harness;
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::body::Body;
 use axum::routing::{get, post as on_post};
+use futures_util::stream;
 use harness::{Gate, LEASE, TIMEOUT};
 use lockstock::Store;
 use lockstock_http::{IdempotencyLayer, Key, LockLayer, PreconditionsLayer};
@@ -116,4 +118,18 @@ async fn a_304_has_no_body_and_the_connection_stays_open() {
         second.starts_with("http/1.1 200 ") && second.ends_with("\r\n\r\nthe body"),
         "{both}"
     );
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_does_not_look_complete() {
+    let chunks = || async {
+        let chunks = [Ok("paid"), Err("the backend is gone")];
+        Body::from_stream(stream::iter(chunks))
+    };
+    let once = IdempotencyLayer::in_store(&Store::memory());
+    let app = Router::new().route("/payments/{id}/", on_post(chunks).layer(once));
+    // Nothing at all, or chunks without the last one.
+    let response = read(send(serve(app).await, &pay("k")).await).await;
+    assert!(!response.contains("content-length"), "{response}");
+    assert!(!response.ends_with("\r\n0\r\n\r\n"), "{response}");
 }

@@ -8,13 +8,14 @@ mod watch;
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use lockstock::{Access, HolderInfo, LockInfo, Store, WaiterInfo, redact_url};
 use serde_json::{Value, json};
 
 use self::release::ReleaseArgs;
+use super::serve::explain_first_error;
 use crate::cli::lock_name;
 use crate::cli::values::{self, duration_in};
 
@@ -93,7 +94,9 @@ pub(crate) async fn run(args: LocksArgs) -> anyhow::Result<()> {
              LOCKSTOCK_STORE"
         );
     }
-    let store = Store::connect_within(&args.store, args.store_timeout).await?;
+    let store = Store::connect_within(&args.store, args.store_timeout).await;
+    let store =
+        store.map_err(|error| anyhow!(explain_first_error(&args.store, error.to_string())))?;
     if let Some(LocksCommand::Release(release)) = args.command {
         return release::run(&store, release).await;
     }

@@ -6,7 +6,7 @@ mod chart;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use lockstock::redact_url;
 use reqwest::header::RETRY_AFTER;
@@ -197,8 +197,18 @@ impl Target {
             .iter()
             .map(|base| base.join(&format!("api/products/{id}/")));
         let products = products.collect::<Result<Vec<_>, _>>()?;
-        for product in &products {
-            get(&client, product.clone()).await?;
+        let mut created = Vec::new();
+        for url in &products {
+            let product = get(&client, url.clone()).await?;
+            created.push(product["created_at"].clone());
+        }
+        // Otherwise a server whose own product is cooling down makes the race look won.
+        if let Some(other) = created.iter().position(|at| *at != created[0]) {
+            bail!(
+                "{} and {} have different products with the id {id}: they do not share a database",
+                server_of(&products[0]),
+                server_of(&products[other]),
+            );
         }
         Ok(Self {
             client,
@@ -252,10 +262,11 @@ fn base_url(text: &str) -> anyhow::Result<Url> {
     let url = Url::parse(text).ok();
     let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let mut url = url.with_context(|| {
-        format!(
-            "'{}' is not the URL of a server: expected one like http://127.0.0.1:8000",
-            redact_url(text)
-        )
+        let shown = match text.contains("://") || text.contains('@') {
+            true => redact_url(text),
+            false => text.to_owned(),
+        };
+        format!("'{shown}' is not the URL of a server: expected one like http://127.0.0.1:8000")
     })?;
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
@@ -279,16 +290,33 @@ fn client() -> anyhow::Result<Client> {
 
 async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
     let shown = redact_url(url.as_str());
+    let is_list = url.path().ends_with("/products/");
     let response = client.get(url).send().await.map_err(|error| {
-        anyhow::anyhow!(
-            "no response from {shown} ({}): is the server running? Start it with `lockstock`, or \
-             choose another with --url",
-            root_cause(&error)
+        let cause = root_cause(&error);
+        // Of rustls, if the first bytes of the server are no TLS record.
+        if cause.contains("InvalidContentType") {
+            return anyhow!("{shown} does not speak TLS: write http:// instead of https://");
+        }
+        anyhow!(
+            "no response from {shown} ({cause}): is the server running? Start it with `lockstock`, \
+             or choose another with --url"
         )
     })?;
     let status = response.status();
-    if !status.is_success() {
-        bail!("{shown} responded with {status}: choose a product with --product");
+    match status {
+        StatusCode::NOT_FOUND if is_list => {
+            bail!("{shown} responded with {status}: is --url the URL of a Lockstock server?")
+        }
+        StatusCode::NOT_FOUND => {
+            bail!("{shown} responded with {status}: choose a product with --product")
+        }
+        status if !status.is_success() => {
+            let body = response.bytes().await.unwrap_or_default();
+            let error: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let detail = error["detail"].as_str().unwrap_or("no reason given");
+            bail!("{shown} responded with {status}: {detail}");
+        }
+        _ => {}
     }
     let body = response.bytes().await?;
     serde_json::from_slice(&body)

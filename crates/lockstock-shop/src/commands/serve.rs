@@ -359,18 +359,31 @@ async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Resul
     let Err(error) = store.ping().await else {
         return Ok(());
     };
-    let mut text = error.to_string();
+    let text = error.to_string();
     let is_rejected = REJECTIONS.iter().any(|code| text.contains(code));
     // An error of the moment.
     let is_crowded = text.contains("max number of clients");
     anyhow::ensure!(!is_rejected || is_crowded, text);
-    if url.starts_with("rediss") && text.contains("did not reply") {
-        text += " (does this port speak TLS? redis:// does not)";
-    } else if !url.starts_with("rediss") && text.contains("reset by peer") {
-        text += " (does this port speak TLS? Then the URL begins with rediss://)";
-    }
-    report_store_error(health, &text);
+    report_store_error(health, &explain_first_error(url, text));
     Ok(())
+}
+
+/// Adds what may be wrong with the URL of a store to the error of the first connection.
+pub(super) fn explain_first_error(url: &str, error: String) -> String {
+    const SILENCES: [&str; 3] = ["did not reply", "timed out", "InvalidContentType"];
+    let is_tls = url.starts_with("rediss");
+    let advice = if is_tls && SILENCES.iter().any(|silence| error.contains(silence)) {
+        "does this port speak TLS? redis:// does not"
+    } else if !is_tls && error.contains("reset by peer") {
+        "does this port speak TLS? Then the URL begins with rediss://"
+    } else if error.contains("Parse error") {
+        "what listens there does not reply as Redis does"
+    } else {
+        return error;
+    };
+    // The parser of replies has several lines.
+    let error = error.lines().next().unwrap_or_default();
+    format!("{error} ({advice})")
 }
 
 /// Warns of settings that work, but not as expected.

@@ -1,8 +1,8 @@
 //! The body of a request: read within limits of size and time, then parsed as JSON, as a form
 //! or as multipart, depending on its `Content-Type`.
 //!
-//! What the head of a request decides (a media type, a charset or a content coding that is not
-//! read, an announced length over the limit) is rejected before the body is polled: a client that
+//! What the head of a request decides (a media type, a charset or a coding that is not read, a
+//! missing boundary, an announced length over the limit) is rejected before the body is polled: a client that
 //! sent `Expect: 100-continue` then gets no `100 Continue`. Text is UTF-8, in each of the three
 //! formats; anything else is rejected, and never stored as replacement characters.
 //!
@@ -17,7 +17,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt;
@@ -114,6 +114,22 @@ fn check_head(
     body_use: BodyUse,
     limits: BodyLimits,
 ) -> Result<(), ApiError> {
+    check_content_coding(headers)?;
+    check_transfer_coding(headers)?;
+    if announced > limits.max_bytes {
+        return Err(ApiError::body_too_large(limits.max_bytes));
+    }
+    if body_use == BodyUse::Ignored {
+        return Ok(());
+    }
+    let content_type = content_type(headers);
+    match MediaType::of(&content_type)? {
+        MediaType::Json | MediaType::Form => Ok(()),
+        MediaType::Multipart => boundary(&content_type).map(drop),
+    }
+}
+
+fn check_content_coding(headers: &HeaderMap) -> Result<(), ApiError> {
     for value in headers.get_all(CONTENT_ENCODING) {
         let encoding = latin1(value.as_bytes());
         let mut codings = encoding.split(',').map(str::trim);
@@ -121,12 +137,18 @@ fn check_head(
             return Err(ApiError::unsupported_content_encoding(&encoding));
         }
     }
-    if announced > limits.max_bytes {
-        return Err(ApiError::body_too_large(limits.max_bytes));
-    }
-    match body_use {
-        BodyUse::Fields => MediaType::of(&content_type(headers)).map(drop),
-        BodyUse::Ignored => Ok(()),
+    Ok(())
+}
+
+/// Fails unless `chunked` is the only transfer coding: the HTTP library decodes it, and no other
+/// one before it.
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let values = headers.get_all(TRANSFER_ENCODING).iter();
+    let values = values.map(|value| latin1(value.as_bytes()));
+    let codings = values.collect::<Vec<_>>().join(", ");
+    match codings.is_empty() || codings.trim().eq_ignore_ascii_case("chunked") {
+        true => Ok(()),
+        false => Err(ApiError::unsupported_content_encoding(&codings)),
     }
 }
 
@@ -291,12 +313,18 @@ fn check_charset_field(name: &str, value: &str) -> Result<(), ApiError> {
     Err(ApiError::unsupported_media_type(value))
 }
 
+fn boundary(content_type: &str) -> Result<String, ApiError> {
+    multer::parse_boundary(content_type)
+        .map_err(|_| malformed_multipart(&"Invalid boundary in multipart: None"))
+}
+
+fn malformed_multipart(error: &dyn Display) -> ApiError {
+    ApiError::bad_request(format!("Multipart form parse error - {error}"))
+}
+
 async fn multipart_fields(content_type: &str, bytes: Bytes) -> Result<Fields, ApiError> {
-    let malformed = |error: &dyn Display| {
-        ApiError::bad_request(format!("Multipart form parse error - {error}"))
-    };
-    let boundary = multer::parse_boundary(content_type)
-        .map_err(|_| malformed(&"Invalid boundary in multipart: None"))?;
+    let malformed = malformed_multipart;
+    let boundary = boundary(content_type)?;
     let body = stream::once(async { Ok::<_, Infallible>(bytes) });
     let mut parts = multer::Multipart::new(body, boundary);
     let mut fields = HashMap::new();
@@ -332,6 +360,7 @@ fn check_part_head(headers: &HeaderMap) -> Result<(), ApiError> {
     if !is_utf8(&content_type) {
         return Err(ApiError::unsupported_media_type(&content_type));
     }
+    check_content_coding(headers)?;
     for value in headers.get_all("content-transfer-encoding") {
         let encoding = latin1(value.as_bytes());
         let is_plain = |plain: &&str| encoding.trim().eq_ignore_ascii_case(plain);

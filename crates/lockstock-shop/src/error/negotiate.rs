@@ -32,8 +32,9 @@ impl ErrorFormat {
         let mut format = None;
         for value in headers.get_all(ACCEPT) {
             for range in value.to_str().unwrap_or_default().split(',') {
-                let media_type = range.split(';').next().unwrap_or_default().trim();
-                match media_type.to_ascii_lowercase().as_str() {
+                let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
+                match media_type.trim().to_ascii_lowercase().as_str() {
+                    "application/problem+json" if is_excluded(parameters) => {}
                     "application/problem+json" => format = Some(Self::Problem),
                     "application/json" | "application/*" | "*/*" | "*/json" => {
                         format = format.or(Some(Self::Json));
@@ -44,6 +45,17 @@ impl ErrorFormat {
         }
         format
     }
+}
+
+/// Whether the parameters of a media range contain a quality of zero. Of the JSON types it is
+/// ignored, as in DRF.
+fn is_excluded(parameters: &str) -> bool {
+    let mut qualities = parameters.split(';').filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_quality = name.trim().eq_ignore_ascii_case("q");
+        is_quality.then(|| value.trim().parse::<f32>())
+    });
+    qualities.any(|quality| quality == Ok(0.0))
 }
 
 /// Returns the message in `language` if `value` has one in each language, and otherwise `value`.
@@ -80,6 +92,11 @@ mod tests {
             format("application/json, application/problem+json"),
             Some(ErrorFormat::Problem)
         );
+        assert_eq!(
+            format("application/json, application/problem+json; q=0.0"),
+            Some(ErrorFormat::Json)
+        );
+        assert_eq!(format("application/problem+json;q=0"), None);
         assert_eq!(format("text/html"), None);
         assert_eq!(format(""), None);
         assert_eq!(

@@ -106,6 +106,10 @@ impl Sqlite {
             !url.contains(":memory:") && !url.contains("mode=memory"),
             "an in-memory database loses every sale when the server stops: name a file"
         );
+        anyhow::ensure!(
+            !matches!(url, "sqlite:" | "sqlite://"),
+            "the URL names no file: write sqlite://FILE, like sqlite://lockstock.sqlite3"
+        );
         let connect_options = SqliteConnectOptions::from_str(url)?
             // The lock has created it. A file that is gone later is not replaced by an empty one.
             .create_if_missing(false)

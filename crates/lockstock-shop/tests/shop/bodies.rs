@@ -50,6 +50,11 @@ async fn text_that_is_not_understood_is_never_stored() {
             415,
         ),
         (
+            MULTIPART,
+            &multipart("Content-Encoding: gzip\r\n", b"cafe"),
+            415,
+        ),
+        (
             "multipart/form-data; boundary=B; charset=cp949",
             &multipart("", b"x"),
             415,
@@ -184,6 +189,21 @@ async fn what_the_head_decides_is_rejected_without_100_continue() {
         (
             "POST /api/products/".to_owned(),
             format!("Content-Encoding: gzip\r\n{json}{short}"),
+            415,
+        ),
+        (
+            "POST /api/products/".to_owned(),
+            format!("Content-Type: multipart/form-data\r\n{short}"),
+            400,
+        ),
+        (
+            "POST /api/products/".to_owned(),
+            format!("{json}Transfer-Encoding: gzip, chunked\r\n"),
+            415,
+        ),
+        (
+            "POST /api/products/".to_owned(),
+            format!("{json}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
             415,
         ),
         (

@@ -138,8 +138,10 @@ fn an_unreachable_dependency_is_reported_in_one_line() {
             "sqlite:///nowhere/at/all.sqlite3",
         ],
         1,
-        &["cannot open the database"],
+        &["cannot open the database", "No such file or directory"],
     );
+    let of_no_file = ["--listen", "127.0.0.1:0", "--database", "sqlite://"];
+    fails(&of_no_file, 1, &["names no file"]);
     let url = format!("http://127.0.0.1:{closed_port}");
     fails(&["race", "--url", &url], 1, &["is the server running?"]);
     let output = run(&["--listen", "127.0.0.1:0", "--database", &database]);
@@ -209,6 +211,17 @@ fn a_backend_that_rejects_its_url_is_reported_with_the_remedy() {
             "{stderr}"
         );
     }
+    let with_tls = format!("rediss://{store}");
+    let locks = ["locks", "--store", &with_tls, "--store-timeout", "200ms"];
+    fails(&locks, 1, &["does this port speak TLS? redis:// does not"]);
+    // Redis waits for more of a request, and replies nothing that Postgres would.
+    let crossed = format!("postgres://{store}/shop");
+    let server = ["--listen", "127.0.0.1:0", "--database-timeout", "200ms"];
+    fails(
+        &[&server[..], &["--database", &crossed]].concat(),
+        1,
+        &["no reply within"],
+    );
 }
 
 #[tokio::test]
@@ -361,6 +374,45 @@ async fn the_servers_of_a_race_take_turns() {
     let expected = [&one, &two, &one, &two, &one].map(|it| format!("{}{}", it.url, product(id)));
     assert_eq!(servers.collect::<Vec<_>>(), expected);
     assert_eq!(two.stock(id).await, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_a_race_that_share_no_database_are_refused() {
+    let (one, two) = (Server::embedded().start(), Server::embedded().start());
+    assert_eq!(one.create(10).await, two.create(10).await);
+    fails(
+        &["race", "--url", &one.url, "--url", &two.url],
+        1,
+        &["do not share a database"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_race_at_a_wrong_url_names_the_mistake() {
+    let server = Server::embedded().start();
+    server.create(10).await;
+    let authority = server.url.strip_prefix("http://").unwrap();
+    for (url, message) in [
+        (
+            authority.to_owned(),
+            format!("'{authority}' is not the URL of a server"),
+        ),
+        (
+            format!("https://{authority}"),
+            "does not speak TLS: write http://".to_owned(),
+        ),
+        (
+            format!("{}/elsewhere/", server.url),
+            "404 Not Found: is --url the URL of a Lockstock server?".to_owned(),
+        ),
+    ] {
+        fails(&["race", "--url", &url], 1, &[&message]);
+    }
+    fails(
+        &["race", "--url", &server.url, "--product", "999"],
+        1,
+        &["choose a product with --product"],
+    );
 }
 
 #[tokio::test]

@@ -89,6 +89,13 @@ async fn sighup_drains_like_sigterm() {
     server.paused().await;
     const SIGHUP: i32 = 1;
     server.process.signal(SIGHUP);
+    eventually("the server drains", async || {
+        server.log().contains("shutting down").then_some(())
+    })
+    .await;
+    // A closed terminal and systemd send more than one signal at once.
+    server.process.signal(SIGHUP);
+    server.process.terminate();
     assert_eq!(update.await.unwrap().unwrap().status(), 200);
     let status = server.process.wait(PATIENCE).expect("exits");
     assert_eq!(status.code(), Some(0), "{}", server.log());

@@ -353,3 +353,16 @@ async fn log_lines_cannot_be_forged() {
     }
     server.create(1).await;
 }
+
+#[tokio::test]
+async fn head_announces_the_length_of_the_error_that_get_would_return() {
+    let server = Server::embedded().start();
+    for path in ["/api/products/999/", "/api/nothing/"] {
+        let get = server.get(path).await;
+        let head = server.send(server.request(Method::HEAD, path)).await;
+        assert_eq!(head.status, 404);
+        assert_eq!(get.status, 404);
+        assert_eq!(head.header("content-length"), get.header("content-length"));
+        assert_ne!(head.header("content-length"), "0");
+    }
+}

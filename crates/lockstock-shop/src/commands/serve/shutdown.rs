@@ -22,9 +22,11 @@ pub(super) struct Signals {
     hangup: Option<Signal>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Received {
     Terminate,
     Interrupt,
+    Hangup,
 }
 
 impl Signals {
@@ -41,7 +43,8 @@ impl Signals {
     }
 
     /// Waits for a signal, sets `draining`, and completes when the server is to stop accepting:
-    /// `drain_delay` after SIGTERM or SIGHUP, at once after SIGINT. A second signal ends the process.
+    /// `drain_delay` after SIGTERM or SIGHUP, at once after SIGINT. A second signal ends the process,
+    /// unless one of the two is SIGHUP.
     /// Returns how long a connection may stay open in case a proxy has sent a request on it.
     pub(super) async fn shutdown(
         mut self,
@@ -52,13 +55,13 @@ impl Signals {
         info!("shutting down: finishing requests in progress");
         draining.store(true, Ordering::Relaxed);
         tokio::spawn(async move {
-            self.next().await;
+            self.second_after(received).await;
             warn!("second signal: exiting at once");
             std::process::exit(FORCED_EXIT);
         });
         // Ctrl-C is pressed by a user who waits; no load balancer has to notice it first.
         match received {
-            Received::Terminate => {
+            Received::Terminate | Received::Hangup => {
                 sleep(drain_delay).await;
                 LINGER
             }
@@ -66,11 +69,24 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that shows impatience. SIGHUP does not: a terminal that closes sends it
+    /// more than once, and systemd may send it right after SIGTERM (`SendSIGHUP=yes`).
+    async fn second_after(&mut self, first: Received) {
+        let mut is_second = first != Received::Hangup;
+        loop {
+            match self.next().await {
+                Received::Hangup => {}
+                Received::Terminate | Received::Interrupt if is_second => return,
+                Received::Terminate | Received::Interrupt => is_second = true,
+            }
+        }
+    }
+
     async fn next(&mut self) -> Received {
         tokio::select! {
             _ = self.terminate.recv() => Received::Terminate,
             _ = self.interrupt.recv() => Received::Interrupt,
-            () = received(self.hangup.as_mut()) => Received::Terminate,
+            () = received(self.hangup.as_mut()) => Received::Hangup,
         }
     }
 }

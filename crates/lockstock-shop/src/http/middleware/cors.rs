@@ -20,8 +20,9 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
      If-None-Match, X-API-Key, X-Request-Id",
 );
 /// The response headers that a page cannot read without permission.
-const RESPONSE_HEADERS: HeaderValue =
-    HeaderValue::from_static("Allow, ETag, Idempotent-Replayed, Retry-After, X-Request-Id");
+const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
+    "Allow, ETag, Idempotent-Replayed, Location, Retry-After, X-Request-Id",
+);
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// How long a browser may reuse the response to a preflight request.

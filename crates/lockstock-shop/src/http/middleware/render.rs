@@ -4,10 +4,11 @@ use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{ALLOW, LOCATION, VARY};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, LOCATION, VARY};
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use hyper::body::Body as _;
 use lockstock_http::Language;
 use tracing::error;
 
@@ -56,7 +57,11 @@ impl Renderer {
         let rendered = error.render(format, self.language);
         if self.is_head {
             // The headers of the response to GET, without the body.
-            return rendered.map(|_| Body::empty());
+            let (mut parts, body) = rendered.into_parts();
+            if let Some(length) = body.size_hint().exact() {
+                parts.headers.insert(CONTENT_LENGTH, length.into());
+            }
+            return Response::from_parts(parts, Body::empty());
         }
         rendered
     }

@@ -38,6 +38,11 @@ pub(super) fn cannot_connect(options: &PgConnectOptions, error: &sqlx::Error) ->
             return anyhow!("{io}: there is no such socket. Is Postgres running?");
         }
         sqlx::Error::Io(io) => return anyhow!("{io} ({server})"),
+        sqlx::Error::Protocol(reason) if reason.contains("SSLRequest") => {
+            return anyhow!(
+                "what listens on {server} does not reply as Postgres does. Check host and port"
+            );
+        }
         error => return anyhow!("{error}"),
     };
     let message = error.message();
