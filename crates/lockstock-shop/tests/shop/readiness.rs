@@ -117,6 +117,27 @@ async fn sessions_that_have_become_read_only_are_replaced() {
 }
 
 #[tokio::test]
+async fn a_database_that_rejects_sales_is_not_ready() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let server = releasing(&redis.url(), &postgres.create_database("shop"));
+    let id = server.create(10).await;
+    readiness(&server, "database", "up").await;
+    for (table, elsewhere) in [("ledger", "away"), ("products", "gone")] {
+        postgres.psql(
+            "shop",
+            &format!("ALTER TABLE {table} RENAME TO {elsewhere}"),
+        );
+        readiness(&server, "database", "read-only").await;
+        postgres.psql(
+            "shop",
+            &format!("ALTER TABLE {elsewhere} RENAME TO {table}"),
+        );
+        readiness(&server, "database", "up").await;
+    }
+    updated_eventually(&server, id).await;
+}
+
+#[tokio::test]
 async fn dead_idle_connections_fail_no_request() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let database = postgres.create_database("shop");
