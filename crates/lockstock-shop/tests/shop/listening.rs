@@ -1,6 +1,6 @@
 //! Listening: addresses, Unix sockets, the limit on open files, and signals.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,6 +20,32 @@ fn get(socket: &Path, path: &str) -> String {
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     response
+}
+
+/// Sends a request on a connection that stays open, and returns the status of the response.
+fn exchange(stream: &mut TcpStream, line: &str, body: &str) -> u16 {
+    let length = body.len();
+    let request = format!(
+        "{line}\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
+         {body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = BufReader::new(stream);
+    let mut status = String::new();
+    response.read_line(&mut status).unwrap();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        response.read_line(&mut header).unwrap();
+        let header = header.trim_end().to_ascii_lowercase();
+        match header.split_once(": ") {
+            Some(("content-length", value)) => length = value.parse().unwrap(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    response.read_exact(&mut vec![0; length]).unwrap();
+    status.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 fn on_socket(folder: &Path) -> Server {
@@ -138,18 +164,21 @@ async fn idle_clients_leave_files_for_the_database() {
         "{log}"
     );
     assert!(log.contains("ulimit -n 10088"), "{log}");
-    // This client's connection is open before the others take all that are left.
-    server.create(1).await;
     let address = server.url.strip_prefix("http://").unwrap().to_owned();
-    // Fewer than the kernel keeps waiting (net.core.somaxconn), so that all of them connect at once.
+    // This connection is open before the others take all that are left.
+    let mut first = TcpStream::connect(&address).unwrap();
+    assert_eq!(exchange(&mut first, "GET /api/products/ HTTP/1.1", ""), 200);
+    // Fewer than the kernel keeps in its queue, so that all of them connect at once.
     let idle = (0..100)
         .map(|_| TcpStream::connect(&address).unwrap())
         .collect::<Vec<_>>();
-    for stock in 1..=20 {
-        let id = server.create(stock).await;
-        assert_eq!(server.stock(id).await, stock);
+    let product = r#"{"name": "Mug", "price": 1, "stock": 1}"#;
+    for _ in 0..20 {
+        let created = exchange(&mut first, "POST /api/products/ HTTP/1.1", product);
+        assert_eq!(created, 201);
+        assert_eq!(exchange(&mut first, "GET /api/products/ HTTP/1.1", ""), 200);
     }
-    assert_eq!(server.get("/readyz").await.status, 200);
+    assert_eq!(exchange(&mut first, "GET /readyz HTTP/1.1", ""), 200);
     drop(idle);
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
