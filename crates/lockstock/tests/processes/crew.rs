@@ -208,7 +208,7 @@ impl Member {
 
     /// Panics unless the next message is `words`.
     #[track_caller]
-    pub(crate) fn says(&self, words: &str) {
+    pub(crate) fn expect(&self, words: &str) {
         assert_eq!(self.next(), words, "process {}", self.number);
     }
 

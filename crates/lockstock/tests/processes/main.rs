@@ -96,7 +96,7 @@ fn puppets(test: &'static str, count: usize) -> Crew {
         crew.hire(1);
     }
     for puppet in &crew.members {
-        puppet.says("ready");
+        puppet.expect("ready");
     }
     crew
 }
@@ -106,7 +106,7 @@ fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
     let mut crew = puppets("killed_holder", 3);
     let requested_at = Instant::now();
     crew.members[0].tell("acquire 1");
-    crew.members[0].says("held");
+    crew.members[0].expect("held");
     for waiter in &mut crew.members[1..] {
         waiter.tell("acquire 120");
     }
@@ -120,11 +120,11 @@ fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
         requested_at.elapsed()
     );
     crew.members[next].tell("write");
-    crew.members[next].says("written");
+    crew.members[next].expect("written");
     let last = 1 - next;
     crew.members[next].tell("release");
-    crew.members[next].says("released");
-    crew.members[last].says("held");
+    crew.members[next].expect("released");
+    crew.members[last].expect("held");
     crew.members[last].tell("release");
     crew.dismiss();
 }
@@ -133,7 +133,7 @@ fn the_next_process_follows_a_killed_holder_when_its_lease_ends() {
 fn a_killed_waiter_is_skipped() {
     let mut crew = puppets("killed_waiter", 3);
     crew.members[0].tell("acquire 120");
-    crew.members[0].says("held");
+    crew.members[0].expect("held");
     crew.members[1].tell("acquire 120");
     crew.progress_until("a waiter", TIMEOUT, |crew| crew.queued("hot") == 1);
     crew.members[2].tell("acquire 120");
@@ -141,9 +141,9 @@ fn a_killed_waiter_is_skipped() {
     let waiter = crew.members.remove(1);
     waiter.process.kill();
     crew.members[0].tell("release");
-    crew.members[1].says("held");
+    crew.members[1].expect("held");
     crew.members[1].tell("write");
-    crew.members[1].says("written");
+    crew.members[1].expect("written");
     crew.members[1].tell("release");
     crew.dismiss();
 }
@@ -152,7 +152,7 @@ fn a_killed_waiter_is_skipped() {
 fn paused_waiters_delay_the_next_process_by_seconds_and_follow_it() {
     let mut crew = puppets("paused_waiters", 5);
     crew.members[0].tell("acquire 120");
-    crew.members[0].says("held");
+    crew.members[0].expect("held");
     for index in 1..5 {
         crew.members[index].tell("acquire 120");
         let count = index as u64;
@@ -163,21 +163,21 @@ fn paused_waiters_delay_the_next_process_by_seconds_and_follow_it() {
     let paused = || 1..4;
     paused().for_each(|index| crew.members[index].process.pause());
     crew.members[0].tell("release");
-    crew.members[0].says("released");
-    crew.members[4].says("held");
+    crew.members[0].expect("released");
+    crew.members[4].expect("held");
     paused().for_each(|index| crew.members[index].process.resume());
     crew.progress_until("all waiters", TIMEOUT, |crew| crew.queued("hot") == 3);
     crew.members[4].tell("write");
-    crew.members[4].says("written");
+    crew.members[4].expect("written");
     crew.members[4].tell("release");
-    crew.members[4].says("released");
+    crew.members[4].expect("released");
     for _ in paused() {
         // In any order: on a busy machine a confirmation may be late.
         let next = crew.first_to_say("held");
         crew.members[next].tell("write");
-        crew.members[next].says("written");
+        crew.members[next].expect("written");
         crew.members[next].tell("release");
-        crew.members[next].says("released");
+        crew.members[next].expect("released");
     }
     crew.dismiss();
 }
@@ -186,12 +186,12 @@ fn paused_waiters_delay_the_next_process_by_seconds_and_follow_it() {
 fn a_paused_holder_loses_its_lock_and_its_late_write_is_rejected() {
     let mut crew = puppets("paused_holder", 2);
     crew.members[0].tell("acquire 1");
-    crew.members[0].says("held");
+    crew.members[0].expect("held");
     crew.members[0].process.pause();
     crew.members[1].tell("acquire 120");
-    crew.members[1].says("held");
+    crew.members[1].expect("held");
     crew.members[1].tell("write");
-    crew.members[1].says("written");
+    crew.members[1].expect("written");
     // Sent while it is paused, so that these are the first commands it carries out.
     crew.members[0].tell("write");
     crew.members[0].tell("release");
