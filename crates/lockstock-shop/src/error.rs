@@ -324,7 +324,7 @@ impl ApiError {
             effect: _,
             accept_encoding,
         } = *self.0;
-        let code = body.code();
+        let code = body.code().or_else(|| drf_code(status));
         let body = match format {
             ErrorFormat::Json => body.json(language),
             ErrorFormat::Problem => body.problem(status, language),
@@ -352,6 +352,18 @@ impl ApiError {
 /// The code of an error, in the extensions of its response, for the log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ErrorCode(pub(crate) &'static str);
+
+/// Returns the name that DRF gives to its errors with this status. Their bodies do not contain it.
+fn drf_code(status: StatusCode) -> Option<&'static str> {
+    Some(match status {
+        StatusCode::BAD_REQUEST => "invalid",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::NOT_ACCEPTABLE => "not_acceptable",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+        _ => return None,
+    })
+}
 
 impl ErrorBody {
     /// Returns the code, unless DRF defines the error.

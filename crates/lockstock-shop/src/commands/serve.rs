@@ -234,7 +234,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
-    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout).await?;
+    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout)?;
     let metrics = metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));

@@ -296,6 +296,14 @@ async fn the_log_has_the_code_of_an_error() {
         .header("X-Request-Id", "rejected")
         .json(&json!({ "stock": 8 }));
     assert_eq!(server.send(request).await.status, 429);
+    server.get("/api/products/999/").await;
+    eventually("the error of DRF is logged", async || {
+        server
+            .log()
+            .contains("\"code\":\"not_found\"")
+            .then_some(())
+    })
+    .await;
     let lines = eventually("the request is logged", async || {
         let log = server.log();
         let lines = log.lines().filter(|line| line.contains("rejected"));

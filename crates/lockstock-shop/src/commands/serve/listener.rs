@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::util::MapRequest;
@@ -26,6 +27,10 @@ use tracing::debug;
 
 use crate::cli::listen_address::ListenAddress;
 use crate::forwarding::Peer;
+
+/// Connections that the kernel keeps until they are accepted. Without room for one, its client tries
+/// again after a second.
+const BACKLOG: u32 = 4096;
 
 /// Maximum size of the request line and headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -67,13 +72,13 @@ enum Stream {
 }
 
 impl Listener {
-    pub(super) async fn bind(
+    pub(super) fn bind(
         address: &ListenAddress,
         max_connections: usize,
         header_timeout: Duration,
     ) -> anyhow::Result<Self> {
         let socket = match address {
-            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Socket::Tcp),
+            ListenAddress::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
             ListenAddress::Unix(path) => {
                 remove_stale(path)?;
                 UnixListener::bind(path)
@@ -189,6 +194,17 @@ impl Listener {
         connections.shutdown().await;
         Ok(())
     }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted server need not wait for connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn prepare(stream: TcpStream, header_timeout: Duration) -> io::Result<TcpStream> {
