@@ -147,7 +147,7 @@ async fn a_success_keeps_the_lock_and_an_error_releases_it() {
             if kept {
                 // Kept to the end of the lease, which the body names.
                 assert!(again.retry_after().unwrap() > LEASE.as_secs() / 2);
-                assert!(again.body.contains("20s"), "{}", again.body);
+                assert!(again.body.contains("20 s"), "{}", again.body);
             }
         }
     })

@@ -104,7 +104,16 @@ async fn a_host_name_is_an_address() {
 
 #[tokio::test]
 async fn sighup_drains_like_sigterm() {
-    let server = Server::embedded()
+    let folder = tempfile::tempdir().unwrap();
+    // The tests themselves may run under nohup.
+    let mut command = Command::new("env");
+    command
+        .arg("--default-signal=HUP")
+        .arg(binary().get_program())
+        .args(["--listen", "127.0.0.1:0", "--database"])
+        .arg(sqlite(&folder.path().join("shop.sqlite3")));
+    let server = Server::from(command)
+        .args(&["--drain-delay", "0s", "--update-lease", "60s"])
         .failing("update.locked=return(1000)")
         .start();
     let id = server.create(10).await;
