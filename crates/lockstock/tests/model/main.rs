@@ -5,7 +5,8 @@
 //!
 //! In memory the clock is paused and advances only by steps of the history, so that times are
 //! exact and histories cheap. On Redis time is real, and only what does not depend on time is
-//! compared.
+//! compared. There the clients of every other history are processes of their own to Redis, and their
+//! waiters grow so old that they have to confirm what they are granted.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -32,6 +33,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// except [`BRIEF`].
 const TIMEOUT: Duration = Duration::from_secs(15);
 const BRIEF: Duration = Duration::from_millis(60);
+/// Age from which a waiter of another process confirms a grant.
+const CONFIRMED_AGE: Duration = Duration::from_millis(250);
 
 static REDIS: LazyLock<Redis> = LazyLock::new(Redis::start);
 
@@ -60,7 +63,9 @@ prop_state_machine! {
 
 /// The lock, and the state of each client.
 struct Real<const ON_REDIS: bool> {
-    store: Store,
+    /// That of each client: one for all, or one for each.
+    stores: Vec<Store>,
+    ages: bool,
     name: String,
     begun: Instant,
     hands: Vec<Hand>,
@@ -93,16 +98,27 @@ impl<const ON_REDIS: bool> StateMachineTest for Real<ON_REDIS> {
             false => runtime.enable_time().start_paused(true),
         };
         let runtime = runtime.build().unwrap();
-        let store = runtime.block_on(async {
-            match ON_REDIS {
-                true => Store::connect_within(&REDIS.url(), TIMEOUT).await.unwrap(),
-                false => Store::memory(),
+        let case = CASES.fetch_add(1, Ordering::Relaxed);
+        let is_shared = !ON_REDIS || case.is_multiple_of(2);
+        let stores = runtime.block_on(async {
+            let url = REDIS.url();
+            let connect = || Store::connect_within(&url, TIMEOUT);
+            let mut stores = Vec::<Store>::new();
+            for client in 0..model.clients.len() {
+                stores.push(match ON_REDIS {
+                    true if is_shared && client > 0 => stores[0].clone(),
+                    true => connect().await.unwrap(),
+                    false if client > 0 => stores[0].clone(),
+                    false => Store::memory(),
+                });
             }
+            stores
         });
         let real = Self {
             begun: runtime.block_on(async { Instant::now() }),
-            store,
-            name: format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed)),
+            stores,
+            ages: !is_shared,
+            name: format!("case-{case}"),
             hands: model.clients.iter().map(|_| Hand::Idle).collect(),
             last_fence: 0,
         };
@@ -124,8 +140,9 @@ impl<const ON_REDIS: bool> StateMachineTest for Real<ON_REDIS> {
 }
 
 impl<const ON_REDIS: bool> Real<ON_REDIS> {
-    fn lock(&self, lease: Duration) -> Lock {
-        self.store.lock(&self.name).lease(lease).unwrap()
+    fn lock(&self, client: usize, lease: Duration) -> Lock {
+        let store = &self.stores[client];
+        store.lock(&self.name).lease(lease).unwrap()
     }
 
     fn take(&mut self, client: usize) -> Guard {
@@ -144,14 +161,22 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
 
     async fn execute(&mut self, step: &Step, model: &Model) -> Outcome {
         let mut outcome = Outcome::default();
+        let hands_over = matches!(step, Step::Release { .. } | Step::Drop { .. });
+        let is_awaited = self
+            .hands
+            .iter()
+            .any(|hand| matches!(hand, Hand::Waiting(_)));
+        if self.ages && hands_over && is_awaited {
+            sleep(CONFIRMED_AGE).await;
+        }
         match *step {
             Step::Try { client, lease } => {
-                let lock = self.lock(millis(lease_of(lease)));
+                let lock = self.lock(client, millis(lease_of(lease)));
                 self.hands[client] =
                     Hand::Waiting(tokio::spawn(async move { lock.try_acquire().await }));
             }
             Step::WaitBriefly { client, lease } => {
-                let lock = self.lock(millis(lease_of(lease)));
+                let lock = self.lock(client, millis(lease_of(lease)));
                 let wait = match ON_REDIS {
                     true => Duration::from_millis(10),
                     false => Duration::from_nanos(1),
@@ -164,7 +189,7 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
                 lease,
                 wait,
             } => {
-                let lock = self.lock(millis(lease_of(lease)));
+                let lock = self.lock(client, millis(lease_of(lease)));
                 self.hands[client] = Hand::Waiting(tokio::spawn(async move {
                     match wait {
                         Some(wait) => lock.acquire_within(millis(wait_of(wait))).await,
@@ -173,7 +198,8 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
                 }));
             }
             Step::LoseIt { client } => {
-                let Acquired::Held(guard) = self.lock(BRIEF).try_acquire().await.unwrap() else {
+                let Acquired::Held(guard) = self.lock(client, BRIEF).try_acquire().await.unwrap()
+                else {
                     panic!("it was free")
                 };
                 guard.lost().await;
@@ -207,7 +233,9 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
         }
         // Redis replies to this after it has received the requests before it.
         yield_now().await;
-        self.store.ping().await.unwrap();
+        for store in &self.stores {
+            store.ping().await.unwrap();
+        }
         let begun = Instant::now();
         loop {
             self.collect(outcome).await;
@@ -218,7 +246,7 @@ impl<const ON_REDIS: bool> Real<ON_REDIS> {
         }
         if model.holder.is_none() {
             // A lock that was dropped or lost is free soon, and not at once.
-            let probe = self.lock(TIMEOUT).acquire_within(TIMEOUT).await.unwrap();
+            let probe = self.lock(0, TIMEOUT).acquire_within(TIMEOUT).await.unwrap();
             let Acquired::Held(guard) = probe else {
                 panic!("it has no holder: {probe:?}")
             };
