@@ -80,27 +80,22 @@ pub(crate) async fn run(args: RaceArgs) -> anyhow::Result<()> {
     let clients = target.connect_all(args.requests).await?;
     let mut out = anstream::stdout();
     let mut failures = Vec::new();
-    let mut cooled_down = false;
     for round in 1..=args.rounds {
-        let (change, mut results) = target.race(&clients).await?;
+        let (mut change, mut results) = target.race(&clients).await?;
         // A race that another one preceded by less than the cool-down has no winner.
-        if !cooled_down
-            && results
-                .iter()
-                .all(|result| result.is(StatusCode::TOO_MANY_REQUESTS))
+        if round == 1
+            && all_have(&results, StatusCode::TOO_MANY_REQUESTS)
+            && let Some(wait) = longest_retry_after(&results)
         {
-            if let Some(wait) = longest_retry_after(&results) {
-                eprintln!(
-                    "lockstock: product {} was updated a moment ago and is cooling down: starting \
-                     again in {} s",
-                    target.id,
-                    wait.as_secs()
-                );
-                sleep(wait).await;
-            }
-            (_, results) = target.race(&clients).await?;
+            eprintln!(
+                "lockstock: product {} was updated a moment ago and is cooling down: starting \
+                 again in {} s",
+                target.id,
+                wait.as_secs()
+            );
+            sleep(wait).await;
+            (change, results) = target.race(&clients).await?;
         }
-        cooled_down = true;
         if let Some(failure) = failure(&results) {
             failures.push((round, failure));
         }
@@ -134,6 +129,10 @@ pub(crate) async fn run(args: RaceArgs) -> anyhow::Result<()> {
     );
 }
 
+fn all_have(results: &[RaceResult], status: StatusCode) -> bool {
+    results.iter().all(|result| result.is(status))
+}
+
 /// Explains why a round does not have exactly one winner, if it has not.
 fn failure(results: &[RaceResult]) -> Option<String> {
     let winners = results.iter().filter(|result| result.won()).count();
@@ -147,11 +146,10 @@ fn failure(results: &[RaceResult]) -> Option<String> {
              all servers share one Redis"
         ));
     }
-    let all = |status| results.iter().all(|result| result.is(status));
-    if all(StatusCode::TOO_MANY_REQUESTS) {
+    if all_have(results, StatusCode::TOO_MANY_REQUESTS) {
         return Some("another client updated the product just before".to_owned());
     }
-    if all(StatusCode::PRECONDITION_REQUIRED) {
+    if all_have(results, StatusCode::PRECONDITION_REQUIRED) {
         return Some(
             "the server runs with --require-if-match, and the race sends no If-Match".to_owned(),
         );
