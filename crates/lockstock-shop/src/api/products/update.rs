@@ -25,7 +25,7 @@ use crate::openapi::{
 };
 use crate::state::AppState;
 use crate::storage::{
-    Changes, FencedWindow, Precondition, RequestContext, WriteContext, WriteOutcome,
+    self, Changes, FencedWindow, Precondition, Product, RequestContext, WriteContext, WriteOutcome,
 };
 
 /// The changes that a request asks for, validated before the lock is acquired.
@@ -167,8 +167,8 @@ enum RequiredVersion {
 impl LockedWrite {
     async fn update(self, changes: Changes) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let written = loop {
-            let required = self.required_version().await?;
+        let storage = &self.state.storage;
+        let update = |precondition| {
             let context = WriteContext {
                 request: self.request.clone(),
                 idempotency: idempotency::idempotent_write(&self.key, |product| {
@@ -176,16 +176,9 @@ impl LockedWrite {
                     Some(response.to_bytes().into())
                 }),
             };
-            let storage = &self.state.storage;
-            let precondition = self.precondition(required);
-            failpoint::pause("update.compared").await;
-            let written = storage
-                .update(self.id, changes.clone(), precondition, context)
-                .await;
-            if !is_overtaken(required, &written) {
-                break written;
-            }
+            storage.update(self.id, changes.clone(), precondition, context)
         };
+        let written = self.write(update).await?;
         failpoint::pause("update.written").await;
         let (mut response, is_written) = match written? {
             WriteOutcome::AlreadyRecorded(recorded) => {
@@ -206,20 +199,34 @@ impl LockedWrite {
 
     async fn delete(self) -> Result<Response, ApiError> {
         failpoint::pause("update.locked").await;
-        let written = loop {
-            let required = self.required_version().await?;
-            let precondition = self.precondition(required);
-            let storage = &self.state.storage;
-            let written = storage
-                .delete(self.id, precondition, self.request.clone())
-                .await;
-            if !is_overtaken(required, &written) {
-                break written;
-            }
-        };
+        let storage = &self.state.storage;
+        let delete = |precondition| storage.delete(self.id, precondition, self.request.clone());
+        let written = self.write(delete).await?;
         failpoint::pause("update.written").await;
         into_product(written?)?;
         Ok(StatusCode::NO_CONTENT.into_response())
+    }
+
+    /// Writes under the conditions of the client. If a purchase, which takes no lock, has changed the
+    /// version since it was read, evaluates them again. The deadline of the lock bounds how often.
+    async fn write<Attempt>(
+        &self,
+        attempt: impl Fn(Precondition) -> Attempt,
+    ) -> Result<storage::Result<WriteOutcome<Product>>, ApiError>
+    where
+        Attempt: Future<Output = storage::Result<WriteOutcome<Product>>>,
+    {
+        loop {
+            let required = self.required_version().await?;
+            let precondition = self.precondition(required);
+            failpoint::pause("update.compared").await;
+            let written = attempt(precondition).await;
+            let is_overtaken = matches!(required, RequiredVersion::Current(_))
+                && matches!(written, Ok(WriteOutcome::VersionMismatch { .. }));
+            if !is_overtaken {
+                return Ok(written);
+            }
+        }
     }
 
     /// Returns the version that meets the conditions of the client. Reads the product only if more
@@ -277,14 +284,4 @@ fn versions(condition: &TagCondition) -> Option<Vec<i64>> {
         TagCondition::Absent | TagCondition::Any => None,
         TagCondition::OneOf(tags) => Some(tags.iter().filter_map(etag::version).collect()),
     }
-}
-
-/// Whether a purchase, which takes no lock, has changed the version since it was read: the
-/// conditions are evaluated again. The deadline of the lock bounds how often.
-fn is_overtaken<T>(
-    required: RequiredVersion,
-    written: &crate::storage::Result<WriteOutcome<T>>,
-) -> bool {
-    matches!(required, RequiredVersion::Current(_))
-        && matches!(written, Ok(WriteOutcome::VersionMismatch { .. }))
 }
