@@ -115,9 +115,12 @@ impl Health {
     fn change(&self, condition: Condition, reason: String) {
         let now = Instant::now();
         self.status.send_if_modified(|status| {
+            let backend = self.backend;
             let is_changed = status.condition != condition;
+            let is_another_reason =
+                status.logged.reason != reason && now >= status.logged.at + REASON_INTERVAL;
             if is_changed {
-                let (backend, after) = (self.backend, now - status.since);
+                let after = now - status.since;
                 match condition {
                     Condition::Up => {
                         info!(was = status.reason, ?after, "the {backend} is up again");
@@ -130,12 +133,10 @@ impl Health {
                 self.up.set(f64::from(u8::from(condition == Condition::Up)));
                 status.condition = condition;
                 status.since = now;
-                status.logged = Logged {
-                    reason: reason.clone(),
-                    at: now,
-                };
-            } else if status.logged.reason != reason && now >= status.logged.at + REASON_INTERVAL {
-                warn!(reason, "the {} is still not up", self.backend);
+            } else if is_another_reason {
+                warn!(reason, "the {backend} is still not up");
+            }
+            if is_changed || is_another_reason {
                 status.logged = Logged {
                     reason: reason.clone(),
                     at: now,
