@@ -15,8 +15,8 @@ use lockstock::{Access, HolderInfo, LockInfo, Store, WaiterInfo, redact_url};
 use serde_json::{Value, json};
 
 use self::release::ReleaseArgs;
-use super::serve::explain_first_error;
 use crate::cli::lock_name;
+use crate::cli::store_url::explain_first_error;
 use crate::cli::values::{self, duration_in};
 
 const HELP: &str = "\

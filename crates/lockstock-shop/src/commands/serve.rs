@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use self::listener::Listener;
 use self::shutdown::Signals;
 use crate::cli::listen_address::{self, ListenAddress};
+use crate::cli::store_url::explain_first_error;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
@@ -366,24 +367,6 @@ async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Resul
     anyhow::ensure!(!is_rejected || is_crowded, text);
     report_store_error(health, &explain_first_error(url, text));
     Ok(())
-}
-
-/// Adds what may be wrong with the URL of a store to the error of the first connection.
-pub(super) fn explain_first_error(url: &str, error: String) -> String {
-    const SILENCES: [&str; 3] = ["did not reply", "timed out", "InvalidContentType"];
-    let is_tls = url.starts_with("rediss");
-    let advice = if is_tls && SILENCES.iter().any(|silence| error.contains(silence)) {
-        "does this port speak TLS? redis:// does not"
-    } else if !is_tls && error.contains("reset by peer") {
-        "does this port speak TLS? Then the URL begins with rediss://"
-    } else if error.contains("Parse error") {
-        "what listens there does not reply as Redis does"
-    } else {
-        return error;
-    };
-    // The parser of replies has several lines.
-    let error = error.lines().next().unwrap_or_default();
-    format!("{error} ({advice})")
 }
 
 /// Warns of settings that work, but not as expected.
