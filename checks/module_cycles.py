@@ -30,7 +30,7 @@ LAYERS = {
         {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"etag", "forwarding", "timestamp", "failpoint", "health", "logging"},
+        {"etag", "forwarding", "header_list", "timestamp", "failpoint", "health", "logging"},
     ]
 }
 

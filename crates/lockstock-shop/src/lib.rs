@@ -14,7 +14,7 @@
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
-//! Leaves: `etag`, `forwarding`, `timestamp`, `failpoint`, `health`, `logging`.
+//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`.
 
 mod api;
 mod batch;
@@ -25,6 +25,7 @@ mod error;
 mod etag;
 mod failpoint;
 mod forwarding;
+mod header_list;
 mod health;
 mod http;
 mod logging;

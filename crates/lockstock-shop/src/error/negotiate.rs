@@ -6,6 +6,8 @@ use axum::http::header::ACCEPT;
 use lockstock_http::Language;
 use serde_json::Value;
 
+use crate::header_list::members;
+
 /// The format of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorFormat {
@@ -30,17 +32,15 @@ impl ErrorFormat {
             return Some(Self::Json);
         }
         let mut format = None;
-        for value in headers.get_all(ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
-                match media_type.trim().to_ascii_lowercase().as_str() {
-                    "application/problem+json" if is_excluded(parameters) => {}
-                    "application/problem+json" => format = Some(Self::Problem),
-                    "application/json" | "application/*" | "*/*" | "*/json" => {
-                        format = format.or(Some(Self::Json));
-                    }
-                    _ => {}
+        for range in members(headers, &ACCEPT) {
+            let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
+            match media_type.trim().to_ascii_lowercase().as_str() {
+                "application/problem+json" if is_excluded(parameters) => {}
+                "application/problem+json" => format = Some(Self::Problem),
+                "application/json" | "application/*" | "*/*" | "*/json" => {
+                    format = format.or(Some(Self::Json));
                 }
+                _ => {}
             }
         }
         format

@@ -11,11 +11,13 @@ use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     IF_NONE_MATCH, VARY,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+
+use crate::header_list::members;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -158,13 +160,6 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
     any
 }
 
-/// Returns the members of a comma-separated header.
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let lines = headers.get_all(name).into_iter();
-    let lines = lines.filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
-}
-
 fn gunzip(file: &[u8]) -> Vec<u8> {
     // What follows the compressed data is its checksum and length.
     miniz_oxide::inflate::decompress_to_vec(&file[GZIP_HEADER_LEN..])
@@ -174,7 +169,7 @@ fn gunzip(file: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::Request;
+    use axum::http::{HeaderName, Request};
     use tower::ServiceExt;
 
     use super::*;
