@@ -1,4 +1,4 @@
-//! Values with a time to live: bytes under a cache key.
+//! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
 //! and never after its time to live. Every call returns or fails within the store's timeout.
@@ -8,140 +8,297 @@
 //! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
 //! client.
 
+mod codec;
+mod entries;
+mod ttl;
+
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::marker::PhantomData;
 
-use bytes::Bytes;
-
-use crate::error::{Error, Result};
+#[cfg(feature = "messagepack")]
+pub use self::codec::MessagePack;
+pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
+pub(crate) use self::entries::Entries;
+pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
+use crate::error::Result;
 use crate::escaped::Escaped;
-use crate::lease::truncate_to_millis;
 use crate::store::Store;
+use crate::store::values::{
+    Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
+};
 
-/// The maximum length of a cache key: 1 KiB.
-pub const MAX_KEY_BYTES: usize = 1024;
-/// The maximum size of a value: 16 MiB. Larger values would delay the locks, which use the same
-/// connection.
-pub const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
-/// The minimum time to live: 1 ms.
-pub const MIN_TTL: Duration = Duration::from_millis(1);
-/// The maximum time to live: 366 days.
-pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
-
-/// The prefix of the Redis keys of all values. No lock uses it (see `key.rs`).
-const KEY_PREFIX: &[u8] = b"lockstock:cache:";
-
-/// The values of one prefix, from [`Store::cache`]. Cheap to clone.
-#[derive(Clone)]
-pub struct Cache {
+/// Values of type `T` under the keys of one namespace, from [`Store::cache`]. Cheap to clone.
+pub struct Cache<T, C = Json> {
     store: Store,
-    /// The prefix of its keys in the store.
-    prefix: Arc<[u8]>,
+    entries: Entries<C>,
+    values: PhantomData<fn(T) -> T>,
 }
 
 impl Store {
-    /// Returns the cache of `prefix`, which may contain any bytes. Caches of different prefixes
-    /// share no keys.
+    /// Returns the cache of `namespace`, which may contain any bytes. Caches of different
+    /// namespaces share no keys. Values are JSON, unless [`codec`](Cache::codec) sets another
+    /// format.
     ///
-    /// In Redis, a value is a string under `lockstock:cache:PREFIX:KEY`. A `%` in the prefix is
-    /// written as `%25`, a `:` as `%3A`.
+    /// In Redis, a value is a string under `lockstock:cache:NAMESPACE:VERSION:KEY`. A `%` in the
+    /// namespace is written as `%25`, a `:` as `%3A`.
     ///
     /// ```
     /// # use std::time::Duration;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> lockstock::Result<()> {
     /// # let store = lockstock::Store::memory();
-    /// let rates = store.cache("rates");
-    /// rates.set("EUR", "1.09", Duration::from_secs(60)).await?;
-    /// assert_eq!(rates.get("EUR").await?.as_deref(), Some(&b"1.09"[..]));
+    /// let rates = store.cache::<f64>("rates");
+    /// rates.set("EUR", &1.09, Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09));
     /// rates.delete("EUR").await?;
     /// assert_eq!(rates.get("EUR").await?, None);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn cache(&self, prefix: impl AsRef<[u8]>) -> Cache {
-        let mut full_prefix = KEY_PREFIX.to_vec();
-        for &byte in prefix.as_ref() {
-            match byte {
-                b'%' => full_prefix.extend_from_slice(b"%25"),
-                b':' => full_prefix.extend_from_slice(b"%3A"),
-                _ => full_prefix.push(byte),
-            }
-        }
-        full_prefix.push(b':');
+    pub fn cache<T>(&self, namespace: impl AsRef<[u8]>) -> Cache<T> {
         Cache {
             store: self.clone(),
-            prefix: full_prefix.into(),
+            entries: Entries::new(namespace.as_ref(), Json),
+            values: PhantomData,
         }
     }
 }
 
-impl Cache {
-    /// Returns the value under `key`, `None` if there is none or it has expired. A key has 1 byte
-    /// to 1 KiB ([`MAX_KEY_BYTES`]).
-    ///
-    /// # Errors
-    ///
-    /// [`is_invalid`](Error::is_invalid) if the key is empty or too long,
-    /// [`is_unavailable`](Error::is_unavailable) if the store fails or does not reply.
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        self.store.get(&self.key(key.as_ref())?).await
+impl<T, C> Cache<T, C> {
+    /// Sets the format of the values, JSON by default.
+    pub fn codec<D: Codec<T>>(self, codec: D) -> Cache<T, D> {
+        Cache {
+            store: self.store,
+            entries: self.entries.with_codec(codec),
+            values: PhantomData,
+        }
     }
 
-    /// Writes `value` under `key`, and replaces an earlier value. The time to live is truncated to
-    /// whole milliseconds, from 1 ms ([`MIN_TTL`]) to 366 days ([`MAX_TTL`]).
+    /// Sets the version, 1 by default. Versions of one namespace share no keys: a new version
+    /// leaves all earlier entries behind, to expire.
+    #[must_use]
+    pub fn version(mut self, version: u64) -> Self {
+        self.entries.set_version(version);
+        self
+    }
+
+    /// Subtracts a random part of each time to live, at most `share` of it (0.1 is a tenth), so that
+    /// values that were written together do not expire together. 0 by default.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.entries.set_jitter(share);
+        self
+    }
+
+    /// Uses `NAMESPACE:VERSION:KEY` as the key in the store, as Django's caches do by default, to
+    /// share entries with a Django project: the namespace is its `KEY_PREFIX`.
+    #[must_use]
+    pub fn django_keys(mut self) -> Self {
+        self.entries.use_django_keys();
+        self
+    }
+
+    /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`]) by default.
+    #[must_use]
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.entries.set_max_value_bytes(bytes);
+        self
+    }
+}
+
+impl<T, C: Codec<T>> Cache<T, C> {
+    /// Returns the value under `key`, `None` if there is none or it has expired. A key has 1 byte
+    /// to 64 KiB ([`MAX_KEY_BYTES`]).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), and [`is_invalid`](Error::is_invalid) if `ttl` is out of range or
-    /// the value has more than 16 MiB ([`MAX_VALUE_BYTES`]). If the store is unavailable, the value may
-    /// have been written nevertheless.
-    pub async fn set(
+    /// [`is_invalid`](crate::Error::is_invalid) if the key is empty or too long,
+    /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
+        let get = Get {
+            key: self.entries.key(key.as_ref())?,
+        };
+        let bytes = self.store.value(&get).await?;
+        bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+    }
+
+    /// Writes `value` under `key`, and replaces an earlier value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), and [`is_invalid`](crate::Error::is_invalid) if `ttl` is out of range
+    /// or the encoded value has more than 16 MiB ([`MAX_VALUE_BYTES`]). If the store is unavailable,
+    /// the value may have been written nevertheless.
+    pub async fn set(&self, key: impl AsRef<[u8]>, value: &T, ttl: impl Into<Ttl>) -> Result<()> {
+        let always = SetCondition::Always;
+        self.write(key.as_ref(), value, ttl.into(), always).await?;
+        Ok(())
+    }
+
+    /// Writes `value` under `key` if there is no value. Returns whether it was written.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub async fn add(&self, key: impl AsRef<[u8]>, value: &T, ttl: impl Into<Ttl>) -> Result<bool> {
+        let if_missing = SetCondition::IfMissing;
+        self.write(key.as_ref(), value, ttl.into(), if_missing)
+            .await
+    }
+
+    /// Writes `value` under `key` if there is a value. Returns whether it was written.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub async fn replace(
         &self,
         key: impl AsRef<[u8]>,
-        value: impl Into<Bytes>,
-        ttl: Duration,
-    ) -> Result<()> {
-        let (key, value) = (self.key(key.as_ref())?, value.into());
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(Error::invalid(format!(
-                "a value can have at most {MAX_VALUE_BYTES} bytes, this one has {}",
-                value.len()
-            )));
-        }
-        if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
-            return Err(Error::invalid(format!(
-                "the time to live must be {MIN_TTL:?} to {MAX_TTL:?}, not {ttl:?}"
-            )));
-        }
-        self.store.set(&key, value, truncate_to_millis(ttl)).await
+        value: &T,
+        ttl: impl Into<Ttl>,
+    ) -> Result<bool> {
+        let if_present = SetCondition::IfPresent;
+        self.write(key.as_ref(), value, ttl.into(), if_present)
+            .await
     }
 
-    /// Removes the value under `key`, if there is one.
+    async fn write(
+        &self,
+        key: &[u8],
+        value: &T,
+        ttl: Ttl,
+        condition: SetCondition,
+    ) -> Result<bool> {
+        let set = Set {
+            key: self.entries.key(key)?,
+            value: self.entries.encode(value)?,
+            ttl: self.entries.ttl(ttl)?,
+            condition,
+        };
+        self.store.value(&set).await
+    }
+}
+
+impl<T, C> Cache<T, C> {
+    /// Removes the value under `key`. Returns whether there was one; if the reply was lost and
+    /// the command was sent again, `false` is possible although there was one.
     ///
     /// # Errors
     ///
     /// As [`get`](Self::get).
-    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.store.delete(&self.key(key.as_ref())?).await
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let keys = vec![self.entries.key(key.as_ref())?];
+        Ok(self.store.value(&Delete { keys }).await? > 0)
     }
 
-    fn key(&self, key: &[u8]) -> Result<Vec<u8>> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Error::invalid(format!(
-                "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
-                key.len()
-            )));
+    /// Returns whether there is a value under `key`.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub async fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = self.entries.key(key.as_ref())?;
+        self.store.value(&Exists { key }).await
+    }
+
+    /// Sets the time to live of the value under `key`, from now. Returns whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), and [`is_invalid`](crate::Error::is_invalid) if `ttl` is out of range.
+    pub async fn touch(&self, key: impl AsRef<[u8]>, ttl: impl Into<Ttl>) -> Result<bool> {
+        let key = self.entries.key(key.as_ref())?;
+        match self.entries.ttl(ttl.into())? {
+            Ttl::After(ttl) => self.store.value(&Touch { key, ttl }).await,
+            Ttl::Never => {
+                let had_ttl = self.store.value(&Persist { key: key.clone() }).await?;
+                Ok(had_ttl || self.store.value(&Exists { key }).await?)
+            }
         }
-        Ok([&self.prefix, key].concat())
+    }
+
+    /// Returns the remaining time to live of the value under `key`, `None` if there is no value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub async fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<Ttl>> {
+        let key = self.entries.key(key.as_ref())?;
+        self.store.value(&TtlOf { key }).await
+    }
+
+    /// Lets the value under `key` live without end. Returns whether there is a value that
+    /// would have expired.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub async fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = self.entries.key(key.as_ref())?;
+        self.store.value(&Persist { key }).await
     }
 }
 
-impl fmt::Debug for Cache {
+impl Cache<i64, Integer> {
+    /// Adds `by` to the value under `key` and returns the sum. A missing value counts as 0 and gets
+    /// the time to live; a present one keeps its own.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::Integer;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let logins = store.cache("logins").codec(Integer);
+    /// assert_eq!(logins.incr("alice", 1, Duration::from_secs(3600)).await?, 1);
+    /// assert_eq!(logins.incr("alice", 2, Duration::from_secs(3600)).await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), and [`is_malformed`](crate::Error::is_malformed) if the sum overflows.
+    /// If the store is unavailable, `by` may have been added nevertheless: the call is not repeated.
+    pub async fn incr(&self, key: impl AsRef<[u8]>, by: i64, ttl: impl Into<Ttl>) -> Result<i64> {
+        let increment = Increment {
+            key: self.entries.key(key.as_ref())?,
+            by,
+            if_missing: Some(self.entries.ttl(ttl.into())?),
+        };
+        let sum = self.store.value(&increment).await?;
+        Ok(sum.unwrap_or_default())
+    }
+
+    /// Subtracts `by` from the value under `key`: see [`incr`](Self::incr).
+    ///
+    /// # Errors
+    ///
+    /// As [`incr`](Self::incr).
+    pub async fn decr(&self, key: impl AsRef<[u8]>, by: i64, ttl: impl Into<Ttl>) -> Result<i64> {
+        let by = by.checked_neg().ok_or_else(|| {
+            crate::Error::invalid(format!("{by} cannot be subtracted from an integer"))
+        })?;
+        self.incr(key, by, ttl).await
+    }
+}
+
+impl<T, C: Clone> Clone for Cache<T, C> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            entries: self.entries.clone(),
+            values: PhantomData,
+        }
+    }
+}
+
+impl<T, C> fmt::Debug for Cache<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Cache")
-            .field(&Escaped(&self.prefix))
+            .field(&Escaped(self.entries.prefix()))
             .finish()
     }
 }

@@ -13,8 +13,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
 ///
-/// Match with [`is_unavailable`](Self::is_unavailable), [`is_lost`](Self::is_lost) and
-/// [`is_invalid`](Self::is_invalid). The kind is private, so new causes are not breaking changes.
+/// Match with [`is_unavailable`](Self::is_unavailable), [`is_lost`](Self::is_lost),
+/// [`is_malformed`](Self::is_malformed) and [`is_invalid`](Self::is_invalid). The kind is private, so new causes are not breaking changes.
 ///
 /// Error texts never contain a password: URLs are shown without credentials.
 ///
@@ -40,6 +40,7 @@ pub struct Error {
 #[derive(Debug, Clone)]
 enum Kind {
     Invalid(String),
+    Malformed(String),
     Lost,
     Unavailable(String),
 }
@@ -48,6 +49,13 @@ impl Error {
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self {
             kind: Kind::Invalid(reason.into()),
+            source: None,
+        }
+    }
+
+    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Malformed(reason.into()),
             source: None,
         }
     }
@@ -107,12 +115,21 @@ impl Error {
     pub fn is_invalid(&self) -> bool {
         matches!(self.kind, Kind::Invalid(_))
     }
+
+    /// Returns whether a cached value is not what the call expects: the codec cannot decode it, or
+    /// it is no integer that can be incremented. Another program or an earlier version of this one
+    /// may have written it.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self.kind, Kind::Malformed(_))
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Invalid(reason) | Kind::Unavailable(reason) => f.write_str(reason),
+            Kind::Invalid(reason) | Kind::Malformed(reason) | Kind::Unavailable(reason) => {
+                f.write_str(reason)
+            }
             Kind::Lost => {
                 f.write_str("the lock was lost: its lease has ended, or the store no longer has it")
             }

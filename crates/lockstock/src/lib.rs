@@ -48,7 +48,7 @@
 //! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]:
 //!   several names, all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
-//! - [`Store::cache`] → [`Cache`]: values with a time to live.
+//! - [`Store::cache`] → [`Cache`]: typed values with a time to live, by a [`Codec`].
 //! - [`Store::locks`]: the holders and waiters of every lock, for operators.
 //! - [`Error`]: why a call failed, by predicates.
 //!
@@ -78,7 +78,12 @@ mod listing;
 mod redact;
 mod token;
 
-pub use cache::{Cache, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL};
+#[cfg(feature = "messagepack")]
+pub use cache::MessagePack;
+pub use cache::{
+    Cache, Codec, CodecError, Integer, Json, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw,
+    Ttl,
+};
 pub use error::{Error, Result};
 pub use guard::Guard;
 pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};

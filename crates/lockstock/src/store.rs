@@ -11,7 +11,7 @@ mod holding;
 mod memory;
 mod redis;
 mod request;
-mod values;
+pub(crate) mod values;
 
 use std::sync::Arc;
 use std::time::Duration;

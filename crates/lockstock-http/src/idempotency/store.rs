@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use lockstock::{Cache, MAX_TTL, MIN_TTL, Store};
+use lockstock::{Cache, MAX_TTL, MIN_TTL, Raw, Store};
 
 use super::{RecordedResponse, RequestKey};
 use crate::BoxError;
@@ -140,7 +141,7 @@ impl<R: RecordStore> DynRecordStore for R {
 /// ```
 #[derive(Debug, Clone)]
 pub struct LockstockRecordStore {
-    records: Cache,
+    records: Cache<Bytes, Raw>,
     ttl: Duration,
 }
 
@@ -148,7 +149,7 @@ impl LockstockRecordStore {
     /// Creates a record store whose records expire after 24 hours.
     pub fn new(store: &Store) -> Self {
         Self {
-            records: store.cache("idempotency"),
+            records: store.cache("idempotency").codec(Raw),
             ttl: DEFAULT_TTL,
         }
     }
@@ -179,7 +180,7 @@ impl RecordStore for LockstockRecordStore {
     async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> Result<(), BoxError> {
         Ok(self
             .records
-            .set(key.id(), record.to_bytes(), self.ttl)
+            .set(key.id(), &record.to_bytes().into(), self.ttl)
             .await?)
     }
 }

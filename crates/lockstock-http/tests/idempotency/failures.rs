@@ -136,8 +136,11 @@ async fn a_foreign_value_instead_of_a_record_rejects_the_request() {
         key: "k".to_owned(),
         fingerprint: [0; 32],
     };
-    let records = store.cache("idempotency");
-    records.set(key.id(), "{}", LEASE).await.unwrap();
+    let records = store.cache::<String>("idempotency").codec(lockstock::Raw);
+    records
+        .set(key.id(), &"{}".to_owned(), LEASE)
+        .await
+        .unwrap();
     let app = payments.app(&in_store(&store));
     assert_eq!(send(&app, pay("k")).await.code(), "store_unavailable");
     assert_eq!(payments.made(), 0);

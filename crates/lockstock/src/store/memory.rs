@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use self::lock_table::{EnqueueOutcome, Grant, LockTable, QueuedWaiter};
 use self::sync::{Mutex, MutexGuard, sleep_until};
+pub(super) use self::values::Apply;
 use self::values::Values;
 use super::request::{Handover, Outcome, ReleaseOutcome, Request};
 use crate::inspect::{HolderId, Identity, LockInfo};

@@ -41,6 +41,8 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(super) use self::values::WireCommand;
+
 pub(super) struct Redis {
     connection: Connection,
     batcher: ScriptBatcher,

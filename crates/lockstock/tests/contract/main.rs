@@ -235,7 +235,7 @@ async fn debug_shows_names_as_text_and_no_token() {
             "{shown}"
         );
         assert!(shown.contains(&guard.fence().to_string()), "{shown}");
-        let more = format!("{cart:?} {guards:?} {:?}", store.cache(b"b\xff"));
+        let more = format!("{cart:?} {guards:?} {:?}", store.cache::<()>(b"b\xff"));
         assert_eq!(more.matches(r#""b\0""#).count(), 2, "{more}");
         assert!(more.contains(r#":b\xff:""#), "{more}");
         let token = id.to_string();

@@ -9,11 +9,12 @@ mod sentinel;
 mod tls;
 mod url;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
-    ServerErrorKind,
+    ServerErrorKind, Value,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -225,8 +226,8 @@ impl Connection {
         })
     }
 
-    /// Runs a script, or a plain command with one key, until `deadline`. If the connection
-    /// disconnects during the call, runs it a second time.
+    /// Runs a script until `deadline`. If the connection disconnects during the call, runs it a
+    /// second time.
     ///
     /// `eval` is how the script is sent at first. A server that does not know it rejects
     /// [`Eval::Sha`], and the call sends the text. If the server replies after the deadline,
@@ -237,10 +238,43 @@ impl Connection {
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
+        let command = |eval| Cow::Owned(command(eval));
+        self.attempt(eval, command, true, deadline).await
+    }
+
+    /// Sends a command with at least one key, and waits for the reply until `deadline`. If the
+    /// connection disconnects during the call and the command is repeatable, sends it a second
+    /// time.
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let command = |_| Cow::Borrowed(command);
+        let reply = self.attempt(Eval::Source, command, is_repeatable, deadline);
+        Ok(reply.await?.value)
+    }
+
+    async fn attempt<'a, T: FromRedisValue>(
+        &self,
+        eval: Eval,
+        command: impl Fn(Eval) -> Cow<'a, Cmd>,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single { server, .. } => run(server, eval, command, deadline).await,
-            Topology::Sentinel { master, .. } => run(master, eval, command, deadline).await,
-            Topology::Cluster(cluster) => cluster.run(eval, command, deadline).await,
+            Topology::Single { server, .. } => {
+                attempt(server, eval, command, is_repeatable, deadline).await
+            }
+            Topology::Sentinel { master, .. } => {
+                attempt(master, eval, command, is_repeatable, deadline).await
+            }
+            Topology::Cluster(cluster) => {
+                cluster
+                    .attempt(eval, command, is_repeatable, deadline)
+                    .await
+            }
         }
     }
 }
@@ -250,10 +284,11 @@ async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
     opened.map(drop).map_err(|error| managed.error(error))
 }
 
-async fn run<T: FromRedisValue>(
+async fn attempt<'a, T: FromRedisValue>(
     managed: &ManagedConnection<impl Connector>,
     eval: Eval,
-    command: impl Fn(Eval) -> Cmd,
+    command: impl Fn(Eval) -> Cow<'a, Cmd>,
+    is_repeatable: bool,
     deadline: Instant,
 ) -> Result<ScriptReply<T>> {
     let attempts = async {
@@ -278,7 +313,7 @@ async fn run<T: FromRedisValue>(
                     cmd = command(Eval::Source)
                 }
                 // The connection may have been dead for hours, so a new one deserves a try.
-                CallError::Broken(_) if !repeated => repeated = true,
+                CallError::Broken(_) if is_repeatable && !repeated => repeated = true,
                 // The server is a replica now. The new master has the same address.
                 CallError::Rejected(error)
                     if error.kind() == ServerErrorKind::ReadOnly.into() && !was_read_only =>

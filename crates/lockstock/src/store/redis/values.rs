@@ -1,46 +1,182 @@
-//! Values with a time to live in Redis: plain `GET`, `SET … PX` and `DEL`.
+//! Commands on values in Redis: how each is written, and how its reply is read.
 //!
-//! Each command is idempotent, so a command whose reply was lost is sent again.
+//! A command that is not repeatable fails if its reply is lost. All others are sent again.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::Redis;
-use super::connection::Eval;
-use crate::error::Result;
+use crate::cache::Ttl;
+use crate::error::{Error, Result};
 use crate::lease::as_millis;
+use crate::store::values::{
+    Delete, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch, TtlOf, ValueCommand,
+};
+
+/// Adds to an integer, which gets a time to live if it is new.
+const INCREMENT: &str = include_str!("scripts/increment.lua");
+
+/// A command as Redis knows it.
+pub(crate) trait WireCommand: ValueCommand {
+    /// Returns the command. Its first key determines the slot.
+    fn command(&self) -> Cmd;
+
+    /// Reads the reply, which is not an error.
+    fn reply(value: Value) -> RedisResult<Self::Reply>;
+}
 
 impl Redis {
-    pub(in crate::store) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let get = redis::cmd("GET").arg(key).to_owned();
-        let value: Option<Vec<u8>> = self.command(get).await?;
-        Ok(value.map(Bytes::from))
-    }
-
-    pub(in crate::store) async fn set(
-        &self,
-        key: &[u8],
-        value: &[u8],
-        ttl: Duration,
-    ) -> Result<()> {
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg(value).arg("PX").arg(as_millis(ttl));
-        self.command(set).await
-    }
-
-    pub(in crate::store) async fn delete(&self, key: &[u8]) -> Result<()> {
-        // The number of deleted keys is meaningless: the command may have been sent twice.
-        let delete = redis::cmd("DEL").arg(key).to_owned();
-        self.command::<u64>(delete).await.map(drop)
-    }
-
-    async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T> {
+    pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let deadline = Instant::now() + self.timeout;
-        let command = |_: Eval| command.clone();
-        let reply = self.connection.run(Eval::Sha, command, deadline).await?;
-        Ok(reply.value)
+        let cmd = command.command();
+        let value = self
+            .connection
+            .send(&cmd, command.is_repeatable(), deadline)
+            .await
+            .map_err(explain)?;
+        V::reply(value).map_err(|error| explain(Error::redis(error)))
     }
+}
+
+/// Distinguishes a value that the command does not fit from a failure of the store.
+pub(in crate::store) fn explain(error: Error) -> Error {
+    let is_about_the_value = |error: &RedisError| match (error.code(), error.detail()) {
+        (Some("WRONGTYPE"), _) => true,
+        (Some("ERR"), Some(detail)) => {
+            detail.contains("not an integer") || detail.contains("would overflow")
+        }
+        _ => false,
+    };
+    match error.redis_source() {
+        Some(source) if is_about_the_value(source) => Error::malformed(format!(
+            "the value in the cache does not fit the command: {error}"
+        )),
+        _ => error,
+    }
+}
+
+impl WireCommand for Get {
+    fn command(&self) -> Cmd {
+        redis::cmd("GET").arg(&self.key).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<Option<Bytes>> {
+        parse(value)
+    }
+}
+
+impl WireCommand for GetMany {
+    fn command(&self) -> Cmd {
+        redis::cmd("MGET").arg(&self.keys).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<Vec<Option<Bytes>>> {
+        parse(value)
+    }
+}
+
+impl WireCommand for Set {
+    fn command(&self) -> Cmd {
+        let mut set = redis::cmd("SET");
+        set.arg(&self.key).arg(&self.value[..]);
+        if let Ttl::After(ttl) = self.ttl {
+            set.arg("PX").arg(as_millis(ttl));
+        }
+        match self.condition {
+            SetCondition::Always => {}
+            SetCondition::IfMissing => {
+                set.arg("NX");
+            }
+            SetCondition::IfPresent => {
+                set.arg("XX");
+            }
+        }
+        set
+    }
+
+    fn reply(value: Value) -> RedisResult<bool> {
+        Ok(value != Value::Nil)
+    }
+}
+
+impl WireCommand for Delete {
+    fn command(&self) -> Cmd {
+        redis::cmd("UNLINK").arg(&self.keys).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<u64> {
+        parse(value)
+    }
+}
+
+impl WireCommand for Exists {
+    fn command(&self) -> Cmd {
+        redis::cmd("EXISTS").arg(&self.key).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<bool> {
+        parse(value)
+    }
+}
+
+impl WireCommand for Touch {
+    fn command(&self) -> Cmd {
+        let ttl = as_millis(self.ttl);
+        redis::cmd("PEXPIRE").arg(&self.key).arg(ttl).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<bool> {
+        parse(value)
+    }
+}
+
+impl WireCommand for Persist {
+    fn command(&self) -> Cmd {
+        redis::cmd("PERSIST").arg(&self.key).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<bool> {
+        parse(value)
+    }
+}
+
+impl WireCommand for TtlOf {
+    fn command(&self) -> Cmd {
+        redis::cmd("PTTL").arg(&self.key).take()
+    }
+
+    fn reply(value: Value) -> RedisResult<Option<Ttl>> {
+        Ok(match parse::<i64>(value)? {
+            -1 => Some(Ttl::Never),
+            millis => u64::try_from(millis)
+                .ok()
+                .map(|millis| Ttl::After(Duration::from_millis(millis))),
+        })
+    }
+}
+
+impl WireCommand for Increment {
+    fn command(&self) -> Cmd {
+        let ttl_ms = match self.if_missing {
+            Some(Ttl::After(ttl)) => as_millis(ttl).to_string(),
+            Some(Ttl::Never) => "never".to_owned(),
+            None => "missing".to_owned(),
+        };
+        // The whole text, which is short: a caller on a blocking socket has no second way.
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(INCREMENT).arg(1).arg(&self.key);
+        eval.arg(self.by).arg(ttl_ms);
+        eval
+    }
+
+    fn reply(value: Value) -> RedisResult<Option<i64>> {
+        parse(value)
+    }
+}
+
+fn parse<T: FromRedisValue>(value: Value) -> RedisResult<T> {
+    Ok(redis::from_redis_value(value)?)
 }

@@ -13,6 +13,7 @@ mod redirect;
 mod slot;
 mod topology;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -124,13 +125,14 @@ impl Cluster {
     }
 
     /// Runs a script, or a plain command, on the node that serves its first key.
-    pub(super) async fn run<T: FromRedisValue>(
+    pub(super) async fn attempt<'a, T: FromRedisValue>(
         &self,
         eval: Eval,
-        command: impl Fn(Eval) -> Cmd,
+        command: impl Fn(Eval) -> Cow<'a, Cmd>,
+        is_repeatable: bool,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
-        let mut redirector = Redirector::new(self);
+        let mut redirector = Redirector::new(self, is_repeatable);
         let call = async {
             let reply = match redirector.send(&command(eval)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {

@@ -23,6 +23,8 @@ pub(super) struct Redirector<'a> {
     /// The node that the last command was sent to, and whether with `ASKING`. A script that is
     /// not loaded there is sent there again.
     last: Option<(Arc<Node>, bool)>,
+    /// Whether the command may run twice.
+    is_repeatable: bool,
     /// When the last attempt was sent.
     pub(super) sent_at: Instant,
     /// Whether an earlier attempt may have run as well.
@@ -55,10 +57,11 @@ pub(super) fn redirection(error: &RedisError) -> Option<Redirect<'_>> {
 }
 
 impl<'a> Redirector<'a> {
-    pub(super) fn new(cluster: &'a Cluster) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, is_repeatable: bool) -> Self {
         Self {
             cluster,
             last: None,
+            is_repeatable,
             sent_at: Instant::now(),
             repeated: false,
             try_again: None,
@@ -102,7 +105,7 @@ impl<'a> Redirector<'a> {
             let retry = match &error {
                 // The connection may have been dead for hours, or the node has just died and a
                 // replica takes over.
-                CallError::Broken(_) if !self.repeated => {
+                CallError::Broken(_) if self.is_repeatable && !self.repeated => {
                     self.repeated = true;
                     true
                 }
@@ -169,7 +172,9 @@ fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
     let before = match words.next() {
         Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
-        Some(Arg::Simple(b"GET" | b"SET" | b"DEL")) => 0,
+        Some(Arg::Simple(
+            b"GET" | b"MGET" | b"SET" | b"UNLINK" | b"EXISTS" | b"PEXPIRE" | b"PERSIST" | b"PTTL",
+        )) => 0,
         _ => return None,
     };
     match words.nth(before) {
