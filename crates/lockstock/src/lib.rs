@@ -49,6 +49,7 @@
 //!   several names, all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
 //! - [`Store::cache`] → [`Cache`]: typed values with a time to live, by a [`Codec`].
+//! - [`blocking`]: the same for threads without a runtime.
 //! - [`Store::locks`]: the holders and waiters of every lock, for operators.
 //! - [`Error`]: why a call failed, by predicates.
 //!
@@ -67,6 +68,8 @@ mod lock;
 
 mod multi;
 
+pub mod blocking;
+
 mod cache;
 mod error;
 mod escaped;
@@ -76,6 +79,7 @@ mod key;
 mod lease;
 mod listing;
 mod redact;
+mod runtime;
 mod token;
 
 #[cfg(feature = "messagepack")]

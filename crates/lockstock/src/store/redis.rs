@@ -14,6 +14,7 @@ mod attempt;
 mod batch;
 mod cohort;
 mod connection;
+mod direct;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
@@ -41,7 +42,10 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
-pub(super) use self::values::WireCommand;
+pub(crate) use self::connection::direct::OnInterrupt;
+pub(super) use self::connection::{SingleTarget, single_target};
+pub(super) use self::direct::DirectRedis;
+pub(crate) use self::values::WireCommand;
 
 pub(super) struct Redis {
     connection: Connection,

@@ -4,6 +4,7 @@
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
 mod cluster;
+pub(in crate::store) mod direct;
 mod managed;
 mod sentinel;
 mod tls;
@@ -13,14 +14,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
-    ServerErrorKind, Value,
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult,
+    Script, ServerErrorKind, Value,
 };
 use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
+use self::direct::{Pool, Target};
 use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
 use self::sentinel::{Sentinels, Watch};
+use self::tls::{Certificates, ClientTls};
 use self::url::Endpoints;
 use super::notifications::Notifications;
 use crate::error::{Error, Result};
@@ -144,7 +147,9 @@ impl Connection {
             channels: CHANNELS.to_owned(),
             client_id: client_id.to_string(),
         });
-        let topology = match Endpoints::parse(url, options)? {
+        let (endpoints, certificates) = Endpoints::parse(url, options)?;
+        let tls = Arc::new(ClientTls::new(certificates));
+        let topology = match endpoints {
             Endpoints::Single(info) => {
                 let connector = Server {
                     client: Client::open(info).map_err(Error::redis)?,
@@ -159,6 +164,7 @@ impl Connection {
                 service,
                 servers,
             } => {
+                let servers = Target { info: servers, tls };
                 let connector = Sentinels::new(sentinels, service, servers, channel, timeout)?;
                 let handler = Arc::new(notifications);
                 let master = ManagedConnection::new(address, connector, handler, timeout);
@@ -172,6 +178,7 @@ impl Connection {
             Endpoints::Cluster { seeds } => Topology::Cluster(Cluster::open(
                 address,
                 seeds,
+                tls,
                 client_id,
                 notifications,
                 timeout,
@@ -205,6 +212,17 @@ impl Connection {
             // Subscribed when the connection was opened.
             Topology::Single { .. } | Topology::Sentinel { .. } => Ok(()),
             Topology::Cluster(cluster) => cluster.ensure_subscribed(&keys.holder).await,
+        }
+    }
+
+    /// Returns the blocking connections to the server for a command with a key, as far as that
+    /// server is known. `None` for a single server, whose address needs no lookup: see
+    /// [`single_target`].
+    pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
+        match &*self.0 {
+            Topology::Single { .. } => None,
+            Topology::Sentinel { master, .. } => master.server(|master| master.direct.clone()),
+            Topology::Cluster(cluster) => cluster.direct(command),
         }
     }
 
@@ -276,6 +294,35 @@ impl Connection {
                     .await
             }
         }
+    }
+}
+
+/// Returns the server of a URL, `None` if it has to be found through sentinels or a Cluster. Opens
+/// no connection.
+pub(in crate::store) fn single_target(
+    url: &str,
+    options: &Options,
+) -> Result<Option<SingleTarget>> {
+    Ok(match Endpoints::parse(url, options)? {
+        (Endpoints::Single(info), certificates) => Some(SingleTarget { info, certificates }),
+        _ => None,
+    })
+}
+
+/// A single server, as a URL names it.
+#[derive(Clone)]
+pub(in crate::store) struct SingleTarget {
+    info: ConnectionInfo,
+    certificates: Certificates,
+}
+
+impl SingleTarget {
+    /// Opens no connection yet.
+    pub(in crate::store) fn pool(&self) -> Pool {
+        Pool::new(Target {
+            info: self.info.clone(),
+            tls: ClientTls::new(self.certificates.clone()).into(),
+        })
     }
 }
 

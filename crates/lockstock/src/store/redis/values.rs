@@ -32,12 +32,18 @@ impl Redis {
     pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let deadline = Instant::now() + self.timeout;
         let cmd = command.command();
-        let value = self
-            .connection
-            .send(&cmd, command.is_repeatable(), deadline)
-            .await
-            .map_err(explain)?;
+        let value = self.send(&cmd, command.is_repeatable(), deadline).await?;
         V::reply(value).map_err(|error| explain(Error::redis(error)))
+    }
+
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let reply = self.connection.send(command, is_repeatable, deadline);
+        reply.await.map_err(explain)
     }
 }
 

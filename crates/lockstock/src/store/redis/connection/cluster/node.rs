@@ -12,9 +12,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Cmd, ConnectionInfo, PushInfo, PushKind, Value};
+use redis::{Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::super::direct::{Pool, Target};
 use super::super::managed::{CallError, IgnorePushes, ManagedConnection, PushHandler, Server};
 use super::super::url::with_address;
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ pub(super) struct Node {
     pub(super) port: u16,
     pub(super) commands: ManagedConnection<Server>,
     pushes: ManagedConnection<Server>,
+    /// For callers that bring a thread.
+    pub(super) direct: Arc<Pool>,
     subscriptions: Arc<Subscriptions>,
     /// Held by the only call on `pushes`.
     pushes_in_use: AsyncMutex<()>,
@@ -39,13 +42,14 @@ struct Subscriptions {
 impl Node {
     /// Opens no connection yet.
     pub(super) fn new(
-        info: &ConnectionInfo,
+        servers: &Target,
         host: &str,
         port: u16,
         notifications: Notifications,
         timeout: Duration,
     ) -> Result<Arc<Self>> {
-        let client = Client::open(with_address(info, host, port)).map_err(Error::redis)?;
+        let info = with_address(&servers.info, host, port);
+        let client = Client::open(info.clone()).map_err(Error::redis)?;
         let server = || Server {
             client: client.clone(),
             channel: None,
@@ -59,6 +63,10 @@ impl Node {
         Ok(Arc::new(Self {
             commands: ManagedConnection::new(address.clone(), server(), ignore, timeout),
             pushes: ManagedConnection::new(address, server(), subscriptions.clone(), timeout),
+            direct: Arc::new(Pool::new(Target {
+                info,
+                tls: servers.tls.clone(),
+            })),
             host: host.to_owned(),
             port,
             subscriptions,
