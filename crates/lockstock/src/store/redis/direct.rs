@@ -81,8 +81,8 @@ impl DirectRedis {
                     debug!(reason, "no blocking connection");
                     pool.set_bypassed(true);
                 }
+                // The next call opens another connection.
                 Err(DirectError::Broken { reason, .. }) => {
-                    pool.set_bypassed(true);
                     return Err(Error::store_failed(reason));
                 }
                 Err(DirectError::TimedOut) => {

@@ -225,7 +225,7 @@ fn resolve(host: &str, port: u16, limits: &Limits) -> io::Result<Vec<SocketAddr>
 
 /// Connects to the first address that accepts. Each has an equal share of the remaining time, so
 /// that one that drops packets does not take it from the others.
-fn connect(addresses: &[SocketAddr], limits: &Limits) -> io::Result<TcpStream> {
+pub(super) fn connect(addresses: &[SocketAddr], limits: &Limits) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
     for (position, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);

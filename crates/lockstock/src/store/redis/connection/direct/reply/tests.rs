@@ -344,7 +344,7 @@ fn endless_replies_cost_a_bounded_amount() {
     assert_eq!(malformed("", ">1\r\n+x\r\n"), "it is too large");
     assert_eq!(malformed("", "|1\r\n+x\r\n+y\r\n"), "it is too large");
     assert_eq!(
-        malformed("*60000\r\n", "$100\r\n"),
+        malformed("*6000\r\n", "$101\r\n"),
         "a string is longer than its length"
     );
     let kibibyte = format!("$1024\r\n{}\r\n", "x".repeat(1024));
