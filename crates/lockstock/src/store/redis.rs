@@ -17,6 +17,9 @@ mod connection;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod interleaving_tests;
 mod notifications;
 mod operation;
 mod replies;
