@@ -10,6 +10,7 @@
 
 mod codec;
 mod entries;
+mod keys;
 mod ttl;
 
 use std::borrow::Borrow;
@@ -20,9 +21,11 @@ use bytes::Bytes;
 
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
+pub(crate) use self::codec::parse_integer;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+pub use self::keys::KeyScan;
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;

@@ -20,6 +20,7 @@ mod inspect;
 mod notifications;
 mod operation;
 mod replies;
+mod scan;
 mod scripts;
 mod values;
 
@@ -41,6 +42,7 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(super) use self::scan::Scan;
 pub(super) use self::values::WireCommand;
 
 pub(super) struct Redis {

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod managed;
+mod pipeline;
 mod sentinel;
 mod tls;
 mod url;
@@ -13,14 +14,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
-    ServerErrorKind, Value,
-};
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind, Value};
 use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
 use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
+pub(super) use self::pipeline::ReadConnection;
+use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
 use self::url::Endpoints;
 use super::notifications::Notifications;
@@ -214,16 +214,14 @@ impl Connection {
     pub(super) async fn servers(&self) -> Result<Vec<ReadConnection>> {
         Ok(match &*self.0 {
             Topology::Single { server, .. } => {
-                vec![ReadConnection(ReadTarget::Server(server.clone()))]
+                vec![ReadConnection::to_server(server.clone())]
             }
             Topology::Sentinel { master, .. } => {
-                vec![ReadConnection(ReadTarget::Master(master.clone()))]
+                vec![ReadConnection::to_master(master.clone())]
             }
             Topology::Cluster(cluster) => {
                 let servers = cluster.servers().await?;
-                servers
-                    .map(|server| ReadConnection(ReadTarget::Server(server)))
-                    .collect()
+                servers.map(ReadConnection::to_server).collect()
             }
         })
     }
@@ -349,81 +347,6 @@ async fn attempt<'a, T: FromRedisValue>(
                     managed.close(&open);
                 }
                 error => return Err(error),
-            }
-        }
-    };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
-}
-
-/// A connection to one server, for reading.
-pub(super) struct ReadConnection(ReadTarget);
-
-enum ReadTarget {
-    Server(ManagedConnection<Server>),
-    Master(ManagedConnection<Sentinels>),
-}
-
-impl ReadConnection {
-    /// Sends read-only commands in one pipeline and waits for the replies until `deadline`. If
-    /// the connection disconnects during the call, sends them a second time. The result of a rejected
-    /// command is its error.
-    pub(super) async fn read<T: FromRedisValue>(
-        &self,
-        commands: &mut Pipeline,
-        deadline: Instant,
-    ) -> Result<Vec<RedisResult<T>>> {
-        commands.ignore_errors();
-        match &self.0 {
-            ReadTarget::Server(managed) => send_pipeline(managed, commands, deadline).await,
-            ReadTarget::Master(managed) => send_pipeline(managed, commands, deadline).await,
-        }
-    }
-}
-
-async fn send_all(
-    managed: &ManagedConnection<impl Connector>,
-    commands: Vec<Cmd>,
-    deadline: Instant,
-) -> Vec<Result<Value>> {
-    let count = commands.len();
-    let mut pipeline = Pipeline::with_capacity(count);
-    for command in commands {
-        pipeline.add_command(command);
-    }
-    pipeline.ignore_errors();
-    match send_pipeline(managed, &pipeline, deadline).await {
-        Ok(replies) => {
-            let replies = replies.into_iter();
-            replies.map(|reply| reply.map_err(Error::redis)).collect()
-        }
-        Err(error) => vec![Err(error); count],
-    }
-}
-
-async fn send_pipeline<T: FromRedisValue>(
-    managed: &ManagedConnection<impl Connector>,
-    commands: &Pipeline,
-    deadline: Instant,
-) -> Result<Vec<RedisResult<T>>> {
-    let is_read_only = |reply: &RedisResult<T>| {
-        let error = reply.as_ref().err();
-        error.is_some_and(|error| error.kind() == ServerErrorKind::ReadOnly.into())
-    };
-    let attempts = async {
-        let (mut repeated, mut was_read_only) = (false, false);
-        loop {
-            let mut open = managed.get().await?;
-            match commands.query_async::<Vec<_>>(&mut open.connection).await {
-                // As in `attempt`: the new master has the same address.
-                Ok(replies) if !was_read_only && replies.iter().any(is_read_only) => {
-                    was_read_only = true;
-                    managed.close(&open);
-                }
-                Ok(replies) => return Ok(replies),
-                Err(error) => match managed.classify(&open, error) {
-                    CallError::Broken(_) if !repeated => repeated = true,
-                    error => return Err(error),
-                },
             }
         }
     };
