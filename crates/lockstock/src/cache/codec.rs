@@ -28,6 +28,12 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// ```
 ///
 /// A format that accepts the bytes of another one must come after it: [`Raw`] accepts any bytes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no format for values of type `{T}`",
+    note = "`Json` and `MessagePack` store owned values that implement `Serialize` and \
+            `DeserializeOwned`: `String` instead of `&str`, `Vec<T>` instead of `&[T]`",
+    note = "`Raw` stores `Bytes`, `Vec<u8>` and `String`; `Integer` stores `i64`"
+)]
 pub trait Codec<T>: Clone + Send + Sync + 'static {
     /// Encodes a value.
     ///

@@ -198,7 +198,7 @@ impl Apply for Increment {
             return Ok(self.if_missing.map(|_| self.by));
         };
         let before = parse_integer(&before)
-            .ok_or_else(|| Error::malformed("the value in the cache is no integer"))?;
+            .ok_or_else(|| Error::malformed("the value in the cache is no integer of 64 bits"))?;
         let sum = before
             .checked_add(self.by)
             .ok_or_else(|| Error::malformed("the sum is no integer of 64 bits"))?;

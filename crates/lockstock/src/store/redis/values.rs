@@ -6,7 +6,7 @@ use std::iter::Peekable;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Arg, Cmd, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{Arg, Cmd, FromRedisValue, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::Redis;
@@ -113,19 +113,20 @@ fn size(command: &Cmd) -> usize {
 
 /// Distinguishes a value that the command does not fit from a failure of the store.
 pub(in crate::store) fn explain(error: Error) -> Error {
-    let is_about_the_value = |error: &RedisError| match (error.code(), error.detail()) {
-        (Some("WRONGTYPE"), _) => true,
-        (Some("ERR"), Some(detail)) => {
-            detail.contains("not an integer") || detail.contains("would overflow")
+    let reason = error.redis_source().and_then(|source| {
+        // Before Redis 7 the error of a command in a script is within that of the script.
+        let (code, detail) = (source.code()?, source.detail().unwrap_or_default());
+        if code == "WRONGTYPE" || detail.contains("WRONGTYPE") {
+            Some("Redis has something else than a string under the key (WRONGTYPE)")
+        } else if detail.contains("not an integer") {
+            Some("the value in the cache is no integer of 64 bits")
+        } else if detail.contains("would overflow") {
+            Some("the sum is no integer of 64 bits")
+        } else {
+            None
         }
-        _ => false,
-    };
-    match error.redis_source() {
-        Some(source) if is_about_the_value(source) => Error::malformed(format!(
-            "the value in the cache does not fit the command: {error}"
-        )),
-        _ => error,
-    }
+    });
+    reason.map_or(error, Error::malformed)
 }
 
 impl WireCommand for Get {
