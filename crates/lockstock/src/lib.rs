@@ -81,8 +81,8 @@ mod token;
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
 pub use cache::{
-    Cache, Codec, CodecError, Integer, Json, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw,
-    Ttl,
+    Cache, Codec, CodecError, Integer, Json, KeyScan, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES,
+    MIN_TTL, Raw, Ttl,
 };
 pub use error::{Error, Result};
 pub use guard::Guard;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::codec::{Codec, CodecError};
 use super::ttl::{MIN_TTL, Ttl};
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::lease::truncate_to_millis;
 
 /// The maximum length of a key: 64 KiB.
@@ -132,8 +133,13 @@ impl<C> Entries<C> {
     where
         C: Codec<T>,
     {
+        // Without the key, which may be a secret, such as the id of a session.
         self.codec.decode(bytes).map_err(|error| {
-            Error::malformed(format!("the value in the cache cannot be decoded: {error}"))
+            Error::malformed(format!(
+                "a value under {:?} cannot be decoded: {error}. Delete it, or add the format that it \
+                 was written in to the codec of the cache",
+                Escaped(&self.prefix)
+            ))
         })
     }
 }

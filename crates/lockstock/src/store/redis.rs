@@ -23,6 +23,7 @@ mod interleaving_tests;
 mod notifications;
 mod operation;
 mod replies;
+mod scan;
 mod scripts;
 mod values;
 
@@ -44,6 +45,7 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(super) use self::scan::Scan;
 pub(super) use self::values::WireCommand;
 
 pub(super) struct Redis {
