@@ -8,18 +8,33 @@
 //! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
 //! client.
 
+mod bypass;
 mod codec;
+mod compute;
 mod entries;
+mod envelope;
+mod flight;
+mod policy;
+mod tags;
 mod ttl;
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use bytes::Bytes;
+use metrics::counter;
+
+pub(crate) use self::bypass::Bypass;
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
+pub use self::compute::ComputeError;
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use self::envelope::{Envelope, now_ms};
+pub(crate) use self::flight::Flights;
+pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
+pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
@@ -117,11 +132,31 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let get = Get {
-            key: self.entries.key(key.as_ref())?,
+        let key = self.entries.key(key.as_ref())?;
+        let payload = match self.read_bytes(key).await? {
+            Some(bytes) => self.payload(bytes).await?,
+            None => None,
         };
-        let bytes = self.store.value(&get).await?;
-        bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+        let metric = match payload {
+            Some(_) => counter!("lockstock_cache_hits_total"),
+            None => counter!("lockstock_cache_misses_total"),
+        };
+        metric.increment(1);
+        payload
+            .map(|payload| self.entries.decode(&payload))
+            .transpose()
+    }
+
+    /// Returns the value of an entry, `None` if it is stale or one of its tags was invalidated.
+    async fn payload(&self, entry: Bytes) -> Result<Option<Bytes>> {
+        let envelope = Envelope::open(entry)?;
+        let is_fresh = !envelope.is_stale(now_ms()) && self.are_valid(&envelope.tags).await?;
+        Ok(is_fresh.then_some(envelope.payload))
+    }
+
+    /// Reads an entry, or the token of a tag. Every read of the cache comes here.
+    async fn read_bytes(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        self.store.value(&Get { key }).await
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.
@@ -177,6 +212,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
             ttl: self.entries.ttl(ttl)?,
             condition,
         };
+        self.store.flights().supersede(&set.key);
         self.store.value(&set).await
     }
 }
@@ -190,6 +226,7 @@ impl<T, C> Cache<T, C> {
     /// As [`get`](Self::get).
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let keys = vec![self.entries.key(key.as_ref())?];
+        self.store.flights().supersede(&keys[0]);
         Ok(self.store.value(&Delete { keys }).await? > 0)
     }
 
