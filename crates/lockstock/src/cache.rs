@@ -11,9 +11,11 @@
 mod bypass;
 mod codec;
 mod compute;
+mod election;
 mod entries;
 mod envelope;
 mod flight;
+mod lookup;
 mod policy;
 mod tags;
 mod ttl;
@@ -150,7 +152,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// Returns the value of an entry, `None` if it is stale or one of its tags was invalidated.
     async fn payload(&self, entry: Bytes) -> Result<Option<Bytes>> {
         let envelope = Envelope::open(entry)?;
-        let is_fresh = !envelope.is_stale(now_ms()) && self.are_valid(&envelope.tags).await?;
+        let is_fresh = !envelope.is_stale(now_ms())
+            && (envelope.tags.is_empty() || self.are_valid(&envelope.tags).await?);
         Ok(is_fresh.then_some(envelope.payload))
     }
 

@@ -17,27 +17,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc::{CRC_64_XZ, Crc};
-use futures_util::future::join_all;
 use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::Cache;
 use super::codec::Codec;
-use super::envelope::{Envelope, TagToken, now_ms};
-use super::flight::{Failure, Lead, Role};
+use super::election::Election;
+use super::envelope::Envelope;
+use super::flight::{Failure, Lead, Role, Waiter};
+use super::lookup::{Call, Entry};
 use super::policy::ComputePolicy;
 use super::tags::Tags;
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
-use crate::key::MAX_NAME_BYTES;
-use crate::lock::Acquired;
 use crate::store::values::Delete;
-
-/// What the names of the locks of [`once_per_store`](ComputePolicy::once_per_store) begin with.
-const LOCK_PREFIX: &[u8] = b"lockstock-cache:";
 
 /// Why [`get_or_try_set`](Cache::get_or_try_set) has no value.
 #[derive(Debug)]
@@ -49,27 +44,6 @@ pub enum ComputeError<E> {
     Invalid(Error),
 }
 
-/// One call, whatever it turns out to do.
-struct Call {
-    key: Vec<u8>,
-    policy: ComputePolicy,
-    /// The end of all waits.
-    deadline: Option<Instant>,
-    /// From 0 to 1. Drawn once, so that a second look at an entry does not decide otherwise.
-    random: f64,
-}
-
-/// An entry whose value may be returned.
-struct Entry<T> {
-    value: T,
-    payload: Bytes,
-    stale_at_ms: u64,
-    /// The value is stale, or is to be computed early.
-    is_due: bool,
-    /// The tokens of the tags of the policy.
-    tokens: Vec<TagToken>,
-}
-
 /// What a leader begins with.
 struct Start<T> {
     /// The tags as they were before now. `None` if they have to be read.
@@ -79,15 +53,13 @@ struct Start<T> {
     is_available: bool,
 }
 
-/// The decision over all processes about the caller that computes.
-enum Election<T> {
-    Won(Guard),
-    /// Another process has written the value.
-    Found(Entry<T>),
-    /// Another process is computing, and the caller need not wait.
-    Lost,
-    /// The store is unavailable, or another process takes too long.
-    Undecided,
+/// How a wait for another caller ended.
+enum Waited<'a, T, E> {
+    Done(Result<T, ComputeError<E>>),
+    /// This caller has to compute for all.
+    Lead(Lead<'a>),
+    /// This caller has to compute for itself.
+    Unshared,
 }
 
 impl<T, C: Codec<T>> Cache<T, C> {
@@ -182,70 +154,70 @@ impl<T, C: Codec<T>> Cache<T, C> {
         let flights = self.store.flights();
         let ended = flights.ended();
         let (entry, is_available) = self.look_up_if_available(&call).await;
-        let (lead, start) = match entry {
+        let mut start = Start {
+            tags: None,
+            due: None,
+            is_available,
+        };
+        let lead = match entry {
             Some(entry) if !entry.is_due => {
                 counter!("lockstock_cache_hits_total").increment(1);
                 return Ok(entry.value);
             }
             Some(entry) => match flights.try_lead(&call.key, &entry.tokens, ended) {
-                Some(lead) => (
-                    lead,
-                    Start {
-                        tags: None,
-                        due: Some(entry),
-                        is_available,
-                    },
-                ),
+                Some(lead) => {
+                    start.due = Some(entry);
+                    lead
+                }
                 None => return Ok(entry.value_while_due()),
             },
             None => {
                 counter!("lockstock_cache_misses_total").increment(1);
-                let mut start = Start {
-                    tags: None,
-                    due: None,
-                    is_available,
-                };
+                // Before the computation that this call may share: a later invalidation ends it.
                 self.read_tags_if_available(&call, &mut start).await;
                 let tokens = start.tags.as_ref().map(Tags::tokens).unwrap_or_default();
-                let waiter = match flights.join(&call.key, &tokens, ended) {
-                    Role::Lead(lead) => return self.lead(&call, lead, start, compute).await,
-                    Role::Wait(waiter) => waiter,
-                    Role::Recursive => {
-                        return Err(ComputeError::Invalid(Error::invalid(format!(
-                            "the computation of the value of {:?} asks for the same value",
-                            Escaped(&call.key)
-                        ))));
-                    }
-                };
-                let outcome = match call.deadline {
-                    Some(deadline) => timeout_at(deadline, waiter.wait()).await,
-                    None => Ok(waiter.wait().await),
-                };
-                let lead = match outcome {
-                    Ok(Ok(Ok(payload))) => match self.entries.decode(&payload) {
-                        Ok(value) => return Ok(value),
-                        // Of a cache with another codec.
-                        Err(_) => None,
+                match flights.join(&call.key, &tokens, ended) {
+                    Role::Lead(lead) => lead,
+                    Role::Wait(waiter) => match self.wait(&call, waiter).await {
+                        Waited::Done(done) => return done,
+                        Waited::Lead(lead) => lead,
+                        Waited::Unshared => return compute_alone(compute).await,
                     },
-                    Ok(Ok(Err(Failure::Invalid(error)))) => {
-                        return Err(ComputeError::Invalid(error));
-                    }
-                    Ok(Ok(Err(Failure::Computation(error)))) => match error.downcast() {
-                        Ok(error) => return Err(ComputeError::Failed(error)),
-                        // Of a computation with another type of error.
-                        Err(_) => None,
-                    },
-                    Ok(Err(lead)) => Some(lead),
-                    Err(_) => waiter.take_over(),
-                };
-                drop(waiter);
-                match lead {
-                    Some(lead) => (lead, start),
-                    None => return compute_alone(compute).await,
+                    Role::Recursive => return Err(is_recursive(&call.key)),
                 }
             }
         };
         self.lead(&call, lead, start, compute).await
+    }
+
+    /// Waits for the outcome of another caller.
+    async fn wait<'a, E: Send + Sync + 'static>(
+        &self,
+        call: &Call,
+        waiter: Waiter<'a>,
+    ) -> Waited<'a, T, E> {
+        let outcome = match call.deadline {
+            Some(deadline) => timeout_at(deadline, waiter.wait()).await,
+            None => Ok(waiter.wait().await),
+        };
+        match outcome {
+            Ok(Ok(Ok(payload))) => match self.entries.decode(&payload) {
+                Ok(value) => Waited::Done(Ok(value)),
+                // Of a cache with another codec.
+                Err(_) => Waited::Unshared,
+            },
+            Ok(Ok(Err(Failure::Computation(error)))) => match error.downcast() {
+                Ok(error) => Waited::Done(Err(ComputeError::Failed(error))),
+                // Of a computation with another type of error.
+                Err(_) => Waited::Unshared,
+            },
+            Ok(Ok(Err(Failure::Invalid(error)))) => Waited::Done(Err(ComputeError::Invalid(error))),
+            Ok(Err(lead)) => Waited::Lead(lead),
+            Err(_) => match waiter.take_over() {
+                Some(lead) => Waited::Lead(lead),
+                None => Waited::Unshared,
+            },
+        }
     }
 
     /// Computes the value for all callers that wait.
@@ -363,69 +335,6 @@ impl<T, C: Codec<T>> Cache<T, C> {
         written
     }
 
-    /// Decides over all processes whether this one computes.
-    ///
-    /// The one that computes holds the write side of a lock. The others wait for the read side, which
-    /// one release grants to all of them, and read the entry. If there is none, because the
-    /// computation has failed or its process has died, they queue for the write side.
-    async fn elect(&self, call: &Call, lease: Duration, has_value: bool) -> Election<T> {
-        match self.try_elect(call, lease, has_value).await {
-            Ok(election) => election,
-            Err(error) => {
-                self.store.bypass().note_failure(&error);
-                Election::Undecided
-            }
-        }
-    }
-
-    async fn try_elect(
-        &self,
-        call: &Call,
-        lease: Duration,
-        has_value: bool,
-    ) -> Result<Election<T>> {
-        let name = lock_name(&call.key);
-        let write = self.store.write_lock(&name).lease(lease)?;
-        let guard = match write.try_acquire().await? {
-            Acquired::Held(guard) => guard,
-            Acquired::Busy(_) if has_value => return Ok(Election::Lost),
-            Acquired::Busy(_) => {
-                let read = self.store.read_lock(&name).lease(lease)?;
-                match read.acquire_before(call.deadline).await? {
-                    // Dropped before the entry is read: the release is on its way with the read.
-                    Acquired::Held(guard) => drop(guard),
-                    Acquired::Busy(_) => return Ok(Election::Undecided),
-                }
-                if let Some(entry) = self.look_up(call).await? {
-                    return Ok(Election::Found(entry));
-                }
-                match write.acquire_before(call.deadline).await? {
-                    Acquired::Held(guard) => guard,
-                    Acquired::Busy(_) => return Ok(Election::Undecided),
-                }
-            }
-        };
-        let guard = guard.auto_renew(call.policy.max_wait);
-        // Another process may have written it before this one held the lock.
-        Ok(match self.look_up(call).await? {
-            Some(entry) if !entry.is_due => Election::Found(entry),
-            _ => Election::Won(guard),
-        })
-    }
-
-    async fn look_up_if_available(&self, call: &Call) -> (Option<Entry<T>>, bool) {
-        match self.look_up(call).await {
-            Ok(entry) => {
-                self.store.bypass().note_success();
-                (entry, true)
-            }
-            Err(error) => {
-                self.store.bypass().note_failure(&error);
-                (None, false)
-            }
-        }
-    }
-
     /// Reads the tags unless they have been read.
     async fn read_tags_if_available(&self, call: &Call, start: &mut Start<T>) {
         if start.tags.is_none() && start.is_available {
@@ -437,76 +346,6 @@ impl<T, C: Codec<T>> Cache<T, C> {
                 }
             }
         }
-    }
-
-    /// Returns the entry of `call`, `None` if there is none that may be returned.
-    async fn look_up(&self, call: &Call) -> Result<Option<Entry<T>>> {
-        let tags = &call.policy.tags;
-        let tokens = join_all(tags.iter().map(|tag| self.read_token(tag)));
-        // At the same time, so that tags cost no round trip.
-        let (bytes, tokens) = tokio::join!(self.read_bytes(call.key.clone()), tokens);
-        let entry = match self.judge(call, bytes, tokens).await {
-            Err(error) if error.is_malformed() => {
-                debug!(key = ?Escaped(&call.key), "computing the value again: {error}");
-                None
-            }
-            entry => entry?,
-        };
-        Ok(entry)
-    }
-
-    async fn judge(
-        &self,
-        call: &Call,
-        bytes: Result<Option<Bytes>>,
-        tokens: Vec<Result<Option<u64>>>,
-    ) -> Result<Option<Entry<T>>> {
-        let Some(bytes) = bytes? else { return Ok(None) };
-        let tokens = tokens.into_iter().collect::<Result<Vec<_>>>()?;
-        let envelope = Envelope::open(bytes)?;
-        let mut present = Vec::with_capacity(tokens.len());
-        for (tag, token) in call.policy.tags.iter().zip(tokens) {
-            let tag = tag.clone();
-            // An entry that does not carry a tag of the policy was not written by it.
-            match token.map(|token| TagToken { tag, token }) {
-                Some(token) if envelope.tags.contains(&token) => present.push(token),
-                _ => return Ok(None),
-            }
-        }
-        let others = envelope.tags.iter().filter(|tag| !present.contains(tag));
-        let others: Vec<_> = others.cloned().collect();
-        if !self.are_valid(&others).await? {
-            return Ok(None);
-        }
-        let stale_at_ms = envelope.stale_at_ms;
-        let is_stale = envelope.is_stale(now_ms());
-        if is_stale && !call.policy.allows_stale(stale_at_ms) {
-            return Ok(None);
-        }
-        let computed_in_us = envelope.computed_in_us;
-        let is_early = || {
-            call.policy
-                .is_early(stale_at_ms, computed_in_us, call.random)
-        };
-        Ok(Some(Entry {
-            value: self.entries.decode(&envelope.payload)?,
-            payload: envelope.payload,
-            stale_at_ms,
-            is_due: is_stale || is_early(),
-            tokens: present,
-        }))
-    }
-}
-
-impl<T> Entry<T> {
-    /// Returns the value, which is not computed again by this caller.
-    fn value_while_due(self) -> T {
-        let metric = match self.stale_at_ms <= now_ms() {
-            true => counter!("lockstock_cache_stale_total"),
-            false => counter!("lockstock_cache_hits_total"),
-        };
-        metric.increment(1);
-        self.value
     }
 }
 
@@ -520,26 +359,17 @@ async fn compute_alone<T, E>(
     computed.map_err(|error| ComputeError::Failed(Arc::new(error)))
 }
 
+fn is_recursive<E>(key: &[u8]) -> ComputeError<E> {
+    ComputeError::Invalid(Error::invalid(format!(
+        "the computation of the value of {:?} asks for the same value",
+        Escaped(key)
+    )))
+}
+
 fn count_computation(is_ok: bool, elapsed: Duration) {
     let outcome = if is_ok { "computed" } else { "failed" };
     counter!("lockstock_cache_computations_total", "outcome" => outcome).increment(1);
     histogram!("lockstock_cache_compute_seconds").record(elapsed);
-}
-
-/// Returns the name of the lock of an entry. A long key is cut and its checksum appended: two keys
-/// with the same name would only wait for each other.
-fn lock_name(key: &[u8]) -> Vec<u8> {
-    let name = [LOCK_PREFIX, key].concat();
-    if name.len() <= MAX_NAME_BYTES {
-        return name;
-    }
-    let checksum = Crc::<u64>::new(&CRC_64_XZ).checksum(key);
-    let checksum = format!(":{checksum:016x}");
-    [
-        &name[..MAX_NAME_BYTES - checksum.len()],
-        checksum.as_bytes(),
-    ]
-    .concat()
 }
 
 impl<E> ComputeError<E> {
@@ -576,21 +406,5 @@ impl<E: std::error::Error + 'static> std::error::Error for ComputeError<E> {
             Self::Failed(error) => Some(&**error),
             Self::Invalid(error) => error.source(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lock_names_are_distinct_and_fit() {
-        assert_eq!(
-            lock_name(b"lockstock:cache:a:1:b"),
-            b"lockstock-cache:lockstock:cache:a:1:b"
-        );
-        let (a, b) = ([b'x'; 5000], [b'x'; 5001]);
-        assert_ne!(lock_name(&a), lock_name(&b));
-        assert_eq!(lock_name(&a).len(), MAX_NAME_BYTES);
     }
 }
