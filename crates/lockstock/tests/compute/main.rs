@@ -92,5 +92,5 @@ async fn is_past(pages: &Cache<String>, key: &str) {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(LONG, past).await.expect("it expires");
+    timeout(TIMEOUT, past).await.expect("it expires");
 }

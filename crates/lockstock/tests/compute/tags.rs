@@ -7,12 +7,14 @@ use std::time::Duration;
 use lockstock::{Cache, ComputePolicy, Store};
 use lockstock_testkit::Redis;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::harness::{connect, on_each_store};
+use crate::harness::{LEASE, TIMEOUT, connect, on_each_store};
 use crate::{Gate, LONG, not_called, pages};
 
 fn tagged(tags: &[&str]) -> ComputePolicy {
-    ComputePolicy::new(LONG).tags(tags)
+    // A caller that waits for an earlier computation fails its test.
+    ComputePolicy::new(LONG).tags(tags).max_wait(2 * TIMEOUT)
 }
 
 async fn set(pages: &Cache<String>, key: &str, tags: &[&str]) {
@@ -92,12 +94,30 @@ async fn a_computation_that_began_before_the_invalidation_is_not_shared() {
         pages.invalidate_tag("b").await.unwrap();
         // It does not wait for the first one.
         let after = async || "after".to_owned();
-        let second = pages.get_or_set("/mugs", tagged(&["a", "b"]), after).await;
+        let second = pages.get_or_set("/mugs", tagged(&["a", "b"]), after);
+        let second = timeout(TIMEOUT, second).await.expect("not shared");
         assert_eq!(second.unwrap(), "after");
         gate.open();
         assert_eq!(first.await.unwrap(), "before");
         let third = pages.get_or_set("/mugs", tagged(&["a", "b"]), async || not_called().await);
         assert_eq!(third.await.unwrap(), "after");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_computed_during_the_invalidation_is_a_miss() {
+    on_each_store(async |store| {
+        for policy in [tagged(&["a"]), tagged(&["a"]).once_per_store(LEASE)] {
+            let pages = pages(&store);
+            let compute = async || {
+                pages.invalidate_tag("a").await.unwrap();
+                "before".to_owned()
+            };
+            let page = pages.get_or_set("/mugs", policy, compute).await;
+            assert_eq!(page.unwrap(), "before");
+            assert_eq!(pages.get("/mugs").await.unwrap(), None);
+        }
     })
     .await;
 }
@@ -223,15 +243,16 @@ async fn race(stores: &[Store]) {
     let mut tasks = JoinSet::new();
     for (number, store) in stores.iter().enumerate() {
         for reader in 0..3 {
-            let numbers = store.cache::<u64>("numbers");
+            let (store, numbers) = (store.clone(), store.cache::<u64>("numbers"));
             let (source, invalidated) = (source.clone(), invalidated.clone());
             tasks.spawn(async move {
                 while invalidated.load(Ordering::SeqCst) < ROUNDS {
                     let expected = invalidated.load(Ordering::SeqCst);
                     let load = async || {
                         let loaded = source.load(Ordering::SeqCst);
-                        // The invalidations overtake the write.
-                        for _ in 0..loaded % 7 {
+                        // So long that an invalidation may overtake the write.
+                        for _ in 0..loaded % 3 {
+                            store.ping().await.unwrap();
                             tokio::task::yield_now().await;
                         }
                         loaded
