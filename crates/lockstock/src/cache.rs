@@ -8,9 +8,17 @@
 //! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
 //! client.
 
+mod bypass;
 mod codec;
+mod compute;
+mod election;
 mod entries;
+mod envelope;
+mod flight;
 mod keys;
+mod lookup;
+mod policy;
+mod tags;
 mod ttl;
 
 use std::borrow::Borrow;
@@ -18,14 +26,23 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
+use metrics::counter;
+
+pub(crate) use self::bypass::Bypass;
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
 pub(crate) use self::codec::parse_integer;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
+pub use self::compute::ComputeError;
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use self::envelope::{Envelope, now_ms};
+pub(crate) use self::flight::Flights;
 pub use self::keys::KeyScan;
+pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
+pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
@@ -123,11 +140,37 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let get = Get {
-            key: self.entries.key(key.as_ref())?,
+        let key = self.entries.key(key.as_ref())?;
+        self.value(self.read_bytes(key).await?).await
+    }
+
+    /// Returns the value of an entry.
+    async fn value(&self, entry: Option<Bytes>) -> Result<Option<T>> {
+        let payload = match entry {
+            Some(bytes) => self.payload(bytes).await?,
+            None => None,
         };
-        let bytes = self.store.value(&get).await?;
-        bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+        let metric = match payload {
+            Some(_) => counter!("lockstock_cache_hits_total"),
+            None => counter!("lockstock_cache_misses_total"),
+        };
+        metric.increment(1);
+        payload
+            .map(|payload| self.entries.decode(&payload))
+            .transpose()
+    }
+
+    /// Returns the value of an entry, `None` if it is stale or one of its tags was invalidated.
+    async fn payload(&self, entry: Bytes) -> Result<Option<Bytes>> {
+        let envelope = Envelope::open(entry)?;
+        let is_fresh = !envelope.is_stale(now_ms())
+            && (envelope.tags.is_empty() || self.are_valid(&envelope.tags).await?);
+        Ok(is_fresh.then_some(envelope.payload))
+    }
+
+    /// Reads an entry, or the token of a tag. Every read of the cache comes here.
+    async fn read_bytes(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        self.store.value(&Get { key }).await
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.
@@ -194,12 +237,9 @@ impl<T, C: Codec<T>> Cache<T, C> {
         &self,
         keys: impl IntoIterator<Item: AsRef<[u8]>>,
     ) -> Result<Vec<Option<T>>> {
-        let values = self.store.get_values(self.keys_in_store(keys)?).await?;
-        let decode = |bytes: Option<Bytes>| bytes.map(|bytes| self.entries.decode(&bytes));
-        values
-            .into_iter()
-            .map(|value| decode(value).transpose())
-            .collect()
+        let entries = self.store.get_values(self.keys_in_store(keys)?).await?;
+        // At the same time: entries with tags have a second round trip.
+        try_join_all(entries.into_iter().map(|entry| self.value(entry))).await
     }
 
     /// Writes several values with one time to live, and replaces earlier ones. One round trip for
@@ -229,6 +269,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
             })
         };
         let sets = entries.into_iter().map(set).collect::<Result<Vec<_>>>()?;
+        sets.iter()
+            .for_each(|set| self.store.flights().supersede(&set.key));
         self.store.values(&sets).await.map(drop)
     }
 
@@ -245,6 +287,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
             ttl: self.entries.ttl(ttl)?,
             condition,
         };
+        self.store.flights().supersede(&set.key);
         self.store.value(&set).await
     }
 }
@@ -258,6 +301,7 @@ impl<T, C> Cache<T, C> {
     /// As [`get`](Self::get).
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let keys = vec![self.entries.key(key.as_ref())?];
+        self.store.flights().supersede(&keys[0]);
         Ok(self.store.value(&Delete { keys }).await? > 0)
     }
 
@@ -269,7 +313,10 @@ impl<T, C> Cache<T, C> {
     /// As [`get`](Self::get). If the store is unavailable, any of the values may have been removed:
     /// all were tried.
     pub async fn delete_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<u64> {
-        self.store.delete_values(self.keys_in_store(keys)?).await
+        let keys = self.keys_in_store(keys)?;
+        keys.iter()
+            .for_each(|key| self.store.flights().supersede(key));
+        self.store.delete_values(keys).await
     }
 
     fn keys_in_store(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Vec<u8>>> {

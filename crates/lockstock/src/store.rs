@@ -24,6 +24,7 @@ pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 pub(crate) use self::scan::Scan;
+use crate::cache::{Bypass, Flights};
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::token::ClientId;
@@ -46,6 +47,8 @@ struct Inner {
     backend: Backend,
     background: Background,
     client_id: ClientId,
+    flights: Flights,
+    bypass: Bypass,
 }
 
 enum Backend {
@@ -199,6 +202,8 @@ impl Store {
                 backend,
                 background,
                 client_id,
+                flights: Flights::default(),
+                bypass: Bypass::default(),
             }),
         }
     }
@@ -247,6 +252,15 @@ impl Store {
     /// this store. Log it at startup, so that an operator can find the process.
     pub fn client_id(&self) -> ClientId {
         self.inner.client_id
+    }
+
+    /// Returns the computations of cached values that are under way.
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.inner.flights
+    }
+
+    pub(crate) fn bypass(&self) -> &Bypass {
+        &self.inner.bypass
     }
 
     pub(crate) fn background(&self) -> &Background {
