@@ -1,7 +1,8 @@
 //! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
-//! and never after its time to live. Every call returns or fails within the store's timeout.
+//! and never after its time to live. Every call returns or fails within the store's timeout; one
+//! with many keys within a timeout for each thousand of them, and a timeout after its first failure.
 //!
 //! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
 //! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
@@ -115,7 +116,8 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Uses `NAMESPACE:VERSION:KEY` as the key in the store, as Django's caches do by default, to
-    /// share entries with a Django project: the namespace is its `KEY_PREFIX`.
+    /// share entries with a Django project: the namespace is its `KEY_PREFIX`. Nothing is escaped,
+    /// so a namespace that contains `:` can share keys with another one.
     #[must_use]
     pub fn django_keys(mut self) -> Self {
         self.entries.use_django_keys();
@@ -362,7 +364,7 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Lets the value under `key` live without end. Returns whether there is a value that
-    /// would have expired.
+    /// would have expired; if the command was sent again, `false` is possible although there is.
     ///
     /// # Errors
     ///

@@ -182,6 +182,7 @@ async fn a_scan_continues_after_a_failure() {
     };
     assert!(failure.is_unavailable(), "{failure}");
     proxy.pass();
+    while store.ping().await.is_err() {}
     while let Some(key) = scan.next().await.unwrap() {
         found.insert(key);
     }
