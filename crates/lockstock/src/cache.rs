@@ -59,6 +59,15 @@ pub struct Cache<T, C = Json> {
     values: PhantomData<fn(T) -> T>,
 }
 
+/// Where a value is read.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// A copy in this process, if there is one.
+    Any,
+    /// The store: another process may have just written the value.
+    Store,
+}
+
 impl Store {
     /// Returns the cache of `namespace`, which may contain any bytes. Caches of different
     /// namespaces share no keys. Values are JSON, unless [`codec`](Cache::codec) sets another
@@ -143,7 +152,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
         let key = self.entries.key(key.as_ref())?;
-        self.value(self.read_bytes(key).await?).await
+        self.value(self.read_bytes(key, Source::Any).await?).await
     }
 
     /// Returns the value of an entry.
@@ -166,13 +175,15 @@ impl<T, C: Codec<T>> Cache<T, C> {
     async fn payload(&self, entry: Bytes) -> Result<Option<Bytes>> {
         let envelope = Envelope::open(entry)?;
         let is_fresh = !envelope.is_stale(now_ms())
-            && (envelope.tags.is_empty() || self.are_valid(&envelope.tags).await?);
+            && (envelope.tags.is_empty() || self.are_valid(&envelope.tags, Source::Any).await?);
         Ok(is_fresh.then_some(envelope.payload))
     }
 
     /// Reads an entry, or the token of a tag. Every read of the cache comes here.
-    async fn read_bytes(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
-        self.store.value(&Get { key }).await
+    async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
+        match source {
+            Source::Any | Source::Store => self.store.value(&Get { key }).await,
+        }
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.

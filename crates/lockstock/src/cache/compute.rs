@@ -21,7 +21,6 @@ use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use super::Cache;
 use super::codec::Codec;
 use super::election::Election;
 use super::envelope::Envelope;
@@ -29,6 +28,7 @@ use super::flight::{Failure, Lead, Role, Waiter};
 use super::lookup::{Call, Entry};
 use super::policy::ComputePolicy;
 use super::tags::Tags;
+use super::{Cache, Source};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
@@ -153,7 +153,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         let flights = self.store.flights();
         let ended = flights.ended();
-        let (entry, is_available) = self.look_up_if_available(&call).await;
+        let (entry, is_available) = self.look_up_if_available(&call, Source::Any).await;
         let mut start = Start {
             tags: None,
             due: None,
@@ -229,7 +229,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         compute: impl AsyncFnOnce() -> Result<T, E>,
     ) -> Result<T, ComputeError<E>> {
         if lead.must_read_again && start.is_available {
-            let (entry, is_available) = self.look_up_if_available(call).await;
+            let (entry, is_available) = self.look_up_if_available(call, Source::Store).await;
             start.is_available = is_available;
             match entry {
                 Some(entry) if !entry.is_due => {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crc::{CRC_64_XZ, Crc};
 
-use super::Cache;
 use super::codec::Codec;
 use super::lookup::{Call, Entry};
+use super::{Cache, Source};
 use crate::error::Result;
 use crate::guard::Guard;
 use crate::key::MAX_NAME_BYTES;
@@ -60,7 +60,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
                     Acquired::Held(guard) => drop(guard),
                     Acquired::Busy(_) => return Ok(Election::Undecided),
                 }
-                if let Some(entry) = self.look_up(call).await? {
+                if let Some(entry) = self.look_up(call, Source::Store).await? {
                     return Ok(Election::Found(entry));
                 }
                 match write.acquire_before(call.deadline).await? {
@@ -71,7 +71,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         let guard = guard.auto_renew(call.policy.max_wait);
         // Another process may have written it before this one held the lock.
-        Ok(match self.look_up(call).await? {
+        Ok(match self.look_up(call, Source::Store).await? {
             Some(entry) if !entry.is_due => Election::Found(entry),
             _ => Election::Won(guard),
         })

@@ -6,10 +6,10 @@ use metrics::counter;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::Cache;
 use super::codec::Codec;
 use super::envelope::{Envelope, TagToken, now_ms};
 use super::policy::ComputePolicy;
+use super::{Cache, Source};
 use crate::error::Result;
 use crate::escaped::Escaped;
 
@@ -36,8 +36,12 @@ pub(super) struct Entry<T> {
 
 impl<T, C: Codec<T>> Cache<T, C> {
     /// Looks at the entry. Returns also whether the store is available.
-    pub(super) async fn look_up_if_available(&self, call: &Call) -> (Option<Entry<T>>, bool) {
-        match self.look_up(call).await {
+    pub(super) async fn look_up_if_available(
+        &self,
+        call: &Call,
+        source: Source,
+    ) -> (Option<Entry<T>>, bool) {
+        match self.look_up(call, source).await {
             Ok(entry) => {
                 self.store.bypass().note_success();
                 (entry, true)
@@ -50,12 +54,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
     }
 
     /// Returns the entry of `call`, `None` if there is none that may be returned.
-    pub(super) async fn look_up(&self, call: &Call) -> Result<Option<Entry<T>>> {
+    pub(super) async fn look_up(&self, call: &Call, source: Source) -> Result<Option<Entry<T>>> {
         let tags = &call.policy.tags;
-        let tokens = join_all(tags.iter().map(|tag| self.read_token(tag)));
+        let tokens = join_all(tags.iter().map(|tag| self.read_token(tag, source)));
         // At the same time, so that tags cost no round trip.
-        let (bytes, tokens) = tokio::join!(self.read_bytes(call.key.clone()), tokens);
-        let entry = match self.judge(call, bytes, tokens).await {
+        let (bytes, tokens) = tokio::join!(self.read_bytes(call.key.clone(), source), tokens);
+        let entry = match self.judge(call, source, bytes, tokens).await {
             Err(error) if error.is_malformed() => {
                 debug!(key = ?Escaped(&call.key), "computing the value again: {error}");
                 None
@@ -68,6 +72,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
     async fn judge(
         &self,
         call: &Call,
+        source: Source,
         bytes: Result<Option<Bytes>>,
         tokens: Vec<Result<Option<u64>>>,
     ) -> Result<Option<Entry<T>>> {
@@ -85,7 +90,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         }
         let others = envelope.tags.iter().filter(|tag| !present.contains(tag));
         let others: Vec<_> = others.cloned().collect();
-        if !self.are_valid(&others).await? {
+        if !self.are_valid(&others, source).await? {
             return Ok(None);
         }
         let stale_at_ms = envelope.stale_at_ms;

@@ -28,6 +28,13 @@ pub const DEFAULT_COMPUTE_WAIT: Duration = Duration::from_secs(30);
 ///     .once_per_store(Duration::from_secs(5)) // one computation over all processes
 ///     .tags(["product:42"]);
 /// ```
+///
+/// With [`stale_for`](Self::stale_for), [`early_refresh`](Self::early_refresh) or
+/// [`tags`](Self::tags) an entry has an envelope: another program cannot read it as plain bytes, and
+/// it cannot be [incremented](crate::Cache::incr). [`get`](crate::Cache::get) reads it, and returns
+/// no value that is stale or invalidated. [`contains`](crate::Cache::contains),
+/// [`ttl`](crate::Cache::ttl) and [`add`](crate::Cache::add) do not read it: such an entry is present
+/// to them until the store removes it, and [`touch`](crate::Cache::touch) does not make it fresh.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ComputePolicy {
@@ -66,6 +73,9 @@ impl ComputePolicy {
     ///
     /// "One caller" is one in each process, or one over all processes with
     /// [`once_per_store`](Self::once_per_store).
+    ///
+    /// The end of the time to live is compared with the clocks of the machines. Where they differ, a
+    /// value is stale earlier or later by the difference. The end of the stale time is the store's.
     pub fn stale_for(mut self, stale_for: Duration) -> Self {
         self.stale_for = stale_for;
         self
@@ -75,7 +85,10 @@ impl ComputePolicy {
     /// lock that its holder renews while it computes. If the holder crashes, another process computes
     /// after `lease`.
     ///
-    /// The other processes wait for the value: one release of the lock notifies all of them.
+    /// The other processes wait for the value: one release of the lock notifies all of them. A value
+    /// is not written if its process has lost the lock, after a pause for example.
+    ///
+    /// The lock is the read-write lock `lockstock-cache:KEY`, where KEY is the key in the store.
     pub fn once_per_store(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self

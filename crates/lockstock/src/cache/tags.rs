@@ -19,13 +19,13 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::Instant;
 
-use super::Cache;
 use super::codec::Codec;
 use super::entries::Entries;
 use super::envelope::{Envelope, NEVER_MS, TagToken};
 use super::ttl::{MAX_TTL, Ttl};
+use super::{Cache, Source};
 use crate::error::{Error, Result};
-use crate::store::values::{Delete, Get, Persist, Set, SetCondition, Touch, TtlOf};
+use crate::store::values::{Delete, Persist, Set, SetCondition, Touch, TtlOf};
 
 /// The maximum number of tags of an entry: 64. Each read of the entry reads the token of each tag.
 pub const MAX_TAGS: usize = 64;
@@ -149,17 +149,22 @@ impl<T, C: Codec<T>> Cache<T, C> {
     }
 
     /// Returns whether none of the tags was invalidated since.
-    pub(super) async fn are_valid(&self, tokens: &[TagToken]) -> Result<bool> {
-        let reads = tokens.iter().map(|token| self.read_token(&token.tag));
+    pub(super) async fn are_valid(&self, tokens: &[TagToken], source: Source) -> Result<bool> {
+        let reads = tokens
+            .iter()
+            .map(|token| self.read_token(&token.tag, source));
         let present = try_join_all(reads).await?;
         let mut pairs = present.iter().zip(tokens);
         Ok(pairs.all(|(present, expected)| *present == Some(expected.token)))
     }
 
     /// Returns the token of a tag, `None` if there is none.
-    pub(super) async fn read_token(&self, tag: &[u8]) -> Result<Option<u64>> {
-        let bytes = self.read_bytes(self.entries.tag_key(tag)).await?;
-        Ok(bytes.and_then(|bytes| parse(&bytes)))
+    pub(super) async fn read_token(&self, tag: &[u8], source: Source) -> Result<Option<u64>> {
+        match self.read_bytes(self.entries.tag_key(tag), source).await {
+            Ok(bytes) => Ok(bytes.as_deref().and_then(parse)),
+            Err(error) if error.is_malformed() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the tokens of the tags, which are created if there are none.
@@ -172,37 +177,34 @@ impl<T, C: Codec<T>> Cache<T, C> {
 
     async fn token(&self, tag: &Bytes) -> Result<Token> {
         let key = self.entries.tag_key(tag);
-        // Not from a near cache: an invalidation may be on its way.
-        let get = Get { key: key.clone() };
         let ttl = TtlOf { key: key.clone() };
-        let (bytes, ttl) = tokio::try_join!(self.store.value(&get), self.store.value(&ttl))?;
-        if let Some(token) = bytes.as_deref().and_then(parse) {
-            return Ok(Token::new(
-                tag,
-                token,
-                ttl.unwrap_or(Ttl::After(Duration::ZERO)),
-            ));
+        let (token, ttl) =
+            tokio::join!(self.read_token(tag, Source::Store), self.store.value(&ttl));
+        if let (Some(token), Some(ttl)) = (token?, ttl?) {
+            return Ok(Token::new(tag, token, ttl));
         }
         let new = rand::random();
         let ttl = Ttl::After(TOKEN_TTL);
-        let set = Set {
+        let mut set = Set {
             key,
             value: format(new),
             ttl,
-            condition: match bytes {
-                None => SetCondition::IfMissing,
-                // No token. It is replaced, so that the tag can be used.
-                Some(_) => SetCondition::Always,
-            },
+            condition: SetCondition::IfMissing,
         };
         if self.store.value(&set).await? {
             return Ok(Token::new(tag, new, ttl));
         }
-        match self.store.value(&get).await?.as_deref().and_then(parse) {
-            Some(token) => Ok(Token::new(tag, token, ttl)),
-            // Invalidated again. The entry will be a miss.
-            None => Ok(Token::new(tag, new, ttl)),
-        }
+        let token = match self.read_token(tag, Source::Store).await? {
+            // Of another caller that was faster.
+            Some(token) => token,
+            None => {
+                // Invalidated again, or no token: it is replaced, so that the tag can be used.
+                set.condition = SetCondition::Always;
+                self.store.value(&set).await?;
+                new
+            }
+        };
+        Ok(Token::new(tag, token, ttl))
     }
 
     /// Writes an entry. The tokens that it carries live at least as long.

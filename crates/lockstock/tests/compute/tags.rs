@@ -180,7 +180,12 @@ async fn a_lost_token_is_a_miss_and_stays_one() {
     let redis = Redis::start();
     let pages = pages(&connect(&redis.url()).await);
     let token = "lockstock:tag:pages:a";
-    for lose in [&["DEL", token][..], &["SET", token, "no token"]] {
+    let no_string = "redis.call('DEL', KEYS[1]) redis.call('RPUSH', KEYS[1], 'a')";
+    for lose in [
+        &["DEL", token][..],
+        &["SET", token, "no token"],
+        &["EVAL", no_string, "1", token],
+    ] {
         set(&pages, "/mugs", &["a"]).await;
         assert!(pages.get("/mugs").await.unwrap().is_some());
         redis.command(lose).unwrap();
