@@ -7,11 +7,13 @@
 mod admin;
 mod background;
 mod builder;
+mod dispatch;
 mod holding;
 mod memory;
 mod process;
 mod redis;
 mod request;
+mod scan;
 pub(crate) mod values;
 
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub(crate) use self::memory::Apply;
 pub(crate) use self::process::{ProcessSettings, ProcessStore};
 pub(crate) use self::redis::{OnInterrupt, WireCommand};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
+pub(crate) use self::scan::Scan;
+use crate::cache::{Bypass, Flights};
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::token::ClientId;
@@ -47,6 +51,8 @@ struct Inner {
     backend: Backend,
     background: Background,
     client_id: ClientId,
+    flights: Flights,
+    bypass: Bypass,
 }
 
 enum Backend {
@@ -193,6 +199,8 @@ impl Store {
                 backend,
                 background,
                 client_id,
+                flights: Flights::default(),
+                bypass: Bypass::default(),
             }),
         }
     }
@@ -241,6 +249,15 @@ impl Store {
     /// this store. Log it at startup, so that an operator can find the process.
     pub fn client_id(&self) -> ClientId {
         self.inner.client_id
+    }
+
+    /// Returns the computations of cached values that are under way.
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.inner.flights
+    }
+
+    pub(crate) fn bypass(&self) -> &Bypass {
+        &self.inner.bypass
     }
 
     pub(crate) fn background(&self) -> &Background {

@@ -18,9 +18,13 @@ mod direct;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod interleaving_tests;
 mod notifications;
 mod operation;
 mod replies;
+mod scan;
 mod scripts;
 mod values;
 
@@ -45,6 +49,7 @@ use crate::token::ClientId;
 pub(crate) use self::connection::direct::OnInterrupt;
 pub(super) use self::connection::{SingleTarget, single_target};
 pub(super) use self::direct::DirectRedis;
+pub(super) use self::scan::Scan;
 pub(crate) use self::values::WireCommand;
 
 pub(super) struct Redis {
