@@ -54,7 +54,7 @@ use std::time::Duration;
 
 use lockstock_fork::PerProcess;
 
-pub use self::cache::Cache;
+pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
 pub use self::lock::{Lock, LockBuilder};
 pub use self::multi::{MultiGuard, MultiLock, MultiLockBuilder};
@@ -62,7 +62,7 @@ use crate::error::Result;
 use crate::inspect::{HolderId, LockInfo};
 use crate::key::LockKind;
 use crate::runtime;
-use crate::store::{Apply, OnInterrupt, ProcessSettings, ProcessStore, WireCommand};
+use crate::store::{OnInterrupt, ProcessSettings};
 use crate::token::ClientId;
 
 /// A store of locks and values, for synchronous callers. Cheap to clone.
@@ -80,7 +80,7 @@ pub struct Store {
 
 struct Inner {
     settings: ProcessSettings,
-    process: PerProcess<ProcessStore>,
+    process: PerProcess<crate::Store>,
 }
 
 impl Store {
@@ -147,7 +147,7 @@ impl Store {
     ///
     /// [`is_unavailable`](crate::Error::is_unavailable), with the reason.
     pub fn ping(&self) -> Result<()> {
-        runtime::wait(self.link()?.ping())
+        runtime::wait(self.process().ping())?
     }
 
     /// Waits until every release that continues in the background has reached the store or has
@@ -158,11 +158,7 @@ impl Store {
     ///
     /// [`is_unavailable`](crate::Error::is_unavailable) if the runtime cannot be started.
     pub fn drain(&self) -> Result<()> {
-        let link = self.link()?;
-        runtime::wait(async {
-            link.drain().await;
-            Ok(())
-        })
+        runtime::complete(self.process().drain())
     }
 
     /// Returns the identity under which [`locks`](Self::locks) lists the holders and waiters of
@@ -177,7 +173,7 @@ impl Store {
     ///
     /// As [`Store::locks`](crate::Store::locks).
     pub fn locks(&self) -> Result<Vec<LockInfo>> {
-        runtime::wait(self.link()?.locks())
+        runtime::wait(self.process().locks())?
     }
 
     /// Returns the holders and the waiters of one lock: as
@@ -187,7 +183,7 @@ impl Store {
     ///
     /// As [`Store::lock_info`](crate::Store::lock_info).
     pub fn lock_info(&self, kind: LockKind, name: impl AsRef<[u8]>) -> Result<Option<LockInfo>> {
-        runtime::wait(self.link()?.lock_info(kind, name))
+        runtime::wait(self.process().lock_info(kind, name))?
     }
 
     /// Takes a lock away from `holder`, or from every current holder: as
@@ -202,23 +198,13 @@ impl Store {
         name: impl AsRef<[u8]>,
         holder: Option<HolderId>,
     ) -> Result<bool> {
-        runtime::wait(self.link()?.force_release(kind, name, holder))
+        runtime::wait(self.process().force_release(kind, name, holder))?
     }
 
-    /// Executes a command on values.
-    fn value<V: Apply + WireCommand>(&self, command: &V) -> Result<V::Reply> {
-        runtime::assert_may_block()?;
-        self.process().value(&self.inner.settings, command)
-    }
-
-    /// Returns the asynchronous store of this process.
-    fn link(&self) -> Result<&crate::Store> {
-        self.process().link(&self.inner.settings)
-    }
-
-    fn process(&self) -> &ProcessStore {
+    /// Returns the store of this process.
+    fn process(&self) -> &crate::Store {
         let Inner { settings, process } = &*self.inner;
-        process.get_or_init(|| ProcessStore::new(settings))
+        process.get_or_init(|| crate::Store::for_process(settings))
     }
 }
 

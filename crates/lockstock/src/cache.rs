@@ -90,15 +90,19 @@ impl Store {
     /// # }
     /// ```
     pub fn cache<T>(&self, namespace: impl AsRef<[u8]>) -> Cache<T> {
-        Cache {
-            store: self.clone(),
-            entries: Entries::new(namespace.as_ref(), Json),
-            values: PhantomData,
-        }
+        Cache::new(self, Entries::new(namespace.as_ref(), Json))
     }
 }
 
 impl<T, C> Cache<T, C> {
+    pub(crate) fn new(store: &Store, entries: Entries<C>) -> Self {
+        Self {
+            store: store.clone(),
+            entries,
+            values: PhantomData,
+        }
+    }
+
     /// Sets the format of the values, JSON by default.
     pub fn codec<D: Codec<T>>(self, codec: D) -> Cache<T, D> {
         Cache {

@@ -23,9 +23,8 @@ pub(crate) use self::background::Background;
 use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
-pub(crate) use self::memory::Apply;
-pub(crate) use self::process::{ProcessSettings, ProcessStore};
-pub(crate) use self::redis::{OnInterrupt, WireCommand};
+pub(crate) use self::process::ProcessSettings;
+pub(crate) use self::redis::OnInterrupt;
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 pub(crate) use self::scan::Scan;
 use crate::cache::{Bypass, Flights};
@@ -58,6 +57,8 @@ struct Inner {
 enum Backend {
     Memory(memory::Memory),
     Redis(Arc<redis::Redis>),
+    /// For blocking callers.
+    Direct(redis::DirectRedis),
 }
 
 impl Store {
@@ -182,15 +183,13 @@ impl Store {
     fn open_with(url: &str, options: &Options) -> Result<Self> {
         match Scheme::of(url)? {
             Scheme::Memory => Ok(Self::memory()),
-            Scheme::Redis => Self::open_redis(url, ClientId::random(), options),
+            Scheme::Redis => {
+                let (background, client_id) = (Background::new(), ClientId::random());
+                let redis = redis::Redis::open(url, client_id, options, background.clone())?;
+                let backend = Backend::Redis(Arc::new(redis));
+                Ok(Self::new(backend, background, client_id))
+            }
         }
-    }
-
-    fn open_redis(url: &str, client_id: ClientId, options: &Options) -> Result<Self> {
-        let background = Background::new();
-        let redis = redis::Redis::open(url, client_id, options, background.clone())?;
-        let backend = Backend::Redis(Arc::new(redis));
-        Ok(Self::new(backend, background, client_id))
     }
 
     fn new(backend: Backend, background: Background, client_id: ClientId) -> Self {
@@ -210,6 +209,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(_) => Ok(()),
             Backend::Redis(redis) => redis.connect().await,
+            Backend::Direct(direct) => direct.link()?.connect().await,
         }
     }
 
@@ -223,6 +223,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(_) => Ok(()),
             Backend::Redis(redis) => redis.ping().await,
+            Backend::Direct(direct) => direct.link()?.ping().await,
         }
     }
 
@@ -270,6 +271,10 @@ impl Store {
         Ok(match &self.inner.backend {
             Backend::Memory(memory) => memory.acquire(&request).await.map(Holding::Memory),
             Backend::Redis(redis) => redis.acquire(request).await?.map(Holding::Redis),
+            Backend::Direct(direct) => {
+                let acquired = direct.link()?.acquire(request).await?;
+                acquired.map(Holding::Redis)
+            }
         })
     }
 }
@@ -303,7 +308,7 @@ impl std::fmt::Debug for Store {
         // Not derived: the connection contains the password.
         f.write_str(match self.inner.backend {
             Backend::Memory(_) => "Store(memory)",
-            Backend::Redis(_) => "Store(redis)",
+            Backend::Redis(_) | Backend::Direct(_) => "Store(redis)",
         })
     }
 }

@@ -1,15 +1,15 @@
 //! Typed values with a time to live, for synchronous callers.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use super::Store;
-use crate::cache::{Codec, Entries, Integer, Json, Ttl};
+use super::owned::Owned;
+use crate::cache::{Codec, ComputeError, ComputePolicy, Entries, Integer, Json, Tags, Ttl};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
-use crate::store::values::{
-    Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
-};
+use crate::runtime;
 
 /// Values of type `T` under the keys of one namespace, from [`Store::cache`]. Cheap to clone. It
 /// shares its entries with the asynchronous [`Cache`](crate::Cache) of the same namespace.
@@ -88,11 +88,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
     ///
     /// As [`Cache::get`](crate::Cache::get).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let get = Get {
-            key: self.entries.key(key.as_ref())?,
-        };
-        let bytes = self.store.value(&get)?;
-        bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+        self.run(|cache| async move { cache.get(key).await })
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.
@@ -101,8 +97,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
     ///
     /// As [`Cache::set`](crate::Cache::set).
     pub fn set(&self, key: impl AsRef<[u8]>, value: &T, ttl: impl Into<Ttl>) -> Result<()> {
-        self.write(key.as_ref(), value, ttl.into(), SetCondition::Always)
-            .map(drop)
+        self.run(|cache| async move { cache.set(key, value, ttl).await })
     }
 
     /// Writes `value` under `key` if there is no value. Returns whether it was written.
@@ -111,7 +106,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
     ///
     /// As [`set`](Self::set).
     pub fn add(&self, key: impl AsRef<[u8]>, value: &T, ttl: impl Into<Ttl>) -> Result<bool> {
-        self.write(key.as_ref(), value, ttl.into(), SetCondition::IfMissing)
+        self.run(|cache| async move { cache.add(key, value, ttl).await })
     }
 
     /// Writes `value` under `key` if there is a value. Returns whether it was written.
@@ -120,39 +115,144 @@ impl<T, C: Codec<T>> Cache<T, C> {
     ///
     /// As [`set`](Self::set).
     pub fn replace(&self, key: impl AsRef<[u8]>, value: &T, ttl: impl Into<Ttl>) -> Result<bool> {
-        self.write(key.as_ref(), value, ttl.into(), SetCondition::IfPresent)
+        self.run(|cache| async move { cache.replace(key, value, ttl).await })
     }
 
-    fn write(&self, key: &[u8], value: &T, ttl: Ttl, condition: SetCondition) -> Result<bool> {
-        self.store.value(&Set {
-            key: self.entries.key(key)?,
-            value: self.entries.encode(value)?,
-            ttl: self.entries.ttl(ttl)?,
-            condition,
-        })
+    /// Returns the values under several keys, in the order of the keys: as
+    /// [`Cache::get_many`](crate::Cache::get_many). On a Cluster one round trip for each node.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::get_many`](crate::Cache::get_many).
+    pub fn get_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Option<T>>> {
+        self.run(|cache| async move { cache.get_many(keys).await })
+    }
+
+    /// Writes several values with one time to live: as
+    /// [`Cache::set_many`](crate::Cache::set_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::set_many`](crate::Cache::set_many).
+    pub fn set_many<K: AsRef<[u8]>, V: Borrow<T>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+        ttl: impl Into<Ttl>,
+    ) -> Result<()> {
+        self.run(|cache| async move { cache.set_many(entries, ttl).await })
+    }
+
+    /// Returns the value under `key`. If there is none, computes it and writes it: as
+    /// [`Cache::get_or_set`](crate::Cache::get_or_set).
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid`](Error::is_invalid), as [`Cache::get_or_set`](crate::Cache::get_or_set).
+    pub fn get_or_set(
+        &self,
+        key: impl AsRef<[u8]>,
+        policy: impl Into<ComputePolicy>,
+        compute: impl FnOnce() -> T,
+    ) -> Result<T> {
+        let cache = self.cache();
+        runtime::wait(cache.get_or_set(key, policy, async || compute()))?
+    }
+
+    /// Returns the value under `key`. If there is none, calls `compute`, and writes and returns its
+    /// value: as [`Cache::get_or_try_set`](crate::Cache::get_or_try_set). Callers in this process,
+    /// and on request in all processes, share one computation. `compute` runs on this thread, and may
+    /// use the store. Starts the runtime.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn rate_of(currency: &str) -> std::io::Result<f64> { Ok(1.09) }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = lockstock::blocking::Store::memory();
+    /// let rates = store.cache::<f64>("rates");
+    /// let rate = rates.get_or_try_set("EUR", Duration::from_secs(60), || rate_of("EUR"))?;
+    /// assert_eq!((rate, rates.get("EUR")?), (1.09, Some(1.09)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::get_or_try_set`](crate::Cache::get_or_try_set).
+    pub fn get_or_try_set<E: Send + Sync + 'static>(
+        &self,
+        key: impl AsRef<[u8]>,
+        policy: impl Into<ComputePolicy>,
+        compute: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, ComputeError<E>> {
+        let cache = self.cache();
+        runtime::wait(cache.get_or_try_set(key, policy, async || compute()))
+            .map_err(ComputeError::Invalid)?
+    }
+
+    /// Returns the state of `tags`, for [`set_tagged`](Self::set_tagged): as
+    /// [`Cache::tags`](crate::Cache::tags).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::tags`](crate::Cache::tags).
+    pub fn tags<N: AsRef<[u8]>>(&self, tags: impl IntoIterator<Item = N>) -> Result<Tags> {
+        self.run(|cache| async move { cache.tags(tags).await })
+    }
+
+    /// Writes `value` under `key` and the tags: as [`Cache::set_tagged`](crate::Cache::set_tagged).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::set_tagged`](crate::Cache::set_tagged).
+    pub fn set_tagged(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: &T,
+        ttl: impl Into<Ttl>,
+        tags: &Tags,
+    ) -> Result<()> {
+        self.run(|cache| async move { cache.set_tagged(key, value, ttl, tags).await })
+    }
+
+    /// Invalidates all entries that were written under `tag`: as
+    /// [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::invalidate_tag`](crate::Cache::invalidate_tag).
+    pub fn invalidate_tag(&self, tag: impl AsRef<[u8]>) -> Result<()> {
+        self.run(|cache| async move { cache.invalidate_tag(tag).await })
     }
 }
 
-impl<T, C> Cache<T, C> {
+impl<T, C: Clone> Cache<T, C> {
     /// Removes the value under `key`. Returns whether there was one: as
     /// [`Cache::delete`](crate::Cache::delete).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`Cache::delete`](crate::Cache::delete).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let keys = vec![self.entries.key(key.as_ref())?];
-        Ok(self.store.value(&Delete { keys })? > 0)
+        self.run(|cache| async move { cache.delete(key).await })
+    }
+
+    /// Removes the values under several keys. Returns how many there were: as
+    /// [`Cache::delete_many`](crate::Cache::delete_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::delete_many`](crate::Cache::delete_many).
+    pub fn delete_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<u64> {
+        self.run(|cache| async move { cache.delete_many(keys).await })
     }
 
     /// Returns whether there is a value under `key`.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`Cache::contains`](crate::Cache::contains).
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = self.entries.key(key.as_ref())?;
-        self.store.value(&Exists { key })
+        self.run(|cache| async move { cache.contains(key).await })
     }
 
     /// Sets the time to live of the value under `key`, from now. Returns whether there is one.
@@ -161,35 +261,81 @@ impl<T, C> Cache<T, C> {
     ///
     /// As [`Cache::touch`](crate::Cache::touch).
     pub fn touch(&self, key: impl AsRef<[u8]>, ttl: impl Into<Ttl>) -> Result<bool> {
-        let key = self.entries.key(key.as_ref())?;
-        match self.entries.ttl(ttl.into())? {
-            Ttl::After(ttl) => self.store.value(&Touch { key, ttl }),
-            Ttl::Never => {
-                let had_ttl = self.store.value(&Persist { key: key.clone() })?;
-                Ok(had_ttl || self.store.value(&Exists { key })?)
-            }
-        }
+        self.run(|cache| async move { cache.touch(key, ttl).await })
     }
 
     /// Returns the remaining time to live of the value under `key`, `None` if there is no value.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`Cache::ttl`](crate::Cache::ttl).
     pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<Ttl>> {
-        let key = self.entries.key(key.as_ref())?;
-        self.store.value(&TtlOf { key })
+        self.run(|cache| async move { cache.ttl(key).await })
     }
 
     /// Lets the value under `key` live without end. Returns whether there is a value that would have
-    /// expired.
+    /// expired: as [`Cache::persist`](crate::Cache::persist).
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`Cache::persist`](crate::Cache::persist).
     pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = self.entries.key(key.as_ref())?;
-        self.store.value(&Persist { key })
+        self.run(|cache| async move { cache.persist(key).await })
+    }
+
+    /// Scans for the keys that match a glob pattern: as [`Cache::keys`](crate::Cache::keys). Starts
+    /// the runtime.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::blocking::Store::memory();
+    /// let carts = store.cache::<u32>("carts");
+    /// carts.set_many([("de:1", 2), ("fr:1", 5)], Duration::from_secs(60))?;
+    /// for key in carts.keys("de:*")? {
+    ///     assert_eq!(key?, b"de:1");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::keys`](crate::Cache::keys).
+    pub fn keys(&self, pattern: impl AsRef<[u8]>) -> Result<KeyScan> {
+        Ok(KeyScan(Owned::new(self.cache().keys(pattern)?)))
+    }
+
+    /// Removes the values whose keys match a glob pattern: as
+    /// [`Cache::delete_matching`](crate::Cache::delete_matching). Starts the runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::delete_matching`](crate::Cache::delete_matching).
+    pub fn delete_matching(&self, pattern: impl AsRef<[u8]>) -> Result<u64> {
+        runtime::wait(self.cache().delete_matching(pattern))?
+    }
+
+    /// Removes all values of this namespace and version, and nothing else: as
+    /// [`Cache::clear`](crate::Cache::clear). Starts the runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::clear`](crate::Cache::clear).
+    pub fn clear(&self) -> Result<u64> {
+        runtime::wait(self.cache().clear())?
+    }
+
+    /// Runs a call of the asynchronous cache, whose commands on values block.
+    fn run<R, F: Future<Output = Result<R>>>(
+        &self,
+        call: impl FnOnce(crate::Cache<T, C>) -> F,
+    ) -> Result<R> {
+        runtime::complete(call(self.cache()))?
+    }
+
+    fn cache(&self) -> crate::Cache<T, C> {
+        crate::Cache::new(self.store.process(), self.entries.clone())
     }
 }
 
@@ -201,12 +347,7 @@ impl Cache<i64, Integer> {
     ///
     /// As [`Cache::incr`](crate::Cache::incr).
     pub fn incr(&self, key: impl AsRef<[u8]>, by: i64, ttl: impl Into<Ttl>) -> Result<i64> {
-        let sum = self.store.value(&Increment {
-            key: self.entries.key(key.as_ref())?,
-            by,
-            if_missing: Some(self.entries.ttl(ttl.into())?),
-        })?;
-        Ok(sum.unwrap_or_default())
+        self.run(|cache| async move { cache.incr(key, by, ttl).await })
     }
 
     /// Subtracts `by` from the value under `key`: see [`incr`](Self::incr).
@@ -215,10 +356,25 @@ impl Cache<i64, Integer> {
     ///
     /// As [`incr`](Self::incr).
     pub fn decr(&self, key: impl AsRef<[u8]>, by: i64, ttl: impl Into<Ttl>) -> Result<i64> {
-        let by = by
-            .checked_neg()
-            .ok_or_else(|| Error::invalid(format!("{by} cannot be subtracted from an integer")))?;
-        self.incr(key, by, ttl)
+        self.run(|cache| async move { cache.decr(key, by, ttl).await })
+    }
+}
+
+/// Scan for the keys of a [`Cache`], from [`Cache::keys`]. After a failure, the next call continues
+/// it. A child of `fork` cannot continue the scan of its parent.
+pub struct KeyScan(Owned<crate::KeyScan>);
+
+impl Iterator for KeyScan {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(scan) = self.0.get_mut() else {
+            return Some(Err(Error::invalid(
+                "the scan is that of the parent of this process",
+            )));
+        };
+        let next = runtime::wait(scan.next());
+        next.and_then(|next| next).transpose()
     }
 }
 
@@ -237,5 +393,11 @@ impl<T, C> fmt::Debug for Cache<T, C> {
         f.debug_tuple("Cache")
             .field(&Escaped(self.entries.prefix()))
             .finish()
+    }
+}
+
+impl fmt::Debug for KeyScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyScan")
     }
 }

@@ -106,7 +106,7 @@ impl Guard {
     /// As [`Guard::extend`](crate::Guard::extend), and [`is_invalid`](Error::is_invalid) in a child
     /// of `fork`.
     pub fn extend(&self, by: Duration) -> Result<()> {
-        runtime::wait(self.held()?.extend(by))
+        runtime::wait(self.held()?.extend(by))?
     }
 
     /// Starts the lease again, at its full length: as [`Guard::renew`](crate::Guard::renew).
@@ -115,7 +115,7 @@ impl Guard {
     ///
     /// As [`extend`](Self::extend).
     pub fn renew(&self) -> Result<()> {
-        runtime::wait(self.held()?.renew())
+        runtime::wait(self.held()?.renew())?
     }
 
     /// Renews the lock automatically, for at most `max`: as
@@ -148,8 +148,8 @@ impl Guard {
     /// ```
     pub fn release(mut self) -> Result<()> {
         match self.held.take() {
-            Some(guard) => runtime::wait(guard.release()),
-            None => runtime::wait(self.claim.release(self.store.link()?)),
+            Some(guard) => runtime::wait(guard.release())?,
+            None => runtime::wait(self.claim.release(self.store.process()))?,
         }
     }
 
@@ -160,13 +160,13 @@ impl Guard {
     /// As [`Guard::keep`](crate::Guard::keep), and [`is_invalid`](Error::is_invalid) in a child of
     /// `fork`.
     pub fn keep(mut self) -> Result<()> {
-        runtime::wait(self.held.take().ok_or_else(not_owned)?.keep())
+        runtime::wait(self.held.take().ok_or_else(not_owned)?.keep())?
     }
 
     /// Gives the lock back after work under it, unless that work has returned in a child of `fork`.
     pub(super) fn finish(mut self) -> Result<()> {
         match self.held.take() {
-            Some(guard) => runtime::wait(guard.release()),
+            Some(guard) => runtime::wait(guard.release())?,
             None => Ok(()),
         }
     }

@@ -142,8 +142,8 @@ impl Lock {
     }
 
     fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired<Guard>> {
-        let lock = crate::Lock::new(self.store.link()?, &self.target);
-        Ok(match runtime::wait(lock.acquire_before(wait_deadline))? {
+        let lock = crate::Lock::new(self.store.process(), &self.target);
+        Ok(match runtime::wait(lock.acquire_before(wait_deadline))?? {
             Acquired::Held(guard) => Acquired::Held(Guard::new(&self.store, guard)),
             Acquired::Busy(busy) => Acquired::Busy(busy),
         })

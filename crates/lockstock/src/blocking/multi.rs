@@ -61,7 +61,7 @@ impl MultiLock {
     ///
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store does not reply.
     pub fn acquire(&self) -> Result<MultiGuard> {
-        let guard = runtime::wait(self.lock()?.acquire())?;
+        let guard = runtime::wait(self.lock().acquire())??;
         Ok(MultiGuard::new(&self.store, guard))
     }
 
@@ -71,7 +71,7 @@ impl MultiLock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_within(&self, wait: Duration) -> Result<Acquired<MultiGuard>> {
-        let outcome = runtime::wait(self.lock()?.acquire_within(wait))?;
+        let outcome = runtime::wait(self.lock().acquire_within(wait))??;
         Ok(self.held(outcome))
     }
 
@@ -81,7 +81,7 @@ impl MultiLock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> Result<Acquired<MultiGuard>> {
-        let outcome = runtime::wait(self.lock()?.try_acquire())?;
+        let outcome = runtime::wait(self.lock().try_acquire())??;
         Ok(self.held(outcome))
     }
 
@@ -129,8 +129,8 @@ impl MultiLock {
         self
     }
 
-    fn lock(&self) -> Result<crate::MultiLock> {
-        Ok(crate::MultiLock::new(self.store.link()?, &self.targets))
+    fn lock(&self) -> crate::MultiLock {
+        crate::MultiLock::new(self.store.process(), &self.targets)
     }
 
     fn held(&self, outcome: Acquired<crate::MultiGuard>) -> Acquired<MultiGuard> {
@@ -193,7 +193,7 @@ impl MultiGuard {
     ///
     /// As [`Guard::renew`](super::Guard::renew), if one of the locks could not be renewed.
     pub fn renew(&self) -> Result<()> {
-        runtime::wait(self.held()?.renew())
+        runtime::wait(self.held()?.renew())?
     }
 
     /// Adds `by` to the rest of each lease.
@@ -202,7 +202,7 @@ impl MultiGuard {
     ///
     /// As [`Guard::extend`](super::Guard::extend), if one of the locks could not be extended.
     pub fn extend(&self, by: Duration) -> Result<()> {
-        runtime::wait(self.held()?.extend(by))
+        runtime::wait(self.held()?.extend(by))?
     }
 
     /// Gives all locks back: as [`Guard::release`](super::Guard::release).
@@ -212,10 +212,10 @@ impl MultiGuard {
     /// As [`Guard::release`](super::Guard::release), if one of the locks could not be released.
     pub fn release(mut self) -> Result<()> {
         if let Some(guard) = self.held.take() {
-            return runtime::wait(guard.release());
+            return runtime::wait(guard.release())?;
         }
-        let link = self.store.link()?;
-        let release = |(claim, _): &(Claim, u64)| runtime::wait(claim.release(link));
+        let store = self.store.process();
+        let release = |(claim, _): &(Claim, u64)| runtime::wait(claim.release(store))?;
         combined(self.claims.iter().map(release).collect())
     }
 
@@ -225,14 +225,14 @@ impl MultiGuard {
     ///
     /// As [`Guard::keep`](super::Guard::keep), if one of the locks could not be kept.
     pub fn keep(mut self) -> Result<()> {
-        runtime::wait(self.held.take().ok_or_else(not_owned)?.keep())
+        runtime::wait(self.held.take().ok_or_else(not_owned)?.keep())?
     }
 
     /// Gives the locks back after work under them, unless that work has returned in a child of
     /// `fork`.
     fn finish(mut self) -> Result<()> {
         match self.held.take() {
-            Some(guard) => runtime::wait(guard.release()),
+            Some(guard) => runtime::wait(guard.release())?,
             None => Ok(()),
         }
     }

@@ -22,6 +22,14 @@ impl<T> Owned<T> {
         self.value.as_ref().filter(|_| self.is_own())
     }
 
+    /// Returns the value, `None` in a child.
+    pub(super) fn get_mut(&mut self) -> Option<&mut T> {
+        match self.is_own() {
+            true => self.value.as_mut(),
+            false => None,
+        }
+    }
+
     /// Takes the value, `None` in a child.
     pub(super) fn take(&mut self) -> Option<T> {
         let value = self.value.take()?;

@@ -16,6 +16,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
             Backend::Redis(redis) => redis.value(command).await,
+            Backend::Direct(direct) => direct.value(command).await,
         }
     }
 
@@ -31,6 +32,7 @@ impl Store {
                 commands.iter().map(apply).collect()
             }
             Backend::Redis(redis) => redis.values(commands).await,
+            Backend::Direct(direct) => direct.values(commands).await,
         }
     }
 
@@ -61,6 +63,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(_) => None,
             Backend::Redis(redis) => redis.slot_of(),
+            Backend::Direct(direct) => direct.slot_of(),
         }
     }
 }

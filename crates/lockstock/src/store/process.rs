@@ -1,44 +1,21 @@
-//! What one process owns of a store that blocking callers use: connections, and the asynchronous
-//! store once it is needed.
+//! Stores for blocking callers, one for each process.
 
-use std::sync::OnceLock;
-
-use tokio::time::Instant;
+use std::sync::Arc;
 
 use super::background::Background;
 use super::builder::Options;
-use super::memory::{Apply, Memory};
-use super::redis::{self, DirectRedis, OnInterrupt, SingleTarget, WireCommand};
+use super::memory::Memory;
+use super::redis::{DirectRedis, DirectSettings, DirectTarget, OnInterrupt};
 use super::{Backend, Scheme, Store};
-use crate::error::{Error, Result};
-use crate::runtime;
+use crate::error::Result;
 use crate::token::ClientId;
 
-/// The settings of a store, which a child of `fork` inherits. Immutable.
-pub(crate) struct ProcessSettings {
-    url: String,
-    options: Options,
-    on_interrupt: Option<OnInterrupt>,
-    kind: Kind,
-}
+/// The settings of a store, which a child of `fork` takes over. Immutable.
+pub(crate) struct ProcessSettings(Kind);
 
 enum Kind {
     Memory,
-    /// `None`: sentinels or a Cluster.
-    Redis(Option<SingleTarget>),
-}
-
-/// A store in one process.
-pub(crate) struct ProcessStore {
-    client_id: ClientId,
-    values: Values,
-    /// Opened at the first need: it starts the runtime.
-    link: OnceLock<Store>,
-}
-
-enum Values {
-    Memory(Memory),
-    Redis(DirectRedis),
+    Redis(Arc<DirectSettings>),
 }
 
 impl ProcessSettings {
@@ -47,78 +24,35 @@ impl ProcessSettings {
         options: Options,
         on_interrupt: Option<OnInterrupt>,
     ) -> Result<Self> {
-        let kind = match Scheme::of(&url)? {
+        Ok(Self(match Scheme::of(&url)? {
             Scheme::Memory => Kind::Memory,
-            Scheme::Redis => Kind::Redis(redis::single_target(&url, &options)?),
-        };
-        Ok(Self {
-            url,
-            options,
-            on_interrupt,
-            kind,
-        })
+            Scheme::Redis => Kind::Redis(Arc::new(DirectSettings {
+                target: DirectTarget::parse(&url, &options)?,
+                url,
+                options,
+                on_interrupt,
+            })),
+        }))
     }
 
     pub(crate) fn is_memory(&self) -> bool {
-        matches!(self.kind, Kind::Memory)
+        matches!(self.0, Kind::Memory)
     }
 }
 
-impl ProcessStore {
-    /// Opens no connection and starts no thread.
-    pub(crate) fn new(settings: &ProcessSettings) -> Self {
-        Self {
-            client_id: ClientId::random(),
-            values: match &settings.kind {
-                Kind::Memory => Values::Memory(Memory::new()),
-                Kind::Redis(single) => Values::Redis(DirectRedis::new(
-                    single.as_ref(),
-                    settings.options.timeout,
-                    settings.on_interrupt.clone(),
-                )),
-            },
-            link: OnceLock::new(),
-        }
-    }
-
-    pub(crate) fn client_id(&self) -> ClientId {
-        self.client_id
-    }
-
-    /// Executes a command on values.
-    pub(crate) fn value<V: Apply + WireCommand>(
-        &self,
-        settings: &ProcessSettings,
-        command: &V,
-    ) -> Result<V::Reply> {
-        match &self.values {
-            Values::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
-            Values::Redis(direct) => {
-                direct.value(command, || match &self.link(settings)?.inner.backend {
-                    Backend::Redis(redis) => Ok(redis.clone()),
-                    Backend::Memory(_) => Err(Error::unavailable("the store is in memory")),
-                })
-            }
-        }
-    }
-
-    /// Returns the asynchronous store, with the same values and locks.
-    pub(crate) fn link(&self, settings: &ProcessSettings) -> Result<&Store> {
-        if let Some(link) = self.link.get() {
-            return Ok(link);
-        }
-        let _entered = runtime::enter()?;
-        let opened = match &self.values {
-            Values::Memory(memory) => Store::new(
-                Backend::Memory(memory.clone()),
-                Background::new(),
-                self.client_id,
-            ),
-            Values::Redis(_) => {
-                Store::open_redis(&settings.url, self.client_id, &settings.options)?
-            }
+impl Store {
+    /// Opens a store whose commands on values block, in this process. Opens no connection and starts
+    /// no thread.
+    pub(crate) fn for_process(settings: &ProcessSettings) -> Self {
+        let (background, client_id) = (Background::of_process(), ClientId::random());
+        let backend = match &settings.0 {
+            Kind::Memory => Backend::Memory(Memory::new()),
+            Kind::Redis(settings) => Backend::Direct(DirectRedis::new(
+                settings.clone(),
+                client_id,
+                background.clone(),
+            )),
         };
-        // If several threads have opened one, the others are dropped, before they have connected.
-        Ok(self.link.get_or_init(|| opened))
+        Self::new(backend, background, client_id)
     }
 }

@@ -46,9 +46,9 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(super) use self::connection::DirectTarget;
 pub(crate) use self::connection::direct::OnInterrupt;
-pub(super) use self::connection::{SingleTarget, single_target};
-pub(super) use self::direct::DirectRedis;
+pub(super) use self::direct::{DirectRedis, DirectSettings};
 pub(super) use self::scan::Scan;
 pub(crate) use self::values::WireCommand;
 

@@ -13,6 +13,8 @@ pub(crate) struct Scan(Source);
 enum Source {
     Memory(memory::Memory, memory::Scan),
     Redis(Arc<redis::Redis>, redis::Scan),
+    /// The link is opened by the first page.
+    Direct(Store, redis::Scan),
 }
 
 impl Store {
@@ -24,6 +26,7 @@ impl Store {
             Backend::Redis(redis) => {
                 Source::Redis(redis.clone(), redis::Scan::new(prefix, pattern))
             }
+            Backend::Direct(_) => Source::Direct(self.clone(), redis::Scan::new(prefix, pattern)),
         })
     }
 }
@@ -34,6 +37,10 @@ impl Scan {
         match &mut self.0 {
             Source::Memory(memory, scan) => Ok(scan.next_page(&memory.values(), Instant::now())),
             Source::Redis(redis, scan) => scan.next_page(redis).await,
+            Source::Direct(store, scan) => match &store.inner.backend {
+                Backend::Direct(direct) => scan.next_page(direct.link()?).await,
+                Backend::Memory(_) | Backend::Redis(_) => Ok(None),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@ mod harness;
 
 mod hostile;
 mod locks;
+mod many;
 mod outages;
 mod topologies;
 mod values;

@@ -222,7 +222,7 @@ impl Connection {
 
     /// Returns the blocking connections to the server for a command with a key, as far as that
     /// server is known. `None` for a single server, whose address needs no lookup: see
-    /// [`single_target`].
+    /// [`DirectTarget`].
     pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
         match &*self.0 {
             Topology::Single { .. } => None,
@@ -325,32 +325,44 @@ impl Connection {
     }
 }
 
-/// Returns the server of a URL, `None` if it has to be found through sentinels or a Cluster. Opens
-/// no connection.
-pub(in crate::store) fn single_target(
-    url: &str,
-    options: &Options,
-) -> Result<Option<SingleTarget>> {
-    Ok(match Endpoints::parse(url, options)? {
-        (Endpoints::Single(info), certificates) => Some(SingleTarget { info, certificates }),
-        _ => None,
-    })
-}
-
-/// A single server, as a URL names it.
+/// Where the blocking connections of a URL lead.
 #[derive(Clone)]
-pub(in crate::store) struct SingleTarget {
-    info: ConnectionInfo,
-    certificates: Certificates,
+pub(in crate::store) enum DirectTarget {
+    Single {
+        info: ConnectionInfo,
+        certificates: Certificates,
+    },
+    /// To the master that the sentinels of the asynchronous connection name.
+    Master,
+    /// To the node of a key, by the slot map of the asynchronous connection.
+    Node,
 }
 
-impl SingleTarget {
-    /// Opens no connection yet.
-    pub(in crate::store) fn pool(&self) -> Pool {
-        Pool::new(Target {
-            info: self.info.clone(),
-            tls: ClientTls::new(self.certificates.clone()).into(),
+impl DirectTarget {
+    pub(in crate::store) fn parse(url: &str, options: &Options) -> Result<Self> {
+        Ok(match Endpoints::parse(url, options)? {
+            (Endpoints::Single(info), certificates) => Self::Single { info, certificates },
+            (Endpoints::Sentinel { .. }, _) => Self::Master,
+            (Endpoints::Cluster { .. }, _) => Self::Node,
         })
+    }
+
+    /// Returns the connections to the only server, if there is only one. Opens none yet.
+    pub(in crate::store) fn pool(&self) -> Option<Pool> {
+        match self {
+            Self::Single { info, certificates } => Some(Pool::new(Target {
+                info: info.clone(),
+                tls: ClientTls::new(certificates.clone()).into(),
+            })),
+            Self::Master | Self::Node => None,
+        }
+    }
+
+    pub(in crate::store) fn slot_of(&self) -> Option<SlotOf> {
+        match self {
+            Self::Single { .. } | Self::Master => None,
+            Self::Node => Some(Cluster::slot_of),
+        }
     }
 }
 

@@ -53,6 +53,18 @@ impl Redis {
         reply.await.map_err(explain)
     }
 
+    pub(super) async fn send_all(
+        &self,
+        commands: Vec<Cmd>,
+        deadline: Instant,
+    ) -> Vec<Result<Value>> {
+        let replies = self.connection.send_all(commands, deadline).await;
+        replies
+            .into_iter()
+            .map(|reply| reply.map_err(explain))
+            .collect()
+    }
+
     /// Executes repeatable commands, in pipelines. Fails with the first failure, after all others
     /// were tried: an unavailable node of a Cluster does not keep the others from their part.
     pub(in crate::store) async fn values<V: WireCommand>(
@@ -96,7 +108,7 @@ impl Redis {
 
 /// Takes the commands of the next pipeline: as many as delay the locks, which use the same
 /// connection, only for a moment.
-fn pipeline(commands: &mut Peekable<impl Iterator<Item = Cmd>>) -> Vec<Cmd> {
+pub(super) fn pipeline(commands: &mut Peekable<impl Iterator<Item = Cmd>>) -> Vec<Cmd> {
     let mut pipeline = Vec::new();
     let (mut words, mut bytes) = (0, 0);
     while let Some(command) = commands.next_if(|next| {

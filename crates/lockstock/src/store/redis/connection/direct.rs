@@ -99,6 +99,20 @@ impl Pool {
         })
     }
 
+    /// Sends several commands at once and waits for their replies, in order, as [`call`](Self::call)
+    /// does for one.
+    pub(in crate::store) fn call_all<'a>(
+        &self,
+        commands: impl ExactSizeIterator<Item = &'a Cmd> + Clone,
+        are_repeatable: bool,
+        limits: &Limits,
+    ) -> Result<Vec<Value>, DirectError> {
+        self.run(are_repeatable, limits, |link| {
+            link.send(commands.clone())?;
+            commands.clone().map(|_| link.receive()).collect()
+        })
+    }
+
     /// Returns whether calls should take another way to the server: the last one did not reach it.
     pub(in crate::store) fn is_bypassed(&self) -> bool {
         self.is_bypassed.load(Ordering::Relaxed)

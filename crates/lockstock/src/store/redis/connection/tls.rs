@@ -6,7 +6,7 @@ use crate::store::builder::{ClientCertificate, Options};
 
 /// The certificates of the options, or the authorities of `ssl_ca_certs`, the option of the URL.
 #[derive(Clone)]
-pub(super) struct Certificates {
+pub(in crate::store) struct Certificates {
     /// In PEM. `None`: those of the system.
     authorities: Option<Vec<u8>>,
     client: Option<ClientCertificate>,

@@ -6,7 +6,7 @@ use lockstock_testkit::{Proxy, Redis};
 
 use super::*;
 use crate::store::builder::Options;
-use crate::store::redis::connection::single_target;
+use crate::store::redis::connection::DirectTarget;
 
 /// Longer than a server takes on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -14,8 +14,8 @@ const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
 
 fn pool(url: &str) -> Pool {
-    let target = single_target(url, &Options::default()).unwrap();
-    target.unwrap().pool()
+    let target = DirectTarget::parse(url, &Options::default()).unwrap();
+    target.pool().unwrap()
 }
 
 fn within(limit: Duration) -> Limits {
