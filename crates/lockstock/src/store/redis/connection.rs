@@ -329,7 +329,7 @@ impl Connection {
 #[derive(Clone)]
 pub(in crate::store) enum DirectTarget {
     Single {
-        info: ConnectionInfo,
+        info: Box<ConnectionInfo>,
         certificates: Certificates,
     },
     /// To the master that the sentinels of the asynchronous connection name.
@@ -341,7 +341,10 @@ pub(in crate::store) enum DirectTarget {
 impl DirectTarget {
     pub(in crate::store) fn parse(url: &str, options: &Options) -> Result<Self> {
         Ok(match Endpoints::parse(url, options)? {
-            (Endpoints::Single(info), certificates) => Self::Single { info, certificates },
+            (Endpoints::Single(info), certificates) => Self::Single {
+                info: info.into(),
+                certificates,
+            },
             (Endpoints::Sentinel { .. }, _) => Self::Master,
             (Endpoints::Cluster { .. }, _) => Self::Node,
         })
@@ -351,7 +354,7 @@ impl DirectTarget {
     pub(in crate::store) fn pool(&self) -> Option<Pool> {
         match self {
             Self::Single { info, certificates } => Some(Pool::new(Target {
-                info: info.clone(),
+                info: (**info).clone(),
                 tls: ClientTls::new(certificates.clone()).into(),
             })),
             Self::Master | Self::Node => None,

@@ -39,10 +39,6 @@ const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(in crate::store) struct Target {
     pub(super) info: ConnectionInfo,
-    #[cfg_attr(
-        not(feature = "tls"),
-        expect(dead_code, reason = "the certificates of a connection with TLS")
-    )]
     pub(super) tls: Arc<ClientTls>,
 }
 

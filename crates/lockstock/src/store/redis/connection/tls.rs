@@ -6,6 +6,10 @@ use crate::store::builder::{ClientCertificate, Options};
 
 /// The certificates of the options, or the authorities of `ssl_ca_certs`, the option of the URL.
 #[derive(Clone)]
+#[cfg_attr(
+    not(feature = "tls"),
+    expect(dead_code, reason = "rejected without TLS")
+)]
 pub(in crate::store) struct Certificates {
     /// In PEM. `None`: those of the system.
     authorities: Option<Vec<u8>>,

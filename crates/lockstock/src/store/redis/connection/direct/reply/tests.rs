@@ -69,8 +69,8 @@ fn read_all(bytes: &[u8], sizes: &[usize], count: usize) -> Result<Vec<Value>, R
         next: 0,
     };
     let mut reader = ReplyReader::new(MAX_BYTES);
-    let replies = (0..count).map(|_| reader.read(&mut pieces)).collect();
-    if matches!(replies, Ok(_)) {
+    let replies: Result<Vec<_>, _> = (0..count).map(|_| reader.read(&mut pieces)).collect();
+    if replies.is_ok() {
         assert!(reader.is_empty() && pieces.bytes.is_empty());
     }
     replies
