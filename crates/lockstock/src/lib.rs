@@ -82,6 +82,7 @@ mod inspect;
 mod key;
 mod lease;
 mod listing;
+mod random;
 mod redact;
 mod runtime;
 mod token;

@@ -1,10 +1,9 @@
 //! The identities of holders, in a form that operators can read in the holder key. The rest of
 //! its value belongs to the scripts (`scripts/exclusive.lua`).
 
-use std::cell::Cell;
 use std::fmt;
 
-use lockstock_fork::generation;
+use crate::random::random;
 
 /// Identifies one attempt to acquire a lock. Never reused.
 ///
@@ -14,7 +13,7 @@ pub(crate) struct Token(u128);
 
 impl Token {
     pub(crate) fn random(client_id: ClientId) -> Self {
-        Self(u128::from(client_id.0) << 64 | u128::from(random()))
+        Self(u128::from(client_id.0) << 64 | u128::from(random::<u64>()))
     }
 
     /// Parses the output of [`Display`](fmt::Display).
@@ -26,25 +25,6 @@ impl Token {
         // The shift leaves 64 bits, so the cast loses nothing.
         ClientId((self.0 >> 64) as u64)
     }
-}
-
-/// Returns 64 random bits that no other process draws.
-///
-/// A child of `fork` inherits the state of the generator of its thread, which does not notice: its
-/// next numbers would be those of its parent and of its siblings. Two holders would have the same
-/// token.
-fn random() -> u64 {
-    thread_local! {
-        static SEEDED_IN: Cell<Option<u64>> = const { Cell::new(None) };
-    }
-    // A first use seeds too: the application may have used the generator before a fork.
-    let generation = Some(generation());
-    if SEEDED_IN.replace(generation) != generation {
-        // Without a new seed the numbers may be repeated: no lock is safer than such a lock.
-        let reseeded = rand::rng().reseed();
-        reseeded.expect("the system has random numbers");
-    }
-    rand::random()
 }
 
 impl fmt::Display for Token {

@@ -32,6 +32,7 @@ use super::{Cache, Source};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
+use crate::random::random;
 use crate::store::values::Delete;
 
 /// Why [`get_or_try_set`](Cache::get_or_try_set) has no value.
@@ -148,7 +149,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         let call = Call {
             key: key.map_err(ComputeError::Invalid)?,
             deadline: Instant::now().checked_add(policy.max_wait),
-            random: rand::random(),
+            random: random(),
             policy,
         };
         let flights = self.store.flights();

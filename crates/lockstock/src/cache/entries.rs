@@ -11,6 +11,7 @@ use super::ttl::{MIN_TTL, Ttl};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::lease::truncate_to_millis;
+use crate::random::random;
 
 /// The maximum length of a key: 64 KiB.
 pub const MAX_KEY_BYTES: usize = 64 * 1024;
@@ -119,7 +120,7 @@ impl<C> Entries<C> {
     pub(crate) fn ttl(&self, ttl: Ttl) -> Result<Ttl> {
         Ok(match ttl.checked()? {
             Ttl::After(ttl) if self.jitter > 0.0 => {
-                let share = 1.0 - self.jitter * rand::random::<f64>();
+                let share = 1.0 - self.jitter * random::<f64>();
                 Ttl::After(truncate_to_millis(ttl.mul_f64(share)).max(MIN_TTL))
             }
             ttl => ttl,

@@ -25,6 +25,7 @@ use super::envelope::{Envelope, NEVER_MS, TagToken};
 use super::ttl::{MAX_TTL, Ttl};
 use super::{Cache, Source};
 use crate::error::{Error, Result};
+use crate::random::random;
 use crate::store::values::{Delete, Persist, Set, SetCondition, Touch, TtlOf};
 
 /// The maximum number of tags of an entry: 64. Each read of the entry reads the token of each tag.
@@ -183,7 +184,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         if let (Some(token), Some(ttl)) = (token?, ttl?) {
             return Ok(Token::new(tag, token, ttl));
         }
-        let new = rand::random();
+        let new = random();
         let ttl = Ttl::After(TOKEN_TTL);
         let mut set = Set {
             key,
