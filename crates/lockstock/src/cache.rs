@@ -10,20 +10,26 @@
 
 mod codec;
 mod entries;
+mod near;
 mod ttl;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+pub use self::near::{DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS, NearCache};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
 use crate::store::Store;
+use crate::store::near::NearTable;
 use crate::store::values::{
     Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
 };
@@ -32,6 +38,7 @@ use crate::store::values::{
 pub struct Cache<T, C = Json> {
     store: Store,
     entries: Entries<C>,
+    near: Option<Arc<NearTable>>,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -60,6 +67,7 @@ impl Store {
         Cache {
             store: self.clone(),
             entries: Entries::new(namespace.as_ref(), Json),
+            near: None,
             values: PhantomData,
         }
     }
@@ -71,6 +79,7 @@ impl<T, C> Cache<T, C> {
         Cache {
             store: self.store,
             entries: self.entries.with_codec(codec),
+            near: self.near,
             values: PhantomData,
         }
     }
@@ -99,6 +108,49 @@ impl<T, C> Cache<T, C> {
         self
     }
 
+    /// Keeps copies of the values in the memory of this process, so that reading them again costs
+    /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
+    /// of this cache share the copies. Not for the decision whether a write is allowed: that takes
+    /// a [lock](Store::lock), and a comparison in the database.
+    ///
+    /// Guarantees of [`get`](Self::get):
+    ///
+    /// - It returns no value after its time to live.
+    /// - After a write through the same [`Store`] has returned, it returns that value or a later
+    ///   one.
+    /// - It returns no value that another client has overwritten before the invalidation arrived:
+    ///   usually less than a millisecond after the write. If the store falls silent, without an
+    ///   invalidation and without a broken connection, it returns no value that was overwritten more
+    ///   than [`max_staleness`](NearCache::max_staleness) before the call.
+    /// - It never returns an earlier value than a call that has returned before, unless Redis
+    ///   itself loses writes.
+    ///
+    /// If a connection breaks, a Sentinel fails over or the slots of a Cluster move, the copies are
+    /// dropped, and read again. Without a connection on which Redis can track what was read
+    /// (the ACL has to allow `+client|tracking`), every call reads from Redis, and a warning is
+    /// logged.
+    ///
+    /// In a store in memory, this has no effect.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{NearCache, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let rates = store.cache::<f64>("rates").near(NearCache::new(64 * 1024 * 1024));
+    /// rates.set("EUR", &1.09, Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from Redis
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from memory
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn near(mut self, settings: NearCache) -> Self {
+        self.near = self.store.open_near(&settings);
+        self
+    }
+
     /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`]) by default.
     #[must_use]
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
@@ -117,11 +169,28 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let get = Get {
-            key: self.entries.key(key.as_ref())?,
+        let bytes = match self.near_copy(key.as_ref())? {
+            Some(copy) => copy,
+            None => self.read(self.entries.key(key.as_ref())?).await?,
         };
-        let bytes = self.store.value(&get).await?;
         bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+    }
+
+    /// Returns the bytes that the near cache has under `key`, `Some(None)` if it is known that
+    /// there is no value. Needs no runtime.
+    fn near_copy(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        let Some(near) = &self.near else {
+            return Ok(None);
+        };
+        self.entries.with_key(key, |key| near.get(key))
+    }
+
+    /// Reads the bytes under a key of the store, into the near cache too.
+    async fn read(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        match &self.near {
+            Some(near) => self.store.read_near(near, key).await,
+            None => self.store.value(&Get { key }).await,
+        }
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.
@@ -290,6 +359,7 @@ impl<T, C: Clone> Clone for Cache<T, C> {
         Self {
             store: self.store.clone(),
             entries: self.entries.clone(),
+            near: self.near.clone(),
             values: PhantomData,
         }
     }

@@ -81,8 +81,8 @@ mod token;
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
 pub use cache::{
-    Cache, Codec, CodecError, Integer, Json, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw,
-    Ttl,
+    Cache, Codec, CodecError, DEFAULT_MAX_STALENESS, Integer, Json, MAX_KEY_BYTES, MAX_TTL,
+    MAX_VALUE_BYTES, MIN_MAX_STALENESS, MIN_TTL, NearCache, Raw, Ttl,
 };
 pub use error::{Error, Result};
 pub use guard::Guard;

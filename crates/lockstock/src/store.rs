@@ -9,6 +9,7 @@ mod background;
 mod builder;
 mod holding;
 mod memory;
+pub(crate) mod near;
 mod redis;
 mod request;
 pub(crate) mod values;

@@ -2,20 +2,25 @@
 //! backend carries a command out is written once for each backend, in `memory/values.rs` and in
 //! `redis/values.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::memory::Apply;
+use super::near::{NearTable, Written};
 use super::redis::WireCommand;
 use super::{Backend, Store};
-use crate::cache::Ttl;
+use crate::cache::{NearCache, Ttl};
 use crate::error::Result;
 
 /// A command on the values of one slot.
 pub(crate) trait ValueCommand {
     type Reply;
+
+    /// Returns the keys whose values may be different afterwards: near caches forget them.
+    fn writes(&self) -> Written<'_>;
 
     /// Returns whether a second execution has the same effect and the same reply as the first, so
     /// that a command whose reply was lost can be sent again.
@@ -31,6 +36,10 @@ pub(crate) struct Get {
 
 impl ValueCommand for Get {
     type Reply = Option<Bytes>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Returns the values under several keys of one slot, in order.
@@ -40,6 +49,10 @@ pub(crate) struct GetMany {
 
 impl ValueCommand for GetMany {
     type Reply = Vec<Option<Bytes>>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Writes a value. Returns whether the condition was met.
@@ -60,6 +73,10 @@ pub(crate) enum SetCondition {
 impl ValueCommand for Set {
     type Reply = bool;
 
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+
     fn is_repeatable(&self) -> bool {
         // Repeated, it would find its own value.
         self.condition != SetCondition::IfMissing
@@ -74,6 +91,10 @@ pub(crate) struct Delete {
 
 impl ValueCommand for Delete {
     type Reply = u64;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Keys(&self.keys)
+    }
 }
 
 /// Returns whether there is a value under a key.
@@ -83,6 +104,10 @@ pub(crate) struct Exists {
 
 impl ValueCommand for Exists {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Sets the time to live of a value. Returns whether there is one.
@@ -93,6 +118,10 @@ pub(crate) struct Touch {
 
 impl ValueCommand for Touch {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Removes the time to live of a value. Returns whether it had one, `false` also if the command was
@@ -103,6 +132,10 @@ pub(crate) struct Persist {
 
 impl ValueCommand for Persist {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Returns the remaining time to live of a value, `None` if there is no value.
@@ -112,6 +145,10 @@ pub(crate) struct TtlOf {
 
 impl ValueCommand for TtlOf {
     type Reply = Option<Ttl>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Adds to an integer and returns the sum.
@@ -126,6 +163,10 @@ pub(crate) struct Increment {
 impl ValueCommand for Increment {
     type Reply = Option<i64>;
 
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+
     fn is_repeatable(&self) -> bool {
         false
     }
@@ -137,6 +178,22 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
             Backend::Redis(redis) => redis.value(command).await,
+        }
+    }
+
+    /// Opens a near cache, `None` if the values are in the memory of this process anyway.
+    pub(crate) fn open_near(&self, settings: &NearCache) -> Option<Arc<NearTable>> {
+        match &self.inner.backend {
+            Backend::Memory(_) => None,
+            Backend::Redis(redis) => Some(redis.open_near(settings)),
+        }
+    }
+
+    /// Reads a value of which `table` has no copy, and adds one.
+    pub(crate) async fn read_near(&self, table: &NearTable, key: Vec<u8>) -> Result<Option<Bytes>> {
+        match &self.inner.backend {
+            Backend::Memory(_) => self.value(&Get { key }).await,
+            Backend::Redis(redis) => redis.read_near(table, key).await,
         }
     }
 }

@@ -31,6 +31,15 @@ pub(crate) trait WireCommand: ValueCommand {
 impl Redis {
     pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let deadline = Instant::now() + self.timeout;
+        let _overwriting = self.near.overwrite(command.writes());
+        self.value_until(command, deadline).await
+    }
+
+    pub(super) async fn value_until<V: WireCommand>(
+        &self,
+        command: &V,
+        deadline: Instant,
+    ) -> Result<V::Reply> {
         let cmd = command.command();
         let value = self
             .connection
