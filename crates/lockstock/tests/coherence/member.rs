@@ -1,0 +1,266 @@
+//! A process with a near cache: reads all keys in turn, and increments some.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lockstock::{Cache, Integer, NearCache, Store};
+use lockstock_testkit::{Process, Proxy};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::harness::TIMEOUT;
+use crate::judge::Judge;
+
+/// So many that most keys are written less often than the bound: an invalidation that is lost is
+/// not made up for by the next one.
+pub(crate) const KEYS: usize = 300;
+/// The first keys are written as often as all others.
+const HOT_KEYS: usize = 3;
+const READERS: u64 = 2;
+const TTL: Duration = Duration::from_secs(3600);
+
+/// The environment variable with the number of a process and the URL of its store.
+const ORDERS: &str = "LOCKSTOCK_TEST_PROCESS";
+
+pub(crate) fn key_in_store(key: usize) -> String {
+    format!("lockstock:cache:numbers:1:{key}")
+}
+
+/// The monotonic clock, which all processes share.
+pub(crate) fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+// --- in the test ----------------------------------------------------------------------------
+
+pub(crate) struct Member {
+    number: u64,
+    process: Process,
+    pub(crate) proxy: Proxy,
+    stdin: Option<ChildStdin>,
+    /// By key: the last number that the process has read.
+    newest: Arc<[AtomicI64]>,
+    events: Arc<Mutex<Vec<String>>>,
+    listener: JoinHandle<()>,
+}
+
+impl Member {
+    pub(crate) fn start(number: u64, redis: SocketAddr) -> Self {
+        let proxy = Proxy::start(redis);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "one_process", "--ignored", "--nocapture"])
+            .env(ORDERS, format!("{number} redis://{}/0", proxy.address()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let process = Process::spawn(command).unwrap();
+        let stdout = process.take_stdout().unwrap();
+        let newest: Arc<[AtomicI64]> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
+        let events = Arc::<Mutex<Vec<String>>>::default();
+        let listener = std::thread::spawn({
+            let (newest, events) = (newest.clone(), Arc::clone(&events));
+            move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let Some(event) = line.strip_prefix("> ") else {
+                        continue;
+                    };
+                    if let Some((key, number)) = seen(event) {
+                        newest[key].fetch_max(number, Ordering::Relaxed);
+                    }
+                    Mutex::lock(&events).unwrap().push(event.to_owned());
+                }
+            }
+        });
+        Self {
+            number,
+            stdin: process.take_stdin(),
+            process,
+            proxy,
+            newest,
+            events,
+            listener,
+        }
+    }
+
+    pub(crate) fn assert_running(&self) {
+        if let Some(status) = self.process.exited() {
+            panic!("process {} has ended: {status}", self.number);
+        }
+    }
+
+    pub(crate) fn has_read_everywhere(&self, number: i64) -> bool {
+        let mut newest = self.newest.iter();
+        newest.all(|newest| newest.load(Ordering::Relaxed) >= number)
+    }
+
+    /// Ends the process, and reports all that it has read and written. Returns the number of
+    /// reads.
+    pub(crate) fn dismiss(mut self, judge: &mut Judge) -> u64 {
+        self.stdin = None;
+        let status = self.process.wait(TIMEOUT).expect("the process ends");
+        assert!(status.success(), "process {}: {status}", self.number);
+        self.listener.join().unwrap();
+        let mut reads = 0;
+        for event in Mutex::lock(&self.events).unwrap().iter() {
+            let words: Vec<&str> = event.split(' ').collect();
+            let number = |index: usize| words[index].parse::<u64>().unwrap();
+            match words[0] {
+                "read" => judge.read(number(1) as usize, number(2) as i64, number(3)),
+                "written" => judge.written(number(1) as usize, number(2) as i64, number(3)),
+                "seen" => {}
+                "reads" => reads += number(1),
+                other => panic!("{other}"),
+            }
+        }
+        reads
+    }
+}
+
+fn seen(event: &str) -> Option<(usize, i64)> {
+    let (key, number) = event.strip_prefix("seen ")?.split_once(' ')?;
+    Some((key.parse().ok()?, number.parse().ok()?))
+}
+
+// --- in the process -------------------------------------------------------------------------
+
+/// Prints an event to the test. The mark distinguishes it from the output of libtest.
+macro_rules! say {
+    ($($word:tt)*) => { println!("\n> {}", format_args!($($word)*)) };
+}
+
+/// Runs the job in the environment, if there is one.
+pub(crate) fn run_if_ordered() {
+    let Ok(orders) = std::env::var(ORDERS) else {
+        println!("no job: the other tests of this file start this one");
+        return;
+    };
+    let (number, url) = orders.split_once(' ').unwrap();
+    let number: u64 = number.parse().unwrap();
+    // A driver of connections runs between the reads, or beside them.
+    let runtime = match number % 2 {
+        0 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    }
+    .worker_threads(2)
+    .enable_all()
+    .build()
+    .unwrap();
+    runtime.block_on(work(number, url));
+    std::io::stdout().flush().unwrap();
+}
+
+struct Worker {
+    near: Cache<i64, Integer>,
+    /// A handle of the same store, without a near cache.
+    plain: Cache<i64, Integer>,
+    chance: StdRng,
+    /// By key: no read that begins now may return less.
+    floor: Arc<[AtomicI64]>,
+    reads: Arc<AtomicU64>,
+    /// By key: the last number that was read, and when the last read of it began.
+    last: Vec<(i64, u64)>,
+}
+
+async fn work(number: u64, url: &str) {
+    let store = Store::open(url).unwrap();
+    let plain = store.cache::<i64>("numbers").codec(Integer);
+    // The near cache of one process is too small for all keys.
+    let bytes = if number == 0 { 32 * 1024 } else { 1024 * 1024 };
+    let near = plain.clone().near(NearCache::new(bytes));
+    let (stop, stopped) = watch::channel(false);
+    std::thread::spawn(move || {
+        // Ends with the standard input.
+        while std::io::stdin()
+            .lock()
+            .read_line(&mut String::new())
+            .is_ok_and(|n| n > 0)
+        {}
+        stop.send_replace(true);
+    });
+    let floor: Arc<[AtomicI64]> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
+    let reads = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for task in 0..READERS {
+        let worker = Worker {
+            near: near.clone(),
+            plain: plain.clone(),
+            chance: StdRng::seed_from_u64(number * READERS + task),
+            floor: floor.clone(),
+            reads: reads.clone(),
+            last: vec![(0, 0); KEYS],
+        };
+        tasks.spawn(worker.run(stopped.clone()));
+    }
+    tasks.join_all().await;
+    say!("reads {}", reads.load(Ordering::Relaxed));
+}
+
+impl Worker {
+    async fn run(mut self, stopped: watch::Receiver<bool>) {
+        while !*stopped.borrow() {
+            for key in 0..KEYS {
+                self.read(key).await;
+            }
+            // A write every few milliseconds, half of them of the hot keys.
+            let key = match self.chance.random() {
+                true => self.chance.random_range(0..HOT_KEYS),
+                false => self.chance.random_range(0..KEYS),
+            };
+            self.write(key).await;
+            sleep(Duration::from_millis(self.chance.random_range(1..40))).await;
+        }
+        for key in 0..KEYS {
+            self.report(key);
+        }
+    }
+
+    async fn read(&mut self, key: usize) {
+        let floor = self.floor[key].load(Ordering::SeqCst);
+        let begun_at_ns = now_ns();
+        let number = match self.near.get(key.to_string()).await {
+            Ok(number) => number.expect("a flush writes all keys in the same step"),
+            Err(error) => return assert!(error.is_unavailable(), "{error}"),
+        };
+        // Of an earlier read through the same near cache, or of a write of this store.
+        assert!(number >= floor, "key {key}: {number} after {floor}");
+        self.floor[key].fetch_max(number, Ordering::SeqCst);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if number != self.last[key].0 {
+            self.report(key);
+            say!("seen {key} {number}");
+        }
+        // Of the reads of one number, the last one decides.
+        self.last[key] = (number, begun_at_ns);
+    }
+
+    fn report(&self, key: usize) {
+        let (number, begun_at_ns) = self.last[key];
+        if number > 0 {
+            say!("read {key} {number} {begun_at_ns}");
+        }
+    }
+
+    async fn write(&mut self, key: usize) {
+        let cache = match self.chance.random() {
+            true => &self.near,
+            false => &self.plain,
+        };
+        match cache.incr(key.to_string(), 1, TTL).await {
+            Ok(sum) => {
+                say!("written {key} {sum} {}", now_ns());
+                self.floor[key].fetch_max(sum, Ordering::SeqCst);
+                self.read(key).await;
+            }
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+    }
+}
