@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::harness::TIMEOUT;
 use crate::judge::Judge;
@@ -91,6 +91,13 @@ impl Member {
         }
     }
 
+    /// Stops the writes of the process, or lets them continue. The reads continue.
+    pub(crate) fn set_writing(&mut self, is_writing: bool) {
+        let order = if is_writing { "write" } else { "read" };
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{order}").unwrap();
+    }
+
     pub(crate) fn assert_running(&self) {
         if let Some(status) = self.process.exited() {
             panic!("process {} has ended: {status}", self.number);
@@ -158,6 +165,14 @@ pub(crate) fn run_if_ordered() {
     std::io::stdout().flush().unwrap();
 }
 
+/// What the process does besides reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Write,
+    Read,
+    End,
+}
+
 struct Worker {
     near: Cache<i64, Integer>,
     /// A handle of the same store, without a near cache.
@@ -176,50 +191,66 @@ async fn work(number: u64, url: &str) {
     // The near cache of one process is too small for all keys.
     let bytes = if number == 0 { 32 * 1024 } else { 1024 * 1024 };
     let near = plain.clone().near(NearCache::new(bytes));
-    let (stop, stopped) = watch::channel(false);
+    let (orders, mode) = watch::channel(Mode::Write);
     std::thread::spawn(move || {
-        // Ends with the standard input.
-        while std::io::stdin()
-            .lock()
-            .read_line(&mut String::new())
-            .is_ok_and(|n| n > 0)
-        {}
-        stop.send_replace(true);
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            orders.send_replace(match &line[..] {
+                "read" => Mode::Read,
+                _ => Mode::Write,
+            });
+        }
+        orders.send_replace(Mode::End);
     });
     let floor: Arc<[AtomicI64]> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
     let reads = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
-    for task in 0..READERS {
+    for task in 0..=READERS {
         let worker = Worker {
             near: near.clone(),
             plain: plain.clone(),
-            chance: StdRng::seed_from_u64(number * READERS + task),
+            chance: StdRng::seed_from_u64(number * (READERS + 1) + task),
             floor: floor.clone(),
             reads: reads.clone(),
             last: vec![(0, 0); KEYS],
         };
-        tasks.spawn(worker.run(stopped.clone()));
+        match task {
+            0 => tasks.spawn(worker.write_all(mode.clone())),
+            _ => tasks.spawn(worker.read_all(mode.clone())),
+        };
     }
     tasks.join_all().await;
     say!("reads {}", reads.load(Ordering::Relaxed));
 }
 
 impl Worker {
-    async fn run(mut self, stopped: watch::Receiver<bool>) {
-        while !*stopped.borrow() {
+    async fn read_all(mut self, mode: watch::Receiver<Mode>) {
+        while *mode.borrow() != Mode::End {
             for key in 0..KEYS {
-                self.read(key).await;
+                // If Redis does not reply, the copies of the other keys are read meanwhile.
+                let _ = timeout(Duration::from_millis(10), self.read(key)).await;
+            }
+            sleep(Duration::from_millis(self.chance.random_range(1..20))).await;
+        }
+        for key in 0..KEYS {
+            self.report(key);
+        }
+    }
+
+    async fn write_all(mut self, mode: watch::Receiver<Mode>) {
+        loop {
+            let mode = *mode.borrow();
+            if mode == Mode::End {
+                break;
             }
             // A write every few milliseconds, half of them of the hot keys.
             let key = match self.chance.random() {
                 true => self.chance.random_range(0..HOT_KEYS),
                 false => self.chance.random_range(0..KEYS),
             };
-            self.write(key).await;
+            if mode == Mode::Write {
+                self.write(key).await;
+            }
             sleep(Duration::from_millis(self.chance.random_range(1..40))).await;
-        }
-        for key in 0..KEYS {
-            self.report(key);
         }
     }
 
@@ -258,7 +289,6 @@ impl Worker {
             Ok(sum) => {
                 say!("written {key} {sum} {}", now_ns());
                 self.floor[key].fetch_max(sum, Ordering::SeqCst);
-                self.read(key).await;
             }
             Err(error) => assert!(error.is_unavailable(), "{error}"),
         }
