@@ -171,7 +171,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
         let bytes = match self.near_copy(key.as_ref())? {
             Some(copy) => copy,
-            None => self.read(self.entries.key(key.as_ref())?).await?,
+            // Boxed: the future of a hit stays small.
+            None => Box::pin(self.read(self.entries.key(key.as_ref())?)).await?,
         };
         bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
     }

@@ -7,6 +7,7 @@
 mod admin;
 mod background;
 mod builder;
+mod clock;
 mod holding;
 mod memory;
 pub(crate) mod near;

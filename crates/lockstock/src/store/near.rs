@@ -16,12 +16,13 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::clock::{as_nanos, latest_ns, now_ns};
 use crate::cache::NearCache;
 
 /// Number of epochs of a table. Keys that share one cancel each other's tickets, which costs a
@@ -60,7 +61,6 @@ pub(crate) struct NearTable {
 struct NearCopy {
     /// `None`: there is no value under the key.
     value: Option<Bytes>,
-    /// On the clock of the pulse.
     expires_at_ns: u64,
 }
 
@@ -114,7 +114,7 @@ impl NearTable {
     /// value. `None`: the store has to be asked.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
         // Before the copy: the bound is counted from the beginning of the read.
-        let now_ns = self.pulse.now_ns();
+        let now_ns = latest_ns();
         if now_ns >= self.pulse.get_ns()?.saturating_add(self.max_staleness_ns) {
             return None;
         }
@@ -128,7 +128,7 @@ impl NearTable {
         Ticket {
             epoch_index,
             epoch: *lock(&self.epochs[epoch_index]),
-            taken_at_ns: self.pulse.now_ns(),
+            taken_at_ns: now_ns(),
         }
     }
 
@@ -184,34 +184,33 @@ impl fmt::Debug for NearTable {
 /// The latest time before which every invalidation has been processed: the beginning of the last
 /// round in which each connection that copies were read on was probed. A connection that did not
 /// reply was dropped in that round, and the copies with it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pulse {
-    /// The clock of the tables begins here.
-    began_at: Instant,
     /// 0: no round yet.
     probed_at_ns: AtomicU64,
 }
 
+/// A round of probes that has begun.
+pub(crate) struct Round {
+    began_at_ns: u64,
+}
+
 impl Pulse {
-    fn new() -> Self {
-        Self {
-            began_at: Instant::now(),
-            probed_at_ns: AtomicU64::new(0),
+    pub(crate) fn begin_round() -> Round {
+        Round {
+            began_at_ns: now_ns(),
         }
     }
 
-    pub(crate) fn now_ns(&self) -> u64 {
-        as_nanos(self.began_at.elapsed())
+    /// Sets the pulse to the beginning of the round.
+    pub(crate) fn complete_round(&self, round: Round) {
+        self.probed_at_ns
+            .store(round.began_at_ns, Ordering::Release);
     }
 
     fn get_ns(&self) -> Option<u64> {
         let probed_at_ns = self.probed_at_ns.load(Ordering::Acquire);
         (probed_at_ns > 0).then_some(probed_at_ns)
-    }
-
-    /// Sets the pulse to the beginning of a round, which is now complete.
-    pub(crate) fn set_ns(&self, probed_at_ns: u64) {
-        self.probed_at_ns.store(probed_at_ns, Ordering::Release);
     }
 }
 
@@ -229,7 +228,7 @@ impl NearTables {
         Self {
             tables: RwLock::default(),
             count: AtomicUsize::new(0),
-            pulse: Arc::new(Pulse::new()),
+            pulse: Arc::default(),
         }
     }
 
@@ -307,6 +306,82 @@ fn lock(epoch: &Mutex<u64>) -> MutexGuard<'_, u64> {
     epoch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn as_nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"a";
+
+    fn tables() -> (NearTables, Arc<NearTable>) {
+        let tables = NearTables::new();
+        tables.pulse().complete_round(Pulse::begin_round());
+        let table = tables.open(&NearCache::new(1024 * 1024));
+        (tables, table)
+    }
+
+    fn add(table: &NearTable, ticket: &Ticket, value: &'static str) {
+        table.add(ticket, KEY.to_vec(), Some(value.into()), None);
+    }
+
+    #[test]
+    fn a_read_that_was_sent_before_an_invalidation_adds_no_copy() {
+        let (tables, table) = tables();
+        let ticket = table.ticket(KEY);
+        tables.invalidate(Written::Key(KEY));
+        add(&table, &ticket, "old");
+        assert_eq!(table.get(KEY), None);
+        let ticket = table.ticket(KEY);
+        tables.clear();
+        add(&table, &ticket, "old");
+        assert_eq!(table.get(KEY), None);
+        let ticket = table.ticket(KEY);
+        add(&table, &ticket, "new");
+        assert_eq!(table.get(KEY), Some(Some("new".into())));
+    }
+
+    #[test]
+    fn a_write_drops_the_copy_before_it_is_sent_and_when_it_has_returned() {
+        let (tables, table) = tables();
+        add(&table, &table.ticket(KEY), "old");
+        let keys = [KEY.to_vec()];
+        for written in [Written::Key(KEY), Written::Keys(&keys)] {
+            let before = table.ticket(KEY);
+            let overwriting = tables.overwrite(written);
+            assert_eq!(table.get(KEY), None);
+            // Read on another connection, before the write was carried out.
+            let meanwhile = table.ticket(KEY);
+            add(&table, &meanwhile, "old");
+            assert!(table.get(KEY).is_some());
+            drop(overwriting);
+            assert_eq!(table.get(KEY), None);
+            for late in [before, meanwhile] {
+                add(&table, &late, "old");
+                assert_eq!(table.get(KEY), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_returned_only_while_the_pulse_is_recent() {
+        let (tables, table) = tables();
+        add(&table, &table.ticket(KEY), "1");
+        assert!(table.get(KEY).is_some());
+        let round = |before: Duration| Round {
+            began_at_ns: now_ns() - as_nanos(before),
+        };
+        tables.pulse().complete_round(round(Duration::from_secs(2)));
+        assert_eq!(table.get(KEY), None);
+        tables.pulse().complete_round(Pulse::begin_round());
+        assert!(table.get(KEY).is_some());
+        tables.pulse().complete_round(Round { began_at_ns: 0 });
+        assert_eq!(table.get(KEY), None, "before the first round");
+    }
+
+    #[test]
+    fn a_dropped_near_cache_is_in_use_no_more() {
+        let (tables, table) = tables();
+        assert!(tables.is_in_use());
+        drop(table);
+        assert!(!tables.is_in_use());
+    }
 }

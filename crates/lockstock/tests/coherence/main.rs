@@ -28,7 +28,7 @@ use soak::{chance, size};
 
 const PROCESSES: u64 = 4;
 /// How many faults there are between two quiet times.
-const QUIET_INTERVAL: usize = 9;
+const QUIET_INTERVAL: usize = 10;
 
 /// Empties the database and writes all keys, in one step: a number never decreases, although the
 /// near caches hear of the flush only.
@@ -57,10 +57,12 @@ enum Fault {
     Held,
     Late,
     RedisPaused,
+    /// A process stands still for longer than the bound.
+    Frozen,
     Flushed,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::None,
     Fault::CutOff,
     Fault::Forgotten,
@@ -69,6 +71,7 @@ const FAULTS: [Fault; 9] = [
     Fault::Held,
     Fault::Late,
     Fault::RedisPaused,
+    Fault::Frozen,
     Fault::Flushed,
 ];
 
@@ -113,23 +116,29 @@ impl Fleet {
     fn break_for_a_while(&mut self, fault: Fault, chance: &mut StdRng) {
         // The duration of the fault is random, too: this sleep awaits nothing.
         let last = Duration::from_millis(chance.random_range(20..600));
-        let victim = &self.members[chance.random_range(0..self.members.len())];
+        let victim = chance.random_range(0..self.members.len());
         match fault {
             Fault::None => {}
-            Fault::CutOff => victim.proxy.cut(),
-            Fault::Forgotten => victim.proxy.forget(),
-            Fault::Silent => victim.proxy.stall(),
-            Fault::RepliesLost => victim.proxy.drop_replies(),
-            Fault::Held => victim.proxy.hold_replies(),
-            Fault::Late => victim.proxy.delay(last / 10),
+            Fault::CutOff => self.members[victim].proxy.cut(),
+            Fault::Forgotten => self.members[victim].proxy.forget(),
+            Fault::Silent => self.members[victim].proxy.stall(),
+            Fault::RepliesLost => self.members[victim].proxy.drop_replies(),
+            Fault::Held => self.members[victim].proxy.hold_replies(),
+            Fault::Late => self.members[victim].proxy.delay(last / 10),
             Fault::RedisPaused => self.redis.pause(),
+            Fault::Frozen => {
+                self.members[victim].process.pause();
+                std::thread::sleep(DEFAULT_MAX_STALENESS);
+            }
             Fault::Flushed => {
                 self.flush();
             }
         }
         std::thread::sleep(last);
-        if let Fault::RedisPaused = fault {
-            self.redis.resume();
+        match fault {
+            Fault::RedisPaused => self.redis.resume(),
+            Fault::Frozen => self.members[victim].process.resume(),
+            _ => {}
         }
         self.members.iter().for_each(|member| member.proxy.pass());
         self.members.iter().for_each(Member::assert_running);
@@ -203,10 +212,10 @@ fn gets(redis: &Redis) -> u64 {
 
 #[test]
 fn without_faults_no_read_is_stale() {
-    run("no_faults", &[Fault::None], size(QUIET_INTERVAL, 500));
+    run("no_faults", &[Fault::None], size(QUIET_INTERVAL, 300));
 }
 
 #[test]
 fn under_faults_no_read_is_older_than_the_bound() {
-    run("faults", &FAULTS, size(2, 200));
+    run("faults", &FAULTS, size(2, 100));
 }

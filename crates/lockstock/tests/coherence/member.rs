@@ -44,12 +44,12 @@ pub(crate) fn now_ns() -> u64 {
 
 pub(crate) struct Member {
     number: u64,
-    process: Process,
+    pub(crate) process: Process,
     pub(crate) proxy: Proxy,
     stdin: Option<ChildStdin>,
     /// By key: the last number that the process has read.
     newest: Arc<[AtomicI64]>,
-    events: Arc<Mutex<Vec<String>>>,
+    events: Arc<Mutex<Vec<Event>>>,
     listener: JoinHandle<()>,
 }
 
@@ -65,7 +65,7 @@ impl Member {
         let process = Process::spawn(command).unwrap();
         let stdout = process.take_stdout().unwrap();
         let newest: Arc<[AtomicI64]> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
-        let events = Arc::<Mutex<Vec<String>>>::default();
+        let events = Arc::<Mutex<Vec<Event>>>::default();
         let listener = std::thread::spawn({
             let (newest, events) = (newest.clone(), Arc::clone(&events));
             move || {
@@ -73,10 +73,12 @@ impl Member {
                     let Some(event) = line.strip_prefix("> ") else {
                         continue;
                     };
-                    if let Some((key, number)) = seen(event) {
-                        newest[key].fetch_max(number, Ordering::Relaxed);
+                    match Event::parse(event) {
+                        Event::Seen { key, number } => {
+                            newest[key].fetch_max(number, Ordering::Relaxed);
+                        }
+                        event => Mutex::lock(&events).unwrap().push(event),
                     }
-                    Mutex::lock(&events).unwrap().push(event.to_owned());
                 }
             }
         });
@@ -118,23 +120,53 @@ impl Member {
         self.listener.join().unwrap();
         let mut reads = 0;
         for event in Mutex::lock(&self.events).unwrap().iter() {
-            let words: Vec<&str> = event.split(' ').collect();
-            let number = |index: usize| words[index].parse::<u64>().unwrap();
-            match words[0] {
-                "read" => judge.read(number(1) as usize, number(2) as i64, number(3)),
-                "written" => judge.written(number(1) as usize, number(2) as i64, number(3)),
-                "seen" => {}
-                "reads" => reads += number(1),
-                other => panic!("{other}"),
+            match *event {
+                Event::Read { key, number, at_ns } => judge.read(key, number, at_ns),
+                Event::Written { key, number, at_ns } => judge.written(key, number, at_ns),
+                Event::Reads(count) => reads += count,
+                Event::Seen { .. } => {}
             }
         }
         reads
     }
 }
 
-fn seen(event: &str) -> Option<(usize, i64)> {
-    let (key, number) = event.strip_prefix("seen ")?.split_once(' ')?;
-    Some((key.parse().ok()?, number.parse().ok()?))
+/// What a process reports.
+enum Event {
+    /// The number was read for the first time.
+    Seen { key: usize, number: i64 },
+    /// When the last read of the number began.
+    Read { key: usize, number: i64, at_ns: u64 },
+    /// When a write returned.
+    Written { key: usize, number: i64, at_ns: u64 },
+    /// The count of all reads.
+    Reads(u64),
+}
+
+impl Event {
+    fn parse(line: &str) -> Self {
+        let words: Vec<&str> = line.split(' ').collect();
+        let word = |index: usize| words[index].parse::<u64>().unwrap();
+        let (key, number) = (|| word(1) as usize, || word(2) as i64);
+        match words[0] {
+            "seen" => Self::Seen {
+                key: key(),
+                number: number(),
+            },
+            "read" => Self::Read {
+                key: key(),
+                number: number(),
+                at_ns: word(3),
+            },
+            "written" => Self::Written {
+                key: key(),
+                number: number(),
+                at_ns: word(3),
+            },
+            "reads" => Self::Reads(word(1)),
+            other => panic!("{other}"),
+        }
+    }
 }
 
 // --- in the process -------------------------------------------------------------------------

@@ -16,6 +16,10 @@ const LONG: Duration = Duration::from_secs(3600);
 /// More than the tests need.
 const BYTES: usize = 1024 * 1024;
 
+/// The rights that docs/operations.md lists for a user, and the one that near caches need.
+const RIGHTS: &str = include_str!("../../../../docs/acl.txt");
+const TRACKING: &str = "+client|tracking";
+
 /// The key in the store of `a`.
 const KEY: &str = "lockstock:cache:values:1:a";
 
@@ -353,9 +357,10 @@ async fn copies_need_no_more_than_their_bytes_and_large_values_have_none() {
 #[tokio::test]
 async fn without_the_permission_to_track_every_read_is_one_of_the_store() {
     let redis = Redis::start();
-    let user = "ACL SETUSER shop on >pw ~* &* +@all -client|tracking";
-    let words: Vec<&str> = user.split(' ').collect();
-    redis.command(&words).unwrap();
+    let mut user = vec!["ACL", "SETUSER", "shop", "on", ">pw"];
+    let rights = RIGHTS.split_whitespace();
+    user.extend(rights.filter(|&right| right != TRACKING));
+    redis.command(&user).unwrap();
     let store = connect(&redis.url_as("shop", "pw")).await;
     let values = near(&store);
     set(&values, "1").await;
@@ -364,9 +369,26 @@ async fn without_the_permission_to_track_every_read_is_one_of_the_store() {
         assert!(!is_copied(&values).await);
     }
     redis
-        .command(&["ACL", "SETUSER", "shop", "+client|tracking"])
+        .command(&["ACL", "SETUSER", "shop", TRACKING])
         .unwrap();
     copied(&values).await;
+}
+
+#[tokio::test]
+async fn valkey_invalidates_copies_too() {
+    let Some(valkey) = Redis::start_valkey() else {
+        println!("NOT TESTED on Valkey: there is none");
+        return;
+    };
+    let reader = near(&connect(&valkey.url()).await);
+    let writer = plain(&connect(&valkey.url()).await);
+    set(&writer, "1").await;
+    copied(&reader).await;
+    set(&writer, "2").await;
+    becomes(&reader, "2", Instant::now()).await;
+    copied(&reader).await;
+    valkey.command(&["FLUSHDB"]).unwrap();
+    becomes(&reader, "none", Instant::now()).await;
 }
 
 #[tokio::test]

@@ -13,19 +13,20 @@ use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::connection::{Connection, TrackedRead, WeakConnection};
-use crate::cache::{MIN_MAX_STALENESS, NearCache};
+use crate::cache::{DEFAULT_MAX_STALENESS, NearCache};
 use crate::error::Result;
-use crate::store::near::{NearTable, NearTables};
+use crate::store::near::{NearTable, NearTables, Pulse};
 use crate::store::values::Get;
 
 /// The pause between two rounds of probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(400);
-/// How long a round waits for a reply. With the pause before it shorter than the minimum of the
-/// bound, so that a server that does not reply costs the copies of other servers no time.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a round waits for a reply. With the pause before it shorter than the default bound, so
+/// that a server that does not reply costs the copies of other servers no time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-const _: () =
-    assert!(PROBE_INTERVAL.as_millis() + PROBE_TIMEOUT.as_millis() < MIN_MAX_STALENESS.as_millis());
+const _: () = assert!(
+    PROBE_INTERVAL.as_millis() + PROBE_TIMEOUT.as_millis() < DEFAULT_MAX_STALENESS.as_millis()
+);
 
 impl Redis {
     /// Opens a near cache, which is emptied by the invalidations of this store.
@@ -92,11 +93,11 @@ impl Probing {
     }
 
     async fn round(&self, connection: &Connection) {
-        let began_at_ns = self.near.pulse().now_ns();
+        let round = Pulse::begin_round();
         connection.probe_tracked(PROBE_TIMEOUT).await;
         // A connection that did not reply is closed now, and the copies are gone. One that was
         // opened meanwhile has replied to each read that was copied.
-        self.near.pulse().set_ns(began_at_ns);
+        self.near.pulse().complete_round(round);
     }
 }
 
