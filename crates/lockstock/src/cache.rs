@@ -18,6 +18,7 @@ mod envelope;
 mod flight;
 mod keys;
 mod lookup;
+mod near;
 mod policy;
 mod tags;
 mod ttl;
@@ -25,10 +26,10 @@ mod ttl;
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-
 use metrics::counter;
 
 pub(crate) use self::bypass::Bypass;
@@ -42,12 +43,14 @@ pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use self::envelope::{Envelope, now_ms};
 pub(crate) use self::flight::Flights;
 pub use self::keys::KeyScan;
+pub use self::near::{DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS, NearCache};
 pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
 pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
 use crate::store::Store;
+use crate::store::near::NearTable;
 use crate::store::values::{
     Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
 };
@@ -56,6 +59,7 @@ use crate::store::values::{
 pub struct Cache<T, C = Json> {
     store: Store,
     entries: Entries<C>,
+    near: Option<Arc<NearTable>>,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -93,6 +97,7 @@ impl Store {
         Cache {
             store: self.clone(),
             entries: Entries::new(namespace.as_ref(), Json),
+            near: None,
             values: PhantomData,
         }
     }
@@ -104,6 +109,7 @@ impl<T, C> Cache<T, C> {
         Cache {
             store: self.store,
             entries: self.entries.with_codec(codec),
+            near: self.near,
             values: PhantomData,
         }
     }
@@ -133,6 +139,49 @@ impl<T, C> Cache<T, C> {
         self
     }
 
+    /// Keeps copies of the values in the memory of this process, so that reading them again costs
+    /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
+    /// of this cache share the copies. Not for the decision whether a write is allowed: that takes
+    /// a [lock](Store::lock), and a comparison in the database.
+    ///
+    /// Guarantees of [`get`](Self::get):
+    ///
+    /// - It returns no value after its time to live.
+    /// - After a write through the same [`Store`] has returned, it returns that value or a later
+    ///   one.
+    /// - It returns no value that another client has overwritten before the invalidation arrived:
+    ///   usually less than a millisecond after the write. If the store falls silent, without an
+    ///   invalidation and without a broken connection, it returns no value that was overwritten more
+    ///   than [`max_staleness`](NearCache::max_staleness) before the call.
+    /// - It never returns an earlier value than a call that has returned before, unless Redis
+    ///   itself loses writes.
+    ///
+    /// If a connection breaks, a Sentinel fails over or the slots of a Cluster move, the copies are
+    /// dropped, and read again. Without a connection on which Redis can track what was read
+    /// (the ACL has to allow `+client|tracking`), every call reads from Redis, and a warning is
+    /// logged.
+    ///
+    /// In a store in memory, this has no effect.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{NearCache, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let rates = store.cache::<f64>("rates").near(NearCache::new(64 * 1024 * 1024));
+    /// rates.set("EUR", &1.09, Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from Redis
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from memory
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn near(mut self, settings: NearCache) -> Self {
+        self.near = self.store.open_near(&settings);
+        self
+    }
+
     /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`]) by default.
     #[must_use]
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
@@ -151,8 +200,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let key = self.entries.key(key.as_ref())?;
-        self.value(self.read_bytes(key, Source::Any).await?).await
+        let entry = match self.near_copy(key.as_ref())? {
+            Some(copy) => copy,
+            // Boxed: the future of a hit stays small.
+            None => Box::pin(self.read(self.entries.key(key.as_ref())?)).await?,
+        };
+        self.value(entry).await
     }
 
     /// Returns the value of an entry.
@@ -179,10 +232,38 @@ impl<T, C: Codec<T>> Cache<T, C> {
         Ok(is_fresh.then_some(envelope.payload))
     }
 
-    /// Reads an entry, or the token of a tag. Every read of the cache comes here.
+    /// Reads an entry, or the token of a tag, for a call that may compute a value.
     async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
-        match source {
-            Source::Any | Source::Store => self.store.value(&Get { key }).await,
+        match (source, &self.near) {
+            (Source::Any, Some(near)) => match near.get(&key) {
+                Some(copy) => Ok(copy),
+                None => self.store.read_near(near, key).await,
+            },
+            (Source::Store, Some(near)) => {
+                let get = Get { key };
+                let value = self.store.value(&get).await;
+                // A copy may be older than this value, and must not be returned after it.
+                near.invalidate(&get.key);
+                value
+            }
+            (_, None) => self.store.value(&Get { key }).await,
+        }
+    }
+
+    /// Returns the bytes that the near cache has under `key`, `Some(None)` if it is known that
+    /// there is no value. Needs no runtime.
+    fn near_copy(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        let Some(near) = &self.near else {
+            return Ok(None);
+        };
+        self.entries.with_key(key, |key| near.get(key))
+    }
+
+    /// Reads the bytes under a key of the store, into the near cache too.
+    async fn read(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        match &self.near {
+            Some(near) => self.store.read_near(near, key).await,
+            None => self.store.value(&Get { key }).await,
         }
     }
 
@@ -250,7 +331,14 @@ impl<T, C: Codec<T>> Cache<T, C> {
         &self,
         keys: impl IntoIterator<Item: AsRef<[u8]>>,
     ) -> Result<Vec<Option<T>>> {
-        let entries = self.store.get_values(self.keys_in_store(keys)?).await?;
+        let keys = self.keys_in_store(keys)?;
+        let entries = match &self.near {
+            Some(_) => {
+                let read = |key| self.read_bytes(key, Source::Any);
+                try_join_all(keys.into_iter().map(read)).await?
+            }
+            None => self.store.get_values(keys).await?,
+        };
         // At the same time: entries with tags have a second round trip.
         try_join_all(entries.into_iter().map(|entry| self.value(entry))).await
     }
@@ -435,6 +523,7 @@ impl<T, C: Clone> Clone for Cache<T, C> {
         Self {
             store: self.store.clone(),
             entries: self.entries.clone(),
+            near: self.near.clone(),
             values: PhantomData,
         }
     }
