@@ -51,6 +51,7 @@
 //! - [`Store::cache`] → [`Cache`]: typed values with a time to live, by a [`Codec`];
 //!   [`Cache::get_or_try_set`] computes what is missing, once for all callers, by a
 //!   [`ComputePolicy`]; [`Cache::tags`] for entries that are invalidated together.
+//! - [`blocking`]: the same for threads without a runtime.
 //! - [`Store::locks`]: the holders and waiters of every lock, for operators.
 //! - [`Error`]: why a call failed, by predicates.
 //!
@@ -71,6 +72,8 @@ mod lock;
 
 mod multi;
 
+pub mod blocking;
+
 mod cache;
 mod error;
 mod escaped;
@@ -80,6 +83,7 @@ mod key;
 mod lease;
 mod listing;
 mod redact;
+mod runtime;
 mod token;
 
 #[cfg(feature = "messagepack")]

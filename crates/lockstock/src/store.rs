@@ -12,6 +12,7 @@ mod dispatch;
 mod holding;
 mod memory;
 pub(crate) mod near;
+mod process;
 mod redis;
 mod request;
 mod scan;
@@ -24,6 +25,9 @@ pub(crate) use self::background::Background;
 use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
+pub(crate) use self::memory::Apply;
+pub(crate) use self::process::{ProcessSettings, ProcessStore};
+pub(crate) use self::redis::{OnInterrupt, WireCommand};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 pub(crate) use self::scan::Scan;
 use crate::cache::{Bypass, Flights};
@@ -178,24 +182,17 @@ impl Store {
     }
 
     fn open_with(url: &str, options: &Options) -> Result<Self> {
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        match scheme {
-            "memory" => Ok(Self::memory()),
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
-            | "redis+cluster" | "rediss+cluster" => {
-                let (background, client_id) = (Background::new(), ClientId::random());
-                let redis = redis::Redis::open(url, client_id, options, background.clone())?;
-                let backend = Backend::Redis(Arc::new(redis));
-                Ok(Self::new(backend, background, client_id))
-            }
-            "" => Err(Error::invalid(format!(
-                "the URL of the store has no '://': use {URLS}"
-            ))),
-            _ => Err(Error::invalid(format!(
-                "'{}' is not the URL of a store: use {URLS}",
-                redact_url(url)
-            ))),
+        match Scheme::of(url)? {
+            Scheme::Memory => Ok(Self::memory()),
+            Scheme::Redis => Self::open_redis(url, ClientId::random(), options),
         }
+    }
+
+    fn open_redis(url: &str, client_id: ClientId, options: &Options) -> Result<Self> {
+        let background = Background::new();
+        let redis = redis::Redis::open(url, client_id, options, background.clone())?;
+        let backend = Backend::Redis(Arc::new(redis));
+        Ok(Self::new(backend, background, client_id))
     }
 
     fn new(backend: Backend, background: Background, client_id: ClientId) -> Self {
@@ -276,6 +273,30 @@ impl Store {
             Backend::Memory(memory) => memory.acquire(&request).await.map(Holding::Memory),
             Backend::Redis(redis) => redis.acquire(request).await?.map(Holding::Redis),
         })
+    }
+}
+
+/// The kind of store that a URL is for.
+enum Scheme {
+    Memory,
+    Redis,
+}
+
+impl Scheme {
+    fn of(url: &str) -> Result<Self> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "memory" => Ok(Self::Memory),
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
+            | "redis+cluster" | "rediss+cluster" => Ok(Self::Redis),
+            "" => Err(Error::invalid(format!(
+                "the URL of the store has no '://': use {URLS}"
+            ))),
+            _ => Err(Error::invalid(format!(
+                "'{}' is not the URL of a store: use {URLS}",
+                redact_url(url)
+            ))),
+        }
     }
 }
 

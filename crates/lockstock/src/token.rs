@@ -1,7 +1,10 @@
 //! The identities of holders, in a form that operators can read in the holder key. The rest of
 //! its value belongs to the scripts (`scripts/exclusive.lua`).
 
+use std::cell::Cell;
 use std::fmt;
+
+use lockstock_fork::generation;
 
 /// Identifies one attempt to acquire a lock. Never reused.
 ///
@@ -11,7 +14,7 @@ pub(crate) struct Token(u128);
 
 impl Token {
     pub(crate) fn random(client_id: ClientId) -> Self {
-        Self(u128::from(client_id.0) << 64 | u128::from(rand::random::<u64>()))
+        Self(u128::from(client_id.0) << 64 | u128::from(random()))
     }
 
     /// Parses the output of [`Display`](fmt::Display).
@@ -23,6 +26,25 @@ impl Token {
         // The shift leaves 64 bits, so the cast loses nothing.
         ClientId((self.0 >> 64) as u64)
     }
+}
+
+/// Returns 64 random bits that no other process draws.
+///
+/// A child of `fork` inherits the state of the generator of its thread, which does not notice: its
+/// next numbers would be those of its parent and of its siblings. Two holders would have the same
+/// token.
+fn random() -> u64 {
+    thread_local! {
+        static SEEDED_IN: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+    // A first use seeds too: the application may have used the generator before a fork.
+    let generation = Some(generation());
+    if SEEDED_IN.replace(generation) != generation {
+        // Without a new seed the numbers may be repeated: no lock is safer than such a lock.
+        let reseeded = rand::rng().reseed();
+        reseeded.expect("the system has random numbers");
+    }
+    rand::random()
 }
 
 impl fmt::Display for Token {
@@ -46,7 +68,7 @@ pub struct ClientId(u64);
 
 impl ClientId {
     pub(crate) fn random() -> Self {
-        Self(rand::random())
+        Self(random())
     }
 
     /// Parses the output of [`Display`](fmt::Display).

@@ -14,6 +14,7 @@ mod attempt;
 mod batch;
 mod cohort;
 mod connection;
+mod direct;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
@@ -47,8 +48,11 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(crate) use self::connection::direct::OnInterrupt;
+pub(super) use self::connection::{SingleTarget, single_target};
+pub(super) use self::direct::DirectRedis;
 pub(super) use self::scan::Scan;
-pub(super) use self::values::WireCommand;
+pub(crate) use self::values::WireCommand;
 
 pub(super) struct Redis {
     connection: Connection,

@@ -4,6 +4,7 @@
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
 mod cluster;
+pub(in crate::store) mod direct;
 mod managed;
 mod pipeline;
 mod sentinel;
@@ -16,14 +17,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{Client, Cmd, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind, Value};
+use redis::{
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind,
+    Value,
+};
 use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
+use self::direct::{Pool, Target};
 use self::managed::{CallError, Connector, ManagedConnection, Purpose, PushHandler, Server};
 pub(super) use self::pipeline::ReadConnection;
 use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
+use self::tls::{Certificates, ClientTls};
 pub(super) use self::tracked::TrackedRead;
 use self::tracked::{Probe, TrackedConnection};
 use self::url::Endpoints;
@@ -163,7 +169,9 @@ impl Connection {
             channels: CHANNELS.to_owned(),
             client_id: client_id.to_string(),
         });
-        let topology = match Endpoints::parse(url, options)? {
+        let (endpoints, certificates) = Endpoints::parse(url, options)?;
+        let tls = Arc::new(ClientTls::new(certificates));
+        let topology = match endpoints {
             Endpoints::Single(info) => {
                 let client = Client::open(info).map_err(Error::redis)?;
                 let tracking = Server {
@@ -188,6 +196,7 @@ impl Connection {
                 service,
                 servers,
             } => {
+                let servers = Target { info: servers, tls };
                 let connector = |purpose| {
                     let (sentinels, servers) = (sentinels.clone(), servers.clone());
                     Sentinels::new(sentinels, service.clone(), servers, purpose, timeout)
@@ -208,6 +217,7 @@ impl Connection {
             Endpoints::Cluster { seeds } => Topology::Cluster(Cluster::open(
                 address,
                 seeds,
+                tls,
                 client_id,
                 notifications,
                 near,
@@ -242,6 +252,17 @@ impl Connection {
             // Subscribed when the connection was opened.
             Topology::Single { .. } | Topology::Sentinel { .. } => Ok(()),
             Topology::Cluster(cluster) => cluster.ensure_subscribed(&keys.holder).await,
+        }
+    }
+
+    /// Returns the blocking connections to the server for a command with a key, as far as that
+    /// server is known. `None` for a single server, whose address needs no lookup: see
+    /// [`single_target`].
+    pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
+        match &*self.0 {
+            Topology::Single { .. } => None,
+            Topology::Sentinel { master, .. } => master.server(|master| master.direct.clone()),
+            Topology::Cluster(cluster) => cluster.direct(command),
         }
     }
 
@@ -368,6 +389,35 @@ impl Connection {
                     .await
             }
         }
+    }
+}
+
+/// Returns the server of a URL, `None` if it has to be found through sentinels or a Cluster. Opens
+/// no connection.
+pub(in crate::store) fn single_target(
+    url: &str,
+    options: &Options,
+) -> Result<Option<SingleTarget>> {
+    Ok(match Endpoints::parse(url, options)? {
+        (Endpoints::Single(info), certificates) => Some(SingleTarget { info, certificates }),
+        _ => None,
+    })
+}
+
+/// A single server, as a URL names it.
+#[derive(Clone)]
+pub(in crate::store) struct SingleTarget {
+    info: ConnectionInfo,
+    certificates: Certificates,
+}
+
+impl SingleTarget {
+    /// Opens no connection yet.
+    pub(in crate::store) fn pool(&self) -> Pool {
+        Pool::new(Target {
+            info: self.info.clone(),
+            tls: ClientTls::new(self.certificates.clone()).into(),
+        })
     }
 }
 

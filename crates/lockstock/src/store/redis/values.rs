@@ -48,12 +48,18 @@ impl Redis {
         deadline: Instant,
     ) -> Result<V::Reply> {
         let cmd = command.command();
-        let value = self
-            .connection
-            .send(&cmd, command.is_repeatable(), deadline)
-            .await
-            .map_err(explain)?;
+        let value = self.send(&cmd, command.is_repeatable(), deadline).await?;
         V::reply(value).map_err(|error| explain(Error::redis(error)))
+    }
+
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let reply = self.connection.send(command, is_repeatable, deadline);
+        reply.await.map_err(explain)
     }
 
     /// Executes repeatable commands, in pipelines. Fails with the first failure, after all others

@@ -29,7 +29,9 @@ use self::node::Node;
 use self::redirect::{Redirect, Redirector, redirection};
 use self::slot::SLOTS;
 use self::topology::{SlotMap, TopologyView, query};
+use super::direct::{Pool, Target};
 use super::managed::{CallError, ManagedConnection, Server};
+use super::tls::ClientTls;
 use super::tracked::{Probe, TrackedRead};
 use super::url::address;
 use super::{CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
@@ -55,7 +57,7 @@ struct Inner {
     /// For messages.
     address: String,
     /// The settings of every node.
-    servers: ConnectionInfo,
+    servers: Target,
     /// The nodes of the URL.
     seeds: Vec<Arc<Node>>,
     client_id: ClientId,
@@ -81,19 +83,22 @@ impl Cluster {
     pub(super) fn open(
         cluster_address: String,
         seeds: Vec<ConnectionInfo>,
+        tls: Arc<ClientTls>,
         client_id: ClientId,
         notifications: Notifications,
         near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Self> {
-        let Some(servers) = seeds.first().cloned() else {
+        let Some(info) = seeds.first().cloned() else {
             return Err(Error::invalid("the URL of a Cluster has to name a node"));
         };
-        let addresses = seeds.iter().filter_map(|info| Some((info, address(info)?)));
-        let seeds = addresses
-            .map(|(info, (host, port))| {
+        let servers = Target { info, tls };
+        let seeds = seeds
+            .iter()
+            .filter_map(address)
+            .map(|(host, port)| {
                 let (notifications, near) = (notifications.clone(), near.clone());
-                Node::new(info, &host, port, notifications, near, timeout)
+                Node::new(&servers, &host, port, notifications, near, timeout)
             })
             .collect::<Result<_>>()?;
         let cluster = Self(Arc::new(Inner {
@@ -213,6 +218,13 @@ impl Cluster {
         for node in nodes {
             node.tracked.managed().close_current();
         }
+    }
+
+    /// Returns the blocking connections to the node for a command with a key, by the current map.
+    pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
+        let slot = slot::slot(redirect::key(command)?);
+        let owner = self.0.map().owner(slot)?;
+        Some(owner.direct.clone())
     }
 
     pub(super) fn slot(&self, key: &[u8]) -> Arc<SlotContext> {

@@ -204,6 +204,15 @@ impl<C: Connector> ManagedConnection<C> {
         Some(opened?.ok()?.server)
     }
 
+    /// Returns what `read` returns for the server that the current connection leads to, `None` if
+    /// there is no connection.
+    pub(super) fn server<T>(&self, read: impl FnOnce(&C::Server) -> T) -> Option<T> {
+        match &*self.0.state() {
+            State::Open(open) => Some(read(&open.server)),
+            State::Closed | State::Opening(..) => None,
+        }
+    }
+
     /// Drops the current connection, if there is one.
     pub(super) fn close_current(&self) {
         if let Some(open) = self.0.current() {

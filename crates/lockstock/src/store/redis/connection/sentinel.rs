@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::direct::{Pool, Target};
 use super::managed::{Connector, ManagedConnection, Purpose};
 use super::url::with_address;
 use crate::error::{Error, Result, explain};
@@ -34,7 +35,7 @@ const SWITCH_CHANNEL: &str = "+switch-master";
 pub(super) struct Sentinels {
     sentinels: Vec<Client>,
     service: String,
-    servers: ConnectionInfo,
+    servers: Target,
     purpose: Purpose,
     timeout: Duration,
 }
@@ -48,11 +49,19 @@ pub(super) struct Master {
     port: u16,
 }
 
+/// The master that a connection leads to.
+#[derive(Clone)]
+pub(super) struct ConnectedMaster {
+    named: Master,
+    /// The blocking connections to it.
+    pub(super) direct: Arc<Pool>,
+}
+
 impl Sentinels {
     pub(super) fn new(
         sentinels: Vec<ConnectionInfo>,
         service: String,
-        servers: ConnectionInfo,
+        servers: Target,
         purpose: Purpose,
         timeout: Duration,
     ) -> Result<Self> {
@@ -138,7 +147,7 @@ async fn query(
 }
 
 impl Connector for Sentinels {
-    type Server = Master;
+    type Server = ConnectedMaster;
 
     async fn open(
         &self,
@@ -147,7 +156,8 @@ impl Connector for Sentinels {
         let master = self.master().await?;
         let Master { host, port, .. } = &master;
         let opened = async {
-            let client = Client::open(with_address(&self.servers, host, *port))?;
+            let info = with_address(&self.servers.info, host, *port);
+            let client = Client::open(info.clone())?;
             let mut connection = client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
@@ -159,13 +169,18 @@ impl Connector for Sentinels {
             if role == "master" {
                 self.purpose.set_up(&mut connection).await?;
             }
-            Ok((connection, role))
+            Ok((connection, role, info))
         };
         let failed = |reason| format!("{host}:{port}, the master of '{}': {reason}", self.service);
         match opened.await {
-            Ok((connection, role)) if role == "master" => Ok((connection, master)),
+            Ok((connection, role, info)) if role == "master" => {
+                let tls = self.servers.tls.clone();
+                let direct = Pool::new(Target { info, tls }).into();
+                let named = master;
+                Ok((connection, ConnectedMaster { named, direct }))
+            }
             // The failover may not be complete, or the sentinels may be outdated.
-            Ok((_, role)) => Err(failed(format!(
+            Ok((_, role, _)) => Err(failed(format!(
                 "READONLY the server is a {role}; a failover may be in progress"
             ))),
             Err(error) => Err(failed(explain(&error))),
@@ -252,7 +267,7 @@ async fn follow(connections: &[ManagedConnection<Sentinels>], following: &Mutex<
 async fn follow_with(master: &ManagedConnection<Sentinels>) {
     loop {
         // Without a connection the next call queries the sentinels.
-        let Some(current) = master.current_server().await else {
+        let Some(ConnectedMaster { named: current, .. }) = master.current_server().await else {
             return;
         };
         match master.connector().master().await {

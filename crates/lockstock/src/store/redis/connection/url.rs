@@ -14,7 +14,7 @@
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use url::form_urlencoded;
 
-use super::tls::with_certificates;
+use super::tls::Certificates;
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::store::builder::{Credentials, Options};
@@ -46,15 +46,17 @@ struct Parts<'a> {
 }
 
 impl Endpoints {
-    pub(super) fn parse(url: &str, options: &Options) -> Result<Self> {
+    pub(super) fn parse(url: &str, options: &Options) -> Result<(Self, Certificates)> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let parts = Parts::split(scheme, rest);
+        let certificates = Certificates::read(options, parts.option("ssl_ca_certs"))
+            .map_err(|reason| invalid(url, &reason))?;
         let certified = |info| {
-            let info = with_certificates(info, options, parts.option("ssl_ca_certs"));
+            let info = certificates.apply(info);
             info.map_err(|reason| invalid(url, &reason))
         };
         let server = |info| certified(with_credentials(info, options));
-        Ok(match scheme {
+        let endpoints = match scheme {
             "redis+sentinel" | "rediss+sentinel" => {
                 let (sentinels, service, servers) = sentinel(url, &parts)?;
                 let sentinels = sentinels.into_iter().map(certified);
@@ -76,7 +78,8 @@ impl Endpoints {
                 Self::Single(server(info)?)
             }
             _ => Self::Single(server(info(url, url)?)?),
-        })
+        };
+        Ok((endpoints, certificates))
     }
 }
 
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     fn parse(url: &str) -> Result<Endpoints> {
-        Endpoints::parse(url, &Options::default())
+        Ok(Endpoints::parse(url, &Options::default())?.0)
     }
 
     fn addresses(infos: &[ConnectionInfo]) -> Vec<(String, u16)> {

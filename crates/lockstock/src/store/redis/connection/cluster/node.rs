@@ -12,9 +12,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Cmd, ConnectionInfo, PushInfo, PushKind, Value};
+use redis::{Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::super::direct::{Pool, Target};
 use super::super::managed::{
     CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
 };
@@ -31,6 +32,8 @@ pub(super) struct Node {
     /// For values that are copied.
     pub(super) tracked: TrackedConnection<Server>,
     pushes: ManagedConnection<Server>,
+    /// For callers that bring a thread.
+    pub(super) direct: Arc<Pool>,
     subscriptions: Arc<Subscriptions>,
     /// Held by the only call on `pushes`.
     pushes_in_use: AsyncMutex<()>,
@@ -45,14 +48,15 @@ struct Subscriptions {
 impl Node {
     /// Opens no connection yet.
     pub(super) fn new(
-        info: &ConnectionInfo,
+        servers: &Target,
         host: &str,
         port: u16,
         notifications: Notifications,
         near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Arc<Self>> {
-        let client = Client::open(with_address(info, host, port)).map_err(Error::redis)?;
+        let info = with_address(&servers.info, host, port);
+        let client = Client::open(info.clone()).map_err(Error::redis)?;
         let server = |purpose| Server {
             client: client.clone(),
             purpose,
@@ -82,6 +86,10 @@ impl Node {
                 subscriptions.clone(),
                 timeout,
             ),
+            direct: Arc::new(Pool::new(Target {
+                info,
+                tls: servers.tls.clone(),
+            })),
             host: host.to_owned(),
             port,
             subscriptions,

@@ -168,7 +168,7 @@ impl<'a> Redirector<'a> {
 }
 
 /// Returns the first key of a script or of a command for values, `None` for other commands.
-fn key(command: &Cmd) -> Option<&[u8]> {
+pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
     let before = match words.next() {
         Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
