@@ -1,7 +1,8 @@
 //! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
-//! and never after its time to live. Every call returns or fails within the store's timeout.
+//! and never after its time to live. Every call returns or fails within the store's timeout; one
+//! with many keys within a timeout for each thousand of them, and a timeout after its first failure.
 //!
 //! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
 //! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
@@ -15,26 +16,32 @@ mod election;
 mod entries;
 mod envelope;
 mod flight;
+mod keys;
 mod lookup;
 mod policy;
 mod tags;
 mod ttl;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
+
 use metrics::counter;
 
 pub(crate) use self::bypass::Bypass;
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
+pub(crate) use self::codec::parse_integer;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
 pub use self::compute::ComputeError;
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use self::envelope::{Envelope, now_ms};
 pub(crate) use self::flight::Flights;
+pub use self::keys::KeyScan;
 pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
 pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
@@ -118,7 +125,8 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Uses `NAMESPACE:VERSION:KEY` as the key in the store, as Django's caches do by default, to
-    /// share entries with a Django project: the namespace is its `KEY_PREFIX`.
+    /// share entries with a Django project: the namespace is its `KEY_PREFIX`. Nothing is escaped,
+    /// so a namespace that contains `:` can share keys with another one.
     #[must_use]
     pub fn django_keys(mut self) -> Self {
         self.entries.use_django_keys();
@@ -144,7 +152,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
         let key = self.entries.key(key.as_ref())?;
-        let payload = match self.read_bytes(key, Source::Any).await? {
+        self.value(self.read_bytes(key, Source::Any).await?).await
+    }
+
+    /// Returns the value of an entry.
+    async fn value(&self, entry: Option<Bytes>) -> Result<Option<T>> {
+        let payload = match entry {
             Some(bytes) => self.payload(bytes).await?,
             None => None,
         };
@@ -213,6 +226,67 @@ impl<T, C: Codec<T>> Cache<T, C> {
             .await
     }
 
+    /// Returns the values under several keys, in the order of the keys, `None` for each that has no
+    /// value. One round trip for about a thousand keys; on a Cluster a command for each slot, all at
+    /// the same time. The values are not of one moment.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let rates = store.cache::<f64>("rates");
+    /// rates.set_many([("EUR", 1.09), ("GBP", 1.27)], Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get_many(["GBP", "CHF", "EUR"]).await?, [Some(1.27), None, Some(1.09)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), if any of the keys or values is the reason. What Redis has under a key
+    /// and is no string counts as no value here.
+    pub async fn get_many(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<[u8]>>,
+    ) -> Result<Vec<Option<T>>> {
+        let entries = self.store.get_values(self.keys_in_store(keys)?).await?;
+        // At the same time: entries with tags have a second round trip.
+        try_join_all(entries.into_iter().map(|entry| self.value(entry))).await
+    }
+
+    /// Writes several values with one time to live, and replaces earlier ones. One round trip for
+    /// about a thousand values or 1 MiB; on a Cluster a command for each, all at the same time.
+    /// Each value is written at once, all together are not. Keys should differ: if a key is there
+    /// twice, any of its values may remain.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set). If the call is [invalid](crate::Error::is_invalid), nothing was
+    /// written. If the store is [unavailable](crate::Error::is_unavailable), any of the values may
+    /// have been written: all were tried, and the error is that of the first one that failed. The call
+    /// can be repeated.
+    pub async fn set_many<K: AsRef<[u8]>, V: Borrow<T>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+        ttl: impl Into<Ttl>,
+    ) -> Result<()> {
+        let ttl = ttl.into();
+        let set = |(key, value): (K, V)| {
+            Ok(Set {
+                key: self.entries.key(key.as_ref())?,
+                value: self.entries.encode(value.borrow())?,
+                // Each has a random part of its own.
+                ttl: self.entries.ttl(ttl)?,
+                condition: SetCondition::Always,
+            })
+        };
+        let sets = entries.into_iter().map(set).collect::<Result<Vec<_>>>()?;
+        sets.iter()
+            .for_each(|set| self.store.flights().supersede(&set.key));
+        self.store.values(&sets).await.map(drop)
+    }
+
     async fn write(
         &self,
         key: &[u8],
@@ -242,6 +316,26 @@ impl<T, C> Cache<T, C> {
         let keys = vec![self.entries.key(key.as_ref())?];
         self.store.flights().supersede(&keys[0]);
         Ok(self.store.value(&Delete { keys }).await? > 0)
+    }
+
+    /// Removes the values under several keys. Returns how many there were, too few if a reply was
+    /// lost and a command was sent again. Round trips as in [`get_many`](Self::get_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get). If the store is unavailable, any of the values may have been removed:
+    /// all were tried.
+    pub async fn delete_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<u64> {
+        let keys = self.keys_in_store(keys)?;
+        keys.iter()
+            .for_each(|key| self.store.flights().supersede(key));
+        self.store.delete_values(keys).await
+    }
+
+    fn keys_in_store(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Vec<u8>>> {
+        keys.into_iter()
+            .map(|key| self.entries.key(key.as_ref()))
+            .collect()
     }
 
     /// Returns whether there is a value under `key`.
@@ -281,7 +375,7 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Lets the value under `key` live without end. Returns whether there is a value that
-    /// would have expired.
+    /// would have expired; if the command was sent again, `false` is possible although there is.
     ///
     /// # Errors
     ///

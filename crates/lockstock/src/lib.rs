@@ -86,7 +86,8 @@ mod token;
 pub use cache::MessagePack;
 pub use cache::{
     Cache, Codec, CodecError, ComputeError, ComputePolicy, DEFAULT_COMPUTE_WAIT, Integer, Json,
-    MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw, Tags, Ttl,
+    KeyScan, MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw, Tags,
+    Ttl,
 };
 pub use error::{Error, Result};
 pub use guard::Guard;

@@ -7,10 +7,12 @@
 mod admin;
 mod background;
 mod builder;
+mod dispatch;
 mod holding;
 mod memory;
 mod redis;
 mod request;
+mod scan;
 pub(crate) mod values;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
+pub(crate) use self::scan::Scan;
 use crate::cache::{Bypass, Flights};
 use crate::error::{Error, Result};
 use crate::redact::redact_url;

@@ -9,6 +9,7 @@ use super::codec::{Codec, CodecError};
 use super::envelope::Envelope;
 use super::ttl::{MIN_TTL, Ttl};
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::lease::truncate_to_millis;
 
 /// The maximum length of a key: 64 KiB.
@@ -158,8 +159,13 @@ impl<C> Entries<C> {
     where
         C: Codec<T>,
     {
+        // Without the key, which may be a secret, such as the id of a session.
         self.codec.decode(payload).map_err(|error| {
-            Error::malformed(format!("the value in the cache cannot be decoded: {error}"))
+            Error::malformed(format!(
+                "a value under {:?} cannot be decoded: {error}. Delete it, or add the format that it \
+                 was written in to the codec of the cache",
+                Escaped(&self.prefix)
+            ))
         })
     }
 }

@@ -17,9 +17,13 @@ mod connection;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod interleaving_tests;
 mod notifications;
 mod operation;
 mod replies;
+mod scan;
 mod scripts;
 mod values;
 
@@ -41,6 +45,7 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(super) use self::scan::Scan;
 pub(super) use self::values::WireCommand;
 
 pub(super) struct Redis {

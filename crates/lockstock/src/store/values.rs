@@ -2,16 +2,13 @@
 //! backend carries a command out is written once for each backend, in `memory/values.rs` and in
 //! `redis/values.rs`.
 
+pub(crate) mod batches;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
-use super::memory::Apply;
-use super::redis::WireCommand;
-use super::{Backend, Store};
 use crate::cache::Ttl;
-use crate::error::Result;
 
 /// A command on the values of one slot.
 pub(crate) trait ValueCommand {
@@ -128,15 +125,5 @@ impl ValueCommand for Increment {
 
     fn is_repeatable(&self) -> bool {
         false
-    }
-}
-
-impl Store {
-    /// Executes a command on values.
-    pub(crate) async fn value<V: Apply + WireCommand>(&self, command: &V) -> Result<V::Reply> {
-        match &self.inner.backend {
-            Backend::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
-            Backend::Redis(redis) => redis.value(command).await,
-        }
     }
 }

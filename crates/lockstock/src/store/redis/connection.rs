@@ -5,6 +5,7 @@
 
 mod cluster;
 mod managed;
+mod pipeline;
 mod sentinel;
 mod tls;
 mod url;
@@ -12,14 +13,14 @@ mod url;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
-    ServerErrorKind, Value,
-};
+use futures_util::future::join_all;
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind, Value};
 use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
 use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
+pub(super) use self::pipeline::ReadConnection;
+use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
 use self::url::Endpoints;
 use super::notifications::Notifications;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::store::builder::Options;
+use crate::store::values::batches::SlotOf;
 use crate::token::ClientId;
 
 /// The common prefix of the channels of all clients.
@@ -212,16 +214,14 @@ impl Connection {
     pub(super) async fn servers(&self) -> Result<Vec<ReadConnection>> {
         Ok(match &*self.0 {
             Topology::Single { server, .. } => {
-                vec![ReadConnection(ReadTarget::Server(server.clone()))]
+                vec![ReadConnection::to_server(server.clone())]
             }
             Topology::Sentinel { master, .. } => {
-                vec![ReadConnection(ReadTarget::Master(master.clone()))]
+                vec![ReadConnection::to_master(master.clone())]
             }
             Topology::Cluster(cluster) => {
                 let servers = cluster.servers().await?;
-                servers
-                    .map(|server| ReadConnection(ReadTarget::Server(server)))
-                    .collect()
+                servers.map(ReadConnection::to_server).collect()
             }
         })
     }
@@ -254,6 +254,31 @@ impl Connection {
         let command = |_| Cow::Borrowed(command);
         let reply = self.attempt(Eval::Source, command, is_repeatable, deadline);
         Ok(reply.await?.value)
+    }
+
+    /// Sends repeatable commands with at least one key each, and waits for the replies until
+    /// `deadline`: in one pipeline, or at the same time to the nodes of a Cluster.
+    pub(super) async fn send_all(
+        &self,
+        commands: Vec<Cmd>,
+        deadline: Instant,
+    ) -> Vec<Result<Value>> {
+        match &*self.0 {
+            Topology::Single { server, .. } => send_all(server, commands, deadline).await,
+            Topology::Sentinel { master, .. } => send_all(master, commands, deadline).await,
+            Topology::Cluster(_) => {
+                let send = |command| async move { self.send(&command, true, deadline).await };
+                join_all(commands.into_iter().map(send)).await
+            }
+        }
+    }
+
+    /// Returns how a Cluster assigns keys to slots, `None` without slots.
+    pub(super) fn slot_of(&self) -> Option<SlotOf> {
+        match &*self.0 {
+            Topology::Single { .. } | Topology::Sentinel { .. } => None,
+            Topology::Cluster(_) => Some(Cluster::slot_of),
+        }
     }
 
     async fn attempt<'a, T: FromRedisValue>(
@@ -322,52 +347,6 @@ async fn attempt<'a, T: FromRedisValue>(
                     managed.close(&open);
                 }
                 error => return Err(error),
-            }
-        }
-    };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
-}
-
-/// A connection to one server, for reading.
-pub(super) struct ReadConnection(ReadTarget);
-
-enum ReadTarget {
-    Server(ManagedConnection<Server>),
-    Master(ManagedConnection<Sentinels>),
-}
-
-impl ReadConnection {
-    /// Sends read-only commands in one pipeline and waits for the replies until `deadline`. If
-    /// the connection disconnects during the call, sends them a second time. The result of a rejected
-    /// command is its error.
-    pub(super) async fn read<T: FromRedisValue>(
-        &self,
-        commands: &mut Pipeline,
-        deadline: Instant,
-    ) -> Result<Vec<RedisResult<T>>> {
-        commands.ignore_errors();
-        match &self.0 {
-            ReadTarget::Server(managed) => read(managed, commands, deadline).await,
-            ReadTarget::Master(managed) => read(managed, commands, deadline).await,
-        }
-    }
-}
-
-async fn read<T: FromRedisValue>(
-    managed: &ManagedConnection<impl Connector>,
-    commands: &Pipeline,
-    deadline: Instant,
-) -> Result<Vec<RedisResult<T>>> {
-    let attempts = async {
-        let mut repeated = false;
-        loop {
-            let mut open = managed.get().await?;
-            match commands.query_async(&mut open.connection).await {
-                Ok(replies) => return Ok(replies),
-                Err(error) => match managed.classify(&open, error) {
-                    CallError::Broken(_) if !repeated => repeated = true,
-                    error => return Err(error),
-                },
             }
         }
     };

@@ -69,7 +69,7 @@ type OpenResult<S> = Option<Result<OpenConnection<S>, String>>;
 pub(super) struct OpenConnection<S> {
     pub(super) connection: MultiplexedConnection,
     server: S,
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// Why a call has no reply.
