@@ -501,6 +501,7 @@ impl Cache<i64, Integer> {
             by,
             if_missing: Some(self.entries.ttl(ttl.into())?),
         };
+        self.store.flights().supersede(&increment.key);
         let sum = self.store.value(&increment).await?;
         Ok(sum.unwrap_or_default())
     }
