@@ -146,7 +146,7 @@ impl Flights {
 
     /// Ends the sharing of values of `key` whose computation has begun. To be called before the
     /// key is written or removed.
-    pub(super) fn supersede(&self, key: &[u8]) {
+    pub(crate) fn supersede(&self, key: &[u8]) {
         // A flight that is not counted yet began after this call.
         if self.count.load(Ordering::SeqCst) > 0 {
             let mut by_key = self.by_key();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::memory::Apply;
-use super::near::NearTable;
+use super::near::{NearTable, Overwriting, Written};
 use super::redis::WireCommand;
 use super::values::batches::{self, KeyBatch, SlotOf};
 use super::values::{Delete, Get, GetMany};
@@ -58,6 +58,20 @@ impl Store {
             .map(|KeyBatch { keys, .. }| Delete { keys })
             .collect::<Vec<_>>();
         Ok(self.values(&deletes).await?.into_iter().sum())
+    }
+
+    /// Prepares for a command that another way to Redis carries out: ends the sharing of computed
+    /// values, and drops copies, now and when the guard is dropped.
+    pub(crate) fn overwrite<'a>(&'a self, keys: Written<'a>) -> Option<Overwriting<'a>> {
+        match keys {
+            Written::Nothing => {}
+            Written::Key(key) => self.flights().supersede(key),
+            Written::Keys(keys) => keys.iter().for_each(|key| self.flights().supersede(key)),
+        }
+        match &self.inner.backend {
+            Backend::Memory(_) => None,
+            Backend::Redis(redis) => Some(redis.overwrite(keys)),
+        }
     }
 
     /// Opens a near cache, `None` if the values are in the memory of this process anyway.

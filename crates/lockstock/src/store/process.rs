@@ -94,6 +94,8 @@ impl ProcessStore {
         match &self.values {
             Values::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
             Values::Redis(direct) => {
+                // Without the asynchronous store there is neither a near cache nor a computation.
+                let _overwriting = self.link.get().map(|link| link.overwrite(command.writes()));
                 direct.value(command, || match &self.link(settings)?.inner.backend {
                     Backend::Redis(redis) => Ok(redis.clone()),
                     Backend::Memory(_) => Err(Error::unavailable("the store is in memory")),

@@ -15,7 +15,7 @@ use super::Redis;
 use super::connection::{Connection, TrackedRead, WeakConnection};
 use crate::cache::{DEFAULT_MAX_STALENESS, NearCache};
 use crate::error::Result;
-use crate::store::near::{NearTable, NearTables, Pulse};
+use crate::store::near::{NearTable, NearTables, Overwriting, Pulse, Written};
 use crate::store::values::Get;
 
 /// The pause between two rounds of probes.
@@ -32,6 +32,11 @@ impl Redis {
     /// Opens a near cache, which is emptied by the invalidations of this store.
     pub(in crate::store) fn open_near(&self, settings: &NearCache) -> Arc<NearTable> {
         self.near.open(settings)
+    }
+
+    /// Drops the copies of `keys`, now and when the guard is dropped.
+    pub(in crate::store) fn overwrite<'a>(&'a self, keys: Written<'a>) -> Overwriting<'a> {
+        self.near.overwrite(keys)
     }
 
     /// Reads the value under `key`, and copies it to `table`.
