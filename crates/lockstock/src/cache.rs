@@ -1,8 +1,9 @@
 //! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
-//! and never after its time to live. Every call returns or fails within the store's timeout; one
-//! with many keys within a timeout for each thousand of them, and a timeout after its first failure.
+//! and never after its time to live; with a [near cache](Cache::near), an earlier value within the
+//! bound that it sets. Every call returns or fails within the store's timeout; one with many keys
+//! within a timeout for each thousand of them, and a timeout after its first failure.
 //!
 //! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
 //! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
@@ -149,12 +150,13 @@ impl<T, C> Cache<T, C> {
     /// - It returns no value after its time to live.
     /// - After a write through the same [`Store`] has returned, it returns that value or a later
     ///   one.
-    /// - It returns no value that another client has overwritten before the invalidation arrived:
-    ///   usually less than a millisecond after the write. If the store falls silent, without an
-    ///   invalidation and without a broken connection, it returns no value that was overwritten more
-    ///   than [`max_staleness`](NearCache::max_staleness) before the call.
-    /// - It never returns an earlier value than a call that has returned before, unless Redis
-    ///   itself loses writes.
+    /// - When the invalidation of a write by another client has arrived, usually less than a
+    ///   millisecond after the write, it returns that value or a later one. If neither an
+    ///   invalidation nor the end of a connection arrives, because the network or the server has
+    ///   failed, it returns no value that was overwritten more than
+    ///   [`max_staleness`](NearCache::max_staleness) before the call.
+    /// - It returns no earlier value than a previous call through this cache or a clone, unless
+    ///   Redis itself loses writes.
     ///
     /// If a connection breaks, a Sentinel fails over or the slots of a Cluster move, the copies are
     /// dropped, and read again. Without a connection on which Redis can track what was read

@@ -31,7 +31,7 @@ const PROCESSES: u64 = 4;
 const QUIET_INTERVAL: usize = 10;
 
 /// Empties the database and writes all keys, in one step: a number never decreases, although the
-/// near caches hear of the flush only.
+/// near caches receive the invalidation of the flush only.
 const FLUSH: &str = "
     redis.call('FLUSHDB')
     for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1]) end";

@@ -275,7 +275,7 @@ async fn a_flushdb() {
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_is_not_answered_for() {
+async fn a_server_that_stands_still_ends_the_copies_within_the_bound() {
     let race = Race::new().await;
     copied(&race.reader).await;
     race.redis.pause();

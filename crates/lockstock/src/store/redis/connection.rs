@@ -346,8 +346,8 @@ impl Connection {
         }
     }
 
-    /// Closes each tracked connection whose server does not reply within `limit`, or has no
-    /// authority over its values any more.
+    /// Closes each tracked connection whose server does not reply within `limit`, or no longer
+    /// decides about its values.
     pub(super) async fn probe_tracked(&self, limit: Duration) {
         match &*self.0 {
             Topology::Single { tracked, .. } => tracked.probe(Some(&Probe::Alive), limit).await,

@@ -2,7 +2,7 @@
 //! changes.
 //!
 //! While near caches are in use, every tracked connection is probed periodically: a server that
-//! stands still or cannot be reached any more sends no invalidation, and breaks no connection.
+//! stands still or has become unreachable sends no invalidation, and breaks no connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -193,7 +193,7 @@ impl Cluster {
         }
     }
 
-    /// Probes the tracked connection of each node: a node that is no master any more, or that the
+    /// Probes the tracked connection of each node: a node that was demoted, or that the
     /// other nodes cannot reach, still replies to `PING`.
     pub(super) async fn probe_tracked(&self, limit: Duration) {
         let nodes: Vec<_> = {

@@ -106,7 +106,7 @@ impl<C: Connector> TrackedConnection<C> {
     }
 
     /// Closes the connection, which empties the tables, unless the server replies to the probe
-    /// within `limit`. `None`: the connection is of no use any more.
+    /// within `limit`. `None`: the server has nothing that could have been read.
     pub(super) async fn probe(&self, probe: Option<&Probe>, limit: Duration) {
         let Some(mut open) = self.managed.open_connection() else {
             return;
