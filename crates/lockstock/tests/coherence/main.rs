@@ -217,5 +217,5 @@ fn without_faults_no_read_is_stale() {
 
 #[test]
 fn under_faults_no_read_is_older_than_the_bound() {
-    run("faults", &FAULTS, size(2, 100));
+    run("faults", &FAULTS, size(1, 50));
 }
