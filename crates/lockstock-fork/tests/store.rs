@@ -11,7 +11,7 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use lockstock::blocking::{Cache, Store};
-use lockstock::{Acquired, Integer, LockKind};
+use lockstock::{Acquired, Integer, LockKind, NearCache};
 use lockstock_testkit::{Cluster, Redis};
 
 mod child;
@@ -96,8 +96,17 @@ fn fork_under_load(store: &Store, count: usize, work: impl Fn(usize)) {
     (0..THREADS).for_each(|thread| read_all(&values, thread));
 }
 
+/// Returns a near cache of the values, which it has copied in part.
+fn near(store: &Store) -> Cache<String> {
+    let values = store.cache::<String>("values");
+    write_all(&values);
+    let near = values.near(NearCache::new(1024 * 1024));
+    read_all(&near, 0);
+    near
+}
+
 /// What a child does: values over its own sockets, a lock over its own runtime.
-fn use_store(store: &Store, number: usize) {
+fn use_store(store: &Store, near: &Cache<String>, number: usize) {
     let values = store.cache::<String>("values");
     (0..THREADS).for_each(|thread| read_all(&values, thread));
     let own = format!("child {number}");
@@ -108,6 +117,9 @@ fn use_store(store: &Store, number: usize) {
         .codec(Integer)
         .incr("children", 1, LONG)
         .unwrap();
+    if number % 10 == 0 {
+        (0..THREADS).for_each(|thread| read_all(near, thread));
+    }
     store
         .cache::<String>("ids")
         .set(store.client_id().to_string(), &own, LONG)
@@ -122,7 +134,8 @@ fn five_hundred_children_of_six_busy_threads_reply() {
     const CHILDREN: usize = 500;
     let redis = Redis::start();
     let store = open(&redis.url());
-    fork_under_load(&store, CHILDREN, |number| use_store(&store, number));
+    let near = near(&store);
+    fork_under_load(&store, CHILDREN, |number| use_store(&store, &near, number));
     let counts = store.cache("counts").codec(Integer);
     assert_eq!(counts.get("children").unwrap(), Some(CHILDREN as i64));
     // No two processes draw the same random numbers: tokens begin with the id of their client.
@@ -134,9 +147,10 @@ fn five_hundred_children_of_six_busy_threads_reply() {
 fn children_and_their_children_reach_a_cluster() {
     let cluster = Cluster::start();
     let store = open(&cluster.url());
+    let near = near(&store);
     fork_under_load(&store, 20, |number| {
-        use_store(&store, number);
-        child::succeeds(|| use_store(&store, 1000 + number));
+        use_store(&store, &near, number);
+        child::succeeds(|| use_store(&store, &near, 1000 + number));
     });
     let counts = store.cache("counts").codec(Integer);
     assert_eq!(counts.get("children").unwrap(), Some(40));

@@ -1,8 +1,9 @@
 //! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
-//! and never after its time to live. Every call returns or fails within the store's timeout; one
-//! with many keys within a timeout for each thousand of them, and a timeout after its first failure.
+//! and never after its time to live; with a [near cache](Cache::near), an earlier value within the
+//! bound that it sets. Every call returns or fails within the store's timeout; one with many keys
+//! within a timeout for each thousand of them, and a timeout after its first failure.
 //!
 //! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
 //! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
@@ -18,6 +19,7 @@ mod envelope;
 mod flight;
 mod keys;
 mod lookup;
+mod near;
 mod policy;
 mod tags;
 mod ttl;
@@ -25,10 +27,10 @@ mod ttl;
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-
 use metrics::counter;
 
 pub(crate) use self::bypass::Bypass;
@@ -42,12 +44,14 @@ pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use self::envelope::{Envelope, now_ms};
 pub(crate) use self::flight::Flights;
 pub use self::keys::KeyScan;
+pub use self::near::{DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS, NearCache};
 pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
 pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
 use crate::store::Store;
+use crate::store::near::NearTable;
 use crate::store::values::{
     Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
 };
@@ -56,6 +60,7 @@ use crate::store::values::{
 pub struct Cache<T, C = Json> {
     store: Store,
     entries: Entries<C>,
+    near: Option<Arc<NearTable>>,
     values: PhantomData<fn(T) -> T>,
 }
 
@@ -90,15 +95,16 @@ impl Store {
     /// # }
     /// ```
     pub fn cache<T>(&self, namespace: impl AsRef<[u8]>) -> Cache<T> {
-        Cache::new(self, Entries::new(namespace.as_ref(), Json))
+        Cache::new(self, Entries::new(namespace.as_ref(), Json), None)
     }
 }
 
 impl<T, C> Cache<T, C> {
-    pub(crate) fn new(store: &Store, entries: Entries<C>) -> Self {
+    pub(crate) fn new(store: &Store, entries: Entries<C>, near: Option<Arc<NearTable>>) -> Self {
         Self {
             store: store.clone(),
             entries,
+            near,
             values: PhantomData,
         }
     }
@@ -108,6 +114,7 @@ impl<T, C> Cache<T, C> {
         Cache {
             store: self.store,
             entries: self.entries.with_codec(codec),
+            near: self.near,
             values: PhantomData,
         }
     }
@@ -137,6 +144,50 @@ impl<T, C> Cache<T, C> {
         self
     }
 
+    /// Keeps copies of the values in the memory of this process, so that reading them again costs
+    /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
+    /// of this cache share the copies. Not for the decision whether a write is allowed: that takes
+    /// a [lock](Store::lock), and a comparison in the database.
+    ///
+    /// Guarantees of [`get`](Self::get):
+    ///
+    /// - It returns no value after its time to live.
+    /// - After a write through the same [`Store`] has returned, it returns that value or a later
+    ///   one.
+    /// - When the invalidation of a write by another client has arrived, usually less than a
+    ///   millisecond after the write, it returns that value or a later one. If neither an
+    ///   invalidation nor the end of a connection arrives, because the network or the server has
+    ///   failed, it returns no value that was overwritten more than
+    ///   [`max_staleness`](NearCache::max_staleness) before the call.
+    /// - It returns no earlier value than a previous call through this cache or a clone, unless
+    ///   Redis itself loses writes.
+    ///
+    /// If a connection breaks, a Sentinel fails over or the slots of a Cluster move, the copies are
+    /// dropped, and read again. Without a connection on which Redis can track what was read
+    /// (the ACL has to allow `+client|tracking`), every call reads from Redis, and a warning is
+    /// logged.
+    ///
+    /// In a store in memory, this has no effect.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{NearCache, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let rates = store.cache::<f64>("rates").near(NearCache::new(64 * 1024 * 1024));
+    /// rates.set("EUR", &1.09, Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from Redis
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from memory
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn near(mut self, settings: NearCache) -> Self {
+        self.near = self.store.open_near(&settings);
+        self
+    }
+
     /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`]) by default.
     #[must_use]
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
@@ -155,8 +206,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let key = self.entries.key(key.as_ref())?;
-        self.value(self.read_bytes(key, Source::Any).await?).await
+        let entry = match self.near_copy(key.as_ref())? {
+            Some(copy) => copy,
+            // Boxed: the future of a hit stays small.
+            None => Box::pin(self.read(self.entries.key(key.as_ref())?)).await?,
+        };
+        self.value(entry).await
     }
 
     /// Returns the value of an entry.
@@ -183,10 +238,38 @@ impl<T, C: Codec<T>> Cache<T, C> {
         Ok(is_fresh.then_some(envelope.payload))
     }
 
-    /// Reads an entry, or the token of a tag. Every read of the cache comes here.
+    /// Reads an entry, or the token of a tag, for a call that may compute a value.
     async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
-        match source {
-            Source::Any | Source::Store => self.store.value(&Get { key }).await,
+        match (source, &self.near) {
+            (Source::Any, Some(near)) => match near.get(&key) {
+                Some(copy) => Ok(copy),
+                None => self.store.read_near(near, key).await,
+            },
+            (Source::Store, Some(near)) => {
+                let get = Get { key };
+                let value = self.store.value(&get).await;
+                // A copy may be older than this value, and must not be returned after it.
+                near.invalidate(&get.key);
+                value
+            }
+            (_, None) => self.store.value(&Get { key }).await,
+        }
+    }
+
+    /// Returns the bytes that the near cache has under `key`, `Some(None)` if it is known that
+    /// there is no value. Needs no runtime.
+    fn near_copy(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        let Some(near) = &self.near else {
+            return Ok(None);
+        };
+        self.entries.with_key(key, |key| near.get(key))
+    }
+
+    /// Reads the bytes under a key of the store, into the near cache too.
+    async fn read(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        match &self.near {
+            Some(near) => self.store.read_near(near, key).await,
+            None => self.store.value(&Get { key }).await,
         }
     }
 
@@ -254,7 +337,14 @@ impl<T, C: Codec<T>> Cache<T, C> {
         &self,
         keys: impl IntoIterator<Item: AsRef<[u8]>>,
     ) -> Result<Vec<Option<T>>> {
-        let entries = self.store.get_values(self.keys_in_store(keys)?).await?;
+        let keys = self.keys_in_store(keys)?;
+        let entries = match &self.near {
+            Some(_) => {
+                let read = |key| self.read_bytes(key, Source::Any);
+                try_join_all(keys.into_iter().map(read)).await?
+            }
+            None => self.store.get_values(keys).await?,
+        };
         // At the same time: entries with tags have a second round trip.
         try_join_all(entries.into_iter().map(|entry| self.value(entry))).await
     }
@@ -417,6 +507,7 @@ impl Cache<i64, Integer> {
             by,
             if_missing: Some(self.entries.ttl(ttl.into())?),
         };
+        self.store.flights().supersede(&increment.key);
         let sum = self.store.value(&increment).await?;
         Ok(sum.unwrap_or_default())
     }
@@ -439,6 +530,7 @@ impl<T, C: Clone> Clone for Cache<T, C> {
         Self {
             store: self.store.clone(),
             entries: self.entries.clone(),
+            near: self.near.clone(),
             values: PhantomData,
         }
     }

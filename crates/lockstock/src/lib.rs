@@ -90,9 +90,9 @@ mod token;
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
 pub use cache::{
-    Cache, Codec, CodecError, ComputeError, ComputePolicy, DEFAULT_COMPUTE_WAIT, Integer, Json,
-    KeyScan, MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw, Tags,
-    Ttl,
+    Cache, Codec, CodecError, ComputeError, ComputePolicy, DEFAULT_COMPUTE_WAIT,
+    DEFAULT_MAX_STALENESS, Integer, Json, KeyScan, MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL,
+    MAX_VALUE_BYTES, MIN_MAX_STALENESS, MIN_TTL, NearCache, Raw, Tags, Ttl,
 };
 pub use error::{Error, Result};
 pub use guard::Guard;

@@ -7,9 +7,11 @@
 mod admin;
 mod background;
 mod builder;
+mod clock;
 mod dispatch;
 mod holding;
 mod memory;
+pub(crate) mod near;
 mod process;
 mod redis;
 mod request;

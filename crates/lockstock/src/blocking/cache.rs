@@ -3,20 +3,33 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
+
+use lockstock_fork::PerProcess;
 
 use super::Store;
 use super::owned::Owned;
-use crate::cache::{Codec, ComputeError, ComputePolicy, Entries, Integer, Json, Tags, Ttl};
+use crate::cache::{
+    Codec, ComputeError, ComputePolicy, Entries, Integer, Json, NearCache, Tags, Ttl,
+};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::runtime;
+use crate::store::near::NearTable;
 
 /// Values of type `T` under the keys of one namespace, from [`Store::cache`]. Cheap to clone. It
 /// shares its entries with the asynchronous [`Cache`](crate::Cache) of the same namespace.
 pub struct Cache<T, C = Json> {
     store: Store,
     entries: Entries<C>,
+    near: Option<Arc<Near>>,
     values: PhantomData<fn(T) -> T>,
+}
+
+/// A near cache, which a child of `fork` does not inherit.
+struct Near {
+    settings: NearCache,
+    table: PerProcess<Option<Arc<NearTable>>>,
 }
 
 impl Store {
@@ -36,6 +49,7 @@ impl Store {
         Cache {
             store: self.clone(),
             entries: Entries::new(namespace.as_ref(), Json),
+            near: None,
             values: PhantomData,
         }
     }
@@ -47,6 +61,7 @@ impl<T, C> Cache<T, C> {
         Cache {
             store: self.store,
             entries: self.entries.with_codec(codec),
+            near: self.near,
             values: PhantomData,
         }
     }
@@ -69,6 +84,31 @@ impl<T, C> Cache<T, C> {
     #[must_use]
     pub fn django_keys(mut self) -> Self {
         self.entries.use_django_keys();
+        self
+    }
+
+    /// Keeps copies of the values in the memory of this process: as
+    /// [`Cache::near`](crate::Cache::near). Starts the runtime at the first call. Reading a copy
+    /// needs no runtime, and reading a value that has no copy takes two changes of threads more than
+    /// without a near cache.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{NearCache, blocking::Store};
+    /// # fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let rates = store.cache::<f64>("rates").near(NearCache::new(64 * 1024 * 1024));
+    /// rates.set("EUR", &1.09, Duration::from_secs(60))?;
+    /// assert_eq!(rates.get("EUR")?, Some(1.09));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn near(mut self, settings: NearCache) -> Self {
+        self.near = Some(Arc::new(Near {
+            settings,
+            table: PerProcess::new(),
+        }));
         self
     }
 
@@ -335,7 +375,12 @@ impl<T, C: Clone> Cache<T, C> {
     }
 
     fn cache(&self) -> crate::Cache<T, C> {
-        crate::Cache::new(self.store.process(), self.entries.clone())
+        let store = self.store.process();
+        let near = self.near.as_ref().and_then(|near| {
+            let Near { settings, table } = &**near;
+            table.get_or_init(|| store.open_near(settings)).clone()
+        });
+        crate::Cache::new(store, self.entries.clone(), near)
     }
 }
 
@@ -383,6 +428,7 @@ impl<T, C: Clone> Clone for Cache<T, C> {
         Self {
             store: self.store.clone(),
             entries: self.entries.clone(),
+            near: self.near.clone(),
             values: PhantomData,
         }
     }

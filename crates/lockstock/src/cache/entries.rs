@@ -19,6 +19,9 @@ pub const MAX_KEY_BYTES: usize = 64 * 1024;
 /// another: 16 MiB. Larger values delay the locks, which use the same connection.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
 
+/// The length up to which a key in the store is built on the stack.
+const SHORT_KEY_BYTES: usize = 192;
+
 /// The prefix of the keys of all values. No lock uses it (see `key.rs`).
 const KEY_PREFIX: &[u8] = b"lockstock:cache:";
 /// The prefix of the tokens of all tags, which no value and no lock uses.
@@ -107,13 +110,22 @@ impl<C> Entries<C> {
 
     /// Returns the key in the store.
     pub(crate) fn key(&self, key: &[u8]) -> Result<Vec<u8>> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Error::invalid(format!(
-                "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
-                key.len()
-            )));
-        }
+        check(key)?;
         Ok([&self.prefix, key].concat())
+    }
+
+    /// Calls `read` with the key in the store, which is not allocated unless it is long.
+    pub(crate) fn with_key<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        check(key)?;
+        let (prefix, mut buffer) = (self.prefix.len(), [0; SHORT_KEY_BYTES]);
+        match buffer.get_mut(..prefix + key.len()) {
+            Some(buffer) => {
+                buffer[..prefix].copy_from_slice(&self.prefix);
+                buffer[prefix..].copy_from_slice(key);
+                Ok(read(buffer))
+            }
+            None => Ok(read(&[&self.prefix, key].concat())),
+        }
     }
 
     /// Returns the time to live of an entry that is written now.
@@ -169,6 +181,16 @@ impl<C> Entries<C> {
             ))
         })
     }
+}
+
+fn check(key: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(Error::invalid(format!(
+            "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
+            key.len()
+        )));
+    }
+    Ok(())
 }
 
 fn cannot_encode(error: CodecError) -> Error {

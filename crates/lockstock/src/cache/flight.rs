@@ -146,13 +146,28 @@ impl Flights {
 
     /// Ends the sharing of values of `key` whose computation has begun. To be called before the
     /// key is written or removed.
-    pub(crate) fn supersede(&self, key: &[u8]) {
+    pub(super) fn supersede(&self, key: &[u8]) {
         // A flight that is not counted yet began after this call.
         if self.count.load(Ordering::SeqCst) > 0 {
             let mut by_key = self.by_key();
             if let Some(flight) = by_key.remove(key) {
                 flight.is_superseded.store(true, Ordering::Release);
             }
+            self.count.store(by_key.len(), Ordering::SeqCst);
+        }
+    }
+
+    /// The same for all keys that begin with `prefix`.
+    pub(super) fn supersede_all(&self, prefix: &[u8]) {
+        if self.count.load(Ordering::SeqCst) > 0 {
+            let mut by_key = self.by_key();
+            by_key.retain(|key, flight| {
+                let is_kept = !key.starts_with(prefix);
+                if !is_kept {
+                    flight.is_superseded.store(true, Ordering::Release);
+                }
+                is_kept
+            });
             self.count.store(by_key.len(), Ordering::SeqCst);
         }
     }

@@ -102,6 +102,9 @@ impl<T, C> Cache<T, C> {
     /// does not reply: then some of the values may have been removed, and the call can be repeated.
     pub async fn delete_matching(&self, pattern: impl AsRef<[u8]>) -> Result<u64> {
         let mut scan = self.keys(pattern)?.scan;
+        // Whatever the pattern is: it costs no more than another computation.
+        let flights = self.store.flights();
+        flights.supersede_all(self.entries.prefix());
         let mut deleted = 0;
         while let Some(keys) = scan.next_page().await? {
             deleted += self.store.delete_values(keys).await?;

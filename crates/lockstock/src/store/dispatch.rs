@@ -1,13 +1,17 @@
 //! Commands on values, carried out by the backend of a store.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::memory::Apply;
+use super::near::NearTable;
 use super::redis::WireCommand;
 use super::values::batches::{self, KeyBatch, SlotOf};
-use super::values::{Delete, GetMany};
+use super::values::{Delete, Get, GetMany};
 use super::{Backend, Store};
+use crate::cache::NearCache;
 use crate::error::Result;
 
 impl Store {
@@ -56,6 +60,29 @@ impl Store {
             .map(|KeyBatch { keys, .. }| Delete { keys })
             .collect::<Vec<_>>();
         Ok(self.values(&deletes).await?.into_iter().sum())
+    }
+
+    /// Opens a near cache, `None` if the values are in the memory of this process anyway.
+    pub(crate) fn open_near(&self, settings: &NearCache) -> Option<Arc<NearTable>> {
+        match &self.inner.backend {
+            Backend::Memory(_) => None,
+            Backend::Redis(redis) => Some(redis.open_near(settings)),
+            // Without a runtime there are no copies.
+            Backend::Direct(direct) => Some(direct.link().ok()?.open_near(settings)),
+        }
+    }
+
+    /// Reads a value of which `table` has no copy, and adds one.
+    pub(crate) async fn read_near(
+        &self,
+        table: &Arc<NearTable>,
+        key: Vec<u8>,
+    ) -> Result<Option<Bytes>> {
+        match &self.inner.backend {
+            Backend::Memory(_) => self.value(&Get { key }).await,
+            Backend::Redis(redis) => redis.read_near(table, key).await,
+            Backend::Direct(direct) => direct.read_near(table.clone(), key).await,
+        }
     }
 
     /// Returns how keys are assigned to slots, `None` if the store has no slots.

@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::near::Written;
 use crate::cache::Ttl;
 
 /// A command on the values of one slot.
 pub(crate) trait ValueCommand {
     type Reply;
+
+    /// Returns the keys whose values may be different afterwards: near caches forget them.
+    fn writes(&self) -> Written<'_>;
 
     /// Returns whether a second execution has the same effect and the same reply as the first, so
     /// that a command whose reply was lost can be sent again.
@@ -28,6 +32,10 @@ pub(crate) struct Get {
 
 impl ValueCommand for Get {
     type Reply = Option<Bytes>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Returns the values under several keys of one slot, in order.
@@ -37,6 +45,10 @@ pub(crate) struct GetMany {
 
 impl ValueCommand for GetMany {
     type Reply = Vec<Option<Bytes>>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Writes a value. Returns whether the condition was met.
@@ -57,6 +69,10 @@ pub(crate) enum SetCondition {
 impl ValueCommand for Set {
     type Reply = bool;
 
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+
     fn is_repeatable(&self) -> bool {
         // Repeated, it would find its own value.
         self.condition != SetCondition::IfMissing
@@ -71,6 +87,10 @@ pub(crate) struct Delete {
 
 impl ValueCommand for Delete {
     type Reply = u64;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Keys(&self.keys)
+    }
 }
 
 /// Returns whether there is a value under a key.
@@ -80,6 +100,10 @@ pub(crate) struct Exists {
 
 impl ValueCommand for Exists {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Sets the time to live of a value. Returns whether there is one.
@@ -90,6 +114,10 @@ pub(crate) struct Touch {
 
 impl ValueCommand for Touch {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Removes the time to live of a value. Returns whether it had one, `false` also if the command was
@@ -100,6 +128,10 @@ pub(crate) struct Persist {
 
 impl ValueCommand for Persist {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Returns the remaining time to live of a value, `None` if there is no value.
@@ -109,6 +141,10 @@ pub(crate) struct TtlOf {
 
 impl ValueCommand for TtlOf {
     type Reply = Option<Ttl>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Adds to an integer and returns the sum.
@@ -122,6 +158,10 @@ pub(crate) struct Increment {
 
 impl ValueCommand for Increment {
     type Reply = Option<i64>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 
     fn is_repeatable(&self) -> bool {
         false

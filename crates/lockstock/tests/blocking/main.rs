@@ -8,6 +8,7 @@ mod harness;
 mod hostile;
 mod locks;
 mod many;
+mod near;
 mod outages;
 mod topologies;
 mod values;

@@ -61,7 +61,7 @@ async fn one_of_many_adds_writes_its_value() {
 }
 
 #[tokio::test]
-async fn one_of_many_processes_adds_its_value() {
+async fn one_of_many_stores_adds_its_value() {
     let redis = lockstock_testkit::Redis::start();
     let stores = join_all((0..8).map(|_| connect_to(redis.url()))).await;
     let adds = stores.iter().zip(0..).map(async |(store, n)| {

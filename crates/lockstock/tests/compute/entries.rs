@@ -72,3 +72,41 @@ async fn a_malformed_entry_is_computed_again() {
         assert_eq!(pages.get("/mugs").await.unwrap().as_deref(), Some("mug"));
     }
 }
+
+#[tokio::test]
+async fn a_hit_is_one_command_and_a_miss_is_two() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    let pages = pages(&store);
+    let commands = async |key: &str, policy: ComputePolicy| {
+        redis.command(&["CONFIG", "RESETSTAT"]).unwrap();
+        let compute = async || "mug".to_owned();
+        pages.get_or_set(key, policy, compute).await.unwrap();
+        // The release of the lock goes on in the background.
+        store.drain().await;
+        let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+        let calls = |command: &str| {
+            let line = stats
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+            let calls = line.and_then(|line| line.split(',').next());
+            calls.map_or(0, |calls| calls.parse().unwrap())
+        };
+        ["get", "set", "pttl", "evalsha"].map(calls)
+    };
+    let plain = ComputePolicy::new(LONG);
+    assert_eq!(commands("plain", plain.clone()).await, [1, 1, 0, 0]);
+    assert_eq!(commands("plain", plain.clone()).await, [1, 0, 0, 0]);
+    let stale = plain.clone().stale_for(LONG);
+    assert_eq!(commands("stale", stale.clone()).await, [1, 1, 0, 0]);
+    assert_eq!(commands("stale", stale).await, [1, 0, 0, 0]);
+    let tagged = plain.clone().tags(["a", "b"]);
+    commands("tagged", tagged.clone()).await;
+    assert_eq!(commands("tagged", tagged).await, [3, 0, 0, 0]);
+    // One script acquires the lock, one releases it. The others are counted in scripts too.
+    let once = plain.once_per_store(LONG);
+    commands("loads the scripts", once.clone()).await;
+    let [.., scripts] = commands("once", once.clone()).await;
+    assert_eq!(scripts, 2);
+    assert_eq!(commands("once", once).await, [1, 0, 0, 0]);
+}

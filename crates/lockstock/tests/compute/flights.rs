@@ -237,7 +237,8 @@ async fn a_computation_that_asks_for_its_own_value_is_rejected() {
 #[tokio::test]
 async fn a_write_or_a_removal_ends_the_sharing() {
     on_each_store(async |store| {
-        for is_removed in [false, true] {
+        let changes = ["set", "set_many", "delete", "delete_many", "clear"];
+        for change in changes {
             let (pages, gate) = (pages(&store), Gate::new());
             let first = tokio::spawn({
                 let (pages, gate) = (pages.clone(), gate.clone());
@@ -247,17 +248,23 @@ async fn a_write_or_a_removal_ends_the_sharing() {
                 }
             });
             gate.begun().await;
-            if is_removed {
-                pages.delete("/mugs").await.unwrap();
-                // It does not wait for the first one.
-                let after = pages.get_or_set("/mugs", LONG, async || "after".to_owned());
-                assert_eq!(after.await.unwrap(), "after");
-            } else {
-                pages.set("/mugs", &"after".to_owned(), LONG).await.unwrap();
+            let after = "after".to_owned();
+            match change {
+                "set" => pages.set("/mugs", &after, LONG).await.unwrap(),
+                "set_many" => pages.set_many([("/mugs", after)], LONG).await.unwrap(),
+                "delete" => drop(pages.delete("/mugs").await.unwrap()),
+                "delete_many" => drop(pages.delete_many(["/mugs"]).await.unwrap()),
+                _ => drop(pages.clear().await.unwrap()),
             }
+            // It does not wait for the first one.
+            let policy = ComputePolicy::new(LONG).max_wait(2 * TIMEOUT);
+            let second = pages.get_or_set("/mugs", policy, async || "after".to_owned());
+            let second = timeout(TIMEOUT, second).await.expect("not shared");
+            assert_eq!(second.unwrap(), "after", "{change}");
             gate.open();
             assert_eq!(first.await.unwrap(), "before");
-            assert_eq!(pages.get("/mugs").await.unwrap().as_deref(), Some("after"));
+            let page = pages.get("/mugs").await.unwrap();
+            assert_eq!(page.as_deref(), Some("after"), "{change}");
             pages.delete("/mugs").await.unwrap();
         }
     })

@@ -48,6 +48,11 @@ async fn without_its_store_a_computation_is_shared() {
         });
     }
     gate.begun().await;
+    // Time for the others to join.
+    for _ in 0..20 {
+        store.ping().await.unwrap_err();
+    }
+    assert_eq!(gate.calls(), 1);
     // A caller that joins after the first computation begins another one.
     for _ in 0..20 {
         gate.open();

@@ -1,22 +1,22 @@
 //! One computation at a time over all processes. To Redis a store is a process; the process that is
 //! killed is one.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write, stdin};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use lockstock::{ComputePolicy, Store};
 use lockstock_testkit::{Process, Redis};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::harness::{LEASE, TIMEOUT, connect, on_each_store, queued};
 use crate::{Gate, LONG, not_called, pages};
 
-/// The URL of the store, for the process that is killed.
+/// The URL of the store, for the process that other tests start.
 const STORE: &str = "LOCKSTOCK_TEST_COMPUTING";
-/// The lease of that process. It is renewed until the process is killed.
-const KILLED_LEASE: Duration = Duration::from_secs(2);
+/// The lease of that process. It is renewed until the process is killed or paused.
+const CHILD_LEASE: Duration = Duration::from_secs(2);
 
 fn once(lease: Duration) -> ComputePolicy {
     ComputePolicy::new(LONG)
@@ -150,40 +150,89 @@ async fn one_store_refreshes_a_stale_value_and_no_other_waits() {
 async fn after_its_process_was_killed_another_one_computes() {
     let redis = Redis::start();
     let store = connect(&redis.url()).await;
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args([
-            "--exact",
-            "processes::a_process_that_computes",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(STORE, redis.url())
-        .stdout(Stdio::piped());
-    let process = Process::spawn(command).unwrap();
-    let lines = BufReader::new(process.take_stdout().unwrap()).lines();
-    let mut lines = lines.map_while(Result::ok);
-    assert!(lines.any(|line| line == "> computing"));
-
-    let waiter = tokio::spawn({
-        let pages = pages(&store);
-        async move {
-            let compute = async || "mug".to_owned();
-            pages
-                .get_or_set("/mugs", once(KILLED_LEASE), compute)
-                .await
-                .unwrap()
-        }
-    });
-    queued(&store, 1).await;
-    process.kill();
+    let child = Child::start(&redis);
+    let waiter = waiter(&store).await;
+    child.process.kill();
     let page = timeout(TIMEOUT, waiter).await.expect("the lease ends");
     assert_eq!(page.unwrap(), "mug");
 }
 
-/// Not a test: the process that another test kills.
 #[tokio::test]
-#[ignore = "started by another test"]
+async fn the_value_of_a_process_that_was_paused_does_not_replace_a_later_one() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    let mut child = Child::start(&redis);
+    let waiter = waiter(&store).await;
+    child.process.pause();
+    let page = timeout(TIMEOUT, waiter).await.expect("the lease ends");
+    assert_eq!(page.unwrap(), "mug");
+    child.process.resume();
+    child.compute("late");
+    child.expect("> returned late");
+    assert_eq!(
+        pages(&store).get("/mugs").await.unwrap().as_deref(),
+        Some("mug")
+    );
+}
+
+/// Begins to wait for the value of another process.
+async fn waiter(store: &Store) -> JoinHandle<String> {
+    let pages = pages(store);
+    let waiter = tokio::spawn(async move {
+        let compute = async || "mug".to_owned();
+        let page = pages.get_or_set("/mugs", once(CHILD_LEASE), compute);
+        page.await.unwrap()
+    });
+    queued(store, 1).await;
+    waiter
+}
+
+/// A process that computes a value, and waits for a line of input before it has it.
+struct Child {
+    process: Process,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    /// Starts one. It holds the lock.
+    fn start(redis: &Redis) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args([
+                "--exact",
+                "processes::a_process_that_computes",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(STORE, redis.url())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let process = Process::spawn(command).unwrap();
+        let input = process.take_stdin().unwrap();
+        let output = BufReader::new(process.take_stdout().unwrap()).lines();
+        let mut child = Self {
+            process,
+            input,
+            output,
+        };
+        child.expect("> computing");
+        child
+    }
+
+    fn compute(&mut self, value: &str) {
+        writeln!(self.input, "{value}").unwrap();
+    }
+
+    fn expect(&mut self, words: &str) {
+        let mut lines = self.output.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line == words), "the process has ended");
+    }
+}
+
+/// Not a test: the process that other tests start.
+#[tokio::test]
+#[ignore = "started by other tests"]
 async fn a_process_that_computes() {
     let Ok(url) = std::env::var(STORE) else {
         return;
@@ -191,10 +240,9 @@ async fn a_process_that_computes() {
     let pages = pages(&connect(&url).await);
     let compute = async || {
         println!("\n> computing");
-        std::future::pending().await
+        let line = tokio::task::spawn_blocking(|| stdin().lines().next());
+        line.await.unwrap().unwrap().unwrap()
     };
-    pages
-        .get_or_set("/mugs", once(KILLED_LEASE), compute)
-        .await
-        .unwrap();
+    let page = pages.get_or_set("/mugs", once(CHILD_LEASE), compute).await;
+    println!("\n> returned {}", page.unwrap());
 }

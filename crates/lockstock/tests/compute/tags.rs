@@ -47,6 +47,8 @@ async fn an_invalidated_tag_removes_its_entries_and_no_others() {
         assert_eq!(present().await, ["b", "c", "none"]);
         pages.invalidate_tag("b").await.unwrap();
         assert_eq!(present().await, ["c", "none"]);
+        let many = pages.get_many(["ab", "c", "none"]).await.unwrap();
+        assert_eq!(many, [None, Some("c".to_owned()), Some("none".to_owned())]);
         // Another namespace has tags of its own, another version has the same.
         assert_eq!(other.get("a").await.unwrap().as_deref(), Some("a"));
         pages.clone().version(2).invalidate_tag("c").await.unwrap();

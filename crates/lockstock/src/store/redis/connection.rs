@@ -9,10 +9,12 @@ mod managed;
 mod pipeline;
 mod sentinel;
 mod tls;
+mod tracked;
 mod url;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{
@@ -23,17 +25,20 @@ use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
 use self::direct::{Pool, Target};
-use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
+use self::managed::{CallError, Connector, ManagedConnection, Purpose, PushHandler, Server};
 pub(super) use self::pipeline::ReadConnection;
 use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
 use self::tls::{Certificates, ClientTls};
+pub(super) use self::tracked::TrackedRead;
+use self::tracked::{Probe, TrackedConnection};
 use self::url::Endpoints;
 use super::notifications::Notifications;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::store::builder::Options;
+use crate::store::near::NearTables;
 use crate::store::values::batches::SlotOf;
 use crate::token::ClientId;
 
@@ -104,13 +109,24 @@ impl Eval {
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Topology>);
 
+/// A reference to connections that does not keep them open.
+pub(super) struct WeakConnection(Weak<Topology>);
+
+impl WeakConnection {
+    pub(super) fn upgrade(&self) -> Option<Connection> {
+        self.0.upgrade().map(Connection)
+    }
+}
+
 enum Topology {
     Single {
         server: ManagedConnection<Server>,
+        tracked: TrackedConnection<Server>,
         slot: Arc<SlotContext>,
     },
     Sentinel {
         master: ManagedConnection<Sentinels>,
+        tracked: TrackedConnection<Sentinels>,
         slot: Arc<SlotContext>,
         /// Stops the task on drop.
         _watch: Watch,
@@ -137,6 +153,7 @@ impl Connection {
         url: &str,
         client_id: ClientId,
         notifications: Notifications,
+        near: Arc<NearTables>,
         options: &Options,
     ) -> Result<Self> {
         let timeout = options.timeout;
@@ -156,13 +173,23 @@ impl Connection {
         let tls = Arc::new(ClientTls::new(certificates));
         let topology = match endpoints {
             Endpoints::Single(info) => {
+                let client = Client::open(info).map_err(Error::redis)?;
+                let tracking = Server {
+                    client: client.clone(),
+                    purpose: Purpose::Tracking,
+                };
+                let tracked = TrackedConnection::new(address.clone(), tracking, near, timeout);
                 let connector = Server {
-                    client: Client::open(info).map_err(Error::redis)?,
-                    channel: Some(channel),
+                    client,
+                    purpose: Purpose::Messages(channel),
                 };
                 let handler = Arc::new(notifications);
                 let server = ManagedConnection::new(address, connector, handler, timeout);
-                Topology::Single { server, slot }
+                Topology::Single {
+                    server,
+                    tracked,
+                    slot,
+                }
             }
             Endpoints::Sentinel {
                 sentinels,
@@ -170,12 +197,19 @@ impl Connection {
                 servers,
             } => {
                 let servers = Target { info: servers, tls };
-                let connector = Sentinels::new(sentinels, service, servers, channel, timeout)?;
+                let connector = |purpose| {
+                    let (sentinels, servers) = (sentinels.clone(), servers.clone());
+                    Sentinels::new(sentinels, service.clone(), servers, purpose, timeout)
+                };
+                let tracking = connector(Purpose::Tracking)?;
+                let tracked = TrackedConnection::new(address.clone(), tracking, near, timeout);
+                let connector = connector(Purpose::Messages(channel))?;
                 let handler = Arc::new(notifications);
                 let master = ManagedConnection::new(address, connector, handler, timeout);
-                let _watch = sentinel::watch(&master);
+                let _watch = sentinel::watch(&[&master, tracked.managed()]);
                 Topology::Sentinel {
                     master,
+                    tracked,
                     slot,
                     _watch,
                 }
@@ -186,6 +220,7 @@ impl Connection {
                 tls,
                 client_id,
                 notifications,
+                near,
                 timeout,
             )?),
         };
@@ -300,6 +335,38 @@ impl Connection {
             Topology::Single { .. } | Topology::Sentinel { .. } => None,
             Topology::Cluster(_) => Some(Cluster::slot_of),
         }
+    }
+
+    /// Reads a value on a tracked connection, until `deadline`.
+    pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.read(key, deadline).await,
+            Topology::Sentinel { tracked, .. } => tracked.read(key, deadline).await,
+            Topology::Cluster(cluster) => cluster.read_tracked(key, deadline).await,
+        }
+    }
+
+    /// Closes each tracked connection whose server does not reply within `limit`, or no longer
+    /// decides about its values.
+    pub(super) async fn probe_tracked(&self, limit: Duration) {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.probe(Some(&Probe::Alive), limit).await,
+            Topology::Sentinel { tracked, .. } => tracked.probe(Some(&Probe::Master), limit).await,
+            Topology::Cluster(cluster) => cluster.probe_tracked(limit).await,
+        }
+    }
+
+    pub(super) fn close_tracked(&self) {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.managed().close_current(),
+            Topology::Sentinel { tracked, .. } => tracked.managed().close_current(),
+            Topology::Cluster(cluster) => cluster.close_tracked(),
+        }
+    }
+
+    /// Returns a reference that does not keep the connections open.
+    pub(super) fn downgrade(&self) -> WeakConnection {
+        WeakConnection(Arc::downgrade(&self.0))
     }
 
     async fn attempt<'a, T: FromRedisValue>(

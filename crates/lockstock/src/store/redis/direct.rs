@@ -8,6 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use redis::{Cmd, RedisResult, ServerErrorKind, Value};
 use tracing::debug;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::runtime;
 use crate::store::background::Background;
 use crate::store::builder::Options;
+use crate::store::near::{NearTable, Overwriting};
 use crate::store::values::batches::SlotOf;
 use crate::token::ClientId;
 
@@ -72,6 +74,34 @@ impl DirectRedis {
 
     /// Executes a command on values. Blocks, except while the link executes it.
     pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
+        let before = self.overwrite(command);
+        let reply = self.carry_out(command).await;
+        if before.is_none() {
+            // The first near cache may have been opened meanwhile.
+            self.overwrite(command);
+        }
+        reply
+    }
+
+    /// Drops the copies of what a command writes, now and when the guard is dropped. `None`: without
+    /// the link there are no near caches.
+    fn overwrite<'a>(&'a self, command: &'a impl WireCommand) -> Option<Overwriting<'a>> {
+        Some(self.link.get()?.overwrite(command.writes()))
+    }
+
+    /// Reads the value under `key`, and copies it to `table`: over the link, which has the connections
+    /// that Redis tracks.
+    pub(in crate::store) async fn read_near(
+        &self,
+        table: Arc<NearTable>,
+        key: Vec<u8>,
+    ) -> Result<Option<Bytes>> {
+        let link = self.link()?.clone();
+        let read = runtime::spawn(async move { link.read_near(&table, key).await });
+        Box::pin(read).await
+    }
+
+    async fn carry_out<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let (cmd, is_repeatable) = (command.command(), command.is_repeatable());
         let limits = self.limits();
         let pool = self.pool(&cmd)?;
@@ -99,6 +129,16 @@ impl DirectRedis {
         &self,
         commands: &[V],
     ) -> Result<Vec<V::Reply>> {
+        let overwrite = || commands.iter().map(|command| self.overwrite(command));
+        let before: Vec<_> = overwrite().collect();
+        let replies = self.carry_out_all(commands).await;
+        if before.iter().any(Option::is_none) {
+            overwrite().for_each(drop);
+        }
+        replies
+    }
+
+    async fn carry_out_all<V: WireCommand>(&self, commands: &[V]) -> Result<Vec<V::Reply>> {
         let mut commands = commands.iter().map(WireCommand::command).peekable();
         let mut replies = Vec::with_capacity(commands.len());
         let mut failure = None;

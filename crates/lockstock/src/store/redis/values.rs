@@ -38,6 +38,15 @@ pub(crate) trait WireCommand: ValueCommand {
 impl Redis {
     pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let deadline = Instant::now() + self.timeout;
+        let _overwriting = self.near.overwrite(command.writes());
+        self.value_until(command, deadline).await
+    }
+
+    pub(super) async fn value_until<V: WireCommand>(
+        &self,
+        command: &V,
+        deadline: Instant,
+    ) -> Result<V::Reply> {
         let cmd = command.command();
         let value = self.send(&cmd, command.is_repeatable(), deadline).await?;
         V::reply(value).map_err(|error| explain(Error::redis(error)))
@@ -72,6 +81,10 @@ impl Redis {
         commands: &[V],
     ) -> Result<Vec<V::Reply>> {
         debug_assert!(commands.iter().all(ValueCommand::is_repeatable));
+        let _overwriting: Vec<_> = commands
+            .iter()
+            .map(|command| self.near.overwrite(command.writes()))
+            .collect();
         let mut commands = commands.iter().map(WireCommand::command).peekable();
         let mut replies = Vec::with_capacity(commands.len());
         let mut failure = None;

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{Cmd, ConnectionInfo, FromRedisValue};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
@@ -31,9 +32,11 @@ use self::topology::{SlotMap, TopologyView, query};
 use super::direct::{Pool, Target};
 use super::managed::{CallError, ManagedConnection, Server};
 use super::tls::ClientTls;
+use super::tracked::{Probe, TrackedRead};
 use super::url::address;
 use super::{CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
 use crate::error::{Error, Result};
+use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
 use crate::token::ClientId;
 
@@ -59,6 +62,7 @@ struct Inner {
     seeds: Vec<Arc<Node>>,
     client_id: ClientId,
     notifications: Notifications,
+    near: Arc<NearTables>,
     timeout: Duration,
     /// std's mutexes: held for a lookup or a change, never across an await.
     map: Mutex<SlotMap>,
@@ -82,6 +86,7 @@ impl Cluster {
         tls: Arc<ClientTls>,
         client_id: ClientId,
         notifications: Notifications,
+        near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Self> {
         let Some(info) = seeds.first().cloned() else {
@@ -91,7 +96,10 @@ impl Cluster {
         let seeds = seeds
             .iter()
             .filter_map(address)
-            .map(|(host, port)| Node::new(&servers, &host, port, notifications.clone(), timeout))
+            .map(|(host, port)| {
+                let (notifications, near) = (notifications.clone(), near.clone());
+                Node::new(&servers, &host, port, notifications, near, timeout)
+            })
             .collect::<Result<_>>()?;
         let cluster = Self(Arc::new(Inner {
             address: cluster_address,
@@ -99,6 +107,7 @@ impl Cluster {
             seeds,
             client_id,
             notifications,
+            near,
             timeout,
             map: Mutex::new(SlotMap::new()),
             channels: Mutex::default(),
@@ -172,6 +181,43 @@ impl Cluster {
         self.connect().await?;
         let nodes = self.0.map().nodes.clone();
         Ok(nodes.into_iter().map(|node| node.commands.clone()))
+    }
+
+    /// Reads a value on the tracked connection to the node that serves it.
+    pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
+        let owner = timeout_at(deadline, self.owner(slot::slot(key))).await;
+        match owner {
+            Ok(Ok(node)) => node.tracked.read(key, deadline).await,
+            // The other connections wait for an owner, or report why there is none.
+            Ok(Err(_)) | Err(_) => Ok(TrackedRead::Nothing),
+        }
+    }
+
+    /// Probes the tracked connection of each node: a node that was demoted, or that the
+    /// other nodes cannot reach, still replies to `PING`.
+    pub(super) async fn probe_tracked(&self, limit: Duration) {
+        let nodes: Vec<_> = {
+            let map = self.0.map();
+            let probed = map.nodes.iter();
+            probed
+                .map(|node| (node.clone(), map.first_slot(node)))
+                .collect()
+        };
+        join_all(nodes.iter().map(async |(node, slot)| {
+            let probe = slot.map(|slot| {
+                let clock = &self.channel(slot).slot.clock;
+                Probe::Serves(format!("{clock}:probe"))
+            });
+            node.tracked.probe(probe.as_ref(), limit).await;
+        }))
+        .await;
+    }
+
+    pub(super) fn close_tracked(&self) {
+        let nodes = self.0.map().nodes.clone();
+        for node in nodes {
+            node.tracked.managed().close_current();
+        }
     }
 
     /// Returns the blocking connections to the node for a command with a key, by the current map.
@@ -283,6 +329,7 @@ impl Cluster {
         let changed = self.0.map().set(slot, &node);
         if changed {
             self.0.notifications.disconnected();
+            self.0.near.clear();
             // Other slots have probably moved too.
             self.refresh_soon();
         }
@@ -297,8 +344,15 @@ impl Cluster {
         if let Some(node) = known {
             return Ok(node.clone());
         }
-        let notifications = inner.notifications.clone();
-        let node = Node::new(&inner.servers, host, port, notifications, inner.timeout)?;
+        let (notifications, near) = (inner.notifications.clone(), inner.near.clone());
+        let node = Node::new(
+            &inner.servers,
+            host,
+            port,
+            notifications,
+            near,
+            inner.timeout,
+        )?;
         map.nodes.push(node.clone());
         Ok(node)
     }
@@ -383,8 +437,9 @@ impl Cluster {
         drop(map);
         if moved {
             info!(address = self.0.address, "slots have moved to other nodes");
-            // Some subscriptions are on the wrong nodes now.
+            // Some subscriptions are on the wrong nodes now, and some copies were read there.
             self.0.notifications.disconnected();
+            self.0.near.clear();
         }
         Ok(())
     }

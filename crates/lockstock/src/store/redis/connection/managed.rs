@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, SendError};
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError};
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -29,7 +29,8 @@ pub(super) trait Connector: Send + Sync + 'static {
 /// Receives the push messages of a connection.
 pub(super) trait PushHandler: Send + Sync + 'static {
     fn pushed(&self, push: &PushInfo);
-    /// The connection is gone: messages may have been lost.
+    /// The connection is gone: messages may have been lost. Called before any call can use
+    /// another connection, under the mutex of the state.
     fn disconnected(&self);
 }
 
@@ -219,6 +220,11 @@ impl<C: Connector> ManagedConnection<C> {
         }
     }
 
+    /// Returns the current connection, if there is one.
+    pub(super) fn open_connection(&self) -> Option<OpenConnection<C::Server>> {
+        self.0.current()
+    }
+
     /// Classifies the error of a call on `open`, which is dropped if it is broken.
     pub(super) fn classify(
         &self,
@@ -288,9 +294,9 @@ impl<C: Connector> ManagedConnection<C> {
                 State::Open(newer) if newer.number > open.number => return true,
                 _ => *state = State::Open(open),
             }
+            self.0.push_handler.disconnected();
         }
         warn!(address = self.0.address, "reconnected");
-        self.0.push_handler.disconnected();
         true
     }
 }
@@ -322,13 +328,11 @@ impl<C: Connector> Inner<C> {
     }
 
     fn close(&self, number: u64) {
-        {
-            let mut state = self.state();
-            match &*state {
-                State::Open(open) if open.number == number => *state = State::Closed,
-                // Replaced already.
-                _ => return,
-            }
+        let mut state = self.state();
+        match &*state {
+            State::Open(open) if open.number == number => *state = State::Closed,
+            // Replaced already.
+            _ => return,
         }
         self.push_handler.disconnected();
     }
@@ -337,8 +341,30 @@ impl<C: Connector> Inner<C> {
 /// Connects to a server with a fixed address.
 pub(super) struct Server {
     pub(super) client: Client,
-    /// The channel to subscribe to.
-    pub(super) channel: Option<String>,
+    pub(super) purpose: Purpose,
+}
+
+/// What a connection is set up for when it is opened.
+pub(super) enum Purpose {
+    Commands,
+    /// Messages of this channel.
+    Messages(String),
+    /// Invalidations of what was read.
+    Tracking,
+}
+
+impl Purpose {
+    pub(super) async fn set_up(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        match self {
+            Self::Commands => Ok(()),
+            Self::Messages(channel) => connection.subscribe(channel).await,
+            Self::Tracking => {
+                let mut tracking = redis::cmd("CLIENT");
+                tracking.arg("TRACKING").arg("ON");
+                tracking.query_async(connection).await
+            }
+        }
+    }
 }
 
 impl Connector for Server {
@@ -353,9 +379,7 @@ impl Connector for Server {
                 .client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
-            if let Some(channel) = &self.channel {
-                connection.subscribe(channel).await?;
-            }
+            self.purpose.set_up(&mut connection).await?;
             Ok((connection, ()))
         };
         opened.await.map_err(|error: RedisError| explain(&error))

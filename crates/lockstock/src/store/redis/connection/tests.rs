@@ -38,7 +38,13 @@ impl TestClient {
             timeout: CALL_TIMEOUT,
             ..Options::default()
         };
-        let connection = Connection::open(url, id, notifications.clone(), &options)?;
+        let connection = Connection::open(
+            url,
+            id,
+            notifications.clone(),
+            Arc::new(NearTables::new()),
+            &options,
+        )?;
         connection.connect().await?;
         Ok(Self {
             connection,

@@ -1,7 +1,7 @@
-//! A master of a Cluster: a connection for commands and, while there are waiters in its slots, a
-//! connection for subscriptions.
+//! A master of a Cluster: a connection for commands; while there are waiters in its slots, a
+//! connection for subscriptions; and a tracked connection for near caches.
 //!
-//! Two connections, because a node sends an unsolicited `sunsubscribe` when a slot moves away,
+//! A connection for subscriptions, because a node sends an unsolicited `sunsubscribe` when a slot moves away,
 //! and the redis crate takes it for the reply to the oldest pending command: from then on each
 //! reply on that connection is assigned to the wrong command. Other clients have the same
 //! problem, see <https://github.com/valkey-io/valkey/issues/1066> and
@@ -16,15 +16,21 @@ use redis::{Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::super::direct::{Pool, Target};
-use super::super::managed::{CallError, IgnorePushes, ManagedConnection, PushHandler, Server};
+use super::super::managed::{
+    CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
+};
+use super::super::tracked::TrackedConnection;
 use super::super::url::with_address;
 use crate::error::{Error, Result};
+use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
 
 pub(super) struct Node {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) commands: ManagedConnection<Server>,
+    /// For values that are copied.
+    pub(super) tracked: TrackedConnection<Server>,
     pushes: ManagedConnection<Server>,
     /// For callers that bring a thread.
     pub(super) direct: Arc<Pool>,
@@ -46,13 +52,14 @@ impl Node {
         host: &str,
         port: u16,
         notifications: Notifications,
+        near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Arc<Self>> {
         let info = with_address(&servers.info, host, port);
         let client = Client::open(info.clone()).map_err(Error::redis)?;
-        let server = || Server {
+        let server = |purpose| Server {
             client: client.clone(),
-            channel: None,
+            purpose,
         };
         let subscriptions = Arc::new(Subscriptions {
             channels: Mutex::default(),
@@ -61,8 +68,24 @@ impl Node {
         let address = format!("{host}:{port}");
         let ignore = Arc::new(IgnorePushes);
         Ok(Arc::new(Self {
-            commands: ManagedConnection::new(address.clone(), server(), ignore, timeout),
-            pushes: ManagedConnection::new(address, server(), subscriptions.clone(), timeout),
+            commands: ManagedConnection::new(
+                address.clone(),
+                server(Purpose::Commands),
+                ignore,
+                timeout,
+            ),
+            tracked: TrackedConnection::new(
+                address.clone(),
+                server(Purpose::Tracking),
+                near,
+                timeout,
+            ),
+            pushes: ManagedConnection::new(
+                address,
+                server(Purpose::Commands),
+                subscriptions.clone(),
+                timeout,
+            ),
             direct: Arc::new(Pool::new(Target {
                 info,
                 tls: servers.tls.clone(),

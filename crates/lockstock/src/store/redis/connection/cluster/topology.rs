@@ -36,6 +36,17 @@ impl SlotMap {
         Some(self.nodes[usize::from(index)].clone())
     }
 
+    /// Returns a slot that `node` serves, if there is one.
+    pub(super) fn first_slot(&self, node: &Arc<Node>) -> Option<u16> {
+        let index = self
+            .nodes
+            .iter()
+            .position(|other| Arc::ptr_eq(other, node))?;
+        let is_served = |owner: &Option<u16>| *owner == Some(index as u16);
+        let slot = self.owners.iter().position(is_served)?;
+        u16::try_from(slot).ok()
+    }
+
     /// Sets the owner of a slot. Returns whether it has changed.
     pub(super) fn set(&mut self, slot: u16, node: &Arc<Node>) -> bool {
         let known = self.nodes.iter().position(|other| Arc::ptr_eq(other, node));
