@@ -86,7 +86,7 @@ impl Near<'_> {
     }
 
     async fn round(&self, name: &str, library: &Library, keys: &[String]) -> Result<String> {
-        let (begun, cpu) = (Instant::now(), cpu_seconds());
+        let (begun, cpu) = (Instant::now(), cpu_seconds()?);
         let end = begun + Duration::from_secs_f64(self.seconds);
         let mut latencies = Histogram::<u64>::new(2)?;
         let mut calls = 0_u64;
@@ -124,7 +124,7 @@ impl Near<'_> {
                 break;
             }
         }
-        let (seconds, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        let (seconds, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
         Ok(line(name, calls, seconds, cpu, &latencies))
     }
 }

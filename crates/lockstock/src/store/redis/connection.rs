@@ -3,6 +3,7 @@
 //! Every call returns or fails within the timeout. A connection that disconnects is opened again by
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
+mod breaker;
 mod cluster;
 mod managed;
 mod sentinel;
@@ -19,7 +20,7 @@ use redis::{
 use tokio::time::{Instant, timeout_at};
 
 use self::cluster::Cluster;
-use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
+use self::managed::{Admission, CallError, Connector, ManagedConnection, PushHandler, Server};
 use self::sentinel::{Sentinels, Watch};
 use self::url::Endpoints;
 use super::notifications::Notifications;
@@ -231,15 +232,25 @@ impl Connection {
     ///
     /// `eval` is how the script is sent at first. A server that does not know it rejects
     /// [`Eval::Sha`], and the call sends the text. If the server replies after the deadline,
-    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`].
+    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`], and also
+    /// while other calls fail because the server does not reply.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         eval: Eval,
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
+        let attempt = Attempt {
+            eval,
+            admission: match eval {
+                Eval::Sha => Admission::UnlessSilent,
+                Eval::Source => Admission::Always,
+            },
+            is_repeatable: true,
+            deadline,
+        };
         let command = |eval| Cow::Owned(command(eval));
-        self.attempt(eval, command, true, deadline).await
+        self.attempt(attempt, command).await
     }
 
     /// Sends a command with at least one key, and waits for the reply until `deadline`. If the
@@ -251,32 +262,38 @@ impl Connection {
         is_repeatable: bool,
         deadline: Instant,
     ) -> Result<Value> {
+        let attempt = Attempt {
+            eval: Eval::Source,
+            admission: Admission::UnlessSilent,
+            is_repeatable,
+            deadline,
+        };
         let command = |_| Cow::Borrowed(command);
-        let reply = self.attempt(Eval::Source, command, is_repeatable, deadline);
-        Ok(reply.await?.value)
+        Ok(self.attempt(attempt, command).await?.value)
     }
 
     async fn attempt<'a, T: FromRedisValue>(
         &self,
-        eval: Eval,
+        settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
-        is_repeatable: bool,
-        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single { server, .. } => {
-                attempt(server, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Sentinel { master, .. } => {
-                attempt(master, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Cluster(cluster) => {
-                cluster
-                    .attempt(eval, command, is_repeatable, deadline)
-                    .await
-            }
+            Topology::Single { server, .. } => attempt(server, settings, command).await,
+            Topology::Sentinel { master, .. } => attempt(master, settings, command).await,
+            Topology::Cluster(cluster) => cluster.attempt(settings, command).await,
         }
     }
+}
+
+/// How a command is sent.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// How it refers to its script at first.
+    eval: Eval,
+    admission: Admission,
+    /// Whether it may run twice.
+    is_repeatable: bool,
+    deadline: Instant,
 }
 
 async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
@@ -286,17 +303,16 @@ async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
 
 async fn attempt<'a, T: FromRedisValue>(
     managed: &ManagedConnection<impl Connector>,
-    eval: Eval,
+    settings: Attempt,
     command: impl Fn(Eval) -> Cow<'a, Cmd>,
-    is_repeatable: bool,
-    deadline: Instant,
 ) -> Result<ScriptReply<T>> {
-    let attempts = async {
+    let calls = async |last_sent_at: &mut Option<Instant>| {
         let (mut repeated, mut was_read_only) = (false, false);
-        let mut cmd = command(eval);
+        let mut cmd = command(settings.eval);
         loop {
             let mut open = managed.get().await?;
             let sent_at = Instant::now();
+            *last_sent_at = Some(sent_at);
             let error = match cmd.query_async(&mut open.connection).await {
                 Ok(value) => {
                     return Ok(ScriptReply {
@@ -313,7 +329,7 @@ async fn attempt<'a, T: FromRedisValue>(
                     cmd = command(Eval::Source)
                 }
                 // The connection may have been dead for hours, so a new one deserves a try.
-                CallError::Broken(_) if is_repeatable && !repeated => repeated = true,
+                CallError::Broken(_) if settings.is_repeatable && !repeated => repeated = true,
                 // The server is a replica now. The new master has the same address.
                 CallError::Rejected(error)
                     if error.kind() == ServerErrorKind::ReadOnly.into() && !was_read_only =>
@@ -325,7 +341,7 @@ async fn attempt<'a, T: FromRedisValue>(
             }
         }
     };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
+    in_time(managed, settings.admission, settings.deadline, calls).await
 }
 
 /// A connection to one server, for reading.
@@ -358,10 +374,11 @@ async fn read<T: FromRedisValue>(
     commands: &Pipeline,
     deadline: Instant,
 ) -> Result<Vec<RedisResult<T>>> {
-    let attempts = async {
+    let calls = async |last_sent_at: &mut Option<Instant>| {
         let mut repeated = false;
         loop {
             let mut open = managed.get().await?;
+            *last_sent_at = Some(Instant::now());
             match commands.query_async(&mut open.connection).await {
                 Ok(replies) => return Ok(replies),
                 Err(error) => match managed.classify(&open, error) {
@@ -371,20 +388,32 @@ async fn read<T: FromRedisValue>(
             }
         }
     };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
+    in_time(managed, Admission::UnlessSilent, deadline, calls).await
 }
 
-/// Converts the result of a call. `None`: the call has timed out, so the connection is checked.
-fn in_time<T>(
+/// Makes calls until `deadline`, unless the server is known not to reply. `calls` notes when it sends
+/// one.
+async fn in_time<T>(
     managed: &ManagedConnection<impl Connector>,
-    result: Option<std::result::Result<T, CallError>>,
+    admission: Admission,
+    deadline: Instant,
+    calls: impl AsyncFnOnce(&mut Option<Instant>) -> Result<T, CallError>,
 ) -> Result<T> {
-    result.unwrap_or(Err(CallError::TimedOut)).map_err(|error| {
-        if matches!(error, CallError::TimedOut) {
-            managed.check_health();
+    let admitted = async {
+        let permit = managed.admit(admission)?;
+        let mut sent_at = None;
+        match timeout_at(deadline, calls(&mut sent_at)).await {
+            Ok(result) => {
+                managed.conclude(permit, &result);
+                result
+            }
+            Err(_) => {
+                managed.timed_out(permit, sent_at);
+                Err(CallError::TimedOut)
+            }
         }
-        managed.error(error)
-    })
+    };
+    admitted.await.map_err(|error| managed.error(error))
 }
 
 impl PushHandler for Notifications {
