@@ -87,7 +87,10 @@ impl Library {
     async fn get(&self, name: &str, load: Load) -> Result<String> {
         match self {
             Self::Lockstock(cache) => load.round(name, each(load, || Get(cache.clone()))).await,
-            Self::Raw(connection) => load.round(name, each(load, || Get(connection.clone()))).await,
+            Self::Raw(connection) => {
+                load.round(name, each(load, || Get(connection.clone())))
+                    .await
+            }
             Self::Cached(cache) => load.round(name, each(load, || Get(cache.clone()))).await,
         }
     }
