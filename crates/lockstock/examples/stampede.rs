@@ -51,9 +51,7 @@ async fn main() -> lockstock::Result<()> {
     ] {
         let (columns, computed, slowest) = run(&url, way).await?;
         let picture: String = columns.iter().map(|&running| symbol(running)).collect();
-        println!(
-            "{name:22} |{picture}| {computed:3} computations, slowest call {slowest:4} ms"
-        );
+        println!("{name:22} |{picture}| {computed:3} computations, slowest call {slowest:4} ms");
     }
     println!("a space: none  1-9: that many  #: more");
     Ok(())
