@@ -3,6 +3,8 @@
 //! Every call returns or fails within the timeout. A connection that disconnects is opened again by
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
+mod attempt;
+mod breaker;
 mod cluster;
 pub(in crate::store) mod direct;
 mod managed;
@@ -21,11 +23,13 @@ use redis::{
     Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind,
     Value,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use self::attempt::{Attempt, attempt};
+use self::breaker::Breaker;
 use self::cluster::Cluster;
 use self::direct::{Pool, Target};
-use self::managed::{CallError, Connector, ManagedConnection, Purpose, PushHandler, Server};
+use self::managed::{Admission, Connector, ManagedConnection, Purpose, PushHandler, Server};
 pub(super) use self::pipeline::ReadConnection;
 use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
@@ -178,13 +182,20 @@ impl Connection {
                     client: client.clone(),
                     purpose: Purpose::Tracking,
                 };
-                let tracked = TrackedConnection::new(address.clone(), tracking, near, timeout);
+                let breaker = Arc::new(Breaker::new(address.clone()));
+                let tracked = TrackedConnection::new(
+                    address.clone(),
+                    tracking,
+                    near,
+                    timeout,
+                    breaker.clone(),
+                );
                 let connector = Server {
                     client,
                     purpose: Purpose::Messages(channel),
                 };
                 let handler = Arc::new(notifications);
-                let server = ManagedConnection::new(address, connector, handler, timeout);
+                let server = ManagedConnection::new(address, connector, handler, timeout, breaker);
                 Topology::Single {
                     server,
                     tracked,
@@ -202,10 +213,17 @@ impl Connection {
                     Sentinels::new(sentinels, service.clone(), servers, purpose, timeout)
                 };
                 let tracking = connector(Purpose::Tracking)?;
-                let tracked = TrackedConnection::new(address.clone(), tracking, near, timeout);
+                let breaker = Arc::new(Breaker::new(address.clone()));
+                let tracked = TrackedConnection::new(
+                    address.clone(),
+                    tracking,
+                    near,
+                    timeout,
+                    breaker.clone(),
+                );
                 let connector = connector(Purpose::Messages(channel))?;
                 let handler = Arc::new(notifications);
-                let master = ManagedConnection::new(address, connector, handler, timeout);
+                let master = ManagedConnection::new(address, connector, handler, timeout, breaker);
                 let _watch = sentinel::watch(&[&master, tracked.managed()]);
                 Topology::Sentinel {
                     master,
@@ -287,15 +305,25 @@ impl Connection {
     ///
     /// `eval` is how the script is sent at first. A server that does not know it rejects
     /// [`Eval::Sha`], and the call sends the text. If the server replies after the deadline,
-    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`].
+    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`], and also
+    /// while other calls fail because the server does not reply.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         eval: Eval,
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
+        let attempt = Attempt {
+            eval,
+            admission: match eval {
+                Eval::Sha => Admission::UnlessSilent,
+                Eval::Source => Admission::Always,
+            },
+            is_repeatable: true,
+            deadline,
+        };
         let command = |eval| Cow::Owned(command(eval));
-        self.attempt(eval, command, true, deadline).await
+        self.attempt(attempt, command).await
     }
 
     /// Sends a command with at least one key, and waits for the reply until `deadline`. If the
@@ -307,9 +335,14 @@ impl Connection {
         is_repeatable: bool,
         deadline: Instant,
     ) -> Result<Value> {
+        let attempt = Attempt {
+            eval: Eval::Source,
+            admission: Admission::UnlessSilent,
+            is_repeatable,
+            deadline,
+        };
         let command = |_| Cow::Borrowed(command);
-        let reply = self.attempt(Eval::Source, command, is_repeatable, deadline);
-        Ok(reply.await?.value)
+        Ok(self.attempt(attempt, command).await?.value)
     }
 
     /// Sends repeatable commands with at least one key each, and waits for the replies until
@@ -356,6 +389,19 @@ impl Connection {
         }
     }
 
+    /// Records that the server of a command did not reply in time on a blocking connection.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn suspect(&self, command: &Cmd) {
+        match &*self.0 {
+            Topology::Single { server, .. } => server.suspect(),
+            Topology::Sentinel { master, .. } => master.suspect(),
+            Topology::Cluster(cluster) => cluster.suspect(command),
+        }
+    }
+
     pub(super) fn close_tracked(&self) {
         match &*self.0 {
             Topology::Single { tracked, .. } => tracked.managed().close_current(),
@@ -371,23 +417,13 @@ impl Connection {
 
     async fn attempt<'a, T: FromRedisValue>(
         &self,
-        eval: Eval,
+        settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
-        is_repeatable: bool,
-        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single { server, .. } => {
-                attempt(server, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Sentinel { master, .. } => {
-                attempt(master, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Cluster(cluster) => {
-                cluster
-                    .attempt(eval, command, is_repeatable, deadline)
-                    .await
-            }
+            Topology::Single { server, .. } => attempt(server, settings, command).await,
+            Topology::Sentinel { master, .. } => attempt(master, settings, command).await,
+            Topology::Cluster(cluster) => cluster.attempt(settings, command).await,
         }
     }
 }
@@ -439,63 +475,6 @@ impl DirectTarget {
 async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
     let opened = managed.get().await;
     opened.map(drop).map_err(|error| managed.error(error))
-}
-
-async fn attempt<'a, T: FromRedisValue>(
-    managed: &ManagedConnection<impl Connector>,
-    eval: Eval,
-    command: impl Fn(Eval) -> Cow<'a, Cmd>,
-    is_repeatable: bool,
-    deadline: Instant,
-) -> Result<ScriptReply<T>> {
-    let attempts = async {
-        let (mut repeated, mut was_read_only) = (false, false);
-        let mut cmd = command(eval);
-        loop {
-            let mut open = managed.get().await?;
-            let sent_at = Instant::now();
-            let error = match cmd.query_async(&mut open.connection).await {
-                Ok(value) => {
-                    return Ok(ScriptReply {
-                        value,
-                        sent_at,
-                        repeated,
-                    });
-                }
-                Err(error) => error,
-            };
-            match managed.classify(&open, error) {
-                // The server has not seen the script yet, or has restarted.
-                CallError::Rejected(error) if error.kind() == NO_SCRIPT => {
-                    cmd = command(Eval::Source)
-                }
-                // The connection may have been dead for hours, so a new one deserves a try.
-                CallError::Broken(_) if is_repeatable && !repeated => repeated = true,
-                // The server is a replica now. The new master has the same address.
-                CallError::Rejected(error)
-                    if error.kind() == ServerErrorKind::ReadOnly.into() && !was_read_only =>
-                {
-                    was_read_only = true;
-                    managed.close(&open);
-                }
-                error => return Err(error),
-            }
-        }
-    };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
-}
-
-/// Converts the result of a call. `None`: the call has timed out, so the connection is checked.
-fn in_time<T>(
-    managed: &ManagedConnection<impl Connector>,
-    result: Option<std::result::Result<T, CallError>>,
-) -> Result<T> {
-    result.unwrap_or(Err(CallError::TimedOut)).map_err(|error| {
-        if matches!(error, CallError::TimedOut) {
-            managed.check_health();
-        }
-        managed.error(error)
-    })
 }
 
 impl PushHandler for Notifications {

@@ -107,7 +107,7 @@ impl DirectRedis {
         let pool = self.pool(&cmd)?;
         if let Some(pool) = &pool {
             let call = || pool.call(&cmd, is_repeatable, &limits);
-            if let Some(reply) = self.exchange(pool, call)?
+            if let Some(reply) = self.exchange(pool, &cmd, call)?
                 && !must_be_repeated(pool, &reply)
             {
                 return parse::<V>(reply.extract_error());
@@ -178,8 +178,9 @@ impl DirectRedis {
         }
         let mut replies: Vec<Option<Result<Value>>> = commands.iter().map(|_| None).collect();
         for (pool, positions) in batches {
+            let first = &commands[positions[0]];
             let batch = positions.iter().map(|&position| &commands[position]);
-            match self.exchange(&pool, || pool.call_all(batch, true, limits)) {
+            match self.exchange(&pool, first, || pool.call_all(batch, true, limits)) {
                 Ok(Some(batch)) => {
                     for (position, reply) in positions.into_iter().zip(batch) {
                         if !must_be_repeated(&pool, &reply) {
@@ -239,6 +240,7 @@ impl DirectRedis {
     fn exchange<T>(
         &self,
         pool: &Pool,
+        command: &Cmd,
         call: impl FnOnce() -> Result<T, DirectError>,
     ) -> Result<Option<T>> {
         // Not until a command over the link has succeeded.
@@ -254,6 +256,10 @@ impl DirectRedis {
             }
             Err(DirectError::TimedOut) => {
                 pool.set_bypassed(true);
+                // The calls of the next second fail at once, except for one.
+                let link = self.link()?;
+                let _entered = runtime::enter()?;
+                link.connection.suspect(command);
                 Err(Error::timed_out(self.settings.options.timeout))
             }
             // The next call opens another connection.

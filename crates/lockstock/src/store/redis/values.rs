@@ -25,6 +25,8 @@ const INCREMENT: &str = include_str!("scripts/increment.lua");
 const MAX_PIPELINE_WORDS: usize = 5000;
 /// The maximum size of a pipeline, unless it has only one command.
 const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// The length of the options of `SET`: a time to live in milliseconds, and a condition.
+const MAX_OPTION_BYTES: usize = 2 + 20 + 2;
 
 /// A command as Redis knows it.
 pub(crate) trait WireCommand: ValueCommand {
@@ -162,7 +164,9 @@ pub(in crate::store) fn explain(error: Error) -> Error {
 
 impl WireCommand for Get {
     fn command(&self) -> Cmd {
-        redis::cmd("GET").arg(&self.key).take()
+        let mut get = sized("GET", 1, self.key.len());
+        get.arg(&self.key);
+        get
     }
 
     fn reply(value: Value) -> RedisResult<Option<Bytes>> {
@@ -182,7 +186,7 @@ impl WireCommand for GetMany {
 
 impl WireCommand for Set {
     fn command(&self) -> Cmd {
-        let mut set = redis::cmd("SET");
+        let mut set = sized("SET", 5, self.key.len() + self.value.len());
         set.arg(&self.key).arg(&self.value[..]);
         if let Ttl::After(ttl) = self.ttl {
             set.arg("PX").arg(as_millis(ttl));
@@ -277,6 +281,13 @@ impl WireCommand for Increment {
     fn reply(value: Value) -> RedisResult<Option<i64>> {
         parse(value)
     }
+}
+
+/// Returns a command with room for its arguments: growing costs several allocations for each call.
+fn sized(name: &str, arguments: usize, bytes: usize) -> Cmd {
+    let mut cmd = Cmd::with_capacity(arguments + 1, name.len() + bytes + MAX_OPTION_BYTES);
+    cmd.arg(name);
+    cmd
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> RedisResult<T> {

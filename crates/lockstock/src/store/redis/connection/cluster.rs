@@ -34,7 +34,7 @@ use super::managed::{CallError, ManagedConnection, Server};
 use super::tls::ClientTls;
 use super::tracked::{Probe, TrackedRead};
 use super::url::address;
-use super::{CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
+use super::{Attempt, CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
 use crate::error::{Error, Result};
 use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
@@ -139,14 +139,12 @@ impl Cluster {
     /// Runs a script, or a plain command, on the node that serves its first key.
     pub(super) async fn attempt<'a, T: FromRedisValue>(
         &self,
-        eval: Eval,
+        settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
-        is_repeatable: bool,
-        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
-        let mut redirector = Redirector::new(self, is_repeatable);
+        let mut redirector = Redirector::new(self, &settings);
         let call = async {
-            let reply = match redirector.send(&command(eval)).await {
+            let reply = match redirector.send(&command(settings.eval)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {
                     redirector.send(&command(Eval::Source)).await
                 }
@@ -154,7 +152,7 @@ impl Cluster {
             };
             reply.and_then(|reply| Ok(redis::from_redis_value(reply)?))
         };
-        match timeout_at(deadline, call).await {
+        match timeout_at(settings.deadline, call).await {
             Ok(Ok(value)) => Ok(ScriptReply {
                 value,
                 sent_at: redirector.sent_at,
@@ -164,7 +162,7 @@ impl Cluster {
             Err(_) => Err(match redirector.try_again.take() {
                 Some(error) => Error::redis(error),
                 None => {
-                    redirector.check_health();
+                    redirector.timed_out();
                     Error::timed_out(self.0.timeout)
                 }
             }),
@@ -213,6 +211,16 @@ impl Cluster {
         .await;
     }
 
+    /// Records that the node for a command did not reply in time on a blocking connection.
+    pub(super) fn suspect(&self, command: &Cmd) {
+        let slot = redirect::key(command).map(slot::slot);
+        let owner = slot.and_then(|slot| self.0.map().owner(slot));
+        if let Some(node) = owner {
+            node.commands.suspect();
+        }
+        self.refresh_soon();
+    }
+
     pub(super) fn close_tracked(&self) {
         let nodes = self.0.map().nodes.clone();
         for node in nodes {
@@ -235,9 +243,13 @@ impl Cluster {
     pub(super) async fn ensure_subscribed(&self, key: &[u8]) -> Result<()> {
         let slot = slot::slot(key);
         let channel = self.channel(slot);
+        let begun = Instant::now();
         timeout(self.0.timeout, self.subscribe(slot, &channel.name))
             .await
             .unwrap_or_else(|_| {
+                if let Some(node) = self.0.map().owner(slot) {
+                    node.subscribe_timed_out(begun);
+                }
                 self.refresh_soon();
                 Err(Error::timed_out(self.0.timeout))
             })
@@ -258,6 +270,7 @@ impl Cluster {
                 return Err(node.commands.error(error));
             }
             match error {
+                CallError::Refused(_) => return Err(node.commands.error(error)),
                 CallError::Rejected(error) => match redirection(&error) {
                     Some(Redirect {
                         slot: moved,
@@ -369,9 +382,17 @@ impl Cluster {
     /// Refreshes the map in the background, at most once per [`RETRY_DELAY`]: until the nodes
     /// have exchanged a change, another query returns the same.
     fn refresh_soon(&self) {
+        let not_before = Instant::now() - RETRY_DELAY;
+        // Without a task for each call that fails at once.
+        let is_refreshed = match self.0.refreshed_at.try_lock() {
+            Ok(refreshed_at) => refreshed_at.is_some_and(|begun| begun >= not_before),
+            Err(_) => true,
+        };
+        if is_refreshed {
+            return;
+        }
         let cluster = self.clone();
         tokio::spawn(async move {
-            let not_before = Instant::now() - RETRY_DELAY;
             if let Err(reason) = cluster.refresh_unless_since(not_before).await {
                 debug!(reason, "cannot refresh the slot map");
             }

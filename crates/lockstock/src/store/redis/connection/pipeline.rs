@@ -1,10 +1,10 @@
 //! Several commands in one pipeline to one server.
 
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ServerErrorKind, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::in_time;
-use super::managed::{CallError, Connector, ManagedConnection, Server};
+use super::attempt::in_time;
+use super::managed::{Admission, CallError, Connector, ManagedConnection, Server};
 use super::sentinel::Sentinels;
 use crate::error::{Error, Result};
 
@@ -79,10 +79,11 @@ async fn send<T: FromRedisValue>(
         let error = value.as_ref().err();
         error.is_some_and(|error| error.kind() == ServerErrorKind::ReadOnly.into())
     };
-    let attempts = async {
+    let calls = async |last_sent_at: &mut Option<Instant>| {
         let (mut repeated, mut was_read_only) = (false, false);
         loop {
             let mut open = managed.get().await?;
+            *last_sent_at = Some(Instant::now());
             let values = pipeline.query_async::<Vec<_>>(&mut open.connection).await;
             match values {
                 // The server is a replica now. The new master has the same address.
@@ -103,5 +104,5 @@ async fn send<T: FromRedisValue>(
             }
         }
     };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
+    in_time(managed, Admission::UnlessSilent, deadline, calls).await
 }

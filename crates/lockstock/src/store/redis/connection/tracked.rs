@@ -13,7 +13,8 @@ use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Value};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use super::managed::{CallError, Connector, ManagedConnection, PushHandler};
+use super::breaker::Breaker;
+use super::managed::{Admission, CallError, Connector, ManagedConnection, PushHandler};
 use crate::error::{Error, Result};
 use crate::store::near::{NearTables, Remaining, Written};
 
@@ -55,10 +56,11 @@ impl<C: Connector> TrackedConnection<C> {
         connector: C,
         tables: Arc<NearTables>,
         timeout: Duration,
+        breaker: Arc<Breaker>,
     ) -> Self {
         let handler = Arc::new(Invalidations(tables));
         Self {
-            managed: ManagedConnection::new(address, connector, handler, timeout),
+            managed: ManagedConnection::new(address, connector, handler, timeout, breaker),
             retry_at: Mutex::new(None),
             has_warned: AtomicBool::new(false),
         }
@@ -79,14 +81,29 @@ impl<C: Connector> TrackedConnection<C> {
         let mut pair = redis::pipe();
         pair.cmd("GET").arg(key).cmd("PTTL").arg(key);
         pair.ignore_errors();
+        let permit = match self.managed.admit(Admission::UnlessSilent) {
+            Ok(permit) => permit,
+            Err(error) => return Err(self.managed.error(error)),
+        };
+        let mut sent_at = None;
         let call = async {
             let mut open = self.managed.get().await?;
+            sent_at = Some(Instant::now());
             let replies: RedisResult<(RedisResult<Value>, RedisResult<Value>)> =
                 pair.query_async(&mut open.connection).await;
             replies.map_err(|error| self.managed.classify(&open, error))
         };
-        let result = timeout_at(deadline, call).await;
-        match result.unwrap_or(Err(CallError::TimedOut)) {
+        let result = match timeout_at(deadline, call).await {
+            Ok(result) => {
+                self.managed.conclude(permit, &result);
+                result
+            }
+            Err(_) => {
+                self.managed.timed_out(permit, sent_at);
+                Err(CallError::TimedOut)
+            }
+        };
+        match result {
             Ok((Ok(value), Ok(pttl))) => {
                 self.has_warned.store(false, Ordering::Relaxed);
                 parse(value, pttl).map_err(Error::redis)
@@ -98,9 +115,8 @@ impl<C: Connector> TrackedConnection<C> {
                 self.pause(&reason);
                 Ok(TrackedRead::Nothing)
             }
-            Err(CallError::TimedOut) => {
-                self.managed.check_health();
-                Err(self.managed.error(CallError::TimedOut))
+            Err(error @ (CallError::TimedOut | CallError::Refused(_))) => {
+                Err(self.managed.error(error))
             }
         }
     }

@@ -11,6 +11,7 @@
 //! sentinels. With `rediss…`, `?ssl_ca_certs=FILE` names the authorities to trust instead of the
 //! system's.
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use url::form_urlencoded;
 
@@ -183,7 +184,9 @@ fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     })?;
     // RESP3 allows push messages and replies on the same connection.
     let settings = info.redis_settings().clone();
-    Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+    let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+    // Otherwise a command waits until the server has acknowledged the one before it.
+    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
 fn invalid(url: &str, reason: &str) -> Error {
@@ -269,6 +272,26 @@ mod tests {
             expected.map(|(host, port)| (host.to_owned(), port))
         );
         assert_eq!(seeds[1].redis_settings().password(), Some("pw"));
+    }
+
+    #[test]
+    fn no_connection_delays_small_commands() {
+        let nodelay = |info: &ConnectionInfo| info.tcp_settings().nodelay();
+        let Endpoints::Single(single) = parse("redis://a").unwrap() else {
+            panic!()
+        };
+        assert!(nodelay(&single));
+        let Endpoints::Sentinel {
+            sentinels, servers, ..
+        } = parse("redis+sentinel://a,b/main").unwrap()
+        else {
+            panic!()
+        };
+        assert!(sentinels.iter().all(nodelay) && nodelay(&with_address(&servers, "c", 1)));
+        let Endpoints::Cluster { seeds } = parse("redis+cluster://:pw@a").unwrap() else {
+            panic!()
+        };
+        assert!(seeds.iter().all(nodelay));
     }
 
     #[cfg(feature = "tls")]

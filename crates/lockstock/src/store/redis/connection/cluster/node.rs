@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use redis::{Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 
+use super::super::breaker::Breaker;
 use super::super::direct::{Pool, Target};
 use super::super::managed::{
-    CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
+    Admission, CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
 };
 use super::super::tracked::TrackedConnection;
 use super::super::url::with_address;
@@ -66,6 +68,7 @@ impl Node {
             notifications,
         });
         let address = format!("{host}:{port}");
+        let breaker = Arc::new(Breaker::new(address.clone()));
         let ignore = Arc::new(IgnorePushes);
         Ok(Arc::new(Self {
             commands: ManagedConnection::new(
@@ -73,18 +76,21 @@ impl Node {
                 server(Purpose::Commands),
                 ignore,
                 timeout,
+                breaker.clone(),
             ),
             tracked: TrackedConnection::new(
                 address.clone(),
                 server(Purpose::Tracking),
                 near,
                 timeout,
+                breaker.clone(),
             ),
             pushes: ManagedConnection::new(
                 address,
                 server(Purpose::Commands),
                 subscriptions.clone(),
                 timeout,
+                breaker,
             ),
             direct: Arc::new(Pool::new(Target {
                 info,
@@ -103,7 +109,19 @@ impl Node {
 
     /// Sends a command. With `asking` the node runs it although the slot is still being
     /// imported.
-    pub(super) async fn send(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        asking: bool,
+        admission: Admission,
+    ) -> Result<Value, CallError> {
+        let permit = self.commands.admit(admission)?;
+        let result = self.send_admitted(command, asking).await;
+        self.commands.conclude(permit, &result);
+        result
+    }
+
+    async fn send_admitted(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
         let mut open = self.commands.get().await?;
         let connection = &mut open.connection;
         let reply = if asking {
@@ -130,6 +148,8 @@ impl Node {
         if self.is_subscribed(channel) {
             return Ok(());
         }
+        // Of the connection for commands: the server is the same.
+        let permit = self.commands.admit(Admission::UnlessSilent)?;
         let _in_use = self.pushes_in_use.lock().await;
         if self.is_subscribed(channel) {
             return Ok(());
@@ -137,9 +157,9 @@ impl Node {
         let mut open = self.pushes.get().await?;
         let subscribe = redis::cmd("SSUBSCRIBE").arg(channel).to_owned();
         let reply = subscribe.query_async::<Value>(&mut open.connection).await;
-        if let Err(error) = reply {
-            return Err(self.pushes.classify(&open, error));
-        }
+        let reply = reply.map_err(|error| self.pushes.classify(&open, error));
+        self.commands.conclude(permit, &reply);
+        reply?;
         if !self.is_subscribed(channel) {
             // An unsolicited message was taken for the reply, and the next command would get
             // the reply to this one.
@@ -149,6 +169,20 @@ impl Node {
             ));
         }
         Ok(())
+    }
+
+    /// Records that there has been no reply to a call since `sent_at`.
+    pub(super) fn timed_out(&self, sent_at: Instant) {
+        let permit = self.commands.admit(Admission::Always);
+        if let Ok(permit) = permit {
+            self.commands.timed_out(permit, Some(sent_at));
+        }
+    }
+
+    /// Records that [`ensure_subscribed`](Self::ensure_subscribed) has not returned since `begun`.
+    pub(super) fn subscribe_timed_out(&self, begun: Instant) {
+        self.timed_out(begun);
+        self.pushes.check_health();
     }
 
     fn is_subscribed(&self, channel: &str) -> bool {

@@ -7,7 +7,7 @@ use redis::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::managed::CallError;
+use super::super::managed::{Admission, CallError};
 use super::node::Node;
 use super::slot::SLOTS;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ pub(super) async fn query(
 async fn query_node(node: &Node) -> Result<TopologyView> {
     let send = async |subcommand| {
         let command = redis::cmd("CLUSTER").arg(subcommand).to_owned();
-        let reply = node.send(&command, false).await;
+        let reply = node.send(&command, false, Admission::UnlessSilent).await;
         reply.map_err(|error| node.commands.error(error))
     };
     let info: String =
