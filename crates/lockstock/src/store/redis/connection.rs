@@ -5,6 +5,7 @@
 
 mod breaker;
 mod cluster;
+mod gatherer;
 mod managed;
 mod sentinel;
 mod tls;
@@ -247,6 +248,7 @@ impl Connection {
                 Eval::Source => Admission::Always,
             },
             is_repeatable: true,
+            is_gathered: false,
             deadline,
         };
         let command = |eval| Cow::Owned(command(eval));
@@ -266,6 +268,7 @@ impl Connection {
             eval: Eval::Source,
             admission: Admission::UnlessSilent,
             is_repeatable,
+            is_gathered: true,
             deadline,
         };
         let command = |_| Cow::Borrowed(command);
@@ -293,6 +296,8 @@ struct Attempt {
     admission: Admission,
     /// Whether it may run twice.
     is_repeatable: bool,
+    /// Whether it may be sent together with others. Scripts are: see `batch.rs`.
+    is_gathered: bool,
     deadline: Instant,
 }
 
@@ -313,7 +318,11 @@ async fn attempt<'a, T: FromRedisValue>(
             let mut open = managed.get().await?;
             let sent_at = Instant::now();
             *last_sent_at = Some(sent_at);
-            let error = match cmd.query_async(&mut open.connection).await {
+            let reply = match settings.is_gathered {
+                true => open.gather(&cmd).await,
+                false => cmd.query_async(&mut open.connection).await,
+            };
+            let error = match reply {
                 Ok(value) => {
                     return Ok(ScriptReply {
                         value,
