@@ -7,6 +7,7 @@ mod attempt;
 mod breaker;
 mod cluster;
 pub(in crate::store) mod direct;
+mod gatherer;
 mod managed;
 mod pipeline;
 mod sentinel;
@@ -320,6 +321,7 @@ impl Connection {
                 Eval::Source => Admission::Always,
             },
             is_repeatable: true,
+            is_gathered: false,
             deadline,
         };
         let command = |eval| Cow::Owned(command(eval));
@@ -339,6 +341,7 @@ impl Connection {
             eval: Eval::Source,
             admission: Admission::UnlessSilent,
             is_repeatable,
+            is_gathered: true,
             deadline,
         };
         let command = |_| Cow::Borrowed(command);

@@ -18,6 +18,8 @@ pub(super) struct Attempt {
     pub(super) admission: Admission,
     /// Whether it may run twice.
     pub(super) is_repeatable: bool,
+    /// Whether it may be sent together with others. Scripts are: see `batch.rs`.
+    pub(super) is_gathered: bool,
     pub(super) deadline: Instant,
 }
 
@@ -34,7 +36,11 @@ pub(super) async fn attempt<'a, T: FromRedisValue>(
             let mut open = managed.get().await?;
             let sent_at = Instant::now();
             *last_sent_at = Some(sent_at);
-            let error = match cmd.query_async(&mut open.connection).await {
+            let reply = match settings.is_gathered {
+                true => open.gather(&cmd).await,
+                false => cmd.query_async(&mut open.connection).await,
+            };
+            let error = match reply {
                 Ok(value) => {
                     return Ok(ScriptReply {
                         value,

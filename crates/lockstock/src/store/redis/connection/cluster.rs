@@ -142,7 +142,7 @@ impl Cluster {
         settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
     ) -> Result<ScriptReply<T>> {
-        let mut redirector = Redirector::new(self, &settings);
+        let mut redirector = Redirector::new(self, settings);
         let call = async {
             let reply = match redirector.send(&command(settings.eval)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {

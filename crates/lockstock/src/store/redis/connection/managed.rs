@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, SendError};
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::breaker::{Breaker, Permit};
+use super::gatherer::Gatherer;
 use crate::error::{Error, explain};
 
 /// How many calls can be passed to the task of a connection before it takes them. The redis crate
@@ -97,8 +100,17 @@ pub(super) enum Admission {
 #[derive(Clone)]
 pub(super) struct OpenConnection<S> {
     pub(super) connection: MultiplexedConnection,
+    gatherer: Arc<Gatherer>,
     server: S,
     pub(super) number: u64,
+}
+
+impl<S> OpenConnection<S> {
+    /// Sends a command together with those of other callers.
+    pub(super) async fn gather<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        let reply = self.gatherer.call(&mut self.connection, command).await?;
+        Ok(redis::from_redis_value(reply)?)
+    }
 }
 
 /// Why a call has no reply.
@@ -272,6 +284,7 @@ impl<C: Connector> ManagedConnection<C> {
         })?;
         self.0.breaker.close();
         Ok(OpenConnection {
+            gatherer: Gatherer::new(connection.clone()).into(),
             connection,
             server,
             number,

@@ -239,6 +239,57 @@ async fn a_cancelled_call_and_a_call_with_less_time_refuse_no_other() {
     client.increment_until_available("k").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_sent_together_get_their_own_replies_and_errors() {
+    let redis = Redis::start();
+    redis.command(&["RPUSH", "list", "item"]).unwrap();
+    let client = Arc::new(TestClient::connect(&redis.url()).await);
+    let calls = (0..32).map(|task| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for round in 0..100 {
+                let send = async |words: &[&str]| {
+                    let command = redis::cmd(words[0]).arg(&words[1..]).to_owned();
+                    let deadline = Instant::now() + TIMEOUT;
+                    client.connection.send(&command, true, deadline).await
+                };
+                let (key, value) = (format!("k{task}"), format!("{task}:{round}"));
+                send(&["SET", &key, &value]).await.unwrap();
+                let error = send(&["GET", "list"]).await.unwrap_err();
+                assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+                let reply = send(&["GET", &key]).await.unwrap();
+                assert_eq!(reply, Value::BulkString(value.into_bytes()));
+            }
+        })
+    });
+    for call in join_all(calls).await {
+        call.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_cancelled_while_the_server_hangs_are_not_sent() {
+    let redis = Redis::start();
+    let client = TestClient::connect(&redis.url()).await;
+    client.increment("k").await.unwrap();
+    redis.pause();
+    let get = redis::cmd("GET").arg("k").to_owned();
+    for _ in 0..10 {
+        let calls = (0..1_000).map(|_| {
+            let deadline = Instant::now() + CALL_TIMEOUT;
+            client.connection.send(&get, true, deadline)
+        });
+        let cancelled = timeout(CALL_TIMEOUT / 20, join_all(calls)).await;
+        assert!(cancelled.is_err());
+    }
+    redis.resume();
+    client.increment_until_available("k").await;
+    let deadline = Instant::now() + TIMEOUT;
+    client.connection.send(&get, true, deadline).await.unwrap();
+    let executed = executed(&redis, "get");
+    assert!(executed < 1_000, "{executed}");
+}
+
 #[tokio::test]
 async fn a_connection_that_stalls_is_replaced_and_the_server_is_called_again() {
     let redis = Redis::start();

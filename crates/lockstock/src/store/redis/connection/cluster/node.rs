@@ -12,14 +12,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Cmd, PushInfo, PushKind, Value};
+use redis::{Client, Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use super::super::breaker::Breaker;
 use super::super::direct::{Pool, Target};
 use super::super::managed::{
-    Admission, CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
+    Admission, CallError, IgnorePushes, ManagedConnection, OpenConnection, Purpose, PushHandler,
+    Server,
 };
 use super::super::tracked::TrackedConnection;
 use super::super::url::with_address;
@@ -107,40 +108,64 @@ impl Node {
         self.host == host && self.port == port
     }
 
-    /// Sends a command. With `asking` the node runs it although the slot is still being
-    /// imported.
+    /// Sends a command.
     pub(super) async fn send(
         &self,
         command: &Cmd,
-        asking: bool,
         admission: Admission,
     ) -> Result<Value, CallError> {
-        let permit = self.commands.admit(admission)?;
-        let result = self.send_admitted(command, asking).await;
-        self.commands.conclude(permit, &result);
-        result
+        self.call(admission, async |open| {
+            command.query_async(&mut open.connection).await
+        })
+        .await
     }
 
-    async fn send_admitted(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
-        let mut open = self.commands.get().await?;
-        let connection = &mut open.connection;
-        let reply = if asking {
-            let mut both = redis::pipe();
-            both.cmd("ASKING").ignore().add_command(command.clone());
-            both.query_async::<(Value,)>(connection)
-                .await
-                .map(|(value,)| value)
-        } else {
-            command.query_async(connection).await
-        };
-        reply.map_err(|error| {
+    /// Sends a command together with those of other callers.
+    pub(super) async fn gather(
+        &self,
+        command: &Cmd,
+        admission: Admission,
+    ) -> Result<Value, CallError> {
+        self.call(admission, async |open| open.gather(command).await)
+            .await
+    }
+
+    /// Sends a command that the node runs although the slot is still being imported.
+    pub(super) async fn ask(
+        &self,
+        command: &Cmd,
+        admission: Admission,
+    ) -> Result<Value, CallError> {
+        let mut both = redis::pipe();
+        both.cmd("ASKING").ignore().add_command(command.clone());
+        self.call(admission, async |open| {
+            let replies = both.query_async::<(Value,)>(&mut open.connection).await;
             // The error of a pipeline contains those of its commands: take that of `command`.
-            let error = match error.clone().into_server_errors().as_deref() {
-                Some([.., (_, last)]) => last.clone().into(),
-                _ => error,
-            };
-            self.commands.classify(&open, error)
+            replies.map(|(value,)| value).map_err(|error| {
+                match error.clone().into_server_errors().as_deref() {
+                    Some([.., (_, last)]) => last.clone().into(),
+                    _ => error,
+                }
+            })
         })
+        .await
+    }
+
+    async fn call(
+        &self,
+        admission: Admission,
+        call: impl AsyncFnOnce(&mut OpenConnection<()>) -> RedisResult<Value>,
+    ) -> Result<Value, CallError> {
+        let permit = self.commands.admit(admission)?;
+        let result = match self.commands.get().await {
+            Ok(mut open) => {
+                let reply = call(&mut open).await;
+                reply.map_err(|error| self.commands.classify(&open, error))
+            }
+            Err(error) => Err(error),
+        };
+        self.commands.conclude(permit, &result);
+        result
     }
 
     /// Ensures that this node pushes the messages of `channel`.

@@ -7,7 +7,7 @@ use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::time::{Instant, sleep};
 
 use super::super::Attempt;
-use super::super::managed::{Admission, CallError};
+use super::super::managed::CallError;
 use super::node::Node;
 use super::{Cluster, slot};
 use crate::error::Error;
@@ -24,9 +24,7 @@ pub(super) struct Redirector<'a> {
     /// The node that the last command was sent to, and whether with `ASKING`. A script that is
     /// not loaded there is sent there again.
     last: Option<(Arc<Node>, bool)>,
-    admission: Admission,
-    /// Whether the command may run twice.
-    is_repeatable: bool,
+    settings: Attempt,
     /// When the last attempt was sent.
     pub(super) sent_at: Instant,
     /// Whether an earlier attempt may have run as well.
@@ -59,12 +57,11 @@ pub(super) fn redirection(error: &RedisError) -> Option<Redirect<'_>> {
 }
 
 impl<'a> Redirector<'a> {
-    pub(super) fn new(cluster: &'a Cluster, settings: &Attempt) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, settings: Attempt) -> Self {
         Self {
             cluster,
             last: None,
-            admission: settings.admission,
-            is_repeatable: settings.is_repeatable,
+            settings,
             sent_at: Instant::now(),
             repeated: false,
             try_again: None,
@@ -100,7 +97,17 @@ impl<'a> Redirector<'a> {
             };
             self.last = Some((node.clone(), asking));
             self.sent_at = Instant::now();
-            let error = match node.send(command, asking, self.admission).await {
+            let Attempt {
+                admission,
+                is_gathered,
+                ..
+            } = self.settings;
+            let reply = match (asking, is_gathered) {
+                (true, _) => node.ask(command, admission).await,
+                (false, true) => node.gather(command, admission).await,
+                (false, false) => node.send(command, admission).await,
+            };
+            let error = match reply {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -108,7 +115,7 @@ impl<'a> Redirector<'a> {
             let retry = match &error {
                 // The connection may have been dead for hours, or the node has just died and a
                 // replica takes over.
-                CallError::Broken(_) if self.is_repeatable && !self.repeated => {
+                CallError::Broken(_) if self.settings.is_repeatable && !self.repeated => {
                     self.repeated = true;
                     true
                 }

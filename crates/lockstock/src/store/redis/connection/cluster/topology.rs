@@ -114,7 +114,7 @@ pub(super) async fn query(
 async fn query_node(node: &Node) -> Result<TopologyView> {
     let send = async |subcommand| {
         let command = redis::cmd("CLUSTER").arg(subcommand).to_owned();
-        let reply = node.send(&command, false, Admission::UnlessSilent).await;
+        let reply = node.send(&command, Admission::UnlessSilent).await;
         reply.map_err(|error| node.commands.error(error))
     };
     let info: String =
