@@ -66,7 +66,7 @@ impl Gatherer {
             sent.map_err(|_| closed())?;
             replied.await.map_err(|_| closed())??
         };
-        Ok(reply.extract_error()?)
+        reply.extract_error()
     }
 }
 
