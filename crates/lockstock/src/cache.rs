@@ -23,6 +23,7 @@ mod near;
 mod policy;
 mod tags;
 mod ttl;
+mod writing;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -340,7 +341,11 @@ impl<T, C: Codec<T>> Cache<T, C> {
         let keys = self.keys_in_store(keys)?;
         let entries = match &self.near {
             Some(_) => {
-                let read = |key| self.read_bytes(key, Source::Any);
+                let read = async |key| match self.read_bytes(key, Source::Any).await {
+                    // As `MGET` does.
+                    Err(error) if error.is_malformed() => Ok(None),
+                    read => read,
+                };
                 try_join_all(keys.into_iter().map(read)).await?
             }
             None => self.store.get_values(keys).await?,

@@ -129,7 +129,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         self.entries.check_size(&envelope.payload)?;
         self.store.flights().supersede(&key);
-        self.write_envelope(key, envelope, ttl, Some(tags)).await
+        self.write_entry(key, envelope.seal(), ttl, tags).await
     }
 
     /// Invalidates all entries that were written under `tag`, in this process and all others. After
@@ -209,19 +209,19 @@ impl<T, C: Codec<T>> Cache<T, C> {
     }
 
     /// Writes an entry. The tokens that it carries live at least as long.
-    pub(super) async fn write_envelope(
+    pub(super) async fn write_entry(
         &self,
         key: Vec<u8>,
-        envelope: Envelope,
+        entry: Bytes,
         ttl: Ttl,
-        tags: Option<&Tags>,
+        tags: &Tags,
     ) -> Result<()> {
-        let tokens = tags.map_or(&[][..], |tags| &tags.tokens);
-        let prolonged = join_all(tokens.iter().map(|token| self.prolong(token, ttl))).await;
+        let tokens = tags.tokens.iter();
+        let prolonged = join_all(tokens.map(|token| self.prolong(token, ttl))).await;
         prolonged.into_iter().collect::<Result<()>>()?;
         let set = Set {
             key,
-            value: envelope.seal(),
+            value: entry,
             ttl,
             condition: SetCondition::Always,
         };
