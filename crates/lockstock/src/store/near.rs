@@ -152,6 +152,10 @@ impl NearTable {
         }
     }
 
+    pub(crate) fn max_staleness(&self) -> Duration {
+        Duration::from_nanos(self.max_staleness_ns)
+    }
+
     /// Removes the copy under `key`, and cancels the tickets that were taken for it.
     pub(crate) fn invalidate(&self, key: &[u8]) {
         let mut epoch = lock(&self.epochs[self.epoch_index(key)]);
