@@ -5,7 +5,8 @@
 //! its token; the next use creates another one.
 //!
 //! Guarantees: after [`invalidate_tag`](Cache::invalidate_tag) has returned, no read that begins
-//! later returns a value of that tag whose tags were read before. If the store loses a token, the
+//! later returns a value of that tag whose tags were read before; in another process with a
+//! [near cache](Cache::near), within the bound that it sets. If the store loses a token, the
 //! entries of that tag are misses, and stay so.
 //!
 //! Not guaranteed: that a failover to a replica keeps the removal of a token that the replica had
@@ -133,7 +134,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
     }
 
     /// Invalidates all entries that were written under `tag`, in this process and all others. After
-    /// it has returned, no read that begins later returns one of them. A computation that began
+    /// it has returned, no read that begins later returns one of them; another process with a
+    /// [near cache](Self::near) may do so within the bound that it sets. A computation that began
     /// before is included: its value is written and not read.
     ///
     /// # Errors
