@@ -238,7 +238,14 @@ async fn a_computation_that_asks_for_its_own_value_is_rejected() {
 #[tokio::test]
 async fn a_write_or_a_removal_ends_the_sharing() {
     on_each_store(async |store| {
-        let changes = ["set", "set_many", "delete", "delete_many", "clear"];
+        let changes = [
+            "set",
+            "set_many",
+            "set_tagged",
+            "delete",
+            "delete_many",
+            "clear",
+        ];
         for change in changes {
             let (pages, gate) = (pages(&store), Gate::new());
             let first = tokio::spawn({
@@ -253,6 +260,11 @@ async fn a_write_or_a_removal_ends_the_sharing() {
             match change {
                 "set" => pages.set("/mugs", &after, LONG).await.unwrap(),
                 "set_many" => pages.set_many([("/mugs", after)], LONG).await.unwrap(),
+                "set_tagged" => {
+                    let tags = pages.tags(["a"]).await.unwrap();
+                    let set = pages.set_tagged("/mugs", &after, LONG, &tags);
+                    set.await.unwrap();
+                }
                 "delete" => drop(pages.delete("/mugs").await.unwrap()),
                 "delete_many" => drop(pages.delete_many(["/mugs"]).await.unwrap()),
                 _ => drop(pages.clear().await.unwrap()),
@@ -270,6 +282,18 @@ async fn a_write_or_a_removal_ends_the_sharing() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_addition_ends_the_sharing() {
+    let (store, gate) = (Store::memory(), Gate::new());
+    let counters = store.cache("counters").codec(Integer);
+    let mut first = Box::pin(counters.get_or_set("a", LONG, async || gate.pass(10).await));
+    assert!(step(&mut first).await.is_none());
+    assert_eq!(counters.incr("a", 1, LONG).await.unwrap(), 1);
+    gate.open();
+    assert_eq!(first.await.unwrap(), 10);
+    assert_eq!(counters.get("a").await.unwrap(), Some(1));
 }
 
 #[tokio::test]
