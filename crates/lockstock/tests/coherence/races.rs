@@ -6,11 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstock::{Cache, DEFAULT_MAX_STALENESS, Integer, NearCache, Raw, Store, Ttl};
+use lockstock::{Cache, ComputePolicy, DEFAULT_MAX_STALENESS, Integer, NearCache, Raw, Store, Ttl};
 use lockstock_testkit::{Cluster, Proxy, Redis, Sentinel};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{SHORT, TIMEOUT, connect, on_each_store, until};
+use crate::harness::{LEASE, SHORT, TIMEOUT, connect, on_each_store, until};
 
 const LONG: Duration = Duration::from_secs(3600);
 /// More than the tests need.
@@ -247,6 +247,24 @@ async fn a_lost_push_connection() {
     };
     tokio::join!(get(reader), write);
     assert_eq!(get(reader).await, "4");
+}
+
+#[tokio::test]
+async fn a_value_that_another_process_computed_is_not_followed_by_an_earlier_copy() {
+    let race = Race::new().await;
+    let (reader, writer) = (&race.reader, &race.writer);
+    writer.delete("a").await.unwrap();
+    becomes(reader, "none", Instant::now()).await;
+    copied(reader).await;
+    // The invalidation does not arrive. The connection that the value is read on is a new one.
+    race.proxy.hold_replies();
+    set(writer, "2").await;
+    let policy = ComputePolicy::new(LONG).once_per_store(LEASE);
+    let value = reader.get_or_set("a", policy, async || panic!("computed"));
+    assert_eq!(value.await.unwrap(), "2");
+    assert!(!is_copied(reader).await);
+    race.proxy.pass();
+    assert_eq!(get(reader).await, "2");
 }
 
 #[tokio::test]
