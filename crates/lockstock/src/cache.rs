@@ -23,6 +23,7 @@ mod near;
 mod policy;
 mod tags;
 mod ttl;
+mod writing;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -167,7 +168,11 @@ impl<T, C> Cache<T, C> {
     /// (the ACL has to allow `+client|tracking`), every call reads from Redis, and a warning is
     /// logged.
     ///
-    /// In a store in memory, this has no effect.
+    /// The bound holds for tags too: another process may return an entry for that long after
+    /// [`invalidate_tag`](Self::invalidate_tag).
+    ///
+    /// Create such a cache once and clone it: each call of this function begins without copies. In a
+    /// store in memory, this has no effect.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -240,9 +245,9 @@ impl<T, C: Codec<T>> Cache<T, C> {
 
     /// Reads an entry, or the token of a tag, for a call that may compute a value.
     async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
-        match (source, &self.near) {
+        let read = match (source, &self.near) {
             (Source::Any, Some(near)) => match near.get(&key) {
-                Some(copy) => Ok(copy),
+                Some(copy) => return Ok(copy),
                 None => self.store.read_near(near, key).await,
             },
             (Source::Store, Some(near)) => {
@@ -253,7 +258,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
                 value
             }
             (_, None) => self.store.value(&Get { key }).await,
+        };
+        if read.is_ok() {
+            // Not after a copy, which is returned without the store.
+            self.store.bypass().note_success();
         }
+        read
     }
 
     /// Returns the bytes that the near cache has under `key`, `Some(None)` if it is known that
@@ -340,7 +350,11 @@ impl<T, C: Codec<T>> Cache<T, C> {
         let keys = self.keys_in_store(keys)?;
         let entries = match &self.near {
             Some(_) => {
-                let read = |key| self.read_bytes(key, Source::Any);
+                let read = async |key| match self.read_bytes(key, Source::Any).await {
+                    // As `MGET` does.
+                    Err(error) if error.is_malformed() => Ok(None),
+                    read => read,
+                };
                 try_join_all(keys.into_iter().map(read)).await?
             }
             None => self.store.get_values(keys).await?,

@@ -28,12 +28,12 @@ use super::flight::{Failure, Lead, Role, Waiter};
 use super::lookup::{Call, Entry};
 use super::policy::ComputePolicy;
 use super::tags::Tags;
+use super::writing::Writing;
 use super::{Cache, Source};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
 use crate::random::random;
-use crate::store::values::Delete;
 
 /// Why [`get_or_try_set`](Cache::get_or_try_set) has no value.
 #[derive(Debug)]
@@ -325,14 +325,10 @@ impl<T, C: Codec<T>> Cache<T, C> {
             tags: tags.tokens(),
             payload,
         };
-        let written = self
-            .write_envelope(call.key.clone(), envelope, lifetime.ttl, Some(tags))
-            .await;
-        // Another caller may have written or removed the key since the check above.
-        if lead.is_superseded() {
-            let keys = vec![call.key.clone()];
-            self.store.value(&Delete { keys }).await?;
-        }
+        let (key, entry) = (call.key.clone(), envelope.seal());
+        let writing = Writing::new(&self.store, lead, &key, &entry);
+        let written = self.write_entry(key, entry, lifetime.ttl, tags).await;
+        writing.end().await?;
         written
     }
 

@@ -42,10 +42,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
         source: Source,
     ) -> (Option<Entry<T>>, bool) {
         match self.look_up(call, source).await {
-            Ok(entry) => {
-                self.store.bypass().note_success();
-                (entry, true)
-            }
+            Ok(entry) => (entry, true),
             Err(error) => {
                 self.store.bypass().note_failure(&error);
                 (None, false)

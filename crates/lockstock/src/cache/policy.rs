@@ -100,6 +100,9 @@ impl ComputePolicy {
     ///
     /// The algorithm is XFetch by Vattani, Chierichetti and Lowenstein, *Optimal Probabilistic Cache
     /// Stampede Prevention* (2015). The caller that computes waits; for all others nothing changes.
+    ///
+    /// The expiry is compared with the clocks of the machines, as with [`stale_for`](Self::stale_for):
+    /// a machine whose clock is ahead by more than the time to live computes each time.
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.early_beta = Some(beta.max(0.0));
         self

@@ -5,7 +5,8 @@
 //! its token; the next use creates another one.
 //!
 //! Guarantees: after [`invalidate_tag`](Cache::invalidate_tag) has returned, no read that begins
-//! later returns a value of that tag whose tags were read before. If the store loses a token, the
+//! later returns a value of that tag whose tags were read before; in another process with a
+//! [near cache](Cache::near), within the bound that it sets. If the store loses a token, the
 //! entries of that tag are misses, and stay so.
 //!
 //! Not guaranteed: that a failover to a replica keeps the removal of a token that the replica had
@@ -129,11 +130,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         self.entries.check_size(&envelope.payload)?;
         self.store.flights().supersede(&key);
-        self.write_envelope(key, envelope, ttl, Some(tags)).await
+        self.write_entry(key, envelope.seal(), ttl, tags).await
     }
 
     /// Invalidates all entries that were written under `tag`, in this process and all others. After
-    /// it has returned, no read that begins later returns one of them. A computation that began
+    /// it has returned, no read that begins later returns one of them; another process with a
+    /// [near cache](Self::near) may do so within the bound that it sets. A computation that began
     /// before is included: its value is written and not read.
     ///
     /// # Errors
@@ -209,19 +211,19 @@ impl<T, C: Codec<T>> Cache<T, C> {
     }
 
     /// Writes an entry. The tokens that it carries live at least as long.
-    pub(super) async fn write_envelope(
+    pub(super) async fn write_entry(
         &self,
         key: Vec<u8>,
-        envelope: Envelope,
+        entry: Bytes,
         ttl: Ttl,
-        tags: Option<&Tags>,
+        tags: &Tags,
     ) -> Result<()> {
-        let tokens = tags.map_or(&[][..], |tags| &tags.tokens);
-        let prolonged = join_all(tokens.iter().map(|token| self.prolong(token, ttl))).await;
+        let tokens = tags.tokens.iter();
+        let prolonged = join_all(tokens.map(|token| self.prolong(token, ttl))).await;
         prolonged.into_iter().collect::<Result<()>>()?;
         let set = Set {
             key,
-            value: envelope.seal(),
+            value: entry,
             ttl,
             condition: SetCondition::Always,
         };

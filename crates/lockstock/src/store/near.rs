@@ -22,7 +22,7 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use super::clock::{as_nanos, latest_ns, now_ns};
+use super::clock::{as_nanos, now_ns};
 use crate::cache::NearCache;
 
 /// Number of epochs of a table. Keys that share one cancel each other's tickets, which costs a
@@ -114,7 +114,7 @@ impl NearTable {
     /// value. `None`: the store has to be asked.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
         // Before the copy: the bound is counted from the beginning of the read.
-        let now_ns = latest_ns();
+        let now_ns = now_ns();
         if now_ns >= self.pulse.get_ns()?.saturating_add(self.max_staleness_ns) {
             return None;
         }
@@ -150,6 +150,10 @@ impl NearTable {
         if *epoch == ticket.epoch {
             self.copies.insert(key.into_boxed_slice(), copy);
         }
+    }
+
+    pub(crate) fn max_staleness(&self) -> Duration {
+        Duration::from_nanos(self.max_staleness_ns)
     }
 
     /// Removes the copy under `key`, and cancels the tickets that were taken for it.

@@ -93,6 +93,20 @@ impl ValueCommand for Delete {
     }
 }
 
+/// Removes the value under a key if it is still this one. Returns whether it was.
+pub(crate) struct DeleteIfEqual {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Bytes,
+}
+
+impl ValueCommand for DeleteIfEqual {
+    type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+}
+
 /// Returns whether there is a value under a key.
 pub(crate) struct Exists {
     pub(crate) key: Vec<u8>,

@@ -6,11 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstock::{Cache, DEFAULT_MAX_STALENESS, Integer, NearCache, Raw, Store, Ttl};
+use lockstock::{Cache, ComputePolicy, DEFAULT_MAX_STALENESS, Integer, NearCache, Raw, Store, Ttl};
 use lockstock_testkit::{Cluster, Proxy, Redis, Sentinel};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{SHORT, TIMEOUT, connect, on_each_store, until};
+use crate::harness::{LEASE, SHORT, TIMEOUT, connect, on_each_store, until};
 
 const LONG: Duration = Duration::from_secs(3600);
 /// More than the tests need.
@@ -250,6 +250,39 @@ async fn a_lost_push_connection() {
 }
 
 #[tokio::test]
+async fn a_value_that_another_process_computed_is_not_followed_by_an_earlier_copy() {
+    let race = Race::new().await;
+    let (reader, writer) = (&race.reader, &race.writer);
+    writer.delete("a").await.unwrap();
+    becomes(reader, "none", Instant::now()).await;
+    copied(reader).await;
+    // The invalidation does not arrive. The connection that the value is read on is a new one.
+    race.proxy.hold_replies();
+    set(writer, "2").await;
+    let policy = ComputePolicy::new(LONG).once_per_store(LEASE);
+    let value = reader.get_or_set("a", policy, async || panic!("computed"));
+    assert_eq!(value.await.unwrap(), "2");
+    assert!(!is_copied(reader).await);
+    race.proxy.pass();
+    assert_eq!(get(reader).await, "2");
+}
+
+#[tokio::test]
+async fn our_own_write_to_the_new_master_then_read() {
+    let race = Race::new().await;
+    let (reader, other_handle) = (&race.reader, plain(&race.store));
+    set(&other_handle, "1").await;
+    copied(reader).await;
+    // New connections lead to the new master. The old one has become a replica without a master.
+    let new = Redis::start();
+    race.proxy.redirect(new.address());
+    let replica_of_none = ["REPLICAOF", "127.0.0.1", "1"];
+    race.redis.command(&replica_of_none).unwrap();
+    set(&other_handle, "2").await;
+    assert_eq!(get(reader).await, "2");
+}
+
+#[tokio::test]
 async fn a_flushdb() {
     let race = Race::new().await;
     let (reader, writer) = (&race.reader, &race.writer);
@@ -417,6 +450,21 @@ async fn every_store_has_the_same_values_with_and_without_copies() {
 }
 
 #[tokio::test]
+async fn what_is_no_string_is_no_value_among_several_with_and_without_copies() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    set(&plain(&store), "1").await;
+    redis
+        .command(&["RPUSH", &KEY.replace(":a", ":b"), "x"])
+        .unwrap();
+    for values in [plain(&store), near(&store)] {
+        let read = values.get_many(["a", "b"]).await.unwrap();
+        assert_eq!(read, [Some("1".into()), None]);
+        assert!(values.get("b").await.unwrap_err().is_malformed());
+    }
+}
+
+#[tokio::test]
 async fn after_a_failover_no_copy_of_the_old_master_is_read() {
     let sentinel = Sentinel::start();
     let reader = near(&Store::connect(&sentinel.url()).await.unwrap());
@@ -445,11 +493,20 @@ async fn after_a_slot_has_moved_no_copy_of_the_old_node_is_read() {
     let cluster = Cluster::start();
     let reader = near(&Store::connect(&cluster.url()).await.unwrap());
     let writer = plain(&Store::connect(&cluster.url()).await.unwrap());
-    set(&writer, "1").await;
+    let move_slot = || {
+        let from = cluster.owner(KEY);
+        let to = cluster.masters().into_iter().find(|&node| node != from);
+        cluster.move_slot(Cluster::slot(KEY), to.unwrap());
+        to
+    };
+    // That there is no value is copied. No key moves, so no node has anything to invalidate.
     copied(&reader).await;
-    let from = cluster.owner(KEY);
-    let to = cluster.masters().into_iter().find(|&node| node != from);
-    cluster.move_slot(Cluster::slot(KEY), to.unwrap());
+    move_slot();
+    set(&writer, "1").await;
+    becomes(&reader, "1", Instant::now()).await;
+
+    copied(&reader).await;
+    let to = move_slot();
     set(&writer, "2").await;
     becomes(&reader, "2", Instant::now()).await;
     copied(&reader).await;

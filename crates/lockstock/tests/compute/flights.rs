@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstock::{Cache, ComputeError, ComputePolicy, Integer, LockKind, Raw, Store};
+use lockstock_testkit::{Proxy, Redis};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{LEASE, TIMEOUT, on_each_store, settle};
+use crate::harness::{LEASE, TIMEOUT, connect, on_each_store, settle, until};
 use crate::steps::{run_for, step};
 use crate::{Gate, LONG, not_called, not_called_either, pages};
 
@@ -237,7 +238,14 @@ async fn a_computation_that_asks_for_its_own_value_is_rejected() {
 #[tokio::test]
 async fn a_write_or_a_removal_ends_the_sharing() {
     on_each_store(async |store| {
-        let changes = ["set", "set_many", "delete", "delete_many", "clear"];
+        let changes = [
+            "set",
+            "set_many",
+            "set_tagged",
+            "delete",
+            "delete_many",
+            "clear",
+        ];
         for change in changes {
             let (pages, gate) = (pages(&store), Gate::new());
             let first = tokio::spawn({
@@ -252,6 +260,11 @@ async fn a_write_or_a_removal_ends_the_sharing() {
             match change {
                 "set" => pages.set("/mugs", &after, LONG).await.unwrap(),
                 "set_many" => pages.set_many([("/mugs", after)], LONG).await.unwrap(),
+                "set_tagged" => {
+                    let tags = pages.tags(["a"]).await.unwrap();
+                    let set = pages.set_tagged("/mugs", &after, LONG, &tags);
+                    set.await.unwrap();
+                }
                 "delete" => drop(pages.delete("/mugs").await.unwrap()),
                 "delete_many" => drop(pages.delete_many(["/mugs"]).await.unwrap()),
                 _ => drop(pages.clear().await.unwrap()),
@@ -269,6 +282,77 @@ async fn a_write_or_a_removal_ends_the_sharing() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_addition_ends_the_sharing() {
+    let (store, gate) = (Store::memory(), Gate::new());
+    let counters = store.cache("counters").codec(Integer);
+    let mut first = Box::pin(counters.get_or_set("a", LONG, async || gate.pass(10).await));
+    assert!(step(&mut first).await.is_none());
+    assert_eq!(counters.incr("a", 1, LONG).await.unwrap(), 1);
+    gate.open();
+    assert_eq!(first.await.unwrap(), 10);
+    assert_eq!(counters.get("a").await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_write_after_that_of_the_computed_value_is_kept() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let store = connect(&format!("redis://{}/0", proxy.address())).await;
+    let counters = store.cache("counters").codec(Integer);
+    let value = || redis.command(&["GET", "lockstock:cache:counters:1:a"]);
+    let mut first = Box::pin(counters.get_or_set("a", LONG, async || {
+        proxy.hold_replies();
+        10
+    }));
+    while value().as_deref() != Ok("10") {
+        assert!(step(&mut first).await.is_none());
+        sleep(Duration::from_millis(1)).await;
+    }
+    let other = counters.clone();
+    let change = tokio::spawn(async move { other.incr("a", 1, LONG).await.unwrap() });
+    until("the second write", || value().as_deref() == Ok("11")).await;
+    proxy.pass();
+    assert_eq!((first.await.unwrap(), change.await.unwrap()), (10, 11));
+    assert_eq!(counters.get("a").await.unwrap(), Some(11));
+}
+
+#[tokio::test]
+async fn a_cancelled_call_leaves_no_value_that_was_removed() {
+    const KEY: &str = "lockstock:cache:pages:1:/mugs";
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let store = connect(&format!("redis://{}/0", proxy.address())).await;
+    let pages = pages(&store);
+    // The token has to be prolonged before the value is written.
+    let policy = ComputePolicy::new(Duration::from_secs(48 * 3600)).tags(["a"]);
+    let mut first = Box::pin(pages.get_or_set("/mugs", policy, async || {
+        proxy.hold_replies();
+        "mug".to_owned()
+    }));
+    while proxy.held_replies().is_empty() {
+        assert!(step(&mut first).await.is_none());
+        sleep(Duration::from_millis(1)).await;
+    }
+    let other = pages.clone();
+    let removal = tokio::spawn(async move { other.delete("/mugs").await.unwrap() });
+    until("both are executed", || {
+        proxy.held_replies() == b":1\r\n:0\r\n"
+    })
+    .await;
+    proxy.pass();
+    assert!(!removal.await.unwrap());
+    proxy.hold_replies();
+    let is_written = || redis.command(&["EXISTS", KEY]).as_deref() == Ok("1");
+    while !is_written() {
+        assert!(step(&mut first).await.is_none());
+        sleep(Duration::from_millis(1)).await;
+    }
+    drop(first);
+    proxy.pass();
+    until("the value is gone", || !is_written()).await;
 }
 
 #[tokio::test(start_paused = true)]

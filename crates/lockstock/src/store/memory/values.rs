@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::cache::{Ttl, parse_integer};
 use crate::error::{Error, Result};
 use crate::store::values::{
-    Delete, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch, TtlOf, ValueCommand,
+    Delete, DeleteIfEqual, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch,
+    TtlOf, ValueCommand,
 };
 
 /// The maximum number of expired values that a write removes. More than it adds.
@@ -158,6 +159,13 @@ impl Apply for Delete {
             values.remove(key);
         }
         Ok(deleted)
+    }
+}
+
+impl Apply for DeleteIfEqual {
+    fn apply(&self, values: &mut Values, now: Instant) -> Result<bool> {
+        let is_equal = values.get(&self.key, now).as_ref() == Some(&self.value);
+        Ok(is_equal && values.remove(&self.key))
     }
 }
 

@@ -195,7 +195,7 @@ impl Connection {
                     client,
                     purpose: Purpose::Messages(channel),
                 };
-                let handler = Arc::new(notifications);
+                let handler = CommandPushes::new(notifications, &tracked);
                 let server = ManagedConnection::new(address, connector, handler, timeout, breaker);
                 Topology::Single {
                     server,
@@ -223,7 +223,7 @@ impl Connection {
                     breaker.clone(),
                 );
                 let connector = connector(Purpose::Messages(channel))?;
-                let handler = Arc::new(notifications);
+                let handler = CommandPushes::new(notifications, &tracked);
                 let master = ManagedConnection::new(address, connector, handler, timeout, breaker);
                 let _watch = sentinel::watch(&[&master, tracked.managed()]);
                 Topology::Sentinel {
@@ -377,7 +377,20 @@ impl Connection {
     pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
         match &*self.0 {
             Topology::Single { tracked, .. } => tracked.read(key, deadline).await,
-            Topology::Sentinel { tracked, .. } => tracked.read(key, deadline).await,
+            Topology::Sentinel {
+                master, tracked, ..
+            } => {
+                // Opened before a failover of which the connection of the commands knows.
+                let leads_elsewhere = master.server(|master| {
+                    let tracked = tracked.managed();
+                    tracked.server(|other| !other.is_at(master)) == Some(true)
+                });
+                if leads_elsewhere == Some(true) {
+                    tracked.managed().close_current();
+                    return Ok(TrackedRead::Nothing);
+                }
+                tracked.read(key, deadline).await
+            }
             Topology::Cluster(cluster) => cluster.read_tracked(key, deadline).await,
         }
     }
@@ -478,6 +491,35 @@ impl DirectTarget {
 async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
     let opened = managed.get().await;
     opened.map(drop).map_err(|error| managed.error(error))
+}
+
+/// Receives the push messages of the connection of the commands to the only server, or to the master.
+struct CommandPushes<C: Connector> {
+    notifications: Notifications,
+    tracked: ManagedConnection<C>,
+}
+
+impl<C: Connector> CommandPushes<C> {
+    fn new(notifications: Notifications, tracked: &TrackedConnection<C>) -> Arc<Self> {
+        let tracked = tracked.managed().clone();
+        Arc::new(Self {
+            notifications,
+            tracked,
+        })
+    }
+}
+
+impl<C: Connector> PushHandler for CommandPushes<C> {
+    fn pushed(&self, push: &PushInfo) {
+        self.notifications.pushed(push);
+    }
+
+    fn disconnected(&self) {
+        self.notifications.disconnected();
+        // The next connection may lead to another server, and a value that is written there must not
+        // be read from this one.
+        self.tracked.close_current();
+    }
 }
 
 impl PushHandler for Notifications {

@@ -50,6 +50,13 @@ impl Redis {
         let ticket = table.ticket(&key);
         match self.connection.read_tracked(&key, deadline).await? {
             TrackedRead::Value(value, remaining) => {
+                // If a slot moves, its node invalidates the values that it gives away. It does not
+                // know of a value that is created at the new node.
+                let is_bounded = value.is_none() && self.slot_of().is_some();
+                let remaining = match is_bounded {
+                    true => Some(table.max_staleness()),
+                    false => remaining,
+                };
                 table.add(&ticket, key, value.clone(), remaining);
                 Ok(value)
             }

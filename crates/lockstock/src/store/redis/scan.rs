@@ -61,13 +61,14 @@ impl ServerScan {
         self.cursor = (next != 0).then_some(next);
         let connection = self.connection.replace(replies.connection);
         if cursor != 0 && connection != self.connection {
+            // Before the failure too: the next call continues the scan.
+            self.cursor = Some(0);
             self.restarts += 1;
             if self.restarts > MAX_RESTARTS {
                 return Err(Error::unavailable(format!(
                     "the connection has changed {MAX_RESTARTS} times during the scan of the keys"
                 )));
             }
-            self.cursor = Some(0);
         }
         Ok(Some(keys))
     }

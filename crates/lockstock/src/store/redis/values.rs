@@ -15,11 +15,14 @@ use crate::error::{Error, Result};
 use crate::lease::as_millis;
 use crate::store::values::batches::SlotOf;
 use crate::store::values::{
-    Delete, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch, TtlOf, ValueCommand,
+    Delete, DeleteIfEqual, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch,
+    TtlOf, ValueCommand,
 };
 
 /// Adds to an integer, which gets a time to live if it is new.
 const INCREMENT: &str = include_str!("scripts/increment.lua");
+/// Removes a value, unless it is another one by now.
+const DELETE_IF_EQUAL: &str = include_str!("scripts/delete_if_equal.lua");
 
 /// The maximum number of words of the commands of a pipeline: about a thousand values.
 const MAX_PIPELINE_WORDS: usize = 5000;
@@ -214,6 +217,19 @@ impl WireCommand for Delete {
     }
 
     fn reply(value: Value) -> RedisResult<u64> {
+        parse(value)
+    }
+}
+
+impl WireCommand for DeleteIfEqual {
+    fn command(&self) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(DELETE_IF_EQUAL).arg(1).arg(&self.key);
+        eval.arg(&self.value[..]);
+        eval
+    }
+
+    fn reply(value: Value) -> RedisResult<bool> {
         parse(value)
     }
 }

@@ -57,6 +57,12 @@ pub(super) struct ConnectedMaster {
     pub(super) direct: Arc<Pool>,
 }
 
+impl ConnectedMaster {
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        (&self.named.host, self.named.port) == (&other.named.host, other.named.port)
+    }
+}
+
 impl Sentinels {
     pub(super) fn new(
         sentinels: Vec<ConnectionInfo>,
