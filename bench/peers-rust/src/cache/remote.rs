@@ -6,11 +6,13 @@ use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use cached::{AsyncRedisCache, ConcurrentCachedAsync};
 use redis::aio::MultiplexedConnection;
-use redis::{Client, cmd};
+use redis::{AsyncConnectionConfig, Client, cmd};
 
 use crate::load::{Call, KEYS, Load, key};
 use crate::order;
 
+/// Of each call. A busy machine does not reach it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(3600);
 const NAMESPACE: &str = "bench";
 /// Before the keys of all libraries, so that commands and replies have the same length.
@@ -52,12 +54,14 @@ impl Library {
         let value = "x".repeat(bytes);
         let library = match name {
             "lockstock" => {
-                let store = lockstock::Store::connect(url).await?;
+                let store = lockstock::Store::connect_within(url, TIMEOUT).await?;
                 Self::Lockstock(store.cache::<Bytes>(NAMESPACE).codec(lockstock::Raw))
             }
             "raw" => {
                 let client = Client::open(url)?;
-                Self::Raw(client.get_multiplexed_async_connection().await?)
+                let config = AsyncConnectionConfig::new().set_response_timeout(Some(TIMEOUT));
+                let connection = client.get_multiplexed_async_connection_with_config(&config);
+                Self::Raw(connection.await?)
             }
             "cached" => {
                 let cache = AsyncRedisCache::builder(PREFIX).ttl(TTL);

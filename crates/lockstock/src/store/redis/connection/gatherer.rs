@@ -6,7 +6,7 @@
 //!
 //! Not guaranteed: the order of calls that are made at the same time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -24,7 +24,8 @@ const MAX_IN_FLIGHT: usize = 4;
 /// Maximum number of commands that wait to be sent. Further callers wait before that: while the
 /// server does not reply, the commands of cancelled calls stay in the queue.
 const MAX_QUEUED: usize = 1024;
-/// Larger commands are sent on their own.
+/// Larger commands are sent on their own, and so are those after a larger reply: the replies to one
+/// write arrive together, which is late for the first if they are large.
 const MAX_GATHERED_BYTES: usize = 4096;
 
 /// The calls on one connection.
@@ -32,6 +33,8 @@ pub(super) struct Gatherer {
     queue: mpsc::Sender<Call>,
     /// The number of calls without a reply.
     pending: AtomicUsize,
+    /// Whether the last reply was larger than [`MAX_GATHERED_BYTES`].
+    has_large_replies: AtomicBool,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -46,6 +49,7 @@ impl Gatherer {
         Self {
             queue,
             pending: AtomicUsize::new(0),
+            has_large_replies: AtomicBool::new(false),
             _task: AbortOnDropHandle::new(tokio::spawn(run(connection, calls))),
         }
     }
@@ -57,7 +61,9 @@ impl Gatherer {
         command: &Cmd,
     ) -> RedisResult<Value> {
         let pending = Pending::new(&self.pending);
-        let reply = if pending.is_alone || bytes(command) > MAX_GATHERED_BYTES {
+        let had_large_replies = self.has_large_replies.load(Ordering::Relaxed);
+        let is_large = had_large_replies || bytes(command) > MAX_GATHERED_BYTES;
+        let reply = if pending.is_alone || is_large {
             connection.send_packed_command(command).await?
         } else {
             let (reply, replied) = oneshot::channel();
@@ -66,6 +72,10 @@ impl Gatherer {
             sent.map_err(|_| closed())?;
             replied.await.map_err(|_| closed())??
         };
+        let is_large = reply_bytes(&reply) > MAX_GATHERED_BYTES;
+        if is_large != had_large_replies {
+            self.has_large_replies.store(is_large, Ordering::Relaxed);
+        }
         reply.extract_error()
     }
 }
@@ -95,6 +105,15 @@ fn bytes(command: &Cmd) -> usize {
         _ => 0,
     });
     lengths.sum()
+}
+
+/// Returns the size of the values in a reply.
+fn reply_bytes(reply: &Value) -> usize {
+    match reply {
+        Value::BulkString(value) => value.len(),
+        Value::Array(values) => values.iter().map(reply_bytes).sum(),
+        _ => 0,
+    }
 }
 
 fn closed() -> RedisError {
