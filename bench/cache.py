@@ -48,11 +48,30 @@ class Near:
 
     @property
     def libraries(self):
-        return ["moka", "quick_cache", "cache-aio"]
+        return [OURS, "moka", "quick_cache", "cache-aio"]
 
     @property
     def bounds(self):
         return {"must": at_least(5_000_000), "aim": at_least(8_000_000)}
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Reads by threads without a runtime, beside a loop that sends and receives bytes."""
+
+    threads: int
+    bytes: int = 100
+
+    def command(self, url):
+        return ["blocking", url, self.threads, self.bytes]
+
+    @property
+    def libraries(self):
+        return [OURS, "wire", "redis"]
+
+    @property
+    def bounds(self):
+        return {"must": {"wire": ratio(0.55)}, "aim": {"wire": ratio(0.7)}}
 
 
 BENCHES = {
@@ -64,6 +83,9 @@ BENCHES = {
     "set-512": Remote("set", 512),
     "get-8-large": Remote("get", 8, bytes=100 * 1024),
     "near": Near(),
+    "blocking-1": Blocking(1),
+    "blocking-8": Blocking(8),
+    "blocking-1-large": Blocking(1, bytes=100 * 1024),
 }
 
 
@@ -118,7 +140,7 @@ def add(report, name, bench, rounds):
 
     add_metric("calls", "1/s", "rate", **bench.bounds)
     add_metric("CPU each", "µs", "cpu_us")
-    if isinstance(bench, Remote):
+    if not isinstance(bench, Near):
         add_metric("latency p50", "µs", "p50_us")
         add_metric("latency p99", "µs", "p99_us")
 

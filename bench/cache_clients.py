@@ -12,6 +12,7 @@ CLIENT = RUST_TARGET / "release/cache-clients"
 # The crate of each library.
 CRATES = {
     "raw": "redis",
+    "redis": "redis",
     "cache-aio": "redis",
     "cached": "cached",
     "moka": "moka",

@@ -2,11 +2,13 @@
 //! loop and in turns, so that only the library differs.
 //!
 //!   cache-clients redis URL get|set TASKS BYTES SECONDS ROUNDS LIBRARY...
+//!   cache-clients blocking URL THREADS BYTES SECONDS ROUNDS LIBRARY...
 //!   cache-clients near URL KEYS BYTES SECONDS ROUNDS LIBRARY...
 //!
-//! `redis` sends commands to Redis from TASKS tasks. `near` reads KEYS values again and again on one
-//! thread, from the memory of the process. Both print a line of JSON for each library and round.
+//! `redis` sends commands to Redis from TASKS tasks, `blocking` from THREADS threads. `near` reads KEYS values again and again on one
+//! thread, from the memory of the process. All print a line of JSON for each library and round.
 
+mod blocking;
 mod load;
 mod near;
 mod remote;
@@ -37,6 +39,24 @@ async fn main() -> Result<()> {
             };
             let rounds = rounds.parse().context("ROUNDS")?;
             remote::run(url, operation, load, rounds, libraries).await
+        }
+        [
+            "blocking",
+            url,
+            threads,
+            bytes,
+            seconds,
+            rounds,
+            ref libraries @ ..,
+        ] => {
+            let blocking = blocking::Blocking {
+                url,
+                threads: threads.parse().context("THREADS")?,
+                bytes: bytes.parse().context("BYTES")?,
+                seconds: seconds.parse().context("SECONDS")?,
+            };
+            let rounds = rounds.parse().context("ROUNDS")?;
+            tokio::task::block_in_place(|| blocking.run(rounds, libraries))
         }
         [
             "near",

@@ -15,6 +15,7 @@ use crate::order;
 
 /// The number of reads between two looks at the clock.
 const BATCH: usize = 1_000;
+const TTL: Duration = Duration::from_secs(3600);
 
 pub struct Near<'a> {
     pub url: &'a str,
@@ -25,6 +26,7 @@ pub struct Near<'a> {
 
 /// A cache that has all values.
 enum Library {
+    Lockstock(lockstock::Cache<Bytes, lockstock::Raw>),
     Moka(moka::sync::Cache<String, Bytes, RandomState>),
     QuickCache(quick_cache::sync::Cache<String, Bytes>),
     CacheAio(MultiplexedConnection),
@@ -49,6 +51,19 @@ impl Near<'_> {
     async fn open(&self, name: &str) -> Result<Library> {
         let value = Bytes::from("x".repeat(self.bytes));
         Ok(match name {
+            "lockstock" => {
+                let store = lockstock::Store::connect(self.url).await?;
+                let cache = store.cache::<Bytes>("bench").codec(lockstock::Raw);
+                let ours = cache.near(lockstock::NearCache::new(256 * 1024 * 1024));
+                for number in 0..self.keys {
+                    ours.set(key(number), &value, TTL).await?;
+                }
+                // The first read of each copies it.
+                for number in 0..self.keys {
+                    ours.get(key(number)).await?;
+                }
+                Library::Lockstock(ours)
+            }
             "moka" => {
                 let cache = moka::sync::Cache::new(2 * self.keys);
                 for number in 0..self.keys {
@@ -95,6 +110,13 @@ impl Near<'_> {
         loop {
             let batch = keys.by_ref().take(BATCH);
             match library {
+                Library::Lockstock(cache) => {
+                    for key in batch {
+                        ensure!(cache.get(key).await?.is_some(), "no value");
+                    }
+                    // Invalidations are processed by other tasks.
+                    tokio::task::yield_now().await;
+                }
                 Library::Moka(cache) => {
                     for key in batch {
                         ensure!(cache.get(key).is_some(), "no value");

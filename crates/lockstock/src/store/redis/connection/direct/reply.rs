@@ -114,7 +114,7 @@ impl ReplyReader {
                     b"f" => Value::Boolean(false),
                     _ => return Err(ReplyError::Malformed("a boolean is malformed")),
                 },
-                b'(' => Value::BigNumber(rest.to_vec()),
+                b'(' => big_number(rest)?,
                 b'=' => {
                     let length = integer(rest)?;
                     verbatim(&String::from_utf8_lossy(&self.bytes(source, length)?))?
@@ -284,6 +284,13 @@ fn pairs(values: Vec<Value>) -> Vec<(Value, Value)> {
         pairs.push((key, value));
     }
     pairs
+}
+
+/// Lets the redis crate read a big number: its type depends on the features that an application has
+/// chosen for that crate.
+fn big_number(digits: &[u8]) -> Result<Value, ReplyError> {
+    redis::parse_redis_value(&[b"(", digits, b"\r\n"].concat())
+        .map_err(|_| ReplyError::Malformed("a big number is malformed"))
 }
 
 fn verbatim(text: &str) -> Result<Value, ReplyError> {
