@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lockstock::blocking::{Cache, Store};
 use lockstock::{Acquired, Integer, LockKind, NearCache};
-use lockstock_testkit::{Cluster, Redis};
+use lockstock_testkit::{Authority, Cluster, Redis};
 
 mod child;
 
@@ -182,10 +182,7 @@ fn a_child_does_not_own_what_its_parent_holds() {
         is_child = match unsafe { libc::fork() } {
             0 => true,
             id => {
-                let mut status = 0;
-                // SAFETY: `id` is a child that has not been waited for; `status` is valid.
-                assert_eq!(unsafe { libc::waitpid(id, &raw mut status, 0) }, id);
-                assert_eq!(status, 0);
+                await_success(id);
                 assert_eq!(store.locks().unwrap().len(), 2);
                 false
             }
@@ -211,6 +208,68 @@ fn a_child_does_not_own_what_its_parent_holds() {
     });
     assert!(cart.try_acquire().unwrap().held().is_some());
     assert!(guards.unwrap().release().unwrap_err().is_lost());
+}
+
+#[test]
+fn a_fork_during_the_first_lock_of_a_process_leaves_a_child_that_can_lock() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    for _ in 0..40 {
+        // In a child, which has locked nothing yet.
+        child::succeeds(|| {
+            thread::scope(|scope| {
+                scope.spawn(|| lock(&store, "parent"));
+                for _ in 0..4 {
+                    child::succeeds(|| lock(&store, "child"));
+                }
+            });
+        });
+    }
+}
+
+#[test]
+fn a_computation_that_returns_in_a_child_too_uses_no_connection_of_the_parent() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    let values = store.cache::<String>("values");
+    let mut is_child = false;
+    let value = values.get_or_try_set("a", LONG, || {
+        // SAFETY: the child exits below.
+        is_child = match unsafe { libc::fork() } {
+            0 => {
+                limit_child();
+                true
+            }
+            id => {
+                await_success(id);
+                false
+            }
+        };
+        Ok::<_, std::convert::Infallible>(format!("child: {is_child}"))
+    });
+    if is_child {
+        let is_right = value.is_ok_and(|value| value == "child: true")
+            // What it has computed is not written: the parent computes too.
+            && values.get("a").is_ok_and(|value| value.is_none());
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(!is_right)) }
+    }
+    assert_eq!(value.unwrap(), "child: false");
+    assert_eq!(values.get("a").unwrap().as_deref(), Some("child: false"));
+}
+
+/// Ends a child that hangs, which then has failed.
+fn limit_child() {
+    // SAFETY: has no preconditions.
+    unsafe { libc::alarm(30) };
+}
+
+/// Waits until a child has exited, and fails unless it succeeded.
+fn await_success(id: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: `id` is a child that has not been waited for; `status` is valid.
+    assert_eq!(unsafe { libc::waitpid(id, &raw mut status, 0) }, id);
+    assert_eq!(status, 0);
 }
 
 #[test]
@@ -315,4 +374,75 @@ fn a_signal_ends_a_call_if_the_application_wants_that() {
     assert_eq!(interrupted(get).unwrap(), Some(1));
     // Not the reply to the call that was ended.
     assert_eq!(values.get("b").unwrap(), None);
+}
+
+#[test]
+fn a_signal_handler_that_forks_leaves_the_reply_to_the_parent() {
+    handle_signals();
+    let redis = Arc::new(Redis::start());
+    let is_child = Arc::new(AtomicBool::new(false));
+    let on_interrupt = {
+        let (redis, is_child) = (redis.clone(), is_child.clone());
+        let has_forked = AtomicBool::new(false);
+        move || {
+            if !has_forked.swap(true, Ordering::Relaxed) {
+                // SAFETY: the child exits below.
+                match unsafe { libc::fork() } {
+                    0 => {
+                        limit_child();
+                        is_child.store(true, Ordering::Relaxed);
+                    }
+                    id => {
+                        await_success(id);
+                        redis.resume();
+                    }
+                }
+            }
+            Ok(())
+        }
+    };
+    let builder = Store::builder(redis.url());
+    let store = builder
+        .timeout(Duration::from_secs(10))
+        .on_interrupt(on_interrupt);
+    let values = store.open().unwrap().cache::<u8>("values");
+    values.set("a", &1, LONG).unwrap();
+    redis.pause();
+    let value = interrupted(move || {
+        let value = values.get("a");
+        if is_child.load(Ordering::Relaxed) {
+            let is_interrupted = value.is_err_and(|error| error.to_string().contains("fork"));
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(!is_interrupted)) }
+        }
+        value
+    });
+    assert_eq!(value.unwrap(), Some(1));
+}
+
+#[test]
+fn a_signal_ends_a_call_that_sends_over_tls() {
+    handle_signals();
+    let authority = Authority::new();
+    let redis = Redis::start_tls(&authority.issue(&["localhost"]));
+    let url = format!(
+        "{}?ssl_ca_certs={}",
+        redis.url(),
+        authority.file().display()
+    );
+    let signals = AtomicUsize::new(0);
+    let on_interrupt = move || match signals.fetch_add(1, Ordering::Relaxed) {
+        3 => Err("stop".into()),
+        _ => Ok(()),
+    };
+    let builder = Store::builder(url).timeout(Duration::from_secs(10));
+    let values = builder.on_interrupt(on_interrupt).open().unwrap();
+    let values = values.cache::<String>("values").max_value_bytes(usize::MAX);
+    values.set("a", &"1".to_owned(), LONG).unwrap();
+    redis.pause();
+    // More than all buffers on the way take.
+    let value = "x".repeat(32 * 1024 * 1024);
+    let error = interrupted(move || values.set("a", &value, LONG)).unwrap_err();
+    let reason = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(reason.as_deref(), Some("stop"), "{error}");
 }

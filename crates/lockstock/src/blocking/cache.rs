@@ -1,11 +1,15 @@
 //! Typed values with a time to live, for synchronous callers.
 
 use std::borrow::Borrow;
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::Poll;
 
-use lockstock_fork::PerProcess;
+use lockstock_fork::{PerProcess, generation};
 
 use super::Store;
 use super::owned::Owned;
@@ -194,14 +198,21 @@ impl<T, C: Codec<T>> Cache<T, C> {
         policy: impl Into<ComputePolicy>,
         compute: impl FnOnce() -> T,
     ) -> Result<T> {
-        let cache = self.cache();
-        runtime::wait(cache.get_or_set(key, policy, async || compute()))?
+        let compute = || Ok::<_, Infallible>(compute());
+        let value = self.get_or_try_set(key, policy, compute);
+        value.map_err(|error| match error {
+            ComputeError::Failed(never) => match *never {},
+            ComputeError::Invalid(error) => error,
+        })
     }
 
     /// Returns the value under `key`. If there is none, calls `compute`, and writes and returns its
     /// value: as [`Cache::get_or_try_set`](crate::Cache::get_or_try_set). Callers in this process,
     /// and on request in all processes, share one computation. `compute` runs on this thread, and may
     /// use the store. Starts the runtime.
+    ///
+    /// If `compute` forks and returns in the child too, the child gets its value, which is not
+    /// written: the call is that of the parent.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -224,9 +235,30 @@ impl<T, C: Codec<T>> Cache<T, C> {
         policy: impl Into<ComputePolicy>,
         compute: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, ComputeError<E>> {
-        let cache = self.cache();
-        runtime::wait(cache.get_or_try_set(key, policy, async || compute()))
-            .map_err(ComputeError::Invalid)?
+        let (cache, began_in) = (self.cache(), generation());
+        let in_child = Cell::new(None);
+        let compute = async || {
+            let computed = compute();
+            if generation() == began_in {
+                return computed;
+            }
+            // The rest of the call uses what belongs to the parent.
+            in_child.set(Some(computed));
+            std::future::pending().await
+        };
+        // Not dropped in a child.
+        let mut call = Owned::new(Box::pin(cache.get_or_try_set(key, policy, compute)));
+        let until_computed = poll_fn(|context| {
+            let polled = call.get_mut().map(|call| call.as_mut().poll(context));
+            match (in_child.take(), polled) {
+                (Some(computed), _) => {
+                    Poll::Ready(computed.map_err(|error| ComputeError::Failed(error.into())))
+                }
+                (None, Some(polled)) => polled,
+                (None, None) => Poll::Pending,
+            }
+        });
+        runtime::wait(until_computed).map_err(ComputeError::Invalid)?
     }
 
     /// Returns the state of `tags`, for [`set_tagged`](Self::set_tagged): as

@@ -1,3 +1,5 @@
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,6 +84,81 @@ fn a_server_that_hangs_costs_all_threads_one_timeout_and_not_one_per_call() {
     let calls = stats.split_once("cmdstat_get:calls=").unwrap().1;
     let calls: usize = calls.split(',').next().unwrap().parse().unwrap();
     assert!(calls < 5 * THREADS, "{calls} of 800 calls were sent");
+}
+
+#[test]
+fn if_new_connections_hang_calls_use_the_one_of_the_locks() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let url = format!("redis://{}", proxy.address());
+    let store = Store::builder(url).timeout(Duration::from_secs(3));
+    let store = store.connect().unwrap();
+    // Accepts connections and never replies. Those that exist work.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.redirect(silent.local_addr().unwrap());
+    let values = raw(&store, "values");
+    let lock = store.lock("report").lease(LONG).unwrap();
+    for _ in 0..100 {
+        values.set("a", &"1".into(), LONG).unwrap();
+        lock.acquire().unwrap().release().unwrap();
+    }
+}
+
+#[test]
+fn eight_threads_survive_ten_restarts_without_a_wrong_value() {
+    const THREADS: u32 = 8;
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    let (values, counts) = (raw(&store, "values"), store.cache("n").codec(Integer));
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // On a panic too: the other threads would never end.
+        let _done = Done(&is_done);
+        for thread in 0..THREADS {
+            let (values, counts, is_done) = (&values, &counts, &is_done);
+            scope.spawn(move || {
+                for n in 0_u32.. {
+                    if is_done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let unavailable = |error: &lockstock::Error| {
+                        assert!(error.is_unavailable(), "{error}");
+                    };
+                    let (key, value) = (format!("{thread}:{}", n % 5), format!("{thread} {n}"));
+                    if values
+                        .set(&key, &value.clone().into(), LONG)
+                        .inspect_err(unavailable)
+                        .is_ok()
+                        && let Ok(Some(found)) = values.get(&key).inspect_err(unavailable)
+                    {
+                        assert_eq!(found, value);
+                    }
+                    let pairs = [(key, Bytes::from(value)), (format!("{thread}"), "2".into())];
+                    let _ = values.set_many(pairs, LONG).inspect_err(unavailable);
+                    let _ = counts
+                        .incr(thread.to_string(), 1, LONG)
+                        .inspect_err(unavailable);
+                }
+            });
+        }
+        for _ in 0..10 {
+            redis.kill();
+            redis.restart();
+            // Nothing has to be waited for.
+            until_available(&values);
+        }
+    });
+    until_available(&values);
+    store.ping().unwrap();
+}
+
+/// Reports the end of a test to its threads.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Lost replies, servers that are down, and slots that move.
 
-use lockstock::{Integer, Raw, Store};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use lockstock::{Integer, NearCache, Raw, Store};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis};
 
 use super::harness::connect;
@@ -131,4 +134,26 @@ async fn values_are_found_where_their_slot_has_moved_to() {
     assert_eq!(read, vec![Some("3".to_owned()); 2]);
     move_slot();
     assert_eq!(values.delete_many(keys).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_near_cache_that_cannot_connect_fails_no_call() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let url = format!("redis://{}", proxy.address());
+    let builder = Store::builder(url).timeout(Duration::from_secs(3));
+    let values = raw(&builder.connect().await.unwrap(), "values");
+    values.set("a", &"1".into(), LONG).await.unwrap();
+    // Accepts connections and never replies. Those that exist work.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.redirect(silent.local_addr().unwrap());
+    let near = values.clone().near(NearCache::new(1024 * 1024));
+    for _ in 0..3 {
+        assert!(near.get("a").await.unwrap().is_some());
+        assert!(values.get("a").await.unwrap().is_some());
+    }
+    // Until the attempt to connect is over.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(values.get("a").await.unwrap().is_some());
+    assert!(near.get("a").await.unwrap().is_some());
 }

@@ -405,16 +405,17 @@ impl Connection {
         }
     }
 
-    /// Records that the server of a command did not reply in time on a blocking connection.
+    /// Records that the server of a command has not replied since `sent_at` on a blocking connection.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub(super) fn suspect(&self, command: &Cmd) {
+    pub(super) fn suspect(&self, command: &Cmd, sent_at: std::time::Instant) {
+        let sent_at = Instant::from_std(sent_at);
         match &*self.0 {
-            Topology::Single { server, .. } => server.suspect(),
-            Topology::Sentinel { master, .. } => master.suspect(),
-            Topology::Cluster(cluster) => cluster.suspect(command),
+            Topology::Single { server, .. } => server.suspect(sent_at),
+            Topology::Sentinel { master, .. } => master.suspect(sent_at),
+            Topology::Cluster(cluster) => cluster.suspect(command, sent_at),
         }
     }
 

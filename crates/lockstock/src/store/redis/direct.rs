@@ -118,7 +118,7 @@ impl DirectRedis {
         // Boxed: rare, and large for the future of every command.
         let reply = Box::pin(reply).await?;
         if let Some(pool) = pool {
-            pool.set_bypassed(false);
+            pool.end_bypass();
         }
         parse::<V>(Ok(reply))
     }
@@ -247,19 +247,20 @@ impl DirectRedis {
         if pool.is_bypassed() {
             return Ok(None);
         }
+        let begun = Instant::now();
         match call() {
             Ok(reply) => Ok(Some(reply)),
             Err(DirectError::Unreachable(reason)) => {
                 debug!(reason, "no blocking connection");
-                pool.set_bypassed(true);
+                pool.bypass();
                 Ok(None)
             }
             Err(DirectError::TimedOut) => {
-                pool.set_bypassed(true);
+                pool.bypass();
                 // The calls of the next second fail at once, except for one.
                 let link = self.link()?;
                 let _entered = runtime::enter()?;
-                link.connection.suspect(command);
+                link.connection.suspect(command, begun);
                 Err(Error::timed_out(self.settings.options.timeout))
             }
             // The next call opens another connection.

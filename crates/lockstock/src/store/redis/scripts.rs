@@ -3,18 +3,46 @@
 //! Redis executes a script from top to bottom on every call, so each script contains only the
 //! fragments that its operations need, the fast paths first.
 
-use std::sync::LazyLock;
+use std::ops::Deref;
+
+use lockstock_fork::PerProcess;
 
 use super::connection::LuaScript;
 
 macro_rules! script {
     ($($fragment:literal),*) => {
-        LazyLock::new(|| LuaScript::new(concat!($(include_str!(concat!("scripts/", $fragment))),*)))
+        LazyScript::new(concat!($(include_str!(concat!("scripts/", $fragment))),*))
     };
 }
 
+/// A script that is hashed at its first use.
+///
+/// Not a `LazyLock`: a child of `fork` would wait without end for the thread of its parent that was
+/// at the first use.
+pub(super) struct LazyScript {
+    source: &'static str,
+    script: PerProcess<LuaScript>,
+}
+
+impl LazyScript {
+    const fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            script: PerProcess::new(),
+        }
+    }
+}
+
+impl Deref for LazyScript {
+    type Target = LuaScript;
+
+    fn deref(&self) -> &LuaScript {
+        self.script.get_or_init(|| LuaScript::new(self.source))
+    }
+}
+
 /// The frequent operations of exclusive locks.
-pub(super) static LOCKS: LazyLock<LuaScript> = script!(
+pub(super) static LOCKS: LazyScript = script!(
     "prelude.lua",
     "fast_path.lua",
     "arguments.lua",
@@ -27,7 +55,7 @@ pub(super) static LOCKS: LazyLock<LuaScript> = script!(
     "dispatch.lua"
 );
 /// The rare operations of exclusive locks.
-pub(super) static LOCKS_RARE: LazyLock<LuaScript> = script!(
+pub(super) static LOCKS_RARE: LazyScript = script!(
     "prelude.lua",
     "arguments.lua",
     "notify.lua",
@@ -38,7 +66,7 @@ pub(super) static LOCKS_RARE: LazyLock<LuaScript> = script!(
     "dispatch.lua"
 );
 /// All operations of semaphores and read-write locks.
-pub(super) static SHARED: LazyLock<LuaScript> = script!(
+pub(super) static SHARED: LazyScript = script!(
     "prelude.lua",
     "arguments.lua",
     "notify.lua",
@@ -48,8 +76,8 @@ pub(super) static SHARED: LazyLock<LuaScript> = script!(
     "rare.lua",
     "dispatch.lua"
 );
-pub(super) static PING: LazyLock<LuaScript> = script!("ping.lua");
-pub(super) static INSPECT: LazyLock<LuaScript> = script!("inspect.lua");
+pub(super) static PING: LazyScript = script!("ping.lua");
+pub(super) static INSPECT: LazyScript = script!("inspect.lua");
 
 #[cfg(test)]
 #[cfg(not(shuttle))]

@@ -8,6 +8,7 @@
 //! timeout replies to the next `PING`; until then its calls are refused.
 //!
 //! A refused connection and the error of a server do not open the breaker: both cost a round trip.
+//! Nor does a connection beside that for commands that cannot be opened in time: the others may work.
 //! A call that was cancelled has no effect on it.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -211,12 +211,12 @@ impl Cluster {
         .await;
     }
 
-    /// Records that the node for a command did not reply in time on a blocking connection.
-    pub(super) fn suspect(&self, command: &Cmd) {
+    /// Records that the node for a command has not replied since `sent_at` on a blocking connection.
+    pub(super) fn suspect(&self, command: &Cmd, sent_at: Instant) {
         let slot = redirect::key(command).map(slot::slot);
         let owner = slot.and_then(|slot| self.0.map().owner(slot));
         if let Some(node) = owner {
-            node.commands.suspect();
+            node.commands.suspect(sent_at);
         }
         self.refresh_soon();
     }

@@ -5,7 +5,8 @@
 //! is in the asynchronous connection.
 //!
 //! Guarantees: a call ends at its deadline, whatever the server does. A connection is used again
-//! only if every byte of every reply has been read, and nothing else.
+//! only if every byte of every reply has been read, and nothing else. Opening one takes at most half
+//! of the time, so that a call can take another way if only new connections hang.
 //!
 //! Not guaranteed: that an idle connection is closed after a minute if no further call is made.
 //! There is no thread to close it.
@@ -19,7 +20,7 @@ mod socket;
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,11 @@ use super::tls::ClientTls;
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// How long a connection is idle before it is checked. It costs three system calls.
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
+/// How long calls take another way after a connection was not opened in time: each attempt delays a
+/// call.
+const HANGING_BYPASS: Duration = Duration::from_secs(1);
+/// The state of a pool that calls use.
+const IN_USE: u64 = 0;
 
 /// A server, and how to connect to it.
 #[derive(Clone)]
@@ -48,8 +54,9 @@ pub(in crate::store) struct Pool {
     /// The one that was used last is at the end, and is used first. Each was in use by a call of the
     /// last minute, which bounds their number.
     idle: Mutex<VecDeque<Idle>>,
-    /// Whether the last call failed to reach the server.
-    is_bypassed: AtomicBool,
+    created_at: Instant,
+    /// [`IN_USE`], or from when on it may be used again, in milliseconds since `created_at`.
+    bypassed_until_ms: AtomicU64,
 }
 
 struct Idle {
@@ -76,7 +83,8 @@ impl Pool {
         Self {
             target,
             idle: Mutex::default(),
-            is_bypassed: AtomicBool::new(false),
+            created_at: Instant::now(),
+            bypassed_until_ms: AtomicU64::new(IN_USE),
         }
     }
 
@@ -111,11 +119,32 @@ impl Pool {
 
     /// Returns whether calls should take another way to the server: the last one did not reach it.
     pub(in crate::store) fn is_bypassed(&self) -> bool {
-        self.is_bypassed.load(Ordering::Relaxed)
+        self.bypassed_until_ms.load(Ordering::Relaxed) != IN_USE
     }
 
-    pub(in crate::store) fn set_bypassed(&self, is_bypassed: bool) {
-        self.is_bypassed.store(is_bypassed, Ordering::Relaxed);
+    /// Lets calls take another way until one has succeeded there.
+    pub(in crate::store) fn bypass(&self) {
+        self.bypass_for(Duration::ZERO);
+    }
+
+    /// Lets calls use these connections again, unless the server has just not accepted one in time.
+    pub(in crate::store) fn end_bypass(&self) {
+        let now_ms = self.ms_at(Instant::now());
+        let end = |until_ms| (until_ms <= now_ms).then_some(IN_USE);
+        let order = Ordering::Relaxed;
+        let _ = self.bypassed_until_ms.fetch_update(order, order, end);
+    }
+
+    fn bypass_for(&self, at_least: Duration) {
+        let until_ms = self.ms_at(Instant::now() + at_least);
+        self.bypassed_until_ms
+            .fetch_max(until_ms, Ordering::Relaxed);
+    }
+
+    /// Returns the milliseconds from the creation to `at`, more than [`IN_USE`].
+    fn ms_at(&self, at: Instant) -> u64 {
+        let since = at.duration_since(self.created_at).as_millis();
+        u64::try_from(since).map_or(u64::MAX, |ms| ms + 1)
     }
 
     fn run<T>(
@@ -132,7 +161,7 @@ impl Pool {
                     link.set_limits(limits);
                     link
                 }
-                None => Link::open(&self.target, limits)?,
+                None => self.open(limits)?,
             };
             // A connection whose call fails is dropped: a reply may still be on its way.
             match exchange(&mut link) {
@@ -150,8 +179,30 @@ impl Pool {
                     // The server has restarted: all others are dead too.
                     self.close_idle();
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if matches!(error, DirectError::TimedOut) {
+                        // The network may have forgotten the others too.
+                        self.close_idle();
+                    }
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// Opens a connection in a part of the time, so that some is left for another way.
+    fn open(&self, limits: &Limits) -> Result<Link, DirectError> {
+        let opening = limits.half().map_err(|_| DirectError::TimedOut)?;
+        match Link::open(&self.target, &opening) {
+            Ok(mut link) => {
+                link.set_limits(limits);
+                Ok(link)
+            }
+            Err(DirectError::TimedOut) => {
+                self.bypass_for(HANGING_BYPASS);
+                Err(DirectError::Unreachable("no connection in time".to_owned()))
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) trait Connector: Send + Sync + 'static {
     /// Identifies the server that a connection leads to.
     type Server: Clone + Send + Sync;
 
+    fn purpose(&self) -> &Purpose;
+
     fn open(
         &self,
         config: &AsyncConnectionConfig,
@@ -187,10 +189,9 @@ impl<C: Connector> ManagedConnection<C> {
         self.check_health();
     }
 
-    /// Records that a call on another connection to the server had no reply in time.
-    pub(super) fn suspect(&self) {
-        self.0.breaker.open();
-        self.check_health();
+    /// Records that a call on another connection to the server has had no reply since `sent_at`.
+    pub(super) fn suspect(&self, sent_at: Instant) {
+        self.timed_out(self.0.breaker.admit_always(), Some(sent_at));
     }
 
     /// Returns the open connection, or opens one.
@@ -277,7 +278,7 @@ impl<C: Connector> ManagedConnection<C> {
         let (connection, server) = opened.map_err(|reason| {
             // The connector has timeouts of its own, of the same length.
             let timed_out = begun.elapsed() >= self.0.timeout;
-            if timed_out {
+            if timed_out && self.0.connector.purpose().is_essential() {
                 self.0.breaker.open();
             }
             OpenError { reason, timed_out }
@@ -489,16 +490,27 @@ pub(super) struct Server {
 /// What a connection is set up for when it is opened.
 pub(super) enum Purpose {
     Commands,
-    /// Messages of this channel.
+    /// Subscriptions beside a connection for commands.
+    Subscriptions,
+    /// Commands, and messages of this channel.
     Messages(String),
     /// Invalidations of what was read.
     Tracking,
 }
 
 impl Purpose {
+    /// Returns whether no command reaches the server without this connection. If another one cannot
+    /// be opened, those that are open may work.
+    fn is_essential(&self) -> bool {
+        match self {
+            Self::Commands | Self::Messages(_) => true,
+            Self::Subscriptions | Self::Tracking => false,
+        }
+    }
+
     pub(super) async fn set_up(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         match self {
-            Self::Commands => Ok(()),
+            Self::Commands | Self::Subscriptions => Ok(()),
             Self::Messages(channel) => connection.subscribe(channel).await,
             Self::Tracking => {
                 let mut tracking = redis::cmd("CLIENT");
@@ -511,6 +523,10 @@ impl Purpose {
 
 impl Connector for Server {
     type Server = ();
+
+    fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
 
     async fn open(
         &self,

@@ -155,6 +155,10 @@ async fn query(
 impl Connector for Sentinels {
     type Server = ConnectedMaster;
 
+    fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
     async fn open(
         &self,
         config: &AsyncConnectionConfig,

@@ -87,7 +87,13 @@ impl<C: Connector> TrackedConnection<C> {
         };
         let mut sent_at = None;
         let call = async {
-            let mut open = self.managed.get().await?;
+            // In a part of the time, so that some is left to read on another connection.
+            let opening = timeout(
+                deadline.duration_since(Instant::now()) / 2,
+                self.managed.get(),
+            );
+            let not_in_time = |_| Err(CallError::Unreachable("no connection in time".to_owned()));
+            let mut open = opening.await.unwrap_or_else(not_in_time)?;
             sent_at = Some(Instant::now());
             let replies: RedisResult<(RedisResult<Value>, RedisResult<Value>)> =
                 pair.query_async(&mut open.connection).await;

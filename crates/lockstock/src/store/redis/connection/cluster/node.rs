@@ -88,7 +88,7 @@ impl Node {
             ),
             pushes: ManagedConnection::new(
                 address,
-                server(Purpose::Commands),
+                server(Purpose::Subscriptions),
                 subscriptions.clone(),
                 timeout,
                 breaker,
@@ -198,10 +198,7 @@ impl Node {
 
     /// Records that there has been no reply to a call since `sent_at`.
     pub(super) fn timed_out(&self, sent_at: Instant) {
-        let permit = self.commands.admit(Admission::Always);
-        if let Ok(permit) = permit {
-            self.commands.timed_out(permit, Some(sent_at));
-        }
+        self.commands.suspect(sent_at);
     }
 
     /// Records that [`ensure_subscribed`](Self::ensure_subscribed) has not returned since `begun`.

@@ -192,7 +192,7 @@ fn classify(error: io::Error) -> Result<io::Error, DirectError> {
         return Err(DirectError::TimedOut);
     }
     match error.downcast::<Interrupted>() {
-        Ok(Interrupted(reason)) => Err(DirectError::Interrupted(reason.into())),
+        Ok(Interrupted(reason)) => Err(DirectError::Interrupted(reason)),
         Err(error) => Ok(error),
     }
 }

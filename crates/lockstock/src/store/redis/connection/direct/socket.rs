@@ -11,11 +11,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockstock_fork::generation;
 use redis::ConnectionAddr;
 use socket2::{SockRef, TcpKeepalive};
 
 /// How long a connection is silent before the kernel probes the peer.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+const FORKED: &str = "the process was forked during the call";
 
 /// What runs when a signal has interrupted a call. An error ends the call.
 pub(crate) type OnInterrupt =
@@ -29,8 +31,8 @@ pub(in crate::store) struct Limits {
 }
 
 /// The error of [`OnInterrupt`], in an [`io::Error`].
-#[derive(Debug)]
-pub(super) struct Interrupted(pub(super) Box<dyn StdError + Send + Sync>);
+#[derive(Debug, Clone)]
+pub(super) struct Interrupted(pub(super) Arc<dyn StdError + Send + Sync>);
 
 /// A connected socket.
 pub(super) struct Socket {
@@ -40,6 +42,8 @@ pub(super) struct Socket {
     /// short call sets neither.
     read_timeout: Duration,
     write_timeout: Duration,
+    /// Why the call has ended. Each later attempt fails too: TLS ignores the error of a write.
+    interruption: Option<Interrupted>,
 }
 
 enum Kind {
@@ -49,6 +53,15 @@ enum Kind {
 }
 
 impl Limits {
+    /// Returns the limits for the first half of the remaining time.
+    pub(super) fn half(&self) -> io::Result<Self> {
+        let half = self.remaining()? / 2;
+        Ok(Self {
+            deadline: self.deadline - half,
+            on_interrupt: self.on_interrupt.clone(),
+        })
+    }
+
     /// Returns the time until the deadline.
     fn remaining(&self) -> io::Result<Duration> {
         match self.deadline.checked_duration_since(Instant::now()) {
@@ -57,10 +70,18 @@ impl Limits {
         }
     }
 
-    fn interrupted(&self) -> io::Result<()> {
-        match &self.on_interrupt {
-            Some(on_interrupt) => on_interrupt().map_err(|e| io::Error::other(Interrupted(e))),
-            None => Ok(()),
+    fn interrupted(&self) -> Result<(), Interrupted> {
+        let Some(on_interrupt) = &self.on_interrupt else {
+            return Ok(());
+        };
+        let before = generation();
+        on_interrupt().map_err(|reason| Interrupted(reason.into()))?;
+        match generation() == before {
+            true => Ok(()),
+            // The reply is for the parent.
+            false => Err(Interrupted(
+                Box::<dyn StdError + Send + Sync>::from(FORKED).into(),
+            )),
         }
     }
 }
@@ -88,6 +109,7 @@ impl Socket {
             limits: limits.clone(),
             read_timeout: remaining,
             write_timeout: remaining,
+            interruption: None,
         })
     }
 
@@ -112,10 +134,13 @@ impl Socket {
         mut call: impl FnMut(&mut Self, Duration) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
+            if let Some(reason) = &self.interruption {
+                return Err(reason.clone().into());
+            }
             let remaining = self.limits.remaining()?;
             match call(self, remaining) {
                 Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => self.limits.interrupted()?,
+                    ErrorKind::Interrupted => self.interruption = self.limits.interrupted().err(),
                     // The kernel's timeout.
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
                     _ => return Err(error),
@@ -263,3 +288,9 @@ impl fmt::Display for Interrupted {
 }
 
 impl StdError for Interrupted {}
+
+impl From<Interrupted> for io::Error {
+    fn from(reason: Interrupted) -> Self {
+        Self::other(reason)
+    }
+}

@@ -161,9 +161,29 @@ fn a_silent_server_costs_the_time_limit_and_its_connection() {
     redis.pause();
     assert!(matches!(ping(&pool, SHORT), Err(DirectError::TimedOut)));
     assert_eq!(pool.idle().len(), 0);
-    // A new connection, whose HELLO has no reply.
-    assert!(matches!(ping(&pool, SHORT), Err(DirectError::TimedOut)));
+    // A new connection, whose HELLO has no reply: there is time left for another way.
+    let error = ping(&pool, SHORT);
+    assert!(
+        matches!(error, Err(DirectError::Unreachable(_))),
+        "{error:?}"
+    );
+    assert!(pool.is_bypassed());
     redis.resume();
+    assert_eq!(ping(&pool, LONG).unwrap(), pong());
+}
+
+#[test]
+fn idle_connections_that_the_network_has_forgotten_cost_one_time_limit_together() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let pool = pool(&format!("redis://{}", proxy.address()));
+    let links = [(); 3].map(|()| {
+        ping(&pool, LONG).unwrap();
+        pool.take().unwrap()
+    });
+    links.into_iter().for_each(|link| pool.put(link));
+    proxy.forget();
+    assert!(matches!(ping(&pool, SHORT), Err(DirectError::TimedOut)));
     assert_eq!(ping(&pool, LONG).unwrap(), pong());
 }
 
