@@ -3,6 +3,8 @@
 //! Not redis' `ConnectionManager`: it reconnects to the same address, which may be the wrong
 //! server after a failover.
 
+mod health;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,8 +14,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tokio::time::{Instant, timeout};
 
 use super::breaker::{Breaker, Permit};
 use super::gatherer::Gatherer;
@@ -26,8 +27,6 @@ const CALL_BUFFER: usize = 1024;
 /// A call that was without a reply for this share of the timeout opens the breaker. Less than 1: an
 /// operation on a lock spends a part of its time in a batch.
 const MIN_SILENCE: f64 = 0.9;
-/// The pause between two checks of a server that does not reply.
-const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens connections. The error of [`open`](Self::open) is the reason of the failure.
 pub(super) trait Connector: Send + Sync + 'static {
@@ -357,90 +356,6 @@ impl<C: Connector> ManagedConnection<C> {
             CallError::TimedOut => Error::timed_out(self.0.timeout),
             CallError::Broken(error) | CallError::Rejected(error) => Error::redis(error),
         }
-    }
-
-    /// Checks in the background whether the server still replies on the connection. If it does
-    /// not, but does on a new connection, the new one replaces it. A network can drop a
-    /// connection without ever breaking it.
-    ///
-    /// While the breaker is open, this is repeated: the server has to reply to no other call.
-    pub(super) fn check_health(&self) {
-        if self.0.is_checking.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        // Weak: a server that never replies again must not keep the connection.
-        let inner = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
-            while let Some(managed) = inner.upgrade().map(Self) {
-                let Inner {
-                    breaker,
-                    is_checking,
-                    ..
-                } = &*managed.0;
-                if managed.recover().await {
-                    breaker.close();
-                }
-                if !breaker.is_open() {
-                    is_checking.store(false, Ordering::SeqCst);
-                    // A call may have opened it meanwhile, and found a check in progress.
-                    if !breaker.is_open() || is_checking.swap(true, Ordering::SeqCst) {
-                        return;
-                    }
-                }
-                drop(managed);
-                sleep(CHECK_PAUSE).await;
-            }
-        });
-    }
-
-    /// Returns whether the server replies, if necessary on a new connection, or refuses connections:
-    /// then a call costs no timeout.
-    async fn recover(&self) -> bool {
-        if self.0.current().is_some() {
-            return self.is_healthy().await || self.replace().await;
-        }
-        match self.get_or_open().await {
-            Ok(_) => true,
-            Err(error) => !error.timed_out,
-        }
-    }
-
-    /// Returns whether the server replies on the current connection, `true` if there is none.
-    pub(super) async fn is_healthy(&self) -> bool {
-        let Some(mut open) = self.0.current() else {
-            return true;
-        };
-        let ping = redis::cmd("PING");
-        let reply = ping.query_async::<()>(&mut open.connection);
-        match timeout(self.0.timeout, reply).await {
-            Ok(Ok(())) => true,
-            // A server that is loading or runs a long script replies with an error.
-            Ok(Err(error)) => matches!(self.classify(&open, error), CallError::Rejected(_)),
-            Err(_) => false,
-        }
-    }
-
-    /// Opens a new connection to replace the current one, which stays if that fails. Returns
-    /// whether the current connection is now at least as new as this call.
-    pub(super) async fn replace(&self) -> bool {
-        let open = match self.connect(self.next_number()).await {
-            Ok(open) => open,
-            Err(OpenError { reason, .. }) => {
-                debug!(address = self.0.address, reason, "cannot reconnect");
-                return false;
-            }
-        };
-        {
-            let mut state = self.0.state();
-            match &*state {
-                // A later attempt has more recent information about the right server.
-                State::Open(newer) if newer.number > open.number => return true,
-                _ => *state = State::Open(open),
-            }
-            self.0.push_handler.disconnected();
-        }
-        warn!(address = self.0.address, "reconnected");
-        true
     }
 }
 
