@@ -58,7 +58,7 @@ impl Envelope {
     /// Returns the bytes of the entry: plain if the envelope contains nothing but the value.
     pub(crate) fn seal(self) -> Bytes {
         let has_only_a_value = self.stale_at_ms == NEVER_MS && self.tags.is_empty();
-        if has_only_a_value && !self.payload.starts_with(&MAGIC) {
+        if has_only_a_value && Self::is_plain(&self.payload) {
             return self.payload;
         }
         let tags = self.tags.iter().map(|tag| tag.tag.len() + 10);
@@ -84,7 +84,7 @@ impl Envelope {
     ///
     /// [`is_malformed`](Error::is_malformed) if `bytes` begin like an envelope and are none.
     pub(crate) fn open(mut bytes: Bytes) -> Result<Self> {
-        if !bytes.starts_with(&MAGIC) {
+        if Self::is_plain(&bytes) {
             return Ok(Self::plain(bytes));
         }
         bytes.advance(MAGIC.len());
@@ -111,8 +111,14 @@ impl Envelope {
         })
     }
 
-    pub(crate) fn is_stale(&self, now_ms: u64) -> bool {
-        self.stale_at_ms != NEVER_MS && self.stale_at_ms <= now_ms
+    /// Returns whether the value is stale. Reads the clock only if it can be.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale_at_ms != NEVER_MS && self.stale_at_ms <= now_ms()
+    }
+
+    /// Returns whether the bytes of an entry are those of its value.
+    pub(crate) fn is_plain(entry: &[u8]) -> bool {
+        !entry.starts_with(&MAGIC)
     }
 }
 

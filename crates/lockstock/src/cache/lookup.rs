@@ -91,7 +91,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
             return Ok(None);
         }
         let stale_at_ms = envelope.stale_at_ms;
-        let is_stale = envelope.is_stale(now_ms());
+        let is_stale = envelope.is_stale();
         if is_stale && !call.policy.allows_stale(stale_at_ms) {
             return Ok(None);
         }

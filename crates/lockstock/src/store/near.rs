@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::counter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -55,6 +56,8 @@ pub(crate) struct NearTable {
     pulse: Arc<Pulse>,
     ttl_ns: u64,
     max_staleness_ns: u64,
+    /// Since they were last reported.
+    hits: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -107,7 +110,13 @@ impl NearTable {
             pulse,
             ttl_ns: as_nanos(settings.ttl),
             max_staleness_ns: as_nanos(settings.max_staleness),
+            hits: AtomicU64::new(0),
         }
+    }
+
+    /// Counts a copy that was returned. A counter of `metrics` would cost more than the read.
+    pub(crate) fn count_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the copy of the value under `key`, `Some(None)` if it is known that there is no
@@ -253,6 +262,12 @@ impl NearTables {
     pub(crate) fn is_in_use(&self) -> bool {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         tables.iter().any(|table| table.strong_count() > 0)
+    }
+
+    /// Reports the hits since the last report.
+    pub(crate) fn report_hits(&self) {
+        let hits = counter!("lockstock_cache_hits_total");
+        self.each(|table| hits.increment(table.hits.swap(0, Ordering::Relaxed)));
     }
 
     /// Invalidates what a command writes, now and when the returned guard is dropped: after the

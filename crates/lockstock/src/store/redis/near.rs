@@ -105,6 +105,7 @@ impl Probing {
     }
 
     async fn round(&self, connection: &Connection) {
+        self.near.report_hits();
         let round = Pulse::begin_round();
         connection.probe_tracked(PROBE_TIMEOUT).await;
         // A connection that did not reply is closed now, and the copies are gone. One that was
