@@ -117,7 +117,7 @@ fn use_store(store: &Store, near: &Cache<String>, number: usize) {
         .codec(Integer)
         .incr("children", 1, LONG)
         .unwrap();
-    if number % 10 == 0 {
+    if number.is_multiple_of(10) {
         (0..THREADS).for_each(|thread| read_all(near, thread));
     }
     store
