@@ -12,8 +12,11 @@ mod codec;
 mod entries;
 mod ttl;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+
+use bytes::Bytes;
 
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
@@ -164,6 +167,68 @@ impl<T, C: Codec<T>> Cache<T, C> {
             .await
     }
 
+    /// Returns the values under several keys, in the order of the keys, `None` for each that has no
+    /// value. One round trip for about a thousand keys; on a Cluster a command for each slot, all at
+    /// the same time. The values are not of one moment.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let rates = store.cache::<f64>("rates");
+    /// rates.set_many([("EUR", 1.09), ("GBP", 1.27)], Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get_many(["GBP", "CHF", "EUR"]).await?, [Some(1.27), None, Some(1.09)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), if any of the keys or values is the reason. What Redis has under a key
+    /// and is no string counts as no value here.
+    pub async fn get_many(
+        &self,
+        keys: impl IntoIterator<Item: AsRef<[u8]>>,
+    ) -> Result<Vec<Option<T>>> {
+        let values = self.store.get_values(self.keys_in_store(keys)?).await?;
+        let decode = |bytes: Option<Bytes>| bytes.map(|bytes| self.entries.decode(&bytes));
+        values
+            .into_iter()
+            .map(|value| decode(value).transpose())
+            .collect()
+    }
+
+    /// Writes several values with one time to live, and replaces earlier ones. One round trip for
+    /// about a thousand values or 1 MiB; on a Cluster a command for each, all at the same time.
+    /// Each value is written at once, all together are not. Keys should differ: if a key is there
+    /// twice, any of its values may remain.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set). If the call is [invalid](crate::Error::is_invalid), nothing was
+    /// written. If the store is [unavailable](crate::Error::is_unavailable), any of the values may
+    /// have been written: all were tried, and the error is that of the first one that failed. The call
+    /// can be repeated.
+    pub async fn set_many<K: AsRef<[u8]>, V: Borrow<T>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+        ttl: impl Into<Ttl>,
+    ) -> Result<()> {
+        let ttl = ttl.into();
+        let set = |(key, value): (K, V)| {
+            Ok(Set {
+                key: self.entries.key(key.as_ref())?,
+                value: self.entries.encode(value.borrow())?,
+                // Each has a random part of its own.
+                ttl: self.entries.ttl(ttl)?,
+                condition: SetCondition::Always,
+            })
+        };
+        let sets = entries.into_iter().map(set).collect::<Result<Vec<_>>>()?;
+        self.store.values(&sets).await.map(drop)
+    }
+
     async fn write(
         &self,
         key: &[u8],
@@ -191,6 +256,23 @@ impl<T, C> Cache<T, C> {
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let keys = vec![self.entries.key(key.as_ref())?];
         Ok(self.store.value(&Delete { keys }).await? > 0)
+    }
+
+    /// Removes the values under several keys. Returns how many there were, too few if a reply was
+    /// lost and a command was sent again. Round trips as in [`get_many`](Self::get_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get). If the store is unavailable, any of the values may have been removed:
+    /// all were tried.
+    pub async fn delete_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<u64> {
+        self.store.delete_values(self.keys_in_store(keys)?).await
+    }
+
+    fn keys_in_store(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Vec<u8>>> {
+        keys.into_iter()
+            .map(|key| self.entries.key(key.as_ref()))
+            .collect()
     }
 
     /// Returns whether there is a value under `key`.

@@ -2,11 +2,14 @@
 //! backend carries a command out is written once for each backend, in `memory/values.rs` and in
 //! `redis/values.rs`.
 
+pub(crate) mod batches;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use self::batches::{KeyBatch, SlotOf};
 use super::memory::Apply;
 use super::redis::WireCommand;
 use super::{Backend, Store};
@@ -137,6 +140,51 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
             Backend::Redis(redis) => redis.value(command).await,
+        }
+    }
+
+    /// Executes repeatable commands on values of any slots, without a round trip for each. Fails
+    /// if one of them fails, after all others were tried.
+    pub(crate) async fn values<V: Apply + WireCommand>(
+        &self,
+        commands: &[V],
+    ) -> Result<Vec<V::Reply>> {
+        match &self.inner.backend {
+            Backend::Memory(memory) => {
+                let apply = |command: &V| command.apply(&mut memory.values(), Instant::now());
+                commands.iter().map(apply).collect()
+            }
+            Backend::Redis(redis) => redis.values(commands).await,
+        }
+    }
+
+    /// Returns the values under keys of any slots, in order.
+    pub(crate) async fn get_values(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Bytes>>> {
+        let (positions, gets): (Vec<_>, Vec<_>) = batches::split(keys, self.slot_of())
+            .into_iter()
+            .map(
+                |KeyBatch {
+                     keys, positions, ..
+                 }| (positions, GetMany { keys }),
+            )
+            .unzip();
+        Ok(batches::merge(&positions, self.values(&gets).await?))
+    }
+
+    /// Removes the values under keys of any slots. Returns their number.
+    pub(crate) async fn delete_values(&self, keys: Vec<Vec<u8>>) -> Result<u64> {
+        let deletes = batches::split(keys, self.slot_of())
+            .into_iter()
+            .map(|KeyBatch { keys, .. }| Delete { keys })
+            .collect::<Vec<_>>();
+        Ok(self.values(&deletes).await?.into_iter().sum())
+    }
+
+    /// Returns how keys are assigned to slots, `None` if the store has no slots.
+    pub(crate) fn slot_of(&self) -> Option<SlotOf> {
+        match &self.inner.backend {
+            Backend::Memory(_) => None,
+            Backend::Redis(redis) => redis.slot_of(),
         }
     }
 }

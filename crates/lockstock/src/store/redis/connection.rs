@@ -12,6 +12,7 @@ mod url;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
     ServerErrorKind, Value,
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::store::builder::Options;
+use crate::store::values::batches::SlotOf;
 use crate::token::ClientId;
 
 /// The common prefix of the channels of all clients.
@@ -256,6 +258,31 @@ impl Connection {
         Ok(reply.await?.value)
     }
 
+    /// Sends repeatable commands with at least one key each, and waits for the replies until
+    /// `deadline`: in one pipeline, or at the same time to the nodes of a Cluster.
+    pub(super) async fn send_all(
+        &self,
+        commands: Vec<Cmd>,
+        deadline: Instant,
+    ) -> Vec<Result<Value>> {
+        match &*self.0 {
+            Topology::Single { server, .. } => send_all(server, commands, deadline).await,
+            Topology::Sentinel { master, .. } => send_all(master, commands, deadline).await,
+            Topology::Cluster(_) => {
+                let send = |command| async move { self.send(&command, true, deadline).await };
+                join_all(commands.into_iter().map(send)).await
+            }
+        }
+    }
+
+    /// Returns how a Cluster assigns keys to slots, `None` without slots.
+    pub(super) fn slot_of(&self) -> Option<SlotOf> {
+        match &*self.0 {
+            Topology::Single { .. } | Topology::Sentinel { .. } => None,
+            Topology::Cluster(_) => Some(Cluster::slot_of),
+        }
+    }
+
     async fn attempt<'a, T: FromRedisValue>(
         &self,
         eval: Eval,
@@ -347,22 +374,51 @@ impl ReadConnection {
     ) -> Result<Vec<RedisResult<T>>> {
         commands.ignore_errors();
         match &self.0 {
-            ReadTarget::Server(managed) => read(managed, commands, deadline).await,
-            ReadTarget::Master(managed) => read(managed, commands, deadline).await,
+            ReadTarget::Server(managed) => send_pipeline(managed, commands, deadline).await,
+            ReadTarget::Master(managed) => send_pipeline(managed, commands, deadline).await,
         }
     }
 }
 
-async fn read<T: FromRedisValue>(
+async fn send_all(
+    managed: &ManagedConnection<impl Connector>,
+    commands: Vec<Cmd>,
+    deadline: Instant,
+) -> Vec<Result<Value>> {
+    let count = commands.len();
+    let mut pipeline = Pipeline::with_capacity(count);
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    pipeline.ignore_errors();
+    match send_pipeline(managed, &pipeline, deadline).await {
+        Ok(replies) => {
+            let replies = replies.into_iter();
+            replies.map(|reply| reply.map_err(Error::redis)).collect()
+        }
+        Err(error) => vec![Err(error); count],
+    }
+}
+
+async fn send_pipeline<T: FromRedisValue>(
     managed: &ManagedConnection<impl Connector>,
     commands: &Pipeline,
     deadline: Instant,
 ) -> Result<Vec<RedisResult<T>>> {
+    let is_read_only = |reply: &RedisResult<T>| {
+        let error = reply.as_ref().err();
+        error.is_some_and(|error| error.kind() == ServerErrorKind::ReadOnly.into())
+    };
     let attempts = async {
-        let mut repeated = false;
+        let (mut repeated, mut was_read_only) = (false, false);
         loop {
             let mut open = managed.get().await?;
-            match commands.query_async(&mut open.connection).await {
+            match commands.query_async::<Vec<_>>(&mut open.connection).await {
+                // As in `attempt`: the new master has the same address.
+                Ok(replies) if !was_read_only && replies.iter().any(is_read_only) => {
+                    was_read_only = true;
+                    managed.close(&open);
+                }
                 Ok(replies) => return Ok(replies),
                 Err(error) => match managed.classify(&open, error) {
                     CallError::Broken(_) if !repeated => repeated = true,

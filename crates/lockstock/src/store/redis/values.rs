@@ -2,22 +2,29 @@
 //!
 //! A command that is not repeatable fails if its reply is lost. All others are sent again.
 
+use std::iter::Peekable;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{Arg, Cmd, FromRedisValue, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::Redis;
 use crate::cache::Ttl;
 use crate::error::{Error, Result};
 use crate::lease::as_millis;
+use crate::store::values::batches::SlotOf;
 use crate::store::values::{
     Delete, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch, TtlOf, ValueCommand,
 };
 
 /// Adds to an integer, which gets a time to live if it is new.
 const INCREMENT: &str = include_str!("scripts/increment.lua");
+
+/// The maximum number of words of the commands of a pipeline: about a thousand values.
+const MAX_PIPELINE_WORDS: usize = 5000;
+/// The maximum size of a pipeline, unless it has only one command.
+const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
 
 /// A command as Redis knows it.
 pub(crate) trait WireCommand: ValueCommand {
@@ -39,6 +46,69 @@ impl Redis {
             .map_err(explain)?;
         V::reply(value).map_err(|error| explain(Error::redis(error)))
     }
+
+    /// Executes repeatable commands, in pipelines. Fails with the first failure, after all others
+    /// were tried: an unavailable node of a Cluster does not keep the others from their part.
+    pub(in crate::store) async fn values<V: WireCommand>(
+        &self,
+        commands: &[V],
+    ) -> Result<Vec<V::Reply>> {
+        debug_assert!(commands.iter().all(ValueCommand::is_repeatable));
+        let mut commands = commands.iter().map(WireCommand::command).peekable();
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut failure = None;
+        // From the first failure on, all further pipelines together have the time of one.
+        let mut gives_up_at = None::<Instant>;
+        while commands.peek().is_some() {
+            let deadline = Instant::now() + self.timeout;
+            let deadline = gives_up_at.map_or(deadline, |at| at.min(deadline));
+            for reply in self
+                .connection
+                .send_all(pipeline(&mut commands), deadline)
+                .await
+            {
+                let reply = reply.and_then(|reply| V::reply(reply).map_err(Error::redis));
+                match reply {
+                    Ok(reply) => replies.push(reply),
+                    Err(error) => {
+                        gives_up_at.get_or_insert_with(|| Instant::now() + self.timeout);
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        match failure {
+            Some(error) => Err(explain(error)),
+            None => Ok(replies),
+        }
+    }
+
+    pub(in crate::store) fn slot_of(&self) -> Option<SlotOf> {
+        self.connection.slot_of()
+    }
+}
+
+/// Takes the commands of the next pipeline: as many as delay the locks, which use the same
+/// connection, only for a moment.
+fn pipeline(commands: &mut Peekable<impl Iterator<Item = Cmd>>) -> Vec<Cmd> {
+    let mut pipeline = Vec::new();
+    let (mut words, mut bytes) = (0, 0);
+    while let Some(command) = commands.next_if(|next| {
+        words += next.args_iter().len();
+        bytes += size(next);
+        pipeline.is_empty() || words <= MAX_PIPELINE_WORDS && bytes <= MAX_PIPELINE_BYTES
+    }) {
+        pipeline.push(command);
+    }
+    pipeline
+}
+
+fn size(command: &Cmd) -> usize {
+    let sizes = command.args_iter().map(|word| match word {
+        Arg::Simple(word) => word.len(),
+        _ => 0,
+    });
+    sizes.sum()
 }
 
 /// Distinguishes a value that the command does not fit from a failure of the store.

@@ -159,6 +159,11 @@ impl Cluster {
         }
     }
 
+    /// Returns the slot of a key.
+    pub(super) fn slot_of(key: &[u8]) -> u16 {
+        slot::slot(key)
+    }
+
     /// Returns a connection to each node that serves slots.
     pub(super) async fn servers(&self) -> Result<impl Iterator<Item = ManagedConnection<Server>>> {
         self.connect().await?;

@@ -9,7 +9,9 @@ use lockstock::{Cache, LockKind, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, Raw, S
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::time::{Instant, sleep, timeout};
 
+#[path = "../harness/mod.rs"]
 mod harness;
+mod many;
 
 use harness::{SHORT, TIMEOUT, held, lock, on_each_store};
 
