@@ -68,6 +68,7 @@ mod lock;
 mod multi;
 
 mod cache;
+mod command;
 mod error;
 mod escaped;
 mod guard;
@@ -84,6 +85,7 @@ pub use cache::{
     Cache, Codec, CodecError, Integer, Json, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw,
     Ttl,
 };
+pub use command::{Command, Reply};
 pub use error::{Error, Result};
 pub use guard::Guard;
 pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};

@@ -14,6 +14,7 @@ use super::memory::Apply;
 use super::redis::WireCommand;
 use super::{Backend, Store};
 use crate::cache::Ttl;
+use crate::command::{Command, Reply};
 use crate::error::Result;
 
 /// A command on the values of one slot.
@@ -131,6 +132,14 @@ impl ValueCommand for Increment {
 
     fn is_repeatable(&self) -> bool {
         false
+    }
+}
+
+impl ValueCommand for Command {
+    type Reply = Reply;
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::cache::Ttl;
+use crate::command::{Command, Reply};
 use crate::error::{Error, Result};
 use crate::store::values::{
     Delete, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch, TtlOf, ValueCommand,
@@ -191,6 +192,14 @@ impl Apply for Increment {
             entry.value = sum.to_string().into();
         }
         Ok(Some(sum))
+    }
+}
+
+impl Apply for Command {
+    fn apply(&self, _: &mut Values, _: Instant) -> Result<Reply> {
+        Err(Error::invalid(
+            "a memory store has no commands of Redis: use redis:// instead of memory://",
+        ))
     }
 }
 
