@@ -1,11 +1,11 @@
 """A cache backend for Django with the settings, methods and bytes of django-redis.
 
-    CACHES = {
-        "default": {
-            "BACKEND": "lockstock.django.cache.RedisCache",
-            "LOCATION": "redis://127.0.0.1:6379/1",
-        }
+CACHES = {
+    "default": {
+        "BACKEND": "lockstock.django.cache.RedisCache",
+        "LOCATION": "redis://127.0.0.1:6379/1",
     }
+}
 """
 
 from __future__ import annotations

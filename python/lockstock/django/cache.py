@@ -14,6 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.module_loading import import_string
 
 from ..lock import Lock
+from . import checks  # noqa: F401  (registers the system checks)
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
 from .structures import Structures
@@ -145,7 +146,11 @@ class RedisCache(Structures, BaseCache):
         return await self.client.aget_many(*args, **kwargs)
 
     def set_many(
-        self, data: dict[Any, Any], timeout: float | None = DEFAULT_TIMEOUT, *args: Any, **kwargs: Any
+        self,
+        data: dict[Any, Any],
+        timeout: float | None = DEFAULT_TIMEOUT,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Writes several values. Returns the keys that were not written."""
         return self._unwritten(data, self._set_many(data, timeout, *args, **kwargs))
@@ -155,7 +160,11 @@ class RedisCache(Structures, BaseCache):
         return self.client.set_many(*args, **kwargs)
 
     async def aset_many(
-        self, data: dict[Any, Any], timeout: float | None = DEFAULT_TIMEOUT, *args: Any, **kwargs: Any
+        self,
+        data: dict[Any, Any],
+        timeout: float | None = DEFAULT_TIMEOUT,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Writes several values. Returns the keys that were not written."""
         return self._unwritten(data, await self._aset_many(data, timeout, *args, **kwargs))

@@ -83,7 +83,9 @@ def locations(server: Any) -> list[str]:
         message = "Missing connections string"
         raise ImproperlyConfigured(message)
     if isinstance(server, str):
-        if server.startswith(("redis+sentinel:", "rediss+sentinel:", "redis+cluster:", "rediss+cluster:")):
+        if server.startswith(
+            ("redis+sentinel:", "rediss+sentinel:", "redis+cluster:", "rediss+cluster:")
+        ):
             # Its commas separate hosts.
             return [server]
         return [url.strip() for url in server.split(",")]
@@ -131,17 +133,28 @@ def _translate(
     if settings["timeout"] is None:
         settings["timeout"] = DEFAULT_SOCKET_TIMEOUT
     # What the URL says has precedence, as with redis-py.
-    username = parts.username or query.get("username") or options.get("USERNAME") or pool.get("username")
-    password = parts.password or query.get("password") or options.get("PASSWORD") or pool.get("password")
+    username = (
+        parts.username or query.get("username") or options.get("USERNAME") or pool.get("username")
+    )
+    password = (
+        parts.password or query.get("password") or options.get("PASSWORD") or pool.get("password")
+    )
     if parts.username is None and parts.password is None and password:
         settings["username"], settings["password"] = username or "default", password
     elif parts.password is None and password:
         settings["username"], settings["password"] = username, password
-    for name, values in (("ca_certs", "ssl_ca_certs"), ("certfile", "ssl_certfile"), ("keyfile", "ssl_keyfile")):
+    for name, values in (
+        ("ca_certs", "ssl_ca_certs"),
+        ("certfile", "ssl_certfile"),
+        ("keyfile", "ssl_keyfile"),
+    ):
         if value := query.get(values) or pool.get(values):
             settings[name] = str(value)
     requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs")
-    if requirement is not None and str(requirement).rpartition("_")[2].lower() not in ("required", "2"):
+    if requirement is not None and str(requirement).rpartition("_")[2].lower() not in (
+        "required",
+        "2",
+    ):
         message = (
             "ssl_cert_reqs must be 'required': certificates are always checked. For a private "
             "authority, name its file in ssl_ca_certs"
@@ -177,7 +190,9 @@ def _sentinel_url(
     scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"
     url = f"{scheme}://{credentials}{hosts}/{quote(parts.hostname or '')}/{database}"
     kwargs = options.get("SENTINEL_KWARGS") or {}
-    own = {f"sentinel_{name}": kwargs[name] for name in ("username", "password") if kwargs.get(name)}
+    own = {
+        f"sentinel_{name}": kwargs[name] for name in ("username", "password") if kwargs.get(name)
+    }
     return url + (f"?{urlencode(own)}" if own else "")
 
 

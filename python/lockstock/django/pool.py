@@ -18,7 +18,12 @@ from django.utils.module_loading import import_string
 
 from .. import _core, errors
 
-__all__ = ["ConnectionFactory", "SentinelConnectionFactory", "get_connection_factory", "is_store_error"]
+__all__ = [
+    "ConnectionFactory",
+    "SentinelConnectionFactory",
+    "get_connection_factory",
+    "is_store_error",
+]
 
 
 def is_store_error(failure: BaseException) -> bool:

@@ -285,9 +285,7 @@ class CommandBuilder:
     def _zcount(self, key: Any, min: Any, max: Any, version: int | None = None) -> Command:
         return Command(("ZCOUNT", self.make_key(key, version), min, max), int, False)
 
-    def _zincrby(
-        self, key: Any, amount: float, value: Any, version: int | None = None
-    ) -> Command:
+    def _zincrby(self, key: Any, amount: float, value: Any, version: int | None = None) -> Command:
         member = self.encode(value, allow_int=False)
         return Command(("ZINCRBY", self.make_key(key, version), amount, member), _score)
 

@@ -198,9 +198,7 @@ class DefaultClient(CommandBuilder):
 
     # --- keys and values -----------------------------------------------------------------
 
-    def make_key(
-        self, key: Any, version: int | None = None, prefix: str | None = None
-    ) -> CacheKey:
+    def make_key(self, key: Any, version: int | None = None, prefix: str | None = None) -> CacheKey:
         """Returns the key in the store."""
         if isinstance(key, CacheKey):
             return key
@@ -514,7 +512,9 @@ class DefaultClient(CommandBuilder):
         try:
             total = self._execute(Command(words, lambda reply: reply), client)
         except ConnectionInterrupted as failure:
-            if "increment" not in str(failure.__cause__) and "integer" not in str(failure.__cause__):
+            if "increment" not in str(failure.__cause__) and "integer" not in str(
+                failure.__cause__
+            ):
                 raise
             # No integer of 64 bits: added here, which is not atomic.
             return self._incr_serialized(name, delta, client)
@@ -533,9 +533,7 @@ class DefaultClient(CommandBuilder):
         self.set(name, value + delta, timeout=timeout, client=client)
         return value + delta  # type: ignore[no-any-return]
 
-    def decr(
-        self, key: Any, delta: int = 1, version: int | None = None, client: Any = None
-    ) -> int:
+    def decr(self, key: Any, delta: int = 1, version: int | None = None, client: Any = None) -> int:
         """Subtracts `delta` from an integer: see `incr`."""
         return self.incr(key, -delta, version=version, client=client)
 

@@ -18,7 +18,8 @@ class GzipCompressor(BaseCompressor):
 
     def compress(self, value: bytes) -> bytes:
         if len(value) > self.min_length:
-            return gzip.compress(value)
+            # Without the time: equal values are equal members of a set.
+            return gzip.compress(value, mtime=0)
         return value
 
     def decompress(self, value: bytes) -> bytes:
