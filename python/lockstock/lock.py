@@ -16,6 +16,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from . import _core
+from .aio import bell_of_loop
 from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
 __all__ = ["Lock"]
@@ -104,7 +105,7 @@ class Lock:
         meanwhile is released.
         """
         request = self._request(blocking, blocking_timeout, token)
-        return self._acquired(await self.store.aacquire(*request))
+        return self._acquired(await bell_of_loop().run(self.store.begin_acquire, *request))
 
     def _request(
         self, blocking: bool | None, blocking_timeout: float | None, token: str | bytes | None
@@ -186,7 +187,10 @@ class Lock:
     def owned(self) -> bool:
         """Returns whether this object still holds the lock. Asks the store."""
         held = self._held
-        return held is not None and held.owned()
+        if held is None:
+            return False
+        value = self.store.execute("GET", self.name)
+        return value is not None and held.token.encode() in value
 
     # --- release, keep, renew -------------------------------------------------------
 
@@ -209,7 +213,7 @@ class Lock:
         """Releases the lock as `release` does, without blocking the event loop."""
         held = self._require("Cannot release a lock that's not owned or is already unlocked")
         self._forget()
-        if not await held.arelease():
+        if not await bell_of_loop().run(held.begin_release):
             self._report(self._not_owned("release"))
 
     def keep(self) -> None:
@@ -226,7 +230,7 @@ class Lock:
         """Keeps the lock as `keep` does, without blocking the event loop."""
         held = self._require("Cannot keep a lock that is not held")
         self._forget()
-        if not await held.akeep():
+        if not await bell_of_loop().run(held.begin_keep):
             raise self._not_owned("keep")
 
     def extend(self, additional_time: float, replace_ttl: bool = False) -> bool:
@@ -238,7 +242,10 @@ class Lock:
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
-        if not held.extend(int(additional_time * 1000), replace_ttl):
+        by_ms = int(additional_time * 1000)
+        if replace_ttl:
+            by_ms -= int(held.remaining() * 1000)
+        if not held.extend(max(by_ms, 0)):
             raise self._not_owned("extend")
         return True
 

@@ -29,7 +29,9 @@ pub(crate) fn rejected(py: Python<'_>, text: &str) -> PyErr {
 pub(crate) fn new(py: Python<'_>, class: &str, text: &str) -> PyErr {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let made = MODULE
-        .get_or_try_init(py, || Ok::<_, PyErr>(py.import("lockstock.errors")?.unbind()))
+        .get_or_try_init(py, || {
+            Ok::<_, PyErr>(py.import("lockstock.errors")?.unbind())
+        })
         .and_then(|module| {
             let module = module.bind(py);
             module.call_method1("error", (module.getattr(class)?, text))

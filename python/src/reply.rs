@@ -5,16 +5,48 @@ use std::borrow::Cow;
 use lockstock::{Command, Reply};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple,
+};
 
 use crate::error;
 
 /// Commands whose second execution has the same effect and reply as the first.
 const REPEATABLE: &[&str] = &[
-    "EXISTS", "EXPIRE", "EXPIREAT", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET",
-    "MGET", "PEXPIRE", "PEXPIREAT", "PTTL", "SCARD", "SDIFF", "SINTER", "SISMEMBER", "SMEMBERS",
-    "SMISMEMBER", "SRANDMEMBER", "SSCAN", "SUNION", "TTL", "ZCARD", "ZCOUNT", "ZRANGE",
-    "ZRANGEBYSCORE", "ZRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCORE",
+    "DEL",
+    "EXISTS",
+    "EXPIRE",
+    "EXPIREAT",
+    "GET",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "MGET",
+    "PEXPIRE",
+    "PEXPIREAT",
+    "PTTL",
+    "SCARD",
+    "SDIFF",
+    "SINTER",
+    "SISMEMBER",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "SRANDMEMBER",
+    "SSCAN",
+    "SUNION",
+    "TTL",
+    "UNLINK",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANGEBYSCORE",
+    "ZRANK",
+    "ZREVRANGE",
+    "ZREVRANGEBYSCORE",
+    "ZSCORE",
 ];
 
 /// Builds a command from a name and arguments.
@@ -23,13 +55,18 @@ pub(crate) fn command(words: &Bound<'_, PyTuple>) -> PyResult<Command> {
     let mut command = Command::new(&name);
     let mut is_repeatable = REPEATABLE.contains(&&*name);
     if name == "SET" {
-        let is_conditional = |word: Bound<'_, PyAny>| word.extract::<&str>().is_ok_and(|w| w == "NX");
+        let is_conditional =
+            |word: Bound<'_, PyAny>| word.extract::<&str>().is_ok_and(|w| w == "NX");
         is_repeatable = !words.iter().skip(3).any(is_conditional);
     }
     for word in words.iter().skip(1) {
         command = command.arg(&*bytes(&word)?);
     }
-    Ok(if is_repeatable { command.repeatable() } else { command })
+    Ok(if is_repeatable {
+        command.repeatable()
+    } else {
+        command
+    })
 }
 
 /// Returns the bytes of an argument: of a `str`, as UTF-8; of a number, as digits.
@@ -57,7 +94,8 @@ pub(crate) fn bytes<'a>(word: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
         return Ok(Cow::Owned(bytes.to_vec()));
     }
     let kind = word.get_type().name()?.to_string();
-    let message = format!("an argument must be bytes, str, int or float, not {kind}: encode it first");
+    let message =
+        format!("an argument must be bytes, str, int or float, not {kind}: encode it first");
     Err(PyTypeError::new_err(message))
 }
 

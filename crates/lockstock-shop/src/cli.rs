@@ -81,7 +81,7 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Send identical updates at the same moment and report which one succeeds
     Race(RaceArgs),
-    /// Measure the lock on your store and your machine
+    /// Measure the lock or the cache on your store and your machine
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),

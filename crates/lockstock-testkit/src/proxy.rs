@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -42,8 +42,12 @@ const PORTS: usize = 10;
 pub struct Proxy {
     address: SocketAddr,
     orders: Option<mpsc::UnboundedSender<Order>>,
+    held: Held,
     thread: Option<thread::JoinHandle<()>>,
 }
+
+/// What the servers have sent on connections whose replies are held.
+type Held = Arc<Mutex<Vec<u8>>>;
 
 /// A change to make, and where to confirm that it is in effect.
 type Order = (Change, std_mpsc::SyncSender<io::Result<()>>);
@@ -52,6 +56,7 @@ type Order = (Change, std_mpsc::SyncSender<io::Result<()>>);
 enum Change {
     Fault(Fault),
     Forget,
+    HoldReplies,
     Redirect(SocketAddr),
 }
 
@@ -63,6 +68,7 @@ enum Fault {
     DropReplies,
     Delay(Duration),
     ResetNextReply,
+    HoldReplies,
 }
 
 impl Proxy {
@@ -79,6 +85,8 @@ impl Proxy {
         listener
             .set_nonblocking(true)
             .expect("a listener can be made not to block");
+        let held = Held::default();
+        let holder = held.clone();
         let thread = thread::Builder::new()
             .name("testkit-proxy".into())
             .spawn(move || {
@@ -86,12 +94,13 @@ impl Proxy {
                     .enable_all()
                     .build()
                     .expect("a runtime for the proxy")
-                    .block_on(serve(listener, address, upstream, inbox));
+                    .block_on(serve(listener, address, upstream, inbox, holder));
             })
             .expect("a thread for the proxy");
         Proxy {
             address,
             orders: Some(orders),
+            held,
             thread: Some(thread),
         }
     }
@@ -101,7 +110,7 @@ impl Proxy {
         self.address
     }
 
-    /// Ends the fault: delayed bytes are forwarded, connections are accepted.
+    /// Ends the fault: delayed and held bytes are forwarded, connections are accepted.
     ///
     /// Connections that have already lost a reply are reset.
     pub fn pass(&self) {
@@ -147,6 +156,22 @@ impl Proxy {
         self.change(Change::Forget);
     }
 
+    /// Forwards requests on the connections that exist, and holds their replies until another fault
+    /// or [`pass`](Proxy::pass): then each gets its replies in one piece. New connections are not
+    /// affected.
+    pub fn hold_replies(&self) {
+        self.change(Change::HoldReplies);
+    }
+
+    /// Returns what the server has sent since [`hold_replies`](Proxy::hold_replies), on all
+    /// connections that it affects.
+    pub fn held_replies(&self) -> Vec<u8> {
+        self.held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Leads new connections to another server, as a name does after a
     /// failover. Those that exist stay where they are.
     pub fn redirect(&self, upstream: SocketAddr) {
@@ -185,11 +210,14 @@ async fn serve(
     address: SocketAddr,
     mut upstream: SocketAddr,
     mut inbox: mpsc::UnboundedReceiver<Order>,
+    held: Held,
 ) {
     let listener = TcpListener::from_std(listener).expect("a listener that does not block");
     let mut listener = Some(listener);
     let (mut faults, _) = watch::channel(Fault::Pass);
     let mut forgotten: Vec<watch::Sender<Fault>> = Vec::new();
+    // The connections whose replies are, or were, held.
+    let mut holding: Vec<watch::Sender<Fault>> = Vec::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -198,8 +226,26 @@ async fn serve(
                 let end = (Change::Fault(Fault::Cut), None);
                 let (change, done) = order.map_or(end, |(change, done)| (change, Some(done)));
                 let fault = match change {
-                    Change::Fault(fault) => fault,
+                    Change::Fault(fault) => {
+                        for group in &holding {
+                            group.send_replace(fault);
+                        }
+                        fault
+                    }
+                    Change::HoldReplies => {
+                        held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                        let (new, _) = watch::channel(Fault::Pass);
+                        holding.push(std::mem::replace(&mut faults, new));
+                        for group in &holding {
+                            group.send_replace(Fault::HoldReplies);
+                        }
+                        Fault::Pass
+                    }
                     Change::Forget => {
+                        for group in holding.drain(..) {
+                            group.send_replace(Fault::Stall);
+                            forgotten.push(group);
+                        }
                         let (new, _) = watch::channel(Fault::Pass);
                         let old = std::mem::replace(&mut faults, new);
                         old.send_replace(Fault::Stall);
@@ -214,6 +260,7 @@ async fn serve(
                 let mut outcome = Ok(());
                 faults.send_replace(fault);
                 if fault == Fault::Cut {
+                    holding.clear();
                     for old in forgotten.drain(..) {
                         old.send_replace(Fault::Cut);
                     }
@@ -232,7 +279,8 @@ async fn serve(
                 let _ = done.send(outcome);
             }
             client = accept(&listener) => {
-                connections.spawn(connection(client, upstream, faults.clone()));
+                let (faults, held) = (faults.clone(), held.clone());
+                connections.spawn(connection(client, upstream, faults, held));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -252,14 +300,19 @@ async fn accept(listener: &Option<TcpListener>) -> TcpStream {
     }
 }
 
-async fn connection(mut client: TcpStream, upstream: SocketAddr, faults: watch::Sender<Fault>) {
+async fn connection(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    faults: watch::Sender<Fault>,
+    held: Held,
+) {
     let mut cut = faults.subscribe();
     let mut server = None;
     let ended_well = tokio::select! {
         // First, so that no bytes pass after a cut.
         biased;
         _ = cut.wait_for(|fault| *fault == Fault::Cut) => false,
-        outcome = relay(&mut client, &mut server, upstream, &faults) => outcome.is_ok(),
+        outcome = relay(&mut client, &mut server, upstream, &faults, &held) => outcome.is_ok(),
     };
     if !ended_well {
         reset(&client);
@@ -285,6 +338,7 @@ async fn relay(
     server: &mut Option<TcpStream>,
     upstream: SocketAddr,
     faults: &watch::Sender<Fault>,
+    held: &Held,
 ) -> io::Result<()> {
     unless_stalled(faults).await;
     let server = server.insert(TcpStream::connect(upstream).await?);
@@ -294,7 +348,7 @@ async fn relay(
     let (from_server, to_server) = server.split();
     tokio::try_join!(
         requests(from_client, to_server, faults),
-        replies(from_server, to_client, faults),
+        replies(from_server, to_client, faults, held),
     )?;
     Ok(())
 }
@@ -319,10 +373,14 @@ async fn replies(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     faults: &watch::Sender<Fault>,
+    held: &Held,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let mut length = from.read(&mut buffer).await?;
+        while *faults.borrow() == Fault::HoldReplies && length > 0 {
+            length = hold(&mut from, &mut buffer, length, faults, held).await?;
+        }
         unless_stalled(faults).await;
         if length == 0 {
             return to.shutdown().await;
@@ -337,9 +395,41 @@ async fn replies(
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
-            Fault::Pass | Fault::Cut | Fault::Stall => {}
+            Fault::Pass | Fault::Cut | Fault::Stall | Fault::HoldReplies => {}
         }
         to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// Reads on until the replies are no longer held. Returns the length of what `buffer` has then.
+async fn hold(
+    from: &mut ReadHalf<'_>,
+    buffer: &mut Vec<u8>,
+    mut length: usize,
+    faults: &watch::Sender<Fault>,
+    held: &Held,
+) -> io::Result<usize> {
+    let mut state = faults.subscribe();
+    let mut noted = 0;
+    loop {
+        held.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(&buffer[noted..length]);
+        noted = length;
+        if buffer.len() == length {
+            buffer.resize(2 * length, 0);
+        }
+        let more = tokio::select! {
+            biased;
+            _ = state.wait_for(|fault| *fault != Fault::HoldReplies) => return Ok(length),
+            more = from.read(&mut buffer[length..]) => more?,
+        };
+        if more == 0 {
+            // The end is forwarded after the bytes.
+            let _ = state.wait_for(|fault| *fault != Fault::HoldReplies).await;
+            return Ok(length);
+        }
+        length += more;
     }
 }
 

@@ -116,6 +116,35 @@ fn stalled_it_accepts_and_forwards_nothing_until_it_passes() {
 }
 
 #[test]
+fn held_replies_arrive_when_it_passes() {
+    let (redis, proxy) = redis_behind_proxy();
+    let mut old = connect(&proxy);
+    assert_eq!(ask(&mut old, "PING\r\n").unwrap(), "+PONG\r\n");
+
+    proxy.hold_replies();
+    old.write_all(b"INCR n\r\nINCR n\r\n").unwrap();
+    wait_until(|| proxy.held_replies() == b":1\r\n:2\r\n");
+    assert_eq!(redis.command(&["GET", "n"]), Ok("2".into()));
+    assert_silent(&mut old);
+    let mut new = connect(&proxy);
+    assert_eq!(ask(&mut new, "GET n\r\n").unwrap(), "$1\r\n2\r\n");
+
+    proxy.pass();
+    let mut replies = [0; 8];
+    old.read_exact(&mut replies).unwrap();
+    assert_eq!(&replies, b":1\r\n:2\r\n");
+
+    proxy.hold_replies();
+    old.write_all(b"INCR n\r\n").unwrap();
+    wait_until(|| proxy.held_replies() == b":3\r\n");
+    proxy.cut();
+    assert_eq!(
+        old.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[test]
 fn stalled_it_holds_replies_back() {
     let (redis, proxy) = redis_behind_proxy();
     let mut client = connect(&proxy);

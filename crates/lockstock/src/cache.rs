@@ -1,32 +1,57 @@
 //! Typed values with a time to live.
 //!
 //! Guarantees: [`get`](Cache::get) returns the value that was last written under the key, complete,
-//! and never after its time to live. Every call returns or fails within the store's timeout.
+//! and never after its time to live; with a [near cache](Cache::near), an earlier value within the
+//! bound that it sets. Every call returns or fails within the store's timeout; one with many keys
+//! within a timeout for each thousand of them, and a timeout after its first failure.
 //!
 //! Not guaranteed: that a value lives that long. A store may lose it (the memory store ends with
 //! the process; Redis restarts, fails over, or evicts by `maxmemory`), so callers must handle
 //! `None`. A write whose reply was lost is sent again, and may overwrite a later write of another
 //! client.
 
+mod bypass;
 mod codec;
+mod compute;
+mod election;
 mod entries;
+mod envelope;
+mod flight;
+mod keys;
+mod lookup;
+mod near;
+mod policy;
+mod tags;
 mod ttl;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
+use metrics::counter;
 
+pub(crate) use self::bypass::Bypass;
 #[cfg(feature = "messagepack")]
 pub use self::codec::MessagePack;
+pub(crate) use self::codec::parse_integer;
 pub use self::codec::{Codec, CodecError, Integer, Json, Raw};
+pub use self::compute::ComputeError;
 pub(crate) use self::entries::Entries;
 pub use self::entries::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use self::envelope::{Envelope, now_ms};
+pub(crate) use self::flight::Flights;
+pub use self::keys::KeyScan;
+pub use self::near::{DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS, NearCache};
+pub use self::policy::{ComputePolicy, DEFAULT_COMPUTE_WAIT};
+pub use self::tags::{MAX_TAG_BYTES, MAX_TAGS, Tags};
 pub use self::ttl::{MAX_TTL, MIN_TTL, Ttl};
 use crate::error::Result;
 use crate::escaped::Escaped;
 use crate::store::Store;
+use crate::store::near::NearTable;
 use crate::store::values::{
     Delete, Exists, Get, Increment, Persist, Set, SetCondition, Touch, TtlOf,
 };
@@ -35,7 +60,17 @@ use crate::store::values::{
 pub struct Cache<T, C = Json> {
     store: Store,
     entries: Entries<C>,
+    near: Option<Arc<NearTable>>,
     values: PhantomData<fn(T) -> T>,
+}
+
+/// Where a value is read.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// A copy in this process, if there is one.
+    Any,
+    /// The store: another process may have just written the value.
+    Store,
 }
 
 impl Store {
@@ -60,20 +95,26 @@ impl Store {
     /// # }
     /// ```
     pub fn cache<T>(&self, namespace: impl AsRef<[u8]>) -> Cache<T> {
-        Cache {
-            store: self.clone(),
-            entries: Entries::new(namespace.as_ref(), Json),
-            values: PhantomData,
-        }
+        Cache::new(self, Entries::new(namespace.as_ref(), Json), None)
     }
 }
 
 impl<T, C> Cache<T, C> {
+    pub(crate) fn new(store: &Store, entries: Entries<C>, near: Option<Arc<NearTable>>) -> Self {
+        Self {
+            store: store.clone(),
+            entries,
+            near,
+            values: PhantomData,
+        }
+    }
+
     /// Sets the format of the values, JSON by default.
     pub fn codec<D: Codec<T>>(self, codec: D) -> Cache<T, D> {
         Cache {
             store: self.store,
             entries: self.entries.with_codec(codec),
+            near: self.near,
             values: PhantomData,
         }
     }
@@ -95,10 +136,55 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Uses `NAMESPACE:VERSION:KEY` as the key in the store, as Django's caches do by default, to
-    /// share entries with a Django project: the namespace is its `KEY_PREFIX`.
+    /// share entries with a Django project: the namespace is its `KEY_PREFIX`. Nothing is escaped,
+    /// so a namespace that contains `:` can share keys with another one.
     #[must_use]
     pub fn django_keys(mut self) -> Self {
         self.entries.use_django_keys();
+        self
+    }
+
+    /// Keeps copies of the values in the memory of this process, so that reading them again costs
+    /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
+    /// of this cache share the copies. Not for the decision whether a write is allowed: that takes
+    /// a [lock](Store::lock), and a comparison in the database.
+    ///
+    /// Guarantees of [`get`](Self::get):
+    ///
+    /// - It returns no value after its time to live.
+    /// - After a write through the same [`Store`] has returned, it returns that value or a later
+    ///   one.
+    /// - When the invalidation of a write by another client has arrived, usually less than a
+    ///   millisecond after the write, it returns that value or a later one. If neither an
+    ///   invalidation nor the end of a connection arrives, because the network or the server has
+    ///   failed, it returns no value that was overwritten more than
+    ///   [`max_staleness`](NearCache::max_staleness) before the call.
+    /// - It returns no earlier value than a previous call through this cache or a clone, unless
+    ///   Redis itself loses writes.
+    ///
+    /// If a connection breaks, a Sentinel fails over or the slots of a Cluster move, the copies are
+    /// dropped, and read again. Without a connection on which Redis can track what was read
+    /// (the ACL has to allow `+client|tracking`), every call reads from Redis, and a warning is
+    /// logged.
+    ///
+    /// In a store in memory, this has no effect.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use lockstock::{NearCache, Store};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = Store::memory();
+    /// let rates = store.cache::<f64>("rates").near(NearCache::new(64 * 1024 * 1024));
+    /// rates.set("EUR", &1.09, Duration::from_secs(60)).await?;
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from Redis
+    /// assert_eq!(rates.get("EUR").await?, Some(1.09)); // from memory
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn near(mut self, settings: NearCache) -> Self {
+        self.near = self.store.open_near(&settings);
         self
     }
 
@@ -120,11 +206,71 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// [`is_malformed`](crate::Error::is_malformed) if the codec cannot decode the value,
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store fails or does not reply.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
-        let get = Get {
-            key: self.entries.key(key.as_ref())?,
+        let entry = match self.near_copy(key.as_ref())? {
+            Some(copy) => copy,
+            // Boxed: the future of a hit stays small.
+            None => Box::pin(self.read(self.entries.key(key.as_ref())?)).await?,
         };
-        let bytes = self.store.value(&get).await?;
-        bytes.map(|bytes| self.entries.decode(&bytes)).transpose()
+        self.value(entry).await
+    }
+
+    /// Returns the value of an entry.
+    async fn value(&self, entry: Option<Bytes>) -> Result<Option<T>> {
+        let payload = match entry {
+            Some(bytes) => self.payload(bytes).await?,
+            None => None,
+        };
+        let metric = match payload {
+            Some(_) => counter!("lockstock_cache_hits_total"),
+            None => counter!("lockstock_cache_misses_total"),
+        };
+        metric.increment(1);
+        payload
+            .map(|payload| self.entries.decode(&payload))
+            .transpose()
+    }
+
+    /// Returns the value of an entry, `None` if it is stale or one of its tags was invalidated.
+    async fn payload(&self, entry: Bytes) -> Result<Option<Bytes>> {
+        let envelope = Envelope::open(entry)?;
+        let is_fresh = !envelope.is_stale(now_ms())
+            && (envelope.tags.is_empty() || self.are_valid(&envelope.tags, Source::Any).await?);
+        Ok(is_fresh.then_some(envelope.payload))
+    }
+
+    /// Reads an entry, or the token of a tag, for a call that may compute a value.
+    async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
+        match (source, &self.near) {
+            (Source::Any, Some(near)) => match near.get(&key) {
+                Some(copy) => Ok(copy),
+                None => self.store.read_near(near, key).await,
+            },
+            (Source::Store, Some(near)) => {
+                let get = Get { key };
+                let value = self.store.value(&get).await;
+                // A copy may be older than this value, and must not be returned after it.
+                near.invalidate(&get.key);
+                value
+            }
+            (_, None) => self.store.value(&Get { key }).await,
+        }
+    }
+
+    /// Returns the bytes that the near cache has under `key`, `Some(None)` if it is known that
+    /// there is no value. Needs no runtime.
+    fn near_copy(&self, key: &[u8]) -> Result<Option<Option<Bytes>>> {
+        let Some(near) = &self.near else {
+            return Ok(None);
+        };
+        self.entries.with_key(key, |key| near.get(key))
+    }
+
+    /// Reads the bytes under a key of the store, into the near cache too.
+    async fn read(&self, key: Vec<u8>) -> Result<Option<Bytes>> {
+        match &self.near {
+            Some(near) => self.store.read_near(near, key).await,
+            None => self.store.value(&Get { key }).await,
+        }
     }
 
     /// Writes `value` under `key`, and replaces an earlier value.
@@ -191,12 +337,16 @@ impl<T, C: Codec<T>> Cache<T, C> {
         &self,
         keys: impl IntoIterator<Item: AsRef<[u8]>>,
     ) -> Result<Vec<Option<T>>> {
-        let values = self.store.get_values(self.keys_in_store(keys)?).await?;
-        let decode = |bytes: Option<Bytes>| bytes.map(|bytes| self.entries.decode(&bytes));
-        values
-            .into_iter()
-            .map(|value| decode(value).transpose())
-            .collect()
+        let keys = self.keys_in_store(keys)?;
+        let entries = match &self.near {
+            Some(_) => {
+                let read = |key| self.read_bytes(key, Source::Any);
+                try_join_all(keys.into_iter().map(read)).await?
+            }
+            None => self.store.get_values(keys).await?,
+        };
+        // At the same time: entries with tags have a second round trip.
+        try_join_all(entries.into_iter().map(|entry| self.value(entry))).await
     }
 
     /// Writes several values with one time to live, and replaces earlier ones. One round trip for
@@ -226,6 +376,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
             })
         };
         let sets = entries.into_iter().map(set).collect::<Result<Vec<_>>>()?;
+        sets.iter()
+            .for_each(|set| self.store.flights().supersede(&set.key));
         self.store.values(&sets).await.map(drop)
     }
 
@@ -242,6 +394,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
             ttl: self.entries.ttl(ttl)?,
             condition,
         };
+        self.store.flights().supersede(&set.key);
         self.store.value(&set).await
     }
 }
@@ -255,6 +408,7 @@ impl<T, C> Cache<T, C> {
     /// As [`get`](Self::get).
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let keys = vec![self.entries.key(key.as_ref())?];
+        self.store.flights().supersede(&keys[0]);
         Ok(self.store.value(&Delete { keys }).await? > 0)
     }
 
@@ -266,7 +420,10 @@ impl<T, C> Cache<T, C> {
     /// As [`get`](Self::get). If the store is unavailable, any of the values may have been removed:
     /// all were tried.
     pub async fn delete_many(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<u64> {
-        self.store.delete_values(self.keys_in_store(keys)?).await
+        let keys = self.keys_in_store(keys)?;
+        keys.iter()
+            .for_each(|key| self.store.flights().supersede(key));
+        self.store.delete_values(keys).await
     }
 
     fn keys_in_store(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Vec<Vec<u8>>> {
@@ -312,7 +469,7 @@ impl<T, C> Cache<T, C> {
     }
 
     /// Lets the value under `key` live without end. Returns whether there is a value that
-    /// would have expired.
+    /// would have expired; if the command was sent again, `false` is possible although there is.
     ///
     /// # Errors
     ///
@@ -350,6 +507,7 @@ impl Cache<i64, Integer> {
             by,
             if_missing: Some(self.entries.ttl(ttl.into())?),
         };
+        self.store.flights().supersede(&increment.key);
         let sum = self.store.value(&increment).await?;
         Ok(sum.unwrap_or_default())
     }
@@ -372,6 +530,7 @@ impl<T, C: Clone> Clone for Cache<T, C> {
         Self {
             store: self.store.clone(),
             entries: self.entries.clone(),
+            near: self.near.clone(),
             values: PhantomData,
         }
     }

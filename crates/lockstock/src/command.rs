@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bytes::Bytes;
+use redis::Arg;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// A command of Redis, for [`Store::execute`].
@@ -43,6 +44,19 @@ impl Command {
     pub fn repeatable(mut self) -> Self {
         self.is_repeatable = true;
         self
+    }
+
+    /// Returns the key.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        let mut words = self.cmd.args_iter();
+        let before = match words.next() {
+            Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
+            _ => 0,
+        };
+        match words.nth(before) {
+            Some(Arg::Simple(key)) => Some(key),
+            _ => None,
+        }
     }
 }
 
@@ -104,5 +118,34 @@ impl Store {
     /// [`is_invalid`](crate::Error::is_invalid) for a memory store.
     pub async fn execute(&self, command: &Command) -> Result<Reply> {
         self.value(command).await
+    }
+
+    /// Returns all keys in the store that match a pattern of Redis, of whatever program and type, as
+    /// [`Cache::keys`](crate::Cache::keys) finds those of one cache.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](crate::Error::is_unavailable) if a server fails or does not reply.
+    pub async fn scan_keys(&self, pattern: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>> {
+        let (mut scan, mut keys) = (self.scan(b"", pattern.as_ref()), Vec::new());
+        while let Some(page) = scan.next_page().await? {
+            keys.extend(page);
+        }
+        Ok(keys)
+    }
+
+    /// Executes several [repeatable](Command::repeatable) commands, without a round trip for each.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute), if one of them fails, after all others were tried;
+    /// [`is_invalid`](crate::Error::is_invalid) if one is not repeatable.
+    pub async fn execute_all(&self, commands: &[Command]) -> Result<Vec<Reply>> {
+        if !commands.iter().all(|command| command.is_repeatable) {
+            return Err(Error::invalid(
+                "only repeatable commands can be executed together",
+            ));
+        }
+        self.values(commands).await
     }
 }

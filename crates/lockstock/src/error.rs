@@ -105,6 +105,14 @@ impl Error {
         self.source.as_ref()?.downcast_ref()
     }
 
+    /// A signal arrived, and the application does not want to wait any longer.
+    pub(crate) fn interrupted(source: Arc<dyn std::error::Error + Send + Sync>) -> Self {
+        Self {
+            kind: Kind::Unavailable(format!("the call was interrupted: {source}")),
+            source: Some(source),
+        }
+    }
+
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         Self {
             kind: Kind::TimedOut(format!("the store did not reply within {timeout:?}")),

@@ -20,6 +20,8 @@ use tracing::{Span, debug_span, warn};
 
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
+use crate::inspect::HolderId;
+use crate::key::Keys;
 use crate::lease::{checked_lease, truncate_to_millis};
 use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store};
 
@@ -69,6 +71,15 @@ impl Guard {
                 lost: AtomicBool::new(false),
             }),
         }
+    }
+
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        self.shared.holding.keys()
+    }
+
+    /// Returns under which identity the store has the lock.
+    pub(crate) fn holder_id(&self) -> HolderId {
+        self.shared.holding.holder_id()
     }
 
     /// Returns the name of the lock, as it was passed to [`Store::lock`].

@@ -48,7 +48,10 @@
 //! - [`Store::lock_all`] → [`MultiLockBuilder::lease`] → [`MultiLock`] → [`MultiGuard`]:
 //!   several names, all or none.
 //! - [`Guard`]: fence, deadline, extend, renew, lost, run, release, keep.
-//! - [`Store::cache`] → [`Cache`]: typed values with a time to live, by a [`Codec`].
+//! - [`Store::cache`] → [`Cache`]: typed values with a time to live, by a [`Codec`];
+//!   [`Cache::get_or_try_set`] computes what is missing, once for all callers, by a
+//!   [`ComputePolicy`]; [`Cache::tags`] for entries that are invalidated together.
+//! - [`blocking`]: the same for threads without a runtime.
 //! - [`Store::locks`]: the holders and waiters of every lock, for operators.
 //! - [`Error`]: why a call failed, by predicates.
 //!
@@ -58,7 +61,9 @@
 //!
 //! Metrics are reported through the [`metrics`] facade: `lockstock_lock_held_total`, `…_busy_total`,
 //! `…_lost_total`, `…_handovers_total` by `kind`, `lockstock_lock_wait_seconds`,
-//! `lockstock_lock_hold_seconds`.
+//! `lockstock_lock_hold_seconds`. Of caches: `lockstock_cache_hits_total`, `…_misses_total`,
+//! `…_stale_total`, `…_computations_total` by `outcome` (`computed`, `failed`), `…_unavailable_total`,
+//! `lockstock_cache_compute_seconds`.
 
 // rustdoc lists the methods of `Store` in the order of the modules: open it, lock, then the rest.
 mod store;
@@ -66,6 +71,8 @@ mod store;
 mod lock;
 
 mod multi;
+
+pub mod blocking;
 
 mod cache;
 mod command;
@@ -76,14 +83,17 @@ mod inspect;
 mod key;
 mod lease;
 mod listing;
+mod random;
 mod redact;
+mod runtime;
 mod token;
 
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
 pub use cache::{
-    Cache, Codec, CodecError, Integer, Json, MAX_KEY_BYTES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL, Raw,
-    Ttl,
+    Cache, Codec, CodecError, ComputeError, ComputePolicy, DEFAULT_COMPUTE_WAIT,
+    DEFAULT_MAX_STALENESS, Integer, Json, KeyScan, MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL,
+    MAX_VALUE_BYTES, MIN_MAX_STALENESS, MIN_TTL, NearCache, Raw, Tags, Ttl,
 };
 pub use command::{Command, Reply};
 pub use error::{Error, Result};

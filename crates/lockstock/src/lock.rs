@@ -11,25 +11,20 @@
 //! `UPDATE … SET fence = $f WHERE id = $id AND fence < $f`
 //! ([Kleppmann 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
 
+mod target;
+
 use std::fmt;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::time::Instant;
 use tracing::{Instrument, debug, debug_span};
 
+pub use self::target::MAX_PERMITS_TAKEN;
+pub(crate) use self::target::{LeasedTarget, LockTarget};
 use crate::error::{Error, Result};
-use crate::escaped::Escaped;
 use crate::guard::Guard;
-use crate::key::{Keys, LockKind};
-use crate::lease::checked_lease;
-use crate::store::{HoldState, Mode, Outcome, Request, Store};
-
-/// The maximum number of permits of a semaphore that one acquire takes: 1000. In Redis each is a
-/// member of a sorted set.
-pub const MAX_PERMITS_TAKEN: u32 = 1000;
+use crate::store::{HoldState, Outcome, Request, Store};
 
 impl Store {
     /// Returns a builder for the lock called `name`: any bytes, 1 byte to 1 KiB
@@ -46,7 +41,7 @@ impl Store {
     /// # }
     /// ```
     pub fn lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
-        LockBuilder::new(self, LockKind::Lock, Ok(Mode::Exclusive), name.as_ref())
+        LockBuilder::new(self, LockTarget::lock(name.as_ref()))
     }
 
     /// Returns a builder for the semaphore called `name`: at most `permits` holders at once,
@@ -70,13 +65,7 @@ impl Store {
     /// # }
     /// ```
     pub fn semaphore(&self, name: impl AsRef<[u8]>, permits: u32) -> LockBuilder {
-        let mode = NonZeroU32::new(permits)
-            .map(|max| Mode::Permits {
-                max,
-                taken: NonZeroU32::MIN,
-            })
-            .ok_or_else(|| "a semaphore needs at least one permit".to_owned());
-        LockBuilder::new(self, LockKind::Semaphore, mode, name.as_ref())
+        LockBuilder::new(self, LockTarget::semaphore(name.as_ref(), permits))
     }
 
     /// Returns a builder for the read side of the read-write lock called `name`: any number of
@@ -99,7 +88,7 @@ impl Store {
     /// # }
     /// ```
     pub fn read_lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
-        LockBuilder::new(self, LockKind::ReadWrite, Ok(Mode::Read), name.as_ref())
+        LockBuilder::new(self, LockTarget::read(name.as_ref()))
     }
 
     /// Returns a builder for the write side of the read-write lock called `name`: one writer,
@@ -119,12 +108,7 @@ impl Store {
     /// # }
     /// ```
     pub fn write_lock(&self, name: impl AsRef<[u8]>) -> LockBuilder {
-        LockBuilder::new(
-            self,
-            LockKind::ReadWrite,
-            Ok(Mode::Exclusive),
-            name.as_ref(),
-        )
+        LockBuilder::new(self, LockTarget::write(name.as_ref()))
     }
 }
 
@@ -133,21 +117,14 @@ impl Store {
 #[must_use = "set the lease to get a lock"]
 pub struct LockBuilder {
     store: Store,
-    /// `Err` describes an invalid name or number of permits, which `lease` reports.
-    target: std::result::Result<(Arc<Keys>, Mode), String>,
+    target: LockTarget,
 }
 
 impl LockBuilder {
-    pub(crate) fn new(
-        store: &Store,
-        kind: LockKind,
-        mode: std::result::Result<Mode, String>,
-        name: &[u8],
-    ) -> Self {
-        let keys = Keys::of(kind, name).map_err(|error| error.to_string());
+    pub(crate) fn new(store: &Store, target: LockTarget) -> Self {
         Self {
             store: store.clone(),
-            target: keys.and_then(|keys| Ok((Arc::new(keys), mode?))),
+            target,
         }
     }
 
@@ -171,25 +148,7 @@ impl LockBuilder {
     /// # }
     /// ```
     pub fn take(mut self, permits: u32) -> Self {
-        self.target = self.target.and_then(|(keys, mode)| {
-            let max = match mode {
-                Mode::Permits { max, .. } => max.get(),
-                Mode::Exclusive | Mode::Read => 1,
-            };
-            let taken = NonZeroU32::new(permits)
-                .filter(|taken| taken.get() <= max.min(MAX_PERMITS_TAKEN))
-                .ok_or_else(|| {
-                    format!(
-                        "an acquire of this lock can take 1 to {} permits, not {permits}",
-                        max.min(MAX_PERMITS_TAKEN)
-                    )
-                })?;
-            let mode = match mode {
-                Mode::Permits { max, .. } => Mode::Permits { max, taken },
-                mode => mode,
-            };
-            Ok((keys, mode))
-        });
+        self.target = self.target.take(permits);
         self
     }
 
@@ -203,12 +162,8 @@ impl LockBuilder {
     /// [`is_invalid`](Error::is_invalid) if the lease is out of range, the name is empty or too
     /// long, a semaphore has no permits, or [`take`](Self::take) is out of range.
     pub fn lease(self, lease: Duration) -> Result<Lock> {
-        let (keys, mode) = self.target.map_err(Error::invalid)?;
         Ok(Lock {
-            keys,
-            mode,
-            lease: checked_lease(lease)?,
-            auto_renew: None,
+            target: self.target.leased(lease)?,
             store: self.store,
         })
     }
@@ -218,11 +173,7 @@ impl LockBuilder {
 #[derive(Clone)]
 pub struct Lock {
     store: Store,
-    keys: Arc<Keys>,
-    mode: Mode,
-    lease: Duration,
-    /// How long a holder renews the lock automatically.
-    auto_renew: Option<Duration>,
+    target: LeasedTarget,
 }
 
 /// Outcome of an acquire. A busy lock is a value, not an error.
@@ -283,6 +234,13 @@ impl Busy {
 }
 
 impl Lock {
+    pub(crate) fn new(store: &Store, target: &LeasedTarget) -> Self {
+        Self {
+            store: store.clone(),
+            target: target.clone(),
+        }
+    }
+
     /// Acquires the lock within `wait`, runs `work` while it is held, and gives it back. `work`
     /// gets the guard, for its [fence](Guard::fence) and to [renew](Guard::renew) the lock; it is
     /// dropped if the lock is lost, as by [`Guard::run`].
@@ -361,7 +319,7 @@ impl Lock {
     /// # }
     /// ```
     pub fn auto_renew(mut self, max: Duration) -> Self {
-        self.auto_renew = Some(max);
+        self.target.auto_renew = Some(max);
         self
     }
 
@@ -438,22 +396,23 @@ impl Lock {
 
     pub(crate) async fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired> {
         let started_at = Instant::now();
+        let LeasedTarget { keys, lease, .. } = &self.target;
         let request = Request::new(
             self.store.client_id(),
-            self.keys.clone(),
-            self.mode,
-            self.lease,
+            keys.clone(),
+            self.target.mode,
+            *lease,
             wait_deadline,
         );
-        let span = debug_span!("lock.wait", lock = %self.keys);
+        let span = debug_span!("lock.wait", lock = %keys);
         let outcome = self.store.acquire(request).instrument(span).await?;
         histogram!("lockstock_lock_wait_seconds").record(started_at.elapsed());
         match outcome {
             Outcome::Acquired(holding) => {
                 counter!("lockstock_lock_held_total").increment(1);
-                debug!(lock = %self.keys, fence = holding.fence(), "held");
+                debug!(lock = %keys, fence = holding.fence(), "held");
                 let guard = Guard::new(&self.store, holding);
-                Ok(Acquired::Held(match self.auto_renew {
+                Ok(Acquired::Held(match self.target.auto_renew {
                     Some(max) => guard.auto_renew(max),
                     None => guard,
                 }))
@@ -469,23 +428,12 @@ impl Lock {
 
 impl fmt::Debug for LockBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.target {
-            Ok((keys, _)) => f
-                .debug_struct("LockBuilder")
-                .field("name", &Escaped(keys.name()))
-                .field("kind", &keys.kind)
-                .finish_non_exhaustive(),
-            Err(reason) => f.debug_tuple("LockBuilder").field(reason).finish(),
-        }
+        self.target.fmt_as("LockBuilder", f)
     }
 }
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock")
-            .field("name", &Escaped(self.keys.name()))
-            .field("kind", &self.keys.kind)
-            .field("lease", &self.lease)
-            .finish_non_exhaustive()
+        self.target.fmt_as("Lock", f)
     }
 }

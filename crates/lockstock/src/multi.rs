@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
-use crate::lock::{Acquired, Busy, Lock};
+use crate::lock::{Acquired, Busy, LeasedTarget, Lock, LockTarget};
 use crate::store::Store;
 
 impl Store {
@@ -53,13 +53,9 @@ pub struct MultiLockBuilder {
 
 impl MultiLockBuilder {
     fn new<N: AsRef<[u8]>>(store: &Store, names: impl IntoIterator<Item = N>) -> Self {
-        let names = names.into_iter().map(|name| name.as_ref().to_vec());
-        let mut names = names.collect::<Vec<_>>();
-        names.sort_unstable();
-        names.dedup();
         Self {
             store: store.clone(),
-            names,
+            names: in_order(names),
         }
     }
 
@@ -71,15 +67,7 @@ impl MultiLockBuilder {
     /// [`is_invalid`](Error::is_invalid) if the lease is out of range, a name is empty or too
     /// long, or there are no names.
     pub fn lease(self, lease: Duration) -> Result<MultiLock> {
-        if self.names.is_empty() {
-            return Err(Error::invalid("a multi-lock needs at least one name"));
-        }
-        let locks = self.names.iter();
-        let locks = locks.map(|name| self.store.lock(name).lease(lease));
-        Ok(MultiLock {
-            locks: locks.collect::<Result<_>>()?,
-            lease,
-        })
+        Ok(MultiLock::new(&self.store, &leased(&self.names, lease)?))
     }
 }
 
@@ -91,7 +79,38 @@ pub struct MultiLock {
     lease: Duration,
 }
 
+/// Returns names in the order of acquisition, each once.
+pub(crate) fn in_order<N: AsRef<[u8]>>(names: impl IntoIterator<Item = N>) -> Vec<Vec<u8>> {
+    let names = names.into_iter().map(|name| name.as_ref().to_vec());
+    let mut names = names.collect::<Vec<_>>();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Returns the locks of these names, unless a name or the lease is invalid.
+pub(crate) fn leased(names: &[Vec<u8>], lease: Duration) -> Result<Vec<LeasedTarget>> {
+    if names.is_empty() {
+        return Err(Error::invalid("a multi-lock needs at least one name"));
+    }
+    let targets = names
+        .iter()
+        .map(|name| LockTarget::lock(name).leased(lease));
+    targets.collect()
+}
+
 impl MultiLock {
+    /// Of locks with the same lease.
+    pub(crate) fn new(store: &Store, targets: &[LeasedTarget]) -> Self {
+        Self {
+            locks: targets
+                .iter()
+                .map(|target| Lock::new(store, target))
+                .collect(),
+            lease: targets[0].lease,
+        }
+    }
+
     /// Acquires all of them, and waits without a time limit.
     ///
     /// # Errors
@@ -229,6 +248,10 @@ pub struct MultiGuard {
 }
 
 impl MultiGuard {
+    pub(crate) fn guards(&self) -> &[Guard] {
+        &self.guards
+    }
+
     /// Returns the [fence](Guard::fence) of one name, `None` if the name is not among them.
     /// Each name has a fence of its own: each row should reject a write whose fence is not
     /// higher than the last one that it has seen.
@@ -359,7 +382,7 @@ impl fmt::Debug for MultiGuard {
 }
 
 /// Returns the most important error: a lost lock before an unavailable store.
-fn combined(results: Vec<Result<()>>) -> Result<()> {
+pub(crate) fn combined(results: Vec<Result<()>>) -> Result<()> {
     let errors = results.into_iter().filter_map(Result::err);
     match errors.max_by_key(Error::is_lost) {
         Some(error) => Err(error),

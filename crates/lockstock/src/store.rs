@@ -7,10 +7,15 @@
 mod admin;
 mod background;
 mod builder;
+mod clock;
+mod dispatch;
 mod holding;
 mod memory;
+pub(crate) mod near;
+mod process;
 mod redis;
 mod request;
+mod scan;
 pub(crate) mod values;
 
 use std::sync::Arc;
@@ -20,7 +25,11 @@ pub(crate) use self::background::Background;
 use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
+pub(crate) use self::process::ProcessSettings;
+pub(crate) use self::redis::OnInterrupt;
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
+pub(crate) use self::scan::Scan;
+use crate::cache::{Bypass, Flights};
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::token::ClientId;
@@ -43,11 +52,15 @@ struct Inner {
     backend: Backend,
     background: Background,
     client_id: ClientId,
+    flights: Flights,
+    bypass: Bypass,
 }
 
 enum Backend {
     Memory(memory::Memory),
     Redis(Arc<redis::Redis>),
+    /// For blocking callers.
+    Direct(redis::DirectRedis),
 }
 
 impl Store {
@@ -170,23 +183,14 @@ impl Store {
     }
 
     fn open_with(url: &str, options: &Options) -> Result<Self> {
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        match scheme {
-            "memory" => Ok(Self::memory()),
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
-            | "redis+cluster" | "rediss+cluster" => {
+        match Scheme::of(url)? {
+            Scheme::Memory => Ok(Self::memory()),
+            Scheme::Redis => {
                 let (background, client_id) = (Background::new(), ClientId::random());
                 let redis = redis::Redis::open(url, client_id, options, background.clone())?;
                 let backend = Backend::Redis(Arc::new(redis));
                 Ok(Self::new(backend, background, client_id))
             }
-            "" => Err(Error::invalid(format!(
-                "the URL of the store has no '://': use {URLS}"
-            ))),
-            _ => Err(Error::invalid(format!(
-                "'{}' is not the URL of a store: use {URLS}",
-                redact_url(url)
-            ))),
         }
     }
 
@@ -196,6 +200,8 @@ impl Store {
                 backend,
                 background,
                 client_id,
+                flights: Flights::default(),
+                bypass: Bypass::default(),
             }),
         }
     }
@@ -205,6 +211,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(_) => Ok(()),
             Backend::Redis(redis) => redis.connect().await,
+            Backend::Direct(direct) => direct.link()?.connect().await,
         }
     }
 
@@ -218,6 +225,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(_) => Ok(()),
             Backend::Redis(redis) => redis.ping().await,
+            Backend::Direct(direct) => direct.link()?.ping().await,
         }
     }
 
@@ -246,6 +254,15 @@ impl Store {
         self.inner.client_id
     }
 
+    /// Returns the computations of cached values that are under way.
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.inner.flights
+    }
+
+    pub(crate) fn bypass(&self) -> &Bypass {
+        &self.inner.bypass
+    }
+
     pub(crate) fn background(&self) -> &Background {
         &self.inner.background
     }
@@ -256,7 +273,35 @@ impl Store {
         Ok(match &self.inner.backend {
             Backend::Memory(memory) => memory.acquire(&request).await.map(Holding::Memory),
             Backend::Redis(redis) => redis.acquire(request).await?.map(Holding::Redis),
+            Backend::Direct(direct) => {
+                let acquired = direct.link()?.acquire(request).await?;
+                acquired.map(Holding::Redis)
+            }
         })
+    }
+}
+
+/// The kind of store that a URL is for.
+enum Scheme {
+    Memory,
+    Redis,
+}
+
+impl Scheme {
+    fn of(url: &str) -> Result<Self> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "memory" => Ok(Self::Memory),
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel"
+            | "redis+cluster" | "rediss+cluster" => Ok(Self::Redis),
+            "" => Err(Error::invalid(format!(
+                "the URL of the store has no '://': use {URLS}"
+            ))),
+            _ => Err(Error::invalid(format!(
+                "'{}' is not the URL of a store: use {URLS}",
+                redact_url(url)
+            ))),
+        }
     }
 }
 
@@ -265,7 +310,7 @@ impl std::fmt::Debug for Store {
         // Not derived: the connection contains the password.
         f.write_str(match self.inner.backend {
             Backend::Memory(_) => "Store(memory)",
-            Backend::Redis(_) => "Store(redis)",
+            Backend::Redis(_) | Backend::Direct(_) => "Store(redis)",
         })
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::random::random;
+
 /// Identifies one attempt to acquire a lock. Never reused.
 ///
 /// 128 random bits: the first half identifies the client, the second half the attempt.
@@ -11,7 +13,7 @@ pub(crate) struct Token(u128);
 
 impl Token {
     pub(crate) fn random(client_id: ClientId) -> Self {
-        Self(u128::from(client_id.0) << 64 | u128::from(rand::random::<u64>()))
+        Self(u128::from(client_id.0) << 64 | u128::from(random::<u64>()))
     }
 
     /// Parses the output of [`Display`](fmt::Display).
@@ -46,7 +48,7 @@ pub struct ClientId(u64);
 
 impl ClientId {
     pub(crate) fn random() -> Self {
-        Self(rand::random())
+        Self(random())
     }
 
     /// Parses the output of [`Display`](fmt::Display).

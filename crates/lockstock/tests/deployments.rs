@@ -1,4 +1,4 @@
-//! Locks in each deployment: behind sentinels, in a Cluster, through TLS, as a user with few
+//! Locks and values in each deployment: behind sentinels, in a Cluster, through TLS, as a user with few
 //! rights, on Valkey.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{LEASE, TIMEOUT, busy, connect, got, held, lock, queued, settle, waiting};
-use lockstock::{Acquired, Busy, Guard, Lock, LockKind, Store};
+use lockstock::{Acquired, Busy, Guard, Integer, Lock, LockKind, Raw, Store, Ttl};
 use lockstock_testkit::{Authority, Cluster, Proxy, Redis, Sentinel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -210,7 +210,7 @@ async fn waiters_of_a_cluster_are_notified_in_order() {
     }
 }
 
-/// Uses every operation of a lock.
+/// Uses every operation of a lock and of the cache.
 async fn everything(url: &str) {
     let (here, there) = (connect(url).await, connect(url).await);
     here.ping().await.unwrap();
@@ -241,11 +241,40 @@ async fn everything(url: &str) {
     got(writer).await.release().await.unwrap();
     let cart = here.lock_all(["shop:x", "shop:y"]).lease(LEASE).unwrap();
     cart.acquire().await.unwrap().release().await.unwrap();
+    every_call_of_the_cache(&here).await;
     here.drain().await;
 }
 
+async fn every_call_of_the_cache(store: &Store) {
+    let values = store.cache("shop").codec(Integer);
+    values.set("a", &1, LEASE).await.unwrap();
+    assert!(!values.add("a", &2, LEASE).await.unwrap());
+    assert!(values.replace("a", &3, LEASE).await.unwrap());
+    assert_eq!(values.incr("a", 1, LEASE).await.unwrap(), 4);
+    assert_eq!(values.decr("b", 1, LEASE).await.unwrap(), -1);
+    assert_eq!(values.get("a").await.unwrap(), Some(4));
+    assert!(values.contains("a").await.unwrap());
+    assert!(values.touch("a", LEASE).await.unwrap());
+    assert!(values.persist("a").await.unwrap());
+    assert_eq!(values.ttl("a").await.unwrap(), Some(Ttl::Never));
+    assert!(values.delete("a").await.unwrap());
+    values.set_many([("a", 1), ("c", 2)], LEASE).await.unwrap();
+    let read = values.get_many(["a", "b", "d"]).await.unwrap();
+    assert_eq!(read, [Some(1), Some(-1), None]);
+    assert_eq!(values.delete_many(["a", "d"]).await.unwrap(), 1);
+    assert!(values.keys("?").unwrap().next().await.unwrap().is_some());
+    assert_eq!(values.clear().await.unwrap(), 2);
+    let error = {
+        let text = store.cache::<String>("shop").codec(Raw);
+        text.set("a", &"1.0".to_owned(), LEASE).await.unwrap();
+        values.incr("a", 1, LEASE).await.unwrap_err()
+    };
+    assert!(error.is_malformed(), "{error}");
+    values.clear().await.unwrap();
+}
+
 #[tokio::test]
-async fn a_user_with_the_documented_rights_can_lock() {
+async fn a_user_with_the_documented_rights_can_lock_and_cache() {
     let rights = RIGHTS.split_whitespace().collect::<Vec<_>>();
     let mut user = vec!["--user", "locks", "on", ">pw", "~shop:*"];
     user.extend(rights);

@@ -180,7 +180,7 @@ impl RecordStore for LockstockRecordStore {
     async fn save(&self, key: &RequestKey, record: &RecordedResponse) -> Result<(), BoxError> {
         Ok(self
             .records
-            .set(key.id(), &record.to_bytes().into(), self.ttl)
+            .set(key.id(), &record.to_bytes(), self.ttl)
             .await?)
     }
 }

@@ -23,7 +23,6 @@ use crate::drf::query::{ListQuery, Page};
 use crate::error::ApiError;
 use crate::http::idempotency::{self, MaybeKey, buffer_body};
 use crate::http::paths::{AnyProductId, ProductId};
-use crate::http::preconditions;
 use crate::openapi::{
     AnyProductPathParams, BodyErrors, ErrorDetail, IdempotencyErrors, IdempotencyKeyParam,
     IfNoneMatchParam, ListParams, ProductPathParams, QueryErrors,
@@ -33,20 +32,15 @@ use crate::storage::{NewProduct, RequestContext, WriteContext, WriteOutcome};
 
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
-    let buffer_body = || from_fn_with_state(state.clone(), buffer_body);
     let create = routes!(create)
         .layer(state.idempotency.orders.clone())
-        .layer(buffer_body());
+        .layer(from_fn_with_state(state.clone(), buffer_body::<()>));
     let update = routes!(update::replace, update::change, update::remove).layer(
         // From the outside in.
         ServiceBuilder::new()
-            .layer(buffer_body())
+            .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>))
             .layer(state.idempotency.updates.clone())
             .layer(from_fn_with_state(state.clone(), update::validate))
-            .layer(match state.settings.require_if_match {
-                true => preconditions::layer().require(),
-                false => preconditions::layer(),
-            })
             .layer(state.update_lock.clone()),
     );
     OpenApiRouter::new()

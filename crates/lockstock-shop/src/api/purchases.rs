@@ -61,7 +61,7 @@ pub(crate) struct PurchaseResponse {
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let buy = routes!(buy)
         .layer(state.idempotency.orders.clone())
-        .layer(from_fn_with_state(state.clone(), buffer_body));
+        .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>));
     OpenApiRouter::new()
         .routes(buy)
         .routes(routes!(list))

@@ -60,20 +60,25 @@ pub(crate) struct ReservationResponse {
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let idempotency = state.idempotency.orders.clone();
-    let buffer_body = || from_fn_with_state(state.clone(), buffer_body);
     OpenApiRouter::new()
         .routes(
             routes!(reserve)
                 .layer(idempotency.clone())
-                .layer(buffer_body()),
+                .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>)),
         )
         .routes(routes!(retrieve, cancel))
         .routes(
             routes!(confirm)
                 .layer(idempotency.clone())
-                .layer(from_fn_with_state(state.clone(), buffer_ignored_body)),
+                .layer(from_fn_with_state(
+                    state.clone(),
+                    buffer_ignored_body::<ReservationPath>,
+                )),
         )
-        .routes(routes!(extend).layer(idempotency).layer(buffer_body()))
+        .routes(routes!(extend).layer(idempotency).layer(from_fn_with_state(
+            state.clone(),
+            buffer_body::<ReservationPath>,
+        )))
 }
 
 /// Reserve stock

@@ -1,10 +1,12 @@
-//! `lockstock bench`: measures the lock on a store, and checks its guarantees meanwhile.
+//! `lockstock bench`: measures the lock on a store, and checks its guarantees meanwhile; measures the
+//! cache (`cache`).
 //!
 //! - `worker`: a process with tasks that acquire and release; `coordinator`: starts and stops the
 //!   workers; `messages`: the protocol between them.
 //! - `history`: the intervals of all holders, and the check that none overlap.
 //! - `redis_traffic`: the commands that Redis received. `report`: the results as a table or JSON.
 
+mod cache;
 mod clock;
 mod coordinator;
 mod history;
@@ -64,6 +66,9 @@ enum BenchCommand {
     /// that no two holders overlap
     #[command(args_override_self = true, after_help = LOCK_HELP)]
     Lock(LockArgs),
+    /// Measure reads and writes of values per second and their latencies, beside plain commands
+    #[command(args_override_self = true, after_help = cache::HELP)]
+    Cache(cache::CacheArgs),
     /// A process that `bench lock` starts.
     #[command(hide = true)]
     Worker,
@@ -117,6 +122,8 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.command {
         // Blocks on processes, pipes and a blocking connection.
         BenchCommand::Lock(args) => tokio::task::spawn_blocking(|| bench_lock(args)).await?,
+        // Has a runtime of its own.
+        BenchCommand::Cache(args) => tokio::task::spawn_blocking(move || cache::run(&args)).await?,
         BenchCommand::Worker => worker::run().await,
     }
 }

@@ -33,7 +33,6 @@ impl From<Rejection> for ApiError {
             Rejection::KeyReused => Self::key_reused(),
             Rejection::InFlight { retry_after } => Self::in_flight(retry_after),
             Rejection::BodyTooLarge { limit } => Self::body_too_large(limit),
-            Rejection::PreconditionRequired => Self::precondition_required(),
             Rejection::PreconditionFailed { .. } | Rejection::PreconditionMalformed { .. } => {
                 let detail = |language| refused.detail(language);
                 let (english, korean) = (detail(Language::English), detail(Language::Korean));
@@ -117,7 +116,7 @@ impl ApiError {
     }
 
     /// 428 if the server requires `If-Match` and the request has none.
-    fn precondition_required() -> Self {
+    pub(crate) fn precondition_required() -> Self {
         Self::coded(
             StatusCode::PRECONDITION_REQUIRED,
             "precondition_required",

@@ -94,9 +94,10 @@ pub(crate) async fn sweep(storage: Arc<dyn Storage>) {
 
 /// Notes what is known when a request with a key arrives, and reads its body, within the limits of
 /// the server, before the idempotency layer reads it to compute the fingerprint. What the head
-/// decides is rejected before.
-pub(crate) async fn buffer_body(
+/// decides is rejected before, a malformed id in the path included.
+pub(crate) async fn buffer_body<Path>(
     State(state): State<AppState>,
+    _: Path,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -104,8 +105,9 @@ pub(crate) async fn buffer_body(
 }
 
 /// Does the same where the fields of the body are not used.
-pub(crate) async fn buffer_ignored_body(
+pub(crate) async fn buffer_ignored_body<Path>(
     State(state): State<AppState>,
+    _: Path,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {

@@ -7,10 +7,10 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::{Extensions, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use lockstock_http::{Preconditions, PreconditionsLayer, Validators};
+use lockstock_http::{Preconditions, Validators};
 
 use crate::error::ApiError;
 use crate::http::paths::ProductId;
@@ -20,16 +20,16 @@ use crate::state::AppState;
 /// The route whose PUT, PATCH and DELETE change a product.
 const PRODUCT: &str = "/api/products/{id}/";
 
-/// Builds the layer that passes the conditions of an update to its handler.
-pub(crate) fn layer() -> PreconditionsLayer {
-    PreconditionsLayer::new().on_rejection(|rejection, _| ApiError::of_layer(rejection))
+/// Returns the conditions of an update, which its handler evaluates.
+pub(crate) fn of_update(extensions: &Extensions) -> Preconditions {
+    extensions.get().cloned().unwrap_or_default()
 }
 
-/// Handles a request to a route of the API under its conditions, except those of an update.
+/// Handles a request to a route of the API under its conditions. Passes those of an update on.
 pub(crate) async fn evaluate(
     state: &AppState,
     route: &Route,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let method = request.method();
@@ -41,9 +41,9 @@ pub(crate) async fn evaluate(
         let response = conditions.select(next.run(request).await);
         return Ok(response.map_err(ApiError::from)?.map(Body::new));
     }
-    if &*route.pattern != PRODUCT
-        && let Err(rejection) = conditions.check(Some(&Validators::default()))
-    {
+    if &*route.pattern == PRODUCT {
+        request.extensions_mut().insert(conditions);
+    } else if let Err(rejection) = conditions.check(Some(&Validators::default())) {
         let path = request.uri().path();
         return Err(missing_product(state, path)
             .await

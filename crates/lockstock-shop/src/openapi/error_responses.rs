@@ -151,7 +151,7 @@ pub(crate) enum UpdateErrors {
     /// or it is one in If-None-Match.
     #[response(status = 412, headers(("ETag" = String, description = "The version, quoted")))]
     Stale(Stale),
-    /// This server requires If-Match.
+    /// This server requires If-Match. Precedes the errors of the body.
     #[response(status = 428)]
     IfMatchRequired(ErrorDetail),
     /// Another request is updating the product, or has just updated it. See Retry-After.

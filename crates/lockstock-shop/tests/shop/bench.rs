@@ -1,4 +1,4 @@
-//! `lockstock bench lock`: its results, and what makes it fail.
+//! `lockstock bench`: its results, and what makes it fail.
 
 use std::process::{Child, Output, Stdio};
 
@@ -11,6 +11,24 @@ fn bench(args: &[&str]) -> Output {
     let mut command = binary();
     command.args(["bench", "lock"]).args(args);
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// Returns the JSON of `bench cache`.
+fn measured_cache(store: &str) -> Value {
+    let mut command = binary();
+    command.args(["bench", "cache", "--json", "--seconds", "1", "--tasks", "4"]);
+    command.args(["--threads", "2", "--size", "20", "--store", store]);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for workload in ["get", "set", "mix"] {
+        let number = |name: &str| line[workload][name].as_f64().unwrap();
+        assert!(number("calls_per_s") > 0.0, "{line}");
+        assert!(number("p50_ms") <= number("p99_ms"), "{line}");
+        assert!(number("p99_ms") <= number("p999_ms"), "{line}");
+    }
+    line
 }
 
 /// Returns the JSON of a bench that found no violation.
@@ -45,6 +63,25 @@ fn error(args: &[&str], code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     stderr
+}
+
+#[test]
+fn values_are_measured_beside_plain_commands_and_removed() {
+    let redis = Redis::start();
+    let line = measured_cache(&redis.url());
+    for workload in ["get", "set", "mix"] {
+        assert!(line[workload]["ratio"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(
+            line[workload]["plain"]["calls_per_s"].as_f64().unwrap() > 0.0,
+            "{line}"
+        );
+    }
+    assert_eq!(redis.command(&["DBSIZE"]), Ok("0".to_owned()));
+    let line = measured_cache("memory://");
+    assert!(
+        line["get"]["plain"].is_null() && line["get"]["ratio"].is_null(),
+        "{line}"
+    );
 }
 
 #[test]

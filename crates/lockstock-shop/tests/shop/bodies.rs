@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Server, product};
+use crate::harness::{Server, product, sqlite};
 use crate::malformed_requests::{connect, post, raw, rest};
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -149,6 +149,17 @@ fn expecting(start: &str, headers: &str) -> String {
     format!("{start} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{headers}\r\n")
 }
 
+/// Sends the head of a request and no byte of its body.
+async fn is_rejected_by_its_head(server: &Server, start: &str, headers: &str, status: u16) {
+    let head = expecting(start, headers);
+    let response = raw(server, head.as_bytes()).await;
+    let begin = format!("HTTP/1.1 {status} ");
+    assert!(response.starts_with(&begin), "{head}{response}");
+    if start.contains("/api/") {
+        assert!(response.contains("connection: close"), "{head}{response}");
+    }
+}
+
 #[tokio::test]
 async fn what_the_head_decides_is_rejected_without_100_continue() {
     let server = Server::embedded().args(&["--body-limit", "1000"]).start();
@@ -244,15 +255,25 @@ async fn what_the_head_decides_is_rejected_without_100_continue() {
         ("POST /healthz".to_owned(), format!("{json}{short}"), 405),
     ];
     for (start, headers, status) in cases {
-        // The client sends no byte of the body.
-        let head = expecting(&start, &headers);
-        let response = raw(&server, head.as_bytes()).await;
-        let begin = format!("HTTP/1.1 {status} ");
-        assert!(response.starts_with(&begin), "{head}{response}");
-        if start.contains("/api/") {
-            assert!(response.contains("connection: close"), "{head}{response}");
+        is_rejected_by_its_head(&server, &start, &headers, status).await;
+    }
+    // An id that no product or reservation can have, with and without a record to look for.
+    for start in [
+        "PUT /api/products/x/",
+        "PATCH /api/products/x/",
+        "POST /api/products/x/purchases/",
+        "POST /api/products/x/reservations/",
+        "POST /api/products/1/reservations/x/extend/",
+        "POST /api/products/1/reservations/x/confirm/",
+    ] {
+        for key in ["", "Idempotency-Key: k\r\n"] {
+            let headers = format!("{json}{short}{key}");
+            is_rejected_by_its_head(&server, start, &headers, 404).await;
         }
     }
+    let start = format!("POST /api/products/{id}/");
+    let headers = format!("{json}{short}Idempotency-Key: k\r\n");
+    is_rejected_by_its_head(&server, &start, &headers, 405).await;
     let body = r#"{"name": "Mug", "price": 1}"#;
     let headers = format!(
         "{json}Connection: close\r\nContent-Length: {}\r\n",
@@ -267,6 +288,60 @@ async fn what_the_head_decides_is_rejected_without_100_continue() {
     stream.write_all(body.as_bytes()).await.unwrap();
     let response = rest(&mut stream).await;
     assert!(response.starts_with("HTTP/1.1 201 "), "{response}");
+}
+
+#[tokio::test]
+async fn a_missing_if_match_is_rejected_without_100_continue() {
+    let server = Server::embedded()
+        .args(&["--after-update", "release", "--require-if-match"])
+        .start();
+    let id = server.create(10).await;
+    let json = "Content-Type: application/json\r\nContent-Length: 100\r\n";
+    for method in ["PUT", "PATCH", "DELETE"] {
+        for (path, headers, status) in [
+            (product(id), json.to_owned(), 428),
+            // It requires that the product has another version, not that it has a known one.
+            (product(id), format!("If-None-Match: \"7\"\r\n{json}"), 428),
+            // Each of these matters more.
+            (product(id), format!("If-Match: 2\r\n{json}"), 400),
+            (product(999), json.to_owned(), 404),
+        ] {
+            let start = format!("{method} {path}");
+            is_rejected_by_its_head(&server, &start, &headers, status).await;
+        }
+    }
+    // A body that is not read is not invalid either.
+    let invalid = || {
+        let request = server.request(Method::PATCH, &product(id));
+        request.json(&json!({ "stock": -1 }))
+    };
+    let without = server.send(invalid()).await;
+    assert_eq!(without.body["code"], "precondition_required");
+    let with = server.send(invalid().header("If-Match", "\"1\"")).await;
+    assert_eq!(with.status, 400);
+}
+
+#[tokio::test]
+async fn a_recorded_response_matters_more_than_a_required_if_match() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = sqlite(&folder.path().join("shop.sqlite3"));
+    let start = |args: &[&str]| Server::on("memory://", &database).args(args).start();
+    let server = start(&[]);
+    let id = server.create(10).await;
+    let keyed = |server: &Server| {
+        let request = server.request(Method::PATCH, &product(id));
+        let request = request.header("Idempotency-Key", "k");
+        request.json(&json!({ "stock": 9 }))
+    };
+    assert_eq!(server.send(keyed(&server)).await.status, 200);
+    drop(server);
+    let strict = start(&["--require-if-match"]);
+    let replayed = strict.send(keyed(&strict)).await;
+    assert_eq!(
+        (replayed.status.as_u16(), &replayed.body["stock"]),
+        (200, &json!(9))
+    );
+    assert_eq!(strict.patch(id, json!({ "stock": 8 })).await.status, 428);
 }
 
 #[tokio::test]

@@ -28,6 +28,12 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// ```
 ///
 /// A format that accepts the bytes of another one must come after it: [`Raw`] accepts any bytes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no format for values of type `{T}`",
+    note = "`Json` and `MessagePack` store owned values that implement `Serialize` and \
+            `DeserializeOwned`: `String` instead of `&str`, `Vec<T>` instead of `&[T]`",
+    note = "`Raw` stores `Bytes`, `Vec<u8>` and `String`; `Integer` stores `i64`"
+)]
 pub trait Codec<T>: Clone + Send + Sync + 'static {
     /// Encodes a value.
     ///
@@ -70,9 +76,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
     }
 
     fn decode(&self, bytes: &Bytes) -> Result<T, CodecError> {
-        let mut deserializer = rmp_serde::Deserializer::from_read_ref(&bytes[..]);
+        let mut deserializer = rmp_serde::Deserializer::new(&bytes[..]);
         let value = T::deserialize(&mut deserializer)?;
-        if deserializer.position() != bytes.len() as u64 {
+        if !deserializer.get_ref().is_empty() {
             return Err("bytes follow the MessagePack value".into());
         }
         Ok(value)
@@ -123,8 +129,20 @@ impl Codec<i64> for Integer {
     }
 
     fn decode(&self, bytes: &Bytes) -> Result<i64, CodecError> {
-        Ok(std::str::from_utf8(bytes)?.parse()?)
+        Ok(parse_integer(bytes).ok_or("not an integer of 64 bits, as Redis writes it")?)
     }
+}
+
+/// Parses what Redis accepts as an integer: no plus sign, no leading zeros, no spaces.
+pub(crate) fn parse_integer(bytes: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let integer = text.parse::<i64>().ok()?;
+    let is_canonical = match text.strip_prefix('-').unwrap_or(text).as_bytes() {
+        [b'0'] => text == "0",
+        [b'1'..=b'9', ..] => true,
+        _ => false,
+    };
+    is_canonical.then_some(integer)
 }
 
 /// Implements [`Codec`] for a tuple.

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{Codec, CodecError};
+use super::envelope::Envelope;
 use super::ttl::{MIN_TTL, Ttl};
 use crate::error::{Error, Result};
+use crate::escaped::Escaped;
 use crate::lease::truncate_to_millis;
+use crate::random::random;
 
 /// The maximum length of a key: 64 KiB.
 pub const MAX_KEY_BYTES: usize = 64 * 1024;
@@ -16,8 +19,13 @@ pub const MAX_KEY_BYTES: usize = 64 * 1024;
 /// another: 16 MiB. Larger values delay the locks, which use the same connection.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
 
+/// The length up to which a key in the store is built on the stack.
+const SHORT_KEY_BYTES: usize = 192;
+
 /// The prefix of the keys of all values. No lock uses it (see `key.rs`).
 const KEY_PREFIX: &[u8] = b"lockstock:cache:";
+/// The prefix of the tokens of all tags, which no value and no lock uses.
+const TAG_PREFIX: &[u8] = b"lockstock:tag:";
 
 /// Layout and format of the entries of one namespace and version.
 #[derive(Debug, Clone)]
@@ -27,6 +35,8 @@ pub(crate) struct Entries<C> {
     layout: KeyLayout,
     /// What the keys begin with, derived from the fields above.
     prefix: Arc<[u8]>,
+    /// What the keys of the tokens begin with. The same for all versions and layouts.
+    tag_prefix: Arc<[u8]>,
     pub(crate) codec: C,
     /// The largest share of a time to live that is subtracted at random.
     jitter: f64,
@@ -50,6 +60,7 @@ impl<C> Entries<C> {
             version,
             layout,
             prefix: prefix(layout, namespace, version),
+            tag_prefix: [TAG_PREFIX, &escape(namespace), b":"].concat().into(),
             codec,
             jitter: 0.0,
             max_value_bytes: MAX_VALUE_BYTES,
@@ -62,6 +73,7 @@ impl<C> Entries<C> {
             version: self.version,
             layout: self.layout,
             prefix: self.prefix,
+            tag_prefix: self.tag_prefix,
             codec,
             jitter: self.jitter,
             max_value_bytes: self.max_value_bytes,
@@ -91,51 +103,94 @@ impl<C> Entries<C> {
         &self.prefix
     }
 
+    /// Returns what the keys of the tokens of all tags begin with.
+    pub(crate) fn tag_prefix(&self) -> &Arc<[u8]> {
+        &self.tag_prefix
+    }
+
     /// Returns the key in the store.
     pub(crate) fn key(&self, key: &[u8]) -> Result<Vec<u8>> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Error::invalid(format!(
-                "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
-                key.len()
-            )));
-        }
+        check(key)?;
         Ok([&self.prefix, key].concat())
+    }
+
+    /// Calls `read` with the key in the store, which is not allocated unless it is long.
+    pub(crate) fn with_key<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        check(key)?;
+        let (prefix, mut buffer) = (self.prefix.len(), [0; SHORT_KEY_BYTES]);
+        match buffer.get_mut(..prefix + key.len()) {
+            Some(buffer) => {
+                buffer[..prefix].copy_from_slice(&self.prefix);
+                buffer[prefix..].copy_from_slice(key);
+                Ok(read(buffer))
+            }
+            None => Ok(read(&[&self.prefix, key].concat())),
+        }
     }
 
     /// Returns the time to live of an entry that is written now.
     pub(crate) fn ttl(&self, ttl: Ttl) -> Result<Ttl> {
         Ok(match ttl.checked()? {
             Ttl::After(ttl) if self.jitter > 0.0 => {
-                let share = 1.0 - self.jitter * rand::random::<f64>();
+                let share = 1.0 - self.jitter * random::<f64>();
                 Ttl::After(truncate_to_millis(ttl.mul_f64(share)).max(MIN_TTL))
             }
             ttl => ttl,
         })
     }
 
+    /// Returns the bytes of an entry that has only a value.
     pub(crate) fn encode<T>(&self, value: &T) -> Result<Bytes>
     where
         C: Codec<T>,
     {
-        let bytes = self.codec.encode(value).map_err(cannot_encode)?;
-        if bytes.len() > self.max_value_bytes {
-            return Err(Error::invalid(format!(
-                "a value can have at most {} bytes, this one has {}",
-                self.max_value_bytes,
-                bytes.len()
-            )));
-        }
-        Ok(bytes)
+        let payload = self.encode_payload(value)?;
+        self.check_size(&payload)?;
+        Ok(Envelope::plain(payload).seal())
     }
 
-    pub(crate) fn decode<T>(&self, bytes: &Bytes) -> Result<T>
+    pub(crate) fn encode_payload<T>(&self, value: &T) -> Result<Bytes>
     where
         C: Codec<T>,
     {
-        self.codec.decode(bytes).map_err(|error| {
-            Error::malformed(format!("the value in the cache cannot be decoded: {error}"))
+        self.codec.encode(value).map_err(cannot_encode)
+    }
+
+    pub(crate) fn check_size(&self, payload: &Bytes) -> Result<()> {
+        if payload.len() > self.max_value_bytes {
+            return Err(Error::invalid(format!(
+                "a value can have at most {} bytes, this one has {}",
+                self.max_value_bytes,
+                payload.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Decodes the value of an entry, without its envelope.
+    pub(crate) fn decode<T>(&self, payload: &Bytes) -> Result<T>
+    where
+        C: Codec<T>,
+    {
+        // Without the key, which may be a secret, such as the id of a session.
+        self.codec.decode(payload).map_err(|error| {
+            Error::malformed(format!(
+                "a value under {:?} cannot be decoded: {error}. Delete it, or add the format that it \
+                 was written in to the codec of the cache",
+                Escaped(&self.prefix)
+            ))
         })
     }
+}
+
+fn check(key: &[u8]) -> Result<()> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(Error::invalid(format!(
+            "a cache key must have 1 to {MAX_KEY_BYTES} bytes, this one has {}",
+            key.len()
+        )));
+    }
+    Ok(())
 }
 
 fn cannot_encode(error: CodecError) -> Error {
@@ -147,16 +202,23 @@ fn prefix(layout: KeyLayout, namespace: &[u8], version: u64) -> Arc<[u8]> {
     match layout {
         KeyLayout::Lockstock => {
             prefix.extend_from_slice(KEY_PREFIX);
-            for &byte in namespace {
-                match byte {
-                    b'%' => prefix.extend_from_slice(b"%25"),
-                    b':' => prefix.extend_from_slice(b"%3A"),
-                    _ => prefix.push(byte),
-                }
-            }
+            prefix.extend_from_slice(&escape(namespace));
         }
         KeyLayout::Django => prefix.extend_from_slice(namespace),
     }
     prefix.extend_from_slice(format!(":{version}:").as_bytes());
     prefix.into()
+}
+
+/// Writes a namespace so that it contains no colon.
+fn escape(namespace: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(namespace.len());
+    for &byte in namespace {
+        match byte {
+            b'%' => escaped.extend_from_slice(b"%25"),
+            b':' => escaped.extend_from_slice(b"%3A"),
+            _ => escaped.push(byte),
+        }
+    }
+    escaped
 }

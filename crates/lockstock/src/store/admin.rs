@@ -12,6 +12,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => Ok(memory.inspect_all()),
             Backend::Redis(redis) => redis.inspect_all().await,
+            Backend::Direct(direct) => direct.link()?.inspect_all().await,
         }
     }
 
@@ -19,6 +20,10 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => Ok(memory.inspect(keys)),
             Backend::Redis(redis) => redis.inspect(keys, name.to_vec()).await.map(Some),
+            Backend::Direct(direct) => {
+                let link = direct.link()?;
+                link.inspect(keys, name.to_vec()).await.map(Some)
+            }
         }
     }
 
@@ -31,6 +36,7 @@ impl Store {
         match &self.inner.backend {
             Backend::Memory(memory) => Ok(memory.force_release(keys, holder)),
             Backend::Redis(redis) => redis.force_release(keys, holder).await,
+            Backend::Direct(direct) => direct.link()?.force_release(keys, holder).await,
         }
     }
 }

@@ -30,8 +30,9 @@ struct Inner {
     tasks: TaskTracker,
     /// One permit: after an outage thousands of releases may be pending.
     retries: Semaphore,
-    /// A handle rather than `tokio::spawn`: a guard may be dropped outside the runtime.
-    runtime: Handle,
+    /// A handle rather than `tokio::spawn`: a guard may be dropped outside the runtime. `None`: that
+    /// of the process, which need not be started yet.
+    runtime: Option<Handle>,
 }
 
 impl Background {
@@ -41,6 +42,15 @@ impl Background {
     ///
     /// Outside a tokio runtime.
     pub(super) fn new() -> Self {
+        Self::on(Some(Handle::current()))
+    }
+
+    /// Creates a set of tasks on the runtime of the process.
+    pub(super) fn of_process() -> Self {
+        Self::on(None)
+    }
+
+    fn on(runtime: Option<Handle>) -> Self {
         let tasks = TaskTracker::new();
         // `TaskTracker::wait` returns only once the tracker is closed. A closed tracker still
         // accepts tasks.
@@ -48,7 +58,7 @@ impl Background {
         Self(Arc::new(Inner {
             tasks,
             retries: Semaphore::new(1),
-            runtime: Handle::current(),
+            runtime,
         }))
     }
 
@@ -59,12 +69,20 @@ impl Background {
 
     /// Runs `task` to completion, independently of the caller.
     pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.runtime.spawn(self.0.tasks.track_future(task));
+        self.runtime().spawn(self.0.tasks.track_future(task));
     }
 
     /// Runs `task` until it is aborted. [`drain`](Self::drain) does not wait for it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        self.0.runtime.spawn(task).abort_handle()
+        self.runtime().spawn(task).abort_handle()
+    }
+
+    fn runtime(&self) -> Handle {
+        match &self.0.runtime {
+            Some(runtime) => runtime.clone(),
+            // The lock that a task is about was acquired on it.
+            None => crate::runtime::handle().expect("the runtime was started"),
+        }
     }
 
     /// Awaits `first`, and sends the request again until it succeeds or the deadline passes.

@@ -17,7 +17,7 @@ pub struct StoreBuilder {
 
 /// Settings of the connections.
 #[derive(Clone)]
-pub(super) struct Options {
+pub(crate) struct Options {
     pub(super) timeout: Duration,
     /// Instead of those of the URL.
     pub(super) credentials: Option<Credentials>,
@@ -125,6 +125,10 @@ impl StoreBuilder {
     /// Outside a tokio runtime.
     pub fn open(self) -> Result<Store> {
         Store::open_with(&self.url, &self.options)
+    }
+
+    pub(crate) fn into_parts(self) -> (String, Options) {
+        (self.url, self.options)
     }
 }
 

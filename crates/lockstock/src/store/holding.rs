@@ -11,6 +11,7 @@ use super::memory;
 use super::redis::holding as redis;
 use super::request::ReleaseOutcome;
 use crate::error::Result;
+use crate::inspect::{HolderId, Identity};
 use crate::key::Keys;
 
 /// A held lock, as its backend knows it.
@@ -35,6 +36,14 @@ impl Holding {
             Self::Memory(holding) => holding.fence,
             Self::Redis(holding) => holding.fence,
         }
+    }
+
+    /// Returns under which identity the store has the lock.
+    pub(crate) fn holder_id(&self) -> HolderId {
+        HolderId(Identity::Client(match self {
+            Self::Memory(holding) => holding.token,
+            Self::Redis(holding) => holding.token(),
+        }))
     }
 
     pub(crate) fn lease(&self) -> Duration {

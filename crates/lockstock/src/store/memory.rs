@@ -3,7 +3,9 @@
 //! The waiters of a lock are served in order of arrival, by the holder that releases. The end
 //! of a lease is noticed by the waiters' own timers.
 
+mod glob;
 mod lock_table;
+mod scan;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod sync;
@@ -16,8 +18,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::lock_table::{EnqueueOutcome, Grant, LockTable, QueuedWaiter};
+pub(super) use self::scan::Scan;
 use self::sync::{Mutex, MutexGuard, sleep_until};
-pub(super) use self::values::Apply;
+pub(crate) use self::values::Apply;
 use self::values::Values;
 use super::request::{Handover, Outcome, ReleaseOutcome, Request};
 use crate::inspect::{HolderId, Identity, LockInfo};
@@ -45,7 +48,7 @@ impl fmt::Debug for Memory {
 #[derive(Debug)]
 pub(crate) struct Holding {
     memory: Memory,
-    token: Token,
+    pub(super) token: Token,
     pub(super) keys: Arc<Keys>,
     pub(super) lease: Duration,
     pub(super) fence: u64,

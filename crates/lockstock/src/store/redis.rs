@@ -1,5 +1,5 @@
-//! The Redis backend: locks (`acquisition.rs`, `holding.rs`), values (`values.rs`) and the
-//! listing (`inspect.rs`).
+//! The Redis backend: locks (`acquisition.rs`, `holding.rs`), values (`values.rs`, `near.rs`) and
+//! the listing (`inspect.rs`).
 //!
 //! Every operation on a lock is a step of a Lua script. A waiter joins a queue in Redis, and
 //! the holder that releases hands the lock over to it, through one channel per client. Of the
@@ -13,13 +13,20 @@ mod acquisition;
 mod attempt;
 mod batch;
 mod cohort;
+mod command;
 mod connection;
+mod direct;
 mod eviction;
 pub(super) mod holding;
 mod inspect;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod interleaving_tests;
+mod near;
 mod notifications;
 mod operation;
 mod replies;
+mod scan;
 mod scripts;
 mod values;
 
@@ -37,11 +44,16 @@ use self::notifications::Notifications;
 use self::operation::Operation;
 use super::background::Background;
 use super::builder::Options;
+use super::near::NearTables;
 use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
-pub(super) use self::values::WireCommand;
+pub(super) use self::connection::DirectTarget;
+pub(crate) use self::connection::direct::OnInterrupt;
+pub(super) use self::direct::{DirectRedis, DirectSettings};
+pub(super) use self::scan::Scan;
+pub(crate) use self::values::WireCommand;
 
 pub(super) struct Redis {
     connection: Connection,
@@ -51,6 +63,9 @@ pub(super) struct Redis {
     notifications: Notifications,
     local_queues: LocalQueues,
     background: Background,
+    near: Arc<NearTables>,
+    /// Whether a task probes the tracked connections.
+    is_probing: Arc<AtomicBool>,
     /// Whether the settings of the servers have been looked at.
     is_checked: AtomicBool,
 }
@@ -69,7 +84,9 @@ impl Redis {
     ) -> Result<Self> {
         let timeout = options.timeout;
         let (notifications, forced_releases) = Notifications::new();
-        let connection = Connection::open(url, client_id, notifications.clone(), options)?;
+        let near = Arc::new(NearTables::new());
+        let connection =
+            Connection::open(url, client_id, notifications.clone(), near.clone(), options)?;
         Ok(Self {
             batcher: ScriptBatcher::new(connection.clone(), timeout),
             connection,
@@ -78,6 +95,8 @@ impl Redis {
             local_queues: LocalQueues::new(notifications.clone(), forced_releases, timeout),
             notifications,
             background,
+            near,
+            is_probing: Arc::default(),
             is_checked: AtomicBool::new(false),
         })
     }

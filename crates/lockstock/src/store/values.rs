@@ -7,19 +7,17 @@ pub(crate) mod batches;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
-use self::batches::{KeyBatch, SlotOf};
-use super::memory::Apply;
-use super::redis::WireCommand;
-use super::{Backend, Store};
+use super::near::Written;
 use crate::cache::Ttl;
 use crate::command::{Command, Reply};
-use crate::error::Result;
 
 /// A command on the values of one slot.
 pub(crate) trait ValueCommand {
     type Reply;
+
+    /// Returns the keys whose values may be different afterwards: near caches forget them.
+    fn writes(&self) -> Written<'_>;
 
     /// Returns whether a second execution has the same effect and the same reply as the first, so
     /// that a command whose reply was lost can be sent again.
@@ -35,6 +33,10 @@ pub(crate) struct Get {
 
 impl ValueCommand for Get {
     type Reply = Option<Bytes>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Returns the values under several keys of one slot, in order.
@@ -44,6 +46,10 @@ pub(crate) struct GetMany {
 
 impl ValueCommand for GetMany {
     type Reply = Vec<Option<Bytes>>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Writes a value. Returns whether the condition was met.
@@ -64,6 +70,10 @@ pub(crate) enum SetCondition {
 impl ValueCommand for Set {
     type Reply = bool;
 
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+
     fn is_repeatable(&self) -> bool {
         // Repeated, it would find its own value.
         self.condition != SetCondition::IfMissing
@@ -78,6 +88,10 @@ pub(crate) struct Delete {
 
 impl ValueCommand for Delete {
     type Reply = u64;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Keys(&self.keys)
+    }
 }
 
 /// Returns whether there is a value under a key.
@@ -87,6 +101,10 @@ pub(crate) struct Exists {
 
 impl ValueCommand for Exists {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Sets the time to live of a value. Returns whether there is one.
@@ -97,6 +115,10 @@ pub(crate) struct Touch {
 
 impl ValueCommand for Touch {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Removes the time to live of a value. Returns whether it had one, `false` also if the command was
@@ -107,6 +129,10 @@ pub(crate) struct Persist {
 
 impl ValueCommand for Persist {
     type Reply = bool;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
 }
 
 /// Returns the remaining time to live of a value, `None` if there is no value.
@@ -116,6 +142,10 @@ pub(crate) struct TtlOf {
 
 impl ValueCommand for TtlOf {
     type Reply = Option<Ttl>;
+
+    fn writes(&self) -> Written<'_> {
+        Written::Nothing
+    }
 }
 
 /// Adds to an integer and returns the sum.
@@ -130,6 +160,10 @@ pub(crate) struct Increment {
 impl ValueCommand for Increment {
     type Reply = Option<i64>;
 
+    fn writes(&self) -> Written<'_> {
+        Written::Key(&self.key)
+    }
+
     fn is_repeatable(&self) -> bool {
         false
     }
@@ -138,62 +172,12 @@ impl ValueCommand for Increment {
 impl ValueCommand for Command {
     type Reply = Reply;
 
+    fn writes(&self) -> Written<'_> {
+        // Whether it writes is not known here.
+        self.key().map_or(Written::Nothing, Written::Key)
+    }
+
     fn is_repeatable(&self) -> bool {
         self.is_repeatable
-    }
-}
-
-impl Store {
-    /// Executes a command on values.
-    pub(crate) async fn value<V: Apply + WireCommand>(&self, command: &V) -> Result<V::Reply> {
-        match &self.inner.backend {
-            Backend::Memory(memory) => command.apply(&mut memory.values(), Instant::now()),
-            Backend::Redis(redis) => redis.value(command).await,
-        }
-    }
-
-    /// Executes repeatable commands on values of any slots, without a round trip for each. Fails
-    /// if one of them fails, after all others were tried.
-    pub(crate) async fn values<V: Apply + WireCommand>(
-        &self,
-        commands: &[V],
-    ) -> Result<Vec<V::Reply>> {
-        match &self.inner.backend {
-            Backend::Memory(memory) => {
-                let apply = |command: &V| command.apply(&mut memory.values(), Instant::now());
-                commands.iter().map(apply).collect()
-            }
-            Backend::Redis(redis) => redis.values(commands).await,
-        }
-    }
-
-    /// Returns the values under keys of any slots, in order.
-    pub(crate) async fn get_values(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Option<Bytes>>> {
-        let (positions, gets): (Vec<_>, Vec<_>) = batches::split(keys, self.slot_of())
-            .into_iter()
-            .map(
-                |KeyBatch {
-                     keys, positions, ..
-                 }| (positions, GetMany { keys }),
-            )
-            .unzip();
-        Ok(batches::merge(&positions, self.values(&gets).await?))
-    }
-
-    /// Removes the values under keys of any slots. Returns their number.
-    pub(crate) async fn delete_values(&self, keys: Vec<Vec<u8>>) -> Result<u64> {
-        let deletes = batches::split(keys, self.slot_of())
-            .into_iter()
-            .map(|KeyBatch { keys, .. }| Delete { keys })
-            .collect::<Vec<_>>();
-        Ok(self.values(&deletes).await?.into_iter().sum())
-    }
-
-    /// Returns how keys are assigned to slots, `None` if the store has no slots.
-    pub(crate) fn slot_of(&self) -> Option<SlotOf> {
-        match &self.inner.backend {
-            Backend::Memory(_) => None,
-            Backend::Redis(redis) => redis.slot_of(),
-        }
     }
 }

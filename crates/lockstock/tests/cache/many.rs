@@ -133,3 +133,35 @@ async fn read_each<'a>(
     let read = values.get_many(keys).await.unwrap();
     keys.iter().copied().zip(read).collect()
 }
+
+#[tokio::test]
+async fn several_keys_are_one_command() {
+    let redis = Redis::start();
+    let values = connect(&redis.url()).await.cache("values").codec(Integer);
+    let keys = (0..1000).map(|n| n.to_string()).collect::<Vec<_>>();
+    redis.command(&["CONFIG", "RESETSTAT"]).unwrap();
+    values.set_many(keys.iter().zip(0..), LONG).await.unwrap();
+    values.get_many(&keys).await.unwrap();
+    values.delete_many(&keys).await.unwrap();
+    let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+    for (command, calls) in [("set", 1000), ("mget", 1), ("unlink", 1)] {
+        let line = format!("cmdstat_{command}:calls={calls},");
+        assert!(stats.contains(&line), "{line} {stats}");
+    }
+}
+
+#[tokio::test]
+async fn writes_go_to_the_new_master_if_the_old_one_is_a_replica_now() {
+    let (old, new) = (Redis::start(), Redis::start());
+    let proxy = Proxy::start(old.address());
+    let store = connect(&format!("redis://{}/0", proxy.address())).await;
+    let values = store.cache("values").codec(Integer);
+    values.set_many([("a", 1)], LONG).await.unwrap();
+    // New connections lead to the new master. The one that is open does not.
+    proxy.redirect(new.address());
+    let port = new.address().port().to_string();
+    old.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
+    values.set_many([("a", 2), ("b", 2)], LONG).await.unwrap();
+    let key = "lockstock:cache:values:1:b";
+    assert_eq!(new.command(&["GET", key]).unwrap(), "2");
+}

@@ -237,7 +237,7 @@ async fn debug_shows_names_as_text_and_no_token() {
         assert!(shown.contains(&guard.fence().to_string()), "{shown}");
         let more = format!("{cart:?} {guards:?} {:?}", store.cache::<()>(b"b\xff"));
         assert_eq!(more.matches(r#""b\0""#).count(), 2, "{more}");
-        assert!(more.contains(r#":b\xff:""#), "{more}");
+        assert!(more.contains(r#":b\xff:1:""#), "{more}");
         let token = id.to_string();
         let (client, attempt) = token.split_at(16);
         assert_eq!(client, client_id.to_string());

@@ -97,6 +97,28 @@ async fn a_lock_that_redis_grants_after_a_standstill_is_withdrawn_by_a_script_it
 }
 
 #[tokio::test]
+async fn while_redis_hangs_locks_fail_at_once_and_nothing_stays_held() {
+    let redis = Redis::start();
+    let store = Store::connect_within(&redis.url(), BRIEF).await.unwrap();
+    let guard = held(&lock(&store, "held", LEASE)).await;
+    let lock = lock(&store, "a", LEASE);
+    redis.pause();
+    assert!(lock.try_acquire().await.unwrap_err().is_unavailable());
+    for _ in 0..100 {
+        let error = lock.acquire_within(LEASE).await.unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+    }
+    let error = guard.release().await.unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+    redis.resume();
+    // The request that was sent is withdrawn, and the release is sent again.
+    timeout(TIMEOUT, store.drain()).await.unwrap();
+    assert_eq!(redis.command(&["EXISTS", "a", "held"]), Ok("0".to_owned()));
+    until_ready(&store).await;
+    held(&lock).await.release().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_store_that_is_down_is_unavailable_not_busy_and_recovers() {
     let redis = Redis::start();
     let store = Store::connect(&redis.url()).await.unwrap();

@@ -31,6 +31,12 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// On a current-thread runtime the clock of the memory store is paused: it advances only when
 /// no task can run. Redis and the Cluster run at the same time, so that their waits overlap.
 pub(crate) async fn on_each_store(test: impl AsyncFn(Store)) {
+    on_memory(&test).await;
+    on_servers(&test).await;
+}
+
+/// Runs `test` against a new memory store.
+pub(crate) async fn on_memory(test: impl AsyncFn(Store)) {
     let can_pause = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
     if can_pause {
         time::pause();
@@ -39,6 +45,10 @@ pub(crate) async fn on_each_store(test: impl AsyncFn(Store)) {
     if can_pause {
         time::resume();
     }
+}
+
+/// Runs `test` against a new Redis and an empty Cluster.
+pub(crate) async fn on_servers(test: impl AsyncFn(Store)) {
     // Six servers: one Cluster for all tests, emptied for each test in turn.
     static CLUSTER: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::start()));
     let cluster = CLUSTER.lock().await;
@@ -52,7 +62,7 @@ pub(crate) async fn on_each_store(test: impl AsyncFn(Store)) {
 }
 
 /// Names the kind of store if the test panics on it.
-async fn on(kind: &'static str, test: impl Future<Output = ()>) {
+pub(crate) async fn on(kind: &'static str, test: impl Future<Output = ()>) {
     struct Named(&'static str);
     impl Drop for Named {
         fn drop(&mut self) {

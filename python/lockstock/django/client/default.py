@@ -18,6 +18,7 @@ from django.core.cache.backends.base import (
 from django.utils.module_loading import import_string
 
 from ... import _core
+from ...aio import bell_of_loop
 from ...lock import Lock
 from .. import options as options_
 from ..exceptions import CompressorError, ConnectionInterrupted
@@ -187,7 +188,7 @@ class DefaultClient(CommandBuilder):
             target = self._target_at(command, index)
         try:
             if isinstance(target, _core.Store):
-                reply = await target.aexecute(*command.args)
+                reply = await bell_of_loop().run(target.begin_execute, *command.args)
             else:
                 reply = await target.execute_command(*command.args)
         except Exception as failure:
@@ -394,7 +395,9 @@ class DefaultClient(CommandBuilder):
         if not names:
             return {}
         store = self._target(next(iter(names)), is_write=False)
-        return read(await self._aguarded(store, store.aget_many(list(names))))
+        commands = [("GET", name) for name in names]
+        sent = bell_of_loop().run(store.begin_pipeline, commands)
+        return read(await self._aguarded(store, sent))
 
     def set_many(
         self,
@@ -425,7 +428,8 @@ class DefaultClient(CommandBuilder):
         commands = [self._set(key, value, timeout, version) for key, value in data.items()]
         if commands:
             store = self._target(commands[0].key, is_write=True)
-            sent = store.apipeline([command.args for command in commands])
+            args = [command.args for command in commands]
+            sent = bell_of_loop().run(store.begin_pipeline, args)
             await self._aguarded(store, sent)
 
     def delete(
@@ -472,7 +476,8 @@ class DefaultClient(CommandBuilder):
         if not names:
             return 0
         store = self._target(names[0], is_write=True)
-        return await self._aguarded(store, store.adelete_many(names))  # type: ignore[no-any-return]
+        sent = bell_of_loop().run(store.begin_pipeline, [("UNLINK", name) for name in names])
+        return sum(await self._aguarded(store, sent))
 
     def _guarded(self, target: Any, call: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -625,9 +630,16 @@ class DefaultClient(CommandBuilder):
             return
         target = client or self._target("", is_write=True)
         if isinstance(target, _core.Store):
-            self._guarded(target, target.flush)
+            self._guarded(target, self._flush, target)
         else:
             self._guarded(target, target.flushdb)
+
+    def _flush(self, store: _core.Store) -> None:
+        if "+cluster:" in self._server[0]:
+            # There is no command for all nodes.
+            store.delete_many(store.scan("*"))
+        else:
+            store.execute("FLUSHDB")
 
     def _clear_pattern(self, pattern: CacheKey, client: Any) -> None:
         self.delete_pattern(pattern, client=client)

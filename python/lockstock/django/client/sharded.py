@@ -9,6 +9,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from ... import _core
+from ...aio import bell_of_loop
 from ..hash_ring import HashRing
 from .commands import Command
 from .default import DefaultClient
@@ -113,7 +114,8 @@ class ShardClient(DefaultClient):
         names = {self.make_key(key, version=version): key for key in keys}
         found = {}
         for store, some in self._by_store(names).items():
-            replies = await self._aguarded(store, store.aget_many(some))
+            sent = bell_of_loop().run(store.begin_pipeline, [("GET", name) for name in some])
+            replies = await self._aguarded(store, sent)
             for name, reply in zip(some, replies, strict=True):
                 if reply is not None:
                     found[names[name]] = self.decode(reply)  # type: ignore[index]
@@ -136,7 +138,8 @@ class ShardClient(DefaultClient):
         """Removes several values. Returns the number of values removed."""
         deleted = 0
         for store, names in self._by_store(self._keys(keys, version)).items():
-            deleted += await self._aguarded(store, store.adelete_many(names))
+            sent = bell_of_loop().run(store.begin_pipeline, [("UNLINK", name) for name in names])
+            deleted += sum(await self._aguarded(store, sent))
         return deleted
 
     def iter_keys(

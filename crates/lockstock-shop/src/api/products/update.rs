@@ -1,5 +1,5 @@
-//! PUT, PATCH and DELETE of a product. From the outside in: the idempotency key, validation,
-//! the preconditions, the product's lock, the write.
+//! PUT, PATCH and DELETE of a product. From the outside in: the idempotency key, validation, the
+//! product's lock, the write, which evaluates the preconditions.
 
 use axum::Extension;
 use axum::body::Body;
@@ -19,6 +19,7 @@ use crate::etag;
 use crate::failpoint;
 use crate::http::idempotency::{self, MaybeKey};
 use crate::http::paths::ProductId;
+use crate::http::preconditions;
 use crate::openapi::{
     BodyErrors, IdempotencyErrors, IdempotencyKeyParam, IfMatchParam, ProductPathParams,
     UpdateErrors,
@@ -32,8 +33,9 @@ use crate::storage::{
 #[derive(Clone)]
 pub(super) struct ValidatedChanges(Changes);
 
-/// Validates a request before the lock is acquired, and fails if the product does not exist: before
-/// the body is read, because a missing product matters more than an invalid body.
+/// Validates a request before the lock is acquired. Fails before the body is read if the product
+/// does not exist, or if a required `If-Match` is missing: both matter more than an invalid body. A
+/// recorded response matters more than both, so a request with an idempotency key was read before.
 pub(super) async fn validate(
     State(state): State<AppState>,
     ProductId(id): ProductId,
@@ -47,6 +49,10 @@ pub(super) async fn validate(
         _ => None,
     };
     ensure_exists(&state, id).await?;
+    let conditions = preconditions::of_update(request.extensions());
+    if state.settings.require_if_match && conditions.if_match.is_absent() {
+        return Err(ApiError::precondition_required());
+    }
     let (mut parts, body) = request.into_parts();
     if let Some(completeness) = completeness {
         let fields = parse_body(state.settings.body, &parts.headers, body).await?;
@@ -137,7 +143,6 @@ impl FromRequestParts<AppState> for LockedWrite {
         let ProductId(id) = ProductId::from_request_parts(parts, state).await?;
         let held = parts.extensions.get::<HeldLock>();
         let held = held.ok_or_else(ApiError::internal)?;
-        let conditions = parts.extensions.get::<Preconditions>();
         Ok(Self {
             state: state.clone(),
             id,
@@ -145,7 +150,7 @@ impl FromRequestParts<AppState> for LockedWrite {
                 fence: held.fence,
                 deadline: held.deadline,
             },
-            conditions: conditions.cloned().unwrap_or_default(),
+            conditions: preconditions::of_update(&parts.extensions),
             key: parts.extensions.get().cloned().map(Extension),
             request: RequestContext::from_request_parts(parts, state)
                 .await

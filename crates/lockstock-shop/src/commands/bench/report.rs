@@ -136,12 +136,12 @@ impl Report<'_> {
     }
 }
 
-fn counted(count: impl Into<u64>, singular: &str, plural: &str) -> String {
+pub(super) fn counted(count: impl Into<u64>, singular: &str, plural: &str) -> String {
     let count = count.into();
     format!("{count} {}", if count == 1 { singular } else { plural })
 }
 
-fn rounded(value: f64, places: i32) -> f64 {
+pub(super) fn rounded(value: f64, places: i32) -> f64 {
     let scale = 10_f64.powi(places);
     (value * scale).round() / scale
 }

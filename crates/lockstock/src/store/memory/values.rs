@@ -3,13 +3,14 @@
 //! Expired values are never returned. Each write removes a few of them, so their number stays
 //! proportional to that of the live values, and no call takes long.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::cache::Ttl;
+use crate::cache::{Ttl, parse_integer};
 use crate::command::{Command, Reply};
 use crate::error::{Error, Result};
 use crate::store::values::{
@@ -24,7 +25,8 @@ type Expiry = (Instant, u64);
 
 #[derive(Default)]
 pub(crate) struct Values {
-    entries: HashMap<Arc<[u8]>, Entry>,
+    /// In the order of the keys, so that a scan can go on after a key.
+    entries: BTreeMap<Arc<[u8]>, Entry>,
     /// The keys in the order in which their values expire.
     expiries: BTreeMap<Expiry, Arc<[u8]>>,
     last_number: u64,
@@ -36,6 +38,12 @@ struct Entry {
     expiry: Option<Expiry>,
 }
 
+impl Entry {
+    fn is_live(&self, now: Instant) -> bool {
+        self.expiry.is_none_or(|(expires_at, _)| expires_at > now)
+    }
+}
+
 /// A command as the memory store carries it out.
 pub(crate) trait Apply: ValueCommand {
     fn apply(&self, values: &mut Values, now: Instant) -> Result<Self::Reply>;
@@ -44,8 +52,17 @@ pub(crate) trait Apply: ValueCommand {
 impl Values {
     fn live(&self, key: &[u8], now: Instant) -> Option<&Entry> {
         let entry = self.entries.get(key)?;
-        let is_live = entry.expiry.is_none_or(|(expires_at, _)| expires_at > now);
-        is_live.then_some(entry)
+        entry.is_live(now).then_some(entry)
+    }
+
+    /// Returns the keys from a bound on, in order, each with whether its value has not expired.
+    pub(super) fn keys_from(
+        &self,
+        from: Bound<&[u8]>,
+        now: Instant,
+    ) -> impl Iterator<Item = (&Arc<[u8]>, bool)> {
+        let entries = self.entries.range::<[u8], _>((from, Bound::Unbounded));
+        entries.map(move |(key, entry)| (key, entry.is_live(now)))
     }
 
     fn get(&self, key: &[u8], now: Instant) -> Option<Bytes> {
@@ -181,10 +198,8 @@ impl Apply for Increment {
             }
             return Ok(self.if_missing.map(|_| self.by));
         };
-        let before = std::str::from_utf8(&before)
-            .ok()
-            .and_then(|digits| digits.parse::<i64>().ok())
-            .ok_or_else(|| Error::malformed("the value in the cache is no integer"))?;
+        let before = parse_integer(&before)
+            .ok_or_else(|| Error::malformed("the value in the cache is no integer of 64 bits"))?;
         let sum = before
             .checked_add(self.by)
             .ok_or_else(|| Error::malformed("the sum is no integer of 64 bits"))?;

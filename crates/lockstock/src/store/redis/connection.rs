@@ -3,31 +3,46 @@
 //! Every call returns or fails within the timeout. A connection that disconnects is opened again by
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
+mod attempt;
+mod breaker;
 mod cluster;
+pub(in crate::store) mod direct;
 mod managed;
+mod pipeline;
 mod sentinel;
 mod tls;
+mod tracked;
 mod url;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, RedisResult, Script,
-    ServerErrorKind, Value,
+    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind,
+    Value,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use self::attempt::{Attempt, attempt};
+use self::breaker::Breaker;
 use self::cluster::Cluster;
-use self::managed::{CallError, Connector, ManagedConnection, PushHandler, Server};
+use self::direct::{Pool, Target};
+use self::managed::{Admission, Connector, ManagedConnection, Purpose, PushHandler, Server};
+pub(super) use self::pipeline::ReadConnection;
+use self::pipeline::send_all;
 use self::sentinel::{Sentinels, Watch};
+use self::tls::{Certificates, ClientTls};
+pub(super) use self::tracked::TrackedRead;
+use self::tracked::{Probe, TrackedConnection};
 use self::url::Endpoints;
 use super::notifications::Notifications;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::store::builder::Options;
+use crate::store::near::NearTables;
 use crate::store::values::batches::SlotOf;
 use crate::token::ClientId;
 
@@ -98,13 +113,24 @@ impl Eval {
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Topology>);
 
+/// A reference to connections that does not keep them open.
+pub(super) struct WeakConnection(Weak<Topology>);
+
+impl WeakConnection {
+    pub(super) fn upgrade(&self) -> Option<Connection> {
+        self.0.upgrade().map(Connection)
+    }
+}
+
 enum Topology {
     Single {
         server: ManagedConnection<Server>,
+        tracked: TrackedConnection<Server>,
         slot: Arc<SlotContext>,
     },
     Sentinel {
         master: ManagedConnection<Sentinels>,
+        tracked: TrackedConnection<Sentinels>,
         slot: Arc<SlotContext>,
         /// Stops the task on drop.
         _watch: Watch,
@@ -131,6 +157,7 @@ impl Connection {
         url: &str,
         client_id: ClientId,
         notifications: Notifications,
+        near: Arc<NearTables>,
         options: &Options,
     ) -> Result<Self> {
         let timeout = options.timeout;
@@ -146,27 +173,61 @@ impl Connection {
             channels: CHANNELS.to_owned(),
             client_id: client_id.to_string(),
         });
-        let topology = match Endpoints::parse(url, options)? {
+        let (endpoints, certificates) = Endpoints::parse(url, options)?;
+        let tls = Arc::new(ClientTls::new(certificates));
+        let topology = match endpoints {
             Endpoints::Single(info) => {
+                let client = Client::open(info).map_err(Error::redis)?;
+                let tracking = Server {
+                    client: client.clone(),
+                    purpose: Purpose::Tracking,
+                };
+                let breaker = Arc::new(Breaker::new(address.clone()));
+                let tracked = TrackedConnection::new(
+                    address.clone(),
+                    tracking,
+                    near,
+                    timeout,
+                    breaker.clone(),
+                );
                 let connector = Server {
-                    client: Client::open(info).map_err(Error::redis)?,
-                    channel: Some(channel),
+                    client,
+                    purpose: Purpose::Messages(channel),
                 };
                 let handler = Arc::new(notifications);
-                let server = ManagedConnection::new(address, connector, handler, timeout);
-                Topology::Single { server, slot }
+                let server = ManagedConnection::new(address, connector, handler, timeout, breaker);
+                Topology::Single {
+                    server,
+                    tracked,
+                    slot,
+                }
             }
             Endpoints::Sentinel {
                 sentinels,
                 service,
                 servers,
             } => {
-                let connector = Sentinels::new(sentinels, service, servers, channel, timeout)?;
+                let servers = Target { info: servers, tls };
+                let connector = |purpose| {
+                    let (sentinels, servers) = (sentinels.clone(), servers.clone());
+                    Sentinels::new(sentinels, service.clone(), servers, purpose, timeout)
+                };
+                let tracking = connector(Purpose::Tracking)?;
+                let breaker = Arc::new(Breaker::new(address.clone()));
+                let tracked = TrackedConnection::new(
+                    address.clone(),
+                    tracking,
+                    near,
+                    timeout,
+                    breaker.clone(),
+                );
+                let connector = connector(Purpose::Messages(channel))?;
                 let handler = Arc::new(notifications);
-                let master = ManagedConnection::new(address, connector, handler, timeout);
-                let _watch = sentinel::watch(&master);
+                let master = ManagedConnection::new(address, connector, handler, timeout, breaker);
+                let _watch = sentinel::watch(&[&master, tracked.managed()]);
                 Topology::Sentinel {
                     master,
+                    tracked,
                     slot,
                     _watch,
                 }
@@ -174,8 +235,10 @@ impl Connection {
             Endpoints::Cluster { seeds } => Topology::Cluster(Cluster::open(
                 address,
                 seeds,
+                tls,
                 client_id,
                 notifications,
+                near,
                 timeout,
             )?),
         };
@@ -210,20 +273,29 @@ impl Connection {
         }
     }
 
+    /// Returns the blocking connections to the server for a command with a key, as far as that
+    /// server is known. `None` for a single server, whose address needs no lookup: see
+    /// [`DirectTarget`].
+    pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
+        match &*self.0 {
+            Topology::Single { .. } => None,
+            Topology::Sentinel { master, .. } => master.server(|master| master.direct.clone()),
+            Topology::Cluster(cluster) => cluster.direct(command),
+        }
+    }
+
     /// Returns a connection to each server that has keys.
     pub(super) async fn servers(&self) -> Result<Vec<ReadConnection>> {
         Ok(match &*self.0 {
             Topology::Single { server, .. } => {
-                vec![ReadConnection(ReadTarget::Server(server.clone()))]
+                vec![ReadConnection::to_server(server.clone())]
             }
             Topology::Sentinel { master, .. } => {
-                vec![ReadConnection(ReadTarget::Master(master.clone()))]
+                vec![ReadConnection::to_master(master.clone())]
             }
             Topology::Cluster(cluster) => {
                 let servers = cluster.servers().await?;
-                servers
-                    .map(|server| ReadConnection(ReadTarget::Server(server)))
-                    .collect()
+                servers.map(ReadConnection::to_server).collect()
             }
         })
     }
@@ -233,15 +305,25 @@ impl Connection {
     ///
     /// `eval` is how the script is sent at first. A server that does not know it rejects
     /// [`Eval::Sha`], and the call sends the text. If the server replies after the deadline,
-    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`].
+    /// the rejection goes unread: what has to run even then is sent as [`Eval::Source`], and also
+    /// while other calls fail because the server does not reply.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         eval: Eval,
         command: impl Fn(Eval) -> Cmd,
         deadline: Instant,
     ) -> Result<ScriptReply<T>> {
+        let attempt = Attempt {
+            eval,
+            admission: match eval {
+                Eval::Sha => Admission::UnlessSilent,
+                Eval::Source => Admission::Always,
+            },
+            is_repeatable: true,
+            deadline,
+        };
         let command = |eval| Cow::Owned(command(eval));
-        self.attempt(eval, command, true, deadline).await
+        self.attempt(attempt, command).await
     }
 
     /// Sends a command with at least one key, and waits for the reply until `deadline`. If the
@@ -253,9 +335,14 @@ impl Connection {
         is_repeatable: bool,
         deadline: Instant,
     ) -> Result<Value> {
+        let attempt = Attempt {
+            eval: Eval::Source,
+            admission: Admission::UnlessSilent,
+            is_repeatable,
+            deadline,
+        };
         let command = |_| Cow::Borrowed(command);
-        let reply = self.attempt(Eval::Source, command, is_repeatable, deadline);
-        Ok(reply.await?.value)
+        Ok(self.attempt(attempt, command).await?.value)
     }
 
     /// Sends repeatable commands with at least one key each, and waits for the replies until
@@ -283,25 +370,104 @@ impl Connection {
         }
     }
 
+    /// Reads a value on a tracked connection, until `deadline`.
+    pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.read(key, deadline).await,
+            Topology::Sentinel { tracked, .. } => tracked.read(key, deadline).await,
+            Topology::Cluster(cluster) => cluster.read_tracked(key, deadline).await,
+        }
+    }
+
+    /// Closes each tracked connection whose server does not reply within `limit`, or no longer
+    /// decides about its values.
+    pub(super) async fn probe_tracked(&self, limit: Duration) {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.probe(Some(&Probe::Alive), limit).await,
+            Topology::Sentinel { tracked, .. } => tracked.probe(Some(&Probe::Master), limit).await,
+            Topology::Cluster(cluster) => cluster.probe_tracked(limit).await,
+        }
+    }
+
+    /// Records that the server of a command did not reply in time on a blocking connection.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(super) fn suspect(&self, command: &Cmd) {
+        match &*self.0 {
+            Topology::Single { server, .. } => server.suspect(),
+            Topology::Sentinel { master, .. } => master.suspect(),
+            Topology::Cluster(cluster) => cluster.suspect(command),
+        }
+    }
+
+    pub(super) fn close_tracked(&self) {
+        match &*self.0 {
+            Topology::Single { tracked, .. } => tracked.managed().close_current(),
+            Topology::Sentinel { tracked, .. } => tracked.managed().close_current(),
+            Topology::Cluster(cluster) => cluster.close_tracked(),
+        }
+    }
+
+    /// Returns a reference that does not keep the connections open.
+    pub(super) fn downgrade(&self) -> WeakConnection {
+        WeakConnection(Arc::downgrade(&self.0))
+    }
+
     async fn attempt<'a, T: FromRedisValue>(
         &self,
-        eval: Eval,
+        settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
-        is_repeatable: bool,
-        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
         match &*self.0 {
-            Topology::Single { server, .. } => {
-                attempt(server, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Sentinel { master, .. } => {
-                attempt(master, eval, command, is_repeatable, deadline).await
-            }
-            Topology::Cluster(cluster) => {
-                cluster
-                    .attempt(eval, command, is_repeatable, deadline)
-                    .await
-            }
+            Topology::Single { server, .. } => attempt(server, settings, command).await,
+            Topology::Sentinel { master, .. } => attempt(master, settings, command).await,
+            Topology::Cluster(cluster) => cluster.attempt(settings, command).await,
+        }
+    }
+}
+
+/// Where the blocking connections of a URL lead.
+#[derive(Clone)]
+pub(in crate::store) enum DirectTarget {
+    Single {
+        info: Box<ConnectionInfo>,
+        certificates: Certificates,
+    },
+    /// To the master that the sentinels of the asynchronous connection name.
+    Master,
+    /// To the node of a key, by the slot map of the asynchronous connection.
+    Node,
+}
+
+impl DirectTarget {
+    pub(in crate::store) fn parse(url: &str, options: &Options) -> Result<Self> {
+        Ok(match Endpoints::parse(url, options)? {
+            (Endpoints::Single(info), certificates) => Self::Single {
+                info: info.into(),
+                certificates,
+            },
+            (Endpoints::Sentinel { .. }, _) => Self::Master,
+            (Endpoints::Cluster { .. }, _) => Self::Node,
+        })
+    }
+
+    /// Returns the connections to the only server, if there is only one. Opens none yet.
+    pub(in crate::store) fn pool(&self) -> Option<Pool> {
+        match self {
+            Self::Single { info, certificates } => Some(Pool::new(Target {
+                info: (**info).clone(),
+                tls: ClientTls::new(certificates.clone()).into(),
+            })),
+            Self::Master | Self::Node => None,
+        }
+    }
+
+    pub(in crate::store) fn slot_of(&self) -> Option<SlotOf> {
+        match self {
+            Self::Single { .. } | Self::Master => None,
+            Self::Node => Some(Cluster::slot_of),
         }
     }
 }
@@ -309,138 +475,6 @@ impl Connection {
 async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
     let opened = managed.get().await;
     opened.map(drop).map_err(|error| managed.error(error))
-}
-
-async fn attempt<'a, T: FromRedisValue>(
-    managed: &ManagedConnection<impl Connector>,
-    eval: Eval,
-    command: impl Fn(Eval) -> Cow<'a, Cmd>,
-    is_repeatable: bool,
-    deadline: Instant,
-) -> Result<ScriptReply<T>> {
-    let attempts = async {
-        let (mut repeated, mut was_read_only) = (false, false);
-        let mut cmd = command(eval);
-        loop {
-            let mut open = managed.get().await?;
-            let sent_at = Instant::now();
-            let error = match cmd.query_async(&mut open.connection).await {
-                Ok(value) => {
-                    return Ok(ScriptReply {
-                        value,
-                        sent_at,
-                        repeated,
-                    });
-                }
-                Err(error) => error,
-            };
-            match managed.classify(&open, error) {
-                // The server has not seen the script yet, or has restarted.
-                CallError::Rejected(error) if error.kind() == NO_SCRIPT => {
-                    cmd = command(Eval::Source)
-                }
-                // The connection may have been dead for hours, so a new one deserves a try.
-                CallError::Broken(_) if is_repeatable && !repeated => repeated = true,
-                // The server is a replica now. The new master has the same address.
-                CallError::Rejected(error)
-                    if error.kind() == ServerErrorKind::ReadOnly.into() && !was_read_only =>
-                {
-                    was_read_only = true;
-                    managed.close(&open);
-                }
-                error => return Err(error),
-            }
-        }
-    };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
-}
-
-/// A connection to one server, for reading.
-pub(super) struct ReadConnection(ReadTarget);
-
-enum ReadTarget {
-    Server(ManagedConnection<Server>),
-    Master(ManagedConnection<Sentinels>),
-}
-
-impl ReadConnection {
-    /// Sends read-only commands in one pipeline and waits for the replies until `deadline`. If
-    /// the connection disconnects during the call, sends them a second time. The result of a rejected
-    /// command is its error.
-    pub(super) async fn read<T: FromRedisValue>(
-        &self,
-        commands: &mut Pipeline,
-        deadline: Instant,
-    ) -> Result<Vec<RedisResult<T>>> {
-        commands.ignore_errors();
-        match &self.0 {
-            ReadTarget::Server(managed) => send_pipeline(managed, commands, deadline).await,
-            ReadTarget::Master(managed) => send_pipeline(managed, commands, deadline).await,
-        }
-    }
-}
-
-async fn send_all(
-    managed: &ManagedConnection<impl Connector>,
-    commands: Vec<Cmd>,
-    deadline: Instant,
-) -> Vec<Result<Value>> {
-    let count = commands.len();
-    let mut pipeline = Pipeline::with_capacity(count);
-    for command in commands {
-        pipeline.add_command(command);
-    }
-    pipeline.ignore_errors();
-    match send_pipeline(managed, &pipeline, deadline).await {
-        Ok(replies) => {
-            let replies = replies.into_iter();
-            replies.map(|reply| reply.map_err(Error::redis)).collect()
-        }
-        Err(error) => vec![Err(error); count],
-    }
-}
-
-async fn send_pipeline<T: FromRedisValue>(
-    managed: &ManagedConnection<impl Connector>,
-    commands: &Pipeline,
-    deadline: Instant,
-) -> Result<Vec<RedisResult<T>>> {
-    let is_read_only = |reply: &RedisResult<T>| {
-        let error = reply.as_ref().err();
-        error.is_some_and(|error| error.kind() == ServerErrorKind::ReadOnly.into())
-    };
-    let attempts = async {
-        let (mut repeated, mut was_read_only) = (false, false);
-        loop {
-            let mut open = managed.get().await?;
-            match commands.query_async::<Vec<_>>(&mut open.connection).await {
-                // As in `attempt`: the new master has the same address.
-                Ok(replies) if !was_read_only && replies.iter().any(is_read_only) => {
-                    was_read_only = true;
-                    managed.close(&open);
-                }
-                Ok(replies) => return Ok(replies),
-                Err(error) => match managed.classify(&open, error) {
-                    CallError::Broken(_) if !repeated => repeated = true,
-                    error => return Err(error),
-                },
-            }
-        }
-    };
-    in_time(managed, timeout_at(deadline, attempts).await.ok())
-}
-
-/// Converts the result of a call. `None`: the call has timed out, so the connection is checked.
-fn in_time<T>(
-    managed: &ManagedConnection<impl Connector>,
-    result: Option<std::result::Result<T, CallError>>,
-) -> Result<T> {
-    result.unwrap_or(Err(CallError::TimedOut)).map_err(|error| {
-        if matches!(error, CallError::TimedOut) {
-            managed.check_health();
-        }
-        managed.error(error)
-    })
 }
 
 impl PushHandler for Notifications {

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::Pipeline;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -39,11 +38,10 @@ pub(super) async fn warn_of_eviction(connection: Connection, timeout: Duration) 
 
 /// Returns the policy by which the server evicts keys, `None` if it evicts none.
 async fn policy(server: &ReadConnection, timeout: Duration) -> Result<Option<String>> {
-    let mut info = Pipeline::new();
-    info.cmd("INFO").arg("memory");
-    let replies = server.read::<String>(&mut info, Instant::now() + timeout);
+    let info = redis::cmd("INFO").arg("memory").take();
+    let replies = server.read::<String>(vec![info], Instant::now() + timeout);
     let mut policy = None;
-    for reply in replies.await? {
+    for reply in replies.await?.values {
         policy = evicting_policy(&reply.map_err(Error::redis)?);
     }
     Ok(policy)

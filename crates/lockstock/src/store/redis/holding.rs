@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::key::Keys;
 use crate::lease::as_millis;
 use crate::store::request::{ReleaseOutcome, Request};
+use crate::token::Token;
 
 /// A lock held in Redis.
 #[derive(Debug)]
@@ -48,6 +49,11 @@ impl Holding {
             fence: grant.fence,
             granted_deadline: grant.deadline,
         }
+    }
+
+    /// Returns the token of the grant, which after a local hand-over is that of an earlier holder.
+    pub(in crate::store) fn token(&self) -> Token {
+        self.ownership.token
     }
 
     /// Hands the lock over to the next local waiter, or sends the release to Redis.

@@ -10,20 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult};
+use redis::RedisError;
 use tokio::time::Instant;
 
 use super::connection::{Eval, ReadConnection};
 use super::operation::Operation;
 use super::replies::parse;
+use super::scan::ServerScan;
 use super::{Redis, scripts};
 use crate::error::{Error, Result};
 use crate::inspect::{Access, HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
 use crate::key::{Keys, LockKind};
 use crate::token::{ClientId, Token};
 
-/// Number of keys per `SCAN`, which Redis handles in well under a millisecond.
-const SCAN_COUNT: usize = 500;
 /// Number of names that are inspected at once.
 const MAX_INSPECTED_AT_ONCE: usize = 64;
 /// Prefixes of the value of an exclusive lock's holder key, all of the same length.
@@ -31,7 +30,7 @@ const HOLDER_PREFIXES: [&[u8]; 3] = [b"lockstock:held:", b"lockstock:want:", b"l
 
 /// Keys that a scan visits.
 #[derive(Clone, Copy)]
-enum Scan {
+enum Visited {
     /// Strings: the holder keys of exclusive locks are among them.
     Strings,
     /// Sorted sets of this crate: queues, permits, readers and writers.
@@ -42,8 +41,8 @@ impl Redis {
     pub(in crate::store) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
         let mut names = HashSet::new();
         for server in self.connection.servers().await? {
-            for scan in [Scan::Strings, Scan::SortedSets] {
-                self.scan(&server, scan, &mut names).await?;
+            for visited in [Visited::Strings, Visited::SortedSets] {
+                self.scan(&server, visited, &mut names).await?;
             }
         }
         let locks = names.into_iter().map(|(kind, name)| async move {
@@ -66,32 +65,22 @@ impl Redis {
     async fn scan(
         &self,
         server: &ReadConnection,
-        scan: Scan,
+        visited: Visited,
         names: &mut HashSet<(LockKind, Vec<u8>)>,
     ) -> Result<()> {
-        let mut cursor = 0_u64;
-        loop {
-            let mut cmd = redis::cmd("SCAN");
-            cmd.arg(cursor).arg("COUNT").arg(SCAN_COUNT);
-            match scan {
-                Scan::Strings => cmd.arg(&["TYPE", "string"]),
-                Scan::SortedSets => cmd.arg(&["TYPE", "zset", "MATCH", "lockstock:*"]),
-            };
-            let mut keys = Vec::new();
-            for page in self
-                .read_from::<(u64, Vec<Vec<u8>>)>(server, vec![cmd])
-                .await?
-            {
-                (cursor, keys) = page.map_err(Error::redis)?;
-            }
-            if let Scan::Strings = scan {
+        let filter: &[&str] = match visited {
+            Visited::Strings => &["TYPE", "string"],
+            Visited::SortedSets => &["TYPE", "zset", "MATCH", "lockstock:*"],
+        };
+        let filter = filter.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let mut scan = ServerScan::new(server.clone(), filter);
+        while let Some(mut keys) = scan.next_page(self).await? {
+            if let Visited::Strings = visited {
                 keys = self.holder_keys(server, keys).await?;
             }
             names.extend(keys.iter().filter_map(|key| Keys::parse(key)));
-            if cursor == 0 {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Returns the keys whose value a holder of this crate has written.
@@ -105,8 +94,13 @@ impl Redis {
             cmd.arg(key).arg(0).arg(HOLDER_PREFIXES[0].len() - 1);
             cmd
         };
-        let prefixes = self.read_from::<Vec<u8>>(server, keys.iter().map(prefix).collect());
-        let mut prefixes = prefixes.await?.into_iter();
+        if keys.is_empty() {
+            return Ok(keys);
+        }
+        let commands = keys.iter().map(prefix).collect();
+        let deadline = Instant::now() + self.timeout;
+        let replies = server.read::<Vec<u8>>(commands, deadline).await?;
+        let mut prefixes = replies.values.into_iter();
         let mut failure = None;
         keys.retain(|_| match prefixes.next() {
             Some(Ok(prefix)) => HOLDER_PREFIXES.contains(&&*prefix),
@@ -124,22 +118,6 @@ impl Redis {
             Some(error) => Err(Error::redis(error)),
             None => Ok(keys),
         }
-    }
-
-    async fn read_from<T: FromRedisValue>(
-        &self,
-        server: &ReadConnection,
-        commands: Vec<Cmd>,
-    ) -> Result<Vec<RedisResult<T>>> {
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(command);
-        }
-        let deadline = Instant::now() + self.timeout;
-        server.read(&mut pipeline, deadline).await
     }
 
     /// Returns the holders and the waiters of one lock.

@@ -222,7 +222,8 @@ impl Drop for Subscription<'_> {
     }
 }
 
-fn parse(message: &str) -> Option<(Token, Notification)> {
+/// Parses a message, see `scripts/prelude.lua`.
+pub(super) fn parse(message: &str) -> Option<(Token, Notification)> {
     let mut parts = message.split(':');
     let kind = parts.next()?;
     let token = Token::parse(parts.next()?)?;

@@ -6,12 +6,11 @@ use std::iter::Peekable;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Arg, Cmd, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{Arg, Cmd, FromRedisValue, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::Redis;
 use crate::cache::Ttl;
-use crate::command::{Command, Reply};
 use crate::error::{Error, Result};
 use crate::lease::as_millis;
 use crate::store::values::batches::SlotOf;
@@ -26,6 +25,8 @@ const INCREMENT: &str = include_str!("scripts/increment.lua");
 const MAX_PIPELINE_WORDS: usize = 5000;
 /// The maximum size of a pipeline, unless it has only one command.
 const MAX_PIPELINE_BYTES: usize = 1024 * 1024;
+/// The length of the options of `SET`: a time to live in milliseconds, and a condition.
+const MAX_OPTION_BYTES: usize = 2 + 20 + 2;
 
 /// A command as Redis knows it.
 pub(crate) trait WireCommand: ValueCommand {
@@ -39,13 +40,40 @@ pub(crate) trait WireCommand: ValueCommand {
 impl Redis {
     pub(in crate::store) async fn value<V: WireCommand>(&self, command: &V) -> Result<V::Reply> {
         let deadline = Instant::now() + self.timeout;
+        let _overwriting = self.near.overwrite(command.writes());
+        self.value_until(command, deadline).await
+    }
+
+    pub(super) async fn value_until<V: WireCommand>(
+        &self,
+        command: &V,
+        deadline: Instant,
+    ) -> Result<V::Reply> {
         let cmd = command.command();
-        let value = self
-            .connection
-            .send(&cmd, command.is_repeatable(), deadline)
-            .await
-            .map_err(explain)?;
+        let value = self.send(&cmd, command.is_repeatable(), deadline).await?;
         V::reply(value).map_err(|error| explain(Error::redis(error)))
+    }
+
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        is_repeatable: bool,
+        deadline: Instant,
+    ) -> Result<Value> {
+        let reply = self.connection.send(command, is_repeatable, deadline);
+        reply.await.map_err(explain)
+    }
+
+    pub(super) async fn send_all(
+        &self,
+        commands: Vec<Cmd>,
+        deadline: Instant,
+    ) -> Vec<Result<Value>> {
+        let replies = self.connection.send_all(commands, deadline).await;
+        replies
+            .into_iter()
+            .map(|reply| reply.map_err(explain))
+            .collect()
     }
 
     /// Executes repeatable commands, in pipelines. Fails with the first failure, after all others
@@ -55,6 +83,10 @@ impl Redis {
         commands: &[V],
     ) -> Result<Vec<V::Reply>> {
         debug_assert!(commands.iter().all(ValueCommand::is_repeatable));
+        let _overwriting: Vec<_> = commands
+            .iter()
+            .map(|command| self.near.overwrite(command.writes()))
+            .collect();
         let mut commands = commands.iter().map(WireCommand::command).peekable();
         let mut replies = Vec::with_capacity(commands.len());
         let mut failure = None;
@@ -91,7 +123,7 @@ impl Redis {
 
 /// Takes the commands of the next pipeline: as many as delay the locks, which use the same
 /// connection, only for a moment.
-fn pipeline(commands: &mut Peekable<impl Iterator<Item = Cmd>>) -> Vec<Cmd> {
+pub(super) fn pipeline(commands: &mut Peekable<impl Iterator<Item = Cmd>>) -> Vec<Cmd> {
     let mut pipeline = Vec::new();
     let (mut words, mut bytes) = (0, 0);
     while let Some(command) = commands.next_if(|next| {
@@ -114,24 +146,27 @@ fn size(command: &Cmd) -> usize {
 
 /// Distinguishes a value that the command does not fit from a failure of the store.
 pub(in crate::store) fn explain(error: Error) -> Error {
-    let is_about_the_value = |error: &RedisError| match (error.code(), error.detail()) {
-        (Some("WRONGTYPE"), _) => true,
-        (Some("ERR"), Some(detail)) => {
-            detail.contains("not an integer") || detail.contains("would overflow")
+    let reason = error.redis_source().and_then(|source| {
+        // Before Redis 7 the error of a command in a script is within that of the script.
+        let (code, detail) = (source.code()?, source.detail().unwrap_or_default());
+        if code == "WRONGTYPE" || detail.contains("WRONGTYPE") {
+            Some("Redis has something else than a string under the key (WRONGTYPE)")
+        } else if detail.contains("not an integer") {
+            Some("the value in the cache is no integer of 64 bits")
+        } else if detail.contains("would overflow") {
+            Some("the sum is no integer of 64 bits")
+        } else {
+            None
         }
-        _ => false,
-    };
-    match error.redis_source() {
-        Some(source) if is_about_the_value(source) => Error::malformed(format!(
-            "the value in the cache does not fit the command: {error}"
-        )),
-        _ => error,
-    }
+    });
+    reason.map_or(error, Error::malformed)
 }
 
 impl WireCommand for Get {
     fn command(&self) -> Cmd {
-        redis::cmd("GET").arg(&self.key).take()
+        let mut get = sized("GET", 1, self.key.len());
+        get.arg(&self.key);
+        get
     }
 
     fn reply(value: Value) -> RedisResult<Option<Bytes>> {
@@ -151,7 +186,7 @@ impl WireCommand for GetMany {
 
 impl WireCommand for Set {
     fn command(&self) -> Cmd {
-        let mut set = redis::cmd("SET");
+        let mut set = sized("SET", 5, self.key.len() + self.value.len());
         set.arg(&self.key).arg(&self.value[..]);
         if let Ttl::After(ttl) = self.ttl {
             set.arg("PX").arg(as_millis(ttl));
@@ -248,46 +283,11 @@ impl WireCommand for Increment {
     }
 }
 
-impl WireCommand for Command {
-    fn command(&self) -> Cmd {
-        self.cmd.clone()
-    }
-
-    fn reply(value: Value) -> RedisResult<Reply> {
-        Ok(match value {
-            Value::Nil => Reply::Nil,
-            Value::Int(number) => Reply::Integer(number),
-            Value::Double(number) => Reply::Double(number),
-            Value::Boolean(value) => Reply::Boolean(value),
-            Value::BulkString(bytes) => Reply::Bytes(bytes.into()),
-            Value::Okay => Reply::Text("OK".to_owned()),
-            Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Text(text),
-            Value::BigNumber(digits) => Reply::Text(String::from_utf8_lossy(&digits).into_owned()),
-            Value::Array(items) | Value::Set(items) | Value::Push { data: items, .. } => {
-                Reply::Array(
-                    items
-                        .into_iter()
-                        .map(Self::reply)
-                        .collect::<RedisResult<_>>()?,
-                )
-            }
-            Value::Map(pairs) => Reply::Map(
-                pairs
-                    .into_iter()
-                    .map(|(key, value)| Ok((Self::reply(key)?, Self::reply(value)?)))
-                    .collect::<RedisResult<_>>()?,
-            ),
-            Value::Attribute { data, .. } => Self::reply(*data)?,
-            Value::ServerError(error) => Reply::Error(error.to_string()),
-            _ => {
-                return Err((
-                    redis::ErrorKind::UnexpectedReturnType,
-                    "an unknown kind of reply",
-                )
-                    .into());
-            }
-        })
-    }
+/// Returns a command with room for its arguments: growing costs several allocations for each call.
+fn sized(name: &str, arguments: usize, bytes: usize) -> Cmd {
+    let mut cmd = Cmd::with_capacity(arguments + 1, name.len() + bytes + MAX_OPTION_BYTES);
+    cmd.arg(name);
+    cmd
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> RedisResult<T> {

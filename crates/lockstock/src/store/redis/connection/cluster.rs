@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{Cmd, ConnectionInfo, FromRedisValue};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
@@ -28,10 +29,14 @@ use self::node::Node;
 use self::redirect::{Redirect, Redirector, redirection};
 use self::slot::SLOTS;
 use self::topology::{SlotMap, TopologyView, query};
+use super::direct::{Pool, Target};
 use super::managed::{CallError, ManagedConnection, Server};
+use super::tls::ClientTls;
+use super::tracked::{Probe, TrackedRead};
 use super::url::address;
-use super::{CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
+use super::{Attempt, CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
 use crate::error::{Error, Result};
+use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
 use crate::token::ClientId;
 
@@ -52,11 +57,12 @@ struct Inner {
     /// For messages.
     address: String,
     /// The settings of every node.
-    servers: ConnectionInfo,
+    servers: Target,
     /// The nodes of the URL.
     seeds: Vec<Arc<Node>>,
     client_id: ClientId,
     notifications: Notifications,
+    near: Arc<NearTables>,
     timeout: Duration,
     /// std's mutexes: held for a lookup or a change, never across an await.
     map: Mutex<SlotMap>,
@@ -77,17 +83,22 @@ impl Cluster {
     pub(super) fn open(
         cluster_address: String,
         seeds: Vec<ConnectionInfo>,
+        tls: Arc<ClientTls>,
         client_id: ClientId,
         notifications: Notifications,
+        near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Self> {
-        let Some(servers) = seeds.first().cloned() else {
+        let Some(info) = seeds.first().cloned() else {
             return Err(Error::invalid("the URL of a Cluster has to name a node"));
         };
-        let addresses = seeds.iter().filter_map(|info| Some((info, address(info)?)));
-        let seeds = addresses
-            .map(|(info, (host, port))| {
-                Node::new(info, &host, port, notifications.clone(), timeout)
+        let servers = Target { info, tls };
+        let seeds = seeds
+            .iter()
+            .filter_map(address)
+            .map(|(host, port)| {
+                let (notifications, near) = (notifications.clone(), near.clone());
+                Node::new(&servers, &host, port, notifications, near, timeout)
             })
             .collect::<Result<_>>()?;
         let cluster = Self(Arc::new(Inner {
@@ -96,6 +107,7 @@ impl Cluster {
             seeds,
             client_id,
             notifications,
+            near,
             timeout,
             map: Mutex::new(SlotMap::new()),
             channels: Mutex::default(),
@@ -127,14 +139,12 @@ impl Cluster {
     /// Runs a script, or a plain command, on the node that serves its first key.
     pub(super) async fn attempt<'a, T: FromRedisValue>(
         &self,
-        eval: Eval,
+        settings: Attempt,
         command: impl Fn(Eval) -> Cow<'a, Cmd>,
-        is_repeatable: bool,
-        deadline: Instant,
     ) -> Result<ScriptReply<T>> {
-        let mut redirector = Redirector::new(self, is_repeatable);
+        let mut redirector = Redirector::new(self, &settings);
         let call = async {
-            let reply = match redirector.send(&command(eval)).await {
+            let reply = match redirector.send(&command(settings.eval)).await {
                 Err(error) if error.kind() == NO_SCRIPT => {
                     redirector.send(&command(Eval::Source)).await
                 }
@@ -142,7 +152,7 @@ impl Cluster {
             };
             reply.and_then(|reply| Ok(redis::from_redis_value(reply)?))
         };
-        match timeout_at(deadline, call).await {
+        match timeout_at(settings.deadline, call).await {
             Ok(Ok(value)) => Ok(ScriptReply {
                 value,
                 sent_at: redirector.sent_at,
@@ -152,7 +162,7 @@ impl Cluster {
             Err(_) => Err(match redirector.try_again.take() {
                 Some(error) => Error::redis(error),
                 None => {
-                    redirector.check_health();
+                    redirector.timed_out();
                     Error::timed_out(self.0.timeout)
                 }
             }),
@@ -171,6 +181,60 @@ impl Cluster {
         Ok(nodes.into_iter().map(|node| node.commands.clone()))
     }
 
+    /// Reads a value on the tracked connection to the node that serves it.
+    pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
+        let owner = timeout_at(deadline, self.owner(slot::slot(key))).await;
+        match owner {
+            Ok(Ok(node)) => node.tracked.read(key, deadline).await,
+            // The other connections wait for an owner, or report why there is none.
+            Ok(Err(_)) | Err(_) => Ok(TrackedRead::Nothing),
+        }
+    }
+
+    /// Probes the tracked connection of each node: a node that was demoted, or that the
+    /// other nodes cannot reach, still replies to `PING`.
+    pub(super) async fn probe_tracked(&self, limit: Duration) {
+        let nodes: Vec<_> = {
+            let map = self.0.map();
+            let probed = map.nodes.iter();
+            probed
+                .map(|node| (node.clone(), map.first_slot(node)))
+                .collect()
+        };
+        join_all(nodes.iter().map(async |(node, slot)| {
+            let probe = slot.map(|slot| {
+                let clock = &self.channel(slot).slot.clock;
+                Probe::Serves(format!("{clock}:probe"))
+            });
+            node.tracked.probe(probe.as_ref(), limit).await;
+        }))
+        .await;
+    }
+
+    /// Records that the node for a command did not reply in time on a blocking connection.
+    pub(super) fn suspect(&self, command: &Cmd) {
+        let slot = redirect::key(command).map(slot::slot);
+        let owner = slot.and_then(|slot| self.0.map().owner(slot));
+        if let Some(node) = owner {
+            node.commands.suspect();
+        }
+        self.refresh_soon();
+    }
+
+    pub(super) fn close_tracked(&self) {
+        let nodes = self.0.map().nodes.clone();
+        for node in nodes {
+            node.tracked.managed().close_current();
+        }
+    }
+
+    /// Returns the blocking connections to the node for a command with a key, by the current map.
+    pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
+        let slot = slot::slot(redirect::key(command)?);
+        let owner = self.0.map().owner(slot)?;
+        Some(owner.direct.clone())
+    }
+
     pub(super) fn slot(&self, key: &[u8]) -> Arc<SlotContext> {
         self.channel(slot::slot(key)).slot
     }
@@ -179,9 +243,13 @@ impl Cluster {
     pub(super) async fn ensure_subscribed(&self, key: &[u8]) -> Result<()> {
         let slot = slot::slot(key);
         let channel = self.channel(slot);
+        let begun = Instant::now();
         timeout(self.0.timeout, self.subscribe(slot, &channel.name))
             .await
             .unwrap_or_else(|_| {
+                if let Some(node) = self.0.map().owner(slot) {
+                    node.subscribe_timed_out(begun);
+                }
                 self.refresh_soon();
                 Err(Error::timed_out(self.0.timeout))
             })
@@ -202,6 +270,7 @@ impl Cluster {
                 return Err(node.commands.error(error));
             }
             match error {
+                CallError::Refused(_) => return Err(node.commands.error(error)),
                 CallError::Rejected(error) => match redirection(&error) {
                     Some(Redirect {
                         slot: moved,
@@ -273,6 +342,7 @@ impl Cluster {
         let changed = self.0.map().set(slot, &node);
         if changed {
             self.0.notifications.disconnected();
+            self.0.near.clear();
             // Other slots have probably moved too.
             self.refresh_soon();
         }
@@ -287,8 +357,15 @@ impl Cluster {
         if let Some(node) = known {
             return Ok(node.clone());
         }
-        let notifications = inner.notifications.clone();
-        let node = Node::new(&inner.servers, host, port, notifications, inner.timeout)?;
+        let (notifications, near) = (inner.notifications.clone(), inner.near.clone());
+        let node = Node::new(
+            &inner.servers,
+            host,
+            port,
+            notifications,
+            near,
+            inner.timeout,
+        )?;
         map.nodes.push(node.clone());
         Ok(node)
     }
@@ -305,9 +382,17 @@ impl Cluster {
     /// Refreshes the map in the background, at most once per [`RETRY_DELAY`]: until the nodes
     /// have exchanged a change, another query returns the same.
     fn refresh_soon(&self) {
+        let not_before = Instant::now() - RETRY_DELAY;
+        // Without a task for each call that fails at once.
+        let is_refreshed = match self.0.refreshed_at.try_lock() {
+            Ok(refreshed_at) => refreshed_at.is_some_and(|begun| begun >= not_before),
+            Err(_) => true,
+        };
+        if is_refreshed {
+            return;
+        }
         let cluster = self.clone();
         tokio::spawn(async move {
-            let not_before = Instant::now() - RETRY_DELAY;
             if let Err(reason) = cluster.refresh_unless_since(not_before).await {
                 debug!(reason, "cannot refresh the slot map");
             }
@@ -373,8 +458,9 @@ impl Cluster {
         drop(map);
         if moved {
             info!(address = self.0.address, "slots have moved to other nodes");
-            // Some subscriptions are on the wrong nodes now.
+            // Some subscriptions are on the wrong nodes now, and some copies were read there.
             self.0.notifications.disconnected();
+            self.0.near.clear();
         }
         Ok(())
     }

@@ -8,12 +8,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, SendError};
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError};
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::breaker::{Breaker, Permit};
 use crate::error::{Error, explain};
+
+/// How many calls can be passed to the task of a connection before it takes them. The redis crate
+/// lets further callers wait, which costs each of them a wake-up; its default of 50 is less than the
+/// calls of a busy process. The calls are in memory anyway.
+const CALL_BUFFER: usize = 1024;
+/// A call that was without a reply for this share of the timeout opens the breaker. Less than 1: an
+/// operation on a lock spends a part of its time in a batch.
+const MIN_SILENCE: f64 = 0.9;
+/// The pause between two checks of a server that does not reply.
+const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens connections. The error of [`open`](Self::open) is the reason of the failure.
 pub(super) trait Connector: Send + Sync + 'static {
@@ -29,7 +40,8 @@ pub(super) trait Connector: Send + Sync + 'static {
 /// Receives the push messages of a connection.
 pub(super) trait PushHandler: Send + Sync + 'static {
     fn pushed(&self, push: &PushInfo);
-    /// The connection is gone: messages may have been lost.
+    /// The connection is gone: messages may have been lost. Called before any call can use
+    /// another connection, under the mutex of the state.
     fn disconnected(&self);
 }
 
@@ -50,6 +62,7 @@ struct Inner<C: Connector> {
     /// std's mutex: held for a transition between states, never across an await.
     state: Mutex<State<C::Server>>,
     next_number: AtomicU64,
+    breaker: Arc<Breaker>,
     /// Whether a task checks the connection right now.
     is_checking: AtomicBool,
 }
@@ -62,14 +75,30 @@ enum State<S> {
 }
 
 /// Result of an attempt to connect, once there is one.
-type OpenResult<S> = Option<Result<OpenConnection<S>, String>>;
+type OpenResult<S> = Option<Result<OpenConnection<S>, OpenError>>;
+
+/// Why a connection was not opened.
+#[derive(Debug, Clone)]
+struct OpenError {
+    reason: String,
+    timed_out: bool,
+}
+
+/// Whether calls are admitted while the server does not reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Not after a call has timed out, see `breaker.rs`.
+    UnlessSilent,
+    /// Calls that the server has to execute even if it reads them after their deadline.
+    Always,
+}
 
 /// An open connection. Its number distinguishes it from earlier and later ones.
 #[derive(Clone)]
 pub(super) struct OpenConnection<S> {
     pub(super) connection: MultiplexedConnection,
     server: S,
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// Why a call has no reply.
@@ -77,6 +106,8 @@ pub(super) struct OpenConnection<S> {
 pub(super) enum CallError {
     /// There is no connection: nothing was sent.
     Unreachable(String),
+    /// An earlier call has timed out: nothing was sent. No call is admitted for so long.
+    Refused(Duration),
     /// The connection broke during the call, which may have run.
     Broken(RedisError),
     /// The server sent no reply in time.
@@ -86,14 +117,16 @@ pub(super) enum CallError {
 }
 
 impl<C: Connector> ManagedConnection<C> {
-    /// Opens no connection yet.
+    /// Opens no connection yet. All connections to one server share a breaker.
     pub(super) fn new(
         address: String,
         connector: C,
         push_handler: Arc<dyn PushHandler>,
         timeout: Duration,
+        breaker: Arc<Breaker>,
     ) -> Self {
         Self(Arc::new(Inner {
+            breaker,
             address,
             connector,
             push_handler,
@@ -113,8 +146,48 @@ impl<C: Connector> ManagedConnection<C> {
         &self.0.connector
     }
 
+    /// Asks the breaker for one call.
+    pub(super) fn admit(&self, admission: Admission) -> Result<Permit<'_>, CallError> {
+        match admission {
+            Admission::UnlessSilent => self.0.breaker.admit().map_err(CallError::Refused),
+            Admission::Always => Ok(self.0.breaker.admit_always()),
+        }
+    }
+
+    /// Records the result of a call.
+    pub(super) fn conclude<T>(&self, permit: Permit<'_>, result: &Result<T, CallError>) {
+        match result {
+            Ok(_) | Err(CallError::Rejected(_)) => permit.succeeded(),
+            // Cheap, and a call on a new connection may succeed.
+            Err(CallError::Broken(_) | CallError::Unreachable(_)) => {}
+            // Recorded by `timed_out`, and by no call.
+            Err(CallError::TimedOut | CallError::Refused(_)) => {}
+        }
+    }
+
+    /// Records that there has been no reply since `sent_at`, which is `None` if nothing was sent.
+    pub(super) fn timed_out(&self, permit: Permit<'_>, sent_at: Option<Instant>) {
+        // Less if the caller had less time, or if the connection broke before.
+        let waited = sent_at.map_or(Duration::ZERO, |sent_at| sent_at.elapsed());
+        if waited >= self.0.timeout.mul_f64(MIN_SILENCE) {
+            permit.failed();
+        }
+        self.check_health();
+    }
+
+    /// Records that a call on another connection to the server had no reply in time.
+    pub(super) fn suspect(&self) {
+        self.0.breaker.open();
+        self.check_health();
+    }
+
     /// Returns the open connection, or opens one.
     pub(super) async fn get(&self) -> Result<OpenConnection<C::Server>, CallError> {
+        let opened = self.get_or_open().await;
+        opened.map_err(|error| CallError::Unreachable(error.reason))
+    }
+
+    async fn get_or_open(&self) -> Result<OpenConnection<C::Server>, OpenError> {
         let mut opening = {
             let mut state = self.0.state();
             match &*state {
@@ -134,9 +207,12 @@ impl<C: Connector> ManagedConnection<C> {
             Ok(opened) => opened.clone(),
             Err(_) => None,
         };
-        opened
-            .unwrap_or_else(|| Err("the runtime is shutting down".to_owned()))
-            .map_err(CallError::Unreachable)
+        opened.unwrap_or_else(|| {
+            Err(OpenError {
+                reason: "the runtime is shutting down".to_owned(),
+                timed_out: false,
+            })
+        })
     }
 
     async fn open(self, number: u64, sender: watch::Sender<OpenResult<C::Server>>) {
@@ -154,6 +230,9 @@ impl<C: Connector> ManagedConnection<C> {
                 }
             }
         }
+        if matches!(&opened, Err(error) if error.timed_out) {
+            self.check_health();
+        }
         sender.send_replace(Some(opened));
     }
 
@@ -161,12 +240,15 @@ impl<C: Connector> ManagedConnection<C> {
         self.0.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn connect(&self, number: u64) -> Result<OpenConnection<C::Server>, String> {
+    async fn connect(&self, number: u64) -> Result<OpenConnection<C::Server>, OpenError> {
         // Weak: the connection must not keep its owner alive.
         let inner = Arc::downgrade(&self.0);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.timeout))
-            .set_response_timeout(Some(self.0.timeout))
+            // Each call has a deadline of its own. A second timer would cost as much as the lookup
+            // of the connection.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(CALL_BUFFER)
             .set_push_sender(move |push: PushInfo| -> Result<(), SendError> {
                 if let Some(inner) = inner.upgrade() {
                     match push.kind {
@@ -176,9 +258,19 @@ impl<C: Connector> ManagedConnection<C> {
                 }
                 Ok(())
             });
-        let (connection, server) = timeout(self.0.timeout, self.0.connector.open(&config))
-            .await
-            .map_err(|_| format!("no reply within {:?}", self.0.timeout))??;
+        let begun = Instant::now();
+        let opened = timeout(self.0.timeout, self.0.connector.open(&config)).await;
+        let opened =
+            opened.unwrap_or_else(|_| Err(format!("no reply within {:?}", self.0.timeout)));
+        let (connection, server) = opened.map_err(|reason| {
+            // The connector has timeouts of its own, of the same length.
+            let timed_out = begun.elapsed() >= self.0.timeout;
+            if timed_out {
+                self.0.breaker.open();
+            }
+            OpenError { reason, timed_out }
+        })?;
+        self.0.breaker.close();
         Ok(OpenConnection {
             connection,
             server,
@@ -203,11 +295,25 @@ impl<C: Connector> ManagedConnection<C> {
         Some(opened?.ok()?.server)
     }
 
+    /// Returns what `read` returns for the server that the current connection leads to, `None` if
+    /// there is no connection.
+    pub(super) fn server<T>(&self, read: impl FnOnce(&C::Server) -> T) -> Option<T> {
+        match &*self.0.state() {
+            State::Open(open) => Some(read(&open.server)),
+            State::Closed | State::Opening(..) => None,
+        }
+    }
+
     /// Drops the current connection, if there is one.
     pub(super) fn close_current(&self) {
         if let Some(open) = self.0.current() {
             self.close(&open);
         }
+    }
+
+    /// Returns the current connection, if there is one.
+    pub(super) fn open_connection(&self) -> Option<OpenConnection<C::Server>> {
+        self.0.current()
     }
 
     /// Classifies the error of a call on `open`, which is dropped if it is broken.
@@ -216,9 +322,7 @@ impl<C: Connector> ManagedConnection<C> {
         open: &OpenConnection<C::Server>,
         error: RedisError,
     ) -> CallError {
-        if error.is_timeout() {
-            CallError::TimedOut
-        } else if error.is_io_error() {
+        if error.is_io_error() {
             self.close(open);
             CallError::Broken(error)
         } else {
@@ -232,6 +336,10 @@ impl<C: Connector> ManagedConnection<C> {
                 "cannot connect to Redis at {}: {reason}",
                 self.0.address
             )),
+            CallError::Refused(next) => Error::unavailable(format!(
+                "the store at {} did not reply within {:?}; the next attempt is in {next:?}",
+                self.0.address, self.0.timeout
+            )),
             CallError::TimedOut => Error::timed_out(self.0.timeout),
             CallError::Broken(error) | CallError::Rejected(error) => Error::redis(error),
         }
@@ -240,15 +348,46 @@ impl<C: Connector> ManagedConnection<C> {
     /// Checks in the background whether the server still replies on the connection. If it does
     /// not, but does on a new connection, the new one replaces it. A network can drop a
     /// connection without ever breaking it.
+    ///
+    /// While the breaker is open, this is repeated: the server has to reply to no other call.
     pub(super) fn check_health(&self) {
-        if !self.0.is_checking.swap(true, Ordering::Relaxed) {
-            let managed = self.clone();
-            tokio::spawn(async move {
-                if !managed.is_healthy().await {
-                    managed.replace().await;
+        if self.0.is_checking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // Weak: a server that never replies again must not keep the connection.
+        let inner = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            while let Some(managed) = inner.upgrade().map(Self) {
+                let Inner {
+                    breaker,
+                    is_checking,
+                    ..
+                } = &*managed.0;
+                if managed.recover().await {
+                    breaker.close();
                 }
-                managed.0.is_checking.store(false, Ordering::Relaxed);
-            });
+                if !breaker.is_open() {
+                    is_checking.store(false, Ordering::SeqCst);
+                    // A call may have opened it meanwhile, and found a check in progress.
+                    if !breaker.is_open() || is_checking.swap(true, Ordering::SeqCst) {
+                        return;
+                    }
+                }
+                drop(managed);
+                sleep(CHECK_PAUSE).await;
+            }
+        });
+    }
+
+    /// Returns whether the server replies, if necessary on a new connection, or refuses connections:
+    /// then a call costs no timeout.
+    async fn recover(&self) -> bool {
+        if self.0.current().is_some() {
+            return self.is_healthy().await || self.replace().await;
+        }
+        match self.get_or_open().await {
+            Ok(_) => true,
+            Err(error) => !error.timed_out,
         }
     }
 
@@ -259,7 +398,12 @@ impl<C: Connector> ManagedConnection<C> {
         };
         let ping = redis::cmd("PING");
         let reply = ping.query_async::<()>(&mut open.connection);
-        matches!(timeout(self.0.timeout, reply).await, Ok(Ok(())))
+        match timeout(self.0.timeout, reply).await {
+            Ok(Ok(())) => true,
+            // A server that is loading or runs a long script replies with an error.
+            Ok(Err(error)) => matches!(self.classify(&open, error), CallError::Rejected(_)),
+            Err(_) => false,
+        }
     }
 
     /// Opens a new connection to replace the current one, which stays if that fails. Returns
@@ -267,7 +411,7 @@ impl<C: Connector> ManagedConnection<C> {
     pub(super) async fn replace(&self) -> bool {
         let open = match self.connect(self.next_number()).await {
             Ok(open) => open,
-            Err(reason) => {
+            Err(OpenError { reason, .. }) => {
                 debug!(address = self.0.address, reason, "cannot reconnect");
                 return false;
             }
@@ -279,9 +423,9 @@ impl<C: Connector> ManagedConnection<C> {
                 State::Open(newer) if newer.number > open.number => return true,
                 _ => *state = State::Open(open),
             }
+            self.0.push_handler.disconnected();
         }
         warn!(address = self.0.address, "reconnected");
-        self.0.push_handler.disconnected();
         true
     }
 }
@@ -313,13 +457,11 @@ impl<C: Connector> Inner<C> {
     }
 
     fn close(&self, number: u64) {
-        {
-            let mut state = self.state();
-            match &*state {
-                State::Open(open) if open.number == number => *state = State::Closed,
-                // Replaced already.
-                _ => return,
-            }
+        let mut state = self.state();
+        match &*state {
+            State::Open(open) if open.number == number => *state = State::Closed,
+            // Replaced already.
+            _ => return,
         }
         self.push_handler.disconnected();
     }
@@ -328,8 +470,30 @@ impl<C: Connector> Inner<C> {
 /// Connects to a server with a fixed address.
 pub(super) struct Server {
     pub(super) client: Client,
-    /// The channel to subscribe to.
-    pub(super) channel: Option<String>,
+    pub(super) purpose: Purpose,
+}
+
+/// What a connection is set up for when it is opened.
+pub(super) enum Purpose {
+    Commands,
+    /// Messages of this channel.
+    Messages(String),
+    /// Invalidations of what was read.
+    Tracking,
+}
+
+impl Purpose {
+    pub(super) async fn set_up(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        match self {
+            Self::Commands => Ok(()),
+            Self::Messages(channel) => connection.subscribe(channel).await,
+            Self::Tracking => {
+                let mut tracking = redis::cmd("CLIENT");
+                tracking.arg("TRACKING").arg("ON");
+                tracking.query_async(connection).await
+            }
+        }
+    }
 }
 
 impl Connector for Server {
@@ -344,9 +508,7 @@ impl Connector for Server {
                 .client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
-            if let Some(channel) = &self.channel {
-                connection.subscribe(channel).await?;
-            }
+            self.purpose.set_up(&mut connection).await?;
             Ok((connection, ()))
         };
         opened.await.map_err(|error: RedisError| explain(&error))

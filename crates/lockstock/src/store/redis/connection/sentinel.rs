@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::managed::{Connector, ManagedConnection};
+use super::direct::{Pool, Target};
+use super::managed::{Connector, ManagedConnection, Purpose};
 use super::url::with_address;
 use crate::error::{Error, Result, explain};
 
@@ -34,8 +35,8 @@ const SWITCH_CHANNEL: &str = "+switch-master";
 pub(super) struct Sentinels {
     sentinels: Vec<Client>,
     service: String,
-    servers: ConnectionInfo,
-    channel: String,
+    servers: Target,
+    purpose: Purpose,
     timeout: Duration,
 }
 
@@ -48,12 +49,20 @@ pub(super) struct Master {
     port: u16,
 }
 
+/// The master that a connection leads to.
+#[derive(Clone)]
+pub(super) struct ConnectedMaster {
+    named: Master,
+    /// The blocking connections to it.
+    pub(super) direct: Arc<Pool>,
+}
+
 impl Sentinels {
     pub(super) fn new(
         sentinels: Vec<ConnectionInfo>,
         service: String,
-        servers: ConnectionInfo,
-        channel: String,
+        servers: Target,
+        purpose: Purpose,
         timeout: Duration,
     ) -> Result<Self> {
         let clients = sentinels.into_iter().map(Client::open);
@@ -61,7 +70,7 @@ impl Sentinels {
             sentinels: clients.collect::<Result<_, _>>().map_err(Error::redis)?,
             service,
             servers,
-            channel,
+            purpose,
             timeout,
         })
     }
@@ -138,7 +147,7 @@ async fn query(
 }
 
 impl Connector for Sentinels {
-    type Server = Master;
+    type Server = ConnectedMaster;
 
     async fn open(
         &self,
@@ -147,7 +156,8 @@ impl Connector for Sentinels {
         let master = self.master().await?;
         let Master { host, port, .. } = &master;
         let opened = async {
-            let client = Client::open(with_address(&self.servers, host, *port))?;
+            let info = with_address(&self.servers.info, host, *port);
+            let client = Client::open(info.clone())?;
             let mut connection = client
                 .get_multiplexed_async_connection_with_config(config)
                 .await?;
@@ -156,14 +166,21 @@ impl Connector for Sentinels {
                 Some(role) => redis::from_redis_value(role)?,
                 None => String::new(),
             };
-            connection.subscribe(&self.channel).await?;
-            Ok((connection, role))
+            if role == "master" {
+                self.purpose.set_up(&mut connection).await?;
+            }
+            Ok((connection, role, info))
         };
         let failed = |reason| format!("{host}:{port}, the master of '{}': {reason}", self.service);
         match opened.await {
-            Ok((connection, role)) if role == "master" => Ok((connection, master)),
+            Ok((connection, role, info)) if role == "master" => {
+                let tls = self.servers.tls.clone();
+                let direct = Pool::new(Target { info, tls }).into();
+                let named = master;
+                Ok((connection, ConnectedMaster { named, direct }))
+            }
             // The failover may not be complete, or the sentinels may be outdated.
-            Ok((_, role)) => Err(failed(format!(
+            Ok((_, role, _)) => Err(failed(format!(
                 "READONLY the server is a {role}; a failover may be in progress"
             ))),
             Err(error) => Err(failed(explain(&error))),
@@ -178,15 +195,18 @@ pub(super) struct Watch {
 
 /// Subscribes to all sentinels, and reconnects when a new master is announced: if the old master
 /// hangs, its connections do not break. All, because some of them may hang or be cut off.
-pub(super) fn watch(master: &ManagedConnection<Sentinels>) -> Watch {
+///
+/// `connections` is not empty: the connections to one master.
+pub(super) fn watch(connections: &[&ManagedConnection<Sentinels>]) -> Watch {
+    let connections: Arc<[_]> = connections.iter().map(|&managed| managed.clone()).collect();
     let following = Arc::new(Mutex::new(()));
     let mut listeners = JoinSet::new();
-    for sentinel in &master.connector().sentinels {
-        let (master, sentinel) = (master.clone(), sentinel.clone());
+    for sentinel in &connections[0].connector().sentinels {
+        let (connections, sentinel) = (connections.clone(), sentinel.clone());
         let following = following.clone();
         listeners.spawn(async move {
             loop {
-                if let Err(error) = listen(&master, &sentinel, &following).await {
+                if let Err(error) = listen(&connections, &sentinel, &following).await {
                     debug!(reason = explain(&error), "not subscribed to a sentinel");
                 }
                 sleep(SENTINEL_RETRY_DELAY).await;
@@ -200,10 +220,11 @@ pub(super) fn watch(master: &ManagedConnection<Sentinels>) -> Watch {
 
 /// Follows the announcements of one sentinel until it disconnects or does not reply.
 async fn listen(
-    master: &ManagedConnection<Sentinels>,
+    connections: &[ManagedConnection<Sentinels>],
     sentinel: &Client,
     following: &Mutex<()>,
 ) -> Result<(), RedisError> {
+    let master = &connections[0];
     // Unbounded, but only this subscription fills it: a message for each failover.
     let (sender, mut pushes) = mpsc::unbounded_channel::<PushInfo>();
     let config = AsyncConnectionConfig::new()
@@ -215,12 +236,14 @@ async fn listen(
         .await?;
     connection.subscribe(SWITCH_CHANNEL).await?;
     // An announcement may have been missed before.
-    follow(master, following).await;
+    follow(connections, following).await;
     let service = master.connector().service.as_bytes();
     loop {
         match timeout(CHECK_INTERVAL, pushes.recv()).await {
             Ok(Some(push)) => match push.kind {
-                PushKind::Message if is_about(&push, service) => follow(master, following).await,
+                PushKind::Message if is_about(&push, service) => {
+                    follow(connections, following).await;
+                }
                 PushKind::Disconnection => return Ok(()),
                 _ => {}
             },
@@ -230,15 +253,21 @@ async fn listen(
     }
 }
 
-/// Connects to the master that the sentinels name unless the current connection leads there, and
+/// Connects to the master that the sentinels name unless the current connections lead there, and
 /// retries until that succeeds. The old master may come back and does not know yet that it has
 /// been replaced.
-async fn follow(master: &ManagedConnection<Sentinels>, following: &Mutex<()>) {
+async fn follow(connections: &[ManagedConnection<Sentinels>], following: &Mutex<()>) {
     // One at a time: all sentinels announce the same master.
     let _following = following.lock().await;
+    for master in connections {
+        follow_with(master).await;
+    }
+}
+
+async fn follow_with(master: &ManagedConnection<Sentinels>) {
     loop {
         // Without a connection the next call queries the sentinels.
-        let Some(current) = master.current_server().await else {
+        let Some(ConnectedMaster { named: current, .. }) = master.current_server().await else {
             return;
         };
         match master.connector().master().await {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use lockstock_testkit::{Authority, Redis};
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use lockstock_testkit::{Authority, Proxy, Redis};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::key::LockKind;
@@ -32,14 +33,26 @@ impl TestClient {
     }
 
     pub(super) async fn try_connect(url: &str) -> Result<Self> {
+        let client = Self::open(url)?;
+        client.connection.connect().await?;
+        Ok(client)
+    }
+
+    /// Opens no connection yet.
+    fn open(url: &str) -> Result<Self> {
         let (notifications, _) = Notifications::new();
         let id = ClientId::random();
         let options = Options {
             timeout: CALL_TIMEOUT,
             ..Options::default()
         };
-        let connection = Connection::open(url, id, notifications.clone(), &options)?;
-        connection.connect().await?;
+        let connection = Connection::open(
+            url,
+            id,
+            notifications.clone(),
+            Arc::new(NearTables::new()),
+            &options,
+        )?;
         Ok(Self {
             connection,
             notifications,
@@ -120,6 +133,18 @@ pub(super) async fn await_disconnect(client: &TestClient, disconnects: u64) {
     assert_eq!(received.expect("a disconnect"), None);
 }
 
+/// What the error of a call says that was not sent.
+pub(super) const REFUSED: &str = "the next attempt is in";
+
+/// Returns how many commands with this name the server has executed.
+fn executed(redis: &Redis, name: &str) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+    let prefix = format!("cmdstat_{name}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix));
+    let calls = calls.and_then(|calls| calls.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
 fn assert_rejected(result: Result<TestClient>, word: &str) {
     let Err(error) = result else {
         panic!("not rejected")
@@ -158,13 +183,123 @@ async fn a_script_that_may_have_run_twice_is_reported_as_repeated() {
     // A flushed script is loaded again, but has not run before.
     redis.command(&["SCRIPT", "FLUSH"]).unwrap();
     assert!(!client.increment("k").await.unwrap().repeated);
-    let proxy = lockstock_testkit::Proxy::start(redis.address());
+    let proxy = Proxy::start(redis.address());
     let client = TestClient::connect(&format!("redis://{}", proxy.address())).await;
     client.increment("k").await.unwrap();
     proxy.reset_next_reply();
     let reply = client.increment("k").await.unwrap();
     assert!(reply.repeated);
     assert_eq!(reply.value, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_gets_one_call_a_second_and_recovers_without_a_restart() {
+    let redis = Redis::start();
+    let client = TestClient::connect(&redis.url()).await;
+    client.increment("k").await.unwrap();
+    redis.pause();
+    let error = client.increment("k").await.err().unwrap();
+    assert!(!error.to_string().contains(REFUSED), "{error}");
+    let (begun, mut refused) = (Instant::now(), 0);
+    while begun.elapsed() < 3 * CALL_TIMEOUT {
+        for result in join_all((0..200).map(|_| client.increment("k"))).await {
+            let error = result.err().expect("no reply");
+            assert!(error.is_unavailable(), "{error}");
+            refused += usize::from(error.to_string().contains(REFUSED));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    // Rounded up, and the first call.
+    let admitted = begun.elapsed().as_secs() + 2;
+    redis.resume();
+    let value = client.increment_until_available("k").await;
+    // All that were sent are executed, and so is the one that succeeded.
+    assert!(value <= 1 + admitted + 1, "{value} of {admitted}");
+    assert!(refused > 200, "{refused}");
+}
+
+#[tokio::test]
+async fn a_cancelled_call_and_a_call_with_less_time_refuse_no_other() {
+    let redis = Redis::start();
+    let client = TestClient::connect(&redis.url()).await;
+    client.increment("k").await.unwrap();
+    redis.pause();
+    let command = redis::cmd("GET").arg("k").to_owned();
+    let brief = CALL_TIMEOUT / 20;
+    for _ in 0..3 {
+        let cancelled = timeout(brief, client.increment("k")).await;
+        assert!(cancelled.is_err());
+        let deadline = Instant::now() + brief;
+        let error = client.connection.send(&command, true, deadline).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("did not reply within"), "{error}");
+        assert!(!error.contains(REFUSED), "{error}");
+    }
+    redis.resume();
+    client.increment_until_available("k").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_stalls_is_replaced_and_the_server_is_called_again() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let client = TestClient::connect(&format!("redis://{}", proxy.address())).await;
+    client.increment("k").await.unwrap();
+    proxy.forget();
+    client.increment("k").await.err().expect("no reply");
+    // The call that was lost has not been executed.
+    assert_eq!(client.increment_until_available("k").await, 2);
+    client.assert_notified("k").await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_busy_for_too_long_is_called_again_once_it_replies() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    let client = TestClient::connect(&redis.url()).await;
+    client.increment("k").await.unwrap();
+    let busy = std::thread::spawn(move || {
+        redis.command(&["DEBUG", "SLEEP", "1.5"]).unwrap();
+        redis
+    });
+    // Until a call meets the pause.
+    while client.increment("k").await.is_ok() {}
+    let redis = busy.join().unwrap();
+    client.increment_until_available("k").await;
+    // The connection was not replaced.
+    assert_eq!(executed(&redis, "hello"), 1);
+}
+
+#[tokio::test]
+async fn a_refused_connection_refuses_no_later_call() {
+    let redis = Redis::start();
+    let client = TestClient::connect(&redis.url()).await;
+    client.increment("k").await.unwrap();
+    redis.kill();
+    for _ in 0..50 {
+        let error = client.increment("k").await.err().expect("no server");
+        assert!(!error.to_string().contains(REFUSED), "{error}");
+    }
+    redis.restart();
+    client.increment("k").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_replies_gets_one_connection_a_second() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let client = TestClient::open(&format!("redis://{}", proxy.address())).unwrap();
+    proxy.stall();
+    // Until the attempt to connect has timed out.
+    let refused = |result: Result<ScriptReply<u64>>| {
+        let error = result.err().expect("no reply");
+        error.to_string().contains(REFUSED)
+    };
+    while !refused(client.increment("k").await) {}
+    for result in join_all((0..200).map(|_| client.increment("k"))).await {
+        assert!(refused(result));
+    }
+    proxy.pass();
+    client.increment_until_available("k").await;
 }
 
 #[tokio::test]

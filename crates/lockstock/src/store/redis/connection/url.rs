@@ -11,10 +11,11 @@
 //! sentinels. With `rediss…`, `?ssl_ca_certs=FILE` names the authorities to trust instead of the
 //! system's.
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use url::form_urlencoded;
 
-use super::tls::with_certificates;
+use super::tls::Certificates;
 use crate::error::{Error, Result};
 use crate::redact::redact_url;
 use crate::store::builder::{Credentials, Options};
@@ -46,15 +47,17 @@ struct Parts<'a> {
 }
 
 impl Endpoints {
-    pub(super) fn parse(url: &str, options: &Options) -> Result<Self> {
+    pub(super) fn parse(url: &str, options: &Options) -> Result<(Self, Certificates)> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let parts = Parts::split(scheme, rest);
+        let certificates = Certificates::read(options, parts.option("ssl_ca_certs"))
+            .map_err(|reason| invalid(url, &reason))?;
         let certified = |info| {
-            let info = with_certificates(info, options, parts.option("ssl_ca_certs"));
+            let info = certificates.apply(info);
             info.map_err(|reason| invalid(url, &reason))
         };
         let server = |info| certified(with_credentials(info, options));
-        Ok(match scheme {
+        let endpoints = match scheme {
             "redis+sentinel" | "rediss+sentinel" => {
                 let (sentinels, service, servers) = sentinel(url, &parts)?;
                 let sentinels = sentinels.into_iter().map(certified);
@@ -76,7 +79,8 @@ impl Endpoints {
                 Self::Single(server(info)?)
             }
             _ => Self::Single(server(info(url, url)?)?),
-        })
+        };
+        Ok((endpoints, certificates))
     }
 }
 
@@ -180,7 +184,9 @@ fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     })?;
     // RESP3 allows push messages and replies on the same connection.
     let settings = info.redis_settings().clone();
-    Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+    let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+    // Otherwise a command waits until the server has acknowledged the one before it.
+    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
 fn invalid(url: &str, reason: &str) -> Error {
@@ -220,7 +226,7 @@ mod tests {
     use super::*;
 
     fn parse(url: &str) -> Result<Endpoints> {
-        Endpoints::parse(url, &Options::default())
+        Ok(Endpoints::parse(url, &Options::default())?.0)
     }
 
     fn addresses(infos: &[ConnectionInfo]) -> Vec<(String, u16)> {
@@ -266,6 +272,26 @@ mod tests {
             expected.map(|(host, port)| (host.to_owned(), port))
         );
         assert_eq!(seeds[1].redis_settings().password(), Some("pw"));
+    }
+
+    #[test]
+    fn no_connection_delays_small_commands() {
+        let nodelay = |info: &ConnectionInfo| info.tcp_settings().nodelay();
+        let Endpoints::Single(single) = parse("redis://a").unwrap() else {
+            panic!()
+        };
+        assert!(nodelay(&single));
+        let Endpoints::Sentinel {
+            sentinels, servers, ..
+        } = parse("redis+sentinel://a,b/main").unwrap()
+        else {
+            panic!()
+        };
+        assert!(sentinels.iter().all(nodelay) && nodelay(&with_address(&servers, "c", 1)));
+        let Endpoints::Cluster { seeds } = parse("redis+cluster://:pw@a").unwrap() else {
+            panic!()
+        };
+        assert!(seeds.iter().all(nodelay));
     }
 
     #[cfg(feature = "tls")]

@@ -1,7 +1,7 @@
-//! A master of a Cluster: a connection for commands and, while there are waiters in its slots, a
-//! connection for subscriptions.
+//! A master of a Cluster: a connection for commands; while there are waiters in its slots, a
+//! connection for subscriptions; and a tracked connection for near caches.
 //!
-//! Two connections, because a node sends an unsolicited `sunsubscribe` when a slot moves away,
+//! A connection for subscriptions, because a node sends an unsolicited `sunsubscribe` when a slot moves away,
 //! and the redis crate takes it for the reply to the oldest pending command: from then on each
 //! reply on that connection is assigned to the wrong command. Other clients have the same
 //! problem, see <https://github.com/valkey-io/valkey/issues/1066> and
@@ -12,19 +12,30 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Cmd, ConnectionInfo, PushInfo, PushKind, Value};
+use redis::{Client, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 
-use super::super::managed::{CallError, IgnorePushes, ManagedConnection, PushHandler, Server};
+use super::super::breaker::Breaker;
+use super::super::direct::{Pool, Target};
+use super::super::managed::{
+    Admission, CallError, IgnorePushes, ManagedConnection, Purpose, PushHandler, Server,
+};
+use super::super::tracked::TrackedConnection;
 use super::super::url::with_address;
 use crate::error::{Error, Result};
+use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
 
 pub(super) struct Node {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) commands: ManagedConnection<Server>,
+    /// For values that are copied.
+    pub(super) tracked: TrackedConnection<Server>,
     pushes: ManagedConnection<Server>,
+    /// For callers that bring a thread.
+    pub(super) direct: Arc<Pool>,
     subscriptions: Arc<Subscriptions>,
     /// Held by the only call on `pushes`.
     pushes_in_use: AsyncMutex<()>,
@@ -39,26 +50,52 @@ struct Subscriptions {
 impl Node {
     /// Opens no connection yet.
     pub(super) fn new(
-        info: &ConnectionInfo,
+        servers: &Target,
         host: &str,
         port: u16,
         notifications: Notifications,
+        near: Arc<NearTables>,
         timeout: Duration,
     ) -> Result<Arc<Self>> {
-        let client = Client::open(with_address(info, host, port)).map_err(Error::redis)?;
-        let server = || Server {
+        let info = with_address(&servers.info, host, port);
+        let client = Client::open(info.clone()).map_err(Error::redis)?;
+        let server = |purpose| Server {
             client: client.clone(),
-            channel: None,
+            purpose,
         };
         let subscriptions = Arc::new(Subscriptions {
             channels: Mutex::default(),
             notifications,
         });
         let address = format!("{host}:{port}");
+        let breaker = Arc::new(Breaker::new(address.clone()));
         let ignore = Arc::new(IgnorePushes);
         Ok(Arc::new(Self {
-            commands: ManagedConnection::new(address.clone(), server(), ignore, timeout),
-            pushes: ManagedConnection::new(address, server(), subscriptions.clone(), timeout),
+            commands: ManagedConnection::new(
+                address.clone(),
+                server(Purpose::Commands),
+                ignore,
+                timeout,
+                breaker.clone(),
+            ),
+            tracked: TrackedConnection::new(
+                address.clone(),
+                server(Purpose::Tracking),
+                near,
+                timeout,
+                breaker.clone(),
+            ),
+            pushes: ManagedConnection::new(
+                address,
+                server(Purpose::Commands),
+                subscriptions.clone(),
+                timeout,
+                breaker,
+            ),
+            direct: Arc::new(Pool::new(Target {
+                info,
+                tls: servers.tls.clone(),
+            })),
             host: host.to_owned(),
             port,
             subscriptions,
@@ -72,7 +109,19 @@ impl Node {
 
     /// Sends a command. With `asking` the node runs it although the slot is still being
     /// imported.
-    pub(super) async fn send(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        asking: bool,
+        admission: Admission,
+    ) -> Result<Value, CallError> {
+        let permit = self.commands.admit(admission)?;
+        let result = self.send_admitted(command, asking).await;
+        self.commands.conclude(permit, &result);
+        result
+    }
+
+    async fn send_admitted(&self, command: &Cmd, asking: bool) -> Result<Value, CallError> {
         let mut open = self.commands.get().await?;
         let connection = &mut open.connection;
         let reply = if asking {
@@ -99,6 +148,8 @@ impl Node {
         if self.is_subscribed(channel) {
             return Ok(());
         }
+        // Of the connection for commands: the server is the same.
+        let permit = self.commands.admit(Admission::UnlessSilent)?;
         let _in_use = self.pushes_in_use.lock().await;
         if self.is_subscribed(channel) {
             return Ok(());
@@ -106,9 +157,9 @@ impl Node {
         let mut open = self.pushes.get().await?;
         let subscribe = redis::cmd("SSUBSCRIBE").arg(channel).to_owned();
         let reply = subscribe.query_async::<Value>(&mut open.connection).await;
-        if let Err(error) = reply {
-            return Err(self.pushes.classify(&open, error));
-        }
+        let reply = reply.map_err(|error| self.pushes.classify(&open, error));
+        self.commands.conclude(permit, &reply);
+        reply?;
         if !self.is_subscribed(channel) {
             // An unsolicited message was taken for the reply, and the next command would get
             // the reply to this one.
@@ -118,6 +169,20 @@ impl Node {
             ));
         }
         Ok(())
+    }
+
+    /// Records that there has been no reply to a call since `sent_at`.
+    pub(super) fn timed_out(&self, sent_at: Instant) {
+        let permit = self.commands.admit(Admission::Always);
+        if let Ok(permit) = permit {
+            self.commands.timed_out(permit, Some(sent_at));
+        }
+    }
+
+    /// Records that [`ensure_subscribed`](Self::ensure_subscribed) has not returned since `begun`.
+    pub(super) fn subscribe_timed_out(&self, begun: Instant) {
+        self.timed_out(begun);
+        self.pushes.check_health();
     }
 
     fn is_subscribed(&self, channel: &str) -> bool {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::time::{Instant, sleep};
 
-use super::super::managed::CallError;
+use super::super::Attempt;
+use super::super::managed::{Admission, CallError};
 use super::node::Node;
 use super::{Cluster, slot};
 use crate::error::Error;
@@ -23,6 +24,7 @@ pub(super) struct Redirector<'a> {
     /// The node that the last command was sent to, and whether with `ASKING`. A script that is
     /// not loaded there is sent there again.
     last: Option<(Arc<Node>, bool)>,
+    admission: Admission,
     /// Whether the command may run twice.
     is_repeatable: bool,
     /// When the last attempt was sent.
@@ -57,11 +59,12 @@ pub(super) fn redirection(error: &RedisError) -> Option<Redirect<'_>> {
 }
 
 impl<'a> Redirector<'a> {
-    pub(super) fn new(cluster: &'a Cluster, is_repeatable: bool) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, settings: &Attempt) -> Self {
         Self {
             cluster,
             last: None,
-            is_repeatable,
+            admission: settings.admission,
+            is_repeatable: settings.is_repeatable,
             sent_at: Instant::now(),
             repeated: false,
             try_again: None,
@@ -70,9 +73,9 @@ impl<'a> Redirector<'a> {
     }
 
     /// After a timeout: checks the connection to the last node, and the slot map.
-    pub(super) fn check_health(&self) {
+    pub(super) fn timed_out(&self) {
         if let Some((node, _)) = &self.last {
-            node.commands.check_health();
+            node.timed_out(self.sent_at);
         }
         self.cluster.refresh_soon();
     }
@@ -97,7 +100,7 @@ impl<'a> Redirector<'a> {
             };
             self.last = Some((node.clone(), asking));
             self.sent_at = Instant::now();
-            let error = match node.send(command, asking).await {
+            let error = match node.send(command, asking, self.admission).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -110,8 +113,9 @@ impl<'a> Redirector<'a> {
                     true
                 }
                 CallError::Unreachable(_) => !std::mem::replace(&mut refreshed, true),
-                CallError::TimedOut => {
-                    self.check_health();
+                // A replica may have taken over.
+                CallError::Refused(_) => {
+                    self.cluster.refresh_soon();
                     false
                 }
                 CallError::Rejected(error) => match (redirection(error), error.kind()) {
@@ -146,7 +150,7 @@ impl<'a> Redirector<'a> {
                     }
                     _ => false,
                 },
-                CallError::Broken(_) => false,
+                CallError::Broken(_) | CallError::TimedOut => false,
             };
             if !retry {
                 return Err(match error {
@@ -168,7 +172,7 @@ impl<'a> Redirector<'a> {
 }
 
 /// Returns the first key of a command, `None` if it has no arguments.
-fn key(command: &Cmd) -> Option<&[u8]> {
+pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
     let before = match words.next() {
         Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,

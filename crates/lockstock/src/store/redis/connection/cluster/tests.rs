@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::Error;
 use crate::key::{Keys, LockKind};
-use crate::store::redis::connection::tests::{CALL_TIMEOUT, TIMEOUT, TestClient, await_disconnect};
+use crate::store::redis::connection::tests::{
+    CALL_TIMEOUT, REFUSED, TIMEOUT, TestClient, await_disconnect,
+};
 use crate::token::{ClientId, Token};
 
 /// Longer than a failover takes here.
@@ -247,6 +249,36 @@ async fn an_idle_client_leaves_a_master_that_hangs() {
     cluster.node(old).resume();
     cluster.await_ok();
     assert_notified_eventually(&client, "k").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_refuses_calls_until_its_replica_takes_over_and_others_are_unaffected() {
+    let cluster = Cluster::start();
+    let client = Arc::new(TestClient::connect(&cluster.url()).await);
+    client.increment("k").await.unwrap();
+    let old = cluster.owner("k");
+    let mut keys = (0..).map(|n: u32| n.to_string());
+    let elsewhere = keys.find(|key| cluster.owner(key) != old).unwrap();
+    client.increment(&elsewhere).await.unwrap();
+    let before = cluster.command("k", &["GET", "k"]).unwrap();
+    assert_eq!(before, "1");
+    cluster.node(old).pause();
+    let hanging = {
+        let client = client.clone();
+        tokio::spawn(async move { client.increment_until_available("k").await })
+    };
+    while !hanging.is_finished() {
+        // Until the nodes have agreed about the failover, they may reject calls.
+        if let Err(error) = client.increment(&elsewhere).await {
+            assert!(!error.to_string().contains(REFUSED), "{error}");
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    hanging.await.unwrap();
+    cluster.await_failover(old);
+    cluster.node(old).resume();
+    cluster.await_ok();
+    client.increment_until_available("k").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use redis::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::managed::CallError;
+use super::super::managed::{Admission, CallError};
 use super::node::Node;
 use super::slot::SLOTS;
 use crate::error::{Error, Result};
@@ -34,6 +34,17 @@ impl SlotMap {
     pub(super) fn owner(&self, slot: u16) -> Option<Arc<Node>> {
         let index = self.owners[usize::from(slot)]?;
         Some(self.nodes[usize::from(index)].clone())
+    }
+
+    /// Returns a slot that `node` serves, if there is one.
+    pub(super) fn first_slot(&self, node: &Arc<Node>) -> Option<u16> {
+        let index = self
+            .nodes
+            .iter()
+            .position(|other| Arc::ptr_eq(other, node))?;
+        let is_served = |owner: &Option<u16>| *owner == Some(index as u16);
+        let slot = self.owners.iter().position(is_served)?;
+        u16::try_from(slot).ok()
     }
 
     /// Sets the owner of a slot. Returns whether it has changed.
@@ -103,7 +114,7 @@ pub(super) async fn query(
 async fn query_node(node: &Node) -> Result<TopologyView> {
     let send = async |subcommand| {
         let command = redis::cmd("CLUSTER").arg(subcommand).to_owned();
-        let reply = node.send(&command, false).await;
+        let reply = node.send(&command, false, Admission::UnlessSilent).await;
         reply.map_err(|error| node.commands.error(error))
     };
     let info: String =

@@ -1,0 +1,135 @@
+//! How an event loop of Python hears of replies: a descriptor that becomes readable, and a list of
+//! what has been done since.
+//!
+//! The threads of the runtime never touch Python: they put an outcome into the list. The event loop
+//! takes all of them at once, and sets the results of its futures.
+
+use std::collections::HashMap;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lockstock::Reply;
+use lockstock::blocking::Store;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyList, PyTuple};
+use tokio::task::AbortHandle;
+
+use crate::held::Held;
+use crate::waiting::Signal;
+use crate::{error, reply};
+
+/// What a task has done.
+pub(crate) enum Outcome {
+    Reply(lockstock::Result<Reply>),
+    Replies(lockstock::Result<Vec<Reply>>),
+    Acquired(lockstock::Result<Option<Held>>),
+    Held(lockstock::Result<bool>),
+}
+
+/// The tasks of one event loop.
+#[pyclass(frozen, module = "lockstock._core")]
+pub(crate) struct Bell {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    signal: Signal,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    done: Vec<(u64, Outcome)>,
+    tasks: HashMap<u64, AbortHandle>,
+}
+
+#[pymethods]
+impl Bell {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                signal: Signal::new()?,
+                state: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Returns the descriptor, which is readable if there are outcomes.
+    fn fileno(&self) -> i32 {
+        self.shared.signal.descriptor().as_raw_fd()
+    }
+
+    /// Returns what has been done: `(number, whether it failed, value or exception)`.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.shared.signal.clear();
+        let done = std::mem::take(&mut self.shared.state().done);
+        let taken = PyList::empty(py);
+        for (number, outcome) in done {
+            let (has_failed, value) = match object(py, outcome) {
+                Ok(value) => (false, value),
+                Err(failure) => (true, failure.into_value(py).into_bound(py).into_any()),
+            };
+            let has_failed = PyBool::new(py, has_failed).to_owned().into_any();
+            let number = number.into_pyobject(py)?.into_any();
+            taken.append(PyTuple::new(py, [number, has_failed, value])?)?;
+        }
+        Ok(taken)
+    }
+
+    /// Drops a task whose outcome is not wanted any more.
+    fn cancel(&self, number: u64) {
+        let task = self.shared.state().tasks.remove(&number);
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+}
+
+impl Bell {
+    /// Runs a task whose outcome is delivered under `number`.
+    pub(crate) fn spawn(
+        &self,
+        py: Python<'_>,
+        number: u64,
+        task: impl Future<Output = Outcome> + Send + 'static,
+    ) -> PyResult<()> {
+        let runtime = Store::runtime().map_err(|failure| error::raised(py, &failure))?;
+        let shared = self.shared.clone();
+        // Under the mutex: the task may end before it is registered.
+        let mut state = self.shared.state();
+        let task = runtime.spawn(async move {
+            let outcome = task.await;
+            let mut state = shared.state();
+            if state.tasks.remove(&number).is_some() {
+                state.done.push((number, outcome));
+                drop(state);
+                shared.signal.set();
+            }
+        });
+        state.tasks.insert(number, task.abort_handle());
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn object(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyAny>> {
+    let raised = |failure| error::raised(py, &failure);
+    match outcome {
+        Outcome::Reply(reply) => reply::object(py, &reply.map_err(raised)?),
+        Outcome::Replies(replies) => {
+            let replies = Reply::Array(replies.map_err(raised)?);
+            reply::object(py, &replies)
+        }
+        Outcome::Acquired(acquired) => Ok(match acquired.map_err(raised)? {
+            Some(held) => Bound::new(py, held)?.into_any(),
+            None => py.None().into_bound(py),
+        }),
+        Outcome::Held(held) => Ok(PyBool::new(py, held.map_err(raised)?).to_owned().into_any()),
+    }
+}
