@@ -35,14 +35,13 @@ class LoopBell:
         self._bell = _core.Bell()
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
-        # Without the loop: a bell must not keep the loop alive that it belongs to.
-        self._create_future = loop.create_future
+        # The loop refers to the bell and not the reverse: otherwise `_bells` would keep both.
         loop.add_reader(self._bell.fileno(), self._ring)
 
     async def run(self, begin: Callable[..., None], *args: Any) -> Any:
         """Begins a call, and returns its outcome. If the task is cancelled, drops the call."""
         number = next(self._numbers)
-        future = self._create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._futures[number] = future
         try:
             begin(self._bell, number, *args)
@@ -50,6 +49,12 @@ class LoopBell:
         finally:
             if self._futures.pop(number, None) is not None:
                 self._bell.cancel(number)
+            elif not future.cancelled():
+                # Otherwise the loop reports it as never retrieved if the task was cancelled.
+                future.exception()
+            # The traceback of a cancellation refers to this frame, and a lock in the future would
+            # stay held as long.
+            del future
 
     def _ring(self) -> None:
         for number, has_failed, value in self._bell.take():

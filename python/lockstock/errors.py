@@ -27,7 +27,10 @@ class Error(Exception):
 
 
 class Invalid(Error, ValueError):
-    """The call can never succeed: a name is too long, a lease is out of range, a URL is malformed."""
+    """The call can never succeed.
+
+    A name is too long, a lease is out of range, or a URL is malformed.
+    """
 
 
 class Unavailable(Error, ConnectionError):

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from . import _core
 from .aio import bell_of_loop
 from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
 __all__ = ["Lock"]
+
+Kind = Literal["lock", "semaphore", "read", "write", "all"]
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
@@ -49,7 +52,7 @@ class Lock:
         raise_on_release_error: bool = True,
         *,
         renew: bool = False,
-        kind: str = "lock",
+        kind: Kind = "lock",
         permits: int = 1,
     ) -> None:
         if timeout is not None and timeout < 0:
@@ -182,15 +185,36 @@ class Lock:
 
     def locked(self) -> bool:
         """Returns whether the lock is held by any client. Asks the store."""
-        return self.store.execute("GET", self.name) is not None
+        return any(self.store.holders(self._kind, name) for name in self._names)
+
+    async def alocked(self) -> bool:
+        """Returns what `locked` does, without blocking the event loop."""
+        for name in self._names:
+            if await bell_of_loop().run(self.store.begin_holders, self._kind, name):
+                return True
+        return False
 
     def owned(self) -> bool:
         """Returns whether this object still holds the lock. Asks the store."""
         held = self._held
+        return held is not None and all(
+            token in self.store.holders(self._kind, name) for name, token, _ in held.claims
+        )
+
+    async def aowned(self) -> bool:
+        """Returns what `owned` does, without blocking the event loop."""
+        held = self._held
         if held is None:
             return False
-        value = self.store.execute("GET", self.name)
-        return value is not None and held.token.encode() in value
+        for name, token, _ in held.claims:
+            holders = await bell_of_loop().run(self.store.begin_holders, self._kind, name)
+            if token not in holders:
+                return False
+        return True
+
+    @property
+    def _names(self) -> Sequence[str | bytes]:
+        return (self.name,)
 
     # --- release, keep, renew -------------------------------------------------------
 
@@ -213,8 +237,13 @@ class Lock:
         """Releases the lock as `release` does, without blocking the event loop."""
         held = self._require("Cannot release a lock that's not owned or is already unlocked")
         self._forget()
-        if not await bell_of_loop().run(held.begin_release):
-            self._report(self._not_owned("release"))
+        try:
+            is_released = await bell_of_loop().run(held.begin_release)
+        except Error as failure:
+            self._report(failure)
+        else:
+            if not is_released:
+                self._report(self._not_owned("release"))
 
     def keep(self) -> None:
         """Leaves the lock held to the end of its lease, as a cool-down.
@@ -238,6 +267,19 @@ class Lock:
 
         Raises `LockNotOwnedError` if the lock was lost.
         """
+        held, by_ms = self._extension(additional_time, replace_ttl)
+        if not held.extend(by_ms):
+            raise self._not_owned("extend")
+        return True
+
+    async def aextend(self, additional_time: float, replace_ttl: bool = False) -> bool:
+        """Extends the lease as `extend` does, without blocking the event loop."""
+        held, by_ms = self._extension(additional_time, replace_ttl)
+        if not await bell_of_loop().run(held.begin_extend, by_ms):
+            raise self._not_owned("extend")
+        return True
+
+    def _extension(self, additional_time: float, replace_ttl: bool) -> tuple[_core.Held, int]:
         held = self._require("Cannot extend an unlocked lock")
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
@@ -245,22 +287,29 @@ class Lock:
         by_ms = int(additional_time * 1000)
         if replace_ttl:
             by_ms -= int(held.remaining() * 1000)
-        if not held.extend(max(by_ms, 0)):
-            raise self._not_owned("extend")
-        return True
+        return held, max(by_ms, 0)
 
     def reacquire(self) -> bool:
         """Sets what remains of the lease to `timeout` again.
 
         Raises `LockNotOwnedError` if the lock was lost.
         """
+        if not self._reacquisition().renew():
+            raise self._not_owned("reacquire")
+        return True
+
+    async def areacquire(self) -> bool:
+        """Starts the lease again as `reacquire` does, without blocking the event loop."""
+        if not await bell_of_loop().run(self._reacquisition().begin_renew):
+            raise self._not_owned("reacquire")
+        return True
+
+    def _reacquisition(self) -> _core.Held:
         held = self._require("Cannot reacquire an unlocked lock")
         if not self.timeout:
             message = "Cannot reacquire a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
-        if not held.renew():
-            raise self._not_owned("reacquire")
-        return True
+        return held
 
     def _forget(self) -> None:
         self.local.held = None
@@ -287,8 +336,7 @@ class Lock:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After keep() there is nothing to release.
-        if self._held is not None:
+        if self._has_to_release():
             self.release()
 
     async def __aenter__(self) -> Lock:
@@ -302,8 +350,17 @@ class Lock:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._held is not None:
+        if self._has_to_release():
             await self.arelease()
+
+    def _has_to_release(self) -> bool:
+        held = self._held
+        # After keep() there is nothing to release, and a child of fork leaves the block of its
+        # parent without an effect on the parent's lock.
+        if held is not None and held.inherited:
+            self._forget()
+            return False
+        return held is not None
 
     def _not_acquired(self) -> Error:
         message = "Unable to acquire lock within the time specified"

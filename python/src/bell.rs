@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockstock::Reply;
 use lockstock::blocking::Store;
+use lockstock_fork::generation;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyList, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
 use tokio::task::AbortHandle;
 
 use crate::held::Held;
@@ -24,12 +25,15 @@ pub(crate) enum Outcome {
     Replies(lockstock::Result<Vec<Reply>>),
     Acquired(lockstock::Result<Option<Held>>),
     Held(lockstock::Result<bool>),
+    Keys(lockstock::Result<Vec<Vec<u8>>>),
+    Holders(lockstock::Result<Vec<String>>),
 }
 
 /// The tasks of one event loop.
 #[pyclass(frozen, module = "lockstock._core")]
 pub(crate) struct Bell {
     shared: Arc<Shared>,
+    generation: u64,
 }
 
 struct Shared {
@@ -52,6 +56,7 @@ impl Bell {
                 signal: Signal::new()?,
                 state: Mutex::default(),
             }),
+            generation: generation(),
         })
     }
 
@@ -77,10 +82,29 @@ impl Bell {
         Ok(taken)
     }
 
-    /// Drops a task whose outcome is not wanted any more.
+    /// Drops a task whose outcome is not wanted any more, or the outcome.
     fn cancel(&self, number: u64) {
-        let task = self.shared.state().tasks.remove(&number);
-        if let Some(task) = task {
+        let mut state = self.shared.state();
+        if let Some(task) = state.tasks.remove(&number) {
+            drop(state);
+            task.abort();
+        } else if let Some(index) = state.done.iter().position(|(done, _)| *done == number) {
+            let outcome = state.done.swap_remove(index);
+            drop(state);
+            drop(outcome);
+        }
+    }
+}
+
+/// The loop is gone: its tasks must not wait any longer, and its locks must not stay held.
+impl Drop for Bell {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // A child has none of the tasks, and the mutex may be locked.
+            return;
+        }
+        let state = std::mem::take(&mut *self.shared.state());
+        for task in state.tasks.values() {
             task.abort();
         }
     }
@@ -130,6 +154,12 @@ fn object(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyAny>> {
             Some(held) => Bound::new(py, held)?.into_any(),
             None => py.None().into_bound(py),
         }),
+        Outcome::Keys(keys) => {
+            let keys = keys.map_err(raised)?;
+            let keys = PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))?;
+            Ok(keys.into_any())
+        }
+        Outcome::Holders(holders) => Ok(PyList::new(py, holders.map_err(raised)?)?.into_any()),
         Outcome::Held(held) => Ok(PyBool::new(py, held.map_err(raised)?).to_owned().into_any()),
     }
 }

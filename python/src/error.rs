@@ -1,10 +1,19 @@
 //! Errors as those of `lockstock.errors`, which decides the class to raise.
 
+use std::error::Error;
+
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// Returns the exception for an error of the library.
+/// Returns the exception for an error of the library: if a signal handler has raised one, that one.
 pub(crate) fn raised(py: Python<'_>, error: &lockstock::Error) -> PyErr {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(exception) = cause.downcast_ref::<PyErr>() {
+            return exception.clone_ref(py);
+        }
+        source = cause.source();
+    }
     let text = error.to_string();
     let class = if error.is_invalid() {
         "Invalid"

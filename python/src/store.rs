@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use lockstock::blocking;
-use lockstock::{Acquired, Command, Reply};
+use lockstock::{Command, Lock, LockKind, MultiLock, Reply};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use tokio::time::Instant;
 
 use crate::bell::{Bell, Outcome};
-use crate::held::Held;
+use crate::held::{Grant, Held};
 use crate::{error, reply, waiting};
 
 /// A store at a URL.
@@ -43,7 +43,11 @@ impl Store {
             .map_err(|_| PyValueError::new_err("the timeout must be a number of seconds"))?;
         let mut builder = blocking::Store::builder(url)
             .timeout(timeout)
-            .on_interrupt(|| Python::attach(|py| py.check_signals()).map_err(Into::into));
+            .on_interrupt(|| {
+                // While the interpreter ends, no handler runs.
+                let checked = Python::try_attach(|py| py.check_signals());
+                checked.unwrap_or(Ok(())).map_err(Into::into)
+            });
         if let Some(password) = password {
             builder =
                 builder.credentials(username.unwrap_or_else(|| "default".to_owned()), password);
@@ -68,14 +72,13 @@ impl Store {
         words: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let command = reply::command(words)?;
-        let executed = self.run(py, |store| store.execute(&command))?;
-        reply::object(py, &executed)
+        reply::object(py, &self.run(py, command)?)
     }
 
     /// Returns the value under a key: `bytes`, or `None`.
     fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let command = Command::new("GET").arg(key).repeatable();
-        Ok(match self.run(py, |store| store.execute(&command))? {
+        Ok(match self.run(py, command)? {
             Reply::Bytes(value) => Some(PyBytes::new(py, &value)),
             _ => None,
         })
@@ -88,7 +91,7 @@ impl Store {
         keys: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
         let commands = each(keys, |key| Ok(Command::new("GET").arg(&*key).repeatable()))?;
-        let replies = self.run(py, |store| store.execute_all(&commands))?;
+        let replies = self.run_all(py, commands)?;
         objects(py, &replies)
     }
 
@@ -97,7 +100,7 @@ impl Store {
         let commands = each(keys, |key| {
             Ok(Command::new("UNLINK").arg(&*key).repeatable())
         })?;
-        let replies = self.run(py, |store| store.execute_all(&commands))?;
+        let replies = self.run_all(py, commands)?;
         Ok(sum(&replies))
     }
 
@@ -111,19 +114,12 @@ impl Store {
             .iter()
             .map(reply::command)
             .collect::<PyResult<Vec<_>>>()?;
-        let replies = self.run(py, |store| store.execute_all(&commands))?;
+        let replies = self.run_all(py, commands)?;
         objects(py, &replies)
     }
 
     /// Returns the keys that match a pattern, of all servers.
-    #[pyo3(signature = (pattern, count=None))]
-    fn scan<'py>(
-        &self,
-        py: Python<'py>,
-        pattern: &str,
-        count: Option<usize>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let _ = count;
+    fn scan<'py>(&self, py: Python<'py>, pattern: &str) -> PyResult<Bound<'py, PyList>> {
         let (store, pattern) = (self.asynchronous(py)?, pattern.to_owned());
         let keys = waiting::wait(py, async move { store.scan_keys(pattern.as_bytes()).await })?;
         PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))
@@ -133,7 +129,7 @@ impl Store {
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let command = Command::new("INFO").repeatable();
         let info = PyDict::new(py);
-        if let Reply::Text(text) = self.run(py, |store| store.execute(&command))? {
+        if let Reply::Text(text) = self.run(py, command)? {
             for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
                 info.set_item(name, value.trim_end())?;
             }
@@ -158,8 +154,7 @@ impl Store {
         permits: u32,
     ) -> PyResult<Option<Held>> {
         let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
-        let acquired = waiting::wait(py, acquired)?;
-        Ok(acquired.held().map(|guard| Held::new(&self.inner, guard)))
+        waiting::wait(py, acquired)
     }
 
     /// Begins to execute a command. The bell delivers the reply.
@@ -210,31 +205,88 @@ impl Store {
         permits: u32,
     ) -> PyResult<()> {
         let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
-        let store = self.inner.clone();
+        bell.spawn(py, number, async { Outcome::Acquired(acquired.await) })
+    }
+
+    /// Returns the tokens of the holders of a lock.
+    fn holders(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<Vec<String>> {
+        waiting::wait(py, self.holding(py, kind, name)?)
+    }
+
+    /// Begins to read the holders of a lock.
+    fn begin_holders(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let holders = self.holding(py, kind, name)?;
+        bell.spawn(py, number, async { Outcome::Holders(holders.await) })
+    }
+
+    /// Begins to scan for the keys that match a pattern.
+    fn begin_scan(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        pattern: String,
+    ) -> PyResult<()> {
+        let store = self.asynchronous(py)?;
         bell.spawn(py, number, async move {
-            Outcome::Acquired(
-                acquired
-                    .await
-                    .map(|acquired| acquired.held().map(|guard| Held::new(&store, guard))),
-            )
+            Outcome::Keys(store.scan_keys(pattern.as_bytes()).await)
         })
     }
 }
 
 impl Store {
-    /// Runs a call without the interpreter.
-    fn run<T: Send>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&blocking::Store) -> lockstock::Result<T> + Send,
-    ) -> PyResult<T> {
-        let done = py.detach(|| call(&self.inner));
-        done.map_err(|failure| error::raised(py, &failure))
+    /// Executes a command without the interpreter: on a socket of this thread, or if the thread
+    /// runs greenlets, on the runtime.
+    fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
+        if waiting::hub(py)?.is_some() {
+            let store = self.asynchronous(py)?;
+            return waiting::wait(py, async move { store.execute(&command).await });
+        }
+        let reply = py.detach(|| self.inner.execute(&command));
+        reply.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Executes several commands as `run` does.
+    fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
+        if waiting::hub(py)?.is_some() {
+            let store = self.asynchronous(py)?;
+            return waiting::wait(py, async move { store.execute_all(&commands).await });
+        }
+        let replies = py.detach(|| self.inner.execute_all(&commands));
+        replies.map_err(|failure| error::raised(py, &failure))
     }
 
     fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
         let store = py.detach(|| self.inner.asynchronous());
         store.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Returns the tokens of the holders of a lock.
+    fn holding(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<impl Future<Output = lockstock::Result<Vec<String>>> + Send + use<>> {
+        let (store, name) = (self.asynchronous(py)?, reply::bytes(name)?.into_owned());
+        let kind = lock_kind(kind)?;
+        Ok(async move {
+            let info = store.lock_info(kind, name).await?;
+            let holders = info.map(|info| info.holders).unwrap_or_default();
+            Ok(holders.iter().map(|holder| holder.id.to_string()).collect())
+        })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the settings of a lock")]
@@ -247,31 +299,76 @@ impl Store {
         renew_ms: Option<u64>,
         kind: &str,
         permits: u32,
-    ) -> PyResult<impl Future<Output = lockstock::Result<Acquired>> + Send + use<>> {
+    ) -> PyResult<impl Future<Output = lockstock::Result<Option<Held>>> + Send + use<>> {
+        let raised = |failure| error::raised(py, &failure);
         let store = self.asynchronous(py)?;
-        let name = reply::bytes(name)?;
-        let builder = match kind {
-            "lock" => store.lock(&*name),
-            "semaphore" => store.semaphore(&*name, permits),
-            "read" => store.read_lock(&*name),
-            "write" => store.write_lock(&*name),
-            _ => return Err(PyValueError::new_err(format!("{kind} is no kind of lock"))),
+        let (lease, renewal) = (
+            Duration::from_millis(lease_ms),
+            renew_ms.map(Duration::from_millis),
+        );
+        let lock = if kind == "all" {
+            let names = name.try_iter()?;
+            let names = names.map(|name| Ok(reply::bytes(&name?)?.into_owned()));
+            let names = names.collect::<PyResult<Vec<_>>>()?;
+            let lock = store.lock_all(names).lease(lease).map_err(raised)?;
+            Locks::All(match renewal {
+                Some(max) => lock.auto_renew(max),
+                None => lock,
+            })
+        } else {
+            let name = reply::bytes(name)?;
+            let builder = match kind {
+                "semaphore" => store.semaphore(&*name, permits),
+                "read" => store.read_lock(&*name),
+                "write" => store.write_lock(&*name),
+                _ => store.lock(&*name),
+            };
+            let lock = builder.lease(lease).map_err(raised)?;
+            let lock = match renewal {
+                Some(max) => lock.auto_renew(max),
+                None => lock,
+            };
+            Locks::One(lock_kind(kind)?, lock)
         };
-        let lock = builder.lease(Duration::from_millis(lease_ms));
-        let mut lock = lock.map_err(|failure| error::raised(py, &failure))?;
-        if let Some(renew_ms) = renew_ms {
-            lock = lock.auto_renew(Duration::from_millis(renew_ms));
-        }
-        let asked_at = Instant::now();
+        let (asked_at, store) = (Instant::now(), self.inner.clone());
         Ok(async move {
-            match wait_ms {
-                Some(wait_ms) => {
-                    let wait = Duration::from_millis(wait_ms).saturating_sub(asked_at.elapsed());
-                    lock.acquire_within(wait).await
-                }
-                None => lock.acquire().await.map(Acquired::Held),
-            }
+            let wait_ms = wait_ms.map(Duration::from_millis);
+            let wait = wait_ms.map(|wait| wait.saturating_sub(asked_at.elapsed()));
+            let grant = lock.acquire(wait).await?;
+            Ok(grant.map(|grant| Held::new(&store, grant)))
         })
+    }
+}
+
+/// What is acquired.
+enum Locks {
+    One(LockKind, Lock),
+    All(MultiLock),
+}
+
+impl Locks {
+    async fn acquire(self, wait: Option<Duration>) -> lockstock::Result<Option<Grant>> {
+        match (self, wait) {
+            (Self::One(kind, lock), Some(wait)) => {
+                let guard = lock.acquire_within(wait).await?.held();
+                Ok(guard.map(|guard| Grant::One(kind, guard)))
+            }
+            (Self::One(kind, lock), None) => Ok(Some(Grant::One(kind, lock.acquire().await?))),
+            (Self::All(locks), Some(wait)) => {
+                let guards = locks.acquire_within(wait).await?.held();
+                Ok(guards.map(Grant::All))
+            }
+            (Self::All(locks), None) => Ok(Some(Grant::All(locks.acquire().await?))),
+        }
+    }
+}
+
+fn lock_kind(kind: &str) -> PyResult<LockKind> {
+    match kind {
+        "lock" | "all" => Ok(LockKind::Lock),
+        "semaphore" => Ok(LockKind::Semaphore),
+        "read" | "write" => Ok(LockKind::ReadWrite),
+        _ => Err(PyValueError::new_err(format!("{kind} is no kind of lock"))),
     }
 }
 

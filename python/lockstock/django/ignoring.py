@@ -42,7 +42,7 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
         else:
 
             @functools.wraps(method)
-            def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
+            def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
                 try:
                     return method(self, *args, **kwargs)
                 except ConnectionInterrupted as failure:

@@ -105,7 +105,10 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def store(url: str, options: Mapping[str, Any]) -> _core.Store:
-    """Returns the store at a URL of LOCATION. One for all threads and all caches with these options."""
+    """Returns the store at a URL of LOCATION.
+
+    All threads and all caches with the same options share one.
+    """
     if problems := refused(options):
         name, advice = next(iter(problems.items()))
         message = f"the option {name} has no meaning for lockstock: {advice}"

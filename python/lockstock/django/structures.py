@@ -1,4 +1,4 @@
-"""The methods of the backend for expiry, hashes, sets and sorted sets, and their asynchronous forms.
+"""Methods of the backend for expiry, hashes, sets and sorted sets, and their asynchronous forms.
 
 Written out, because instrumentation (ddtrace) wraps the functions of the class. The arguments are
 those of the client's methods: see `client/commands.py`.

@@ -39,7 +39,7 @@ impl Claim {
     pub(super) fn of(guard: &crate::Guard) -> Self {
         Self {
             keys: guard.keys().clone(),
-            holder: guard.holder_id(),
+            holder: guard.id(),
         }
     }
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.cache.backends.base import (
     DEFAULT_TIMEOUT,
     BaseCache,
-    default_key_func,
     get_key_func,
 )
 from django.utils.module_loading import import_string
@@ -36,14 +36,14 @@ _INCR_IF_PRESENT = (
 _DELETED_AT_ONCE = 1000
 
 
-def _sync(build: Callable[..., Command]) -> Callable[..., Any]:
+def _sync(build: Callable[..., Command]) -> Any:
     def method(self: DefaultClient, *args: Any, client: Any = None, **kwargs: Any) -> Any:
         return self._execute(build(self, *args, **kwargs), client)
 
     return _named(method, build)
 
 
-def _async(build: Callable[..., Command]) -> Callable[..., Awaitable[Any]]:
+def _async(build: Callable[..., Command]) -> Any:
     async def method(self: DefaultClient, *args: Any, client: Any = None, **kwargs: Any) -> Any:
         return await self._aexecute(build(self, *args, **kwargs), client)
 
@@ -86,6 +86,10 @@ class DefaultClient(CommandBuilder):
         self._serializer = self._serializers[0]
         self._compressor = self._compressors[0]
         self.connection_factory = get_connection_factory(self._options)
+
+    if TYPE_CHECKING:
+        # Those of `_STRUCTURES`.
+        def __getattr__(self, name: str) -> Any: ...
 
     def __contains__(self, key: Any) -> bool:
         return bool(self.has_key(key))
@@ -579,7 +583,7 @@ class DefaultClient(CommandBuilder):
         target = client or self._target(pattern, is_write=False)
         try:
             if isinstance(target, _core.Store):
-                yield from target.scan(pattern, itersize)
+                yield from target.scan(pattern)
             else:
                 yield from target.scan_iter(match=pattern, count=itersize)
         except Exception as failure:
@@ -651,7 +655,7 @@ class DefaultClient(CommandBuilder):
         count: int | None = 10,
         version: int | None = None,
         client: Any = None,
-    ) -> set[Any]:
+    ) -> builtins.set[Any]:
         """Returns some members of a set: those of the first step of a scan."""
         _, members = self._sscan(self.make_key(key, version), 0, match, count, client)
         return {self.decode(member) for member in members}
