@@ -132,7 +132,7 @@ class Held:
 
     @property
     def token(self) -> str:
-        """The identity of the holder, 32 hexadecimal digits: of several locks, that of the first."""
+        """The identity of the holder, 32 hexadecimal digits. Of several locks: of the first."""
 
     @property
     def fence(self) -> int:
@@ -193,7 +193,10 @@ class Bell:
         """Returns the descriptor, which is readable if there are outcomes."""
 
     def take(self) -> list[tuple[int, bool, Any]]:
-        """Returns the outcomes since the last call: number, whether it failed, value or exception."""
+        """Returns the outcomes since the last call.
+
+        Each has its number, whether it failed, and the value or the exception.
+        """
 
     def cancel(self, number: int) -> None:
         """Drops the call with this number, or its outcome. A lock that it acquired is released."""

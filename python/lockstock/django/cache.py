@@ -7,6 +7,7 @@ and the asynchronous methods. Locks, the near cache and what else is new: see th
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
+from .options import is_compatible
 from .structures import Structures
 
 __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omit_exception"]
@@ -40,8 +42,7 @@ class RedisCache(Structures, BaseCache):
             options.get("CLIENT_CLASS", "lockstock.django.client.DefaultClient")
         )
         self._client: Any = None
-        # django-redis' way: some methods return what Django's own backends do not.
-        self._is_compatible = options.get("COMPAT") == "django-redis"
+        self._is_compatible = is_compatible(options)
         self._ignore_exceptions: bool = options.get(
             "IGNORE_EXCEPTIONS", getattr(settings, "DJANGO_REDIS_IGNORE_EXCEPTIONS", False)
         )
@@ -179,14 +180,20 @@ class RedisCache(Structures, BaseCache):
         return list(data) if result is CONNECTION_INTERRUPTED else []
 
     @ignore_failures(0)
-    def delete_many(self, *args: Any, **kwargs: Any) -> Any:
-        """Removes several values. Returns the number of values removed."""
-        return self.client.delete_many(*args, **kwargs)
+    def delete_many(self, keys: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Removes several values. Returns the number of values removed, None without keys."""
+        keys = list(keys)
+        if not keys:
+            return 0 if self._is_compatible else None
+        return self.client.delete_many(keys, *args, **kwargs)
 
     @ignore_failures(0)
-    async def adelete_many(self, *args: Any, **kwargs: Any) -> Any:
-        """Removes several values. Returns the number of values removed."""
-        return await self.client.adelete_many(*args, **kwargs)
+    async def adelete_many(self, keys: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Removes several values. Returns the number of values removed, None without keys."""
+        keys = list(keys)
+        if not keys:
+            return 0 if self._is_compatible else None
+        return await self.client.adelete_many(keys, *args, **kwargs)
 
     @ignore_failures()
     def clear(self) -> Any:

@@ -115,8 +115,8 @@ def _check_pickle(
             return [
                 Warning(
                     f"{where}: pickles from an unprotected connection to {parts.hostname}.",
-                    hint="A client that can write to this Redis, or change what the network carries, "
-                    "can run code here. Use rediss://, or SERIALIZER = "
+                    hint="A client that can write to this Redis, or change what the network "
+                    "carries, can run code here. Use rediss://, or SERIALIZER = "
                     "'lockstock.django.serializers.json.JSONSerializer'.",
                     id="lockstock.W002",
                 )

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 
-__all__ = ["REFUSED", "locations", "store"]
+__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
@@ -75,6 +75,11 @@ _POOL_KWARGS = {
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
 _stores: dict[tuple[Any, ...], _core.Store] = {}
+
+
+def is_compatible(options: Mapping[str, Any]) -> bool:
+    """Returns whether `COMPAT` asks for django-redis' way where Django's own backends differ."""
+    return options.get("COMPAT") == "django-redis"
 
 
 def locations(server: Any) -> list[str]:

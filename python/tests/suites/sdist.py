@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 __all__ = ["WORK", "unpacked"]
@@ -23,17 +24,18 @@ def unpacked(project: str) -> Path:
     folder = WORK / "sdists" / f"{project}-{version}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        (archive,) = _downloaded(f"{project}=={version}", folder.with_suffix(".part"))
-        with tarfile.open(archive) as tar:
-            top = tar.getnames()[0].split("/")[0]
-            tar.extractall(archive.parent, filter="data")
-        # Last, so that an interrupted download is repeated.
-        (archive.parent / top).rename(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            archive = _downloaded(f"{project}=={version}", Path(part))
+            with tarfile.open(archive) as tar:
+                top = tar.getnames()[0].split("/")[0]
+                tar.extractall(part, filter="data")
+            # Last, so that an interrupted download is repeated.
+            (Path(part) / top).rename(folder)
     return folder
 
 
-def _downloaded(requirement: str, folder: Path) -> list[Path]:
+def _downloaded(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
     subprocess.run([*command, "--dest", str(folder), requirement], check=True)
-    return list(folder.glob("*.tar.gz"))
+    return next(folder.glob("*.tar.gz"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core.cache.backends.base import (
     DEFAULT_TIMEOUT,
+    MEMCACHE_MAX_KEY_LENGTH,
     BaseCache,
     get_key_func,
 )
@@ -22,6 +23,7 @@ from ...aio import bell_of_loop
 from ...lock import Lock
 from .. import options as options_
 from ..exceptions import CompressorError, ConnectionInterrupted
+from ..options import is_compatible
 from ..pool import get_connection_factory, is_store_error
 from ..util import CacheKey, glob_escape
 from .commands import Command, CommandBuilder
@@ -32,6 +34,8 @@ _INCR_IF_PRESENT = (
     "if redis.call('EXISTS', KEYS[1]) == 0 then return false end "
     "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 )
+# No value: None is one.
+MISSING = object()
 # Keys that are deleted by one command.
 _DELETED_AT_ONCE = 1000
 
@@ -68,6 +72,9 @@ class DefaultClient(CommandBuilder):
         # redis-py's clients, made when one is asked for.
         self._clients: list[Any] = [None] * len(self._server)
         self._stores: list[_core.Store | None] = [None] * len(self._server)
+        self._is_compatible = is_compatible(self._options)
+        # Django's own validation takes as long as a command. It is left out for keys that pass it.
+        self._validates_all = type(backend).validate_key is not BaseCache.validate_key
         self._replica_read_only = self._options.get("REPLICA_READ_ONLY", True)
         self.reverse_key = get_key_func(
             params.get("REVERSE_KEY_FUNCTION") or "lockstock.django.util.default_reverse_key"
@@ -211,7 +218,10 @@ class DefaultClient(CommandBuilder):
             prefix = self._backend.key_prefix
         if version is None:
             version = self._backend.version
-        return CacheKey(self._backend.key_func(key, prefix, version))
+        name = CacheKey(self._backend.key_func(key, prefix, version))
+        if not self._is_compatible and (self._validates_all or not _is_valid_for_memcached(name)):
+            self._backend.validate_key(name)
+        return name
 
     def make_pattern(
         self, pattern: str, version: int | None = None, prefix: str | None = None
@@ -534,8 +544,8 @@ class DefaultClient(CommandBuilder):
 
     def _incr_serialized(self, name: CacheKey, delta: int, client: Any) -> int:
         remaining = self._execute(Command(("PTTL", name), int, False), client)
-        value = self.get(name, client=client)
-        if remaining == -2 or value is None:
+        value = self.get(name, MISSING, client=client)
+        if remaining == -2 or value is MISSING:
             message = f"Key '{name!r}' not found"
             raise ValueError(message)
         timeout = None if remaining < 0 else remaining / 1000
@@ -553,9 +563,9 @@ class DefaultClient(CommandBuilder):
         if version is None:
             version = self._backend.version
         old = self.make_key(key, version)
-        value = self.get(old, client=client)
+        value = self.get(old, MISSING, client=client)
         remaining = self.pttl(old, client=client)
-        if value is None:
+        if value is MISSING or (value is None and self._is_compatible):
             message = f"Key '{key!r}' not found"
             raise ValueError(message)
         bare = key.original_key() if isinstance(key, CacheKey) else key
@@ -754,6 +764,11 @@ def _execute_by_redis_py(client: Any, args: tuple[Any, ...]) -> Any:
         px = words[1] if words[:1] == ("PX",) else None
         return client.set(args[1], args[2], nx="NX" in words, px=px, xx="XX" in words)
     return client.execute_command(*args)
+
+
+def _is_valid_for_memcached(name: str) -> bool:
+    """Returns whether Django warns of no key: false for some keys that it does not warn of."""
+    return len(name) <= MEMCACHE_MAX_KEY_LENGTH and name.isprintable() and " " not in name
 
 
 def _paths(value: Any) -> list[str]:
