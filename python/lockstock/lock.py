@@ -10,6 +10,7 @@ Times are in seconds.
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from .aio import bell_of_loop
 from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
 __all__ = ["Lock"]
+
+_logger = logging.getLogger(__name__)
 
 Kind = Literal["lock", "semaphore", "read", "write", "all"]
 
@@ -36,8 +39,9 @@ class Lock:
     is renewed until the lock is released or the process ends, and a warning is given once.
     `blocking_timeout` is how long `acquire` waits; without one, it waits without end. `sleep` has
     no effect, because a waiter does not poll. With `thread_local`, a thread cannot release what
-    another thread acquired through the same object. With `renew`, the lease is renewed in the
-    background until the lock is released.
+    another thread acquired through the same object. Without `raise_on_release_error`, a `with`
+    block whose lock was lost logs a warning instead of raising `LockNotOwnedError`. With `renew`,
+    the lease is renewed in the background until the lock is released.
     """
 
     def __init__(
@@ -225,25 +229,15 @@ class Lock:
         """
         held = self._require("Cannot release a lock that's not owned or is already unlocked")
         self._forget()
-        try:
-            is_released = held.release()
-        except Error as failure:
-            self._report(failure)
-        else:
-            if not is_released:
-                self._report(self._not_owned("release"))
+        if not held.release():
+            raise self._not_owned("release")
 
     async def arelease(self) -> None:
         """Releases the lock as `release` does, without blocking the event loop."""
         held = self._require("Cannot release a lock that's not owned or is already unlocked")
         self._forget()
-        try:
-            is_released = await bell_of_loop().run(held.begin_release)
-        except Error as failure:
-            self._report(failure)
-        else:
-            if not is_released:
-                self._report(self._not_owned("release"))
+        if not await bell_of_loop().run(held.begin_release):
+            raise self._not_owned("release")
 
     def keep(self) -> None:
         """Leaves the lock held to the end of its lease, as a cool-down.
@@ -319,10 +313,6 @@ class Lock:
         message = f"Cannot {verb} a lock that's no longer owned"
         return error(LockNotOwnedError, message, lock_name=self.name)
 
-    def _report(self, failure: Error) -> None:
-        if self.raise_on_release_error:
-            raise failure
-
     # --- with -------------------------------------------------------------------------
 
     def __enter__(self) -> Lock:
@@ -337,7 +327,10 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         if self._has_to_release():
-            self.release()
+            try:
+                self.release()
+            except LockError as failure:
+                self._report(failure)
 
     async def __aenter__(self) -> Lock:
         if await self.aacquire():
@@ -351,7 +344,10 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         if self._has_to_release():
-            await self.arelease()
+            try:
+                await self.arelease()
+            except LockError as failure:
+                self._report(failure)
 
     def _has_to_release(self) -> bool:
         held = self._held
@@ -361,6 +357,11 @@ class Lock:
             self._forget()
             return False
         return held is not None
+
+    def _report(self, failure: LockError) -> None:
+        if self.raise_on_release_error:
+            raise failure
+        _logger.warning("%s: %s", self.name, failure)
 
     def _not_acquired(self) -> Error:
         message = "Unable to acquire lock within the time specified"

@@ -15,19 +15,11 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
+from .._marker import MarkedSerializer, Marker
 from .commands import Command
 from .default import DefaultClient
 
 __all__ = ["HerdClient", "Marker"]
-
-
-class Marker:
-    """Marks a value that is stored with its expiry."""
-
-
-def _is_marker(value: Any) -> bool:
-    # An entry of django-redis has its own class, if django-redis is installed beside.
-    return isinstance(value, Marker) or type(value).__name__ == "Marker"
 
 
 class HerdClient(DefaultClient):
@@ -37,6 +29,8 @@ class HerdClient(DefaultClient):
         self._marker = Marker()
         self._herd_timeout: int = getattr(settings, "CACHE_HERD_TIMEOUT", 60)
         super().__init__(*args, **kwargs)
+        self._serializers = [MarkedSerializer(each) for each in self._serializers]
+        self._serializer = self._serializers[0]
 
     def _pack(self, value: Any, timeout: float) -> tuple[Marker, Any, float]:
         return self._marker, value, timeout + int(time.time())
@@ -47,7 +41,7 @@ class HerdClient(DefaultClient):
             marker, unpacked, expires_at = value
         except (TypeError, ValueError):
             return value, False
-        if not _is_marker(marker):
+        if not isinstance(marker, Marker):
             return value, False
         late = int(time.time()) - expires_at
         if late <= 0:
