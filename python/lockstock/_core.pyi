@@ -157,6 +157,13 @@ class Held:
     def remaining(self) -> float:
         """Returns the seconds until the lease ends, 0 if the lock is lost."""
 
+    def stay_held(self, is_endless: bool) -> None:
+        """Lets the lock stay held if this object is collected before it is released.
+
+        It is kept to the end of its lease, or if it is endless, renewed until the process ends.
+        Without this call, the collector releases it.
+        """
+
     def release(self) -> bool:
         """Releases the lock. Returns whether it was still held.
 

@@ -42,6 +42,9 @@ class Lock:
     another thread acquired through the same object. Without `raise_on_release_error`, a `with`
     block whose lock was lost logs a warning instead of raising `LockNotOwnedError`. With `renew`,
     the lease is renewed in the background until the lock is released.
+
+    A lock that is not released stays held to the end of its lease, also if this object is
+    collected. Then it is kept: other callers that cannot have it in time fail at once.
     """
 
     def __init__(
@@ -145,6 +148,8 @@ class Lock:
     def _acquired(self, held: _core.Held | None) -> bool:
         if held is None:
             return False
+        # As with redis-py: only a release ends it early.
+        held.stay_held(not self.timeout)
         self.local.held = held
         self.local.token = held.token
         return True

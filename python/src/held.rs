@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,20 @@ struct Owned {
     grant: Mutex<Option<Arc<Grant>>>,
     /// One extension, release or keep at a time: only the one that has the turn refers to the grant.
     turn: tokio::sync::Mutex<()>,
+    /// An `Abandonment`.
+    when_dropped: AtomicU8,
+}
+
+/// What happens to a lock that was not ended when the last reference to it is dropped.
+#[repr(u8)]
+enum Abandonment {
+    /// It is released: it has not reached the code that asked for it.
+    Release = 0,
+    /// It stays held to the end of its lease, as redis-py's lock. No code can release it any more,
+    /// so waiters are notified that it is kept.
+    Keep = 1,
+    /// Its renewal continues until the process ends: it has no timeout.
+    Renew = 2,
 }
 
 /// What is waited for: whether the lock was still held.
@@ -77,6 +92,7 @@ impl Held {
                 generation: generation(),
                 grant: Mutex::new(Some(Arc::new(grant))),
                 turn: tokio::sync::Mutex::default(),
+                when_dropped: AtomicU8::new(Abandonment::Release as u8),
             }),
         }
     }
@@ -193,6 +209,20 @@ impl Held {
         self.rest().as_secs_f64()
     }
 
+    /// Lets the lock stay held if this object is collected: to the end of its lease, or without a
+    /// timeout until the process ends.
+    fn stay_held(&self, is_endless: bool) {
+        let abandonment = if is_endless {
+            Abandonment::Renew
+        } else {
+            Abandonment::Keep
+        };
+        let abandonment = abandonment as u8;
+        self.owned
+            .when_dropped
+            .store(abandonment, Ordering::Relaxed);
+    }
+
     /// Releases the lock. Returns whether it was still held.
     fn release(&self, py: Python<'_>) -> PyResult<bool> {
         waiting::wait(py, self.end(py, End::Release)?)
@@ -255,10 +285,23 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        if !self.is_own() {
-            // The parent holds the lock, and a mutex in its guard may be locked.
-            let grant = self.grant.get_mut().unwrap_or_else(PoisonError::into_inner);
-            std::mem::forget(grant.take());
+        let is_own = self.is_own();
+        let grant = self.grant.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(grant) = grant.take() else { return };
+        let when_dropped = *self.when_dropped.get_mut();
+        // In a child, the parent holds the lock, and a mutex in its guard may be locked.
+        if !is_own || when_dropped == Abandonment::Renew as u8 {
+            std::mem::forget(grant);
+        } else if when_dropped == Abandonment::Keep as u8 {
+            match (Arc::try_unwrap(grant), blocking::Store::runtime()) {
+                (Ok(grant), Ok(runtime)) => {
+                    let _entered = runtime.enter();
+                    // Carried out in the background.
+                    drop(grant.end(End::Keep));
+                }
+                // Without a runtime, no renewal is running either: the lease ends by itself.
+                (grant, _) => std::mem::forget(grant),
+            }
         }
     }
 }

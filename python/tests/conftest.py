@@ -8,6 +8,9 @@ import pytest
 
 import servers
 
+# A Django project with settings of its own, tested by test_article.py.
+collect_ignore = ["article"]
+
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[servers.Redis]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -271,6 +272,40 @@ def test_a_kept_lock_rejects_at_once(cache: Any, raw: redis_py.Redis) -> None:
     assert time.monotonic() - began < 15
     with pytest.raises(LockError):
         lock.release()
+
+
+def test_a_lock_whose_object_is_collected_stays_held(cache: Any, raw: redis_py.Redis) -> None:
+    def acquire() -> None:
+        assert cache.lock("name", timeout=60).acquire()
+
+    acquire()
+    gc.collect()
+    # It cannot be released any more, so a waiter need not wait.
+    began = time.monotonic()
+    assert cache.lock("name", timeout=3).acquire(blocking_timeout=30) is False
+    assert time.monotonic() - began < 15
+    assert 45_000 < raw.pttl("test:1:name") <= 60_000
+
+
+@pytest.mark.filterwarnings("ignore:the lock:RuntimeWarning")
+def test_a_lock_without_a_timeout_whose_object_is_collected_stays_held(cache: Any) -> None:
+    def acquire() -> None:
+        assert cache.lock("name").acquire()
+
+    acquire()
+    gc.collect()
+    lock = cache.lock("name", timeout=3)
+    assert lock.acquire(blocking_timeout=0.3) is False
+    assert lock.locked()
+
+
+def test_a_lock_of_a_thread_that_has_ended_stays_held(cache: Any) -> None:
+    lock = cache.lock("name", timeout=60)
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    assert lock.acquire(blocking_timeout=0.1) is False
+    assert lock.locked()
 
 
 def test_fences_rise(cache: Any) -> None:
