@@ -15,7 +15,13 @@ import pathlib
 import re
 import sys
 
-CRATES = ["crates/lockstock", "crates/lockstock-fork", "crates/lockstock-http", "crates/lockstock-shop"]
+CRATES = [
+    "crates/lockstock",
+    "crates/lockstock-fork",
+    "crates/lockstock-http",
+    "crates/lockstock-shop",
+    "python",
+]
 
 # The shop's modules from top to bottom. A module uses its own layer and those below.
 LAYERS = {

@@ -53,11 +53,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstock_fork::PerProcess;
+use tokio::runtime::Handle;
 
 pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
 pub use self::lock::{Lock, LockBuilder};
 pub use self::multi::{MultiGuard, MultiLock, MultiLockBuilder};
+use crate::command::{Command, Reply};
 use crate::error::Result;
 use crate::inspect::{HolderId, LockInfo};
 use crate::key::LockKind;
@@ -199,6 +201,54 @@ impl Store {
         holder: Option<HolderId>,
     ) -> Result<bool> {
         runtime::wait(self.process().force_release(kind, name, holder))?
+    }
+
+    /// Executes a command of Redis for which this crate has no method: as
+    /// [`Store::execute`](crate::Store::execute).
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::execute`](crate::Store::execute).
+    pub fn execute(&self, command: &Command) -> Result<Reply> {
+        runtime::complete(self.process().execute(command))?
+    }
+
+    /// Executes several repeatable commands, without a round trip for each: as
+    /// [`Store::execute_all`](crate::Store::execute_all).
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::execute_all`](crate::Store::execute_all).
+    pub fn execute_all(&self, commands: &[Command]) -> Result<Vec<Reply>> {
+        runtime::complete(self.process().execute_all(commands))?
+    }
+
+    /// Closes the connections of this process that no call uses at the moment, those of the
+    /// asynchronous store aside. The next call opens another.
+    pub fn close_idle(&self) {
+        if let Some(process) = self.inner.process.get() {
+            process.close_idle();
+        }
+    }
+
+    /// Returns an asynchronous store with the locks and values of this one, for the
+    /// [runtime](Self::runtime) of this process: for bindings to other languages, whose event loops
+    /// wait in their own way. Not to be used in a child of `fork`, which calls this again.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the runtime cannot be started.
+    pub fn asynchronous(&self) -> Result<crate::Store> {
+        self.process().asynchronous()
+    }
+
+    /// Returns the runtime of this process, which is started if necessary.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the runtime cannot be started.
+    pub fn runtime() -> Result<Handle> {
+        runtime::handle()
     }
 
     /// Returns the store of this process.

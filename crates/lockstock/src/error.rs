@@ -43,6 +43,10 @@ enum Kind {
     Malformed(String),
     Lost,
     Unavailable(String),
+    /// Unavailable: no reply in time.
+    TimedOut(String),
+    /// Unavailable: the server replied with an error.
+    Rejected(String),
 }
 
 impl Error {
@@ -77,14 +81,21 @@ impl Error {
     /// `reason` begins with the error code of the server (NOAUTH, READONLY, OOM, LOADING …), which
     /// tells operators what to do.
     pub(crate) fn store_failed(reason: impl fmt::Display) -> Self {
-        Self::unavailable(format!("the store failed: {reason}"))
+        Self {
+            kind: Kind::Rejected(format!("the store failed: {reason}")),
+            source: None,
+        }
     }
 
     /// Not `From`, which would be public: the redis crate is not part of the API.
     pub(crate) fn redis(error: redis::RedisError) -> Self {
         // Every error of Redis means unavailable, never "busy" or "granted".
+        let reason = format!("the store failed: {}", explain(&error));
         Self {
-            kind: Self::store_failed(explain(&error)).kind,
+            kind: match error.code() {
+                Some(_) => Kind::Rejected(reason),
+                None => Kind::Unavailable(reason),
+            },
             source: Some(Arc::new(error)),
         }
     }
@@ -103,13 +114,31 @@ impl Error {
     }
 
     pub(crate) fn timed_out(timeout: Duration) -> Self {
-        Self::unavailable(format!("the store did not reply within {timeout:?}"))
+        Self {
+            kind: Kind::TimedOut(format!("the store did not reply within {timeout:?}")),
+            source: None,
+        }
     }
 
     /// Returns whether the store is unavailable: it is down, it did not reply in time, or it
     /// rejected the command. The state of the lock is unknown. Never means "busy".
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.kind, Kind::Unavailable(_))
+        matches!(
+            self.kind,
+            Kind::Unavailable(_) | Kind::TimedOut(_) | Kind::Rejected(_)
+        )
+    }
+
+    /// Returns whether the store is [unavailable](Self::is_unavailable) because it did not reply in
+    /// time. The command may have been executed.
+    pub fn is_timed_out(&self) -> bool {
+        matches!(self.kind, Kind::TimedOut(_))
+    }
+
+    /// Returns whether the store is [unavailable](Self::is_unavailable) because it replied with an
+    /// error: it is read-only, out of memory, or does not allow or know the command.
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.kind, Kind::Rejected(_))
     }
 
     /// Returns whether the lock was lost: its lease has ended, or the store no longer has it.
@@ -135,9 +164,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Invalid(reason) | Kind::Malformed(reason) | Kind::Unavailable(reason) => {
-                f.write_str(reason)
-            }
+            Kind::Invalid(reason)
+            | Kind::Malformed(reason)
+            | Kind::Unavailable(reason)
+            | Kind::TimedOut(reason)
+            | Kind::Rejected(reason) => f.write_str(reason),
             Kind::Lost => {
                 f.write_str("the lock was lost: its lease has ended, or the store no longer has it")
             }

@@ -77,8 +77,8 @@ impl Guard {
         self.shared.holding.keys()
     }
 
-    /// Returns under which identity the store has the lock.
-    pub(crate) fn holder_id(&self) -> HolderId {
+    /// Returns the identity of this grant, under which [`Store::locks`] lists it.
+    pub fn id(&self) -> HolderId {
         self.shared.holding.holder_id()
     }
 

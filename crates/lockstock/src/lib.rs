@@ -75,6 +75,7 @@ mod multi;
 pub mod blocking;
 
 mod cache;
+mod command;
 mod error;
 mod escaped;
 mod guard;
@@ -94,6 +95,7 @@ pub use cache::{
     DEFAULT_MAX_STALENESS, Integer, Json, KeyScan, MAX_KEY_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_TTL,
     MAX_VALUE_BYTES, MIN_MAX_STALENESS, MIN_TTL, NearCache, Raw, Tags, Ttl,
 };
+pub use command::{Command, Reply};
 pub use error::{Error, Result};
 pub use guard::Guard;
 pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};

@@ -248,7 +248,8 @@ pub struct MultiGuard {
 }
 
 impl MultiGuard {
-    pub(crate) fn guards(&self) -> &[Guard] {
+    /// Returns the guards of the locks, in the order of their names.
+    pub fn guards(&self) -> &[Guard] {
         &self.guards
     }
 

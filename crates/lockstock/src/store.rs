@@ -9,6 +9,7 @@ mod background;
 mod builder;
 mod clock;
 mod dispatch;
+mod execution;
 mod holding;
 mod memory;
 pub(crate) mod near;

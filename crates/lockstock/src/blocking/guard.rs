@@ -39,7 +39,7 @@ impl Claim {
     pub(super) fn of(guard: &crate::Guard) -> Self {
         Self {
             keys: guard.keys().clone(),
-            holder: guard.holder_id(),
+            holder: guard.id(),
         }
     }
 
@@ -61,6 +61,22 @@ impl Guard {
             lease: guard.lease(),
             held: Owned::new(guard),
         }
+    }
+
+    /// Takes over a guard of the [asynchronous](Store::asynchronous) store.
+    pub fn from_asynchronous(store: &Store, guard: crate::Guard) -> Self {
+        Self::new(store, guard)
+    }
+
+    /// Returns the guard for asynchronous callers, `None` in a child of `fork`, which does not own
+    /// the lock of its parent.
+    pub fn into_asynchronous(mut self) -> Option<crate::Guard> {
+        self.held.take()
+    }
+
+    /// Returns the identity of this grant, under which [`Store::locks`] lists it.
+    pub fn id(&self) -> HolderId {
+        self.claim.holder
     }
 
     /// Returns the name of the lock.

@@ -55,4 +55,21 @@ impl Store {
         };
         Self::new(backend, background, client_id)
     }
+
+    pub(crate) fn close_idle(&self) {
+        if let Backend::Direct(direct) = &self.inner.backend {
+            direct.close_idle();
+        }
+    }
+
+    /// Returns a store whose commands on values do not block, with the same locks and values.
+    pub(crate) fn asynchronous(&self) -> Result<Self> {
+        let backend = match &self.inner.backend {
+            Backend::Memory(memory) => Backend::Memory(memory.clone()),
+            Backend::Redis(redis) => Backend::Redis(redis.clone()),
+            Backend::Direct(direct) => Backend::Redis(direct.link()?.clone()),
+        };
+        let background = self.inner.background.clone();
+        Ok(Self::new(backend, background, self.inner.client_id))
+    }
 }

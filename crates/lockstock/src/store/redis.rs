@@ -13,6 +13,7 @@ mod acquisition;
 mod attempt;
 mod batch;
 mod cohort;
+mod command;
 mod connection;
 mod direct;
 mod eviction;

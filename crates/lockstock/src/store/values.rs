@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::near::Written;
 use crate::cache::Ttl;
+use crate::command::{Command, Reply};
 
 /// A command on the values of one slot.
 pub(crate) trait ValueCommand {
@@ -179,5 +180,18 @@ impl ValueCommand for Increment {
 
     fn is_repeatable(&self) -> bool {
         false
+    }
+}
+
+impl ValueCommand for Command {
+    type Reply = Reply;
+
+    fn writes(&self) -> Written<'_> {
+        // Whether it writes is not known here.
+        self.key().map_or(Written::Nothing, Written::Key)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::cache::{Ttl, parse_integer};
+use crate::command::{Command, Reply};
 use crate::error::{Error, Result};
 use crate::store::values::{
     Delete, DeleteIfEqual, Exists, Get, GetMany, Increment, Persist, Set, SetCondition, Touch,
@@ -214,6 +215,14 @@ impl Apply for Increment {
             entry.value = sum.to_string().into();
         }
         Ok(Some(sum))
+    }
+}
+
+impl Apply for Command {
+    fn apply(&self, _: &mut Values, _: Instant) -> Result<Reply> {
+        Err(Error::invalid(
+            "a memory store has no commands of Redis: use redis:// instead of memory://",
+        ))
     }
 }
 

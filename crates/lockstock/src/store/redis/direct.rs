@@ -68,6 +68,13 @@ impl DirectRedis {
         Ok(self.link.get_or_init(|| link.into()))
     }
 
+    /// Closes the connections to the only server that are not in use.
+    pub(in crate::store) fn close_idle(&self) {
+        if let Some(pool) = &self.single {
+            pool.close_idle();
+        }
+    }
+
     pub(in crate::store) fn slot_of(&self) -> Option<SlotOf> {
         self.settings.target.slot_of()
     }

@@ -178,15 +178,12 @@ impl<'a> Redirector<'a> {
     }
 }
 
-/// Returns the first key of a script or of a command for values, `None` for other commands.
+/// Returns the first key of a command, `None` if it has no arguments.
 pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
     let mut words = command.args_iter();
     let before = match words.next() {
         Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
-        Some(Arg::Simple(
-            b"GET" | b"MGET" | b"SET" | b"UNLINK" | b"EXISTS" | b"PEXPIRE" | b"PERSIST" | b"PTTL",
-        )) => 0,
-        _ => return None,
+        _ => 0,
     };
     match words.nth(before) {
         Some(Arg::Simple(key)) => Some(key),

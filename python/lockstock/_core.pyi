@@ -1,0 +1,221 @@
+"""The native module. Its names are not part of the public interface: use `lockstock`.
+
+Keys and names are `str` (sent as UTF-8) or `bytes`. A method `begin_…` starts a call on the runtime
+of the process; the bell of the event loop delivers its outcome under a number that the caller
+chooses. Every call raises `lockstock.errors.Unavailable` if the store is down, `TimedOut` (a
+subclass) if it does not reply within the timeout, and `ResponseError` (a subclass) if it rejects
+the command; or the exception of a signal handler that runs during the call.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, final
+
+_Word = str | bytes | bytearray | int | float
+_Kind = Literal["lock", "semaphore", "read", "write", "all"]
+
+__all__ = [
+    "Bell",
+    "Held",
+    "Store",
+    "lz4_compress",
+    "lz4_decompress",
+    "zstd_compress",
+    "zstd_decompress",
+]
+
+@final
+class Store:
+    """A store at a URL, for all threads, event loops and children of a process.
+
+    Connects at the first call. `timeout` is in seconds, and bounds each command with the time to
+    connect. `ca_certs`, `certfile` and `keyfile` name files in PEM. Raises
+    `lockstock.errors.Invalid` for a malformed URL and `OSError` if a file cannot be read.
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        *,
+        timeout: float = 1.0,
+        username: str | None = None,
+        password: str | None = None,
+        connect_timeout: float | None = None,
+        max_connections: int | None = None,
+        ca_certs: str | None = None,
+        certfile: str | None = None,
+        keyfile: str | None = None,
+    ) -> Store: ...
+    def execute(self, *words: _Word) -> Any:
+        """Executes a command and returns its reply.
+
+        The reply is `None`, `int`, `float`, `bool`, `bytes`, `str` (a status), `list` or `dict`.
+        """
+
+    def get(self, key: str) -> bytes | None:
+        """Returns the value under a key, `None` if there is none."""
+
+    def get_many(self, keys: Iterable[str | bytes]) -> list[bytes | None]:
+        """Returns the values under several keys, in order."""
+
+    def delete_many(self, keys: Iterable[str | bytes]) -> int:
+        """Removes the values under several keys. Returns the number of values removed."""
+
+    def pipeline(self, commands: list[tuple[_Word, ...]]) -> list[Any]:
+        """Executes several repeatable commands, without a round trip for each.
+
+        Raises `lockstock.errors.Invalid` if one of them must not be repeated, as `INCR`.
+        """
+
+    def scan(self, pattern: str) -> list[bytes]:
+        """Returns the keys that match a pattern of Redis, of all servers."""
+
+    def info(self) -> dict[str, str]:
+        """Returns what `INFO` reports, by name."""
+
+    def holders(self, kind: _Kind, name: str | bytes) -> list[str]:
+        """Returns the tokens of the holders of a lock, the earliest deadline first.
+
+        A holder that is another library has a token that begins with `foreign:`.
+        """
+
+    def close_idle(self) -> None:
+        """Closes connections that are not in use. The next call opens another."""
+
+    def acquire(
+        self,
+        name: str | bytes | Iterable[str | bytes],
+        lease_ms: int,
+        wait_ms: int | None,
+        renew_ms: int | None,
+        kind: _Kind,
+        permits: int,
+    ) -> Held | None:
+        """Acquires a lock. Returns `None` if it was not acquired within the wait.
+
+        Waits without end if `wait_ms` is `None`, not at all if it is 0. Renews the lease in the
+        background for at most `renew_ms`. `kind` "all" has several names. `permits` is the size of
+        a semaphore. Raises `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
+        """
+
+    def begin_execute(self, bell: Bell, number: int, *words: _Word) -> None:
+        """Begins `execute`."""
+
+    def begin_pipeline(self, bell: Bell, number: int, commands: list[tuple[_Word, ...]]) -> None:
+        """Begins `pipeline`."""
+
+    def begin_scan(self, bell: Bell, number: int, pattern: str) -> None:
+        """Begins `scan`."""
+
+    def begin_holders(self, bell: Bell, number: int, kind: _Kind, name: str | bytes) -> None:
+        """Begins `holders`."""
+
+    def begin_acquire(
+        self,
+        bell: Bell,
+        number: int,
+        name: str | bytes | Iterable[str | bytes],
+        lease_ms: int,
+        wait_ms: int | None,
+        renew_ms: int | None,
+        kind: _Kind,
+        permits: int,
+    ) -> None:
+        """Begins `acquire`. A lock whose outcome is dropped is released."""
+
+@final
+class Held:
+    """A lock that is held until it is released, kept or lost.
+
+    If the object is dropped, the lock is released in the background. A child of `fork` does not own
+    the lock of its parent: only an explicit `release` has an effect there.
+    """
+
+    @property
+    def token(self) -> str:
+        """The identity of the holder, 32 hexadecimal digits. Of several locks: of the first."""
+
+    @property
+    def fence(self) -> int:
+        """The number of the acquisition: of several locks, the highest."""
+
+    @property
+    def claims(self) -> list[tuple[bytes, str, int]]:
+        """The name, token and fence of each lock."""
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends, in the seconds of `time.monotonic()`."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another client may hold the lock now."""
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the parent of this process holds the lock."""
+
+    def remaining(self) -> float:
+        """Returns the seconds until the lease ends, 0 if the lock is lost."""
+
+    def stay_held(self, is_endless: bool) -> None:
+        """Lets the lock stay held if this object is collected before it is released.
+
+        It is kept to the end of its lease, or if it is endless, renewed until the process ends.
+        Without this call, the collector releases it.
+        """
+
+    def release(self) -> bool:
+        """Releases the lock. Returns whether it was still held.
+
+        If a signal handler raises, the release continues in the background.
+        """
+
+    def keep(self) -> bool:
+        """Leaves the lock held to the end of its lease. Returns whether it was still held."""
+
+    def extend(self, by_ms: int) -> bool:
+        """Adds to the lease. Returns whether the lock was still held."""
+
+    def renew(self) -> bool:
+        """Starts the lease again. Returns whether the lock was still held."""
+
+    def begin_release(self, bell: Bell, number: int) -> None:
+        """Begins `release`, which is carried out even if its outcome is dropped."""
+
+    def begin_keep(self, bell: Bell, number: int) -> None:
+        """Begins `keep`, which is carried out even if its outcome is dropped."""
+
+    def begin_extend(self, bell: Bell, number: int, by_ms: int) -> None:
+        """Begins `extend`."""
+
+    def begin_renew(self, bell: Bell, number: int) -> None:
+        """Begins `renew`."""
+
+@final
+class Bell:
+    """The calls of one event loop that are under way. If it is dropped, so are they."""
+
+    def __new__(cls) -> Bell: ...
+    def fileno(self) -> int:
+        """Returns the descriptor, which is readable if there are outcomes."""
+
+    def take(self) -> list[tuple[int, bool, Any]]:
+        """Returns the outcomes since the last call.
+
+        Each has its number, whether it failed, and the value or the exception.
+        """
+
+    def cancel(self, number: int) -> None:
+        """Drops the call with this number, or its outcome. A lock that it acquired is released."""
+
+def lz4_compress(value: bytes) -> bytes:
+    """Compresses as one LZ4 frame."""
+
+def lz4_decompress(value: bytes) -> bytes:
+    """Decompresses LZ4 frames. Raises `ValueError` for other bytes."""
+
+def zstd_compress(value: bytes) -> bytes:
+    """Compresses as one Zstandard frame, at the library's default level."""
+
+def zstd_decompress(value: bytes) -> bytes:
+    """Decompresses Zstandard frames. Raises `ValueError` for other bytes."""

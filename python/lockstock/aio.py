@@ -1,0 +1,67 @@
+"""How an event loop waits for the native module.
+
+Each loop has a bell: a descriptor that becomes readable when replies are there. The loop takes all
+of them at once, and sets the results of its futures. No thread touches the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from . import _core
+
+__all__ = ["LoopBell", "bell_of_loop"]
+
+_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopBell] = WeakKeyDictionary()
+
+
+def bell_of_loop() -> LoopBell:
+    """Returns the bell of the running loop."""
+    loop = asyncio.get_running_loop()
+    bell = _bells.get(loop)
+    if bell is None:
+        bell = _bells[loop] = LoopBell(loop)
+    return bell
+
+
+class LoopBell:
+    """The calls of one event loop that are under way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._bell = _core.Bell()
+        self._futures: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count(1)
+        # The loop refers to the bell and not the reverse: otherwise `_bells` would keep both.
+        loop.add_reader(self._bell.fileno(), self._ring)
+
+    async def run(self, begin: Callable[..., None], *args: Any) -> Any:
+        """Begins a call, and returns its outcome. If the task is cancelled, drops the call."""
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._futures[number] = future
+        try:
+            begin(self._bell, number, *args)
+            return await future
+        finally:
+            if self._futures.pop(number, None) is not None:
+                self._bell.cancel(number)
+            elif not future.cancelled():
+                # Otherwise the loop reports it as never retrieved if the task was cancelled.
+                future.exception()
+            # The traceback of a cancellation refers to this frame, and a lock in the future would
+            # stay held as long.
+            del future
+
+    def _ring(self) -> None:
+        for number, has_failed, value in self._bell.take():
+            future = self._futures.pop(number, None)
+            if future is None or future.done():
+                continue
+            if has_failed:
+                future.set_exception(value)
+            else:
+                future.set_result(value)

@@ -1,0 +1,59 @@
+"""`IGNORE_EXCEPTIONS`: a cache that fails like an empty one.
+
+Covers all reads and writes, and no lock: a lock that could not be acquired must not look acquired.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .exceptions import ConnectionInterrupted
+
+__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "omit_exception"]
+
+CONNECTION_INTERRUPTED = object()
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
+    """Decorates a method of the backend. Without IGNORE_EXCEPTIONS, the method raises the cause."""
+
+    def decorate(method: F) -> F:
+        def failed(self: Any, failure: ConnectionInterrupted) -> Any:
+            if not self._ignore_exceptions:
+                raise failure.__cause__ or failure
+            if self._log_ignored_exceptions:
+                self.logger.exception("Exception ignored")
+            return return_value() if callable(return_value) else return_value
+
+        if inspect.iscoroutinefunction(method):
+
+            @functools.wraps(method)
+            async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return await method(self, *args, **kwargs)
+                except ConnectionInterrupted as failure:
+                    return failed(self, failure)
+
+        else:
+
+            @functools.wraps(method)
+            def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return method(self, *args, **kwargs)
+                except ConnectionInterrupted as failure:
+                    return failed(self, failure)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def omit_exception(method: Any = None, return_value: Any = None) -> Any:
+    """`ignore_failures` by django-redis' name, for classes that derive from the backend."""
+    decorate = ignore_failures(return_value)
+    return decorate if method is None else decorate(method)

@@ -1,0 +1,221 @@
+"""The settings of a cache: from django-redis' names to a store.
+
+An option that has no meaning here is refused with a message that says what to write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import _core
+
+__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
+
+# Options that name a class of redis-py, which is not used here.
+REFUSED = {
+    "CONNECTION_POOL_CLASS": "remove it; CONNECTION_POOL_KWARGS has max_connections",
+    "CONNECTION_FACTORY": "remove it; use SENTINELS or a redis+cluster:// URL",
+    "REDIS_CLIENT_CLASS": "remove it; get_redis_connection() returns a client of redis-py",
+    "REDIS_CLIENT_KWARGS": "remove it; the options of a connection go into CONNECTION_POOL_KWARGS",
+    "PARSER_CLASS": "remove it; replies are parsed natively",
+}
+# Those of them that django-redis' own documentation recommends, and that change nothing here.
+_IGNORED = {
+    "CONNECTION_POOL_CLASS": {
+        "redis.connection.ConnectionPool",
+        "redis.BlockingConnectionPool",
+        "redis.connection.BlockingConnectionPool",
+        "redis.sentinel.SentinelConnectionPool",
+    },
+    "CONNECTION_FACTORY": {
+        "django_redis.pool.ConnectionFactory",
+        "django_redis.pool.SentinelConnectionFactory",
+        "lockstock.django.pool.ConnectionFactory",
+        "lockstock.django.pool.SentinelConnectionFactory",
+    },
+    "REDIS_CLIENT_CLASS": {"redis.client.Redis", "redis.Redis", "redis.client.StrictRedis"},
+    "PARSER_CLASS": {
+        "redis.connection.HiredisParser",
+        "redis.connection.PythonParser",
+        "redis.connection._HiredisParser",
+        "redis.connection._RESP2Parser",
+        "redis.connection._RESP3Parser",
+    },
+}
+# Settings of a connection of redis-py with a meaning here.
+_POOL_KWARGS = {
+    "db",
+    "health_check_interval",
+    "host",
+    "max_connections",
+    "password",
+    "port",
+    "protocol",
+    "retry",
+    "retry_on_error",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_keepalive_options",
+    "socket_timeout",
+    "ssl_ca_certs",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_keyfile",
+    "timeout",
+    "username",
+}
+
+# Seconds after which a command fails, unless SOCKET_TIMEOUT sets another limit.
+DEFAULT_SOCKET_TIMEOUT = 1.0
+
+_stores: dict[tuple[Any, ...], _core.Store] = {}
+
+
+def is_compatible(options: Mapping[str, Any]) -> bool:
+    """Returns whether `COMPAT` asks for django-redis' way where Django's own backends differ."""
+    return options.get("COMPAT") == "django-redis"
+
+
+def locations(server: Any) -> list[str]:
+    """Returns the URLs of LOCATION: a string, several separated by commas, or a sequence."""
+    if not server:
+        message = "Missing connections string"
+        raise ImproperlyConfigured(message)
+    if isinstance(server, str):
+        if server.startswith(
+            ("redis+sentinel:", "rediss+sentinel:", "redis+cluster:", "rediss+cluster:")
+        ):
+            # Its commas separate hosts.
+            return [server]
+        return [url.strip() for url in server.split(",")]
+    return list(server)
+
+
+def refused(options: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the options that have no meaning here, each with what to write instead."""
+    found = {}
+    for name, advice in REFUSED.items():
+        value = options.get(name)
+        if value and value not in _IGNORED.get(name, ()):
+            found[name] = advice
+    for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
+        found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "remove it"
+    return found
+
+
+def store(url: str, options: Mapping[str, Any]) -> _core.Store:
+    """Returns the store at a URL of LOCATION.
+
+    All threads and all caches with the same options share one.
+    """
+    if problems := refused(options):
+        name, advice = next(iter(problems.items()))
+        message = f"the option {name} has no meaning for lockstock: {advice}"
+        raise ImproperlyConfigured(message)
+    pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
+    url, settings = _translate(url, options, pool)
+    key = (url, *sorted(settings.items()))
+    found = _stores.get(key)
+    if found is None:
+        # Two threads may both create one: the first that is registered is used by both.
+        found = _stores.setdefault(key, _core.Store(url, **settings))
+    return found
+
+
+def _translate(
+    url: str, options: Mapping[str, Any], pool: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    parts = urlsplit(url)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    settings: dict[str, Any] = {
+        "timeout": _timeout("SOCKET_TIMEOUT", options, pool, query),
+        "connect_timeout": _timeout("SOCKET_CONNECT_TIMEOUT", options, pool, query),
+        "max_connections": _int(query.get("max_connections") or pool.get("max_connections")),
+    }
+    if settings["timeout"] is None:
+        settings["timeout"] = DEFAULT_SOCKET_TIMEOUT
+    # What the URL says has precedence, as with redis-py.
+    username = (
+        parts.username or query.get("username") or options.get("USERNAME") or pool.get("username")
+    )
+    password = (
+        parts.password or query.get("password") or options.get("PASSWORD") or pool.get("password")
+    )
+    if parts.username is None and parts.password is None and password:
+        settings["username"], settings["password"] = username or "default", password
+    elif parts.password is None and password:
+        settings["username"], settings["password"] = username, password
+    for name, values in (
+        ("ca_certs", "ssl_ca_certs"),
+        ("certfile", "ssl_certfile"),
+        ("keyfile", "ssl_keyfile"),
+    ):
+        if value := query.get(values) or pool.get(values):
+            settings[name] = str(value)
+    requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs")
+    if requirement is not None and str(requirement).rpartition("_")[2].lower() not in (
+        "required",
+        "2",
+    ):
+        message = (
+            "ssl_cert_reqs must be 'required': certificates are always checked. For a private "
+            "authority, name its file in ssl_ca_certs"
+        )
+        raise ImproperlyConfigured(message)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if sentinels := options.get("SENTINELS"):
+        return _sentinel_url(parts, query, sentinels, options), settings
+    return _server_url(parts, query, url), settings
+
+
+def _server_url(parts: Any, query: Mapping[str, str], url: str) -> str:
+    database = query.get("db")
+    if parts.scheme == "unix":
+        # redis-py allows user and password before the path.
+        credentials = f"{parts.netloc}" if parts.netloc.endswith("@") else ""
+        rest = {"db": database} if database else {}
+        return f"redis+unix://{credentials}{parts.path}" + (f"?{urlencode(rest)}" if rest else "")
+    if parts.scheme in ("redis", "rediss"):
+        path = parts.path.strip("/")
+        database = database or path or "0"
+        netloc = parts.netloc or "localhost"
+        return f"{parts.scheme}://{netloc}/{database}"
+    return url
+
+
+def _sentinel_url(
+    parts: Any, query: Mapping[str, str], sentinels: Any, options: Mapping[str, Any]
+) -> str:
+    hosts = ",".join(f"{host}:{port}" for host, port in sentinels)
+    credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    database = query.get("db") or parts.path.strip("/") or "0"
+    scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"
+    url = f"{scheme}://{credentials}{hosts}/{quote(parts.hostname or '')}/{database}"
+    kwargs = options.get("SENTINEL_KWARGS") or {}
+    own = {
+        f"sentinel_{name}": kwargs[name] for name in ("username", "password") if kwargs.get(name)
+    }
+    return url + (f"?{urlencode(own)}" if own else "")
+
+
+def _timeout(
+    name: str, options: Mapping[str, Any], pool: Mapping[str, Any], query: Mapping[str, str]
+) -> float | None:
+    value = options.get(name)
+    if value and not isinstance(value, (int, float)):
+        what = name.replace("_", " ").capitalize()
+        message = f"{what} should be float or integer"
+        raise ImproperlyConfigured(message)
+    lower = name.lower()
+    value = value or pool.get(lower) or query.get(lower)
+    return float(value) if value else None
+
+
+def _int(value: Any) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,1 @@
+"""How values become bytes: the setting `OPTIONS["SERIALIZER"]`."""

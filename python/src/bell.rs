@@ -1,0 +1,165 @@
+//! How an event loop of Python hears of replies: a descriptor that becomes readable, and a list of
+//! what has been done since.
+//!
+//! The threads of the runtime never touch Python: they put an outcome into the list. The event loop
+//! takes all of them at once, and sets the results of its futures.
+
+use std::collections::HashMap;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lockstock::Reply;
+use lockstock::blocking::Store;
+use lockstock_fork::generation;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
+use tokio::task::AbortHandle;
+
+use crate::held::Held;
+use crate::waiting::Signal;
+use crate::{error, reply};
+
+/// What a task has done.
+pub(crate) enum Outcome {
+    Reply(lockstock::Result<Reply>),
+    Replies(lockstock::Result<Vec<Reply>>),
+    Acquired(lockstock::Result<Option<Held>>),
+    Held(lockstock::Result<bool>),
+    Keys(lockstock::Result<Vec<Vec<u8>>>),
+    Holders(lockstock::Result<Vec<String>>),
+}
+
+/// The tasks of one event loop.
+#[pyclass(frozen, module = "lockstock._core")]
+pub(crate) struct Bell {
+    shared: Arc<Shared>,
+    generation: u64,
+}
+
+struct Shared {
+    signal: Signal,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    done: Vec<(u64, Outcome)>,
+    tasks: HashMap<u64, AbortHandle>,
+}
+
+#[pymethods]
+impl Bell {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                signal: Signal::new()?,
+                state: Mutex::default(),
+            }),
+            generation: generation(),
+        })
+    }
+
+    /// Returns the descriptor, which is readable if there are outcomes.
+    fn fileno(&self) -> i32 {
+        self.shared.signal.descriptor().as_raw_fd()
+    }
+
+    /// Returns what has been done: `(number, whether it failed, value or exception)`.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.shared.signal.clear();
+        let done = std::mem::take(&mut self.shared.state().done);
+        let taken = PyList::empty(py);
+        for (number, outcome) in done {
+            let (has_failed, value) = match object(py, outcome) {
+                Ok(value) => (false, value),
+                Err(failure) => (true, failure.into_value(py).into_bound(py).into_any()),
+            };
+            let has_failed = PyBool::new(py, has_failed).to_owned().into_any();
+            let number = number.into_pyobject(py)?.into_any();
+            taken.append(PyTuple::new(py, [number, has_failed, value])?)?;
+        }
+        Ok(taken)
+    }
+
+    /// Drops a task whose outcome is not wanted any more, or the outcome.
+    fn cancel(&self, number: u64) {
+        let mut state = self.shared.state();
+        if let Some(task) = state.tasks.remove(&number) {
+            drop(state);
+            task.abort();
+        } else if let Some(index) = state.done.iter().position(|(done, _)| *done == number) {
+            let outcome = state.done.swap_remove(index);
+            drop(state);
+            drop(outcome);
+        }
+    }
+}
+
+/// The loop is gone: its tasks must not wait any longer, and its locks must not stay held.
+impl Drop for Bell {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // A child has none of the tasks, and the mutex may be locked.
+            return;
+        }
+        let state = std::mem::take(&mut *self.shared.state());
+        for task in state.tasks.values() {
+            task.abort();
+        }
+    }
+}
+
+impl Bell {
+    /// Runs a task whose outcome is delivered under `number`.
+    pub(crate) fn spawn(
+        &self,
+        py: Python<'_>,
+        number: u64,
+        task: impl Future<Output = Outcome> + Send + 'static,
+    ) -> PyResult<()> {
+        let runtime = Store::runtime().map_err(|failure| error::raised(py, &failure))?;
+        let shared = self.shared.clone();
+        // Under the mutex: the task may end before it is registered.
+        let mut state = self.shared.state();
+        let task = runtime.spawn(async move {
+            let outcome = task.await;
+            let mut state = shared.state();
+            if state.tasks.remove(&number).is_some() {
+                state.done.push((number, outcome));
+                drop(state);
+                shared.signal.set();
+            }
+        });
+        state.tasks.insert(number, task.abort_handle());
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn object(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyAny>> {
+    let raised = |failure| error::raised(py, &failure);
+    match outcome {
+        Outcome::Reply(reply) => reply::object(py, &reply.map_err(raised)?),
+        Outcome::Replies(replies) => {
+            let replies = Reply::Array(replies.map_err(raised)?);
+            reply::object(py, &replies)
+        }
+        Outcome::Acquired(acquired) => Ok(match acquired.map_err(raised)? {
+            Some(held) => Bound::new(py, held)?.into_any(),
+            None => py.None().into_bound(py),
+        }),
+        Outcome::Keys(keys) => {
+            let keys = keys.map_err(raised)?;
+            let keys = PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))?;
+            Ok(keys.into_any())
+        }
+        Outcome::Holders(holders) => Ok(PyList::new(py, holders.map_err(raised)?)?.into_any()),
+        Outcome::Held(held) => Ok(PyBool::new(py, held.map_err(raised)?).to_owned().into_any()),
+    }
+}

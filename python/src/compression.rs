@@ -1,0 +1,71 @@
+//! Compressors that Python's standard library does not have.
+
+use std::io::{Read, Write};
+
+use lz4_flex::frame::{FrameDecoder, FrameEncoder};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+const LZ4_MAGIC: &[u8] = &0x184D_2204_u32.to_le_bytes();
+const ZSTD_MAGIC: &[u8] = &0xFD2F_B528_u32.to_le_bytes();
+
+/// Compresses as one LZ4 frame.
+#[pyfunction]
+pub(crate) fn lz4_compress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let compressed = py.detach(|| {
+        let mut encoder = FrameEncoder::new(Vec::new());
+        encoder.write_all(value)?;
+        Ok::<_, std::io::Error>(encoder.finish()?)
+    });
+    Ok(PyBytes::new(py, &compressed.map_err(invalid)?))
+}
+
+/// Decompresses LZ4 frames. Raises `ValueError` for other bytes.
+#[pyfunction]
+pub(crate) fn lz4_decompress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    // The decoder returns nothing for a value of four bytes, instead of an error.
+    begins_with(LZ4_MAGIC, value)?;
+    let decompressed = py.detach(|| {
+        let mut decompressed = Vec::new();
+        FrameDecoder::new(value).read_to_end(&mut decompressed)?;
+        Ok::<_, std::io::Error>(decompressed)
+    });
+    not_empty(py, &decompressed.map_err(invalid)?)
+}
+
+/// Compresses as one Zstandard frame, at the library's default level.
+#[pyfunction]
+pub(crate) fn zstd_compress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let compressed = py.detach(|| zstd::encode_all(value, zstd::DEFAULT_COMPRESSION_LEVEL));
+    Ok(PyBytes::new(py, &compressed.map_err(invalid)?))
+}
+
+/// Decompresses Zstandard frames. Raises `ValueError` for other bytes.
+#[pyfunction]
+pub(crate) fn zstd_decompress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    begins_with(ZSTD_MAGIC, value)?;
+    let decompressed = py.detach(|| zstd::decode_all(value));
+    not_empty(py, &decompressed.map_err(invalid)?)
+}
+
+fn begins_with(magic: &[u8], value: &[u8]) -> PyResult<()> {
+    if value.starts_with(magic) {
+        Ok(())
+    } else {
+        Err(invalid("the value does not begin as a compressed one"))
+    }
+}
+
+/// Returns what was decompressed. No value that is compressed is empty: the frame was cut off.
+fn not_empty<'py>(py: Python<'py>, decompressed: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    if decompressed.is_empty() {
+        Err(invalid("the compressed value is incomplete"))
+    } else {
+        Ok(PyBytes::new(py, decompressed))
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}

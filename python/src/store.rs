@@ -1,0 +1,396 @@
+//! A store, for all threads and event loops of a process and of its children.
+
+use std::time::Duration;
+
+use lockstock::blocking;
+use lockstock::{Command, Lock, LockKind, MultiLock, Reply};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use tokio::time::Instant;
+
+use crate::bell::{Bell, Outcome};
+use crate::held::{Grant, Held};
+use crate::{error, reply, waiting};
+
+/// A store at a URL.
+#[pyclass(frozen, module = "lockstock._core")]
+pub(crate) struct Store {
+    inner: blocking::Store,
+}
+
+#[pymethods]
+impl Store {
+    #[new]
+    #[pyo3(signature = (url, *, timeout=1.0, username=None, password=None, connect_timeout=None, max_connections=None, ca_certs=None, certfile=None, keyfile=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        url: &str,
+        timeout: f64,
+        username: Option<String>,
+        password: Option<String>,
+        connect_timeout: Option<f64>,
+        max_connections: Option<u32>,
+        ca_certs: Option<&str>,
+        certfile: Option<&str>,
+        keyfile: Option<&str>,
+    ) -> PyResult<Self> {
+        // The time limit of a command includes the time to connect, and a pool has as many
+        // connections as there are calls at the same time.
+        let _ = (connect_timeout, max_connections);
+        let timeout = Duration::try_from_secs_f64(timeout)
+            .map_err(|_| PyValueError::new_err("the timeout must be a number of seconds"))?;
+        let mut builder = blocking::Store::builder(url)
+            .timeout(timeout)
+            .on_interrupt(|| {
+                // While the interpreter ends, no handler runs.
+                let checked = Python::try_attach(|py| py.check_signals());
+                checked.unwrap_or(Ok(())).map_err(Into::into)
+            });
+        if let Some(password) = password {
+            builder =
+                builder.credentials(username.unwrap_or_else(|| "default".to_owned()), password);
+        }
+        if let Some(file) = ca_certs {
+            builder = builder.ca_certificates(std::fs::read(file)?);
+        }
+        if let (Some(chain), Some(key)) = (certfile, keyfile) {
+            builder = builder.client_certificate(std::fs::read(chain)?, std::fs::read(key)?);
+        }
+        let inner = builder
+            .open()
+            .map_err(|failure| error::raised(py, &failure))?;
+        Ok(Self { inner })
+    }
+
+    /// Executes a command and returns its reply.
+    #[pyo3(signature = (*words))]
+    fn execute<'py>(
+        &self,
+        py: Python<'py>,
+        words: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let command = reply::command(words)?;
+        reply::object(py, &self.run(py, command)?)
+    }
+
+    /// Returns the value under a key: `bytes`, or `None`.
+    fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let command = Command::new("GET").arg(key).repeatable();
+        Ok(match self.run(py, command)? {
+            Reply::Bytes(value) => Some(PyBytes::new(py, &value)),
+            _ => None,
+        })
+    }
+
+    /// Returns the values under several keys, in order.
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let commands = each(keys, |key| Ok(Command::new("GET").arg(&*key).repeatable()))?;
+        let replies = self.run_all(py, commands)?;
+        objects(py, &replies)
+    }
+
+    /// Removes the values under several keys. Returns their number.
+    fn delete_many(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<i64> {
+        let commands = each(keys, |key| {
+            Ok(Command::new("UNLINK").arg(&*key).repeatable())
+        })?;
+        let replies = self.run_all(py, commands)?;
+        Ok(sum(&replies))
+    }
+
+    /// Executes several repeatable commands, without a round trip for each.
+    fn pipeline<'py>(
+        &self,
+        py: Python<'py>,
+        commands: Vec<Bound<'py, PyTuple>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let commands = commands
+            .iter()
+            .map(reply::command)
+            .collect::<PyResult<Vec<_>>>()?;
+        let replies = self.run_all(py, commands)?;
+        objects(py, &replies)
+    }
+
+    /// Returns the keys that match a pattern, of all servers.
+    fn scan<'py>(&self, py: Python<'py>, pattern: &str) -> PyResult<Bound<'py, PyList>> {
+        let (store, pattern) = (self.asynchronous(py)?, pattern.to_owned());
+        let keys = waiting::wait(py, async move { store.scan_keys(pattern.as_bytes()).await })?;
+        PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))
+    }
+
+    /// Returns what `INFO` reports, by name.
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let command = Command::new("INFO").repeatable();
+        let info = PyDict::new(py);
+        if let Reply::Text(text) = self.run(py, command)? {
+            for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+                info.set_item(name, value.trim_end())?;
+            }
+        }
+        Ok(info)
+    }
+
+    /// Closes connections that are not in use.
+    fn close_idle(&self) {
+        self.inner.close_idle();
+    }
+
+    /// Acquires a lock. Returns `None` if it was not acquired within the wait.
+    #[expect(clippy::too_many_arguments, reason = "called from one place in Python")]
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        lease_ms: u64,
+        wait_ms: Option<u64>,
+        renew_ms: Option<u64>,
+        kind: &str,
+        permits: u32,
+    ) -> PyResult<Option<Held>> {
+        let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
+        waiting::wait(py, acquired)
+    }
+
+    /// Begins to execute a command. The bell delivers the reply.
+    #[pyo3(signature = (bell, number, *words))]
+    fn begin_execute(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        words: &Bound<'_, PyTuple>,
+    ) -> PyResult<()> {
+        let (store, command) = (self.asynchronous(py)?, reply::command(words)?);
+        bell.spawn(py, number, async move {
+            Outcome::Reply(store.execute(&command).await)
+        })
+    }
+
+    /// Begins to execute several repeatable commands.
+    fn begin_pipeline(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        commands: Vec<Bound<'_, PyTuple>>,
+    ) -> PyResult<()> {
+        let store = self.asynchronous(py)?;
+        let commands = commands
+            .iter()
+            .map(reply::command)
+            .collect::<PyResult<Vec<_>>>()?;
+        bell.spawn(py, number, async move {
+            Outcome::Replies(store.execute_all(&commands).await)
+        })
+    }
+
+    /// Begins to acquire a lock.
+    #[expect(clippy::too_many_arguments, reason = "called from one place in Python")]
+    fn begin_acquire(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        name: &Bound<'_, PyAny>,
+        lease_ms: u64,
+        wait_ms: Option<u64>,
+        renew_ms: Option<u64>,
+        kind: &str,
+        permits: u32,
+    ) -> PyResult<()> {
+        let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
+        bell.spawn(py, number, async { Outcome::Acquired(acquired.await) })
+    }
+
+    /// Returns the tokens of the holders of a lock.
+    fn holders(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<Vec<String>> {
+        waiting::wait(py, self.holding(py, kind, name)?)
+    }
+
+    /// Begins to read the holders of a lock.
+    fn begin_holders(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let holders = self.holding(py, kind, name)?;
+        bell.spawn(py, number, async { Outcome::Holders(holders.await) })
+    }
+
+    /// Begins to scan for the keys that match a pattern.
+    fn begin_scan(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        pattern: String,
+    ) -> PyResult<()> {
+        let store = self.asynchronous(py)?;
+        bell.spawn(py, number, async move {
+            Outcome::Keys(store.scan_keys(pattern.as_bytes()).await)
+        })
+    }
+}
+
+impl Store {
+    /// Executes a command without the interpreter: on a socket of this thread, or if the thread
+    /// runs greenlets, on the runtime.
+    fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
+        if waiting::hub(py)?.is_some() {
+            let store = self.asynchronous(py)?;
+            return waiting::wait(py, async move { store.execute(&command).await });
+        }
+        let reply = py.detach(|| self.inner.execute(&command));
+        reply.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Executes several commands as `run` does.
+    fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
+        if waiting::hub(py)?.is_some() {
+            let store = self.asynchronous(py)?;
+            return waiting::wait(py, async move { store.execute_all(&commands).await });
+        }
+        let replies = py.detach(|| self.inner.execute_all(&commands));
+        replies.map_err(|failure| error::raised(py, &failure))
+    }
+
+    fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
+        let store = py.detach(|| self.inner.asynchronous());
+        store.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Returns the tokens of the holders of a lock.
+    fn holding(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<impl Future<Output = lockstock::Result<Vec<String>>> + Send + use<>> {
+        let (store, name) = (self.asynchronous(py)?, reply::bytes(name)?.into_owned());
+        let kind = lock_kind(kind)?;
+        Ok(async move {
+            let info = store.lock_info(kind, name).await?;
+            let holders = info.map(|info| info.holders).unwrap_or_default();
+            Ok(holders.iter().map(|holder| holder.id.to_string()).collect())
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the settings of a lock")]
+    fn acquisition(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        lease_ms: u64,
+        wait_ms: Option<u64>,
+        renew_ms: Option<u64>,
+        kind: &str,
+        permits: u32,
+    ) -> PyResult<impl Future<Output = lockstock::Result<Option<Held>>> + Send + use<>> {
+        let raised = |failure| error::raised(py, &failure);
+        let store = self.asynchronous(py)?;
+        let (lease, renewal) = (
+            Duration::from_millis(lease_ms),
+            renew_ms.map(Duration::from_millis),
+        );
+        let lock = if kind == "all" {
+            let names = name.try_iter()?;
+            let names = names.map(|name| Ok(reply::bytes(&name?)?.into_owned()));
+            let names = names.collect::<PyResult<Vec<_>>>()?;
+            let lock = store.lock_all(names).lease(lease).map_err(raised)?;
+            Locks::All(match renewal {
+                Some(max) => lock.auto_renew(max),
+                None => lock,
+            })
+        } else {
+            let name = reply::bytes(name)?;
+            let builder = match kind {
+                "semaphore" => store.semaphore(&*name, permits),
+                "read" => store.read_lock(&*name),
+                "write" => store.write_lock(&*name),
+                _ => store.lock(&*name),
+            };
+            let lock = builder.lease(lease).map_err(raised)?;
+            let lock = match renewal {
+                Some(max) => lock.auto_renew(max),
+                None => lock,
+            };
+            Locks::One(lock_kind(kind)?, lock)
+        };
+        let (asked_at, store) = (Instant::now(), self.inner.clone());
+        Ok(async move {
+            let wait_ms = wait_ms.map(Duration::from_millis);
+            let wait = wait_ms.map(|wait| wait.saturating_sub(asked_at.elapsed()));
+            let grant = lock.acquire(wait).await?;
+            Ok(grant.map(|grant| Held::new(&store, grant)))
+        })
+    }
+}
+
+/// What is acquired.
+enum Locks {
+    One(LockKind, Lock),
+    All(MultiLock),
+}
+
+impl Locks {
+    async fn acquire(self, wait: Option<Duration>) -> lockstock::Result<Option<Grant>> {
+        match (self, wait) {
+            (Self::One(kind, lock), Some(wait)) => {
+                let guard = lock.acquire_within(wait).await?.held();
+                Ok(guard.map(|guard| Grant::One(kind, guard)))
+            }
+            (Self::One(kind, lock), None) => Ok(Some(Grant::One(kind, lock.acquire().await?))),
+            (Self::All(locks), Some(wait)) => {
+                let guards = locks.acquire_within(wait).await?.held();
+                Ok(guards.map(Grant::All))
+            }
+            (Self::All(locks), None) => Ok(Some(Grant::All(locks.acquire().await?))),
+        }
+    }
+}
+
+fn lock_kind(kind: &str) -> PyResult<LockKind> {
+    match kind {
+        "lock" | "all" => Ok(LockKind::Lock),
+        "semaphore" => Ok(LockKind::Semaphore),
+        "read" | "write" => Ok(LockKind::ReadWrite),
+        _ => Err(PyValueError::new_err(format!("{kind} is no kind of lock"))),
+    }
+}
+
+fn each(
+    keys: &Bound<'_, PyAny>,
+    build: impl Fn(std::borrow::Cow<'_, [u8]>) -> PyResult<Command>,
+) -> PyResult<Vec<Command>> {
+    keys.try_iter()?
+        .map(|key| build(reply::bytes(&key?)?))
+        .collect()
+}
+
+fn objects<'py>(py: Python<'py>, replies: &[Reply]) -> PyResult<Bound<'py, PyList>> {
+    let objects = replies.iter().map(|each| reply::object(py, each));
+    PyList::new(py, objects.collect::<PyResult<Vec<_>>>()?)
+}
+
+pub(crate) fn sum(replies: &[Reply]) -> i64 {
+    let numbers = replies.iter().map(|reply| match reply {
+        Reply::Integer(number) => *number,
+        _ => 0,
+    });
+    numbers.sum()
+}

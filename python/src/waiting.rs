@@ -1,0 +1,158 @@
+//! How a thread of Python waits for the runtime: on a descriptor, so that a signal interrupts the
+//! wait, and so that gevent or eventlet can run other greenlets meanwhile.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lockstock::blocking::Store;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::{Errno, write};
+use tokio::sync::oneshot;
+
+use crate::error;
+
+/// How long the main thread polls at most before it looks for signals: one that arrives between the
+/// last look and the poll does not interrupt the poll.
+const MAX_POLL: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// Runs a future on the runtime of this process and waits for it. If a signal handler raises, the
+/// future is dropped, and the exception goes on.
+pub(crate) fn wait<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = lockstock::Result<T>> + Send + 'static,
+) -> PyResult<T> {
+    let runtime = Store::runtime().map_err(|failure| error::raised(py, &failure))?;
+    let signal = Arc::new(Signal::new()?);
+    let (sender, mut receiver) = oneshot::channel();
+    let task = runtime.spawn({
+        let signal = signal.clone();
+        async move {
+            // The receiver is gone after an interrupt: what the future returned is dropped.
+            let _ = sender.send(future.await);
+            signal.set();
+        }
+    });
+    if let Err(interrupt) = signal.wait(py) {
+        task.abort();
+        return Err(interrupt);
+    }
+    match receiver.try_recv() {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(failure)) => Err(error::raised(py, &failure)),
+        Err(_) => Err(error::new(
+            py,
+            "Unavailable",
+            "the runtime is shutting down",
+        )),
+    }
+}
+
+/// A descriptor that becomes readable.
+pub(crate) struct Signal {
+    descriptor: OwnedFd,
+    is_set: AtomicBool,
+}
+
+impl Signal {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            is_set: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Makes it readable. Called on any thread.
+    pub(crate) fn set(&self) {
+        if !self.is_set.swap(true, Ordering::SeqCst) {
+            // Fails only if the counter would overflow: then it is readable.
+            let _ = write(&self.descriptor, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Makes it unreadable again.
+    pub(crate) fn clear(&self) {
+        let _ = rustix::io::read(&self.descriptor, &mut [0; 8]);
+        self.is_set.store(false, Ordering::SeqCst);
+    }
+
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(hub) = hub(py)? {
+            return hub.wait_read(self.descriptor.as_raw_fd());
+        }
+        let is_main = rustix::thread::gettid() == rustix::process::getpid();
+        while !self.poll(py, is_main)? {
+            // Only the main thread runs signal handlers.
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether it is readable now. In the main thread, a signal and the time limit end
+    /// the poll. Other threads stay without the interpreter, which may end meanwhile.
+    fn poll(&self, py: Python<'_>, is_main: bool) -> std::io::Result<bool> {
+        let limit = is_main.then_some(&MAX_POLL);
+        py.detach(|| {
+            loop {
+                let mut polled = [PollFd::new(&self.descriptor, PollFlags::IN)];
+                match poll(&mut polled, limit) {
+                    Err(Errno::INTR) if !is_main => {}
+                    Err(Errno::INTR) => return Ok(false),
+                    Ok(ready) => return Ok(ready > 0),
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+        })
+    }
+}
+
+/// The scheduler of greenlets: a thread that blocks in a system call would block them all.
+pub(crate) enum Hub<'py> {
+    Gevent(Bound<'py, PyAny>),
+    Eventlet(Bound<'py, PyAny>),
+}
+
+impl Hub<'_> {
+    fn wait_read(&self, descriptor: i32) -> PyResult<()> {
+        match self {
+            Self::Gevent(wait_read) => wait_read.call1((descriptor,))?,
+            Self::Eventlet(trampoline) => trampoline.call1((descriptor, true))?,
+        };
+        Ok(())
+    }
+}
+
+/// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
+pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let modules = MODULES.get_or_try_init(py, || {
+        let modules = py.import("sys")?.getattr("modules")?;
+        Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
+    })?;
+    let modules = modules.bind(py);
+    let is_patched = |module: &str, predicate: &str| match modules.get_item(module)? {
+        Some(module) => module
+            .call_method1(predicate, ("socket",))?
+            .extract::<bool>(),
+        None => Ok(false),
+    };
+    if is_patched("gevent.monkey", "is_module_patched")? {
+        let wait_read = py.import("gevent.socket")?.getattr("wait_read")?;
+        return Ok(Some(Hub::Gevent(wait_read)));
+    }
+    if is_patched("eventlet.patcher", "is_monkey_patched")? {
+        let trampoline = py.import("eventlet.hubs")?.getattr("trampoline")?;
+        return Ok(Some(Hub::Eventlet(trampoline)));
+    }
+    Ok(None)
+}
