@@ -76,7 +76,7 @@ impl Gatherer {
         if is_large != had_large_replies {
             self.has_large_replies.store(is_large, Ordering::Relaxed);
         }
-        Ok(reply.extract_error()?)
+        reply.extract_error().map_err(RedisError::from)
     }
 }
 
