@@ -11,6 +11,8 @@
 //! sentinels. With `rediss…`, `?ssl_ca_certs=FILE` names the authorities to trust instead of the
 //! system's.
 
+use std::net::IpAddr;
+
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use url::form_urlencoded;
@@ -185,8 +187,17 @@ fn info(url: &str, server: &str) -> Result<ConnectionInfo> {
     // RESP3 allows push messages and replies on the same connection.
     let settings = info.redis_settings().clone();
     let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
-    // Otherwise a command waits until the server has acknowledged the one before it.
-    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+    Ok(with_tcp_settings(info))
+}
+
+/// Sends each small command at once, instead of when the server has acknowledged the one before it.
+/// Not on loopback: an acknowledgement takes no time there, and each packet costs both sides.
+fn with_tcp_settings(info: ConnectionInfo) -> ConnectionInfo {
+    let is_loopback = address(&info).is_some_and(|(host, _)| {
+        let ip = host.parse::<IpAddr>();
+        ip.map_or(host == "localhost", |ip| ip.is_loopback())
+    });
+    info.set_tcp_settings(TcpSettings::default().set_nodelay(!is_loopback))
 }
 
 fn invalid(url: &str, reason: &str) -> Error {
@@ -208,7 +219,7 @@ pub(super) fn with_address(info: &ConnectionInfo, host: &str, port: u16) -> Conn
         },
         _ => ConnectionAddr::Tcp(host.to_owned(), port),
     };
-    info.clone().set_addr(addr)
+    with_tcp_settings(info.clone().set_addr(addr))
 }
 
 /// Returns host and port of a server, `None` for a Unix socket.
@@ -275,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn no_connection_delays_small_commands() {
+    fn no_connection_to_another_host_delays_small_commands() {
         let nodelay = |info: &ConnectionInfo| info.tcp_settings().nodelay();
         let Endpoints::Single(single) = parse("redis://a").unwrap() else {
             panic!()
@@ -292,6 +303,14 @@ mod tests {
             panic!()
         };
         assert!(seeds.iter().all(nodelay));
+        for host in ["127.0.0.1", "[::1]", "localhost"] {
+            let url = format!("redis://{host}:6379");
+            let Endpoints::Single(here) = parse(&url).unwrap() else {
+                panic!()
+            };
+            assert!(!nodelay(&here), "{host}");
+            assert!(nodelay(&with_address(&here, "10.0.0.1", 6379)));
+        }
     }
 
     #[cfg(feature = "tls")]
