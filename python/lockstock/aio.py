@@ -10,21 +10,24 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from . import _core
 
 __all__ = ["LoopBell", "bell_of_loop"]
 
-_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopBell] = WeakKeyDictionary()
+# Only the loop keeps its bell: the futures of a bell refer to the loop.
+_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopBell]] = WeakKeyDictionary()
 
 
 def bell_of_loop() -> LoopBell:
     """Returns the bell of the running loop."""
     loop = asyncio.get_running_loop()
-    bell = _bells.get(loop)
+    known = _bells.get(loop)
+    bell = None if known is None else known()
     if bell is None:
-        bell = _bells[loop] = LoopBell(loop)
+        bell = LoopBell(loop)
+        _bells[loop] = ref(bell)
     return bell
 
 
@@ -35,7 +38,6 @@ class LoopBell:
         self._bell = _core.Bell()
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
-        # The loop refers to the bell and not the reverse: otherwise `_bells` would keep both.
         loop.add_reader(self._bell.fileno(), self._ring)
 
     async def run(self, begin: Callable[..., None], *args: Any) -> Any:

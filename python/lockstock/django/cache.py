@@ -200,6 +200,11 @@ class RedisCache(Structures, BaseCache):
         """Removes all values: see `DefaultClient.clear`."""
         return self.client.clear()
 
+    @ignore_failures()
+    async def aclear(self) -> Any:
+        """Removes all values: see `DefaultClient.clear`."""
+        return await self.client.aclear()
+
     # --- integers and versions ------------------------------------------------------------
 
     @ignore_failures()
@@ -208,14 +213,29 @@ class RedisCache(Structures, BaseCache):
         return self.client.incr(*args, **kwargs)
 
     @ignore_failures()
+    async def aincr(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds to an integer. Raises `ValueError` if there is no value."""
+        return await self.client.aincr(*args, **kwargs)
+
+    @ignore_failures()
     def decr(self, *args: Any, **kwargs: Any) -> Any:
         """Subtracts from an integer. Raises `ValueError` if there is no value."""
         return self.client.decr(*args, **kwargs)
 
     @ignore_failures()
+    async def adecr(self, *args: Any, **kwargs: Any) -> Any:
+        """Subtracts from an integer. Raises `ValueError` if there is no value."""
+        return await self.client.adecr(*args, **kwargs)
+
+    @ignore_failures()
     def incr_version(self, *args: Any, **kwargs: Any) -> Any:
         """Moves a value to a higher version. Raises `ValueError` if there is no value."""
         return self.client.incr_version(*args, **kwargs)
+
+    @ignore_failures()
+    async def aincr_version(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves a value to a higher version. Raises `ValueError` if there is no value."""
+        return await self.client.aincr_version(*args, **kwargs)
 
     # --- patterns -------------------------------------------------------------------------
 
@@ -224,16 +244,30 @@ class RedisCache(Structures, BaseCache):
         """Returns the keys that match a pattern."""
         return self.client.keys(*args, **kwargs)
 
+    @ignore_failures(list)
+    async def akeys(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the keys that match a pattern."""
+        return await self.client.akeys(*args, **kwargs)
+
     @ignore_failures(lambda: iter(()))
     def iter_keys(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the keys that match a pattern."""
         return self.client.iter_keys(*args, **kwargs)
+
+    def aiter_keys(self, *args: Any, **kwargs: Any) -> Any:
+        """Yields the keys that match a pattern, for `async for`."""
+        return self.client.aiter_keys(*args, **kwargs)
 
     @ignore_failures(0)
     def delete_pattern(self, *args: Any, **kwargs: Any) -> Any:
         """Removes the values whose keys match a pattern. Returns their number."""
         kwargs.setdefault("itersize", self._default_scan_itersize)
         return self.client.delete_pattern(*args, **kwargs)
+
+    @ignore_failures(0)
+    async def adelete_pattern(self, *args: Any, **kwargs: Any) -> Any:
+        """Removes the values whose keys match a pattern. Returns their number."""
+        return await self.client.adelete_pattern(*args, **kwargs)
 
     # --- locks ----------------------------------------------------------------------------
 

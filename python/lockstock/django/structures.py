@@ -383,5 +383,12 @@ class Structures:
         return self.client.sscan(*args, **kwargs)
 
     @ignore_failures()
+    async def asscan(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.client.asscan(*args, **kwargs)
+
+    @ignore_failures()
     def sscan_iter(self, *args: Any, **kwargs: Any) -> Any:
         return self.client.sscan_iter(*args, **kwargs)
+
+    def asscan_iter(self, *args: Any, **kwargs: Any) -> Any:
+        return self.client.asscan_iter(*args, **kwargs)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.core.cache.backends.base import (
@@ -26,7 +26,8 @@ from ..exceptions import CompressorError, ConnectionInterrupted
 from ..options import is_compatible
 from ..pool import get_connection_factory, is_store_error
 from ..util import CacheKey, glob_escape
-from .commands import Command, CommandBuilder
+from .awaited import AwaitedMethods
+from .commands import MISSING, Command, CommandBuilder
 
 __all__ = ["DefaultClient"]
 
@@ -34,8 +35,6 @@ _INCR_IF_PRESENT = (
     "if redis.call('EXISTS', KEYS[1]) == 0 then return false end "
     "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 )
-# No value: None is one.
-MISSING = object()
 # Keys that are deleted by one command.
 _DELETED_AT_ONCE = 1000
 
@@ -61,7 +60,7 @@ def _named(method: Any, build: Callable[..., Command]) -> Any:
     return method
 
 
-class DefaultClient(CommandBuilder):
+class DefaultClient(AwaitedMethods):
     """Executes the commands of a cache. With several URLs, reads go to all but the first."""
 
     def __init__(self, server: Any, params: dict[str, Any], backend: BaseCache) -> None:
@@ -93,10 +92,6 @@ class DefaultClient(CommandBuilder):
         self._serializer = self._serializers[0]
         self._compressor = self._compressors[0]
         self.connection_factory = get_connection_factory(self._options)
-
-    if TYPE_CHECKING:
-        # Those of `_STRUCTURES`.
-        def __getattr__(self, name: str) -> Any: ...
 
     def __contains__(self, key: Any) -> bool:
         return bool(self.has_key(key))
@@ -193,20 +188,25 @@ class DefaultClient(CommandBuilder):
         return reply if reply is target else command.read(reply)
 
     async def _aexecute(self, command: Command, client: Any = None) -> Any:
-        target = client
-        if target is None:
-            index = self.get_next_client_index(write=command.is_write)
-            target = self._target_at(command, index)
-        try:
-            if isinstance(target, _core.Store):
-                reply = await bell_of_loop().run(target.begin_execute, *command.args)
-            else:
-                reply = await target.execute_command(*command.args)
-        except Exception as failure:
-            if is_store_error(failure):
-                raise ConnectionInterrupted(connection=target) from failure
-            raise
-        return command.read(reply)
+        """Executes a command as `_execute` does."""
+        if client is not None:
+            return await self._aexecute_on(client, command)
+        tried: list[int] = []
+        while True:
+            index = self.get_next_client_index(write=command.is_write, tried=tried)
+            try:
+                return await self._aexecute_on(self._target_at(command, index), command)
+            except ConnectionInterrupted:
+                if self._replica_read_only or len(tried) + 1 >= len(self._server):
+                    raise
+                tried.append(index)
+
+    async def _aexecute_on(self, target: Any, command: Command) -> Any:
+        if isinstance(target, _core.Store):
+            sent = bell_of_loop().run(target.begin_execute, *command.args)
+        else:
+            sent = target.execute_command(*command.args)
+        return command.read(await self._aguarded(target, sent))
 
     # --- keys and values -----------------------------------------------------------------
 
@@ -525,18 +525,25 @@ class DefaultClient(CommandBuilder):
         value counts as 0 and never expires.
         """
         name = self.make_key(key, version=version)
-        words = ("INCRBY", name, delta)
-        if not ignore_key_check:
-            words = ("EVAL", _INCR_IF_PRESENT, 1, name, delta)  # type: ignore[assignment]
         try:
-            total = self._execute(Command(words, lambda reply: reply), client)
+            total = self._execute(self._incr(name, delta, ignore_key_check), client)
         except ConnectionInterrupted as failure:
-            if "increment" not in str(failure.__cause__) and "integer" not in str(
-                failure.__cause__
-            ):
+            if not self._is_no_integer(failure):
                 raise
             # No integer of 64 bits: added here, which is not atomic.
             return self._incr_serialized(name, delta, client)
+        return self._incremented(key, total)
+
+    def _incr(self, name: CacheKey, delta: int, ignore_key_check: bool) -> Command:
+        if ignore_key_check:
+            return Command(("INCRBY", name, delta), lambda reply: reply)
+        return Command(("EVAL", _INCR_IF_PRESENT, 1, name, delta), lambda reply: reply)
+
+    def _is_no_integer(self, failure: ConnectionInterrupted) -> bool:
+        reason = str(failure.__cause__)
+        return "increment" in reason or "integer" in reason
+
+    def _incremented(self, key: Any, total: Any) -> int:
         if total is None or total is False:
             message = f"Key '{key!r}' not found"
             raise ValueError(message)
@@ -690,6 +697,12 @@ class DefaultClient(CommandBuilder):
     def _sscan(
         self, name: str, cursor: int, match: str | None, count: int | None, client: Any
     ) -> tuple[int, list[Any]]:
+        step: tuple[int, list[Any]] = self._execute(
+            self._sscan_step(name, cursor, match, count), client
+        )
+        return step
+
+    def _sscan_step(self, name: str, cursor: int, match: str | None, count: int | None) -> Command:
         if match and self._has_compression_enabled():
             message = "Using match with compression is not supported."
             raise ValueError(message)
@@ -698,8 +711,7 @@ class DefaultClient(CommandBuilder):
             words += ("MATCH", self.encode(match))
         if count is not None:
             words += ("COUNT", count)
-        cursor, members = self._execute(Command(words, lambda reply: reply, False), client)
-        return int(cursor), members
+        return Command(words, lambda reply: (int(reply[0]), reply[1]), False)
 
     # --- locks ----------------------------------------------------------------------------------
 

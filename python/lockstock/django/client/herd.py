@@ -96,6 +96,14 @@ class HerdClient(DefaultClient):
         """Fails: a value with an expiry is no integer."""
         raise NotImplementedError
 
+    async def aincr(self, *args: Any, **kwargs: Any) -> int:
+        """Fails: a value with an expiry is no integer."""
+        raise NotImplementedError
+
+    async def adecr(self, *args: Any, **kwargs: Any) -> int:
+        """Fails: a value with an expiry is no integer."""
+        raise NotImplementedError
+
     def touch(
         self,
         key: Any,

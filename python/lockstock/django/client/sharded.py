@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -11,6 +11,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from ... import _core
 from ...aio import bell_of_loop
 from ..hash_ring import HashRing
+from ..util import CacheKey
 from .commands import Command
 from .default import DefaultClient
 
@@ -188,6 +189,40 @@ class ShardClient(DefaultClient):
         for store in self._all_stores():
             super().clear(client=store)
 
+    def _clear_pattern(self, pattern: CacheKey, client: Any) -> None:
+        super().delete_pattern(pattern, client=client)
+
+    def aiter_keys(
+        self, search: str, itersize: int | None = None, version: int | None = None
+    ) -> AsyncIterator[str]:
+        """Fails, as in django-redis. See `akeys`."""
+        message = "aiter_keys not supported on sharded client"
+        raise NotImplementedError(message)
+
+    async def akeys(self, search: str, version: int | None = None) -> list[str]:
+        """Returns the keys that match a pattern, on all servers."""
+        pattern = self.make_pattern(search, version=version)
+        found = []
+        for store in self._all_stores():
+            found += [self.reverse_key(key.decode()) for key in await self._ascan(store, pattern)]
+        return found
+
+    async def adelete_pattern(
+        self,
+        pattern: str,
+        version: int | None = None,
+        prefix: str | None = None,
+        itersize: int | None = None,
+    ) -> int:
+        """Removes the values whose keys match a pattern, on all servers."""
+        name = self.make_pattern(pattern, version=version, prefix=prefix)
+        return sum([await self._adelete_scanned(store, name) for store in self._all_stores()])
+
+    async def aclear(self) -> None:
+        """Removes everything in the databases of the cache."""
+        for store in self._all_stores():
+            await self._aclear_store(store)
+
     def do_close_clients(self) -> None:
         """Closes the connections to the servers, and those of redis-py's clients."""
         for name, client in self._serverdict.items():
@@ -254,4 +289,64 @@ class ShardClient(DefaultClient):
         if not self.srem(source, member, version=version):
             return False
         self.sadd(destination, member, version=version)
+        return True
+
+    async def _amany_sets(self, keys: tuple[Any, ...], version: int | None) -> list[set[Any]]:
+        return [await self.asmembers(key, version=version) for key in keys]
+
+    async def asdiff(self, *keys: Any, version: int | None = None, client: Any = None) -> set[Any]:
+        """Returns the members of the first set that are in no other."""
+        first, *others = await self._amany_sets(keys, version)
+        return first.difference(*others)
+
+    async def asinter(self, *keys: Any, version: int | None = None, client: Any = None) -> set[Any]:
+        """Returns the members that all sets have."""
+        first, *others = await self._amany_sets(keys, version)
+        return first.intersection(*others)
+
+    async def asunion(self, *keys: Any, version: int | None = None, client: Any = None) -> set[Any]:
+        """Returns the members of all sets."""
+        return set().union(*await self._amany_sets(keys, version))
+
+    async def _astore_set(self, dest: Any, members: set[Any], version: int | None) -> int:
+        await self.adelete(dest, version=version)
+        return await self.asadd(dest, *members, version=version) if members else 0
+
+    async def asdiffstore(
+        self,
+        dest: Any,
+        *keys: Any,
+        version_dest: int | None = None,
+        version_keys: int | None = None,
+        client: Any = None,
+    ) -> int:
+        """Writes what `asdiff` returns. Not atomic."""
+        members = await self.asdiff(*keys, version=version_keys)
+        return await self._astore_set(dest, members, version_dest)
+
+    async def asinterstore(
+        self, dest: Any, *keys: Any, version: int | None = None, client: Any = None
+    ) -> int:
+        """Writes what `asinter` returns. Not atomic."""
+        return await self._astore_set(dest, await self.asinter(*keys, version=version), version)
+
+    async def asunionstore(
+        self, destination: Any, *keys: Any, version: int | None = None, client: Any = None
+    ) -> int:
+        """Writes what `asunion` returns. Not atomic."""
+        members = await self.asunion(*keys, version=version)
+        return await self._astore_set(destination, members, version)
+
+    async def asmove(
+        self,
+        source: Any,
+        destination: Any,
+        member: Any,
+        version: int | None = None,
+        client: Any = None,
+    ) -> bool:
+        """Moves a member from one set to another. Not atomic."""
+        if not await self.asrem(source, member, version=version):
+            return False
+        await self.asadd(destination, member, version=version)
         return True

@@ -1,0 +1,21 @@
+"""Waits until Ctrl-C: `interrupted.py URL lock|get|keys`."""
+
+from __future__ import annotations
+
+import sys
+
+from caches import cache_at
+
+url, what = sys.argv[1:]
+cache = cache_at(url, "interrupted", SOCKET_TIMEOUT=60)
+if what != "lock":
+    cache.get("k")
+    print("connected", flush=True)
+    sys.stdin.readline()
+    print("begins", flush=True)
+if what == "lock":
+    cache.lock("l", timeout=60).acquire()
+elif what == "get":
+    cache.get("k")
+else:
+    cache.keys("*")

@@ -1,0 +1,160 @@
+"""Signals during waits, and the end of the interpreter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import servers
+from caches import cache_at, eventually, waiters
+from programs import finished, started
+
+# Far above what an interrupted call takes, far below what the call would wait for.
+_PROMPT_S = 10
+_LONG_S = 60
+
+
+class Interrupted(Exception):
+    """What the handler raises, as celery's soft time limit does."""
+
+
+@contextmanager
+def alarm(after_s: float = 0.2) -> Iterator[None]:
+    """Raises `Interrupted` in the block after some time, and expects it promptly."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handle)
+    began = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        with pytest.raises(Interrupted):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < _PROMPT_S
+
+
+@contextmanager
+def paused(redis: servers.Redis) -> Iterator[None]:
+    """Stops Redis, so that it accepts connections and does not reply."""
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+
+
+def test_a_handler_that_raises_ends_a_wait_for_a_lock(redis_url: str) -> None:
+    cache = cache_at(redis_url, "waits")
+    # Another client: waiters are in Redis.
+    holder = cache_at(redis_url, "waits", SOCKET_TIMEOUT=5).lock("l", timeout=_LONG_S)
+    with holder:
+        for wait in (None, _LONG_S):
+            lock = cache.lock("l", timeout=_LONG_S, blocking_timeout=wait)
+            with alarm():
+                lock.acquire()
+            with pytest.raises(Exception, match="not"):
+                lock.release()
+        eventually(lambda: waiters(holder.store, holder.name) == 0, "no waiter is left")
+    eventually(lambda: not cache.lock("l").locked(), "the lock is free")
+
+
+_READS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda cache: cache.get("k"),
+    "set": lambda cache: cache.set("other", 1),
+    "get_many": lambda cache: cache.get_many(["k", "other"]),
+    "incr": lambda cache: cache.incr("counter"),
+    "keys": lambda cache: cache.keys("*"),
+    "locked": lambda cache: cache.lock("l").locked(),
+}
+
+
+@pytest.mark.parametrize("call", _READS)
+def test_a_handler_that_raises_ends_a_command(redis: servers.Redis, call: str) -> None:
+    cache = cache_at(redis.url, "commands", SOCKET_TIMEOUT=_LONG_S, IGNORE_EXCEPTIONS=True)
+    cache.set_many({"k": "v", "counter": 1})
+    cache.lock("l").locked()
+    with paused(redis), alarm():
+        _READS[call](cache)
+    # The reply that came late is that of no other call.
+    for number in range(20):
+        assert cache.get("k") == "v"
+        cache.set("n", number)
+        assert cache.get("n") == number
+
+
+def test_a_handler_that_returns_does_not_end_a_command(redis: servers.Redis) -> None:
+    cache = cache_at(redis.url, "returns", SOCKET_TIMEOUT=_LONG_S)
+    cache.set("k", "v")
+    handled = []
+
+    def resume(number: int, frame: FrameType | None) -> None:
+        handled.append(number)
+        redis.process.send_signal(signal.SIGCONT)
+
+    before = signal.signal(signal.SIGALRM, resume)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with paused(redis):
+            assert cache.get("k") == "v"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert handled
+
+
+def test_an_interrupted_release_is_carried_out(redis: servers.Redis) -> None:
+    cache = cache_at(redis.url, "release", SOCKET_TIMEOUT=_LONG_S)
+    lock = cache.lock("l", timeout=_LONG_S)
+    assert lock.acquire()
+    with paused(redis), alarm():
+        lock.release()
+    eventually(lambda: not cache.lock("l").locked(), "the lock is released")
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str) -> None:
+    holder = cache_at(redis_url, "interrupted").lock("l", timeout=_LONG_S)
+    with holder:
+        process = started("interrupted", redis_url, "lock")
+        eventually(lambda: waiters(holder.store, holder.name) == 1, "it waits")
+        expect_keyboard_interrupt(process)
+        eventually(lambda: waiters(holder.store, holder.name) == 0, "no waiter is left")
+
+
+@pytest.mark.parametrize("what", ["get", "keys"])
+def test_ctrl_c_ends_a_process_that_waits_for_a_reply(what: str) -> None:
+    with servers.redis() as redis:
+        process = started("interrupted", redis.url, what)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        with paused(redis):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "begins\n"
+            expect_keyboard_interrupt(process)
+
+
+def expect_keyboard_interrupt(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=_PROMPT_S)
+    assert process.returncode == -signal.SIGINT
+    # The traceback of Python, and nothing else.
+    assert errors.startswith("Traceback"), errors
+    assert errors.endswith("\nKeyboardInterrupt\n"), errors
+
+
+def test_the_interpreter_ends_while_daemon_threads_wait(redis_url: str) -> None:
+    for _ in range(20 if os.environ.get("LOCKSTOCK_SOAK") else 5):
+        cache_at(redis_url, "exits").clear()
+        assert finished("exits", redis_url) == "ends\n"
