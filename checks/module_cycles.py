@@ -20,7 +20,6 @@ CRATES = [
     "crates/lockstock-fork",
     "crates/lockstock-http",
     "crates/lockstock-shop",
-    "python",
 ]
 
 # The shop's modules from top to bottom. A module uses its own layer and those below.

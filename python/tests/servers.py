@@ -1,4 +1,4 @@
-"""Private servers for the tests: Redis, a sentinel, PostgreSQL.
+"""Private servers for the tests: Redis, a sentinel, PostgreSQL, Lockstock's shop.
 
 Each listens on a free port of 127.0.0.1 and is stopped at the end of its `with` block. If the test
 process is killed, the kernel stops them.
@@ -17,13 +17,14 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Postgres", "Redis", "closed_port", "free_port", "postgres", "redis", "sentinel"]
+__all__ = ["Postgres", "Redis", "closed_port", "free_port", "postgres", "redis", "sentinel", "shop"]
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
@@ -110,6 +111,26 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextmanager
+def shop(store: Redis, *arguments: str) -> Iterator[int]:
+    """Runs the server of this repository with sample products on SQLite. Yields its port."""
+    with _folder("shop") as folder:
+        port = free_port()
+        command = [str(_shop_program()), "serve", "--listen", f"127.0.0.1:{port}"]
+        command += ["--store", store.url, "--database", f"sqlite://{folder}/shop.sqlite3"]
+        command += arguments
+
+        def is_ready() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as reply:
+                    return bool(reply.status == 200)
+            except OSError:
+                return False
+
+        with _started("lockstock", command, folder, is_ready):
+            yield port
+
+
+@contextmanager
 def closed_port() -> Iterator[int]:
     """Yields a port that refuses connections and that no other program can open meanwhile."""
     with socket.socket() as bound:
@@ -193,6 +214,14 @@ def _redis_server() -> list[str]:
         message = "redis-server is not installed: ./dev setup"
         raise RuntimeError(message)
     return [found]
+
+
+def _shop_program() -> Path:
+    program = Path(__file__).resolve().parents[2] / "target" / "debug" / "lockstock"
+    if not program.exists():
+        message = "the server is not built: cargo build -p lockstock-shop"
+        raise RuntimeError(message)
+    return program
 
 
 def _postgres_program(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from caches import cache_at
-from lockstock.errors import LockError
+from lockstock.errors import LockError, LockNotOwnedError
 from programs import finished
 
 _CHILDREN = 500 if os.environ.get("LOCKSTOCK_SOAK") else 60
@@ -74,8 +74,8 @@ def test_an_explicit_release_in_a_child_is_carried_out(redis_url: str) -> None:
     assert lock.acquire()
     assert in_child(lock.release) == 0
     assert not lock.owned()
-    lock.raise_on_release_error = False
-    lock.release()
+    with pytest.raises(LockNotOwnedError):
+        lock.release()
 
 
 def test_a_child_does_not_hold_the_lock_of_its_parent(redis_url: str) -> None:

@@ -290,11 +290,11 @@ def test_a_lock_whose_object_is_collected_stays_held(cache: Any, raw: redis_py.R
 @pytest.mark.filterwarnings("ignore:the lock:RuntimeWarning")
 def test_a_lock_without_a_timeout_whose_object_is_collected_stays_held(cache: Any) -> None:
     def acquire() -> None:
-        assert cache.lock("name").acquire()
+        assert cache.lock("endless").acquire()
 
     acquire()
     gc.collect()
-    lock = cache.lock("name", timeout=3)
+    lock = cache.lock("endless", timeout=3)
     assert lock.acquire(blocking_timeout=0.3) is False
     assert lock.locked()
 

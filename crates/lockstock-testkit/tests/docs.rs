@@ -59,10 +59,12 @@ fn every_relative_link_in_a_document_has_a_target() {
 fn every_test_named_in_a_document_exists() {
     let sources = sources();
     let exists = |name: &str| {
-        let declaration = format!("fn {name}");
+        let declarations = [format!("fn {name}"), format!("def {name}")];
         sources.iter().any(|(_, text)| {
-            text.match_indices(&declaration)
-                .any(|(at, it)| text[at + it.len()..].starts_with(['(', '<']))
+            declarations.iter().any(|declaration| {
+                text.match_indices(declaration)
+                    .any(|(at, it)| text[at + it.len()..].starts_with(['(', '<']))
+            })
         })
     };
     let missing = missing(|text| {
@@ -146,9 +148,9 @@ fn alternatives(name: &str) -> Vec<String> {
 
 fn sources() -> Vec<(PathBuf, String)> {
     let files = files().into_iter();
-    let rust = files.filter(|file| file.extension().is_some_and(|it| it == "rs"));
+    let sources = files.filter(|file| file.extension().is_some_and(|it| it == "rs" || it == "py"));
     let read = |path: PathBuf| fs::read_to_string(root().join(&path)).map(|text| (path, text));
-    rust.map(read).collect::<Result<_, _>>().unwrap()
+    sources.map(read).collect::<Result<_, _>>().unwrap()
 }
 
 /// Returns the files of the repository, except hidden and generated files.

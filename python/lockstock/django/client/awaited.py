@@ -1,4 +1,4 @@
-"""Methods of several commands, for `await`: those of `DefaultClient` with an `a` before the name."""
+"""Methods of several commands, for `await`: those of `DefaultClient` with `a` before the name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ... import _core
 from ...aio import bell_of_loop
 from ..exceptions import ConnectionInterrupted
 from ..util import CacheKey, glob_escape
-from .commands import Command, CommandBuilder
+from .commands import MISSING, Command, CommandBuilder
 
 __all__ = ["AwaitedMethods"]
 
@@ -47,8 +47,8 @@ class AwaitedMethods(CommandBuilder):
 
     async def _aincr_serialized(self, name: Any, delta: int, client: Any) -> int:
         remaining = await self._aexecute(Command(("PTTL", name), int, False), client)
-        value = await self.aget(name, client=client)
-        if remaining == -2 or value is None:
+        value = await self.aget(name, MISSING, client=client)
+        if remaining == -2 or value is MISSING:
             message = f"Key '{name!r}' not found"
             raise ValueError(message)
         timeout = None if remaining < 0 else remaining / 1000
@@ -68,9 +68,9 @@ class AwaitedMethods(CommandBuilder):
         if version is None:
             version = self._backend.version
         old = self.make_key(key, version)
-        value = await self.aget(old, client=client)
+        value = await self.aget(old, MISSING, client=client)
         remaining = await self.apttl(old, client=client)
-        if value is None:
+        if value is MISSING or (value is None and self._is_compatible):
             message = f"Key '{key!r}' not found"
             raise ValueError(message)
         bare = key.original_key() if isinstance(key, CacheKey) else key

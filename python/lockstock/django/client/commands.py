@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-__all__ = ["Command", "CommandBuilder"]
+__all__ = ["MISSING", "Command", "CommandBuilder"]
+
+# The default of a `get` that tells a missing value from None.
+MISSING = object()
 
 
 class Command(NamedTuple):

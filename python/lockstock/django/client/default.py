@@ -27,7 +27,7 @@ from ..options import is_compatible
 from ..pool import get_connection_factory, is_store_error
 from ..util import CacheKey, glob_escape
 from .awaited import AwaitedMethods
-from .commands import Command, CommandBuilder
+from .commands import MISSING, Command, CommandBuilder
 
 __all__ = ["DefaultClient"]
 
@@ -35,8 +35,6 @@ _INCR_IF_PRESENT = (
     "if redis.call('EXISTS', KEYS[1]) == 0 then return false end "
     "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 )
-# No value: None is one.
-MISSING = object()
 # Keys that are deleted by one command.
 _DELETED_AT_ONCE = 1000
 
