@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
-from types import SimpleNamespace, TracebackType
-from typing import Any, Literal
+from types import SimpleNamespace
 
-from . import _core
 from .aio import bell_of_loop
 from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
-__all__ = ["Lock"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any, Literal, TypeVar
 
-Kind = Literal["lock", "semaphore", "read", "write", "all"]
+    from . import _core
+
+    Kind = Literal["lock", "semaphore", "read", "write", "all"]
+    L = TypeVar("L", bound="Lock")
+
+__all__ = ["Lock"]
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
@@ -325,7 +331,7 @@ class Lock:
 
     # --- with -------------------------------------------------------------------------
 
-    def __enter__(self) -> Lock:
+    def __enter__(self: L) -> L:
         if self.acquire():
             return self
         raise self._not_acquired()
@@ -339,7 +345,7 @@ class Lock:
         if self._has_to_release():
             self.release()
 
-    async def __aenter__(self) -> Lock:
+    async def __aenter__(self: L) -> L:
         if await self.aacquire():
             return self
         raise self._not_acquired()
