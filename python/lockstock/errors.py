@@ -8,7 +8,10 @@ redis-py that has the same meaning. redis-py is never imported for that.
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Error",
