@@ -76,7 +76,7 @@ impl Gatherer {
         if is_large != had_large_replies {
             self.has_large_replies.store(is_large, Ordering::Relaxed);
         }
-        reply.extract_error().map_err(RedisError::from)
+        reply.extract_error()
     }
 }
 
