@@ -127,7 +127,11 @@ mod tests {
         assert_eq!(breaker.admit().unwrap_err(), PROBE_INTERVAL * 3 / 4);
         for _ in 0..3 {
             advance(PROBE_INTERVAL).await;
-            let _cancelled = breaker.admit().unwrap();
+            {
+                // Cancelled.
+                let _probe = breaker.admit().unwrap();
+                assert_eq!(breaker.admit().unwrap_err(), PROBE_INTERVAL);
+            }
             assert_eq!(breaker.admit().unwrap_err(), PROBE_INTERVAL);
         }
         breaker.admit_always().succeeded();
