@@ -6,13 +6,17 @@ of them at once, and sets the results of its futures. No thread touches the loop
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Callable
-from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Imported when a loop runs: it takes longer than all the rest.
+    import asyncio
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["LoopBell", "bell_of_loop"]
 
@@ -22,6 +26,8 @@ _bells: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopBell]] = WeakKeyDic
 
 def bell_of_loop() -> LoopBell:
     """Returns the bell of the running loop."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     known = _bells.get(loop)
     bell = None if known is None else known()
@@ -42,6 +48,8 @@ class LoopBell:
 
     async def run(self, begin: Callable[..., None], *args: Any) -> Any:
         """Begins a call, and returns its outcome. If the task is cancelled, drops the call."""
+        import asyncio
+
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._futures[number] = future

@@ -10,22 +10,25 @@ Times are in seconds.
 
 from __future__ import annotations
 
-import logging
 import threading
 import warnings
-from collections.abc import Sequence
-from types import SimpleNamespace, TracebackType
-from typing import Any, Literal
+from types import SimpleNamespace
 
-from . import _core
 from .aio import bell_of_loop
 from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any, Literal, TypeVar
+
+    from . import _core
+
+    Kind = Literal["lock", "semaphore", "read", "write", "all"]
+    L = TypeVar("L", bound="Lock")
+
 __all__ = ["Lock"]
-
-_logger = logging.getLogger(__name__)
-
-Kind = Literal["lock", "semaphore", "read", "write", "all"]
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
@@ -320,7 +323,7 @@ class Lock:
 
     # --- with -------------------------------------------------------------------------
 
-    def __enter__(self) -> Lock:
+    def __enter__(self: L) -> L:
         if self.acquire():
             return self
         raise self._not_acquired()
@@ -337,7 +340,7 @@ class Lock:
             except LockError as failure:
                 self._report(failure)
 
-    async def __aenter__(self) -> Lock:
+    async def __aenter__(self: L) -> L:
         if await self.aacquire():
             return self
         raise self._not_acquired()
@@ -366,7 +369,10 @@ class Lock:
     def _report(self, failure: LockError) -> None:
         if self.raise_on_release_error:
             raise failure
-        _logger.warning("%s: %s", self.name, failure)
+        # Not before it is needed, because the import takes as long as that of this package.
+        import logging
+
+        logging.getLogger(__name__).warning("%s: %s", self.name, failure)
 
     def _not_acquired(self) -> Error:
         message = "Unable to acquire lock within the time specified"

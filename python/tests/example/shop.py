@@ -20,7 +20,7 @@ def sell(store: lockstock.Store, product: int) -> int | None:
         return None
 
 
-async def rate(cache: lockstock.Cache, currency: str) -> float:
+async def rate(cache: lockstock.Cache[float], currency: str) -> float:
     """Returns a rate, from the cache if it is there."""
     found = await cache.aget(currency)
     if found is None:
@@ -37,7 +37,7 @@ async def transfer(store: lockstock.Store, source: str, target: str) -> int:
 
 def main() -> None:
     store = lockstock.Store("redis://127.0.0.1:6379/1", timeout=0.5)
-    cache = store.cache("rates", codec=lockstock.JSON, version=2, ttl=300)
+    cache = store.cache("rates", lockstock.JSON, version=2, ttl=300)
     cache.set_many({"EUR": 1.09, "KRW": 0.0007})
     total: int = cache.incr("reads")
     print(total, cache.get_many(["EUR", "KRW"]), sell(store, 42))
