@@ -19,7 +19,10 @@ class Codec(Generic[T]):
         raise NotImplementedError
 
     def decode(self, value: bytes) -> T:
-        """Returns the value of bytes that `encode` returned. Raises `ValueError` for other bytes."""
+        """Returns the value of bytes that `encode` returned.
+
+        Raises `ValueError` for other bytes.
+        """
         raise NotImplementedError
 
 

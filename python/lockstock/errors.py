@@ -28,6 +28,15 @@ __all__ = [
 class Error(Exception):
     """The base of all errors of this package."""
 
+    def __repr__(self) -> str:
+        # Not redis-py's, which needs what its constructor sets.
+        return f"{type(self).__name__}({', '.join(map(repr, self.args))})"
+
+    def __reduce__(self) -> Any:
+        # A class that also derives from redis-py's cannot be imported by its name.
+        cls = next(cls for cls in type(self).__mro__ if _is_importable(cls))
+        return _restored, (cls, self.args, self.__dict__)
+
 
 class Invalid(Error, ValueError):
     """The call can never succeed.
@@ -94,7 +103,9 @@ def raisable(cls: type[Error]) -> type[Error]:
             # Not remembered: the application may still import redis-py.
             return cls
         theirs = getattr(exceptions, _OF_REDIS_PY[cls])
-        raised = type(cls.__name__, (cls, theirs), {"__module__": cls.__module__})
+        # What redis-py's constructor sets, which is not called: `error_type` and others.
+        attributes = vars(theirs())
+        raised = type(cls.__name__, (cls, theirs), {**attributes, "__module__": cls.__module__})
         _raised[cls] = raised
     return raised
 
@@ -102,3 +113,14 @@ def raisable(cls: type[Error]) -> type[Error]:
 def error(cls: type[Error], message: str, **attributes: Any) -> Error:
     """Returns an error to raise. Called by the native module too."""
     return raisable(cls)(message, **attributes)
+
+
+def _is_importable(cls: type) -> bool:
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+
+
+def _restored(cls: type[Error], args: tuple[Any, ...], state: dict[str, Any]) -> Error:
+    """Returns an error from its pickle."""
+    restored = raisable(cls)(*args) if cls in _OF_REDIS_PY else cls(*args)
+    restored.__dict__.update(state)
+    return restored

@@ -10,7 +10,6 @@ Times are in seconds.
 
 from __future__ import annotations
 
-import logging
 import threading
 import warnings
 from types import SimpleNamespace
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     L = TypeVar("L", bound="Lock")
 
 __all__ = ["Lock"]
-
-_logger = logging.getLogger(__name__)
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
@@ -372,7 +369,10 @@ class Lock:
     def _report(self, failure: LockError) -> None:
         if self.raise_on_release_error:
             raise failure
-        _logger.warning("%s: %s", self.name, failure)
+        # Not before it is needed, because the import takes as long as that of this package.
+        import logging
+
+        logging.getLogger(__name__).warning("%s: %s", self.name, failure)
 
     def _not_acquired(self) -> Error:
         message = "Unable to acquire lock within the time specified"
