@@ -143,6 +143,7 @@ impl Store {
     }
 
     /// Acquires a lock. Returns `None` if it was not acquired within the wait.
+    #[expect(clippy::too_many_arguments, reason = "called from one place in Python")]
     fn acquire(
         &self,
         py: Python<'_>,
