@@ -13,7 +13,7 @@ from lockstock import _core
 __all__ = ["cache_at", "eventually", "waiters"]
 
 # For what happens in the background. Far above what it takes.
-_TIMEOUT = 20.0
+_TIMEOUT = 60.0
 
 
 def cache_at(url: str, prefix: str = "test", **options: Any) -> Any:
