@@ -12,6 +12,8 @@ from lockstock import _core
 
 __all__ = ["cache_at", "eventually", "waiters"]
 
+# The default, 1 s, is too short on a busy machine.
+_OPTIONS = {"SOCKET_TIMEOUT": 10}
 # For what happens in the background. Far above what it takes.
 _TIMEOUT = 60.0
 
@@ -22,7 +24,7 @@ def cache_at(url: str, prefix: str = "test", **options: Any) -> Any:
         settings.configure(CACHES={}, USE_TZ=False)
     from lockstock.django.cache import RedisCache
 
-    return RedisCache(url, {"KEY_PREFIX": prefix, "OPTIONS": options})
+    return RedisCache(url, {"KEY_PREFIX": prefix, "OPTIONS": {**_OPTIONS, **options}})
 
 
 def waiters(store: _core.Store, name: str) -> int:
