@@ -16,7 +16,7 @@ __all__ = ["Cache"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# "As the cache says": None means that a value never expires.
+# Stands for the time to live of the cache: None means that a value never expires.
 _DEFAULT: Any = object()
 # A missing value counts as 0 and gets the time to live; a present one keeps its own.
 _INCREMENT = """\

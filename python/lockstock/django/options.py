@@ -1,6 +1,6 @@
 """The settings of a cache: from django-redis' names to a store.
 
-An option that has no meaning here is refused with a message that says what to write instead.
+An option that has no meaning here is refused, and the message names what to write instead.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _translate(
     }
     if settings["timeout"] is None:
         settings["timeout"] = DEFAULT_SOCKET_TIMEOUT
-    # What the URL says has precedence, as with redis-py.
+    # The URL has precedence, as with redis-py.
     username = (
         parts.username or query.get("username") or options.get("USERNAME") or pool.get("username")
     )

@@ -133,7 +133,7 @@ pub(super) async fn await_disconnect(client: &TestClient, disconnects: u64) {
     assert_eq!(received.expect("a disconnect"), None);
 }
 
-/// What the error of a call says that was not sent.
+/// What the error of a refused call contains.
 pub(super) const REFUSED: &str = "the next attempt is in";
 
 /// Returns how many commands with this name the server has executed.
