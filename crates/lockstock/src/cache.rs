@@ -259,10 +259,12 @@ impl<T, C: Codec<T>> Cache<T, C> {
     /// Reads an entry, or the token of a tag, for a call that may compute a value.
     async fn read_bytes(&self, key: Vec<u8>, source: Source) -> Result<Option<Bytes>> {
         let read = match (source, &self.near) {
-            (Source::Any, Some(near)) => match near.get(&key) {
-                Some(copy) => return Ok(copy),
-                None => self.store.read_near(near, key).await,
-            },
+            (Source::Any, near) => {
+                if let Some(copy) = near.as_ref().and_then(|near| near.get(&key)) {
+                    return Ok(copy);
+                }
+                self.read(key).await
+            }
             (Source::Store, Some(near)) => {
                 let get = Get { key };
                 let value = self.store.value(&get).await;
@@ -270,7 +272,7 @@ impl<T, C: Codec<T>> Cache<T, C> {
                 near.invalidate(&get.key);
                 value
             }
-            (_, None) => self.store.value(&Get { key }).await,
+            (Source::Store, None) => self.store.value(&Get { key }).await,
         };
         if read.is_ok() {
             // Not after a copy, which is returned without the store.

@@ -45,15 +45,20 @@ impl Command {
 
     /// Returns the key.
     pub(crate) fn key(&self) -> Option<&[u8]> {
-        let mut words = self.cmd.args_iter();
-        let before = match words.next() {
-            Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
-            _ => 0,
-        };
-        match words.nth(before) {
-            Some(Arg::Simple(key)) => Some(key),
-            _ => None,
-        }
+        first_key(&self.cmd)
+    }
+}
+
+/// Returns the first key of a command, `None` if it has no arguments.
+pub(crate) fn first_key(cmd: &redis::Cmd) -> Option<&[u8]> {
+    let mut words = cmd.args_iter();
+    let before = match words.next() {
+        Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
+        _ => 0,
+    };
+    match words.nth(before) {
+        Some(Arg::Simple(key)) => Some(key),
+        _ => None,
     }
 }
 

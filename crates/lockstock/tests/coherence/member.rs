@@ -22,7 +22,7 @@ use crate::judge::Judge;
 /// So many that most keys are written less often than the bound: an invalidation that is lost is
 /// not made up for by the next one.
 pub(crate) const KEYS: usize = 300;
-/// The first keys are written as often as all others.
+/// The first keys together receive as many writes as the rest.
 const HOT_KEYS: usize = 3;
 const READERS: u64 = 2;
 const TTL: Duration = Duration::from_secs(3600);

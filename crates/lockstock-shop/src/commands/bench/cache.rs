@@ -30,7 +30,7 @@ const TTL: Duration = Duration::from_secs(3600);
 const ROUNDS: u32 = 5;
 /// Of the mix, one call in so many writes.
 const CALLS_PER_WRITE: usize = 10;
-/// The largest latency that is told apart, in nanoseconds.
+/// The largest latency that the histogram records, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
 pub(super) const HELP: &str = "\

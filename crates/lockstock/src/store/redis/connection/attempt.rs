@@ -79,19 +79,27 @@ pub(super) async fn in_time<T>(
     deadline: Instant,
     calls: impl AsyncFnOnce(&mut Option<Instant>) -> Result<T, CallError>,
 ) -> Result<T> {
-    let admitted = async {
-        let permit = managed.admit(admission)?;
-        let mut sent_at = None;
-        match timeout_at(deadline, calls(&mut sent_at)).await {
-            Ok(result) => {
-                managed.conclude(permit, &result);
-                result
-            }
-            Err(_) => {
-                managed.timed_out(permit, sent_at);
-                Err(CallError::TimedOut)
-            }
+    let result = admitted(managed, admission, deadline, calls).await;
+    result.map_err(|error| managed.error(error))
+}
+
+/// As [`in_time`], for a caller that distinguishes the errors.
+pub(super) async fn admitted<T>(
+    managed: &ManagedConnection<impl Connector>,
+    admission: Admission,
+    deadline: Instant,
+    calls: impl AsyncFnOnce(&mut Option<Instant>) -> Result<T, CallError>,
+) -> Result<T, CallError> {
+    let permit = managed.admit(admission)?;
+    let mut sent_at = None;
+    match timeout_at(deadline, calls(&mut sent_at)).await {
+        Ok(result) => {
+            managed.conclude(permit, &result);
+            result
         }
-    };
-    admitted.await.map_err(|error| managed.error(error))
+        Err(_) => {
+            managed.timed_out(permit, sent_at);
+            Err(CallError::TimedOut)
+        }
+    }
 }

@@ -35,6 +35,7 @@ use super::tls::ClientTls;
 use super::tracked::{Probe, TrackedRead};
 use super::url::address;
 use super::{Attempt, CHANNELS, Eval, NO_SCRIPT, ScriptReply, SlotContext};
+use crate::command::first_key;
 use crate::error::{Error, Result};
 use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
@@ -213,7 +214,7 @@ impl Cluster {
 
     /// Records that the node for a command has not replied since `sent_at` on a blocking connection.
     pub(super) fn suspect(&self, command: &Cmd, sent_at: Instant) {
-        let slot = redirect::key(command).map(slot::slot);
+        let slot = first_key(command).map(slot::slot);
         let owner = slot.and_then(|slot| self.0.map().owner(slot));
         if let Some(node) = owner {
             node.commands.suspect(sent_at);
@@ -230,7 +231,7 @@ impl Cluster {
 
     /// Returns the blocking connections to the node for a command with a key, by the current map.
     pub(super) fn direct(&self, command: &Cmd) -> Option<Arc<Pool>> {
-        let slot = slot::slot(redirect::key(command)?);
+        let slot = slot::slot(first_key(command)?);
         let owner = self.0.map().owner(slot)?;
         Some(owner.direct.clone())
     }

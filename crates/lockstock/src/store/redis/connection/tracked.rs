@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{FromRedisValue, PushInfo, PushKind, RedisResult, Value};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use super::attempt::admitted;
 use super::breaker::Breaker;
 use super::managed::{Admission, CallError, Connector, ManagedConnection, PushHandler};
 use crate::error::{Error, Result};
@@ -81,12 +82,7 @@ impl<C: Connector> TrackedConnection<C> {
         let mut pair = redis::pipe();
         pair.cmd("GET").arg(key).cmd("PTTL").arg(key);
         pair.ignore_errors();
-        let permit = match self.managed.admit(Admission::UnlessSilent) {
-            Ok(permit) => permit,
-            Err(error) => return Err(self.managed.error(error)),
-        };
-        let mut sent_at = None;
-        let call = async {
+        let call = async |sent_at: &mut Option<Instant>| {
             // In a part of the time, so that some is left to read on another connection.
             let opening = timeout(
                 deadline.duration_since(Instant::now()) / 2,
@@ -94,22 +90,12 @@ impl<C: Connector> TrackedConnection<C> {
             );
             let not_in_time = |_| Err(CallError::Unreachable("no connection in time".to_owned()));
             let mut open = opening.await.unwrap_or_else(not_in_time)?;
-            sent_at = Some(Instant::now());
+            *sent_at = Some(Instant::now());
             let replies: RedisResult<(RedisResult<Value>, RedisResult<Value>)> =
                 pair.query_async(&mut open.connection).await;
             replies.map_err(|error| self.managed.classify(&open, error))
         };
-        let result = match timeout_at(deadline, call).await {
-            Ok(result) => {
-                self.managed.conclude(permit, &result);
-                result
-            }
-            Err(_) => {
-                self.managed.timed_out(permit, sent_at);
-                Err(CallError::TimedOut)
-            }
-        };
-        match result {
+        match admitted(&self.managed, Admission::UnlessSilent, deadline, call).await {
             Ok((Ok(value), Ok(pttl))) => {
                 self.has_warned.store(false, Ordering::Relaxed);
                 parse(value, pttl).map_err(Error::redis)

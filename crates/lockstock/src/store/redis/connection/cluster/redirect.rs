@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::time::{Instant, sleep};
 
 use super::super::Attempt;
 use super::super::managed::CallError;
 use super::node::Node;
 use super::{Cluster, slot};
+use crate::command::first_key;
 use crate::error::Error;
 
 /// The pause before a command with several keys is repeated while some of them have moved.
@@ -78,7 +79,7 @@ impl<'a> Redirector<'a> {
     }
 
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        let slot = key(command).map(slot::slot);
+        let slot = first_key(command).map(slot::slot);
         let mut pause = FIRST_PAUSE;
         let (mut redirections, mut refreshed) = (0, false);
         // The target of an `ASK`.
@@ -175,18 +176,5 @@ impl<'a> Redirector<'a> {
     fn fail(&mut self, error: Error) -> RedisError {
         self.failure = Some(error);
         (ErrorKind::Client, "no reply").into()
-    }
-}
-
-/// Returns the first key of a command, `None` if it has no arguments.
-pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
-    let mut words = command.args_iter();
-    let before = match words.next() {
-        Some(Arg::Simple(b"EVALSHA" | b"EVAL")) => 2,
-        _ => 0,
-    };
-    match words.nth(before) {
-        Some(Arg::Simple(key)) => Some(key),
-        _ => None,
     }
 }
