@@ -51,9 +51,6 @@ class Store:
         The reply is `None`, `int`, `float`, `bool`, `bytes`, `str` (a status), `list` or `dict`.
         """
 
-    def get(self, key: str) -> bytes | None:
-        """Returns the value under a key, `None` if there is none."""
-
     def get_many(self, keys: Iterable[str | bytes]) -> list[bytes | None]:
         """Returns the values under several keys, in order."""
 

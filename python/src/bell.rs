@@ -1,5 +1,5 @@
-//! How an event loop of Python hears of replies: a descriptor that becomes readable, and a list of
-//! what has been done since.
+//! How an event loop of Python is notified of replies: by a descriptor that becomes readable, and a
+//! list of outcomes.
 //!
 //! The threads of the runtime never touch Python: they put an outcome into the list. The event loop
 //! takes all of them at once, and sets the results of its futures.

@@ -75,15 +75,6 @@ impl Store {
         reply::object(py, &self.run(py, command)?)
     }
 
-    /// Returns the value under a key: `bytes`, or `None`.
-    fn get<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let command = Command::new("GET").arg(key).repeatable();
-        Ok(match self.run(py, command)? {
-            Reply::Bytes(value) => Some(PyBytes::new(py, &value)),
-            _ => None,
-        })
-    }
-
     /// Returns the values under several keys, in order.
     fn get_many<'py>(
         &self,

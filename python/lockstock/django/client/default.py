@@ -175,15 +175,10 @@ class DefaultClient(AwaitedMethods):
         return self._store(index)
 
     def _execute_on(self, target: Any, command: Command) -> Any:
-        try:
-            if isinstance(target, _core.Store):
-                reply = target.execute(*command.args)
-            else:
-                reply = _execute_by_redis_py(target, command.args)
-        except Exception as failure:
-            if is_store_error(failure):
-                raise ConnectionInterrupted(connection=target) from failure
-            raise
+        if isinstance(target, _core.Store):
+            reply = self._guarded(target, target.execute, *command.args)
+        else:
+            reply = self._guarded(target, _execute_by_redis_py, target, command.args)
         # A pipeline returns itself: the reply comes later.
         return reply if reply is target else command.read(reply)
 

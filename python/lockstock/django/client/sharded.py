@@ -73,13 +73,12 @@ class ShardClient(DefaultClient):
         if client is not None:
             message = "get_many on sharded client may not specify client"
             raise NotImplementedError(message)
-        names = {self.make_key(key, version=version): key for key in keys}
-        found = {}
+        names, read = self._get_many(keys, version)
+        replies: dict[str, Any] = {}
         for store, some in self._by_store(names).items():
-            for name, reply in zip(some, self._guarded(store, store.get_many, some), strict=True):
-                if reply is not None:
-                    found[names[name]] = self.decode(reply)  # type: ignore[index]
-        return found
+            values = self._guarded(store, store.get_many, some)
+            replies.update(zip(some, values, strict=True))
+        return read([replies[name] for name in names])
 
     def set_many(
         self,
@@ -89,12 +88,17 @@ class ShardClient(DefaultClient):
         client: Any = None,
     ) -> None:
         """Writes several values, by commands that are sent together to each server."""
+        for store, commands in self._set_many(data, timeout, version).items():
+            self._guarded(store, store.pipeline, commands)
+
+    def _set_many(
+        self, data: dict[Any, Any], timeout: float | None, version: int | None
+    ) -> dict[_core.Store, list[tuple[Any, ...]]]:
         grouped: dict[_core.Store, list[tuple[Any, ...]]] = {}
         for key, value in data.items():
             command = self._set(key, value, timeout, version)
             grouped.setdefault(self._target_at(command, 0), []).append(command.args)
-        for store, commands in grouped.items():
-            self._guarded(store, store.pipeline, commands)
+        return grouped
 
     def delete_many(
         self, keys: Iterable[Any], version: int | None = None, client: Any = None
@@ -112,15 +116,13 @@ class ShardClient(DefaultClient):
         self, keys: Iterable[Any], version: int | None = None, client: Any = None
     ) -> dict[Any, Any]:
         """Returns the values that exist, by key."""
-        names = {self.make_key(key, version=version): key for key in keys}
-        found = {}
+        names, read = self._get_many(keys, version)
+        replies: dict[str, Any] = {}
         for store, some in self._by_store(names).items():
             sent = bell_of_loop().run(store.begin_pipeline, [("GET", name) for name in some])
-            replies = await self._aguarded(store, sent)
-            for name, reply in zip(some, replies, strict=True):
-                if reply is not None:
-                    found[names[name]] = self.decode(reply)  # type: ignore[index]
-        return found
+            values = await self._aguarded(store, sent)
+            replies.update(zip(some, values, strict=True))
+        return read([replies[name] for name in names])
 
     async def aset_many(
         self,
@@ -129,9 +131,10 @@ class ShardClient(DefaultClient):
         version: int | None = None,
         client: Any = None,
     ) -> None:
-        """Writes several values."""
-        for key, value in data.items():
-            await self.aset(key, value, timeout, version=version)
+        """Writes several values, by commands that are sent together to each server."""
+        for store, commands in self._set_many(data, timeout, version).items():
+            sent = bell_of_loop().run(store.begin_pipeline, commands)
+            await self._aguarded(store, sent)
 
     async def adelete_many(
         self, keys: Iterable[Any], version: int | None = None, client: Any = None
