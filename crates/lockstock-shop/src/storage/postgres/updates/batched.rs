@@ -13,6 +13,7 @@ use super::super::clock::DatabaseClock;
 use super::super::records::AcceptedRefusals;
 use super::super::{records, row_locks, with_clock};
 use super::Update;
+use crate::failpoint;
 
 /// The columns of a batch, as arrays for `unnest`.
 #[derive(Default)]
@@ -127,6 +128,7 @@ pub(super) async fn write_recorded(
 ) -> Result<Option<FoundRows>> {
     let mut transaction = row_locks::begin(connection).await?;
     let found = update(&mut transaction, rows, &clock).await?;
+    failpoint::pause("transaction.begun").await;
     let records = record(&found);
     if records.is_empty() {
         transaction.rollback().await?;
