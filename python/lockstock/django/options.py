@@ -13,11 +13,19 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 
-__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
+__all__ = [
+    "REFUSED",
+    "is_compatible",
+    "locations",
+    "own_path",
+    "refused",
+    "store",
+    "with_own_paths",
+]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
-    "CONNECTION_POOL_CLASS": "remove it; CONNECTION_POOL_KWARGS has max_connections",
+    "CONNECTION_POOL_CLASS": "remove it; there are as many connections as calls at the same time",
     "CONNECTION_FACTORY": "remove it; use SENTINELS or a redis+cluster:// URL",
     "REDIS_CLIENT_CLASS": "remove it; get_redis_connection() returns a client of redis-py",
     "REDIS_CLIENT_KWARGS": "remove it; the options of a connection go into CONNECTION_POOL_KWARGS",
@@ -46,14 +54,12 @@ _IGNORED = {
         "redis.connection._RESP3Parser",
     },
 }
-# Settings of a connection of redis-py with a meaning here.
+# Settings of a connection of redis-py that have a meaning here, or whose purpose is met anyway.
 _POOL_KWARGS = {
     "db",
     "health_check_interval",
-    "host",
     "max_connections",
     "password",
-    "port",
     "protocol",
     "retry",
     "retry_on_error",
@@ -75,6 +81,30 @@ _POOL_KWARGS = {
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
 _stores: dict[tuple[Any, ...], _core.Store] = {}
+
+
+def own_path(path: str) -> str:
+    """Returns the path of the class that replaces a class of django-redis, other paths as is."""
+    package, dot, rest = path.partition(".")
+    return f"lockstock.django.{rest}" if package == "django_redis" and dot else path
+
+
+def with_own_paths(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a cache with the classes here in the place of django-redis'.
+
+    Otherwise django-redis' client would be used if it is still installed, and its locks with it.
+    """
+    options = dict(params.get("OPTIONS") or {})
+    for name in ("CLIENT_CLASS", "SERIALIZER", "COMPRESSOR"):
+        value = options.get(name)
+        if isinstance(value, str):
+            options[name] = own_path(value)
+        elif isinstance(value, (list, tuple)):
+            options[name] = [own_path(each) for each in value]
+    own = {**params, "OPTIONS": options}
+    if isinstance(reverse := params.get("REVERSE_KEY_FUNCTION"), str):
+        own["REVERSE_KEY_FUNCTION"] = own_path(reverse)
+    return own
 
 
 def is_compatible(options: Mapping[str, Any]) -> bool:
@@ -105,7 +135,8 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
         if value and value not in _IGNORED.get(name, ()):
             found[name] = advice
     for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
-        found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "remove it"
+        advice = "write it into LOCATION" if name in ("host", "port", "path") else "remove it"
+        found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = advice
     return found
 
 
@@ -169,32 +200,27 @@ def _translate(
         )
         raise ImproperlyConfigured(message)
     settings = {name: value for name, value in settings.items() if value is not None}
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    database = query.get("db") or path or str(pool.get("db", 0))
     if sentinels := options.get("SENTINELS"):
-        return _sentinel_url(parts, query, sentinels, options), settings
-    return _server_url(parts, query, url), settings
+        return _sentinel_url(parts, database, sentinels, options), settings
+    return _server_url(parts, database, url), settings
 
 
-def _server_url(parts: Any, query: Mapping[str, str], url: str) -> str:
-    database = query.get("db")
+def _server_url(parts: Any, database: str, url: str) -> str:
     if parts.scheme == "unix":
         # redis-py allows user and password before the path.
         credentials = f"{parts.netloc}" if parts.netloc.endswith("@") else ""
-        rest = {"db": database} if database else {}
-        return f"redis+unix://{credentials}{parts.path}" + (f"?{urlencode(rest)}" if rest else "")
+        return f"redis+unix://{credentials}{parts.path}?{urlencode({'db': database})}"
     if parts.scheme in ("redis", "rediss"):
-        path = parts.path.strip("/")
-        database = database or path or "0"
         netloc = parts.netloc or "localhost"
         return f"{parts.scheme}://{netloc}/{database}"
     return url
 
 
-def _sentinel_url(
-    parts: Any, query: Mapping[str, str], sentinels: Any, options: Mapping[str, Any]
-) -> str:
+def _sentinel_url(parts: Any, database: str, sentinels: Any, options: Mapping[str, Any]) -> str:
     hosts = ",".join(f"{host}:{port}" for host, port in sentinels)
     credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    database = query.get("db") or parts.path.strip("/") or "0"
     scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"
     url = f"{scheme}://{credentials}{hosts}/{quote(parts.hostname or '')}/{database}"
     kwargs = options.get("SENTINEL_KWARGS") or {}

@@ -1,0 +1,190 @@
+"""What the settings of a cache do, beyond what django-redis' own suite asserts."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+import servers
+from caches import cache_at
+
+JSON = "lockstock.django.serializers.json.JSONSerializer"
+PICKLE = "lockstock.django.serializers.pickle.PickleSerializer"
+ZLIB = "lockstock.django.compressors.zlib.ZlibCompressor"
+ZSTD = "lockstock.django.compressors.zstd.ZStdCompressor"
+
+
+@pytest.fixture(autouse=True)
+def empty(redis_url: str) -> Iterator[None]:
+    yield
+    cache_at(redis_url).clear()
+
+
+# --- paths of django-redis -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["DefaultClient", "SentinelClient", "ShardClient"])
+def test_classes_of_django_redis_are_replaced(redis_url: str, name: str) -> None:
+    import django_redis.client
+
+    assert hasattr(django_redis.client, name)
+    cache = cache_at(
+        redis_url,
+        CLIENT_CLASS=f"django_redis.client.{name}",
+        SERIALIZER="django_redis.serializers.json.JSONSerializer",
+        COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
+    )
+    cache.set("k", ["v" * 100])
+    assert cache.get("k") == ["v" * 100]
+    parts = (cache.client, cache.client._serializer, cache.client._compressor)
+    assert [type(part).__module__.partition(".")[0] for part in parts] == ["lockstock"] * 3
+    with cache.lock("l", timeout=30) as lock:
+        assert lock.fence
+
+
+def test_a_class_of_the_application_is_used(redis_url: str) -> None:
+    cache = cache_at(redis_url, SERIALIZER=f"{__name__}.Reversed")
+    cache.set("k", "text")
+    assert cache.get("k") == "text"
+    assert cache_at(redis_url, SERIALIZER=f"{__name__}.Plain").get("k") == "txet"
+
+
+class Plain:
+    def __init__(self, options: dict[str, Any]) -> None:
+        pass
+
+    def dumps(self, value: Any) -> bytes:
+        return str(value).encode()
+
+    def loads(self, value: bytes) -> Any:
+        return value.decode()
+
+
+class Reversed(Plain):
+    def dumps(self, value: Any) -> bytes:
+        return super().dumps(value)[::-1]
+
+    def loads(self, value: bytes) -> Any:
+        return super().loads(value)[::-1]
+
+
+# --- formats ----------------------------------------------------------------------------
+
+
+def test_the_first_serializer_writes_and_any_reads(redis_url: str) -> None:
+    old, new = cache_at(redis_url, SERIALIZER=PICKLE), cache_at(redis_url, SERIALIZER=JSON)
+    both = cache_at(redis_url, SERIALIZER=[JSON, PICKLE])
+    old.set("k", {"a": 1})
+    assert both.get("k") == {"a": 1}
+    assert both.get_many(["k"]) == {"k": {"a": 1}}
+    both.set("k", {"a": 2})
+    assert new.get("k") == {"a": 2}
+
+
+def test_the_first_compressor_writes_and_any_reads(redis_url: str) -> None:
+    value = "v" * 1000
+    old, new = cache_at(redis_url, COMPRESSOR=ZLIB), cache_at(redis_url, COMPRESSOR=ZSTD)
+    both = cache_at(redis_url, COMPRESSOR=[ZSTD, ZLIB])
+    old.set("k", value)
+    assert both.get("k") == value
+    both.set("k", value)
+    assert new.get("k") == value
+    # What is not compressed is read with any of them.
+    cache_at(redis_url).set("k", value)
+    assert both.get("k") == value
+
+
+def test_a_value_that_no_serializer_reads(redis_url: str) -> None:
+    cache_at(redis_url, SERIALIZER=PICKLE).set("k", "text")
+    with pytest.raises(ValueError):
+        cache_at(redis_url, SERIALIZER=JSON).get("k")
+
+
+# --- servers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rest", "database"), [("", 3), ("/", 3), ("/2", 2), ("?db=2", 2), ("/1?db=2", 2)]
+)
+def test_the_database_is_that_of_django_redis(
+    redis: servers.Redis, rest: str, database: int
+) -> None:
+    import django_redis.cache
+
+    url = redis.url_of(0).removesuffix("/0") + rest
+    options = {"CONNECTION_POOL_KWARGS": {"db": 3}}
+    cache = cache_at(url, "database", **options)
+    cache.set("k", "value")
+    params = {"KEY_PREFIX": "database", "OPTIONS": options}
+    assert django_redis.cache.RedisCache(url, params).get("k") == "value"
+    assert cache_at(redis.url_of(database), "database").get("k") == "value"
+    cache.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("host", "LOCATION"), ("port", "LOCATION"), ("decode_responses", "remove")]
+)
+def test_an_option_of_a_connection_that_has_no_meaning(name: str, advice: str) -> None:
+    cache = cache_at("redis://127.0.0.1:1/0", CONNECTION_POOL_KWARGS={name: 1})
+    with pytest.raises(ImproperlyConfigured, match=f"{name}.*{advice}"):
+        cache.get("k")
+
+
+def test_get_redis_connection_sees_the_same_keys(redis_url: str) -> None:
+    cache = cache_at(redis_url)
+    cache.set("k", 42)
+    assert cache.client.get_client().get("test:1:k") == b"42"
+    with cache.lock("l", timeout=30) as lock:
+        stored = f"lockstock:held:{lock.local.token}:{lock.fence}"
+        assert cache.client.get_client().get("test:1:l") == stored.encode()
+
+
+# --- clear ------------------------------------------------------------------------------
+
+
+def test_clear_empties_the_database(redis_url: str) -> None:
+    ours, other = cache_at(redis_url, "ours"), cache_at(redis_url, "other")
+    ours.set("k", 1)
+    other.set("k", 1)
+    ours.clear()
+    assert other.get("k") is None
+
+
+def test_clear_of_the_prefix(redis_url: str) -> None:
+    ours, other = cache_at(redis_url, "our[s]*", CLEAR="prefix"), cache_at(redis_url, "ours")
+    ours.set("k", 1)
+    ours.set("k", 1, version=2)
+    other.set("k", 1)
+    ours.clear()
+    assert ours.get("k") is None
+    assert ours.get("k", version=2) is None
+    assert other.get("k") == 1
+
+
+# --- failures ---------------------------------------------------------------------------
+
+
+def test_a_server_that_does_not_reply_costs_one_timeout_and_not_one_a_call() -> None:
+    with servers.redis() as redis:
+        cache = cache_at(redis.url, SOCKET_TIMEOUT=2, IGNORE_EXCEPTIONS=True)
+        assert cache.set("k", "value")
+        redis.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert [cache.get("k", "none") for _ in range(100)] == ["none"] * 100
+        assert cache.set("k", "other") is False
+        # They would take 200 s.
+        assert time.monotonic() - began < 60
+
+
+def test_ignored_exceptions_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"IGNORE_EXCEPTIONS": True, "LOG_IGNORED_EXCEPTIONS": True}
+    cache = cache_at("redis://127.0.0.1:1/0", **options)
+    assert cache.get("k") is None
+    assert cache.get_many(["k"]) == {}
+    assert cache.incr("k") is None
+    assert [record.name for record in caplog.records] == ["lockstock.django.cache"] * 3
