@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signing import BadSignature, Signer
 
 import servers
 from caches import cache_at
+from lockstock import errors
+from lockstock.django.serializers.pickle import PickleSerializer
 
 JSON = "lockstock.django.serializers.json.JSONSerializer"
 PICKLE = "lockstock.django.serializers.pickle.PickleSerializer"
@@ -71,6 +74,25 @@ class Reversed(Plain):
 
     def loads(self, value: bytes) -> Any:
         return super().loads(value)[::-1]
+
+
+class SignedPickle(PickleSerializer):
+    """As in docs/django.md."""
+
+    def dumps(self, value: Any) -> bytes:
+        return Signer(key="secret").sign(super().dumps(value).hex()).encode()
+
+    def loads(self, value: bytes) -> Any:
+        return super().loads(bytes.fromhex(Signer(key="secret").unsign(value.decode())))
+
+
+def test_a_serializer_that_signs(redis_url: str) -> None:
+    cache, raw = cache_at(redis_url, SERIALIZER=f"{__name__}.SignedPickle"), cache_at(redis_url)
+    cache.set("k", {"a": 1})
+    assert cache.get("k") == {"a": 1}
+    raw.set("k", {"a": 2})
+    with pytest.raises((BadSignature, UnicodeDecodeError)):
+        cache.get("k")
 
 
 # --- formats ----------------------------------------------------------------------------
@@ -166,6 +188,16 @@ def test_clear_of_the_prefix(redis_url: str) -> None:
     assert other.get("k") == 1
 
 
+def test_clear_of_an_empty_prefix_leaves_what_is_no_entry(redis_url: str) -> None:
+    cache = cache_at(redis_url, "", CLEAR="prefix")
+    cache.set("k", 1)
+    raw = cache.client.get_client()
+    raw.set("celery", "queue")
+    cache.clear()
+    assert cache.get("k") is None
+    assert raw.get("celery") == b"queue"
+
+
 # --- failures ---------------------------------------------------------------------------
 
 
@@ -188,3 +220,30 @@ def test_ignored_exceptions_are_logged(caplog: pytest.LogCaptureFixture) -> None
     assert cache.get_many(["k"]) == {}
     assert cache.incr("k") is None
     assert [record.name for record in caplog.records] == ["lockstock.django.cache"] * 3
+
+
+def test_what_a_failure_raises() -> None:
+    with servers.redis() as redis:
+        cache = cache_at(redis.url, SOCKET_TIMEOUT=2)
+        ignoring = cache_at(redis.url, SOCKET_TIMEOUT=2, IGNORE_EXCEPTIONS=True)
+        cache.hset("hash", "field", 1)
+        with pytest.raises(errors.Malformed):
+            cache.get("hash")
+        assert ignoring.get("hash", "default") == "default"
+        cache.client.get_client().set("test:1:k", b"no pickle")
+        for each in (cache, ignoring):
+            with pytest.raises(Exception, match="pickle|stack|invalid"):
+                each.get("k")
+        cache.client.get_client().config_set("maxmemory", 1)
+        with pytest.raises(errors.ResponseError, match="OOM|memory"):
+            cache.set("k", 1)
+        assert ignoring.set("k", 1) is False
+        with pytest.raises(errors.ResponseError):
+            ignoring.lock("l", timeout=3).acquire()
+        redis.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(errors.TimedOut):
+            cache.get("k")
+        with pytest.raises(errors.Unavailable):
+            cache.get("k")
+        with pytest.raises(errors.Unavailable):
+            ignoring.lock("l", timeout=3).acquire()
