@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,6 +165,20 @@ def test_get_redis_connection_sees_the_same_keys(redis_url: str) -> None:
     with cache.lock("l", timeout=30) as lock:
         stored = f"lockstock:held:{lock.local.token}:{lock.fence}"
         assert cache.client.get_client().get("test:1:l") == stored.encode()
+
+
+def test_a_user_with_the_documented_rights_can_lock(redis: servers.Redis) -> None:
+    rights = (Path(__file__).parents[2] / "docs" / "acl.txt").read_text().split()
+    admin = cache_at(redis.url).client.get_client()
+    admin.execute_command("ACL", "SETUSER", "shop", "reset", "on", ">pw", "~test:*", *rights)
+    cache = cache_at(redis.url.replace("//", "//shop:pw@"))
+    cache.set("k", 1)
+    assert cache.incr("k") == 2
+    with cache.lock("l", timeout=30) as lock:
+        other = cache_at(redis.url).lock("l", timeout=30)
+        assert lock.fence
+        assert not other.acquire(blocking=False)
+    admin.execute_command("ACL", "DELUSER", "shop")
 
 
 # --- clear ------------------------------------------------------------------------------
