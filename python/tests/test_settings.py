@@ -29,26 +29,7 @@ def empty(redis_url: str) -> Iterator[None]:
     cache_at(redis_url).clear()
 
 
-# --- paths of django-redis -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["DefaultClient", "SentinelClient", "ShardClient"])
-def test_classes_of_django_redis_are_replaced(redis_url: str, name: str) -> None:
-    import django_redis.client
-
-    assert hasattr(django_redis.client, name)
-    cache = cache_at(
-        redis_url,
-        CLIENT_CLASS=f"django_redis.client.{name}",
-        SERIALIZER="django_redis.serializers.json.JSONSerializer",
-        COMPRESSOR="django_redis.compressors.zlib.ZlibCompressor",
-    )
-    cache.set("k", ["v" * 100])
-    assert cache.get("k") == ["v" * 100]
-    parts = (cache.client, cache.client._serializer, cache.client._compressor)
-    assert [type(part).__module__.partition(".")[0] for part in parts] == ["lockstock"] * 3
-    with cache.lock("l", timeout=30) as lock:
-        assert lock.fence
+# --- classes of the application --------------------------------------------------------
 
 
 def test_a_class_of_the_application_is_used(redis_url: str) -> None:

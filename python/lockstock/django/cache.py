@@ -18,7 +18,7 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
-from .options import is_compatible, renamed
+from .options import is_compatible
 from .structures import Structures
 
 __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omit_exception"]
@@ -31,7 +31,6 @@ class RedisCache(Structures, BaseCache):
     """A cache in Redis, Valkey, a Cluster, or behind sentinels."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
-        params = renamed(params)
         super().__init__(params)
         self._server = server
         self._params = params

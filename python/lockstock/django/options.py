@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 
-__all__ = ["REFUSED", "is_compatible", "locations", "our_path", "refused", "renamed", "store"]
+__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
@@ -72,33 +72,7 @@ _POOL_KWARGS = {
 # Seconds after which a command fails, unless SOCKET_TIMEOUT sets another limit.
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
-# Options that name a class of the package, or several.
-_CLASSES = ("CLIENT_CLASS", "COMPRESSOR", "CONNECTION_FACTORY", "SERIALIZER")
-
 _stores: dict[tuple[Any, ...], _core.Store] = {}
-
-
-def renamed(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a cache with the classes of this package for those of django-redis.
-
-    A project that changes only `BACKEND` would otherwise use a client of django-redis.
-    """
-    options = dict(params.get("OPTIONS") or {})
-    for name in _CLASSES:
-        if value := options.get(name):
-            is_one = isinstance(value, str)
-            options[name] = our_path(value) if is_one else [our_path(each) for each in value]
-    found = {**params, "OPTIONS": options}
-    if path := params.get("REVERSE_KEY_FUNCTION"):
-        found["REVERSE_KEY_FUNCTION"] = our_path(path)
-    return found
-
-
-def our_path(path: Any) -> Any:
-    """Returns the path in this package of what django-redis has under the same name."""
-    if isinstance(path, str) and path.startswith("django_redis."):
-        return "lockstock.django." + path.removeprefix("django_redis.")
-    return path
 
 
 def is_compatible(options: Mapping[str, Any]) -> bool:
