@@ -169,26 +169,33 @@ def _translate(
         raise ImproperlyConfigured(message)
     settings = {name: value for name, value in settings.items() if value is not None}
     path = "" if parts.scheme == "unix" else parts.path.strip("/")
-    database = query.get("db") or path or str(pool.get("db", 0))
+    query["db"] = query.get("db") or path or str(pool.get("db", 0))
     if sentinels := options.get("SENTINELS"):
-        return _sentinel_url(parts, database, sentinels, options), settings
-    return _server_url(parts, database, url), settings
+        return _sentinel_url(parts, query, sentinels, options), settings
+    return _server_url(parts, query, url), settings
 
 
-def _server_url(parts: Any, database: str, url: str) -> str:
+def _server_url(parts: Any, query: Mapping[str, str], url: str) -> str:
+    database = query.get("db")
     if parts.scheme == "unix":
         # redis-py allows user and password before the path.
         credentials = f"{parts.netloc}" if parts.netloc.endswith("@") else ""
-        return f"redis+unix://{credentials}{parts.path}?{urlencode({'db': database})}"
+        rest = {"db": database} if database else {}
+        return f"redis+unix://{credentials}{parts.path}" + (f"?{urlencode(rest)}" if rest else "")
     if parts.scheme in ("redis", "rediss"):
+        path = parts.path.strip("/")
+        database = database or path or "0"
         netloc = parts.netloc or "localhost"
         return f"{parts.scheme}://{netloc}/{database}"
     return url
 
 
-def _sentinel_url(parts: Any, database: str, sentinels: Any, options: Mapping[str, Any]) -> str:
+def _sentinel_url(
+    parts: Any, query: Mapping[str, str], sentinels: Any, options: Mapping[str, Any]
+) -> str:
     hosts = ",".join(f"{host}:{port}" for host, port in sentinels)
     credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    database = query.get("db") or parts.path.strip("/") or "0"
     scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"
     url = f"{scheme}://{credentials}{hosts}/{quote(parts.hostname or '')}/{database}"
     kwargs = options.get("SENTINEL_KWARGS") or {}
