@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +140,64 @@ def test_an_option_of_a_connection_that_has_no_meaning(name: str, advice: str) -
     cache = cache_at("redis://127.0.0.1:1/0", CONNECTION_POOL_KWARGS={name: 1})
     with pytest.raises(ImproperlyConfigured, match=f"{name}.*{advice}"):
         cache.get("k")
+
+
+@pytest.mark.parametrize("requirement", [None, "none", "optional", ssl.CERT_NONE])
+def test_a_certificate_that_is_not_checked_is_refused(requirement: Any) -> None:
+    options = {"CONNECTION_POOL_KWARGS": {"ssl_cert_reqs": requirement}}
+    with pytest.raises(ImproperlyConfigured, match="ssl_ca_certs"):
+        cache_at("rediss://127.0.0.1:1/0", **options).get("k")
+
+
+def test_a_file_of_certificates_that_cannot_be_read() -> None:
+    options = {"CONNECTION_POOL_KWARGS": {"ssl_ca_certs": "/absent.pem"}}
+    with pytest.raises(ImproperlyConfigured, match="ssl_ca_certs .*/absent.pem"):
+        cache_at("rediss://127.0.0.1:1/0", **options).get("k")
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_a_private_authority(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    make += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    # An authority cannot be the certificate of a server, too.
+    make += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    make += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    port = servers.free_port()
+    tls = ["--tls-port", str(port), "--tls-auth-clients", "no", "--tls-cert-file"]
+    with servers.redis(*tls, str(certificate), "--tls-key-file", str(key)):
+        for options in (
+            {"CONNECTION_POOL_KWARGS": {"ssl_ca_certs": certificate}},
+            {"CONNECTION_POOL_KWARGS": {"ssl_ca_certs": certificate, "ssl_cert_reqs": "required"}},
+        ):
+            cache = cache_at(f"rediss://127.0.0.1:{port}/0", **options)
+            cache.set("k", "value")
+            assert cache.get("k") == "value"
+            with cache.lock("l", timeout=30) as lock:
+                assert lock.owned()
+        with pytest.raises(errors.Unavailable, match="certificate"):
+            cache_at(f"rediss://127.0.0.1:{port}/0").get("k")
+
+
+def test_the_first_of_several_servers_has_writes_and_locks(redis: servers.Redis) -> None:
+    primary, replica = cache_at(redis.url_of(4)), cache_at(redis.url_of(5))
+    cache = cache_at(f"{redis.url_of(4)},{redis.url_of(5)}")
+    replica.set("k", "of the replica")
+    cache.set("k", "of the primary")
+    assert primary.get("k") == "of the primary"
+    assert cache.get("k") == "of the replica"
+    with cache.lock("l", timeout=30):
+        assert primary.lock("l", timeout=30).locked()
+        assert not replica.lock("l", timeout=30).locked()
+    primary.clear()
+    replica.clear()
+
+
+@pytest.mark.parametrize(("name", "timeout"), [("l", 24 * 3600 + 1), ("l" * 70_000, 3), ("l", -1)])
+def test_a_lock_that_cannot_be(redis_url: str, name: str, timeout: int) -> None:
+    with pytest.raises(errors.Invalid):
+        cache_at(redis_url, COMPAT="django-redis").lock(name, timeout=timeout).acquire()
 
 
 def test_get_redis_connection_sees_the_same_keys(redis_url: str) -> None:

@@ -5,6 +5,7 @@ An option that has no meaning here is refused, and the message names what to wri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -156,9 +157,13 @@ def _translate(
         ("keyfile", "ssl_keyfile"),
     ):
         if value := query.get(values) or pool.get(values):
+            if not os.access(value, os.R_OK):
+                message = f"{values} names a file that cannot be read: {value}"
+                raise ImproperlyConfigured(message)
             settings[name] = str(value)
-    requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs")
-    if requirement is not None and str(requirement).rpartition("_")[2].lower() not in (
+    # None means none, as with redis-py.
+    requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs", "required")
+    if str(requirement).rpartition("_")[2].lower() not in (
         "required",
         "2",
     ):
