@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signing import BadSignature, Signer
+from django.test import override_settings
 
 import servers
 from caches import cache_at
@@ -221,6 +222,17 @@ def test_a_user_with_the_documented_rights_can_lock(redis: servers.Redis) -> Non
         assert lock.fence
         assert not other.acquire(blocking=False)
     admin.execute_command("ACL", "DELUSER", "shop")
+
+
+def test_django_redis_finds_the_same_server(redis_url: str) -> None:
+    import django_redis
+    from django.core.cache import cache
+
+    config = {"BACKEND": "lockstock.django.cache.RedisCache", "LOCATION": redis_url}
+    with override_settings(CACHES={"default": config}):
+        cache.set("k", 42)
+        assert django_redis.get_redis_connection("default").get(":1:k") == b"42"
+        cache.clear()
 
 
 # --- clear ------------------------------------------------------------------------------
