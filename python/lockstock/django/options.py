@@ -5,7 +5,6 @@ An option that has no meaning here is refused, and the message names what to wri
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -157,9 +156,11 @@ def _translate(
         ("keyfile", "ssl_keyfile"),
     ):
         if value := query.get(values) or pool.get(values):
-            if not os.access(value, os.R_OK):
-                message = f"{values} names a file that cannot be read: {value}"
-                raise ImproperlyConfigured(message)
+            try:
+                open(value, "rb").close()
+            except OSError as failure:
+                message = f"{values} names a file that cannot be read: {failure}"
+                raise ImproperlyConfigured(message) from failure
             settings[name] = str(value)
     # None means none, as with redis-py.
     requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs", "required")
