@@ -239,21 +239,21 @@ def test_django_redis_finds_the_same_server(redis_url: str) -> None:
 
 
 def test_clear_empties_the_database(redis_url: str) -> None:
-    ours, other = cache_at(redis_url, "ours"), cache_at(redis_url, "other")
-    ours.set("k", 1)
+    own, other = cache_at(redis_url, "own"), cache_at(redis_url, "other")
+    own.set("k", 1)
     other.set("k", 1)
-    ours.clear()
+    own.clear()
     assert other.get("k") is None
 
 
 def test_clear_of_the_prefix(redis_url: str) -> None:
-    ours, other = cache_at(redis_url, "our[s]*", CLEAR="prefix"), cache_at(redis_url, "ours")
-    ours.set("k", 1)
-    ours.set("k", 1, version=2)
+    own, other = cache_at(redis_url, "ow[n]*", CLEAR="prefix"), cache_at(redis_url, "own")
+    own.set("k", 1)
+    own.set("k", 1, version=2)
     other.set("k", 1)
-    ours.clear()
-    assert ours.get("k") is None
-    assert ours.get("k", version=2) is None
+    own.clear()
+    assert own.get("k") is None
+    assert own.get("k", version=2) is None
     assert other.get("k") == 1
 
 
