@@ -7,7 +7,8 @@ subclass) if it does not reply within the timeout, and `ResponseError` (a subcla
 the command; or the exception of a signal handler that runs during the call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import NotImplementedType
 from typing import Any, Literal, final
 
 _Word = str | bytes | bytearray | int | float
@@ -15,7 +16,9 @@ _Kind = Literal["lock", "semaphore", "read", "write", "all"]
 
 __all__ = [
     "Bell",
+    "Cache",
     "Held",
+    "NearCache",
     "Store",
     "lz4_compress",
     "lz4_decompress",
@@ -204,6 +207,94 @@ class Bell:
 
     def cancel(self, number: int) -> None:
         """Drops the call with this number, or its outcome. A lock that it acquired is released."""
+
+@final
+class NearCache:
+    """Copies of values of a store, in at most `max_bytes` of memory.
+
+    A copy ends with its value, and `ttl` seconds after it was read. A child of `fork` begins
+    without copies.
+    """
+
+    def __new__(cls, store: Store, max_bytes: int, ttl: float | None = None) -> NearCache: ...
+
+@final
+class Cache:
+    """The calls of a cache of Django in one step each: key, command, and value of the reply.
+
+    A key of the class `made_key` is that in the store. Of another key, it is made by Django's
+    default function if `makes_keys` is true, unless `warns` is true and Django would warn of it.
+    A method that returns `NotImplemented` has sent nothing: Python has to make the key, or to
+    execute a command. `loads` and `dumps` decode and encode what is no integer.
+    """
+
+    def __new__(
+        cls,
+        store: Store,
+        *,
+        loads: Callable[[bytes], Any],
+        dumps: Callable[[Any], bytes],
+        made_key: type[str],
+        makes_keys: bool,
+        warns: bool,
+        near: NearCache | None = None,
+    ) -> Cache: ...
+    def get(self, key: Any, version: Any, prefix: Any, default: Any, /) -> Any:
+        """Returns the value under a key, `default` if there is none."""
+
+    def set(
+        self,
+        key: Any,
+        version: Any,
+        prefix: Any,
+        value: Any,
+        timeout: Any,
+        nx: bool,
+        xx: bool,
+        /,
+    ) -> bool | NotImplementedType:
+        """Writes a value. Returns whether the condition was met. `timeout` is in seconds."""
+
+    def delete(self, key: Any, version: Any, prefix: Any, /) -> int | NotImplementedType:
+        """Removes a value. Returns the number of values removed."""
+
+    def touch(
+        self, key: Any, version: Any, prefix: Any, timeout: Any, /
+    ) -> bool | NotImplementedType:
+        """Sets when a value expires. Returns whether it was changed."""
+
+    def incr(
+        self, key: Any, version: Any, prefix: Any, delta: Any, script: str | None, /
+    ) -> int | None | NotImplementedType:
+        """Adds to an integer and returns the sum: by a script, or without one by `INCRBY`.
+
+        Returns `None` if the script has found no value.
+        """
+
+    def get_many(
+        self, keys: list[Any], version: Any, prefix: Any, /
+    ) -> dict[Any, Any] | NotImplementedType:
+        """Returns the values that exist, by key."""
+
+    def set_many(
+        self, data: dict[Any, Any], version: Any, prefix: Any, timeout: Any, /
+    ) -> None | NotImplementedType:
+        """Writes several values."""
+
+    def key(self, key: Any, version: Any, prefix: Any, /) -> bytes | NotImplementedType:
+        """Returns the key in the store."""
+
+    def copy(self, key: bytes, /) -> bytes | None | NotImplementedType:
+        """Returns the copy of the value under a key in the store, `None` if there is no value.
+
+        Returns `NotImplemented` if the store has to be asked.
+        """
+
+    def begin_get(self, bell: Bell, number: int, key: bytes) -> None:
+        """Begins to read the bytes under a key in the store."""
+
+    def decode(self, value: bytes, /) -> Any:
+        """Returns the value of the bytes in the store."""
 
 def lz4_compress(value: bytes) -> bytes:
     """Compresses as one LZ4 frame."""

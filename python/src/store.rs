@@ -16,7 +16,7 @@ use crate::{error, reply, waiting};
 /// A store at a URL.
 #[pyclass(frozen, module = "lockstock._core")]
 pub(crate) struct Store {
-    inner: blocking::Store,
+    pub(crate) inner: blocking::Store,
 }
 
 #[pymethods]
@@ -241,7 +241,7 @@ impl Store {
 impl Store {
     /// Executes a command without the interpreter: on a socket of this thread, or if the thread
     /// runs greenlets, on the runtime.
-    fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
+    pub(crate) fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
         if waiting::hub(py)?.is_some() {
             let store = self.asynchronous(py)?;
             return waiting::wait(py, async move { store.execute(&command).await });
@@ -251,7 +251,7 @@ impl Store {
     }
 
     /// Executes several commands as `run` does.
-    fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
+    pub(crate) fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
         if waiting::hub(py)?.is_some() {
             let store = self.asynchronous(py)?;
             return waiting::wait(py, async move { store.execute_all(&commands).await });
@@ -260,7 +260,7 @@ impl Store {
         replies.map_err(|failure| error::raised(py, &failure))
     }
 
-    fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
+    pub(crate) fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
         let store = py.detach(|| self.inner.asynchronous());
         store.map_err(|failure| error::raised(py, &failure))
     }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockstock::blocking::Store;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, write};
 use tokio::sync::oneshot;
@@ -140,17 +141,20 @@ pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
-    let is_patched = |module: &str, predicate: &str| match modules.get_item(module)? {
-        Some(module) => module
+    let is_patched = |module: &Bound<'_, PyString>, predicate: &str| {
+        let Some(module) = modules.get_item(module)? else {
+            return Ok(false);
+        };
+        module
             .call_method1(predicate, ("socket",))?
-            .extract::<bool>(),
-        None => Ok(false),
+            .extract::<bool>()
     };
-    if is_patched("gevent.monkey", "is_module_patched")? {
+    // Interned: looked up by each call.
+    if is_patched(intern!(py, "gevent.monkey"), "is_module_patched")? {
         let wait_read = py.import("gevent.socket")?.getattr("wait_read")?;
         return Ok(Some(Hub::Gevent(wait_read)));
     }
-    if is_patched("eventlet.patcher", "is_monkey_patched")? {
+    if is_patched(intern!(py, "eventlet.patcher"), "is_monkey_patched")? {
         let trampoline = py.import("eventlet.hubs")?.getattr("trampoline")?;
         return Ok(Some(Hub::Eventlet(trampoline)));
     }

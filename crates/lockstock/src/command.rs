@@ -47,6 +47,12 @@ impl Command {
     pub(crate) fn key(&self) -> Option<&[u8]> {
         first_key(&self.cmd)
     }
+
+    /// Returns whether it removes every value.
+    pub(crate) fn is_flush(&self) -> bool {
+        let name = self.cmd.args_iter().next();
+        matches!(name, Some(Arg::Simple(name)) if name == b"FLUSHDB" || name == b"FLUSHALL")
+    }
 }
 
 /// Returns the first key of a command, `None` if it has no arguments.

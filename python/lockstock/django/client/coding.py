@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import Any
@@ -19,7 +20,7 @@ from ..options import is_compatible
 from ..util import CacheKey, glob_escape
 from .commands import CommandBuilder
 
-__all__ = ["Coding"]
+__all__ = ["Coding", "dump", "load"]
 
 
 class Coding(CommandBuilder):
@@ -77,8 +78,7 @@ class Coding(CommandBuilder):
         """Returns the bytes of a value. An int stays one, so that Redis can increment it."""
         if allow_int and isinstance(value, int) and not isinstance(value, (bool, Enum)):
             return value
-        encoded: bytes = self._compressor.compress(self._serializer.dumps(value))
-        return encoded
+        return dump(self._compressor, self._serializer, value)
 
     def decode(self, value: Any) -> Any:
         """Returns the value of the bytes in the store."""
@@ -86,29 +86,37 @@ class Coding(CommandBuilder):
             return int(value)
         except (TypeError, ValueError):
             pass
-        for compressor in self._compressors:
-            with suppress(CompressorError):
-                value = compressor.decompress(value)
-                break
-        if len(self._serializers) == 1:
-            return self._serializer.loads(value)
-        return self._loads_any(value)
-
-    def _loads_any(self, value: bytes) -> Any:
-        first = None
-        for serializer in self._serializers:
-            try:
-                return serializer.loads(value)
-            except Exception as failure:
-                first = first or failure
-        assert first is not None
-        raise first
+        return load(self._compressors, self._serializers, value)
 
     def _has_compression_enabled(self) -> bool:
         return not type(self._compressor).__name__.startswith("Identity")
 
     def _timeout(self, timeout: Any) -> Any:
         return self._backend.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
+
+
+def dump(compressor: Any, serializer: Any, value: Any) -> bytes:
+    """Returns the bytes of a value that is no integer."""
+    dumped: bytes = compressor.compress(serializer.dumps(value))
+    return dumped
+
+
+def load(compressors: Sequence[Any], serializers: Sequence[Any], value: bytes) -> Any:
+    """Returns the value of bytes that are no integer: one of the serializers has written them."""
+    for compressor in compressors:
+        with suppress(CompressorError):
+            value = compressor.decompress(value)
+            break
+    if len(serializers) == 1:
+        return serializers[0].loads(value)
+    first = None
+    for serializer in serializers:
+        try:
+            return serializer.loads(value)
+        except Exception as failure:
+            first = first or failure
+    assert first is not None
+    raise first
 
 
 def _is_valid_for_memcached(name: str) -> bool:

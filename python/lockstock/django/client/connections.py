@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 
@@ -139,17 +139,18 @@ class Connections:
         try:
             return call(*args)
         except Exception as failure:
-            if is_store_error(failure):
-                raise ConnectionInterrupted(connection=target) from failure
-            raise
+            self._fail(failure, target)
 
     async def _aguarded(self, target: Any, reply: Awaitable[Any]) -> Any:
         try:
             return await reply
         except Exception as failure:
-            if is_store_error(failure):
-                raise ConnectionInterrupted(connection=target) from failure
-            raise
+            self._fail(failure, target)
+
+    def _fail(self, failure: Exception, target: Any) -> NoReturn:
+        if is_store_error(failure):
+            raise ConnectionInterrupted(connection=target) from failure
+        raise failure
 
 
 def _execute_by_redis_py(client: Any, args: tuple[Any, ...]) -> Any:

@@ -14,6 +14,7 @@ from .commands import Command, CommandBuilder
 from .connections import Connections
 from .integers import Integers
 from .many import ManyValues
+from .native import plain_methods
 from .patterns import Patterns
 
 __all__ = ["DefaultClient"]
@@ -91,7 +92,7 @@ class DefaultClient(ManyValues, Integers, Patterns, AwaitedMethods):
 
 
 _STRUCTURES = """
-    ttl pttl persist expire pexpire expire_at pexpire_at touch has_key
+    ttl pttl persist expire pexpire expire_at pexpire_at has_key
     hset hget hmget hgetall hincrby hdel hlen hkeys hexists
     sadd scard sdiff sinter sunion sdiffstore sinterstore sunionstore smismember sismember
     smembers smove spop srandmember srem
@@ -103,3 +104,5 @@ for _name in _STRUCTURES:
     _build = getattr(CommandBuilder, f"_{_name}")
     setattr(DefaultClient, _name, _sync(_build))
     setattr(DefaultClient, f"a{_name}", _async(_build))
+
+DefaultClient._plain_methods = plain_methods(DefaultClient)

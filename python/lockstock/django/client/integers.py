@@ -37,13 +37,19 @@ class Integers(Values):
         Raises `ValueError` if there is no value, unless `ignore_key_check` is true: then a missing
         value counts as 0 and never expires.
         """
-        name = self.make_key(key, version=version)
         try:
-            total = self._execute(self._incr(name, delta, ignore_key_check), client)
+            total = NotImplemented
+            if client is None:
+                script = None if ignore_key_check else _INCR_IF_PRESENT
+                total = self._call("incr", key, version, delta, script)
+            if total is NotImplemented:
+                name = self.make_key(key, version=version)
+                total = self._execute(self._incr(name, delta, ignore_key_check), client)
         except ConnectionInterrupted as failure:
             if not self._is_no_integer(failure):
                 raise
             # No integer of 64 bits: added here, which is not atomic.
+            name = self.make_key(key, version=version)
             return self._incr_serialized(name, delta, client)
         return self._incremented(key, total)
 

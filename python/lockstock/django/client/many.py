@@ -18,6 +18,19 @@ __all__ = ["ManyValues"]
 class ManyValues(Values):
     """Reads and writes several values without a round trip for each."""
 
+    def _call_many(self, method: str, keys: Any, version: int | None, *args: Any) -> Any:
+        """Calls a method of the native cache with several keys, without trying a second time."""
+        native = self._native or self._open_native()
+        if native is None:
+            return NotImplemented
+        backend = self._backend
+        if version is None:
+            version = backend.version
+        try:
+            return getattr(native, method)(keys, version, backend.key_prefix, *args)
+        except Exception as failure:
+            self._fail(failure, self._stores[0])
+
     def _get_many(
         self, keys: Iterable[Any], version: int | None = None
     ) -> tuple[dict[CacheKey, Any], Callable[[Any], dict[Any, Any]]]:
@@ -33,6 +46,15 @@ class ManyValues(Values):
         self, keys: Iterable[Any], version: int | None = None, client: Any = None
     ) -> dict[Any, Any]:
         """Returns the values that exist, by key."""
+        keys = list(keys)
+        if client is None:
+            found = self._call_many("get_many", keys, version)
+            if found is NotImplemented and self._native is not None:
+                by_name = {self._made(key, version): key for key in keys}
+                values = self._call_many("get_many", list(by_name), None)
+                found = {by_name[name]: value for name, value in values.items()}
+            if found is not NotImplemented:
+                return found  # type: ignore[no-any-return]
         names, read = self._get_many(keys, version)
         if not names:
             return {}
@@ -62,6 +84,10 @@ class ManyValues(Values):
         client: Any = None,
     ) -> None:
         """Writes several values, by commands that are sent together."""
+        if client is None:
+            limit = self._timeout(timeout)
+            if self._call_many("set_many", dict(data), version, limit) is not NotImplemented:
+                return
         commands = [self._set(key, value, timeout, version) for key, value in data.items()]
         if not commands:
             return
