@@ -29,6 +29,8 @@ LANGUAGES = {
     "rslock": "rust",
     "redis-py": "python",
     "python-redis-lock": "python",
+    # The Python package of this repository, which `bench django` installs.
+    "lockstock-python": "python",
     "redlock": "node",
     "redis-semaphore": "node",
 }
