@@ -51,8 +51,6 @@ class DjangoCache(Library):
                 return one_of(keys, cache.get)
             case "get-proxy":
                 return one_of(keys, self.proxy.get)
-            case "get-caches":
-                return one_of(keys, lambda key, caches=self.caches: caches["default"].get(key))
             case "set":
                 return one_of(keys, lambda key: cache.set(key, value, 300))
             case "incr":

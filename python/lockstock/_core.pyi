@@ -225,7 +225,8 @@ class Cache:
     A key of the class `made_key` is that in the store. Of another key, it is made by Django's
     default function if `makes_keys` is true, unless `warns` is true and Django would warn of it.
     A method that returns `NotImplemented` has sent nothing: Python has to make the key, or to
-    execute a command. `loads` and `dumps` decode and encode what is no integer.
+    execute a command. `loads` and `dumps` decode and encode what is no integer. If `loads` returns
+    `NotImplemented`, the bytes count as no value. `pickle_loads` decodes what begins as a pickle.
     """
 
     def __new__(
@@ -233,6 +234,7 @@ class Cache:
         store: Store,
         *,
         loads: Callable[[bytes], Any],
+        pickle_loads: Callable[[bytes], Any] | None,
         dumps: Callable[[Any], bytes],
         made_key: type[str],
         makes_keys: bool,
@@ -293,8 +295,8 @@ class Cache:
     def begin_get(self, bell: Bell, number: int, key: bytes) -> None:
         """Begins to read the bytes under a key in the store."""
 
-    def decode(self, value: bytes, /) -> Any:
-        """Returns the value of the bytes in the store."""
+    def decode(self, value: bytes, default: Any, /) -> Any:
+        """Returns the value of the bytes in the store, `default` if they count as none."""
 
 def lz4_compress(value: bytes) -> bytes:
     """Compresses as one LZ4 frame."""

@@ -37,10 +37,12 @@ enum Expiry {
 #[pymethods]
 impl Cache {
     #[new]
-    #[pyo3(signature = (store, *, loads, dumps, made_key, makes_keys, warns, near=None))]
+    #[pyo3(signature = (store, *, loads, pickle_loads, dumps, made_key, makes_keys, warns, near=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         store: Py<Store>,
         loads: Py<PyAny>,
+        pickle_loads: Option<Py<PyAny>>,
         dumps: Py<PyAny>,
         made_key: Py<PyType>,
         makes_keys: bool,
@@ -55,12 +57,17 @@ impl Cache {
                 is_default: makes_keys,
                 warns,
             },
-            codec: Codec { dumps, loads },
+            codec: Codec {
+                dumps,
+                loads,
+                pickle_loads,
+            },
         }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.codec.loads)?;
+        visit.call(&self.codec.pickle_loads)?;
         visit.call(&self.codec.dumps)
     }
 
@@ -77,10 +84,10 @@ impl Cache {
         let Some(key) = self.keys.make(key, version, prefix)? else {
             return not_implemented(py);
         };
-        match self.read(py, key)? {
-            Some(value) => self.codec.decode(py, &value),
-            None => Ok(default),
-        }
+        let Some(value) = self.read(py, key)? else {
+            return Ok(default);
+        };
+        Ok(self.codec.decode(py, &value)?.unwrap_or(default))
     }
 
     /// Writes a value. Returns whether the condition was met.
@@ -209,8 +216,10 @@ impl Cache {
         }
         let found = PyDict::new(py);
         for (key, value) in keys.iter().zip(self.read_all(py, made)?) {
-            if let Some(value) = value {
-                found.set_item(key, self.codec.decode(py, &value)?)?;
+            if let Some(value) = value
+                && let Some(value) = self.codec.decode(py, &value)?
+            {
+                found.set_item(key, value)?;
             }
         }
         Ok(found.into_any())
@@ -285,10 +294,15 @@ impl Cache {
         })
     }
 
-    /// Returns the value of the bytes in the store.
-    #[pyo3(signature = (value, /))]
-    fn decode<'py>(&self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        self.codec.decode(py, value)
+    /// Returns the value of the bytes in the store, `default` if they count as none.
+    #[pyo3(signature = (value, default, /))]
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        value: &[u8],
+        default: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.codec.decode(py, value)?.unwrap_or(default))
     }
 }
 

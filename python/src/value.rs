@@ -5,10 +5,12 @@ use std::borrow::Cow;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyNotImplemented};
 
 use crate::reply;
 
+/// The first byte of a pickle since protocol 2.
+const PICKLE_PROTO: u8 = 0x80;
 /// The digits of an integer that surely fits 64 bits.
 const MAX_DIGITS: usize = 18;
 
@@ -16,6 +18,8 @@ const MAX_DIGITS: usize = 18;
 pub(crate) struct Codec {
     pub(crate) dumps: Py<PyAny>,
     pub(crate) loads: Py<PyAny>,
+    /// For values that begin as a pickle, if their serializer writes pickles.
+    pub(crate) pickle_loads: Option<Py<PyAny>>,
 }
 
 /// A value as it is sent.
@@ -49,8 +53,18 @@ impl Codec {
         Ok(Some(Encoded::Object(encoded)))
     }
 
-    /// Returns the value of the bytes in the store: an integer if Python's `int` reads one.
-    pub(crate) fn decode<'py>(&self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    /// Returns the value of the bytes in the store: an integer if Python's `int` reads one. `None`:
+    /// they count as no value.
+    pub(crate) fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        value: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let decoded = self.decoded(py, value)?;
+        Ok((!decoded.is(&*PyNotImplemented::get(py))).then_some(decoded))
+    }
+
+    fn decoded<'py>(&self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         let may_be_integer = matches!(
             value.first(),
             Some(b'0'..=b'9' | b'+' | b'-' | b' ' | b'\t'..=b'\r')
@@ -78,7 +92,11 @@ impl Codec {
         py: Python<'py>,
         value: Bound<'py, PyBytes>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.loads.bind(py).call1((value,))
+        let loads = match &self.pickle_loads {
+            Some(loads) if value.as_bytes().first() == Some(&PICKLE_PROTO) => loads,
+            _ => &self.loads,
+        };
+        loads.bind(py).call1((value,))
     }
 }
 

@@ -60,7 +60,8 @@ class NativePath(Connections, Coding):
             )
             self._native = _core.Cache(
                 store,
-                loads=self._loads(),
+                loads=functools.partial(load, tuple(self._compressors), tuple(self._serializers)),
+                pickle_loads=self._pickle_loads(),
                 dumps=self._dumps(),
                 made_key=CacheKey,
                 makes_keys=makes_keys,
@@ -81,17 +82,18 @@ class NativePath(Connections, Coding):
             getattr(own, name) is method for name, method in self._plain_methods.items()
         )
 
-    def _loads(self) -> Any:
-        serializers, compressors = tuple(self._serializers), tuple(self._compressors)
-        if len(serializers) == 1 and all(type(each) is IdentityCompressor for each in compressors):
-            serializer = serializers[0]
-            if type(serializer).loads is PickleSerializer.loads:
-                return pickle.loads
-            return serializer.loads
-        return functools.partial(load, compressors, serializers)
+    def _pickle_loads(self) -> Any:
+        is_compressed = any(type(each) is not IdentityCompressor for each in self._compressors)
+        is_pickled = all(type(each).loads is PickleSerializer.loads for each in self._serializers)
+        return pickle.loads if is_pickled and not is_compressed else None
 
     def _dumps(self) -> Any:
-        return functools.partial(dump, self._compressor, self._serializer)
+        serializer = self._serializer
+        if type(self._compressor) is IdentityCompressor:
+            if type(serializer).dumps is PickleSerializer.dumps:
+                return functools.partial(pickle.dumps, protocol=serializer._pickle_version)
+            return serializer.dumps
+        return functools.partial(dump, self._compressor, serializer)
 
     def _made(self, key: Any, version: int | None) -> CacheKey:
         """Returns the key in the store, made by Python."""

@@ -55,7 +55,7 @@ class Values(NativePath):
                 value = await bell_of_loop().run(native.begin_get, name)
             except Exception as failure:
                 self._fail(failure, self._stores[0])
-        return default if value is None else native.decode(value)
+        return default if value is None else native.decode(value, default)
 
     def _set(
         self,
