@@ -17,6 +17,7 @@ _Kind = Literal["lock", "semaphore", "read", "write", "all"]
 __all__ = [
     "Bell",
     "Cache",
+    "Computation",
     "Held",
     "NearCache",
     "Store",
@@ -48,6 +49,16 @@ class Store:
         certfile: str | None = None,
         keyfile: str | None = None,
     ) -> Store: ...
+    @property
+    def tracer(self) -> Any:
+        """The tracer, None without one."""
+
+    def trace(self, tracer: Any) -> None:
+        """Reports each command to a tracer from now on, unless there is one already.
+
+        Its `begin(name, count)` returns a span, whose `end(exception or None)` is called.
+        """
+
     def execute(self, *words: _Word) -> Any:
         """Executes a command and returns its reply.
 
@@ -89,12 +100,14 @@ class Store:
         renew_ms: int | None,
         kind: _Kind,
         permits: int,
+        token: str | None,
     ) -> Held | None:
         """Acquires a lock. Returns `None` if it was not acquired within the wait.
 
         Waits without end if `wait_ms` is `None`, not at all if it is 0. Renews the lease in the
         background for at most `renew_ms`. `kind` "all" has several names. `permits` is the size of
-        a semaphore. Raises `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
+        a semaphore. `token` becomes the token of the holder: 32 hexadecimal digits. Raises
+        `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
         """
 
     def begin_execute(self, bell: Bell, number: int, *words: _Word) -> None:
@@ -119,8 +132,62 @@ class Store:
         renew_ms: int | None,
         kind: _Kind,
         permits: int,
+        token: str | None,
     ) -> None:
         """Begins `acquire`. A lock whose outcome is dropped is released."""
+
+    def release(self, kind: _Kind, name: str | bytes, token: str) -> bool:
+        """Releases the lock of the holder with a token. Returns whether it held the lock."""
+
+    def begin_release(
+        self, bell: Bell, number: int, kind: _Kind, name: str | bytes, token: str
+    ) -> None:
+        """Begins `release`."""
+
+    def compute(
+        self,
+        key: str | bytes,
+        ttl_ms: int | None,
+        stale_ms: int,
+        lease_ms: int | None,
+        max_wait_ms: int,
+    ) -> Computation:
+        """Begins a call for the value under a key, which may have to be computed.
+
+        The value never expires if `ttl_ms` is `None`, and is kept for `stale_ms` longer. Without a
+        lease, one caller computes in each process.
+        """
+
+@final
+class Computation:
+    """A call that found no value. If the object is dropped, another caller computes."""
+
+    def wait(self) -> bytes | None:
+        """Waits for the value of another caller. Returns `None` if this one has to compute.
+
+        Raises `lockstock.errors.Invalid` if the key or a time is out of range; never `Unavailable`.
+        """
+
+    def finish(self, value: bytes) -> bytes:
+        """Gives the value to the other callers, and writes it if there is none.
+
+        Returns the value that is there now.
+        """
+
+    def fail(self) -> bytes | None:
+        """Lets another caller compute. Returns the stale value, `None` if there is none."""
+
+    def abandon(self) -> None:
+        """Lets another caller compute, unless the call has ended. Does not wait."""
+
+    def begin_wait(self, bell: Bell, number: int) -> None:
+        """Begins `wait`."""
+
+    def begin_finish(self, bell: Bell, number: int, value: bytes) -> None:
+        """Begins `finish`."""
+
+    def begin_fail(self, bell: Bell, number: int) -> None:
+        """Begins `fail`."""
 
 @final
 class Held:
@@ -176,6 +243,9 @@ class Held:
     def extend(self, by_ms: int) -> bool:
         """Adds to the lease. Returns whether the lock was still held."""
 
+    def set_remaining(self, remaining_ms: int) -> bool:
+        """Sets what remains of the lease. Returns whether the lock was still held."""
+
     def renew(self) -> bool:
         """Starts the lease again. Returns whether the lock was still held."""
 
@@ -187,6 +257,9 @@ class Held:
 
     def begin_extend(self, bell: Bell, number: int, by_ms: int) -> None:
         """Begins `extend`."""
+
+    def begin_set_remaining(self, bell: Bell, number: int, remaining_ms: int) -> None:
+        """Begins `set_remaining`."""
 
     def begin_renew(self, bell: Bell, number: int) -> None:
         """Begins `renew`."""
@@ -241,6 +314,10 @@ class Cache:
         warns: bool,
         near: NearCache | None = None,
     ) -> Cache: ...
+    @property
+    def tracer(self) -> Any:
+        """The tracer of the store, None without one."""
+
     def get(self, key: Any, version: Any, prefix: Any, default: Any, /) -> Any:
         """Returns the value under a key, `default` if there is none."""
 

@@ -65,6 +65,12 @@ impl Cache {
         }
     }
 
+    /// The tracer of the store, if there is one.
+    #[getter]
+    fn tracer(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.store.get().tracer(py)
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.codec.loads)?;
         visit.call(&self.codec.pickle_loads)?;

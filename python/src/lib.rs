@@ -6,6 +6,7 @@
 mod bell;
 mod cache;
 mod compression;
+mod computing;
 mod error;
 mod held;
 mod key;
@@ -26,6 +27,8 @@ mod _core {
     use crate::cache::Cache;
     #[pymodule_export]
     use crate::compression::{lz4_compress, lz4_decompress, zstd_compress, zstd_decompress};
+    #[pymodule_export]
+    use crate::computing::Computation;
     #[pymodule_export]
     use crate::held::Held;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! Commands of Redis for which this crate has no method.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -41,6 +42,14 @@ impl Command {
     pub fn repeatable(mut self) -> Self {
         self.is_repeatable = true;
         self
+    }
+
+    /// Returns the name, for what records calls.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self.cmd.args_iter().next() {
+            Some(Arg::Simple(name)) => String::from_utf8_lossy(name),
+            _ => Cow::Borrowed(""),
+        }
     }
 
     /// Returns the key.

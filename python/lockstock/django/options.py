@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
+from ..tracing import trace_if_wanted
 
 __all__ = ["REFUSED", "is_compatible", "locations", "near", "near_settings", "refused", "store"]
 
@@ -123,11 +124,13 @@ def store(url: str, options: Mapping[str, Any]) -> _core.Store:
         raise ImproperlyConfigured(message)
     pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
     url, settings = _translate(url, options, pool)
-    key = (url, *sorted(settings.items()))
+    is_traced = bool(options.get("OPENTELEMETRY"))
+    key = (url, is_traced, *sorted(settings.items()))
     found = _stores.get(key)
     if found is None:
         # Two threads may both create one: the first that is registered is used by both.
         found = _stores.setdefault(key, _core.Store(url, **settings))
+        trace_if_wanted(found, url, is_wanted=is_traced)
     return found
 
 

@@ -15,6 +15,7 @@ from django.core.cache.backends.base import (
 )
 from django.utils.module_loading import import_string
 
+from ...entry import payload_of
 from ..exceptions import CompressorError
 from ..options import is_compatible
 from ..util import CacheKey, glob_escape
@@ -81,7 +82,10 @@ class Coding(CommandBuilder):
         return dump(self._compressor, self._serializer, value)
 
     def decode(self, value: Any) -> Any:
-        """Returns the value of the bytes in the store."""
+        """Returns the value of the bytes in the store.
+
+        Raises `lockstock.entry.Unusable` if they are an entry that counts as missing.
+        """
         try:
             return int(value)
         except (TypeError, ValueError):
@@ -102,7 +106,11 @@ def dump(compressor: Any, serializer: Any, value: Any) -> bytes:
 
 
 def load(compressors: Sequence[Any], serializers: Sequence[Any], value: bytes) -> Any:
-    """Returns the value of bytes that are no integer: one of the serializers has written them."""
+    """Returns the value of bytes that are no integer: one of the serializers has written them.
+
+    Raises `lockstock.entry.Unusable` if they are an entry that counts as missing.
+    """
+    value = payload_of(value)
     for compressor in compressors:
         with suppress(CompressorError):
             value = compressor.decompress(value)

@@ -44,6 +44,9 @@ def _named(method: Any, build: Callable[..., Command]) -> Any:
 class DefaultClient(ManyValues, Integers, Patterns, AwaitedMethods):
     """Executes the commands of a cache. With several URLs, reads go to all but the first."""
 
+    # Whether `get_or_set` computes once for all callers.
+    shares_computations = True
+
     def __init__(self, server: Any, params: dict[str, Any], backend: BaseCache) -> None:
         self._params = params
         Connections.__init__(self, server, params.get("OPTIONS", {}))

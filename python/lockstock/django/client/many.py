@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from ...aio import bell_of_loop
+from ...entry import Unusable
 from ..util import CacheKey
 from .commands import Command
 from .values import Values
@@ -37,8 +39,12 @@ class ManyValues(Values):
         names = {self.make_key(key, version=version): key for key in keys}
 
         def read(replies: Any) -> dict[Any, Any]:
-            pairs = zip(names.values(), replies, strict=True)
-            return {key: self.decode(reply) for key, reply in pairs if reply is not None}
+            found = {}
+            for key, reply in zip(names.values(), replies, strict=True):
+                if reply is not None:
+                    with suppress(Unusable):
+                        found[key] = self.decode(reply)
+            return found
 
         return names, read
 

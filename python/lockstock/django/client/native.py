@@ -14,6 +14,7 @@ from django.core.cache.backends.base import default_key_func
 from django.core.exceptions import ImproperlyConfigured
 
 from ... import _core
+from ...entry import Unusable
 from .. import options as options_
 from ..compressors.identity import IdentityCompressor
 from ..serializers.pickle import PickleSerializer
@@ -60,7 +61,7 @@ class NativePath(Connections, Coding):
             )
             self._native = _core.Cache(
                 store,
-                loads=functools.partial(load, tuple(self._compressors), tuple(self._serializers)),
+                loads=functools.partial(_load, tuple(self._compressors), tuple(self._serializers)),
                 pickle_loads=self._pickle_loads(),
                 dumps=self._dumps(),
                 made_key=CacheKey,
@@ -116,3 +117,11 @@ class NativePath(Connections, Coding):
             return reply
         except Exception as failure:
             self._fail(failure, self._stores[0])
+
+
+def _load(compressors: tuple[Any, ...], serializers: tuple[Any, ...], value: bytes) -> Any:
+    try:
+        return load(compressors, serializers, value)
+    except Unusable:
+        # It counts as no value.
+        return NotImplemented

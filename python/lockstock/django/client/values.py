@@ -7,6 +7,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from ...aio import bell_of_loop
+from ...entry import Unusable
 from .commands import Command
 from .native import NativePath
 
@@ -18,7 +19,10 @@ class Values(NativePath):
 
     def _get(self, key: Any, default: Any = None, version: int | None = None) -> Command:
         def read(reply: Any) -> Any:
-            return default if reply is None else self.decode(reply)
+            try:
+                return default if reply is None else self.decode(reply)
+            except Unusable:
+                return default
 
         return Command(("GET", self.make_key(key, version=version)), read, False)
 
