@@ -4,11 +4,16 @@
 //! thread and no runtime until a lock or an event loop needs one.
 
 mod bell;
+mod cache;
 mod compression;
+mod computing;
 mod error;
 mod held;
+mod key;
+mod near;
 mod reply;
 mod store;
+mod value;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -19,9 +24,15 @@ mod _core {
     #[pymodule_export]
     use crate::bell::Bell;
     #[pymodule_export]
+    use crate::cache::Cache;
+    #[pymodule_export]
     use crate::compression::{lz4_compress, lz4_decompress, zstd_compress, zstd_decompress};
     #[pymodule_export]
+    use crate::computing::Computation;
+    #[pymodule_export]
     use crate::held::Held;
+    #[pymodule_export]
+    use crate::near::NearCache;
     #[pymodule_export]
     use crate::store::Store;
 }

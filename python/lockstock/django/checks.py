@@ -57,6 +57,16 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                         id="lockstock.E003",
                     )
                 )
+        try:
+            options_.near_settings(options)
+        except ImproperlyConfigured as failure:
+            found.append(
+                Error(
+                    f"{where}: {failure}.",
+                    hint="For example NEAR_CACHE = {'max_bytes': 64 * 1024 * 1024}.",
+                    id="lockstock.E004",
+                )
+            )
         if "KEY_PREFIX" in options:
             found.append(
                 Warning(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from .exceptions import ConnectionInterrupted
 
-__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "omit_exception"]
+__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "ignored", "omit_exception"]
 
 CONNECTION_INTERRUPTED = object()
 
@@ -24,11 +24,9 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
 
     def decorate(method: F) -> F:
         def failed(self: Any, failure: ConnectionInterrupted) -> Any:
-            if not self._ignore_exceptions:
-                raise failure.__cause__ or failure
-            if self._log_ignored_exceptions:
-                self.logger.exception("Exception ignored")
-            return return_value() if callable(return_value) else return_value
+            return ignored(
+                self, failure, return_value() if callable(return_value) else return_value
+            )
 
         if inspect.iscoroutinefunction(method):
 
@@ -51,6 +49,15 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def ignored(cache: Any, failure: ConnectionInterrupted, return_value: Any) -> Any:
+    """Returns the value, or raises the cause if the cache does not ignore failures."""
+    if not cache._ignore_exceptions:
+        raise failure.__cause__ or failure
+    if cache._log_ignored_exceptions:
+        cache.logger.exception("Exception ignored")
+    return return_value
 
 
 def omit_exception(method: Any = None, return_value: Any = None) -> Any:

@@ -5,6 +5,7 @@ An option that has no meaning here is refused, and the message names what to wri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -12,8 +13,9 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
+from ..tracing import trace_if_wanted
 
-__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
+__all__ = ["REFUSED", "is_compatible", "locations", "near", "near_settings", "refused", "store"]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
@@ -73,6 +75,8 @@ _POOL_KWARGS = {
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
 _stores: dict[tuple[Any, ...], _core.Store] = {}
+# By the store, the prefix and the settings: shared by the caches of all threads.
+_nears: dict[tuple[Any, ...], _core.NearCache] = {}
 
 
 def is_compatible(options: Mapping[str, Any]) -> bool:
@@ -119,11 +123,48 @@ def store(url: str, options: Mapping[str, Any]) -> _core.Store:
         raise ImproperlyConfigured(message)
     pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
     url, settings = _translate(url, options, pool)
-    key = (url, *sorted(settings.items()))
+    is_traced = bool(options.get("OPENTELEMETRY"))
+    key = (url, is_traced, *sorted(settings.items()))
     found = _stores.get(key)
     if found is None:
         # Two threads may both create one: the first that is registered is used by both.
         found = _stores.setdefault(key, _core.Store(url, **settings))
+        trace_if_wanted(found, url, is_wanted=is_traced)
+    return found
+
+
+def near_settings(options: Mapping[str, Any]) -> tuple[int, float | None] | None:
+    """Returns the bytes and the time to live of `NEAR_CACHE`, None without a near cache.
+
+    Raises `ImproperlyConfigured` if it is malformed.
+    """
+    given = options.get("NEAR_CACHE")
+    if given is None:
+        return None
+    form = "NEAR_CACHE must be a dict with max_bytes, and ttl in seconds if copies end earlier"
+    if not isinstance(given, Mapping) or set(given) - {"max_bytes", "ttl"}:
+        raise ImproperlyConfigured(form)
+    max_bytes, ttl = given.get("max_bytes"), given.get("ttl")
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
+        message = "max_bytes of NEAR_CACHE must be a positive number of bytes"
+        raise ImproperlyConfigured(message)
+    if ttl is not None and (
+        not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl < math.inf
+    ):
+        message = "ttl of NEAR_CACHE must be a positive number of seconds"
+        raise ImproperlyConfigured(message)
+    return max_bytes, None if ttl is None else float(ttl)
+
+
+def near(store: _core.Store, options: Mapping[str, Any], prefix: str) -> _core.NearCache | None:
+    """Returns the near cache of a prefix in a store, None without `NEAR_CACHE`."""
+    settings = near_settings(options)
+    if settings is None:
+        return None
+    key = (store, prefix, *settings)
+    found = _nears.get(key)
+    if found is None:
+        found = _nears.setdefault(key, _core.NearCache(store, *settings))
     return found
 
 
