@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from . import _core
 from .aio import bell_of_loop
 from .codec import Codec
-from .computing import LEASE_MS, Policy, is_computing
+from .computing import LEASE_MS, Policy, is_computing, runs_in_loop
 from .computing import acompute as acompute_once
 from .computing import compute as compute_once
 from .entry import Unusable, payload_of
@@ -142,7 +142,8 @@ class Cache(Generic[T]):
         get it, and the failure is logged. Other programs cannot read such an entry.
 
         If the store is unavailable, computes the value and does not write it. A computation that
-        asks for its own value does not wait for itself. Two that ask for each other's values in
+        asks for its own value does not wait for itself, nor does a call in a thread that runs an
+        event loop. Two that ask for each other's values in
         different threads wait for `max_wait`.
         """
         try:
@@ -153,8 +154,11 @@ class Cache(Generic[T]):
             value: T = found
             return value
         name, policy = self._key(key), self._policy(ttl, stale_for, once_per_store, max_wait)
-        if is_computing(self._store, name):
-            return self._added(key, compute(), ttl)
+        if is_computing(self._store, name) or runs_in_loop():
+            computed = compute()
+            with suppress(Unavailable):
+                self.add(key, computed, ttl)
+            return computed
         encoded = compute_once(self._store, name, policy, compute, self._codec.encode)
         return self._decode(encoded)
 
@@ -178,7 +182,10 @@ class Cache(Generic[T]):
             return value
         name, policy = self._key(key), self._policy(ttl, stale_for, once_per_store, max_wait)
         if is_computing(self._store, name):
-            return self._added(key, await _result_of(compute), ttl)
+            computed = await _result_of(compute)
+            with suppress(Unavailable):
+                await self.aadd(key, computed, ttl)
+            return computed
         encoded = await acompute_once(self._store, name, policy, compute, self._codec.encode)
         return self._decode(encoded)
 
@@ -271,11 +278,6 @@ class Cache(Generic[T]):
     ) -> Policy:
         lease_ms = LEASE_MS if once_per_store else None
         return Policy(self._ttl_ms(ttl), int(stale_for * 1000), lease_ms, int(max_wait * 1000))
-
-    def _added(self, key: str, value: T, ttl: float | None) -> T:
-        with suppress(Unavailable):
-            self.add(key, value, ttl)
-        return value
 
     def _named(self, word: str, key: str, read: Callable[[Any], Any] | None = None) -> _Command:
         return _Command((word, self._key(key)), read or _same)

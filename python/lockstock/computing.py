@@ -8,6 +8,7 @@ caller. If it fails, or its process is killed, another caller computes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -15,7 +16,15 @@ from typing import Any, NamedTuple
 from . import _core
 from .aio import bell_of_loop
 
-__all__ = ["LEASE_MS", "MAX_TTL_MS", "Policy", "acompute", "compute", "is_computing"]
+__all__ = [
+    "LEASE_MS",
+    "MAX_TTL_MS",
+    "Policy",
+    "acompute",
+    "compute",
+    "is_computing",
+    "runs_in_loop",
+]
 
 # The longest time to live together with the stale time that the Rust crate accepts.
 MAX_TTL_MS = 366 * 24 * 3600 * 1000
@@ -48,6 +57,21 @@ def is_computing(store: _core.Store, key: str) -> bool:
     It must not wait for itself.
     """
     return (store, str(key)) in _computing.get()
+
+
+def runs_in_loop() -> bool:
+    """Returns whether this thread runs an event loop, which a wait would block.
+
+    The caller that computes may be a task of it.
+    """
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def compute(

@@ -46,7 +46,7 @@ def readers_that_wait(cache: Any, key: str) -> int:
 
 
 class Computation:
-    """A function that counts its calls, and ends when it is told to."""
+    """A function that counts its calls, and returns after `may_end` is set."""
 
     def __init__(self, value: Any = "value") -> None:
         self.value = value

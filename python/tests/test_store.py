@@ -236,6 +236,30 @@ def test_a_computed_value(store: lockstock.Store, is_async: bool) -> None:
         assert call("k") == [4]
 
 
+def test_a_computed_value_in_a_loop(store: lockstock.Store) -> None:
+    cache = store.cache("loop", lockstock.JSON, ttl=300)
+
+    async def use() -> None:
+        has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def compute() -> str:
+            # Of its own computation, in a task.
+            assert await asyncio.create_task(cache.aget_or_set("k", lambda: "inner")) == "inner"
+            has_begun.set()
+            await may_end.wait()
+            return "outer"
+
+        task = asyncio.create_task(cache.aget_or_set("k", compute))
+        await has_begun.wait()
+        store.execute("DEL", "lockstock:cache:loop:1:k")
+        # Does not wait for a task of the loop that it blocks.
+        assert cache.get_or_set("k", lambda: "synchronous") == "synchronous"
+        may_end.set()
+        assert await task == "synchronous"
+
+    asyncio.run(use())
+
+
 def test_threads_share_a_computation(store: lockstock.Store) -> None:
     cache = store.cache("threads", lockstock.JSON, ttl=300)
     has_begun, may_end, calls = threading.Event(), threading.Event(), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,15 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
-from ..computing import LEASE_MS, MAX_TTL_MS, Policy, acompute, compute, is_computing
+from ..computing import (
+    LEASE_MS,
+    MAX_TTL_MS,
+    Policy,
+    acompute,
+    compute,
+    is_computing,
+    runs_in_loop,
+)
 from .client.commands import MISSING
 from .exceptions import ConnectionInterrupted
 
@@ -84,7 +91,7 @@ class Computing:
             return default() if callable(default) else default
         if value is not MISSING:
             return value
-        if not callable(default) or _runs_in_loop():
+        if not callable(default) or runs_in_loop():
             return self._add(key, default, timeout, version, client)
         call = self._call_of(key, timeout, version, client, stale)
         if call is None:
@@ -171,12 +178,3 @@ class Computing:
 async def _aresult_of(default: Any) -> Any:
     value = default() if callable(default) else default
     return await value if isinstance(value, Awaitable) else value
-
-
-def _runs_in_loop() -> bool:
-    """Returns whether this thread runs an event loop, which a wait would block."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
