@@ -41,7 +41,7 @@ class RedisCache(Structures, BaseCache):
         self._client_cls = import_string(
             options.get("CLIENT_CLASS", "lockstock.django.client.DefaultClient")
         )
-        self._client: Any = None
+        self._own_client: Any = None
         self._is_compatible = is_compatible(options)
         self._ignore_exceptions: bool = options.get(
             "IGNORE_EXCEPTIONS", getattr(settings, "DJANGO_REDIS_IGNORE_EXCEPTIONS", False)
@@ -56,9 +56,21 @@ class RedisCache(Structures, BaseCache):
     @property
     def client(self) -> Any:
         """The client, made at the first use. It connects when it has to."""
-        if self._client is None:
-            self._client = self._client_cls(self._server, self._params, self)
-        return self._client
+        if self._own_client is None:
+            self._own_client = self._client_cls(self._server, self._params, self)
+        return self._own_client
+
+    def get_master_client(self) -> Any:
+        """Returns a client of redis-py for the server that accepts writes.
+
+        By the name that packages such as django-defender look for. Requires `lockstock[redis]`.
+        """
+        return self.client.get_client(True)
+
+    @property
+    def _client(self) -> Any:
+        """The same client, by the name that django-rq's USE_REDIS_CACHE looks for."""
+        return self.get_master_client()
 
     # --- values -----------------------------------------------------------------------
 
@@ -283,8 +295,8 @@ class RedisCache(Structures, BaseCache):
     @ignore_failures()
     def close(self, **kwargs: Any) -> None:
         """Closes nothing that costs time: see `DefaultClient.close`."""
-        if self._client is not None:
-            self.client.close()
+        if self._own_client is not None:
+            self._own_client.close()
 
     async def aclose(self, **kwargs: Any) -> None:
         """Closes nothing that costs time."""
