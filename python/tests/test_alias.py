@@ -32,5 +32,7 @@ def test_it_fails_if_django_redis_is_imported_already(redis_url: str) -> None:
 
 
 def test_without_the_call_the_name_is_that_of_django_redis(redis_url: str) -> None:
-    done = run("-c import lockstock.django, django_redis; print(django_redis.__version__)", redis_url)
+    done = run(
+        "-c import lockstock.django, django_redis; print(django_redis.__version__)", redis_url
+    )
     assert (done.returncode, done.stdout) == (0, "7.0.0\n"), done.stderr

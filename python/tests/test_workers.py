@@ -92,9 +92,7 @@ def test_gunicorn(options: list[str], tmp_path: Path) -> None:
     port = servers.free_port()
     command = [sys.executable, "-m", "gunicorn", "project.wsgi:application"]
     command += [f"--bind=127.0.0.1:{port}", "--no-control-socket", *options]
-    expect_additions(
-        tmp_path, command, port, LOCKSTOCK_BUSY="1" if "--preload" in options else ""
-    )
+    expect_additions(tmp_path, command, port, LOCKSTOCK_BUSY="1" if "--preload" in options else "")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -119,7 +117,9 @@ def test_uwsgi(options: list[str], tmp_path: Path) -> None:
     command += [f"--http-socket=127.0.0.1:{port}", "--processes=3", "--threads=4"]
     # SIGTERM reloads otherwise.
     command += ["--die-on-term", "--need-app", f"--home={sys.prefix}", *options]
-    expect_additions(tmp_path, command, port, LOCKSTOCK_BUSY="" if options else "1")
+    # Not with busy threads before the fork: the master of uWSGI does not end then, with redis-py
+    # neither.
+    expect_additions(tmp_path, command, port)
 
 
 def test_manage_py_test_parallel() -> None:

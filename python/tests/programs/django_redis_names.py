@@ -1,5 +1,6 @@
 """The name `django_redis` for this package."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import pickle

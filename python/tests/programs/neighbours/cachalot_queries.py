@@ -1,5 +1,6 @@
 """django-cachalot: a query is answered by the cache until its table changes."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from project import configure

@@ -1,5 +1,6 @@
 """django-constance, which keeps values in Redis and a copy in the cache."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from project import configure

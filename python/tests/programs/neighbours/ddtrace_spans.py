@@ -1,5 +1,6 @@
 """ddtrace with `instrument_caches`, and a filter that collects the spans. There is no agent."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """django-defender with DEFENDER_REDIS_NAME: blocks a user after three failures."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from django.test import RequestFactory

@@ -1,5 +1,6 @@
 """django-prometheus: a backend that derives from this one, and its own for django-redis."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
@@ -12,9 +13,7 @@ as_django_redis()
 BACKENDS = ("django_prometheus.cache.backends.redis.RedisCache", "prometheus_backend.CountingCache")
 configure(
     apps=("django_prometheus",),
-    CACHES={
-        path: {**CACHES["default"], "BACKEND": path, "KEY_PREFIX": path} for path in BACKENDS
-    }
+    CACHES={path: {**CACHES["default"], "BACKEND": path, "KEY_PREFIX": path} for path in BACKENDS}
     | {
         "default": CACHES["default"],
         "down": {

@@ -1,5 +1,6 @@
 """django-ratelimit: requests of several threads are counted, none twice and none missed."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

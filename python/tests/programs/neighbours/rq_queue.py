@@ -1,5 +1,6 @@
 """django-rq with USE_REDIS_CACHE: `rq_queue.py [as-django-redis]`."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os

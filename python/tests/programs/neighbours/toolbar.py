@@ -1,5 +1,6 @@
 """django-debug-toolbar: its cache panel counts each call once."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 from project import configure
@@ -20,7 +21,7 @@ from debug_toolbar.toolbar import DebugToolbar
 from django.test import Client
 
 toolbars = []
-DebugToolbar._created.connect(lambda sender, **_: toolbars.append(sender), weak=False)
+DebugToolbar._created.connect(lambda toolbar, **_: toolbars.append(toolbar), weak=False)
 client = Client()
 # The first request makes the cache, the second finds the patched one.
 for _ in range(2):
