@@ -50,8 +50,9 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
                     return failed(self, failure)
 
         # A traceback and a tracer show the name of the code: all would be `wrapper`.
-        wrapper.__code__ = wrapper.__code__.replace(**_names(method))
-        return wrapper  # type: ignore[return-value]
+        named: Any = wrapper
+        named.__code__ = named.__code__.replace(**_names(method))
+        return named  # type: ignore[no-any-return]
 
     return decorate
 
