@@ -1,10 +1,12 @@
-"""`as_django_redis`: the name `django_redis` for this package, in processes of their own."""
+"""Names of django-redis: settings that keep them, and `as_django_redis` for imports."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
+import lockstock.django.client
+from caches import cache_at
 from programs import TESTS, environment
 
 
@@ -36,3 +38,18 @@ def test_without_the_call_the_name_is_that_of_django_redis(redis_url: str) -> No
         "-c import lockstock.django, django_redis; print(django_redis.__version__)", redis_url
     )
     assert (done.returncode, done.stdout) == (0, "7.0.0\n"), done.stderr
+
+
+def test_settings_that_keep_the_classes_of_django_redis(redis_url: str) -> None:
+    cache = cache_at(
+        redis_url,
+        CLIENT_CLASS="django_redis.client.DefaultClient",
+        SERIALIZER="django_redis.serializers.json.JSONSerializer",
+        COMPRESSOR=["django_redis.compressors.zlib.ZlibCompressor"],
+        CONNECTION_FACTORY="django_redis.pool.ConnectionFactory",
+    )
+    # Nothing of django-redis, although it is installed: its locks are others.
+    assert isinstance(cache.client, lockstock.django.client.DefaultClient)
+    assert isinstance(cache.lock("l", timeout=30), lockstock.Lock)
+    cache.set("k", {"a": [1, 2]}, timeout=30)
+    assert cache.get("k") == {"a": [1, 2]}

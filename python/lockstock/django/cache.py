@@ -18,7 +18,7 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
-from .options import is_compatible
+from .options import is_compatible, renamed
 from .structures import Structures
 
 __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omit_exception"]
@@ -31,6 +31,7 @@ class RedisCache(Structures, BaseCache):
     """A cache in Redis, Valkey, a Cluster, or behind sentinels."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
+        params = renamed(params)
         super().__init__(params)
         self._server = server
         self._params = params
@@ -38,8 +39,9 @@ class RedisCache(Structures, BaseCache):
         self._default_scan_itersize: int = getattr(
             settings, "DJANGO_REDIS_SCAN_ITERSIZE", _SCAN_ITERSIZE
         )
-        self._client_cls = import_string(
-            options.get("CLIENT_CLASS", "lockstock.django.client.DefaultClient")
+        # Imported at the first use: `manage.py check` reports a wrong path.
+        self._client_class: str = options.get(
+            "CLIENT_CLASS", "lockstock.django.client.DefaultClient"
         )
         self._own_client: Any = None
         self._is_compatible = is_compatible(options)
@@ -57,7 +59,8 @@ class RedisCache(Structures, BaseCache):
     def client(self) -> Any:
         """The client, made at the first use. It connects when it has to."""
         if self._own_client is None:
-            self._own_client = self._client_cls(self._server, self._params, self)
+            made = import_string(self._client_class)
+            self._own_client = made(self._server, self._params, self)
         return self._own_client
 
     def get_master_client(self) -> Any:
