@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from caches import cache_at
 
+# A shell lets the processes that it starts in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 url, what = sys.argv[1:]
 cache = cache_at(url, "interrupted", SOCKET_TIMEOUT=60)
 if what != "lock":
