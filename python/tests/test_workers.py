@@ -148,38 +148,53 @@ def celery_environment(url: str) -> dict[str, str]:
     return {**found, "PYTHONPATH": f"{TESTS / 'programs'}{os.pathsep}{found['PYTHONPATH']}"}
 
 
-def test_celery_prefork_and_its_soft_time_limit(tmp_path: Path) -> None:
-    with servers.redis() as redis, (tmp_path / "log").open("wb") as log:
+def run_tasks(folder: Path, pool: str, concurrency: int, client: str) -> None:
+    """Runs a worker of celery, and a program that sends tasks and adds 40 in all."""
+    with servers.redis() as redis, (folder / "log").open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool=prefork"]
-            + ["--concurrency=2", "--loglevel=WARNING"],
-            cwd=tmp_path,
+            [sys.executable, "-m", "celery", "-A", "tasks", "worker", f"--pool={pool}"]
+            + [f"--concurrency={concurrency}", "--loglevel=WARNING"],
+            cwd=folder,
             env=celery_environment(redis.url),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
         with stopped_at_end(worker):
-            client = subprocess.run(
-                [sys.executable, "-c", _CELERY_CLIENT],
+            sent = subprocess.run(
+                [sys.executable, "-c", client],
                 env=celery_environment(redis.url),
                 capture_output=True,
                 text=True,
                 check=False,
                 timeout=120,
             )
-            assert client.returncode == 0, client.stderr + (tmp_path / "log").read_text()
+            assert sent.returncode == 0, sent.stderr + (folder / "log").read_text()
         assert cache_at(redis.url, "celery").get("total") == 40
 
 
-_CELERY_CLIENT = """
+_ADDITIONS = """
+import tasks
+adds = [tasks.add.delay() for _ in range(40)]
+assert sorted(add.get(timeout=60) for add in adds) == list(range(1, 41))
+"""
+_INTERRUPTED_WAITS = """
 import tasks
 held = tasks.CACHE.lock("held", timeout=100)
 assert held.acquire()
 waits = [tasks.wait.delay() for _ in range(2)]
 assert [wait.get(timeout=60) for wait in waits] == ["interrupted"] * 2
-adds = [tasks.add.delay() for _ in range(40)]
-assert sorted(add.get(timeout=60) for add in adds) == list(range(1, 41))
+"""
+_WAIT = """
 held.release()
 assert tasks.wait.delay().get(timeout=60) == "acquired"
 """
+
+
+def test_celery_prefork_and_its_soft_time_limit(tmp_path: Path) -> None:
+    run_tasks(tmp_path, "prefork", 2, _INTERRUPTED_WAITS + _ADDITIONS + _WAIT)
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_celery_in_one_process(pool: str, tmp_path: Path) -> None:
+    run_tasks(tmp_path, pool, 8, _ADDITIONS)
