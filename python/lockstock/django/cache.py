@@ -299,7 +299,7 @@ class RedisCache(Structures, BaseCache):
     def close(self, **kwargs: Any) -> None:
         """Closes nothing that costs time: see `DefaultClient.close`."""
         if self._own_client is not None:
-            self._own_client.close()
+            self.client.close()
 
     async def aclose(self, **kwargs: Any) -> None:
         """Closes nothing that costs time."""

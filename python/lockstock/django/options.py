@@ -89,22 +89,24 @@ _CLASSES = ("CLIENT_CLASS", "COMPRESSOR", "CONNECTION_FACTORY", "SERIALIZER")
 _stores: dict[tuple[Any, ...], _core.Store] = {}
 
 
-def renamed(params: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(params: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a cache with the classes of this package for those of django-redis.
 
     A project that changes only `BACKEND` would otherwise use a client of django-redis.
     """
-    options = dict(params.get("OPTIONS") or {})
+    options = params.get("OPTIONS") or {}
+    changed: dict[str, Any] = {}
     for name in _CLASSES:
-        value = options.get(name)
-        if isinstance(value, (list, tuple)):
-            options[name] = [our_path(each) for each in value]
-        elif value:
-            options[name] = our_path(value)
-    found = {**params, "OPTIONS": options}
-    if path := params.get("REVERSE_KEY_FUNCTION"):
-        found["REVERSE_KEY_FUNCTION"] = our_path(path)
-    return found
+        given = options.get(name)
+        is_list = isinstance(given, (list, tuple))
+        path = [our_path(each) for each in given] if is_list else our_path(given)
+        if path != (list(given) if is_list else given):
+            changed[name] = path
+    path = our_path(params.get("REVERSE_KEY_FUNCTION"))
+    if not changed and path == params.get("REVERSE_KEY_FUNCTION"):
+        # The same objects: a test may change the settings of a cache that exists.
+        return params
+    return {**params, "OPTIONS": {**options, **changed}, "REVERSE_KEY_FUNCTION": path}
 
 
 def our_path(path: Any) -> Any:
