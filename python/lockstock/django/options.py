@@ -97,10 +97,11 @@ def renamed(params: dict[str, Any]) -> dict[str, Any]:
     options = params.get("OPTIONS") or {}
     changed: dict[str, Any] = {}
     for name in _CLASSES:
-        given = options.get(name)
-        is_list = isinstance(given, (list, tuple))
-        path = [our_path(each) for each in given] if is_list else our_path(given)
-        if path != (list(given) if is_list else given):
+        given: Any = options.get(name)
+        if isinstance(given, (list, tuple)):
+            if (paths := [our_path(each) for each in given]) != list(given):
+                changed[name] = paths
+        elif (path := our_path(given)) != given:
             changed[name] = path
     path = our_path(params.get("REVERSE_KEY_FUNCTION"))
     if not changed and path == params.get("REVERSE_KEY_FUNCTION"):
