@@ -12,8 +12,8 @@ from types import ModuleType
 
 __all__ = ["as_django_redis"]
 
-_THEIRS = "django_redis"
-_OURS = __name__.rpartition(".")[0]
+_DJANGO_REDIS = "django_redis"
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 def as_django_redis() -> None:
@@ -30,10 +30,10 @@ def as_django_redis() -> None:
     """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
-    if _THEIRS in sys.modules:
+    if _DJANGO_REDIS in sys.modules:
         message = (
-            f"{_THEIRS} is imported already: call as_django_redis() before, at the top of the "
-            "settings"
+            f"{_DJANGO_REDIS} is imported already: call as_django_redis() before, at the top of "
+            "the settings"
         )
         raise RuntimeError(message)
     # First, because django-redis may be installed.
@@ -46,9 +46,9 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _THEIRS and not fullname.startswith(f"{_THEIRS}."):
+        if fullname != _DJANGO_REDIS and not fullname.startswith(f"{_DJANGO_REDIS}."):
             return None
-        found = importlib.util.find_spec(_our_name(fullname))
+        found = importlib.util.find_spec(_name_here(fullname))
         if found is None:
             return None
         return ModuleSpec(fullname, self, is_package=found.submodule_search_locations is not None)
@@ -57,8 +57,8 @@ class _Finder(MetaPathFinder, Loader):
         # The import returns what is registered: one module under both names, so that its classes
         # are the same.
         name = module.__name__
-        sys.modules[name] = importlib.import_module(_our_name(name))
+        sys.modules[name] = importlib.import_module(_name_here(name))
 
 
-def _our_name(name: str) -> str:
-    return _OURS + name.removeprefix(_THEIRS)
+def _name_here(name: str) -> str:
+    return _PACKAGE + name.removeprefix(_DJANGO_REDIS)

@@ -32,11 +32,11 @@ _PACKAGES = {"msgpack": "msgpack"}
 
 def _caches() -> Iterator[tuple[str, dict[str, Any]]]:
     for alias, config in settings.CACHES.items():
-        if _is_ours(config.get("BACKEND")):
+        if _is_lockstock(config.get("BACKEND")):
             yield alias, options_.renamed(config)
 
 
-def _is_ours(path: Any) -> bool:
+def _is_lockstock(path: Any) -> bool:
     """Returns whether a path names the backend or a class that derives from it."""
     try:
         named = import_string(path)

@@ -17,7 +17,7 @@ __all__ = [
     "REFUSED",
     "is_compatible",
     "locations",
-    "our_path",
+    "renamed_path",
     "refused",
     "renamed",
     "store",
@@ -99,18 +99,18 @@ def renamed(params: dict[str, Any]) -> dict[str, Any]:
     for name in _CLASSES:
         given: Any = options.get(name)
         if isinstance(given, (list, tuple)):
-            if (paths := [our_path(each) for each in given]) != list(given):
+            if (paths := [renamed_path(each) for each in given]) != list(given):
                 changed[name] = paths
-        elif (path := our_path(given)) != given:
+        elif (path := renamed_path(given)) != given:
             changed[name] = path
-    path = our_path(params.get("REVERSE_KEY_FUNCTION"))
+    path = renamed_path(params.get("REVERSE_KEY_FUNCTION"))
     if not changed and path == params.get("REVERSE_KEY_FUNCTION"):
         # The same objects: a test may change the settings of a cache that exists.
         return params
     return {**params, "OPTIONS": {**options, **changed}, "REVERSE_KEY_FUNCTION": path}
 
 
-def our_path(path: Any) -> Any:
+def renamed_path(path: Any) -> Any:
     """Returns the path in this package of what django-redis has under the same name."""
     if isinstance(path, str) and path.startswith("django_redis."):
         return "lockstock.django." + path.removeprefix("django_redis.")
