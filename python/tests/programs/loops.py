@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-from types import FrameType
 
 import uvicorn
 
@@ -36,18 +35,18 @@ def main(port: int) -> None:
         bound.bind(("127.0.0.1", port))
         listening.append(bound)
     made = [ThreadServer(uvicorn.Config(application, lifespan="off")) for _ in listening]
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for server in made:
-            server.should_exit = True
-
-    signal.signal(signal.SIGTERM, stop)
+    # Blocked before the threads start, so that none of them receives it. A handler might not run
+    # while this thread joins another: a signal just before that wait does not interrupt it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threads = [
         threading.Thread(target=lambda s=server, b=bound: asyncio.run(s.serve([b])))
         for server, bound in zip(made, listening, strict=True)
     ]
     for thread in threads:
         thread.start()
+    signal.sigwait({signal.SIGTERM})
+    for server in made:
+        server.should_exit = True
     for thread in threads:
         thread.join()
 
