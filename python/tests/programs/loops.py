@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import nullcontext
 
 import uvicorn
 
@@ -20,8 +21,6 @@ class ThreadServer(uvicorn.Server):
 
     def capture_signals(self):
         """Leaves signals to the main thread."""
-        from contextlib import nullcontext
-
         return nullcontext()
 
 
