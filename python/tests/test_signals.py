@@ -122,10 +122,11 @@ def test_an_interrupted_release_is_carried_out(redis: servers.Redis) -> None:
     eventually(lambda: not cache.lock("l").locked(), "the lock is released")
 
 
-def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str) -> None:
+@pytest.mark.parametrize("what", ["lock", "alock"])
+def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str, what: str) -> None:
     holder = cache_at(redis_url, "interrupted").lock("l", timeout=_LONG_S)
     with holder:
-        process = started("interrupted", redis_url, "lock")
+        process = started("interrupted", redis_url, what)
         eventually(lambda: waiters(holder.store, holder.name) == 1, "it waits")
         expect_keyboard_interrupt(process)
         eventually(lambda: waiters(holder.store, holder.name) == 0, "no waiter is left")

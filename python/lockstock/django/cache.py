@@ -18,7 +18,7 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
-from .options import is_compatible
+from .options import is_compatible, renamed
 from .structures import Structures
 
 __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omit_exception"]
@@ -31,6 +31,7 @@ class RedisCache(Structures, BaseCache):
     """A cache in Redis, Valkey, a Cluster, or behind sentinels."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
+        params = renamed(params)
         super().__init__(params)
         self._server = server
         self._params = params
@@ -38,10 +39,11 @@ class RedisCache(Structures, BaseCache):
         self._default_scan_itersize: int = getattr(
             settings, "DJANGO_REDIS_SCAN_ITERSIZE", _SCAN_ITERSIZE
         )
-        self._client_cls = import_string(
-            options.get("CLIENT_CLASS", "lockstock.django.client.DefaultClient")
+        # Imported at the first use: `manage.py check` reports a wrong path.
+        self._client_class: str = options.get(
+            "CLIENT_CLASS", "lockstock.django.client.DefaultClient"
         )
-        self._client: Any = None
+        self._own_client: Any = None
         self._is_compatible = is_compatible(options)
         self._ignore_exceptions: bool = options.get(
             "IGNORE_EXCEPTIONS", getattr(settings, "DJANGO_REDIS_IGNORE_EXCEPTIONS", False)
@@ -56,9 +58,22 @@ class RedisCache(Structures, BaseCache):
     @property
     def client(self) -> Any:
         """The client, made at the first use. It connects when it has to."""
-        if self._client is None:
-            self._client = self._client_cls(self._server, self._params, self)
-        return self._client
+        if self._own_client is None:
+            made = import_string(self._client_class)
+            self._own_client = made(self._server, self._params, self)
+        return self._own_client
+
+    def get_master_client(self) -> Any:
+        """Returns a client of redis-py for the server that accepts writes.
+
+        By the name that packages such as django-defender look for. Requires `lockstock[redis]`.
+        """
+        return self.client.get_client(True)
+
+    @property
+    def _client(self) -> Any:
+        """The same client, by the name that django-rq's USE_REDIS_CACHE looks for."""
+        return self.get_master_client()
 
     # --- values -----------------------------------------------------------------------
 
@@ -283,8 +298,8 @@ class RedisCache(Structures, BaseCache):
     @ignore_failures()
     def close(self, **kwargs: Any) -> None:
         """Closes nothing that costs time: see `DefaultClient.close`."""
-        if self._client is not None:
-            self.client.close()
+        if self._own_client is not None:
+            self._own_client.close()
 
     async def aclose(self, **kwargs: Any) -> None:
         """Closes nothing that costs time."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,9 +49,19 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
                 except ConnectionInterrupted as failure:
                     return failed(self, failure)
 
-        return wrapper  # type: ignore[return-value]
+        # A traceback and a tracer show the name of the code: all would be `wrapper`.
+        named: Any = wrapper
+        named.__code__ = named.__code__.replace(**_names(method))
+        return named  # type: ignore[no-any-return]
 
     return decorate
+
+
+def _names(method: Any) -> dict[str, Any]:
+    names = {"co_name": method.__name__}
+    if sys.version_info >= (3, 11):
+        names["co_qualname"] = method.__qualname__
+    return names
 
 
 def omit_exception(method: Any = None, return_value: Any = None) -> Any:

@@ -13,7 +13,16 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 
-__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
+__all__ = [
+    "REFUSED",
+    "is_compatible",
+    "locations",
+    "our_path",
+    "refused",
+    "renamed",
+    "store",
+    "without_refused",
+]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
@@ -74,7 +83,35 @@ _POOL_KWARGS = {
 # Seconds after which a command fails, unless SOCKET_TIMEOUT sets another limit.
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
+# Options that name a class of the package, or several.
+_CLASSES = ("CLIENT_CLASS", "COMPRESSOR", "CONNECTION_FACTORY", "SERIALIZER")
+
 _stores: dict[tuple[Any, ...], _core.Store] = {}
+
+
+def renamed(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a cache with the classes of this package for those of django-redis.
+
+    A project that changes only `BACKEND` would otherwise use a client of django-redis.
+    """
+    options = dict(params.get("OPTIONS") or {})
+    for name in _CLASSES:
+        value = options.get(name)
+        if isinstance(value, (list, tuple)):
+            options[name] = [our_path(each) for each in value]
+        elif value:
+            options[name] = our_path(value)
+    found = {**params, "OPTIONS": options}
+    if path := params.get("REVERSE_KEY_FUNCTION"):
+        found["REVERSE_KEY_FUNCTION"] = our_path(path)
+    return found
+
+
+def our_path(path: Any) -> Any:
+    """Returns the path in this package of what django-redis has under the same name."""
+    if isinstance(path, str) and path.startswith("django_redis."):
+        return "lockstock.django." + path.removeprefix("django_redis.")
+    return path
 
 
 def is_compatible(options: Mapping[str, Any]) -> bool:
@@ -106,6 +143,16 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
             found[name] = advice
     for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
         found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "remove it"
+    return found
+
+
+def without_refused(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that have a meaning here."""
+    found = {name: value for name, value in options.items() if name not in REFUSED}
+    pool = options.get("CONNECTION_POOL_KWARGS") or {}
+    found["CONNECTION_POOL_KWARGS"] = {
+        name: value for name, value in pool.items() if name in _POOL_KWARGS
+    }
     return found
 
 
@@ -192,7 +239,11 @@ def _server_url(parts: Any, query: Mapping[str, str], url: str) -> str:
 def _sentinel_url(
     parts: Any, query: Mapping[str, str], sentinels: Any, options: Mapping[str, Any]
 ) -> str:
-    hosts = ",".join(f"{host}:{port}" for host, port in sentinels)
+    try:
+        hosts = ",".join(f"{host}:{int(port)}" for host, port in sentinels)
+    except (TypeError, ValueError):
+        message = f"SENTINELS must be a list of (host, port), not {sentinels!r}"
+        raise ImproperlyConfigured(message) from None
     credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     database = query.get("db") or parts.path.strip("/") or "0"
     scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"
