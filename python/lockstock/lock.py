@@ -10,7 +10,6 @@ Times are in seconds.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from types import SimpleNamespace
 
@@ -80,6 +79,9 @@ class Lock:
         self._renew = renew
         self._kind = kind
         self._permits = permits
+        # Imported here, because its import takes longer than all the rest.
+        import threading
+
         self.local: Any = threading.local() if thread_local else SimpleNamespace()
         self.local.token = None
         self.local.held = None
