@@ -29,6 +29,8 @@ LANGUAGES = {
     "rslock": "rust",
     "redis-py": "python",
     "python-redis-lock": "python",
+    # The Python package of this repository, which `bench django` installs.
+    "lockstock-python": "python",
     "redlock": "node",
     "redis-semaphore": "node",
 }
@@ -37,9 +39,10 @@ LANGUAGES = {
 def install(libraries):
     """Installs these libraries. Returns those that cannot be installed, each with the reason."""
     languages = {LANGUAGES[library] for library in libraries}
-    progress("lock      building the Rust clients")
-    build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", RUST_TARGET]
-    call([*build, "--manifest-path", RUST / "Cargo.toml"])
+    if "rust" in languages:
+        progress("lock      building the Rust clients")
+        build = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", RUST_TARGET]
+        call([*build, "--manifest-path", RUST / "Cargo.toml"])
     if "python" in languages:
         install_python()
     if "node" in languages and not (shutil.which("node") and shutil.which("npm")):

@@ -1,6 +1,6 @@
 """A client of a Python lock library with one task, which `./dev bench lock` starts.
 
-    python client.py redis-py|python-redis-lock URL LEASE_MS NAME FILE
+    python client.py redis-py|python-redis-lock|lockstock-python URL LEASE_MS NAME FILE
 
 Prints `ready`, reads `START END GIVE_UP` (nanoseconds of CLOCK_MONOTONIC), and acquires and
 releases until END. Writes three numbers per acquisition to FILE: when acquire was called, when
@@ -12,13 +12,13 @@ import sys
 from array import array
 from time import monotonic_ns, sleep
 
-import redis
-import redis_lock
 
 
 class RedisPy:
-    def __init__(self, client, name, lease_ms):
-        self.lock = client.lock(name, timeout=lease_ms / 1000)
+    def __init__(self, url, name, lease_ms):
+        import redis
+
+        self.lock = redis.Redis.from_url(url).lock(name, timeout=lease_ms / 1000)
 
     def acquire(self, seconds):
         return self.lock.acquire(blocking_timeout=seconds)
@@ -28,7 +28,11 @@ class RedisPy:
 
 
 class PythonRedisLock:
-    def __init__(self, client, name, lease_ms):
+    def __init__(self, url, name, lease_ms):
+        import redis
+        import redis_lock
+
+        client = redis.Redis.from_url(url)
         self.lock = redis_lock.Lock(client, name, expire=math.ceil(lease_ms / 1000))
 
     def acquire(self, seconds):
@@ -39,7 +43,24 @@ class PythonRedisLock:
         self.lock.release()
 
 
-LIBRARIES = {"redis-py": RedisPy, "python-redis-lock": PythonRedisLock}
+class LockstockPython:
+    def __init__(self, url, name, lease_ms):
+        from lockstock import Store
+
+        self.lock = Store(url).lock(name, timeout=lease_ms / 1000)
+
+    def acquire(self, seconds):
+        return self.lock.acquire(blocking_timeout=seconds)
+
+    def release(self):
+        self.lock.release()
+
+
+LIBRARIES = {
+    "redis-py": RedisPy,
+    "python-redis-lock": PythonRedisLock,
+    "lockstock-python": LockstockPython,
+}
 
 
 def run_task(lock, end, give_up):
@@ -56,12 +77,13 @@ def run_task(lock, end, give_up):
 
 def main():
     library, url, lease_ms, name, file = sys.argv[1:]
-    client = redis.Redis.from_url(url)
     # Connects and loads the scripts of the library.
-    warm = LIBRARIES[library](client, f"{name}-warm-{monotonic_ns()}", int(lease_ms))
+    warm = LIBRARIES[library](url, f"{name}-warm-{monotonic_ns()}", int(lease_ms))
     warm.acquire(1)
     warm.release()
-    lock = LIBRARIES[library](client, name, int(lease_ms))
+    lock = LIBRARIES[library](url, name, int(lease_ms))
+    # Connected as well: a round measures no connection.
+    lock.acquire(1) and lock.release()
     print("ready", flush=True)
     start, end, give_up = map(int, input().split())
     sleep(max(0, start - monotonic_ns()) / 1e9)

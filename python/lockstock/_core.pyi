@@ -7,7 +7,8 @@ subclass) if it does not reply within the timeout, and `ResponseError` (a subcla
 the command; or the exception of a signal handler that runs during the call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import NotImplementedType
 from typing import Any, Literal, final
 
 _Word = str | bytes | bytearray | int | float
@@ -15,7 +16,10 @@ _Kind = Literal["lock", "semaphore", "read", "write", "all"]
 
 __all__ = [
     "Bell",
+    "Cache",
+    "Computation",
     "Held",
+    "NearCache",
     "Store",
     "lz4_compress",
     "lz4_decompress",
@@ -45,6 +49,16 @@ class Store:
         certfile: str | None = None,
         keyfile: str | None = None,
     ) -> Store: ...
+    @property
+    def tracer(self) -> Any:
+        """The tracer, None without one."""
+
+    def trace(self, tracer: Any) -> None:
+        """Reports each command to a tracer from now on, unless there is one already.
+
+        Its `begin(name, count)` returns a span, whose `end(exception or None)` is called.
+        """
+
     def execute(self, *words: _Word) -> Any:
         """Executes a command and returns its reply.
 
@@ -86,12 +100,14 @@ class Store:
         renew_ms: int | None,
         kind: _Kind,
         permits: int,
+        token: str | None,
     ) -> Held | None:
         """Acquires a lock. Returns `None` if it was not acquired within the wait.
 
         Waits without end if `wait_ms` is `None`, not at all if it is 0. Renews the lease in the
         background for at most `renew_ms`. `kind` "all" has several names. `permits` is the size of
-        a semaphore. Raises `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
+        a semaphore. `token` becomes the token of the holder: 32 hexadecimal digits. Raises
+        `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
         """
 
     def begin_execute(self, bell: Bell, number: int, *words: _Word) -> None:
@@ -116,8 +132,62 @@ class Store:
         renew_ms: int | None,
         kind: _Kind,
         permits: int,
+        token: str | None,
     ) -> None:
         """Begins `acquire`. A lock whose outcome is dropped is released."""
+
+    def release(self, kind: _Kind, name: str | bytes, token: str) -> bool:
+        """Releases the lock of the holder with a token. Returns whether it held the lock."""
+
+    def begin_release(
+        self, bell: Bell, number: int, kind: _Kind, name: str | bytes, token: str
+    ) -> None:
+        """Begins `release`."""
+
+    def compute(
+        self,
+        key: str | bytes,
+        ttl_ms: int | None,
+        stale_ms: int,
+        lease_ms: int | None,
+        max_wait_ms: int,
+    ) -> Computation:
+        """Begins a call for the value under a key, which may have to be computed.
+
+        The value never expires if `ttl_ms` is `None`, and is kept for `stale_ms` longer. Without a
+        lease, one caller computes in each process.
+        """
+
+@final
+class Computation:
+    """A call that found no value. If the object is dropped, another caller computes."""
+
+    def wait(self) -> bytes | None:
+        """Waits for the value of another caller. Returns `None` if this one has to compute.
+
+        Raises `lockstock.errors.Invalid` if the key or a time is out of range; never `Unavailable`.
+        """
+
+    def finish(self, value: bytes) -> bytes:
+        """Gives the value to the other callers, and writes it if there is none.
+
+        Returns the value that is there now.
+        """
+
+    def fail(self) -> bytes | None:
+        """Lets another caller compute. Returns the stale value, `None` if there is none."""
+
+    def abandon(self) -> None:
+        """Lets another caller compute, unless the call has ended. Does not wait."""
+
+    def begin_wait(self, bell: Bell, number: int) -> None:
+        """Begins `wait`."""
+
+    def begin_finish(self, bell: Bell, number: int, value: bytes) -> None:
+        """Begins `finish`."""
+
+    def begin_fail(self, bell: Bell, number: int) -> None:
+        """Begins `fail`."""
 
 @final
 class Held:
@@ -173,6 +243,9 @@ class Held:
     def extend(self, by_ms: int) -> bool:
         """Adds to the lease. Returns whether the lock was still held."""
 
+    def set_remaining(self, remaining_ms: int) -> bool:
+        """Sets what remains of the lease. Returns whether the lock was still held."""
+
     def renew(self) -> bool:
         """Starts the lease again. Returns whether the lock was still held."""
 
@@ -184,6 +257,9 @@ class Held:
 
     def begin_extend(self, bell: Bell, number: int, by_ms: int) -> None:
         """Begins `extend`."""
+
+    def begin_set_remaining(self, bell: Bell, number: int, remaining_ms: int) -> None:
+        """Begins `set_remaining`."""
 
     def begin_renew(self, bell: Bell, number: int) -> None:
         """Begins `renew`."""
@@ -204,6 +280,100 @@ class Bell:
 
     def cancel(self, number: int) -> None:
         """Drops the call with this number, or its outcome. A lock that it acquired is released."""
+
+@final
+class NearCache:
+    """Copies of values of a store, in at most `max_bytes` of memory.
+
+    A copy ends with its value, and `ttl` seconds after it was read. A child of `fork` begins
+    without copies.
+    """
+
+    def __new__(cls, store: Store, max_bytes: int, ttl: float | None = None) -> NearCache: ...
+
+@final
+class Cache:
+    """The calls of a cache of Django in one step each: key, command, and value of the reply.
+
+    A key of the class `made_key` is that in the store. Of another key, it is made by Django's
+    default function if `makes_keys` is true, unless `warns` is true and Django would warn of it.
+    A method that returns `NotImplemented` has sent nothing: Python has to make the key, or to
+    execute a command. `loads` and `dumps` decode and encode what is no integer. If `loads` returns
+    `NotImplemented`, the bytes count as no value. `pickle_loads` decodes what begins as a pickle.
+    """
+
+    def __new__(
+        cls,
+        store: Store,
+        *,
+        loads: Callable[[bytes], Any],
+        pickle_loads: Callable[[bytes], Any] | None,
+        dumps: Callable[[Any], bytes],
+        made_key: type[str],
+        makes_keys: bool,
+        warns: bool,
+        near: NearCache | None = None,
+    ) -> Cache: ...
+    @property
+    def tracer(self) -> Any:
+        """The tracer of the store, None without one."""
+
+    def get(self, key: Any, version: Any, prefix: Any, default: Any, /) -> Any:
+        """Returns the value under a key, `default` if there is none."""
+
+    def set(
+        self,
+        key: Any,
+        version: Any,
+        prefix: Any,
+        value: Any,
+        timeout: Any,
+        nx: bool,
+        xx: bool,
+        /,
+    ) -> bool | NotImplementedType:
+        """Writes a value. Returns whether the condition was met. `timeout` is in seconds."""
+
+    def delete(self, key: Any, version: Any, prefix: Any, /) -> int | NotImplementedType:
+        """Removes a value. Returns the number of values removed."""
+
+    def touch(
+        self, key: Any, version: Any, prefix: Any, timeout: Any, /
+    ) -> bool | NotImplementedType:
+        """Sets when a value expires. Returns whether it was changed."""
+
+    def incr(
+        self, key: Any, version: Any, prefix: Any, delta: Any, script: str | None, /
+    ) -> int | None | NotImplementedType:
+        """Adds to an integer and returns the sum: by a script, or without one by `INCRBY`.
+
+        Returns `None` if the script has found no value.
+        """
+
+    def get_many(
+        self, keys: list[Any], version: Any, prefix: Any, /
+    ) -> dict[Any, Any] | NotImplementedType:
+        """Returns the values that exist, by key."""
+
+    def set_many(
+        self, data: dict[Any, Any], version: Any, prefix: Any, timeout: Any, /
+    ) -> None | NotImplementedType:
+        """Writes several values."""
+
+    def key(self, key: Any, version: Any, prefix: Any, /) -> bytes | NotImplementedType:
+        """Returns the key in the store."""
+
+    def copy(self, key: bytes, /) -> bytes | None | NotImplementedType:
+        """Returns the copy of the value under a key in the store, `None` if there is no value.
+
+        Returns `NotImplemented` if the store has to be asked.
+        """
+
+    def begin_get(self, bell: Bell, number: int, key: bytes) -> None:
+        """Begins to read the bytes under a key in the store."""
+
+    def decode(self, value: bytes, default: Any, /) -> Any:
+        """Returns the value of the bytes in the store, `default` if they count as none."""
 
 def lz4_compress(value: bytes) -> bytes:
     """Compresses as one LZ4 frame."""

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["LoopBell", "bell_of_loop"]
+__all__ = ["LoopBell", "bell_of_loop", "trace_by"]
+
+# Begins the span of a call, and returns it, None if the call is not traced.
+_trace: Callable[[Any, tuple[Any, ...]], Any] | None = None
 
 # Only the loop keeps its bell: the futures of a bell refer to the loop.
 _bells: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopBell]] = WeakKeyDictionary()
@@ -37,6 +40,12 @@ def bell_of_loop() -> LoopBell:
     return bell
 
 
+def trace_by(begin_span: Callable[[Any, tuple[Any, ...]], Any]) -> None:
+    """Sets the function that begins a span for each call. Called by `lockstock.otel` only."""
+    global _trace
+    _trace = begin_span
+
+
 class LoopBell:
     """The calls of one event loop that are under way."""
 
@@ -50,13 +59,22 @@ class LoopBell:
         """Begins a call, and returns its outcome. If the task is cancelled, drops the call."""
         import asyncio
 
+        span = None if _trace is None else _trace(begin, args)
+        failure: BaseException | None = None
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._futures[number] = future
         try:
             begin(self._bell, number, *args)
             return await future
+        except BaseException as raised:
+            failure = raised
+            raise
         finally:
+            if span is not None:
+                span.end(failure)
+            # A circle with its traceback, which refers to this frame.
+            failure = None
             if self._futures.pop(number, None) is not None:
                 self._bell.cancel(number)
             elif not future.cancelled():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import _core
 from .aio import bell_of_loop
 from .codec import Codec
-from .errors import Invalid, Malformed, error
+from .computing import LEASE_MS, Policy, is_computing, runs_in_loop
+from .computing import acompute as acompute_once
+from .computing import compute as compute_once
+from .entry import Unusable, payload_of
+from .errors import Invalid, Malformed, Unavailable, error
 
 __all__ = ["Cache"]
 
@@ -112,6 +117,78 @@ class Cache(Generic[T]):
         total: int = await self._arun(self._incr(key, by, ttl))
         return total
 
+    # --- computed values --------------------------------------------------------------------
+
+    def get_or_set(
+        self,
+        key: str,
+        compute: Callable[[], T],
+        ttl: float | None = _DEFAULT,
+        *,
+        stale_for: float = 0,
+        once_per_store: bool = True,
+        max_wait: float = 30,
+    ) -> T:
+        """Returns the value under a key. If there is none, computes and writes it.
+
+        One caller computes, on its own thread, and the others wait for its value: of this process,
+        and with `once_per_store` of all processes, those of the Rust crate too. If the computation
+        raises, its caller gets the exception and another caller computes. If its process is killed,
+        another one computes within 5 seconds. A caller that has waited for `max_wait` seconds
+        computes itself. A value that another program has written meanwhile is not replaced.
+
+        With `stale_for`, a value is kept for as many seconds after its time to live. Meanwhile one
+        caller computes, and all others get the stale value at once; if the computation fails, all
+        get it, and the failure is logged. Other programs cannot read such an entry.
+
+        If the store is unavailable, computes the value and does not write it. A computation that
+        asks for its own value does not wait for itself, nor does a call in a thread that runs an
+        event loop. Two that ask for each other's values in
+        different threads wait for `max_wait`.
+        """
+        try:
+            found = self._run(self._get(key))
+        except Unavailable:
+            return compute()
+        if found is not None:
+            value: T = found
+            return value
+        name, policy = self._key(key), self._policy(ttl, stale_for, once_per_store, max_wait)
+        if is_computing(self._store, name) or runs_in_loop():
+            computed = compute()
+            with suppress(Unavailable):
+                self.add(key, computed, ttl)
+            return computed
+        encoded = compute_once(self._store, name, policy, compute, self._codec.encode)
+        return self._decode(encoded)
+
+    async def aget_or_set(
+        self,
+        key: str,
+        compute: Callable[[], T | Awaitable[T]],
+        ttl: float | None = _DEFAULT,
+        *,
+        stale_for: float = 0,
+        once_per_store: bool = True,
+        max_wait: float = 30,
+    ) -> T:
+        """Returns the value under a key as `get_or_set` does. `compute` may be asynchronous."""
+        try:
+            found = await self._arun(self._get(key))
+        except Unavailable:
+            return await _result_of(compute)
+        if found is not None:
+            value: T = found
+            return value
+        name, policy = self._key(key), self._policy(ttl, stale_for, once_per_store, max_wait)
+        if is_computing(self._store, name):
+            computed = await _result_of(compute)
+            with suppress(Unavailable):
+                await self.aadd(key, computed, ttl)
+            return computed
+        encoded = await acompute_once(self._store, name, policy, compute, self._codec.encode)
+        return self._decode(encoded)
+
     # --- expiry -----------------------------------------------------------------------------
 
     def touch(self, key: str, ttl: float | None = _DEFAULT) -> bool:
@@ -196,6 +273,12 @@ class Cache(Generic[T]):
             return _Command(words, _same)
         return _Command(("PEXPIRE", self._key(key), milliseconds), _same)
 
+    def _policy(
+        self, ttl: float | None, stale_for: float, once_per_store: bool, max_wait: float
+    ) -> Policy:
+        lease_ms = LEASE_MS if once_per_store else None
+        return Policy(self._ttl_ms(ttl), int(stale_for * 1000), lease_ms, int(max_wait * 1000))
+
     def _named(self, word: str, key: str, read: Callable[[Any], Any] | None = None) -> _Command:
         return _Command((word, self._key(key)), read or _same)
 
@@ -206,15 +289,24 @@ class Cache(Generic[T]):
         return _milliseconds(self.ttl_s if ttl is _DEFAULT else ttl)
 
     def _found(self, names: list[str], replies: list[bytes | None]) -> dict[str, T]:
-        pairs = zip(names, replies, strict=True)
-        return {name: self._decode(reply) for name, reply in pairs if reply is not None}
+        found = {}
+        for name, reply in zip(names, replies, strict=True):
+            if reply is not None:
+                with suppress(Unusable):
+                    found[name] = self._decode(reply)
+        return found
 
     def _decoded(self, reply: bytes | None) -> T | None:
-        return None if reply is None else self._decode(reply)
+        try:
+            return None if reply is None else self._decode(reply)
+        except Unusable:
+            return None
 
     def _decode(self, value: bytes) -> T:
         try:
-            return self._codec.decode(value)
+            return self._codec.decode(payload_of(value))
+        except Unusable:
+            raise
         except Exception as failure:
             message = f"the codec cannot decode a value of the cache {self.namespace!r}: {failure}"
             raise error(Malformed, message) from failure
@@ -241,3 +333,8 @@ def _remaining(reply: int) -> float | None:
 
 def _same(reply: R) -> R:
     return reply
+
+
+async def _result_of(compute: Callable[[], T | Awaitable[T]]) -> T:
+    value = compute()
+    return await value if isinstance(value, Awaitable) else value

@@ -10,7 +10,6 @@ Times are in seconds.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from .errors import Error, Invalid, LockError, LockNotOwnedError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any, Literal, TypeVar
 
@@ -33,6 +32,7 @@ __all__ = ["Lock"]
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
 _MAX_RENEWAL_MS = 366 * 24 * 3600 * 1000
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 class Lock:
@@ -79,6 +79,9 @@ class Lock:
         self._renew = renew
         self._kind = kind
         self._permits = permits
+        # Imported here, because its import takes longer than all the rest.
+        import threading
+
         self.local: Any = threading.local() if thread_local else SimpleNamespace()
         self.local.token = None
         self.local.held = None
@@ -101,9 +104,13 @@ class Lock:
         Waits at most `blocking_timeout` seconds, not at all if `blocking` is false. If the lock
         is kept for longer than the wait, returns false at once. Raises `Unavailable` if the store
         does not reply: the lock was not acquired then.
+
+        `token` becomes the token of the holder, with which another process can release the lock:
+        32 hexadecimal digits in lower case, as of `uuid4().hex`. No two acquisitions may have the
+        same. It takes one round trip more. Without it, each acquisition has a new token.
         """
         request = self._request(blocking, blocking_timeout, token)
-        return self._acquired(self.store.acquire(*request))
+        return self._acquired(self._call("acquire", self.store.acquire, *request))
 
     async def aacquire(
         self,
@@ -118,7 +125,7 @@ class Lock:
         meanwhile is released.
         """
         request = self._request(blocking, blocking_timeout, token)
-        return self._acquired(await bell_of_loop().run(self.store.begin_acquire, *request))
+        return self._acquired(await self._acall("acquire", self.store.begin_acquire, *request))
 
     def _request(
         self, blocking: bool | None, blocking_timeout: float | None, token: str | bytes | None
@@ -127,8 +134,7 @@ class Lock:
             message = "Cannot acquire a lock that this object already holds in this thread"
             raise error(LockError, message, lock_name=self.name)
         if token is not None:
-            message = "the token of a lock cannot be chosen: read it from local.token"
-            raise error(Invalid, message)
+            token = self._checked(token)
         if blocking is None:
             blocking = self.blocking
         if blocking_timeout is None:
@@ -146,7 +152,19 @@ class Lock:
             lease_ms, renew_ms = _ENDLESS_LEASE_MS, _MAX_RENEWAL_MS
         else:
             lease_ms = max(1, int(self.timeout * 1000))
-        return (self.name, lease_ms, wait_ms, renew_ms, self._kind, self._permits)
+        return (self.name, lease_ms, wait_ms, renew_ms, self._kind, self._permits, token)
+
+    def _checked(self, token: str | bytes) -> str:
+        if self._kind != "lock":
+            message = "only the holder of a lock under one name has a token that can be chosen"
+            raise error(Invalid, message)
+        text = token.decode("latin-1") if isinstance(token, bytes) else token
+        if len(text) != 32 or not set(text) <= _HEX_DIGITS:
+            message = (
+                "the token of a lock must have 32 hexadecimal digits in lower case, as uuid4().hex"
+            )
+            raise error(Invalid, message)
+        return text
 
     def _acquired(self, held: _core.Held | None) -> bool:
         if held is None:
@@ -208,21 +226,31 @@ class Lock:
 
     def owned(self) -> bool:
         """Returns whether this object still holds the lock. Asks the store."""
-        held = self._held
-        return held is not None and all(
-            token in self.store.holders(self._kind, name) for name, token, _ in held.claims
+        return bool(self._claims) and all(
+            token in self.store.holders(self._kind, name) for name, token in self._claims
         )
 
     async def aowned(self) -> bool:
         """Returns what `owned` does, without blocking the event loop."""
-        held = self._held
-        if held is None:
-            return False
-        for name, token, _ in held.claims:
+        for name, token in self._claims:
             holders = await bell_of_loop().run(self.store.begin_holders, self._kind, name)
             if token not in holders:
                 return False
-        return True
+        return bool(self._claims)
+
+    @property
+    def _claims(self) -> list[tuple[str | bytes, str]]:
+        """The names and tokens under which this object holds the lock."""
+        if (held := self._held) is not None:
+            return [(name, token) for name, token, _ in held.claims]
+        token = self._given_token
+        return [] if token is None else [(self.name, token)]
+
+    @property
+    def _given_token(self) -> str | None:
+        """The token that the application has put into `local.token`."""
+        token = None if self._held is not None else getattr(self.local, "token", None)
+        return None if token is None else self._checked(token)
 
     @property
     def _names(self) -> Sequence[str | bytes]:
@@ -233,18 +261,30 @@ class Lock:
     def release(self) -> None:
         """Releases the lock, and hands it to the next waiter.
 
-        Raises `LockError` if it is not held, `LockNotOwnedError` if it was lost.
+        Raises `LockError` if it is not held, `LockNotOwnedError` if it was lost. To release what
+        another process has acquired, set `local.token` to its token first.
         """
-        held = self._require("Cannot release a lock that's not owned or is already unlocked")
-        self._forget()
-        if not held.release():
+        if (token := self._given_token) is not None:
+            self._forget()
+            is_released = self._call("release", self.store.release, self._kind, self.name, token)
+        else:
+            held = self._require("Cannot release a lock that's not owned or is already unlocked")
+            self._forget()
+            is_released = self._call("release", held.release)
+        if not is_released:
             raise self._not_owned("release")
 
     async def arelease(self) -> None:
         """Releases the lock as `release` does, without blocking the event loop."""
-        held = self._require("Cannot release a lock that's not owned or is already unlocked")
-        self._forget()
-        if not await bell_of_loop().run(held.begin_release):
+        if (token := self._given_token) is not None:
+            self._forget()
+            begin, arguments = self.store.begin_release, (self._kind, self.name, token)
+            is_released = await self._acall("release", begin, *arguments)
+        else:
+            held = self._require("Cannot release a lock that's not owned or is already unlocked")
+            self._forget()
+            is_released = await self._acall("release", held.begin_release)
+        if not is_released:
             raise self._not_owned("release")
 
     def keep(self) -> None:
@@ -254,55 +294,66 @@ class Lock:
         """
         held = self._require("Cannot keep a lock that is not held")
         self._forget()
-        if not held.keep():
+        if not self._call("keep", held.keep):
             raise self._not_owned("keep")
 
     async def akeep(self) -> None:
         """Keeps the lock as `keep` does, without blocking the event loop."""
         held = self._require("Cannot keep a lock that is not held")
         self._forget()
-        if not await bell_of_loop().run(held.begin_keep):
+        if not await self._acall("keep", held.begin_keep):
             raise self._not_owned("keep")
 
     def extend(self, additional_time: float, replace_ttl: bool = False) -> bool:
         """Adds seconds to the lease, or with `replace_ttl` sets what remains of it.
 
-        Raises `LockNotOwnedError` if the lock was lost.
+        Both can make the lease shorter: `extend(-5)`, `extend(1, replace_ttl=True)`. A lock that is
+        renewed in the background has its full lease again at the next renewal, which comes before
+        a shorter one ends. Raises `LockNotOwnedError` if the lock was lost, `Invalid` if less than
+        1 ms or more than 24 h would remain.
         """
-        held, by_ms = self._extension(additional_time, replace_ttl)
-        if not held.extend(by_ms):
+        held, is_added, ms = self._extension(additional_time, replace_ttl)
+        if not self._call("extend", held.extend if is_added else held.set_remaining, ms):
             raise self._not_owned("extend")
         return True
 
     async def aextend(self, additional_time: float, replace_ttl: bool = False) -> bool:
         """Extends the lease as `extend` does, without blocking the event loop."""
-        held, by_ms = self._extension(additional_time, replace_ttl)
-        if not await bell_of_loop().run(held.begin_extend, by_ms):
+        held, is_added, ms = self._extension(additional_time, replace_ttl)
+        begin = held.begin_extend if is_added else held.begin_set_remaining
+        if not await self._acall("extend", begin, ms):
             raise self._not_owned("extend")
         return True
 
-    def _extension(self, additional_time: float, replace_ttl: bool) -> tuple[_core.Held, int]:
+    def _extension(self, additional_time: float, replace_ttl: bool) -> tuple[_core.Held, bool, int]:
+        """Returns the lock, whether to add to its lease, and by or to how many milliseconds."""
         held = self._require("Cannot extend an unlocked lock")
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
-        by_ms = int(additional_time * 1000)
-        if replace_ttl:
-            by_ms -= int(held.remaining() * 1000)
-        return held, max(by_ms, 0)
+        ms = int(additional_time * 1000)
+        if not replace_ttl and ms >= 0:
+            return held, True, ms
+        rest_ms = int(held.remaining() * 1000)
+        if not replace_ttl and rest_ms:
+            ms += rest_ms
+        if ms < 1:
+            message = "the lease would have ended: release the lock instead"
+            raise error(Invalid, message)
+        return held, False, ms
 
     def reacquire(self) -> bool:
         """Sets what remains of the lease to `timeout` again.
 
         Raises `LockNotOwnedError` if the lock was lost.
         """
-        if not self._reacquisition().renew():
+        if not self._call("extend", self._reacquisition().renew):
             raise self._not_owned("reacquire")
         return True
 
     async def areacquire(self) -> bool:
         """Starts the lease again as `reacquire` does, without blocking the event loop."""
-        if not await bell_of_loop().run(self._reacquisition().begin_renew):
+        if not await self._acall("extend", self._reacquisition().begin_renew):
             raise self._not_owned("reacquire")
         return True
 
@@ -312,6 +363,20 @@ class Lock:
             message = "Cannot reacquire a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
         return held
+
+    def _call(self, verb: str, call: Callable[..., Any], *args: Any) -> Any:
+        tracer = self.store.tracer
+        if tracer is None:
+            return call(*args)
+        with tracer.of_lock(verb, self.name):
+            return call(*args)
+
+    async def _acall(self, verb: str, begin: Callable[..., None], *args: Any) -> Any:
+        tracer = self.store.tracer
+        if tracer is None:
+            return await bell_of_loop().run(begin, *args)
+        with tracer.of_lock(verb, self.name):
+            return await bell_of_loop().run(begin, *args)
 
     def _forget(self) -> None:
         self.local.held = None

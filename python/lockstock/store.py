@@ -6,6 +6,7 @@ from . import _core
 from .aio import bell_of_loop
 from .lock import Lock
 from .multi import MultiLock
+from .tracing import trace_if_wanted
 
 # Not from typing, whose import takes as long as that of all the rest.
 TYPE_CHECKING = False
@@ -54,6 +55,7 @@ class Store:
             certfile=certfile,
             keyfile=keyfile,
         )
+        trace_if_wanted(self._native, url)
 
     # --- locks ----------------------------------------------------------------------------
 

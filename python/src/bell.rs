@@ -8,14 +8,15 @@ use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use lockstock::Reply;
 use lockstock::blocking::Store;
 use lockstock_fork::generation;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
 use tokio::task::AbortHandle;
 
-use crate::held::Held;
 use crate::waiting::Signal;
 use crate::{error, reply};
 
@@ -23,10 +24,26 @@ use crate::{error, reply};
 pub(crate) enum Outcome {
     Reply(lockstock::Result<Reply>),
     Replies(lockstock::Result<Vec<Reply>>),
-    Acquired(lockstock::Result<Option<Held>>),
+    /// A value of a cache, if there is one.
+    Value(lockstock::Result<Option<Bytes>>),
+    /// What becomes an object of a class of this module.
+    Made(lockstock::Result<Make>),
     Held(lockstock::Result<bool>),
     Keys(lockstock::Result<Vec<Vec<u8>>>),
     Holders(lockstock::Result<Vec<String>>),
+}
+
+/// Makes an object. Dropped if the outcome is not wanted any more.
+type Make = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
+
+impl Outcome {
+    /// Returns the outcome of a task that has returned what becomes an object.
+    pub(crate) fn made<T>(returned: lockstock::Result<T>) -> Self
+    where
+        T: for<'py> IntoPyObject<'py> + Send + 'static,
+    {
+        Self::Made(returned.map(|value| -> Make { Box::new(|py| value.into_bound_py_any(py)) }))
+    }
 }
 
 /// The tasks of one event loop.
@@ -150,10 +167,11 @@ fn object(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyAny>> {
             let replies = Reply::Array(replies.map_err(raised)?);
             reply::object(py, &replies)
         }
-        Outcome::Acquired(acquired) => Ok(match acquired.map_err(raised)? {
-            Some(held) => Bound::new(py, held)?.into_any(),
+        Outcome::Value(value) => Ok(match value.map_err(raised)? {
+            Some(value) => PyBytes::new(py, &value).into_any(),
             None => py.None().into_bound(py),
         }),
+        Outcome::Made(made) => made.map_err(raised)?(py),
         Outcome::Keys(keys) => {
             let keys = keys.map_err(raised)?;
             let keys = PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))?;

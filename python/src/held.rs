@@ -63,6 +63,17 @@ enum Abandonment {
     Renew = 2,
 }
 
+/// A change of a lease.
+#[derive(Clone, Copy)]
+enum Change {
+    /// Adds to what remains.
+    Extend(Duration),
+    /// Sets what remains.
+    SetRemaining(Duration),
+    /// Starts the lease again.
+    Renew,
+}
+
 /// What is waited for: whether the lock was still held.
 type Pending = Pin<Box<dyn Future<Output = lockstock::Result<bool>> + Send>>;
 
@@ -137,8 +148,8 @@ impl Held {
         }))
     }
 
-    /// Changes the lease: by an addition, or without one to its full length.
-    fn change(&self, py: Python<'_>, by: Option<Duration>) -> PyResult<Pending> {
+    /// Begins to change the lease.
+    fn change(&self, py: Python<'_>, change: Change) -> PyResult<Pending> {
         let owned = self.owned.clone();
         if !owned.is_own() {
             return Err(not_owned(py));
@@ -148,7 +159,7 @@ impl Held {
             let Some(grant) = owned.with(|grant| grant.clone()) else {
                 return Ok(false);
             };
-            is_held(grant.change(by).await)
+            is_held(grant.change(change).await)
         }))
     }
 
@@ -188,8 +199,10 @@ impl Held {
 
     /// When the lease ends, as `time.monotonic()` counts.
     #[getter]
-    fn deadline(&self) -> f64 {
-        now() + self.remaining()
+    fn deadline(&self, py: Python<'_>) -> PyResult<f64> {
+        // Not the clock of this library: on macOS the interpreter has another one.
+        let now = py.import("time")?.call_method0("monotonic")?;
+        Ok(now.extract::<f64>()? + self.remaining())
     }
 
     /// Whether another client may hold the lock now.
@@ -235,12 +248,19 @@ impl Held {
 
     /// Adds to the lease. Returns whether the lock was still held.
     fn extend(&self, py: Python<'_>, by_ms: u64) -> PyResult<bool> {
-        waiting::wait(py, self.change(py, Some(Duration::from_millis(by_ms)))?)
+        let by = Duration::from_millis(by_ms);
+        waiting::wait(py, self.change(py, Change::Extend(by))?)
+    }
+
+    /// Sets what remains of the lease. Returns whether the lock was still held.
+    fn set_remaining(&self, py: Python<'_>, remaining_ms: u64) -> PyResult<bool> {
+        let remaining = Duration::from_millis(remaining_ms);
+        waiting::wait(py, self.change(py, Change::SetRemaining(remaining))?)
     }
 
     /// Starts the lease again. Returns whether the lock was still held.
     fn renew(&self, py: Python<'_>) -> PyResult<bool> {
-        waiting::wait(py, self.change(py, None)?)
+        waiting::wait(py, self.change(py, Change::Renew)?)
     }
 
     /// Begins to release the lock. The bell delivers whether it was still held.
@@ -257,13 +277,26 @@ impl Held {
 
     /// Begins to add to the lease. The bell delivers whether the lock was still held.
     fn begin_extend(&self, py: Python<'_>, bell: &Bell, number: u64, by_ms: u64) -> PyResult<()> {
-        let extended = self.change(py, Some(Duration::from_millis(by_ms)))?;
+        let extended = self.change(py, Change::Extend(Duration::from_millis(by_ms)))?;
         bell.spawn(py, number, async { Outcome::Held(extended.await) })
+    }
+
+    /// Begins to set what remains of the lease. The bell delivers whether the lock was still held.
+    fn begin_set_remaining(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        remaining_ms: u64,
+    ) -> PyResult<()> {
+        let remaining = Duration::from_millis(remaining_ms);
+        let changed = self.change(py, Change::SetRemaining(remaining))?;
+        bell.spawn(py, number, async { Outcome::Held(changed.await) })
     }
 
     /// Begins to start the lease again. The bell delivers whether the lock was still held.
     fn begin_renew(&self, py: Python<'_>, bell: &Bell, number: u64) -> PyResult<()> {
-        let renewed = self.change(py, None)?;
+        let renewed = self.change(py, Change::Renew)?;
         bell.spawn(py, number, async { Outcome::Held(renewed.await) })
     }
 }
@@ -314,12 +347,14 @@ impl Grant {
         }
     }
 
-    async fn change(&self, by: Option<Duration>) -> lockstock::Result<()> {
-        match (self, by) {
-            (Self::One(_, guard), Some(by)) => guard.extend(by).await,
-            (Self::One(_, guard), None) => guard.renew().await,
-            (Self::All(guards), Some(by)) => guards.extend(by).await,
-            (Self::All(guards), None) => guards.renew().await,
+    async fn change(&self, change: Change) -> lockstock::Result<()> {
+        match (self, change) {
+            (Self::One(_, guard), Change::Extend(by)) => guard.extend(by).await,
+            (Self::One(_, guard), Change::SetRemaining(rest)) => guard.set_remaining(rest).await,
+            (Self::One(_, guard), Change::Renew) => guard.renew().await,
+            (Self::All(guards), Change::Extend(by)) => guards.extend(by).await,
+            (Self::All(guards), Change::SetRemaining(rest)) => guards.set_remaining(rest).await,
+            (Self::All(guards), Change::Renew) => guards.renew().await,
         }
     }
 
@@ -347,10 +382,4 @@ fn not_owned(py: Python<'_>) -> PyErr {
         "LockError",
         "the lock is held by the parent of this process",
     )
-}
-
-/// Returns what `time.monotonic()` does.
-fn now() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }

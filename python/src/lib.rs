@@ -4,24 +4,62 @@
 //! thread and no runtime until a lock or an event loop needs one.
 
 mod bell;
+mod cache;
 mod compression;
+mod computing;
 mod error;
 mod held;
+mod key;
+mod near;
 mod reply;
 mod store;
+mod value;
 mod waiting;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 /// The native module.
 #[pymodule]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::bell::Bell;
     #[pymodule_export]
+    use crate::cache::Cache;
+    #[pymodule_export]
     use crate::compression::{lz4_compress, lz4_decompress, zstd_compress, zstd_decompress};
+    #[pymodule_export]
+    use crate::computing::Computation;
     #[pymodule_export]
     use crate::held::Held;
     #[pymodule_export]
+    use crate::near::NearCache;
+    #[pymodule_export]
     use crate::store::Store;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::accept_one_interpreter(module.py())
+    }
+}
+
+/// Fails in all interpreters of a process but the first that imports the module: objects of that
+/// one are kept in statics.
+fn accept_one_interpreter(py: Python<'_>) -> PyResult<()> {
+    // The address of its `sys`: every interpreter has one, which lives as long.
+    static FIRST: AtomicUsize = AtomicUsize::new(0);
+    let this = py.import("sys")?.as_ptr() as usize;
+    let first = FIRST.compare_exchange(0, this, Ordering::AcqRel, Ordering::Acquire);
+    match first {
+        Ok(_) => Ok(()),
+        Err(first) if first == this => Ok(()),
+        Err(_) => Err(PyImportError::new_err(
+            "lockstock cannot be used in several interpreters of one process. \
+             With mod_wsgi, write: WSGIApplicationGroup %{GLOBAL}",
+        )),
+    }
 }

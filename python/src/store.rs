@@ -6,17 +6,21 @@ use lockstock::blocking;
 use lockstock::{Command, Lock, LockKind, MultiLock, Reply};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use tokio::time::Instant;
 
 use crate::bell::{Bell, Outcome};
+use crate::computing::{Computation, Policy};
 use crate::held::{Grant, Held};
 use crate::{error, reply, waiting};
 
 /// A store at a URL.
 #[pyclass(frozen, module = "lockstock._core")]
 pub(crate) struct Store {
-    inner: blocking::Store,
+    pub(crate) inner: blocking::Store,
+    /// Set at most once.
+    tracer: PyOnceLock<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -61,7 +65,23 @@ impl Store {
         let inner = builder
             .open()
             .map_err(|failure| error::raised(py, &failure))?;
-        Ok(Self { inner })
+        Ok(Self {
+            inner,
+            tracer: PyOnceLock::new(),
+        })
+    }
+
+    /// Reports each command to a tracer from now on: `begin(name, count)` returns an object whose
+    /// `end(exception or None)` is called.
+    fn trace(&self, py: Python<'_>, tracer: Py<PyAny>) {
+        // The first one stays.
+        let _ = self.tracer.set(py, tracer);
+    }
+
+    /// The tracer, if there is one.
+    #[getter]
+    pub(crate) fn tracer(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.tracer.get(py).map(|tracer| tracer.clone_ref(py))
     }
 
     /// Executes a command and returns its reply.
@@ -112,7 +132,11 @@ impl Store {
     /// Returns the keys that match a pattern, of all servers.
     fn scan<'py>(&self, py: Python<'py>, pattern: &str) -> PyResult<Bound<'py, PyList>> {
         let (store, pattern) = (self.asynchronous(py)?, pattern.to_owned());
-        let keys = waiting::wait(py, async move { store.scan_keys(pattern.as_bytes()).await })?;
+        let scan = || waiting::wait(py, async move { store.scan_keys(pattern.as_bytes()).await });
+        let keys = match self.tracer.get(py) {
+            Some(tracer) => traced(tracer.bind(py), "SCAN", 1, scan)?,
+            None => scan()?,
+        };
         PyList::new(py, keys.iter().map(|key| PyBytes::new(py, key)))
     }
 
@@ -144,8 +168,10 @@ impl Store {
         renew_ms: Option<u64>,
         kind: &str,
         permits: u32,
+        token: Option<&str>,
     ) -> PyResult<Option<Held>> {
-        let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
+        let acquired =
+            self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits, token)?;
         waiting::wait(py, acquired)
     }
 
@@ -195,9 +221,11 @@ impl Store {
         renew_ms: Option<u64>,
         kind: &str,
         permits: u32,
+        token: Option<&str>,
     ) -> PyResult<()> {
-        let acquired = self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits)?;
-        bell.spawn(py, number, async { Outcome::Acquired(acquired.await) })
+        let acquired =
+            self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits, token)?;
+        bell.spawn(py, number, async { Outcome::made(acquired.await) })
     }
 
     /// Returns the tokens of the holders of a lock.
@@ -223,6 +251,51 @@ impl Store {
         bell.spawn(py, number, async { Outcome::Holders(holders.await) })
     }
 
+    /// Releases a lock whose holder has a token. Returns whether that holder held it.
+    fn release(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+        token: &str,
+    ) -> PyResult<bool> {
+        waiting::wait(py, self.releasing(py, kind, name, token)?)
+    }
+
+    /// Begins to release a lock whose holder has a token.
+    fn begin_release(
+        &self,
+        py: Python<'_>,
+        bell: &Bell,
+        number: u64,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+        token: &str,
+    ) -> PyResult<()> {
+        let released = self.releasing(py, kind, name, token)?;
+        bell.spawn(py, number, async { Outcome::Held(released.await) })
+    }
+
+    /// Begins a call for a value that may have to be computed.
+    fn compute(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        ttl_ms: Option<u64>,
+        stale_ms: u64,
+        lease_ms: Option<u64>,
+        max_wait_ms: u64,
+    ) -> PyResult<Computation> {
+        let policy = Policy {
+            ttl_ms,
+            stale_ms,
+            lease_ms,
+            max_wait_ms,
+        };
+        let key = reply::bytes(key)?.into_owned();
+        Computation::begin(py, &self.asynchronous(py)?, key, &policy)
+    }
+
     /// Begins to scan for the keys that match a pattern.
     fn begin_scan(
         &self,
@@ -241,7 +314,15 @@ impl Store {
 impl Store {
     /// Executes a command without the interpreter: on a socket of this thread, or if the thread
     /// runs greenlets, on the runtime.
-    fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
+    pub(crate) fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
+        let Some(tracer) = self.tracer.get(py) else {
+            return self.run_untraced(py, command);
+        };
+        let name = command.name().into_owned();
+        traced(tracer.bind(py), &name, 1, || self.run_untraced(py, command))
+    }
+
+    fn run_untraced(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {
         if waiting::hub(py)?.is_some() {
             let store = self.asynchronous(py)?;
             return waiting::wait(py, async move { store.execute(&command).await });
@@ -251,7 +332,17 @@ impl Store {
     }
 
     /// Executes several commands as `run` does.
-    fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
+    pub(crate) fn run_all(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
+        let Some(tracer) = self.tracer.get(py) else {
+            return self.run_all_untraced(py, commands);
+        };
+        let (name, count) = (name_of_all(&commands), commands.len());
+        traced(tracer.bind(py), &name, count, || {
+            self.run_all_untraced(py, commands)
+        })
+    }
+
+    fn run_all_untraced(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Reply>> {
         if waiting::hub(py)?.is_some() {
             let store = self.asynchronous(py)?;
             return waiting::wait(py, async move { store.execute_all(&commands).await });
@@ -260,9 +351,23 @@ impl Store {
         replies.map_err(|failure| error::raised(py, &failure))
     }
 
-    fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
+    pub(crate) fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
         let store = py.detach(|| self.inner.asynchronous());
         store.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Releases a lock whose holder has a token.
+    fn releasing(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        name: &Bound<'_, PyAny>,
+        token: &str,
+    ) -> PyResult<impl Future<Output = lockstock::Result<bool>> + Send + use<>> {
+        let (store, name) = (self.asynchronous(py)?, reply::bytes(name)?.into_owned());
+        let (kind, holder) = (lock_kind(kind)?, token.parse());
+        let holder = holder.map_err(|failure| error::raised(py, &failure))?;
+        Ok(async move { store.force_release(kind, name, Some(holder)).await })
     }
 
     /// Returns the tokens of the holders of a lock.
@@ -291,6 +396,7 @@ impl Store {
         renew_ms: Option<u64>,
         kind: &str,
         permits: u32,
+        token: Option<&str>,
     ) -> PyResult<impl Future<Output = lockstock::Result<Option<Held>>> + Send + use<>> {
         let raised = |failure| error::raised(py, &failure);
         let store = self.asynchronous(py)?;
@@ -318,6 +424,13 @@ impl Store {
             let lock = builder.lease(lease).map_err(raised)?;
             let lock = match renewal {
                 Some(max) => lock.auto_renew(max),
+                None => lock,
+            };
+            let lock = match token {
+                Some(token) => token
+                    .parse()
+                    .and_then(|id| lock.held_as(id))
+                    .map_err(raised)?,
                 None => lock,
             };
             Locks::One(lock_kind(kind)?, lock)
@@ -352,6 +465,29 @@ impl Locks {
             }
             (Self::All(locks), None) => Ok(Some(Grant::All(locks.acquire().await?))),
         }
+    }
+}
+
+/// Makes a call within a span of a tracer.
+fn traced<T>(
+    tracer: &Bound<'_, PyAny>,
+    name: &str,
+    count: usize,
+    call: impl FnOnce() -> PyResult<T>,
+) -> PyResult<T> {
+    let span = tracer.call_method1("begin", (name, count))?;
+    let result = call();
+    let failure = result.as_ref().err();
+    span.call_method1("end", (failure.map(|error| error.value(tracer.py())),))?;
+    result
+}
+
+/// Returns the name of commands that are sent together, as OpenTelemetry wants it.
+fn name_of_all(commands: &[Command]) -> String {
+    let first = commands.first().map(Command::name).unwrap_or_default();
+    match commands.iter().all(|command| command.name() == first) {
+        true => format!("PIPELINE {first}"),
+        false => "PIPELINE".to_owned(),
     }
 }
 

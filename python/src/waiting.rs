@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockstock::blocking::Store;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use pyo3::types::{PyDict, PyString};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, write};
 use tokio::sync::oneshot;
 
@@ -57,15 +58,45 @@ pub(crate) fn wait<T: Send + 'static>(
 /// A descriptor that becomes readable.
 pub(crate) struct Signal {
     descriptor: OwnedFd,
+    /// The other end of a pipe, where there is no eventfd.
+    #[cfg(not(target_os = "linux"))]
+    sender: OwnedFd,
     is_set: AtomicBool,
 }
 
 impl Signal {
+    #[cfg(target_os = "linux")]
     pub(crate) fn new() -> std::io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+
         Ok(Self {
             descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             is_set: AtomicBool::new(false),
         })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn new() -> std::io::Result<Self> {
+        // Closed by exec, as all descriptors of the standard library.
+        let (receiver, sender) = std::io::pipe()?;
+        let (descriptor, sender) = (OwnedFd::from(receiver), OwnedFd::from(sender));
+        rustix::io::ioctl_fionbio(&descriptor, true)?;
+        rustix::io::ioctl_fionbio(&sender, true)?;
+        Ok(Self {
+            descriptor,
+            sender,
+            is_set: AtomicBool::new(false),
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn sender(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sender(&self) -> &OwnedFd {
+        &self.sender
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -75,8 +106,8 @@ impl Signal {
     /// Makes it readable. Called on any thread.
     pub(crate) fn set(&self) {
         if !self.is_set.swap(true, Ordering::SeqCst) {
-            // Fails only if the counter would overflow: then it is readable.
-            let _ = write(&self.descriptor, &1_u64.to_ne_bytes());
+            // Fails only if the counter would overflow, or the pipe is full: then it is readable.
+            let _ = write(self.sender(), &1_u64.to_ne_bytes());
         }
     }
 
@@ -90,7 +121,7 @@ impl Signal {
         if let Some(hub) = hub(py)? {
             return hub.wait_read(self.descriptor.as_raw_fd());
         }
-        let is_main = rustix::thread::gettid() == rustix::process::getpid();
+        let is_main = is_main_thread(py)?;
         while !self.poll(py, is_main)? {
             // Only the main thread runs signal handlers.
             py.check_signals()?;
@@ -114,6 +145,24 @@ impl Signal {
             }
         })
     }
+}
+
+/// Returns whether this is the thread that runs signal handlers.
+#[cfg(target_os = "linux")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "elsewhere it asks the interpreter"
+)]
+fn is_main_thread(_: Python<'_>) -> PyResult<bool> {
+    Ok(rustix::thread::gettid() == rustix::process::getpid())
+}
+
+/// Returns whether this is the thread that runs signal handlers.
+#[cfg(not(target_os = "linux"))]
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    let main = threading.call_method0("main_thread")?.getattr("ident")?;
+    threading.call_method0("get_ident")?.eq(main)
 }
 
 /// The scheduler of greenlets: a thread that blocks in a system call would block them all.
@@ -140,17 +189,20 @@ pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
-    let is_patched = |module: &str, predicate: &str| match modules.get_item(module)? {
-        Some(module) => module
+    let is_patched = |module: &Bound<'_, PyString>, predicate: &str| {
+        let Some(module) = modules.get_item(module)? else {
+            return Ok(false);
+        };
+        module
             .call_method1(predicate, ("socket",))?
-            .extract::<bool>(),
-        None => Ok(false),
+            .extract::<bool>()
     };
-    if is_patched("gevent.monkey", "is_module_patched")? {
+    // Interned: looked up by each call.
+    if is_patched(intern!(py, "gevent.monkey"), "is_module_patched")? {
         let wait_read = py.import("gevent.socket")?.getattr("wait_read")?;
         return Ok(Some(Hub::Gevent(wait_read)));
     }
-    if is_patched("eventlet.patcher", "is_monkey_patched")? {
+    if is_patched(intern!(py, "eventlet.patcher"), "is_monkey_patched")? {
         let trampoline = py.import("eventlet.hubs")?.getattr("trampoline")?;
         return Ok(Some(Hub::Eventlet(trampoline)));
     }

@@ -8,8 +8,8 @@ import pytest
 
 import servers
 
-# A Django project with settings of its own, tested by test_article.py.
-collect_ignore = ["article"]
+# Django projects with settings of their own, which tests run in processes of their own.
+collect_ignore = ["article", "project"]
 
 
 @pytest.fixture(scope="session")

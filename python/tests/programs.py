@@ -7,19 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["finished", "started"]
+__all__ = ["TESTS", "environment", "finished", "started"]
 
-_TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent
 # Far above what any of them takes.
 _TIMEOUT = 120.0
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Returns the environment in which a program can import what tests import."""
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
 def started(name: str, *arguments: str) -> subprocess.Popen[str]:
     """Starts a program."""
-    path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
-        [sys.executable, str(_TESTS / "programs" / f"{name}.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, str(TESTS / "programs" / f"{name}.py"), *arguments],
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -59,4 +59,4 @@ def test_with_django_redis(redis: servers.Redis, postgres: servers.Postgres) -> 
 def test_with_only_the_backend_changed(redis: servers.Redis, postgres: servers.Postgres) -> None:
     printed = run_tests("lockstock.django.cache.RedisCache", RUNS, redis.url_of(2), postgres)
     print(printed)
-    assert f"{2 * RUNS} passed" in printed
+    assert f"{3 * RUNS} passed" in printed

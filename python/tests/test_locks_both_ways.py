@@ -11,6 +11,8 @@ import pytest
 import redis as redis_py
 from redis.exceptions import LockNotOwnedError
 
+import lockstock
+from caches import eventually, waiters
 from peers import peers
 
 # Within this, what should happen at once has happened, on a busy machine too.
@@ -120,3 +122,20 @@ def test_no_two_hold_the_lock(locks: Locks, raw: redis_py.Redis) -> None:
         list(pool.map(work, workers))
     assert raw.get("count") == b"%d" % (rounds * len(workers))
     assert raw.get("shop:1:name") is None
+
+
+def test_a_lock_with_waiters_is_handed_over_without_becoming_free(
+    locks: Locks, redis_url: str
+) -> None:
+    # Another client than that of the waiter, whose request is in Redis therefore.
+    store = lockstock.Store(redis_url)
+    held, poller = store.lock("shop:1:name", timeout=100), locks["redis-py"]()
+    assert held.acquire()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(locks["lockstock"](thread_local=False, timeout=3).acquire)
+        eventually(lambda: waiters(store._native, "shop:1:name") == 1, "the waiter is in the queue")
+        polling = pool.submit(poller.acquire, blocking_timeout=1)
+        held.release()
+        assert waiting.result(PATIENCE)
+        # The waiter holds it for three seconds, and the other has asked for one.
+        assert polling.result(PATIENCE) is False

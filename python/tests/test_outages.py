@@ -112,8 +112,9 @@ def test_a_failover_by_sentinels() -> None:
         cache.set("k", "before")
         with cache.lock("l", timeout=30):
             pass
-        watcher = _core.Store(f"redis://127.0.0.1:{sentinel}")
-        copy = _core.Store(replica.url)
+        # The default timeout, 1 s, is too short on a busy machine.
+        watcher = _core.Store(f"redis://127.0.0.1:{sentinel}", timeout=30)
+        copy = _core.Store(replica.url, timeout=30)
         eventually(lambda: copy.execute("DBSIZE") > 0, "the replica has a copy")
         eventually(
             lambda: len(watcher.execute("SENTINEL", "REPLICAS", "service")) == 1,

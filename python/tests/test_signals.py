@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -122,10 +123,11 @@ def test_an_interrupted_release_is_carried_out(redis: servers.Redis) -> None:
     eventually(lambda: not cache.lock("l").locked(), "the lock is released")
 
 
-def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str) -> None:
+@pytest.mark.parametrize("what", ["lock", "alock"])
+def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str, what: str) -> None:
     holder = cache_at(redis_url, "interrupted").lock("l", timeout=_LONG_S)
     with holder:
-        process = started("interrupted", redis_url, "lock")
+        process = started("interrupted", redis_url, what)
         eventually(lambda: waiters(holder.store, holder.name) == 1, "it waits")
         expect_keyboard_interrupt(process)
         eventually(lambda: waiters(holder.store, holder.name) == 0, "no waiter is left")
@@ -146,12 +148,20 @@ def test_ctrl_c_ends_a_process_that_waits_for_a_reply(what: str) -> None:
 
 
 def expect_keyboard_interrupt(process: subprocess.Popen[str]) -> None:
+    # A signal that arrives before the system call does not interrupt it.
+    eventually(lambda: is_asleep(process.pid), "the process waits in the kernel")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=_PROMPT_S)
     assert process.returncode == -signal.SIGINT
     # The traceback of Python, and nothing else.
     assert errors.startswith("Traceback"), errors
     assert errors.endswith("\nKeyboardInterrupt\n"), errors
+
+
+def is_asleep(pid: int) -> bool:
+    """Returns whether the main thread of a process waits in the kernel."""
+    status = Path(f"/proc/{pid}/stat").read_text()
+    return status.rpartition(")")[2].split()[0] == "S"
 
 
 def test_the_interpreter_ends_while_daemon_threads_wait(redis_url: str) -> None:

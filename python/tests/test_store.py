@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import lockstock
 import servers
+from caches import eventually
 from lockstock.errors import (
     Invalid,
     LockError,
@@ -195,6 +197,85 @@ def test_a_codec_of_ones_own(store: lockstock.Store) -> None:
     cache = store.cache("upper", Upper())
     cache.set("k", "v")
     assert cache.get("k") == "V"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_computed_value(store: lockstock.Store, is_async: bool) -> None:
+    cache = store.cache("computed", lockstock.JSON, ttl=300)
+    calls = []
+
+    def compute() -> list[int]:
+        calls.append(1)
+        return [len(calls)]
+
+    async def acompute() -> list[int]:
+        return compute()
+
+    def call(key: str, **settings: float) -> object:
+        if is_async:
+            return asyncio.run(cache.aget_or_set(key, acompute, **settings))
+        return cache.get_or_set(key, compute, **settings)
+
+    assert call("k") == call("k") == [1]
+    assert cache.get("k") == [1]
+    ttl = cache.ttl("k")
+    assert ttl is not None
+    assert 200 < ttl <= 300
+    assert store.execute("GET", "lockstock:cache:computed:1:k") == b"[1]"
+    assert call("stale", ttl=0.05, stale_for=600) == [2]
+    eventually(lambda: cache.get("stale") is None, "it is stale")
+    assert cache.get_many(["k", "stale"]) == {"k": [1]}
+    assert call("stale", ttl=60, stale_for=600) == [3]
+    assert cache.get_many(["k", "stale"]) == {"k": [1], "stale": [3]}
+    # The inner value is there first.
+    assert cache.get_or_set("own", lambda: cache.get_or_set("own", lambda: 1) + 1) == 1
+    with pytest.raises(Invalid):
+        call("k2", ttl=0)
+    with servers.closed_port() as port:
+        cache = lockstock.Store(f"redis://127.0.0.1:{port}").cache("c", lockstock.JSON)
+        assert call("k") == [4]
+
+
+def test_a_computed_value_in_a_loop(store: lockstock.Store) -> None:
+    cache = store.cache("loop", lockstock.JSON, ttl=300)
+
+    async def use() -> None:
+        has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def compute() -> str:
+            # Of its own computation, in a task.
+            assert await asyncio.create_task(cache.aget_or_set("k", lambda: "inner")) == "inner"
+            has_begun.set()
+            await may_end.wait()
+            return "outer"
+
+        task = asyncio.create_task(cache.aget_or_set("k", compute))
+        await has_begun.wait()
+        store.execute("DEL", "lockstock:cache:loop:1:k")
+        # Does not wait for a task of the loop that it blocks.
+        assert cache.get_or_set("k", lambda: "synchronous") == "synchronous"
+        may_end.set()
+        assert await task == "synchronous"
+
+    asyncio.run(use())
+
+
+def test_threads_share_a_computation(store: lockstock.Store) -> None:
+    cache = store.cache("threads", lockstock.JSON, ttl=300)
+    has_begun, may_end, calls = threading.Event(), threading.Event(), []
+
+    def compute() -> int:
+        calls.append(1)
+        has_begun.set()
+        may_end.wait()
+        return 5
+
+    with ThreadPoolExecutor(4) as pool:
+        values = [pool.submit(cache.get_or_set, "k", compute) for _ in range(4)]
+        has_begun.wait()
+        may_end.set()
+        assert [value.result() for value in values] == [5] * 4
+    assert len(calls) == 1
 
 
 # --- errors -------------------------------------------------------------------------

@@ -45,6 +45,7 @@ mod cache;
 mod guard;
 mod lock;
 mod multi;
+mod near;
 mod owned;
 
 use std::error::Error as StdError;
@@ -59,6 +60,7 @@ pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
 pub use self::lock::{Lock, LockBuilder};
 pub use self::multi::{MultiGuard, MultiLock, MultiLockBuilder};
+pub use self::near::NearCopies;
 use crate::command::{Command, Reply};
 use crate::error::Result;
 use crate::inspect::{HolderId, LockInfo};

@@ -145,6 +145,15 @@ impl<T, C> Cache<T, C> {
         self
     }
 
+    /// Uses `KEY` itself as the key in the store: for bindings to other languages, where a function of
+    /// the application makes the keys. The namespace and the version are not used, except for tags.
+    /// A key must not begin with `lockstock:`.
+    #[must_use]
+    pub fn bare_keys(mut self) -> Self {
+        self.entries.use_bare_keys();
+        self
+    }
+
     /// Keeps copies of the values in the memory of this process, so that reading them again costs
     /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
     /// of this cache share the copies. Not for the decision whether a write is allowed: that takes

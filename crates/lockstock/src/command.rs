@@ -1,5 +1,6 @@
 //! Commands of Redis for which this crate has no method.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -43,9 +44,23 @@ impl Command {
         self
     }
 
+    /// Returns the name, for what records calls.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self.cmd.args_iter().next() {
+            Some(Arg::Simple(name)) => String::from_utf8_lossy(name),
+            _ => Cow::Borrowed(""),
+        }
+    }
+
     /// Returns the key.
     pub(crate) fn key(&self) -> Option<&[u8]> {
         first_key(&self.cmd)
+    }
+
+    /// Returns whether it removes every value.
+    pub(crate) fn is_flush(&self) -> bool {
+        let name = self.cmd.args_iter().next();
+        matches!(name, Some(Arg::Simple(name)) if name == b"FLUSHDB" || name == b"FLUSHALL")
     }
 }
 

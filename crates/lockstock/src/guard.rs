@@ -15,7 +15,7 @@ use std::time::Duration;
 use metrics::{counter, histogram};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{Span, debug_span, warn};
 
 use crate::error::{Error, Result};
@@ -24,6 +24,7 @@ use crate::inspect::HolderId;
 use crate::key::Keys;
 use crate::lease::{checked_lease, truncate_to_millis};
 use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store};
+use crate::token::Token;
 
 /// A lock that the caller holds until [`deadline`](Self::deadline).
 ///
@@ -70,6 +71,47 @@ impl Guard {
                 renewing: tokio::sync::Mutex::default(),
                 lost: AtomicBool::new(false),
             }),
+        }
+    }
+
+    /// Gives the holder another token. If the caller is cancelled, the lock is released.
+    pub(crate) async fn renamed(self, token: Token) -> Result<Self> {
+        let (sender, renamed) = oneshot::channel();
+        let background = self.shared.background.clone();
+        // To its end, so that the token by which the lock is released is known.
+        background.run(async move {
+            // The receiver is gone if the caller is cancelled: the guard is dropped.
+            let _ = sender.send(self.rename(token).await);
+        });
+        renamed
+            .await
+            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
+    }
+
+    async fn rename(mut self, token: Token) -> Result<Self> {
+        let renamed = self.shared.holding.rename(token).await;
+        match (renamed, Arc::get_mut(&mut self.shared)) {
+            // There is no renewal yet that has the same state.
+            (Ok(true), Some(shared)) => {
+                shared.holding.set_token(token);
+                Ok(self)
+            }
+            (Ok(_), _) => {
+                self.shared.mark_lost();
+                Err(Error::unavailable(
+                    "the lock was lost before its holder had its token",
+                ))
+            }
+            (Err(error), _) => {
+                // It is held by one of the two tokens. By the other one, the guard releases it.
+                let Shared {
+                    holding,
+                    background,
+                    ..
+                } = &*self.shared;
+                holding.release_renamed(token, background, self.deadline());
+                Err(error)
+            }
         }
     }
 
@@ -214,6 +256,30 @@ impl Guard {
     /// ```
     pub async fn extend(&self, by: Duration) -> Result<()> {
         self.shared.extend(by).await
+    }
+
+    /// Sets the rest of the lease, to more or less than before. A guard that is
+    /// [renewed automatically](Self::auto_renew) has its full lease again at the next renewal, which
+    /// comes before the rest ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`extend`](Self::extend); [`is_invalid`](Error::is_invalid) also below 1 ms
+    /// ([`MIN_LEASE`](crate::MIN_LEASE)).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let guard = store.lock("report").lease(Duration::from_secs(60))?.acquire().await?;
+    /// guard.set_remaining(Duration::from_secs(1)).await?;
+    /// assert!(guard.remaining() <= Duration::from_secs(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn set_remaining(&self, remaining: Duration) -> Result<()> {
+        self.shared.set_remaining(remaining).await
     }
 
     /// Starts the lease again, at its full length. Renewals and extensions of one guard take
@@ -437,6 +503,12 @@ impl Shared {
             .await
     }
 
+    async fn set_remaining(&self, remaining: Duration) -> Result<()> {
+        let remaining = checked_lease(remaining)?;
+        let _serialized = self.renewing.lock().await;
+        self.renew(remaining).await
+    }
+
     async fn restart_lease(&self) -> Result<()> {
         let _serialized = self.renewing.lock().await;
         self.renew(self.holding.lease()).await
@@ -481,7 +553,7 @@ impl Shared {
     async fn renew_until(&self, last_deadline: Option<Instant>) {
         let lease = self.holding.lease();
         loop {
-            sleep(lease / 3).await;
+            self.sleep_until_renewal(lease).await;
             let _serialized = self.renewing.lock().await;
             let now = Instant::now();
             if last_deadline.is_some_and(|last_deadline| last_deadline <= now) {
@@ -499,6 +571,21 @@ impl Shared {
                 // Retried in a third of the lease, while the lock may still be held.
                 Err(_) if self.deadline() <= Instant::now() => return,
                 _ => {}
+            }
+        }
+    }
+
+    /// Sleeps for a third of the lease, or of the rest if that was made shorter.
+    async fn sleep_until_renewal(&self, lease: Duration) {
+        let next = Instant::now() + lease / 3;
+        loop {
+            // Created before the deadline is read, so that no move is missed.
+            let moved = self.deadline_moved.notified();
+            let now = Instant::now();
+            let rest = self.deadline().saturating_duration_since(now);
+            tokio::select! {
+                () = sleep_until(next.min(now + rest / 3)) => return,
+                () = moved => {}
             }
         }
     }

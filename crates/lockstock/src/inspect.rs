@@ -1,8 +1,10 @@
 //! What a store reports to operators: the holders and the waiters of its locks.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::key::LockKind;
 use crate::token::{ClientId, Token};
@@ -104,6 +106,29 @@ impl HolderId {
     /// Returns whether the holder is a foreign client, one that took the lock with `SET NX`.
     pub fn is_foreign(&self) -> bool {
         matches!(self.0, Identity::Foreign(_))
+    }
+}
+
+/// Parses a token, 32 hex digits as [`Display`](fmt::Display) writes them.
+///
+/// ```
+/// use lockstock::HolderId;
+///
+/// let id: HolderId = "00112233445566778899aabbccddeeff".parse()?;
+/// assert_eq!(id.to_string(), "00112233445566778899aabbccddeeff");
+/// assert!("42".parse::<HolderId>().unwrap_err().is_invalid());
+/// # Ok::<_, lockstock::Error>(())
+/// ```
+impl FromStr for HolderId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_token = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let token = is_token.then(|| Token::parse(text)).flatten();
+        let token = token.ok_or_else(|| {
+            Error::invalid("the token of a holder must have 32 hexadecimal digits")
+        })?;
+        Ok(Self(Identity::Client(token)))
     }
 }
 

@@ -24,6 +24,8 @@ pub use self::target::MAX_PERMITS_TAKEN;
 pub(crate) use self::target::{LeasedTarget, LockTarget};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::inspect::{HolderId, Identity};
+use crate::key::LockKind;
 use crate::store::{HoldState, Outcome, Request, Store};
 
 impl Store {
@@ -323,6 +325,38 @@ impl Lock {
         self
     }
 
+    /// Sets the identity of the holder, which is otherwise a new one for each acquire: for another
+    /// program that releases the lock by it, with [`Store::force_release`]. No two holders may have
+    /// the same identity. An acquire has one round trip more.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let id = "00112233445566778899aabbccddeeff".parse()?;
+    /// let lock = store.lock("report").lease(Duration::from_secs(3))?.held_as(id)?;
+    /// assert_eq!(lock.acquire().await?.id(), id);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid`](Error::is_invalid) for a semaphore or a read-write lock, and for the identity of
+    /// a foreign holder.
+    pub fn held_as(mut self, id: HolderId) -> Result<Self> {
+        match id.0 {
+            Identity::Client(token) if self.target.keys.kind == LockKind::Lock => {
+                self.target.token = Some(token);
+                Ok(self)
+            }
+            _ => Err(Error::invalid(
+                "only the holder of an exclusive lock has a token that can be chosen",
+            )),
+        }
+    }
+
     /// Acquires the lock, and waits for it without a time limit.
     ///
     /// # Errors
@@ -412,6 +446,10 @@ impl Lock {
                 counter!("lockstock_lock_held_total").increment(1);
                 debug!(lock = %keys, fence = holding.fence(), "held");
                 let guard = Guard::new(&self.store, holding);
+                let guard = match self.target.token {
+                    Some(token) => guard.renamed(token).await?,
+                    None => guard,
+                };
                 Ok(Acquired::Held(match self.target.auto_renew {
                     Some(max) => guard.auto_renew(max),
                     None => guard,

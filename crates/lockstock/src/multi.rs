@@ -329,6 +329,17 @@ impl MultiGuard {
         combined(join_all(extensions).await)
     }
 
+    /// Sets the rest of each lease, to more or less than before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::set_remaining`], if it failed for one of the locks.
+    pub async fn set_remaining(&self, remaining: Duration) -> Result<()> {
+        let changes = self.guards.iter();
+        let changes = changes.map(|guard| guard.set_remaining(remaining));
+        combined(join_all(changes).await)
+    }
+
     /// Renews all locks automatically, for at most `max`, as [`Guard::auto_renew`].
     pub fn auto_renew(self, max: Duration) -> Self {
         let guards = self.guards.into_iter();

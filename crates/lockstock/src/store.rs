@@ -53,8 +53,9 @@ struct Inner {
     backend: Backend,
     background: Background,
     client_id: ClientId,
-    flights: Flights,
-    bypass: Bypass,
+    /// Shared by all stores of a process that are [the same](Store::asynchronous).
+    flights: Arc<Flights>,
+    bypass: Arc<Bypass>,
 }
 
 enum Backend {
@@ -201,8 +202,8 @@ impl Store {
                 backend,
                 background,
                 client_id,
-                flights: Flights::default(),
-                bypass: Bypass::default(),
+                flights: Arc::default(),
+                bypass: Arc::default(),
             }),
         }
     }

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["get_redis_connection"]
+from .alias import as_django_redis
+
+__all__ = ["as_django_redis", "get_redis_connection"]
 
 
 def get_redis_connection(alias: str = "default", write: bool = True) -> Any:

@@ -16,9 +16,11 @@ from django.utils.module_loading import import_string
 
 from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
+from .computing import Computing
 from .exceptions import ConnectionInterrupted
-from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, omit_exception
-from .options import is_compatible
+from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, ignored, omit_exception
+from .jitter import Jitter
+from .options import is_compatible, renamed
 from .structures import Structures
 
 __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omit_exception"]
@@ -27,10 +29,11 @@ __all__ = ["CONNECTION_INTERRUPTED", "ConnectionInterrupted", "RedisCache", "omi
 _SCAN_ITERSIZE = 1000
 
 
-class RedisCache(Structures, BaseCache):
+class RedisCache(Structures, Computing, BaseCache):
     """A cache in Redis, Valkey, a Cluster, or behind sentinels."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
+        params = renamed(params)
         super().__init__(params)
         self._server = server
         self._params = params
@@ -38,11 +41,14 @@ class RedisCache(Structures, BaseCache):
         self._default_scan_itersize: int = getattr(
             settings, "DJANGO_REDIS_SCAN_ITERSIZE", _SCAN_ITERSIZE
         )
-        self._client_cls = import_string(
-            options.get("CLIENT_CLASS", "lockstock.django.client.DefaultClient")
+        # Imported at the first use: `manage.py check` reports a wrong path.
+        self._client_class: str = options.get(
+            "CLIENT_CLASS", "lockstock.django.client.DefaultClient"
         )
-        self._client: Any = None
+        self._own_client: Any = None
         self._is_compatible = is_compatible(options)
+        self._jitter = Jitter.of(options)
+        self._init_computing(options)
         self._ignore_exceptions: bool = options.get(
             "IGNORE_EXCEPTIONS", getattr(settings, "DJANGO_REDIS_IGNORE_EXCEPTIONS", False)
         )
@@ -56,9 +62,22 @@ class RedisCache(Structures, BaseCache):
     @property
     def client(self) -> Any:
         """The client, made at the first use. It connects when it has to."""
-        if self._client is None:
-            self._client = self._client_cls(self._server, self._params, self)
-        return self._client
+        if self._own_client is None:
+            made = import_string(self._client_class)
+            self._own_client = made(self._server, self._params, self)
+        return self._own_client
+
+    def get_master_client(self) -> Any:
+        """Returns a client of redis-py for the server that accepts writes.
+
+        By the name that packages such as django-defender look for. Requires `lockstock[redis]`.
+        """
+        return self.client.get_client(True)
+
+    @property
+    def _client(self) -> Any:
+        """The same client, by the name that django-rq's USE_REDIS_CACHE looks for."""
+        return self.get_master_client()
 
     # --- values -----------------------------------------------------------------------
 
@@ -66,42 +85,47 @@ class RedisCache(Structures, BaseCache):
         self, key: Any, default: Any = None, version: int | None = None, client: Any = None
     ) -> Any:
         """Returns the value under a key, `default` if there is none."""
-        value = self._get(key, default, version, client)
-        return default if value is CONNECTION_INTERRUPTED else value
-
-    @ignore_failures(CONNECTION_INTERRUPTED)
-    def _get(self, key: Any, default: Any, version: int | None, client: Any) -> Any:
-        return self.client.get(key, default=default, version=version, client=client)
+        # Without the decorator: a copy of the near cache takes a microsecond.
+        try:
+            return self.client.get(key, default=default, version=version, client=client)
+        except ConnectionInterrupted as failure:
+            return ignored(self, failure, default)
 
     async def aget(
         self, key: Any, default: Any = None, version: int | None = None, client: Any = None
     ) -> Any:
         """Returns the value under a key, `default` if there is none."""
-        value = await self._aget(key, default, version, client)
-        return default if value is CONNECTION_INTERRUPTED else value
-
-    @ignore_failures(CONNECTION_INTERRUPTED)
-    async def _aget(self, key: Any, default: Any, version: int | None, client: Any) -> Any:
-        return await self.client.aget(key, default=default, version=version, client=client)
+        try:
+            return await self.client.aget(key, default=default, version=version, client=client)
+        except ConnectionInterrupted as failure:
+            return ignored(self, failure, default)
 
     @ignore_failures(False)
     def set(self, *args: Any, **kwargs: Any) -> Any:
         """Writes a value. Returns whether it was written."""
+        if self._jitter is not None:
+            args, kwargs = self._jitter.applied(self.default_timeout, args, kwargs)
         return self.client.set(*args, **kwargs)
 
     @ignore_failures(False)
     async def aset(self, *args: Any, **kwargs: Any) -> Any:
         """Writes a value. Returns whether it was written."""
+        if self._jitter is not None:
+            args, kwargs = self._jitter.applied(self.default_timeout, args, kwargs)
         return await self.client.aset(*args, **kwargs)
 
     @ignore_failures(False)
     def add(self, *args: Any, **kwargs: Any) -> Any:
         """Writes a value if there is none. Returns whether it was written."""
+        if self._jitter is not None:
+            args, kwargs = self._jitter.applied(self.default_timeout, args, kwargs)
         return self.client.add(*args, **kwargs)
 
     @ignore_failures(False)
     async def aadd(self, *args: Any, **kwargs: Any) -> Any:
         """Writes a value if there is none. Returns whether it was written."""
+        if self._jitter is not None:
+            args, kwargs = self._jitter.applied(self.default_timeout, args, kwargs)
         return await self.client.aadd(*args, **kwargs)
 
     @ignore_failures(False)
@@ -154,6 +178,8 @@ class RedisCache(Structures, BaseCache):
         **kwargs: Any,
     ) -> Any:
         """Writes several values. Returns the keys that were not written."""
+        if self._jitter is not None:
+            timeout = self._jitter.shortened(timeout, self.default_timeout)
         return self._unwritten(data, self._set_many(data, timeout, *args, **kwargs))
 
     @ignore_failures(CONNECTION_INTERRUPTED)
@@ -168,6 +194,8 @@ class RedisCache(Structures, BaseCache):
         **kwargs: Any,
     ) -> Any:
         """Writes several values. Returns the keys that were not written."""
+        if self._jitter is not None:
+            timeout = self._jitter.shortened(timeout, self.default_timeout)
         return self._unwritten(data, await self._aset_many(data, timeout, *args, **kwargs))
 
     @ignore_failures(CONNECTION_INTERRUPTED)
@@ -283,7 +311,7 @@ class RedisCache(Structures, BaseCache):
     @ignore_failures()
     def close(self, **kwargs: Any) -> None:
         """Closes nothing that costs time: see `DefaultClient.close`."""
-        if self._client is not None:
+        if self._own_client is not None:
             self.client.close()
 
     async def aclose(self, **kwargs: Any) -> None:

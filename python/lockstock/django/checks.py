@@ -14,21 +14,37 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from .. import errors
 from . import options as options_
 
 __all__ = ["check_deployment", "check_settings"]
 
-_BACKEND = "lockstock.django.cache.RedisCache"
+_BACKEND = ("lockstock.django.cache", "RedisCache")
+# Options that name a class, or several.
+_CLASSES = ("CLIENT_CLASS", "SERIALIZER", "COMPRESSOR")
+# What gevent patches beside the sockets, any of which shows that greenlets are used.
+_PATCHED_BY_GEVENT = ("threading", "time", "select")
 # Packages that a serializer needs, by the last part of its module.
 _PACKAGES = {"msgpack": "msgpack"}
 
 
 def _caches() -> Iterator[tuple[str, dict[str, Any]]]:
     for alias, config in settings.CACHES.items():
-        if config.get("BACKEND") == _BACKEND:
-            yield alias, config
+        if _is_lockstock(config.get("BACKEND")):
+            yield alias, options_.renamed(config)
+
+
+def _is_lockstock(path: Any) -> bool:
+    """Returns whether a path names the backend or a class that derives from it."""
+    try:
+        named = import_string(path)
+    except (ImportError, AttributeError):
+        # Django reports it at the first use.
+        return False
+    bases = getattr(named, "__mro__", ())
+    return any((base.__module__, base.__qualname__) == _BACKEND for base in bases)
 
 
 @register(Tags.caches)
@@ -39,6 +55,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
         options = config.get("OPTIONS") or {}
         where = f"CACHES[{alias!r}]"
         found += _check_location(where, config, options)
+        found += _check_classes(where, options)
         for name, advice in options_.refused(options).items():
             found.append(
                 Error(
@@ -48,8 +65,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                 )
             )
         for path in _paths(options.get("SERIALIZER")):
-            package = _PACKAGES.get(path.split(".")[-2] if "." in path else "")
-            if package and importlib.util.find_spec(package) is None:
+            if package := _missing_package(path):
                 found.append(
                     Error(
                         f"{where}: the serializer needs the package {package}.",
@@ -57,6 +73,16 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                         id="lockstock.E003",
                     )
                 )
+        try:
+            options_.near_settings(options)
+        except ImproperlyConfigured as failure:
+            found.append(
+                Error(
+                    f"{where}: {failure}.",
+                    hint="For example NEAR_CACHE = {'max_bytes': 64 * 1024 * 1024}.",
+                    id="lockstock.E004",
+                )
+            )
         if "KEY_PREFIX" in options:
             found.append(
                 Warning(
@@ -65,12 +91,12 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                     id="lockstock.W001",
                 )
             )
-        found += _check_pickle(where, config, options)
-    if _is_patched_by_gevent() and importlib.util.find_spec("gevent") is None:
+    if _blocks_greenlets():
         found.append(
             Warning(
-                "gevent has patched the sockets, but cannot be imported.",
-                hint="A wait for Redis would stop all greenlets.",
+                "gevent has patched this process, but not its sockets.",
+                hint="A call to a cache blocks all greenlets. Call gevent.monkey.patch_all() "
+                "without socket=False.",
                 id="lockstock.W004",
             )
         )
@@ -82,23 +108,52 @@ def _check_location(
 ) -> list[CheckMessage]:
     try:
         for url in options_.locations(config.get("LOCATION")):
-            options_.store(
-                url,
-                {name: value for name, value in options.items() if name not in options_.REFUSED},
-            )
-    except (ImproperlyConfigured, errors.Error, ValueError) as failure:
+            options_.store(url, options_.without_refused(options))
+    except (ImproperlyConfigured, errors.Error, OSError, ValueError) as failure:
+        is_location = not config.get("LOCATION") or not isinstance(failure, ImproperlyConfigured)
         hint = "Write redis://[user:password@]host[:port]/database, or a list of such URLs."
-        return [
-            Error(f"{where}: LOCATION cannot be used: {failure}.", hint=hint, id="lockstock.E001")
-        ]
+        what = f"{where}: LOCATION cannot be used" if is_location else f"{where} cannot be used"
+        message = f"{what}: {failure}."
+        return [Error(message, hint=hint if is_location else None, id="lockstock.E001")]
     return []
+
+
+def _check_classes(where: str, options: dict[str, Any]) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for name in _CLASSES:
+        for path in _paths(options.get(name)):
+            if not isinstance(path, str):
+                message = f"{where}: {name} is no path of a class: {path!r}."
+                hint = "Write it as in 'lockstock.django.serializers.json.JSONSerializer'."
+                found.append(Error(message, hint=hint, id="lockstock.E005"))
+                continue
+            if _missing_package(path):
+                # An error of its own.
+                continue
+            try:
+                import_string(path)
+            except ImportError as failure:
+                hint = "The names of this package are those of django-redis 7."
+                message = f"{where}: {name} cannot be imported: {failure}."
+                found.append(Error(message, hint=hint, id="lockstock.E005"))
+    return found
+
+
+def _missing_package(path: Any) -> str | None:
+    """Returns the package that a serializer needs and that is not installed."""
+    if not isinstance(path, str):
+        return None
+    package = _PACKAGES.get(path.split(".")[-2] if "." in path else "")
+    if package and importlib.util.find_spec(package) is None:
+        return package
+    return None
 
 
 def _check_pickle(
     where: str, config: dict[str, Any], options: dict[str, Any]
 ) -> list[CheckMessage]:
     paths = _paths(options.get("SERIALIZER")) or ["pickle"]
-    if not any("pickle" in path.lower() for path in paths):
+    if not any("pickle" in str(path).lower() for path in paths):
         return []
     try:
         urls = options_.locations(config.get("LOCATION"))
@@ -126,10 +181,12 @@ def _check_pickle(
 
 @register(Tags.caches, deploy=True)
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Asks the servers: whether they may evict locks, and whether they are recent enough."""
+    """Checks what matters in production: the protection of pickles, and what the servers report."""
     found: list[CheckMessage] = []
     for alias, config in _caches():
         where, options = f"CACHES[{alias!r}]", config.get("OPTIONS") or {}
+        # Not without --deploy: the usual Redis of a development environment has no TLS.
+        found += _check_pickle(where, config, options)
         try:
             for url in options_.locations(config.get("LOCATION")):
                 info = options_.store(url, options).info()
@@ -163,12 +220,14 @@ def _check_server(where: str, info: dict[str, str]) -> list[CheckMessage]:
     return found
 
 
-def _is_patched_by_gevent() -> bool:
+def _blocks_greenlets() -> bool:
     monkey: Any = sys.modules.get("gevent.monkey")
-    return monkey is not None and monkey.is_module_patched("socket")
+    if monkey is None or monkey.is_module_patched("socket"):
+        return False
+    return any(monkey.is_module_patched(name) for name in _PATCHED_BY_GEVENT)
 
 
-def _paths(value: Any) -> list[str]:
+def _paths(value: Any) -> list[Any]:
     if not value:
         return []
-    return [value] if isinstance(value, str) else list(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .exceptions import ConnectionInterrupted
 
-__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "omit_exception"]
+__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "ignored", "omit_exception"]
 
 CONNECTION_INTERRUPTED = object()
 
@@ -24,11 +25,9 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
 
     def decorate(method: F) -> F:
         def failed(self: Any, failure: ConnectionInterrupted) -> Any:
-            if not self._ignore_exceptions:
-                raise failure.__cause__ or failure
-            if self._log_ignored_exceptions:
-                self.logger.exception("Exception ignored")
-            return return_value() if callable(return_value) else return_value
+            return ignored(
+                self, failure, return_value() if callable(return_value) else return_value
+            )
 
         if inspect.iscoroutinefunction(method):
 
@@ -48,9 +47,28 @@ def ignore_failures(return_value: Any = None) -> Callable[[F], F]:
                 except ConnectionInterrupted as failure:
                     return failed(self, failure)
 
-        return wrapper  # type: ignore[return-value]
+        # A traceback and a tracer show the name of the code: all would be `wrapper`.
+        named: Any = wrapper
+        named.__code__ = named.__code__.replace(**_names(method))
+        return named  # type: ignore[no-any-return]
 
     return decorate
+
+
+def ignored(cache: Any, failure: ConnectionInterrupted, return_value: Any) -> Any:
+    """Returns the value, or raises the cause if the cache does not ignore failures."""
+    if not cache._ignore_exceptions:
+        raise failure.__cause__ or failure
+    if cache._log_ignored_exceptions:
+        cache.logger.exception("Exception ignored")
+    return return_value
+
+
+def _names(method: Any) -> dict[str, Any]:
+    names = {"co_name": method.__name__}
+    if sys.version_info >= (3, 11):
+        names["co_qualname"] = method.__qualname__
+    return names
 
 
 def omit_exception(method: Any = None, return_value: Any = None) -> Any:

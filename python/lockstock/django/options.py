@@ -5,6 +5,7 @@ An option that has no meaning here is refused, and the message names what to wri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -12,12 +13,24 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
+from ..tracing import trace_if_wanted
 
-__all__ = ["REFUSED", "is_compatible", "locations", "refused", "store"]
+__all__ = [
+    "REFUSED",
+    "is_compatible",
+    "locations",
+    "near",
+    "near_settings",
+    "renamed_path",
+    "refused",
+    "renamed",
+    "store",
+    "without_refused",
+]
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
-    "CONNECTION_POOL_CLASS": "remove it; CONNECTION_POOL_KWARGS has max_connections",
+    "CONNECTION_POOL_CLASS": "remove it: max_connections is as many as calls run at the same time",
     "CONNECTION_FACTORY": "remove it; use SENTINELS or a redis+cluster:// URL",
     "REDIS_CLIENT_CLASS": "remove it; get_redis_connection() returns a client of redis-py",
     "REDIS_CLIENT_KWARGS": "remove it; the options of a connection go into CONNECTION_POOL_KWARGS",
@@ -46,14 +59,12 @@ _IGNORED = {
         "redis.connection._RESP3Parser",
     },
 }
-# Settings of a connection of redis-py with a meaning here.
+# Settings of a connection of redis-py that have a meaning here, or whose purpose is met anyway.
 _POOL_KWARGS = {
     "db",
     "health_check_interval",
-    "host",
     "max_connections",
     "password",
-    "port",
     "protocol",
     "retry",
     "retry_on_error",
@@ -74,7 +85,40 @@ _POOL_KWARGS = {
 # Seconds after which a command fails, unless SOCKET_TIMEOUT sets another limit.
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
+# Options that name a class of the package, or several.
+_CLASSES = ("CLIENT_CLASS", "COMPRESSOR", "CONNECTION_FACTORY", "SERIALIZER")
+
 _stores: dict[tuple[Any, ...], _core.Store] = {}
+# By the store, the prefix and the settings: shared by the caches of all threads.
+_nears: dict[tuple[Any, ...], _core.NearCache] = {}
+
+
+def renamed(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a cache with the classes of this package for those of django-redis.
+
+    A project that changes only `BACKEND` would otherwise use a client of django-redis.
+    """
+    options = params.get("OPTIONS") or {}
+    changed: dict[str, Any] = {}
+    for name in _CLASSES:
+        given: Any = options.get(name)
+        if isinstance(given, (list, tuple)):
+            if (paths := [renamed_path(each) for each in given]) != list(given):
+                changed[name] = paths
+        elif (path := renamed_path(given)) != given:
+            changed[name] = path
+    path = renamed_path(params.get("REVERSE_KEY_FUNCTION"))
+    if not changed and path == params.get("REVERSE_KEY_FUNCTION"):
+        # The same objects: a test may change the settings of a cache that exists.
+        return params
+    return {**params, "OPTIONS": {**options, **changed}, "REVERSE_KEY_FUNCTION": path}
+
+
+def renamed_path(path: Any) -> Any:
+    """Returns the path in this package of what django-redis has under the same name."""
+    if isinstance(path, str) and path.startswith("django_redis."):
+        return "lockstock.django." + path.removeprefix("django_redis.")
+    return path
 
 
 def is_compatible(options: Mapping[str, Any]) -> bool:
@@ -105,7 +149,18 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
         if value and value not in _IGNORED.get(name, ()):
             found[name] = advice
     for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
-        found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = "remove it"
+        advice = "write it into LOCATION" if name in ("host", "port", "path") else "remove it"
+        found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = advice
+    return found
+
+
+def without_refused(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that have a meaning here."""
+    found = {name: value for name, value in options.items() if name not in REFUSED}
+    pool = options.get("CONNECTION_POOL_KWARGS") or {}
+    found["CONNECTION_POOL_KWARGS"] = {
+        name: value for name, value in pool.items() if name in _POOL_KWARGS
+    }
     return found
 
 
@@ -120,11 +175,48 @@ def store(url: str, options: Mapping[str, Any]) -> _core.Store:
         raise ImproperlyConfigured(message)
     pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
     url, settings = _translate(url, options, pool)
-    key = (url, *sorted(settings.items()))
+    is_traced = bool(options.get("OPENTELEMETRY"))
+    key = (url, is_traced, *sorted(settings.items()))
     found = _stores.get(key)
     if found is None:
         # Two threads may both create one: the first that is registered is used by both.
         found = _stores.setdefault(key, _core.Store(url, **settings))
+        trace_if_wanted(found, url, is_wanted=is_traced)
+    return found
+
+
+def near_settings(options: Mapping[str, Any]) -> tuple[int, float | None] | None:
+    """Returns the bytes and the time to live of `NEAR_CACHE`, None without a near cache.
+
+    Raises `ImproperlyConfigured` if it is malformed.
+    """
+    given = options.get("NEAR_CACHE")
+    if given is None:
+        return None
+    form = "NEAR_CACHE must be a dict with max_bytes, and ttl in seconds if copies end earlier"
+    if not isinstance(given, Mapping) or set(given) - {"max_bytes", "ttl"}:
+        raise ImproperlyConfigured(form)
+    max_bytes, ttl = given.get("max_bytes"), given.get("ttl")
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
+        message = "max_bytes of NEAR_CACHE must be a positive number of bytes"
+        raise ImproperlyConfigured(message)
+    if ttl is not None and (
+        not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl < math.inf
+    ):
+        message = "ttl of NEAR_CACHE must be a positive number of seconds"
+        raise ImproperlyConfigured(message)
+    return max_bytes, None if ttl is None else float(ttl)
+
+
+def near(store: _core.Store, options: Mapping[str, Any], prefix: str) -> _core.NearCache | None:
+    """Returns the near cache of a prefix in a store, None without `NEAR_CACHE`."""
+    settings = near_settings(options)
+    if settings is None:
+        return None
+    key = (store, prefix, *settings)
+    found = _nears.get(key)
+    if found is None:
+        found = _nears.setdefault(key, _core.NearCache(store, *settings))
     return found
 
 
@@ -157,9 +249,15 @@ def _translate(
         ("keyfile", "ssl_keyfile"),
     ):
         if value := query.get(values) or pool.get(values):
+            try:
+                open(value, "rb").close()
+            except OSError as failure:
+                message = f"{values} names a file that cannot be read: {failure}"
+                raise ImproperlyConfigured(message) from failure
             settings[name] = str(value)
-    requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs")
-    if requirement is not None and str(requirement).rpartition("_")[2].lower() not in (
+    # None means none, as with redis-py.
+    requirement = query.get("ssl_cert_reqs") or pool.get("ssl_cert_reqs", "required")
+    if str(requirement).rpartition("_")[2].lower() not in (
         "required",
         "2",
     ):
@@ -169,6 +267,8 @@ def _translate(
         )
         raise ImproperlyConfigured(message)
     settings = {name: value for name, value in settings.items() if value is not None}
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    query["db"] = query.get("db") or path or str(pool.get("db", 0))
     if sentinels := options.get("SENTINELS"):
         return _sentinel_url(parts, query, sentinels, options), settings
     return _server_url(parts, query, url), settings
@@ -192,7 +292,11 @@ def _server_url(parts: Any, query: Mapping[str, str], url: str) -> str:
 def _sentinel_url(
     parts: Any, query: Mapping[str, str], sentinels: Any, options: Mapping[str, Any]
 ) -> str:
-    hosts = ",".join(f"{host}:{port}" for host, port in sentinels)
+    try:
+        hosts = ",".join(f"{host}:{int(port)}" for host, port in sentinels)
+    except (TypeError, ValueError):
+        message = f"SENTINELS must be a list of (host, port), not {sentinels!r}"
+        raise ImproperlyConfigured(message) from None
     credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     database = query.get("db") or parts.path.strip("/") or "0"
     scheme = "rediss+sentinel" if parts.scheme == "rediss" else "redis+sentinel"

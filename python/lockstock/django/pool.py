@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .. import _core, errors
+from .options import renamed_path
 
 __all__ = [
     "ConnectionFactory",
@@ -144,6 +145,6 @@ def get_connection_factory(options: Mapping[str, Any]) -> ConnectionFactory:
         settings, "DJANGO_REDIS_CONNECTION_FACTORY", None
     )
     if path:
-        return import_string(path)(options)  # type: ignore[no-any-return]
+        return import_string(renamed_path(path))(options)  # type: ignore[no-any-return]
     factory = SentinelConnectionFactory if options.get("SENTINELS") else ConnectionFactory
     return factory(options)

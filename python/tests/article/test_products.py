@@ -19,13 +19,14 @@ def product() -> Product:
     return Product.objects.create(name="lamp", stock=10)
 
 
-def patch(path: str, product: Product) -> tuple[int, float]:
+def patch(path: str, product: Product, stock: object = None) -> tuple[int, float]:
     """Returns the status of an update, and the seconds that it took."""
+    stock = product.stock - 1 if stock is None else stock
     began = time.monotonic()
     try:
         response = Client().patch(
             f"/api/{path}/{product.pk}/",
-            {"stock": product.stock - 1},
+            {"stock": stock},
             content_type="application/json",
         )
     finally:
@@ -48,10 +49,13 @@ def test_one_of_five_updates_is_accepted(product: Product, run: int) -> None:
     assert product.stock == 9
 
 
-@pytest.mark.skipif(
+needs_keep = pytest.mark.skipif(
     "django_redis" in settings.CACHES["default"]["BACKEND"],
     reason="django-redis cannot keep a lock",
 )
+
+
+@needs_keep
 @pytest.mark.parametrize("run", range(RUNS))
 @pytest.mark.django_db(transaction=True)
 def test_losers_of_a_kept_lock_do_not_wait(product: Product, run: int) -> None:
@@ -61,3 +65,13 @@ def test_losers_of_a_kept_lock_do_not_wait(product: Product, run: int) -> None:
     print(f"the slowest loser waited for {slowest_loser(replies) * 1000:.0f} ms")
     # Without the cool-down they would wait for 20 s.
     assert slowest_loser(replies) < 5
+
+
+@needs_keep
+@pytest.mark.parametrize("run", range(RUNS))
+@pytest.mark.django_db(transaction=True)
+def test_a_rejected_update_starts_no_cool_down(product: Product, run: int) -> None:
+    statuses = [patch("cool-down/products", product, stock)[0] for stock in ("many", 8, 7)]
+    assert statuses == [400, 200, 429]
+    product.refresh_from_db()
+    assert product.stock == 8

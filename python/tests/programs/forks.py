@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 from caches import cache_at
 
@@ -92,4 +93,6 @@ def has_answered(pid: int) -> bool:
     return False
 
 
+# Python 3.12 and later warn that what this program does may block a child.
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
 main(sys.argv[1], int(sys.argv[2]))

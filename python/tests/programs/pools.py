@@ -1,4 +1,4 @@
-"""Pools of processes of `multiprocessing`: `pools.py URL fork|spawn`."""
+"""Pools of processes of `multiprocessing`: `pools.py URL fork|forkserver|spawn`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A line of the file is `SETTINGS TEST REASON`. SETTINGS and TEST are patterns as of fnmatch; a
 comma separates several SETTINGS. A test that is excluded must fail or be skipped in each of the
-settings, otherwise the exclusion is out of date and the comparison fails.
+settings, otherwise the exclusion is out of date and the comparison fails. A reason that begins with
+`django-redis too:` says that the test does not pass with the original either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 __all__ = ["Comparison", "Exclusion", "compared", "read"]
 
+_OF_THE_ORIGINAL = "django-redis too: "
+
 
 @dataclass(frozen=True)
 class Exclusion:
@@ -21,6 +24,11 @@ class Exclusion:
     settings: tuple[str, ...]
     test: str
     reason: str
+
+    @property
+    def is_of_the_original(self) -> bool:
+        """Whether the test does not pass with django-redis either."""
+        return self.reason.startswith(_OF_THE_ORIGINAL)
 
     def covers(self, settings: str, test: str) -> bool:
         """Returns whether it excludes a test under these settings."""

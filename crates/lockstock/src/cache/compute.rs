@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::escaped::Escaped;
 use crate::guard::Guard;
 use crate::random::random;
+use crate::store::values::SetCondition;
 
 /// Why [`get_or_try_set`](Cache::get_or_try_set) has no value.
 #[derive(Debug)]
@@ -52,6 +53,14 @@ struct Start<T> {
     /// The value to return if there is no newer one.
     due: Option<Entry<T>>,
     is_available: bool,
+}
+
+/// A computed value that is to be written.
+struct Computed {
+    payload: Bytes,
+    /// How long the computation took.
+    elapsed: Duration,
+    condition: SetCondition,
 }
 
 /// How a wait for another caller ended.
@@ -287,36 +296,67 @@ impl<T, C: Codec<T>> Cache<T, C> {
                 return Err(ComputeError::Invalid(error));
             }
         };
-        lead.publish(Ok(payload.clone()));
+        let condition = match call.policy.if_missing && start.due.is_none() {
+            true => SetCondition::IfMissing,
+            false => SetCondition::Always,
+        };
+        if condition == SetCondition::Always {
+            // Before it is written, which the other callers need not wait for.
+            lead.publish(Ok(payload.clone()));
+        }
+        let mut other = None;
         if let (true, Some(tags)) = (start.is_available, &start.tags) {
+            let computed = Computed {
+                payload: payload.clone(),
+                elapsed,
+                condition,
+            };
             let written = self
-                .write_computed(call, &lead, guard.as_ref(), tags, payload, elapsed)
+                .write_computed(call, &lead, guard.as_ref(), tags, computed)
                 .await;
-            if let Err(error) = written {
-                self.store.bypass().note_failure(&error);
+            match written {
+                Ok(entry) => other = entry,
+                Err(error) => self.store.bypass().note_failure(&error),
             }
         }
-        Ok(value)
+        match other {
+            Some(entry) => {
+                lead.publish(Ok(entry.payload));
+                Ok(entry.value)
+            }
+            None => {
+                lead.publish(Ok(payload));
+                Ok(value)
+            }
+        }
     }
 
-    /// Writes a value unless it is too large or has been overtaken.
+    /// Writes a value unless it is too large or has been overtaken. Returns the entry of another
+    /// writer that has precedence.
     async fn write_computed(
         &self,
         call: &Call,
         lead: &Lead<'_>,
         guard: Option<&Guard>,
         tags: &Tags,
-        payload: Bytes,
-        elapsed: Duration,
-    ) -> Result<()> {
+        computed: Computed,
+    ) -> Result<Option<Entry<T>>> {
+        let Computed {
+            payload,
+            elapsed,
+            condition,
+        } = computed;
         if let Err(error) = self.entries.check_size(&payload) {
             warn!(key = ?Escaped(&call.key), "not written: {error}");
-            return Ok(());
+            return Ok(None);
         }
         // If the lock was lost, another process may have written a later value.
         if lead.is_superseded() || guard.is_some_and(|guard| guard.remaining().is_zero()) {
             debug!(key = ?Escaped(&call.key), "not written: overtaken");
-            return Ok(());
+            return match condition {
+                SetCondition::IfMissing => self.look_up(call, Source::Store).await,
+                _ => Ok(None),
+            };
         }
         let lifetime = call.policy.lifetime(&self.entries)?;
         let envelope = Envelope {
@@ -327,9 +367,28 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         let (key, entry) = (call.key.clone(), envelope.seal());
         let writing = Writing::new(&self.store, lead, &key, &entry);
-        let written = self.write_entry(key, entry, lifetime.ttl, tags).await;
+        let written = self
+            .write_entry(key.clone(), entry.clone(), lifetime.ttl, tags, condition)
+            .await;
+        let is_written = match written {
+            Ok(is_written) => is_written,
+            Err(error) => {
+                writing.end().await?;
+                return Err(error);
+            }
+        };
+        let mut other = None;
+        if !is_written {
+            other = self.look_up(call, Source::Store).await?;
+            if other.is_none() {
+                // What is there cannot be returned: it is stale, invalidated or malformed.
+                let always = SetCondition::Always;
+                self.write_entry(key.clone(), entry.clone(), lifetime.ttl, tags, always)
+                    .await?;
+            }
+        }
         writing.end().await?;
-        written
+        Ok(other)
     }
 
     /// Reads the tags unless they have been read.

@@ -50,6 +50,8 @@ enum KeyLayout {
     Lockstock,
     /// `NAMESPACE:VERSION:KEY`, as Django and django-redis do.
     Django,
+    /// `KEY`.
+    Bare,
 }
 
 impl<C> Entries<C> {
@@ -87,6 +89,11 @@ impl<C> Entries<C> {
 
     pub(crate) fn use_django_keys(&mut self) {
         self.layout = KeyLayout::Django;
+        self.prefix = prefix(self.layout, &self.namespace, self.version);
+    }
+
+    pub(crate) fn use_bare_keys(&mut self) {
+        self.layout = KeyLayout::Bare;
         self.prefix = prefix(self.layout, &self.namespace, self.version);
     }
 
@@ -205,6 +212,7 @@ fn prefix(layout: KeyLayout, namespace: &[u8], version: u64) -> Arc<[u8]> {
             prefix.extend_from_slice(&escape(namespace));
         }
         KeyLayout::Django => prefix.extend_from_slice(namespace),
+        KeyLayout::Bare => return prefix.into(),
     }
     prefix.extend_from_slice(format!(":{version}:").as_bytes());
     prefix.into()

@@ -41,6 +41,7 @@ pub struct ComputePolicy {
     ttl: Ttl,
     stale_for: Duration,
     early_beta: Option<f64>,
+    pub(super) if_missing: bool,
     pub(super) lease: Option<Duration>,
     pub(super) max_wait: Duration,
     pub(super) tags: Vec<Bytes>,
@@ -61,6 +62,7 @@ impl ComputePolicy {
             ttl: ttl.into(),
             stale_for: Duration::ZERO,
             early_beta: None,
+            if_missing: false,
             lease: None,
             max_wait: DEFAULT_COMPUTE_WAIT,
             tags: Vec::new(),
@@ -105,6 +107,14 @@ impl ComputePolicy {
     /// a machine whose clock is ahead by more than the time to live computes each time.
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.early_beta = Some(beta.max(0.0));
+        self
+    }
+
+    /// Writes a computed value only if there is none under the key by then, as Django's `get_or_set`
+    /// does. Otherwise another program has written one during the computation, and that value is
+    /// returned. A stale value is replaced.
+    pub fn if_missing(mut self) -> Self {
+        self.if_missing = true;
         self
     }
 

@@ -130,7 +130,10 @@ impl<T, C: Codec<T>> Cache<T, C> {
         };
         self.entries.check_size(&envelope.payload)?;
         self.store.flights().supersede(&key);
-        self.write_entry(key, envelope.seal(), ttl, tags).await
+        let always = SetCondition::Always;
+        self.write_entry(key, envelope.seal(), ttl, tags, always)
+            .await?;
+        Ok(())
     }
 
     /// Invalidates all entries that were written under `tag`, in this process and all others. After
@@ -210,14 +213,16 @@ impl<T, C: Codec<T>> Cache<T, C> {
         Ok(Token::new(tag, token, ttl))
     }
 
-    /// Writes an entry. The tokens that it carries live at least as long.
+    /// Writes an entry. The tokens that it carries live at least as long. Returns whether the
+    /// condition was met.
     pub(super) async fn write_entry(
         &self,
         key: Vec<u8>,
         entry: Bytes,
         ttl: Ttl,
         tags: &Tags,
-    ) -> Result<()> {
+        condition: SetCondition,
+    ) -> Result<bool> {
         let tokens = tags.tokens.iter();
         let prolonged = join_all(tokens.map(|token| self.prolong(token, ttl))).await;
         prolonged.into_iter().collect::<Result<()>>()?;
@@ -225,10 +230,9 @@ impl<T, C: Codec<T>> Cache<T, C> {
             key,
             value: entry,
             ttl,
-            condition: SetCondition::Always,
+            condition,
         };
-        self.store.value(&set).await?;
-        Ok(())
+        self.store.value(&set).await
     }
 
     /// Lets a token live at least for `ttl`. Twice as long, so that a tag in use is prolonged rarely.

@@ -11,6 +11,7 @@ use crate::escaped::Escaped;
 use crate::key::{Keys, LockKind};
 use crate::lease::checked_lease;
 use crate::store::Mode;
+use crate::token::Token;
 
 /// The maximum number of permits of a semaphore that one acquire takes: 1000. In Redis each is a
 /// member of a sorted set.
@@ -31,6 +32,8 @@ pub(crate) struct LeasedTarget {
     pub(crate) lease: Duration,
     /// How long a holder renews the lock automatically.
     pub(crate) auto_renew: Option<Duration>,
+    /// The token of the holder. `None`: a new one for each acquire.
+    pub(crate) token: Option<Token>,
 }
 
 impl LockTarget {
@@ -95,6 +98,7 @@ impl LockTarget {
             mode,
             lease: checked_lease(lease)?,
             auto_renew: None,
+            token: None,
         })
     }
 

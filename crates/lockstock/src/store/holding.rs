@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::background::Background;
 use super::memory;
 use super::redis::holding as redis;
 use super::request::ReleaseOutcome;
 use crate::error::Result;
 use crate::inspect::{HolderId, Identity};
 use crate::key::Keys;
+use crate::token::Token;
 
 /// A held lock, as its backend knows it.
 ///
@@ -102,6 +104,36 @@ impl Holding {
         match self {
             Self::Memory(holding) => Ok(holding.renew(remaining)),
             Self::Redis(holding) => holding.renew(remaining).await,
+        }
+    }
+
+    /// Gives the holder another token in the store. Returns `false` if the lock was lost before.
+    /// Repeatable. [`set_token`](Self::set_token) has to follow.
+    pub(crate) async fn rename(&self, token: Token) -> Result<bool> {
+        match self {
+            Self::Memory(holding) => Ok(holding.rename(token)),
+            Self::Redis(holding) => holding.rename(token).await,
+        }
+    }
+
+    /// Sets the token by which the lock is held.
+    pub(crate) fn set_token(&mut self, token: Token) {
+        match self {
+            Self::Memory(holding) => holding.token = token,
+            Self::Redis(holding) => holding.set_token(token),
+        }
+    }
+
+    /// Releases the lock in the background in case that it is held by `token`: a
+    /// [`rename`](Self::rename) had no reply.
+    pub(crate) fn release_renamed(&self, token: Token, background: &Background, deadline: Instant) {
+        match self {
+            // Every call has a reply.
+            Self::Memory(_) => {}
+            Self::Redis(holding) => {
+                let release = holding.release_by(token);
+                background.retry(deadline, release(), release);
+            }
         }
     }
 

@@ -176,6 +176,12 @@ impl Holding {
         locks.keep(&self.keys, self.token, Instant::now())
     }
 
+    /// Gives the holder another token. Returns `false` if the lock was lost before.
+    pub(super) fn rename(&self, token: Token) -> bool {
+        let mut locks = self.memory.locks();
+        locks.rename(&self.keys, self.token, token, Instant::now())
+    }
+
     /// Returns `false` if the lock was lost before.
     pub(super) fn renew(&self, remaining: Duration) -> bool {
         let mut locks = self.memory.locks();

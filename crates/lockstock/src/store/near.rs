@@ -45,6 +45,7 @@ pub(crate) enum Written<'a> {
     Nothing,
     Key(&'a [u8]),
     Keys(&'a [Vec<u8>]),
+    Everything,
 }
 
 /// Copies of values, by their keys in the store.
@@ -284,6 +285,7 @@ impl NearTables {
     pub(crate) fn invalidate(&self, keys: Written<'_>) {
         match keys {
             Written::Nothing => {}
+            Written::Everything => self.clear(),
             Written::Key(key) => self.each(|table| table.invalidate(key)),
             Written::Keys(keys) => {
                 self.each(|table| keys.iter().for_each(|key| table.invalidate(key)));

@@ -6,7 +6,7 @@ use super::background::Background;
 use super::builder::Options;
 use super::memory::Memory;
 use super::redis::{DirectRedis, DirectSettings, DirectTarget, OnInterrupt};
-use super::{Backend, Scheme, Store};
+use super::{Backend, Inner, Scheme, Store};
 use crate::error::Result;
 use crate::token::ClientId;
 
@@ -69,7 +69,14 @@ impl Store {
             Backend::Redis(redis) => Backend::Redis(redis.clone()),
             Backend::Direct(direct) => Backend::Redis(direct.link()?.clone()),
         };
-        let background = self.inner.background.clone();
-        Ok(Self::new(backend, background, self.inner.client_id))
+        Ok(Self {
+            inner: Arc::new(Inner {
+                backend,
+                background: self.inner.background.clone(),
+                client_id: self.inner.client_id,
+                flights: self.inner.flights.clone(),
+                bypass: self.inner.bypass.clone(),
+            }),
+        })
     }
 }

@@ -187,6 +187,9 @@ impl ValueCommand for Command {
     type Reply = Reply;
 
     fn writes(&self) -> Written<'_> {
+        if self.is_flush() {
+            return Written::Everything;
+        }
         // Whether it writes is not known here.
         self.key().map_or(Written::Nothing, Written::Key)
     }

@@ -5,7 +5,7 @@ use lockstock::{Cache, ComputePolicy, Raw};
 use lockstock_testkit::Redis;
 
 use crate::harness::{connect, on_each_store};
-use crate::{LONG, pages};
+use crate::{LONG, SHORTEST, is_past, pages};
 
 /// What an envelope begins with, in the notation of Lua.
 const MAGIC: &str = r"\193LS\1";
@@ -109,4 +109,58 @@ async fn a_hit_is_one_command_and_a_miss_is_two() {
     let [.., scripts] = commands("once", once.clone()).await;
     assert_eq!(scripts, 2);
     assert_eq!(commands("once", once).await, [1, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn with_if_missing_a_value_that_is_written_meanwhile_stays() {
+    let redis = Redis::start();
+    let pages = pages(&connect(&redis.url()).await);
+    // Another client, whose writes do not supersede the computation.
+    let others = crate::pages(&connect(&redis.url()).await);
+    for (policy, expected) in [
+        (ComputePolicy::new(LONG).if_missing(), "written"),
+        (ComputePolicy::new(LONG), "computed"),
+    ] {
+        let compute = async || {
+            let written = "written".to_owned();
+            others.set("/mugs", &written, LONG).await.unwrap();
+            "computed".to_owned()
+        };
+        let page = pages.get_or_set("/mugs", policy, compute).await.unwrap();
+        assert_eq!(page, expected);
+        assert_eq!(pages.get("/mugs").await.unwrap().as_deref(), Some(expected));
+        pages.delete("/mugs").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn with_if_missing_an_entry_that_cannot_be_returned_is_replaced() {
+    on_each_store(async |store| {
+        let pages = pages(&store);
+        let stale = ComputePolicy::new(SHORTEST).stale_for(LONG);
+        let old = async || "old".to_owned();
+        pages.get_or_set("/mugs", stale, old).await.unwrap();
+        is_past(&pages, "/mugs").await;
+        // Without a stale time, the stale entry counts as missing, and is there.
+        let policy = ComputePolicy::new(LONG).if_missing();
+        let new = async || "new".to_owned();
+        let page = pages.get_or_set("/mugs", policy, new).await.unwrap();
+        assert_eq!(page, "new");
+        assert_eq!(pages.get("/mugs").await.unwrap().as_deref(), Some("new"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bare_keys_are_those_of_the_store() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    let cache = store
+        .cache::<String>("any")
+        .version(7)
+        .codec(Raw)
+        .bare_keys();
+    let compute = async || "mug".to_owned();
+    cache.get_or_set("shop:1:a", LONG, compute).await.unwrap();
+    assert_eq!(redis.command(&["GET", "shop:1:a"]).unwrap(), "mug");
 }

@@ -66,6 +66,31 @@ async fn renew_restarts_the_lease_and_extend_adds_to_it() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_lease_can_be_made_shorter_and_longer() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let guard = held(&lock).await;
+        let fence = guard.fence();
+        for rest in [LEASE / 4, LEASE * 2, LEASE / 2] {
+            guard.set_remaining(rest).await.unwrap();
+            assert!(guard.remaining() <= rest && guard.remaining() > rest / 2);
+            let remaining = busy(&lock).await.retry_after().unwrap();
+            assert!(remaining <= rest && remaining > rest / 2, "{remaining:?}");
+        }
+        assert_eq!(guard.fence(), fence);
+        for invalid in [Duration::ZERO, lockstock::MAX_LEASE * 2] {
+            let error = guard.set_remaining(invalid).await.unwrap_err();
+            assert!(error.is_invalid());
+        }
+        guard.set_remaining(SHORT).await.unwrap();
+        let next = timeout(TIMEOUT, lock.acquire()).await.unwrap().unwrap();
+        assert!(guard.release().await.unwrap_err().is_lost());
+        next.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_cancelled_renewal_that_shortens_the_lease_still_applies() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", LEASE);

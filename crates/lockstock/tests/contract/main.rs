@@ -15,6 +15,7 @@ mod cancellation;
 mod fences;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod identity;
 mod keep;
 mod lease;
 mod outages;

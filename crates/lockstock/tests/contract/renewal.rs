@@ -31,6 +31,25 @@ async fn auto_renewal_outlives_the_lease_but_not_its_cap() {
 }
 
 #[tokio::test]
+async fn auto_renewal_follows_a_rest_that_was_made_shorter() {
+    on_each_store(async |store| {
+        let lock = lock(&store, "a", LEASE);
+        let guard = held(&lock).await.auto_renew(HOUR);
+        // Its next renewal would come later than the end of this.
+        guard.set_remaining(BRIEF).await.unwrap();
+        let renewed = async {
+            while guard.remaining() <= BRIEF {
+                sleep(BRIEF / 100).await;
+            }
+        };
+        timeout(TIMEOUT, renewed).await.expect("renewed");
+        assert!(guard.remaining() > LEASE / 2);
+        guard.release().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn auto_renewal_ends_with_its_guard() {
     on_each_store(async |store| {
         let lock = lock(&store, "a", BRIEF);

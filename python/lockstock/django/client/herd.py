@@ -25,6 +25,9 @@ __all__ = ["HerdClient", "Marker"]
 class HerdClient(DefaultClient):
     """A client that writes `(marker, value, expiry)`."""
 
+    # Its own expiry lets few callers compute.
+    shares_computations = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._marker = Marker()
         self._herd_timeout: int = getattr(settings, "CACHE_HERD_TIMEOUT", 60)

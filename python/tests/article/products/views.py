@@ -36,14 +36,18 @@ class ProductViewSet(viewsets.ModelViewSet):
 
 
 class CoolDownViewSet(ProductViewSet):
-    """Keeps the lock, so that updates that wait are rejected at once. Not with django-redis."""
+    """Keeps the lock after a success, and releases it otherwise. Not with django-redis."""
 
     def update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         name = f"product-cool-down-lock-{self.kwargs['pk']}"
         lock = cache.lock(name, timeout=60, blocking_timeout=20)
         if not lock.acquire():
             return too_many_requests()
-        # Not of the class between, which has a lock of its own.
-        response = super(ProductViewSet, self).update(request, *args, **kwargs)
+        try:
+            # Not of the class between, which has a lock of its own.
+            response = super(ProductViewSet, self).update(request, *args, **kwargs)
+        except Exception:
+            lock.release()
+            raise
         lock.keep()
         return response

@@ -259,6 +259,19 @@ impl LockTable {
         true
     }
 
+    /// Gives a holder another token. Returns `false` if the lock was lost before.
+    pub(super) fn rename(&mut self, keys: &Keys, token: Token, new: Token, now: Instant) -> bool {
+        let Some(lock) = self.lock_held_by(keys, token, now) else {
+            return false;
+        };
+        for holder in &mut lock.holders {
+            if holder.token == token {
+                holder.token = new;
+            }
+        }
+        true
+    }
+
     fn lock_held_by(&mut self, keys: &Keys, token: Token, now: Instant) -> Option<&mut LockState> {
         self.expire(&keys.holder, now);
         let lock = self.locks.get_mut(&keys.holder)?;

@@ -1,6 +1,6 @@
 //! Commands of Redis for which this crate has no method.
 
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult, ToRedisArgs, Value};
 
 use super::values::WireCommand;
 use crate::command::{Command, Reply};
@@ -19,7 +19,11 @@ impl WireCommand for Command {
             Value::BulkString(bytes) => Reply::Bytes(bytes.into()),
             Value::Okay => Reply::Text("OK".to_owned()),
             Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Text(text),
-            Value::BigNumber(digits) => Reply::Text(String::from_utf8_lossy(&digits).into_owned()),
+            Value::BigNumber(number) => {
+                // Bytes or a `BigInt`: another crate may enable redis' feature `num-bigint`.
+                let digits = number.to_redis_args().concat();
+                Reply::Text(String::from_utf8_lossy(&digits).into_owned())
+            }
             Value::Array(items) | Value::Set(items) | Value::Push { data: items, .. } => {
                 Reply::Array(
                     items

@@ -121,6 +121,44 @@ impl Holding {
         parse(&self.redis.submit(&self.keys, renew).await?)
     }
 
+    /// Gives the holder another token in Redis. Returns `false` if the lock was lost before.
+    pub(in crate::store) async fn rename(&self, token: Token) -> Result<bool> {
+        let rename = Operation::Rename {
+            token: self.ownership.token,
+            new: token,
+        };
+        parse(&self.redis.submit(&self.keys, rename).await?)
+    }
+
+    /// Sets the token by which the lock is held. It is not handed over within this process, where
+    /// the next holder would have the same token.
+    pub(in crate::store) fn set_token(&mut self, token: Token) {
+        self.ownership.token = token;
+        if let Some(head) = &self.head {
+            head.set_token(token);
+        }
+    }
+
+    /// Returns a function that releases the lock if it is held by `token`.
+    pub(in crate::store) fn release_by(
+        &self,
+        token: Token,
+    ) -> impl Fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + 'static + use<>
+    {
+        let (redis, keys) = (self.redis.clone(), self.keys.clone());
+        let release = Operation::Release {
+            ownership: Ownership {
+                token,
+                ..self.ownership
+            },
+            last_used: self.last_used_fence(),
+        };
+        move || {
+            let released = redis.submit(&keys, release);
+            Box::pin(async { released.await.map(drop) })
+        }
+    }
+
     /// Moves the deadline that the local queue watches.
     pub(in crate::store) fn set_deadline(&self, deadline: Instant) {
         if let Some(head) = &self.head {

@@ -41,6 +41,10 @@ pub(super) enum Operation {
         token: Token,
         remaining_ms: u64,
     },
+    Rename {
+        token: Token,
+        new: Token,
+    },
     ForceRelease(HolderId),
 }
 
@@ -112,7 +116,7 @@ impl Operation {
     pub(super) fn is_rare(self) -> bool {
         matches!(
             self,
-            Self::Leave { .. } | Self::Renew { .. } | Self::ForceRelease(_)
+            Self::Leave { .. } | Self::Renew { .. } | Self::Rename { .. } | Self::ForceRelease(_)
         )
     }
 
@@ -125,6 +129,7 @@ impl Operation {
             | Self::Leave { .. }
             | Self::Keep { .. }
             | Self::Renew { .. }
+            | Self::Rename { .. }
             | Self::ForceRelease(_) => 2,
         }
     }
@@ -168,6 +173,11 @@ impl Operation {
                 remaining_ms,
             } => {
                 cmd.arg("renew").arg(token.to_string()).arg(remaining_ms);
+            }
+            Self::Rename { token, new } => {
+                cmd.arg("rename")
+                    .arg(token.to_string())
+                    .arg(new.to_string());
             }
             Self::ForceRelease(holder) => {
                 cmd.arg("force").arg(holder.to_string());

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::super::attempt::Attempt;
 use super::{LocalGrant, LocalOutcome, LocalQueue, LocalQueues, MAX_LOCAL_HANDOVERS, Waiter};
 use crate::key::Keys;
+use crate::token::Token;
 
 /// The waiter that becomes the head.
 #[derive(Debug)]
@@ -76,6 +77,16 @@ impl QueueHead {
             if let Some(grant) = &mut queue.grant {
                 grant.deadline = deadline;
                 queues.watch(&self.keys, queue);
+            }
+        });
+    }
+
+    /// Sets the token of the grant, which is not handed over from now on.
+    pub(in crate::store::redis) fn set_token(&self, token: Token) {
+        self.in_queue(|_, queue| {
+            if let Some(grant) = &mut queue.grant {
+                grant.ownership.token = token;
+                while grant.unused_fences.next().is_some() {}
             }
         });
     }

@@ -1,6 +1,6 @@
 -- The rare operations.
 --
--- Provides: the operations leave, renew and force
+-- Provides: the operations leave, renew, rename and force
 -- Uses:     prelude, notify, exclusive or shared, queue, acquire_release
 
 -- Leaves the queue, because the attempt has timed out or was cancelled. If `give_back` is '1', a
@@ -43,6 +43,22 @@ local function renew(token, remaining)
   return 1
 end
 named_operations.renew = { renew, 2 }
+
+-- Gives the holder another token, which its application has chosen. Exclusive locks only. The
+-- waiters in its local queue are not notified of a forced release any more: a token begins with the
+-- client.
+--
+-- Returns 1: done, also if repeated, 0: `token` did not hold the lock any more.
+--
+-- Atomic because between a compare and a set another client may acquire the lock.
+local function rename(token, new)
+  if held_by(new) then return 1 end
+  if not held_by(token) then return 0 end
+  holder_token = new
+  set_mark(mark)
+  return 1
+end
+if not SHARING then named_operations.rename = { rename, 2 } end
 
 -- Releases the lock of a holder that does not release it, held or kept, to the first waiter, if
 -- there is one.

@@ -1,0 +1,54 @@
+"""`TTL_JITTER`: values that are written together do not expire together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.core.exceptions import ImproperlyConfigured
+
+__all__ = ["Jitter"]
+
+# The position of the timeout among the arguments of `set` and `add`.
+_TIMEOUT = 2
+
+
+class Jitter:
+    """Subtracts a random part of a timeout, at most `share` of it."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Jitter | None:
+        """Returns that of the options, None without `TTL_JITTER`.
+
+        Raises `ImproperlyConfigured` unless it is between 0 and 1.
+        """
+        share = options.get("TTL_JITTER")
+        if not share:
+            return None
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+            message = "TTL_JITTER must be a part of the timeout, such as 0.1 for a tenth"
+            raise ImproperlyConfigured(message)
+        return cls(share)
+
+    def shortened(self, timeout: Any, default: float | None) -> Any:
+        """Returns the timeout in seconds to use: None stays, and so does what expires at once."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = default
+        if timeout is None or timeout <= 0:
+            return timeout
+        return timeout * (1 - self._share * random.random())
+
+    def applied(
+        self, default: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments of `set` or `add` with a shortened timeout."""
+        if len(args) > _TIMEOUT:
+            timeout = self.shortened(args[_TIMEOUT], default)
+            return (*args[:_TIMEOUT], timeout, *args[_TIMEOUT + 1 :]), kwargs
+        timeout = self.shortened(kwargs.get("timeout", DEFAULT_TIMEOUT), default)
+        return args, {**kwargs, "timeout": timeout}
