@@ -386,13 +386,31 @@ impl IdempotencyLayer {
                 retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
-        if let Some(action) = self.recorded_action(key).await {
+        let mut claim = None;
+        // A transactional layer looks for the record and claims at the same time, because what it finds
+        // does not depend on the order.
+        if self.transactional {
+            claim = self.claims.claim(&key.id());
+        }
+        let (recorded, distributed) = match &mut claim {
+            Some(claim) => {
+                let (recorded, distributed) =
+                    tokio::join!(self.recorded_action(key), claim.distribute());
+                (recorded, Some(distributed))
+            }
+            None => (self.recorded_action(key).await, None),
+        };
+        if let Some(action) = recorded {
             return action;
         }
-        let Some(mut claim) = self.claims.claim(&key.id()) else {
+        let Some(mut claim) = claim.or_else(|| self.claims.claim(&key.id())) else {
             return in_flight();
         };
-        match claim.distribute().await {
+        let distributed = match distributed {
+            Some(distributed) => distributed,
+            None => claim.distribute().await,
+        };
+        match distributed {
             Ok(true) => {}
             Ok(false) => return in_flight(),
             Err(error) if self.fail_open => {
