@@ -76,16 +76,9 @@ impl Guard {
 
     /// Gives the holder another token. If the caller is cancelled, the lock is released.
     pub(crate) async fn renamed(self, token: Token) -> Result<Self> {
-        let (sender, renamed) = oneshot::channel();
         let background = self.shared.background.clone();
         // To its end, so that the token by which the lock is released is known.
-        background.run(async move {
-            // The receiver is gone if the caller is cancelled: the guard is dropped.
-            let _ = sender.send(self.rename(token).await);
-        });
-        renamed
-            .await
-            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
+        background.attached(self.rename(token)).await
     }
 
     async fn rename(mut self, token: Token) -> Result<Self> {
