@@ -14,8 +14,9 @@ use super::super::database_file::Identity;
 use super::super::error::CommitTracker;
 use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
-    Changes, IdempotentWrite, LedgerEntry, NewProduct, Precondition, Product, RequestContext,
-    Reason, ResponseRecord, Result, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
+    Changes, IdempotentWrite, LedgerEntry, NewProduct, Precondition, Product, Reason,
+    RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
+    WriteOutcome, now, sql,
 };
 use super::checkpoint::checkpoint;
 use super::command::{Command, Write};
