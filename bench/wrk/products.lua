@@ -47,7 +47,7 @@ function init(args)
          requests[id] = key and whole:sub(1, key - 1) or whole
          rest[id] = key and whole:sub(key + 3)
       end
-      local run, count = math.random(1000000000), 0
+      local run, count = os.time() .. "-" .. math.random(1000000), 0
       request = function()
          local id = math.random(products)
          local head = requests[id]
