@@ -386,12 +386,12 @@ impl IdempotencyLayer {
                 retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
-        let mut claim = None;
-        // A transactional layer looks for the record and claims at the same time, because what it finds
-        // does not depend on the order.
-        if self.transactional {
-            claim = self.claims.claim(&key.id());
-        }
+        // A transactional layer looks for the record and claims at the same time: the transaction of the
+        // handler finds a record that is written in between.
+        let mut claim = match self.transactional {
+            true => self.claims.claim(&key.id()),
+            false => None,
+        };
         let (recorded, distributed) = match &mut claim {
             Some(claim) => {
                 let (recorded, distributed) =
@@ -422,8 +422,7 @@ impl IdempotencyLayer {
                 return NextAction::Reject(Rejection::StoreUnavailable { error });
             }
         }
-        // A request that held the claim may have finished after the first look-up. In a
-        // transactional layer, the unique id in the transaction of the handler covers that.
+        // A request that held the claim may have finished after the first look-up.
         if self.transactional {
             return NextAction::Process(claim);
         }
