@@ -101,6 +101,57 @@ _WRONG = {
         "lockstock.E001",
         ["SENTINELS must be a list of (host, port)"],
     ),
+    "a-jitter-that-is-no-part": (
+        {"OPTIONS": {"TTL_JITTER": 10}},
+        "lockstock.E006",
+        ["TTL_JITTER cannot be 10", "0.1 for a tenth"],
+    ),
+    "a-scope-that-does-not-exist": (
+        {"OPTIONS": {"COMPUTE_ONCE": "machine"}},
+        "lockstock.E006",
+        ["COMPUTE_ONCE cannot be 'machine'", "'process'"],
+    ),
+    "a-wait-that-is-no-number": (
+        {"OPTIONS": {"COMPUTE_WAIT": "30"}},
+        "lockstock.E006",
+        ["COMPUTE_WAIT cannot be '30'", "a number of seconds"],
+    ),
+    "a-negative-stale-time": ({"OPTIONS": {"STALE": -1}}, "lockstock.E006", ["STALE", "-1"]),
+    "a-way-that-does-not-exist": (
+        {"OPTIONS": {"COMPAT": ["django_redis"]}},
+        "lockstock.E006",
+        ["COMPAT", "'django-redis' or None"],
+    ),
+    "a-clear-that-does-not-exist": (
+        {"OPTIONS": {"CLEAR": "all"}},
+        "lockstock.E006",
+        ["CLEAR", "'prefix' or None"],
+    ),
+    "a-list-of-arguments": (
+        {"OPTIONS": {"CONNECTION_POOL_KWARGS": ["max_connections"]}},
+        "lockstock.E006",
+        ["CONNECTION_POOL_KWARGS", "a dict"],
+    ),
+    "a-pickle-protocol-that-does-not-exist": (
+        {"OPTIONS": {"PICKLE_VERSION": 99}},
+        "lockstock.E006",
+        ["PICKLE_VERSION", "99"],
+    ),
+    "an-option-that-is-misspelt": (
+        {"OPTIONS": {"IGNORE_EXCEPTION": True}},
+        "lockstock.W006",
+        ["no option has the name IGNORE_EXCEPTION", "Write IGNORE_EXCEPTIONS"],
+    ),
+    "an-option-of-another-backend": (
+        {"OPTIONS": {"pool_class": "redis.BlockingConnectionPool"}},
+        "lockstock.W006",
+        ["pool_class"],
+    ),
+    "a-setting-inside-options": (
+        {"OPTIONS": {"TIMEOUT": 5}},
+        "lockstock.W006",
+        ["TIMEOUT", "beside LOCATION"],
+    ),
     "prefix-inside-options": (
         {"OPTIONS": {"KEY_PREFIX": "p"}},
         "lockstock.W001",
@@ -153,6 +204,15 @@ def test_a_package_that_is_missing() -> None:
     assert "lockstock.E003" in text
     assert "pip install 'lockstock[msgpack]'" in text
     assert "lockstock.E005" not in text
+
+
+def test_spans_without_their_package() -> None:
+    settings = {"OPTIONS": {"OPENTELEMETRY": True}}
+    assert "no issues" in printed(settings)
+    text = printed(settings, "--without-opentelemetry")
+    assert text.count("(lockstock.") == 1, text
+    assert "lockstock.E003" in text
+    assert "pip install 'lockstock[otel]'" in text
 
 
 def test_gevent_without_its_sockets() -> None:

@@ -504,8 +504,9 @@ def test_the_sharded_client(redis: servers.Redis) -> None:
 
 
 def test_an_unknown_scope_is_refused(redis_url: str) -> None:
+    cache = cache_at(redis_url, COMPUTE_ONCE="machine")
     with pytest.raises(ImproperlyConfigured, match="COMPUTE_ONCE"):
-        cache_at(redis_url, COMPUTE_ONCE="machine")
+        cache.get_or_set("k", 1)
 
 
 # --- jitter ------------------------------------------------------------------------------
@@ -552,5 +553,6 @@ def test_jitter_leaves_what_never_expires_and_what_expires_at_once(redis_url: st
 
 @pytest.mark.parametrize("share", [1, -0.1, "a tenth", True])
 def test_a_jitter_out_of_range_is_refused(redis_url: str, share: Any) -> None:
+    cache = cache_at(redis_url, TTL_JITTER=share)
     with pytest.raises(ImproperlyConfigured, match="TTL_JITTER"):
-        cache_at(redis_url, TTL_JITTER=share)
+        cache.set("k", 1)

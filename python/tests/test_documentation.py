@@ -10,6 +10,7 @@ import pytest
 
 import lockstock.django.checks
 import lockstock.django.options
+from lockstock.django import option_values
 from suites import exclusions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,6 +72,7 @@ def test_each_option_is_documented(guide: Path) -> None:
     refused = set(lockstock.django.options.REFUSED)
     assert documented - refused == (read - refused) | {"USERNAME", "PASSWORD"}
     assert refused <= documented
+    assert option_values.OPTIONS == documented - refused
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)

@@ -20,6 +20,7 @@ from .computing import Computing
 from .exceptions import ConnectionInterrupted
 from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, ignored, omit_exception
 from .jitter import Jitter
+from .option_values import check_values
 from .options import is_compatible, renamed
 from .structures import Structures
 
@@ -37,7 +38,7 @@ class RedisCache(Structures, Computing, BaseCache):
         super().__init__(params)
         self._server = server
         self._params = params
-        options: dict[str, Any] = params.get("OPTIONS", {})
+        options: dict[str, Any] = params.get("OPTIONS") or {}
         self._default_scan_itersize: int = getattr(
             settings, "DJANGO_REDIS_SCAN_ITERSIZE", _SCAN_ITERSIZE
         )
@@ -61,10 +62,14 @@ class RedisCache(Structures, Computing, BaseCache):
 
     @property
     def client(self) -> Any:
-        """The client, made at the first use. It connects when it has to."""
+        """The client, made at the first use. It connects when it has to.
+
+        Raises `ImproperlyConfigured` for a wrong option.
+        """
         if self._own_client is None:
-            made = import_string(self._client_class)
-            self._own_client = made(self._server, self._params, self)
+            made = import_string(self._client_class)(self._server, self._params, self)
+            check_values(self._params.get("OPTIONS") or {})
+            self._own_client = made
         return self._own_client
 
     def get_master_client(self) -> Any:

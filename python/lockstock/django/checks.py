@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .. import errors
+from . import option_values
 from . import options as options_
 
 __all__ = ["check_deployment", "check_settings"]
@@ -64,6 +65,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                     id="lockstock.E002",
                 )
             )
+        found += _check_names_and_values(where, options)
         for path in _paths(options.get("SERIALIZER")):
             if package := _missing_package(path):
                 found.append(
@@ -73,6 +75,14 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                         id="lockstock.E003",
                     )
                 )
+        if options.get("OPENTELEMETRY") and importlib.util.find_spec("opentelemetry") is None:
+            found.append(
+                Error(
+                    f"{where}: OPENTELEMETRY needs the package opentelemetry-api.",
+                    hint="pip install 'lockstock[otel]'",
+                    id="lockstock.E003",
+                )
+            )
         try:
             options_.near_settings(options)
         except ImproperlyConfigured as failure:
@@ -103,12 +113,30 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
     return found
 
 
+def _check_names_and_values(where: str, options: dict[str, Any]) -> list[CheckMessage]:
+    wrong = option_values.wrong_values(options)
+    found: list[CheckMessage] = [
+        Error(
+            f"{where}: {name} cannot be {options[name]!r}.",
+            hint=f"It takes {takes}.",
+            id="lockstock.E006",
+        )
+        for name, takes in wrong.items()
+    ]
+    found += [
+        Warning(f"{where}: no option has the name {name}.", hint=advice, id="lockstock.W006")
+        for name, advice in option_values.unknown(options).items()
+    ]
+    return found
+
+
 def _check_location(
     where: str, config: dict[str, Any], options: dict[str, Any]
 ) -> list[CheckMessage]:
     try:
         for url in options_.locations(config.get("LOCATION")):
-            options_.store(url, options_.without_refused(options))
+            # Spans have an error of their own.
+            options_.store(url, {**options_.without_refused(options), "OPENTELEMETRY": False})
     except (ImproperlyConfigured, errors.Error, OSError, ValueError) as failure:
         is_location = not config.get("LOCATION") or not isinstance(failure, ImproperlyConfigured)
         hint = "Write redis://[user:password@]host[:port]/database, or a list of such URLs."
@@ -189,7 +217,7 @@ def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessag
         found += _check_pickle(where, config, options)
         try:
             for url in options_.locations(config.get("LOCATION")):
-                info = options_.store(url, options).info()
+                info = options_.store(url, {**options, "OPENTELEMETRY": False}).info()
                 found += _check_server(where, info)
         except (ImproperlyConfigured, errors.Error):
             # Wrong settings have an error of their own. A server may be down during a deployment.

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 from ..computing import (
@@ -22,8 +21,6 @@ from .client.commands import MISSING
 from .exceptions import ConnectionInterrupted
 
 __all__ = ["Computing"]
-
-_SCOPES = ("store", "process", None, False)
 
 
 class _Call(NamedTuple):
@@ -52,10 +49,8 @@ class Computing:
     _jitter: Any
 
     def _init_computing(self, options: Mapping[str, Any]) -> None:
+        # A wrong value raises at the first use of the cache.
         self._scope = options.get("COMPUTE_ONCE", "store")
-        if self._scope not in _SCOPES:
-            message = "COMPUTE_ONCE must be 'store', 'process' or None"
-            raise ImproperlyConfigured(message)
         self._compute_wait: float = options.get("COMPUTE_WAIT", 30)
         self._stale: float = options.get("STALE", 0)
 

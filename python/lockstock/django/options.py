@@ -148,16 +148,22 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
         value = options.get(name)
         if value and value not in _IGNORED.get(name, ()):
             found[name] = advice
-    for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
+    for name in sorted(set(_pool_kwargs(options)) - _POOL_KWARGS):
         advice = "write it into LOCATION" if name in ("host", "port", "path") else "remove it"
         found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = advice
     return found
 
 
+def _pool_kwargs(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = options.get("CONNECTION_POOL_KWARGS")
+    # What is no dict is reported as a wrong value.
+    return given if isinstance(given, Mapping) else {}
+
+
 def without_refused(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that have a meaning here."""
     found = {name: value for name, value in options.items() if name not in REFUSED}
-    pool = options.get("CONNECTION_POOL_KWARGS") or {}
+    pool = _pool_kwargs(options)
     found["CONNECTION_POOL_KWARGS"] = {
         name: value for name, value in pool.items() if name in _POOL_KWARGS
     }
@@ -173,15 +179,17 @@ def store(url: str, options: Mapping[str, Any]) -> _core.Store:
         name, advice = next(iter(problems.items()))
         message = f"the option {name} has no meaning for lockstock: {advice}"
         raise ImproperlyConfigured(message)
-    pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
+    pool = _pool_kwargs(options)
     url, settings = _translate(url, options, pool)
     is_traced = bool(options.get("OPENTELEMETRY"))
     key = (url, is_traced, *sorted(settings.items()))
     found = _stores.get(key)
     if found is None:
+        made = _core.Store(url, **settings)
+        # Before it is registered, because it raises without OpenTelemetry.
+        trace_if_wanted(made, url, is_wanted=is_traced)
         # Two threads may both create one: the first that is registered is used by both.
-        found = _stores.setdefault(key, _core.Store(url, **settings))
-        trace_if_wanted(found, url, is_wanted=is_traced)
+        found = _stores.setdefault(key, made)
     return found
 
 
