@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-__all__ = ["MISSING", "Command", "CommandBuilder"]
+__all__ = ["MISSING", "Command", "CommandBuilder", "milliseconds"]
 
 # The default of a `get` that tells a missing value from None.
 MISSING = object()
@@ -35,9 +35,14 @@ def _same(reply: Any) -> Any:
     return reply
 
 
-def _ms(timeout: float | timedelta) -> int:
+def milliseconds(timeout: float | timedelta) -> int:
+    """Returns the whole milliseconds of a timeout in seconds."""
     if isinstance(timeout, timedelta):
         timeout = timeout.total_seconds()
+    if isinstance(timeout, str):
+        # It would be repeated a thousand times.
+        message = f"a timeout must be a number of seconds, not {timeout!r}"
+        raise TypeError(message)
     return int(timeout * 1000)
 
 
@@ -49,7 +54,7 @@ def _seconds(timeout: float | timedelta) -> int:
 
 def _millis(timeout: float | timedelta) -> int:
     """A timeout that is in milliseconds already."""
-    return _ms(timeout) if isinstance(timeout, timedelta) else int(timeout)
+    return milliseconds(timeout) if isinstance(timeout, timedelta) else int(timeout)
 
 
 def _remaining(reply: Any) -> int | None:
@@ -110,7 +115,7 @@ class CommandBuilder:
     def _pexpire(self, key: Any, timeout: Any, version: int | None = None) -> Command:
         """Sets in how many milliseconds a value expires. Returns whether there is one."""
         if timeout is DEFAULT_TIMEOUT:
-            timeout = _ms(self._timeout(timeout))
+            timeout = milliseconds(self._timeout(timeout))
         return Command(("PEXPIRE", self.make_key(key, version), _millis(timeout)), bool)
 
     def _expire_at(self, key: Any, when: datetime | int, version: int | None = None) -> Command:
@@ -132,7 +137,7 @@ class CommandBuilder:
         timeout = self._timeout(timeout)
         if timeout is None:
             return self._persist(key, version)
-        return Command(("PEXPIRE", self.make_key(key, version), _ms(timeout)), bool)
+        return Command(("PEXPIRE", self.make_key(key, version), milliseconds(timeout)), bool)
 
     def _has_key(self, key: Any, version: int | None = None) -> Command:
         """Returns whether there is a value under a key."""
