@@ -10,6 +10,7 @@ Times are in seconds.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -455,5 +456,14 @@ def _warn_of_endless_lock(name: str | bytes) -> None:
             f"the lock {name!r} has no timeout: its lease of 30 s is renewed until it is released "
             "or this process ends. Set a timeout to bound how long it can be held",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """Returns the level of the first frame outside of this package, as `warnings.warn` counts."""
+    level, frame = 1, sys._getframe(1)
+    package = __name__.rpartition(".")[0] + "."
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -518,13 +518,25 @@ def test_a_renewed_lock_outlives_its_lease(cache: Any, raw: redis_py.Redis) -> N
     lock.release()
 
 
-def test_a_lock_without_a_timeout_warns_once(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["acquire", "with", "aacquire"])
+def test_a_lock_without_a_timeout_warns_once(
+    cache: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     monkeypatch.setattr("lockstock.lock._has_warned", False)
+
+    async def acquired() -> bool:
+        return bool(await lock.aacquire())
+
     with pytest.warns(RuntimeWarning, match="has no timeout") as warned:
         for _ in range(2):
-            with cache.lock("name"):
-                pass
+            lock = cache.lock("name")
+            if way == "with":
+                with lock:
+                    continue
+            assert asyncio.run(acquired()) if way == "aacquire" else lock.acquire()
+            lock.release()
     assert len(warned) == 1
+    # The line that has to change.
     assert warned[0].filename == __file__
 
 
