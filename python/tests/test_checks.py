@@ -66,6 +66,11 @@ _WRONG = {
         "lockstock.E001",
         ["LOCATION cannot be used"],
     ),
+    "a-password-that-is-not-quoted": (
+        {"LOCATION": "redis://:p@ss/word@redis.example.com/0"},
+        "lockstock.E001",
+        ["urllib.parse.quote", "PASSWORD"],
+    ),
     "no-location": ({"LOCATION": ""}, "lockstock.E001", ["LOCATION cannot be used"]),
     "no-certificate-check": (
         {"LOCATION": "rediss://127.0.0.1/0?ssl_cert_reqs=none"},

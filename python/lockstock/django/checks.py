@@ -151,7 +151,10 @@ def _check_location(
             options_.store(url, {**options_.without_refused(options), "OPENTELEMETRY": False})
     except (ImproperlyConfigured, errors.Error, OSError, ValueError) as failure:
         is_location = not config.get("LOCATION") or not isinstance(failure, ImproperlyConfigured)
-        hint = "Write redis://[user:password@]host[:port]/database, or a list of such URLs."
+        hint = (
+            "Write redis://[user:password@]host[:port]/database, or a list of such URLs. Quote the "
+            "password by urllib.parse.quote(password, safe=''), or write it into the option PASSWORD."
+        )
         what = f"{where}: LOCATION cannot be used" if is_location else f"{where} cannot be used"
         message = f"{what}: {failure}."
         return [Error(message, hint=hint if is_location else None, id="lockstock.E001")]
@@ -195,11 +198,7 @@ def _check_pickle(
     paths = _paths(options.get("SERIALIZER")) or ["pickle"]
     if not any("pickle" in str(path).lower() for path in paths):
         return []
-    try:
-        urls = options_.locations(config.get("LOCATION"))
-    except ImproperlyConfigured:
-        return []
-    for url in urls:
+    for url in options_.locations(config.get("LOCATION")):
         remote = [host for host in _hosts(url, options) if host not in _LOOPBACK]
         if remote and not urlsplit(url).scheme.startswith("rediss"):
             return [
@@ -231,11 +230,14 @@ def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessag
     for alias, config in _caches():
         where, options = f"CACHES[{alias!r}]", config.get("OPTIONS") or {}
         try:
+            stores = [
+                options_.store(url, {**options, "OPENTELEMETRY": False})
+                for url in options_.locations(config.get("LOCATION"))
+            ]
             # Not without --deploy: the usual Redis of a development environment has no TLS.
             found += _check_pickle(where, config, options)
-            for url in options_.locations(config.get("LOCATION")):
-                info = options_.store(url, {**options, "OPENTELEMETRY": False}).info()
-                found += _check_server(where, info)
+            for store in stores:
+                found += _check_server(where, store.info())
         except (ImproperlyConfigured, errors.Error, OSError, TypeError, ValueError):
             # Wrong settings have an error of their own. A server may be down during a deployment.
             continue
