@@ -153,7 +153,7 @@ def _check_location(
         is_location = not config.get("LOCATION") or not isinstance(failure, ImproperlyConfigured)
         hint = (
             "Write redis://[user:password@]host[:port]/database, or a list of such URLs. Quote the "
-            "password by urllib.parse.quote(password, safe=''), or write it into the option PASSWORD."
+            "password by urllib.parse.quote(password, safe=''), or use the option PASSWORD."
         )
         what = f"{where}: LOCATION cannot be used" if is_location else f"{where} cannot be used"
         message = f"{what}: {failure}."
