@@ -14,7 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 __all__ = ["MISSING", "Command", "CommandBuilder", "milliseconds"]
 
-# The default of a `get` that tells a missing value from None.
+# The default of a `get` that distinguishes a missing value from None.
 MISSING = object()
 
 
