@@ -39,8 +39,9 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 class Lock:
     """A lock under one name. Create it with `Store.lock` or `cache.lock`.
 
-    `timeout` is the lease: how long the lock is held at most. Without one, the lease is 30 s and
-    is renewed until the lock is released or the process ends, and a warning is given once.
+    `timeout` is the lease: how long the lock is held at most, from 1 ms to 24 h. Without one, the
+    lease is 30 s and is renewed until the lock is released or the process ends, and a warning is
+    given once.
     `blocking_timeout` is how long `acquire` waits; without one, it waits without end. `sleep` has
     no effect, because a waiter does not poll. With `thread_local`, a thread cannot release what
     another thread acquired through the same object. Without `raise_on_release_error`, a `with`
@@ -104,7 +105,8 @@ class Lock:
 
         Waits at most `blocking_timeout` seconds, not at all if `blocking` is false. If the lock
         is kept for longer than the wait, returns false at once. Raises `Unavailable` if the store
-        does not reply: the lock was not acquired then.
+        does not reply: the lock was not acquired then. Raises `LockError` if this object holds the
+        lock already, and `Invalid` if the timeout or the name is out of range.
 
         `token` becomes the token of the holder, with which another process can release the lock:
         32 hexadecimal digits in lower case, as of `uuid4().hex`. No two acquisitions may have the
@@ -215,7 +217,7 @@ class Lock:
         return held is not None and held.lost
 
     def locked(self) -> bool:
-        """Returns whether the lock is held by any client. Asks the store."""
+        """Returns whether any client holds the lock. Raises `Unavailable` without a reply."""
         return any(self.store.holders(self._kind, name) for name in self._names)
 
     async def alocked(self) -> bool:
@@ -226,7 +228,7 @@ class Lock:
         return False
 
     def owned(self) -> bool:
-        """Returns whether this object still holds the lock. Asks the store."""
+        """Returns whether this object holds the lock. Raises `Unavailable` without a reply."""
         return bool(self._claims) and all(
             token in self.store.holders(self._kind, name) for name, token in self._claims
         )
