@@ -181,14 +181,20 @@ impl Hub<'_> {
     }
 }
 
-/// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
-pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
+/// Returns `sys.modules`. The first call is that of the import of this module: another thread may run
+/// during it, and a child that it forks would wait without end for the first call to return.
+pub(crate) fn modules(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let modules = MODULES.get_or_try_init(py, || {
         let modules = py.import("sys")?.getattr("modules")?;
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
-    let modules = modules.bind(py);
+    Ok(modules.bind(py))
+}
+
+/// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
+pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
+    let modules = modules(py)?;
     let is_patched = |module: &Bound<'_, PyString>, predicate: &str| {
         let Some(module) = modules.get_item(module)? else {
             return Ok(false);

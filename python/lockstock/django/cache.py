@@ -67,9 +67,8 @@ class RedisCache(Structures, Computing, BaseCache):
         Raises `ImproperlyConfigured` for a wrong option.
         """
         if self._own_client is None:
-            made = import_string(self._client_class)(self._server, self._params, self)
             check_values(self._params.get("OPTIONS") or {})
-            self._own_client = made
+            self._own_client = import_string(self._client_class)(self._server, self._params, self)
         return self._own_client
 
     def get_master_client(self) -> Any:
