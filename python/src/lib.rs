@@ -46,7 +46,7 @@ mod _core {
         crate::accept_one_interpreter(module.py())?;
         // Registers the handlers of forks. One that begins before that would not run them.
         lockstock_fork::generation();
-        crate::waiting::modules(module.py()).map(drop)
+        crate::waiting::hub(module.py()).map(drop)
     }
 }
 

@@ -181,20 +181,22 @@ impl Hub<'_> {
     }
 }
 
-/// Returns `sys.modules`. The first call is that of the import of this module: another thread may run
-/// during it, and a child that it forks would wait without end for the first call to return.
-pub(crate) fn modules(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+/// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
+///
+/// The first call is that of the import of this module. It makes the dictionary and the names that
+/// later calls share; other threads may run meanwhile, and a child that one of them forks would wait
+/// without end for what is half made.
+pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let modules = MODULES.get_or_try_init(py, || {
         let modules = py.import("sys")?.getattr("modules")?;
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
-    Ok(modules.bind(py))
-}
-
-/// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
-pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
-    let modules = modules(py)?;
+    let modules = modules.bind(py);
+    let (gevent, eventlet) = (
+        intern!(py, "gevent.monkey"),
+        intern!(py, "eventlet.patcher"),
+    );
     let is_patched = |module: &Bound<'_, PyString>, predicate: &str| {
         let Some(module) = modules.get_item(module)? else {
             return Ok(false);
@@ -203,12 +205,11 @@ pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
             .call_method1(predicate, ("socket",))?
             .extract::<bool>()
     };
-    // Interned: looked up by each call.
-    if is_patched(intern!(py, "gevent.monkey"), "is_module_patched")? {
+    if is_patched(gevent, "is_module_patched")? {
         let wait_read = py.import("gevent.socket")?.getattr("wait_read")?;
         return Ok(Some(Hub::Gevent(wait_read)));
     }
-    if is_patched(intern!(py, "eventlet.patcher"), "is_monkey_patched")? {
+    if is_patched(eventlet, "is_monkey_patched")? {
         let trampoline = py.import("eventlet.hubs")?.getattr("trampoline")?;
         return Ok(Some(Hub::Eventlet(trampoline)));
     }

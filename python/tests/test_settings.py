@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import ssl
@@ -289,6 +290,27 @@ def test_ignored_exceptions_are_logged(caplog: pytest.LogCaptureFixture) -> None
     assert cache.get_many(["k"]) == {}
     assert cache.incr("k") is None
     assert [record.name for record in caplog.records] == ["lockstock.django.cache"] * 3
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_iterators_of_a_server_that_is_down(ignores: bool) -> None:
+    cache = cache_at("redis://127.0.0.1:1/0", IGNORE_EXCEPTIONS=ignores)
+
+    async def all_of(found: Any) -> list[Any]:
+        return [each async for each in found]
+
+    calls = [
+        lambda: list(cache.iter_keys("*")),
+        lambda: list(cache.sscan_iter("k")),
+        lambda: asyncio.run(all_of(cache.aiter_keys("*"))),
+        lambda: asyncio.run(all_of(cache.asscan_iter("k"))),
+    ]
+    for call in calls:
+        if ignores:
+            assert call() == []
+        else:
+            with pytest.raises(errors.Unavailable):
+                call()
 
 
 def test_what_a_failure_raises() -> None:

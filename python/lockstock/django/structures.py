@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ignoring import ignore_failures
+from .ignoring import aeach, each, ignore_failures
 
 __all__ = ["Structures"]
 
@@ -386,9 +386,8 @@ class Structures:
     async def asscan(self, *args: Any, **kwargs: Any) -> Any:
         return await self.client.asscan(*args, **kwargs)
 
-    @ignore_failures()
     def sscan_iter(self, *args: Any, **kwargs: Any) -> Any:
-        return self.client.sscan_iter(*args, **kwargs)
+        return each(self, self.client.sscan_iter(*args, **kwargs))
 
     def asscan_iter(self, *args: Any, **kwargs: Any) -> Any:
-        return self.client.asscan_iter(*args, **kwargs)
+        return aeach(self, self.client.asscan_iter(*args, **kwargs))
