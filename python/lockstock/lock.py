@@ -337,6 +337,11 @@ class Lock:
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
+        if not abs(additional_time) <= _MAX_LEASE_S:
+            message = (
+                f"a lease is at most {_MAX_LEASE_S} s, not {additional_time} s longer or shorter"
+            )
+            raise error(Invalid, message)
         ms = int(additional_time * 1000)
         if not replace_ttl and ms >= 0:
             return held, True, ms

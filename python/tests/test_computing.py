@@ -556,38 +556,3 @@ def test_a_jitter_out_of_range_is_refused(redis_url: str, share: Any) -> None:
     cache = cache_at(redis_url, TTL_JITTER=share)
     with pytest.raises(ImproperlyConfigured, match="TTL_JITTER"):
         cache.set("k", 1)
-
-
-# --- integers and ends of processes -----------------------------------------
-
-
-def test_an_integer_with_a_stale_time_is_read_by_all(redis_url: str) -> None:
-    cache = cache_at(redis_url, "integers", STALE=60)
-    for number in (0, 7, -(2**63), 10**40):
-        key = f"n{number}"
-        assert cache.get_or_set(key, lambda number=number: number, 60) == number
-        assert cache.get(key) == number
-        assert cache.get_many([key]) == {key: number}
-        assert asyncio.run(cache.aget(key)) == number
-        assert cache.get_or_set(key, int, 60) == number
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_process_that_ends_after_its_computation_leaves_no_lock(
-    redis_url: str, fails: bool
-) -> None:
-    cache = cache_at(redis_url, f"ends-{fails}")
-
-    def compute() -> int:
-        return 1 // (not fails)
-
-    for number in range(20):
-        pid = os.fork()
-        if not pid:
-            # Without exit handlers, as a worker that is replaced.
-            try:
-                cache.get_or_set(f"k{number}", compute, 60)
-            finally:
-                os._exit(0)
-        assert os.waitpid(pid, 0) == (pid, 0)
-    assert _core.Store(redis_url).execute("KEYS", f"*lockstock-cache:ends-{fails}*") == []
