@@ -32,6 +32,9 @@ __all__ = ["Lock"]
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
+_MAX_LEASE_S = 24 * 3600
+# A longer wait has no limit: years.
+_MAX_WAIT_S = 1e9
 _MAX_RENEWAL_MS = 366 * 24 * 3600 * 1000
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -67,8 +70,8 @@ class Lock:
         kind: Kind = "lock",
         permits: int = 1,
     ) -> None:
-        if timeout is not None and timeout < 0:
-            message = "the timeout of a lock must not be negative"
+        if timeout is not None and not 0 <= timeout <= _MAX_LEASE_S:
+            message = f"the timeout of a lock must be from 0 to {_MAX_LEASE_S} s, not {timeout}"
             raise error(Invalid, message)
         self.store = store
         self.name = name
@@ -145,7 +148,7 @@ class Lock:
         wait_ms: int | None
         if not blocking:
             wait_ms = 0
-        elif blocking_timeout is None:
+        elif blocking_timeout is None or blocking_timeout > _MAX_WAIT_S:
             wait_ms = None
         else:
             wait_ms = max(0, int(blocking_timeout * 1000))
@@ -187,7 +190,9 @@ class Lock:
     def _require(self, message: str) -> _core.Held:
         held = self._held
         if held is None:
-            if self.thread_local:
+            if self._given_token is not None:
+                message += ": with the token of another holder, it can only be released"
+            elif self.thread_local:
                 message += " by this thread"
             raise error(LockError, message, lock_name=self.name)
         return held
@@ -265,7 +270,8 @@ class Lock:
         """Releases the lock, and hands it to the next waiter.
 
         Raises `LockError` if it is not held, `LockNotOwnedError` if it was lost. To release what
-        another process has acquired, set `local.token` to its token first.
+        another process has acquired, set `local.token` to its token first. After a release inside
+        a `with` block, its end does nothing.
         """
         if (token := self._given_token) is not None:
             self._forget()
@@ -334,6 +340,11 @@ class Lock:
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
+        if not abs(additional_time) <= _MAX_LEASE_S:
+            message = (
+                f"a lease is at most {_MAX_LEASE_S} s, not {additional_time} s longer or shorter"
+            )
+            raise error(Invalid, message)
         ms = int(additional_time * 1000)
         if not replace_ttl and ms >= 0:
             return held, True, ms

@@ -80,7 +80,7 @@ _WRONG = {
     "a-negative-timeout": (
         {"OPTIONS": {"SOCKET_TIMEOUT": -1}},
         "lockstock.E001",
-        ["SOCKET_TIMEOUT must be a positive number of seconds, not -1"],
+        ["Socket timeout must be a number of seconds", "not -1"],
     ),
     "sentinels-that-are-no-list": (
         {"OPTIONS": {"SENTINELS": 26379}},
@@ -142,6 +142,33 @@ _WRONG = {
         {"OPTIONS": {"SOCKET_TIMEOUT": "5"}},
         "lockstock.E001",
         ["Socket timeout should be float or integer"],
+    ),
+    "a-timeout-below-zero": (
+        {"OPTIONS": {"SOCKET_TIMEOUT": -1}},
+        "lockstock.E001",
+        ["Socket timeout must be a number of seconds"],
+    ),
+    "connections-that-are-no-number": (
+        {"OPTIONS": {"CONNECTION_POOL_KWARGS": {"max_connections": "all"}}},
+        "lockstock.E001",
+        ["max_connections must be a number"],
+    ),
+    "a-location-that-is-no-url": (
+        {"LOCATION": 6379},
+        "lockstock.E001",
+        ["LOCATION must be a URL or a list of URLs"],
+    ),
+    "an-empty-list-of-serializers": (
+        {"OPTIONS": {"SERIALIZER": []}},
+        "lockstock.E006",
+        ["SERIALIZER", "a list of paths"],
+    ),
+    "no-compressor": ({"OPTIONS": {"COMPRESSOR": None}}, "lockstock.E006", ["COMPRESSOR"]),
+    "a-wait-without-end": ({"OPTIONS": {"COMPUTE_WAIT": 1e300}}, "lockstock.E006", ["a year"]),
+    "a-copy-without-end": (
+        {"OPTIONS": {"NEAR_CACHE": {"max_bytes": 1000, "ttl": 1e300}}},
+        "lockstock.E004",
+        ["ttl of NEAR_CACHE"],
     ),
     "sentinels-without-ports": (
         {"LOCATION": "redis://service/0", "OPTIONS": {"SENTINELS": ["sentinel:26379"]}},

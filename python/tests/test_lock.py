@@ -389,6 +389,9 @@ def test_another_object_releases_a_lock_by_its_token(cache: Any, raw: redis_py.R
         assert lock.acquire(token=token)
         other.local.token = lock.local.token
         assert other.owned()
+        for change in (lambda: other.extend(5), other.reacquire, other.keep, lambda: other.fence):
+            with pytest.raises(LockError, match="it can only be released"):
+                change()
         other.release()
         assert other.local.token is None
         assert not other.owned()
@@ -401,6 +404,15 @@ def test_another_object_releases_a_lock_by_its_token(cache: Any, raw: redis_py.R
         other.release()
     with pytest.raises(LockError):
         other.release()
+
+
+def test_a_release_inside_the_block_is_the_only_one(cache: Any, raw: redis_py.Redis) -> None:
+    with cache.lock("name", timeout=100) as lock:
+        lock.release()
+        # What another client acquires meanwhile stays.
+        raw.set("test:1:name", "another")
+    assert raw.get("test:1:name") == b"another"
+    raw.delete("test:1:name")
 
 
 def test_another_object_releases_a_lock_by_its_token_in_a_loop(cache: Any) -> None:

@@ -28,6 +28,9 @@
 //! Code of others may have a mutex, or a value that the first call makes. [`without_fork`] runs such a
 //! call while no thread forks, so that no child inherits it half done.
 //!
+//! Not guaranteed: what a child has if its fork began before the first call of [`generation`] had
+//! returned. Call it before the first thread starts that uses what is here.
+//!
 //! Not guaranteed: that a child made by the bare system call (`clone`, as some runtimes of other
 //! languages do) has a new generation. It has one after `fork` of the C library, from whatever
 //! language. Children of `vfork` and `posix_spawn` have none, and need none: they only execute

@@ -18,7 +18,14 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .computing import Computing
 from .exceptions import ConnectionInterrupted
-from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, ignored, omit_exception
+from .ignoring import (
+    CONNECTION_INTERRUPTED,
+    aeach,
+    each,
+    ignore_failures,
+    ignored,
+    omit_exception,
+)
 from .jitter import Jitter
 from .option_values import check_values
 from .options import is_compatible, renamed
@@ -67,9 +74,8 @@ class RedisCache(Structures, Computing, BaseCache):
         Raises `ImproperlyConfigured` for a wrong option.
         """
         if self._own_client is None:
-            made = import_string(self._client_class)(self._server, self._params, self)
             check_values(self._params.get("OPTIONS") or {})
-            self._own_client = made
+            self._own_client = import_string(self._client_class)(self._server, self._params, self)
         return self._own_client
 
     def get_master_client(self) -> Any:
@@ -282,14 +288,13 @@ class RedisCache(Structures, Computing, BaseCache):
         """Returns the keys that match a pattern."""
         return await self.client.akeys(*args, **kwargs)
 
-    @ignore_failures(lambda: iter(()))
     def iter_keys(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the keys that match a pattern."""
-        return self.client.iter_keys(*args, **kwargs)
+        return each(self, self.client.iter_keys(*args, **kwargs))
 
     def aiter_keys(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the keys that match a pattern, for `async for`."""
-        return self.client.aiter_keys(*args, **kwargs)
+        return aeach(self, self.client.aiter_keys(*args, **kwargs))
 
     @ignore_failures(0)
     def delete_pattern(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from .. import _core
 from ..computing import (
     LEASE_MS,
+    MAX_KEY_BYTES,
     MAX_TTL_MS,
     Policy,
     acompute,
@@ -139,6 +140,8 @@ class Computing:
         if ttl_ms is not None and not 0 < ttl_ms <= MAX_TTL_MS - stale_ms:
             return None
         name = self.client.make_key(key, version=version)
+        if len(str(name).encode()) > MAX_KEY_BYTES:
+            return None
         store = self.client._target(name, is_write=True)
         if is_computing(store, name):
             return None

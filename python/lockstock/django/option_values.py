@@ -7,16 +7,18 @@ backend is made: Django makes all backends before it runs the checks of this pac
 from __future__ import annotations
 
 import difflib
-import math
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from .options import REFUSED
+from .options import MAX_SECONDS, REFUSED
 
 __all__ = ["OPTIONS", "check_values", "unknown", "wrong_values"]
+
+_DURATION = "a number of seconds, at most those of a year"
+_PATH = "the path of a class, or a list of paths"
 
 # Options that this package reads.
 OPTIONS = {
@@ -71,7 +73,7 @@ def wrong_values(options: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: takes
         for name, (is_right, takes) in _VALUES.items()
-        if options.get(name) is not None and not is_right(options[name])
+        if name in options and not is_right(options[name])
     }
 
 
@@ -87,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < math.inf
+    return _is_number(value) and 0 <= value <= MAX_SECONDS
 
 
 def _is_share(value: Any) -> bool:
@@ -101,7 +103,16 @@ def _is_one_of(*values: Any) -> Callable[[Any], bool]:
 
 
 def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    return value is None or isinstance(value, Mapping)
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, int))
+
+
+def _is_given(value: Any) -> bool:
+    # What cannot be imported has an error of its own.
+    return bool(value)
 
 
 def _is_protocol(value: Any) -> bool:
@@ -112,13 +123,18 @@ def _is_protocol(value: Any) -> bool:
 
 
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "CLEAR": (_is_one_of("prefix"), "'prefix' or None"),
-    "COMPAT": (_is_one_of("django-redis"), "'django-redis' or None"),
-    "COMPUTE_ONCE": (_is_one_of("store", "process", False), "'store', 'process' or None"),
-    "COMPUTE_WAIT": (_is_duration, "a number of seconds"),
+    "CLEAR": (_is_one_of(None, "prefix"), "'prefix' or None"),
+    "CLIENT_CLASS": (_is_given, "the path of a class"),
+    "COMPAT": (_is_one_of(None, "django-redis"), "'django-redis' or None"),
+    "COMPRESSOR": (_is_given, _PATH),
+    "COMPUTE_ONCE": (_is_one_of(None, "store", "process", False), "'store', 'process' or None"),
+    "COMPUTE_WAIT": (_is_duration, _DURATION),
     "CONNECTION_POOL_KWARGS": (_is_mapping, "a dict"),
+    "PASSWORD": (_is_text, "a string"),
     "PICKLE_VERSION": (_is_protocol, f"a number up to {pickle.HIGHEST_PROTOCOL}"),
     "SENTINEL_KWARGS": (_is_mapping, "a dict"),
-    "STALE": (_is_duration, "a number of seconds"),
+    "SERIALIZER": (_is_given, _PATH),
+    "STALE": (_is_duration, _DURATION),
     "TTL_JITTER": (_is_share, "a part of the timeout, such as 0.1 for a tenth"),
+    "USERNAME": (_is_text, "a string"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .client.commands import CommandBuilder
-from .ignoring import ignore_failures
+from .ignoring import aeach, each, ignore_failures
 
 __all__ = ["Structures"]
 
@@ -389,14 +389,13 @@ class Structures:
         """Returns some members of a set: those of the first step of a scan."""
         return await self.client.asscan(*args, **kwargs)
 
-    @ignore_failures()
     def sscan_iter(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the members of a set, from a scan in steps of `count`."""
-        return self.client.sscan_iter(*args, **kwargs)
+        return each(self, self.client.sscan_iter(*args, **kwargs))
 
     def asscan_iter(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the members of a set, from a scan in steps of `count`, for `async for`."""
-        return self.client.asscan_iter(*args, **kwargs)
+        return aeach(self, self.client.asscan_iter(*args, **kwargs))
 
 
 for _name, _method in vars(Structures).items():
