@@ -18,6 +18,7 @@ from .aio import bell_of_loop
 
 __all__ = [
     "LEASE_MS",
+    "MAX_KEY_BYTES",
     "MAX_TTL_MS",
     "Policy",
     "acompute",
@@ -28,6 +29,8 @@ __all__ = [
 
 # The longest time to live together with the stale time that the Rust crate accepts.
 MAX_TTL_MS = 366 * 24 * 3600 * 1000
+# The longest key of a computed value that the Rust crate accepts.
+MAX_KEY_BYTES = 64 * 1024
 # After this time another process computes if the one that does is killed. It is renewed meanwhile.
 LEASE_MS = 5000
 

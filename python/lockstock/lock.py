@@ -10,6 +10,7 @@ Times are in seconds.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -31,6 +32,9 @@ __all__ = ["Lock"]
 
 # The lease of a lock without a timeout, in ms. It is renewed while the process lives.
 _ENDLESS_LEASE_MS = 30_000
+_MAX_LEASE_S = 24 * 3600
+# A longer wait has no limit: years.
+_MAX_WAIT_S = 1e9
 _MAX_RENEWAL_MS = 366 * 24 * 3600 * 1000
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -38,8 +42,9 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 class Lock:
     """A lock under one name. Create it with `Store.lock` or `cache.lock`.
 
-    `timeout` is the lease: how long the lock is held at most. Without one, the lease is 30 s and
-    is renewed until the lock is released or the process ends, and a warning is given once.
+    `timeout` is the lease: how long the lock is held at most, from 1 ms to 24 h. Without one, the
+    lease is 30 s and is renewed until the lock is released or the process ends, and a warning is
+    given once.
     `blocking_timeout` is how long `acquire` waits; without one, it waits without end. `sleep` has
     no effect, because a waiter does not poll. With `thread_local`, a thread cannot release what
     another thread acquired through the same object. Without `raise_on_release_error`, a `with`
@@ -65,8 +70,8 @@ class Lock:
         kind: Kind = "lock",
         permits: int = 1,
     ) -> None:
-        if timeout is not None and timeout < 0:
-            message = "the timeout of a lock must not be negative"
+        if timeout is not None and not 0 <= timeout <= _MAX_LEASE_S:
+            message = f"the timeout of a lock must be from 0 to {_MAX_LEASE_S} s, not {timeout}"
             raise error(Invalid, message)
         self.store = store
         self.name = name
@@ -103,7 +108,8 @@ class Lock:
 
         Waits at most `blocking_timeout` seconds, not at all if `blocking` is false. If the lock
         is kept for longer than the wait, returns false at once. Raises `Unavailable` if the store
-        does not reply: the lock was not acquired then.
+        does not reply: the lock was not acquired then. Raises `LockError` if this object holds the
+        lock already, and `Invalid` if the timeout or the name is out of range.
 
         `token` becomes the token of the holder, with which another process can release the lock:
         32 hexadecimal digits in lower case, as of `uuid4().hex`. No two acquisitions may have the
@@ -142,7 +148,7 @@ class Lock:
         wait_ms: int | None
         if not blocking:
             wait_ms = 0
-        elif blocking_timeout is None:
+        elif blocking_timeout is None or blocking_timeout > _MAX_WAIT_S:
             wait_ms = None
         else:
             wait_ms = max(0, int(blocking_timeout * 1000))
@@ -184,7 +190,9 @@ class Lock:
     def _require(self, message: str) -> _core.Held:
         held = self._held
         if held is None:
-            if self.thread_local:
+            if self._given_token is not None:
+                message += ": with the token of another holder, it can only be released"
+            elif self.thread_local:
                 message += " by this thread"
             raise error(LockError, message, lock_name=self.name)
         return held
@@ -214,7 +222,7 @@ class Lock:
         return held is not None and held.lost
 
     def locked(self) -> bool:
-        """Returns whether the lock is held by any client. Asks the store."""
+        """Returns whether any client holds the lock. Raises `Unavailable` without a reply."""
         return any(self.store.holders(self._kind, name) for name in self._names)
 
     async def alocked(self) -> bool:
@@ -225,7 +233,7 @@ class Lock:
         return False
 
     def owned(self) -> bool:
-        """Returns whether this object still holds the lock. Asks the store."""
+        """Returns whether this object holds the lock. Raises `Unavailable` without a reply."""
         return bool(self._claims) and all(
             token in self.store.holders(self._kind, name) for name, token in self._claims
         )
@@ -262,7 +270,8 @@ class Lock:
         """Releases the lock, and hands it to the next waiter.
 
         Raises `LockError` if it is not held, `LockNotOwnedError` if it was lost. To release what
-        another process has acquired, set `local.token` to its token first.
+        another process has acquired, set `local.token` to its token first. After a release inside
+        a `with` block, its end does nothing.
         """
         if (token := self._given_token) is not None:
             self._forget()
@@ -331,6 +340,11 @@ class Lock:
         if not self.timeout:
             message = "Cannot extend a lock with no timeout"
             raise error(LockError, message, lock_name=self.name)
+        if not abs(additional_time) <= _MAX_LEASE_S:
+            message = (
+                f"a lease is at most {_MAX_LEASE_S} s, not {additional_time} s longer or shorter"
+            )
+            raise error(Invalid, message)
         ms = int(additional_time * 1000)
         if not replace_ttl and ms >= 0:
             return held, True, ms
@@ -455,5 +469,14 @@ def _warn_of_endless_lock(name: str | bytes) -> None:
             f"the lock {name!r} has no timeout: its lease of 30 s is renewed until it is released "
             "or this process ends. Set a timeout to bound how long it can be held",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """Returns the level of the first frame outside of this package, as `warnings.warn` counts."""
+    level, frame = 1, sys._getframe(1)
+    package = __name__.rpartition(".")[0] + "."
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -15,8 +15,12 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from opentelemetry import trace as trace_api
-from opentelemetry.trace import Span, SpanKind, StatusCode
+try:
+    from opentelemetry import trace as trace_api
+    from opentelemetry.trace import Span, SpanKind, StatusCode
+except ModuleNotFoundError as failure:
+    message = "spans need the package opentelemetry-api: pip install 'lockstock[otel]'"
+    raise ModuleNotFoundError(message, name=failure.name) from failure
 
 from . import _core, aio
 from .errors import Malformed, ResponseError

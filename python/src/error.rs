@@ -3,7 +3,6 @@
 use std::error::Error;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 /// Returns the exception for an error of the library: if a signal handler has raised one, that one.
 pub(crate) fn raised(py: Python<'_>, error: &lockstock::Error) -> PyErr {
@@ -36,15 +35,11 @@ pub(crate) fn rejected(py: Python<'_>, text: &str) -> PyErr {
 
 /// Returns an exception of a class of `lockstock.errors`.
 pub(crate) fn new(py: Python<'_>, class: &str, text: &str) -> PyErr {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let made = MODULE
-        .get_or_try_init(py, || {
-            Ok::<_, PyErr>(py.import("lockstock.errors")?.unbind())
-        })
-        .and_then(|module| {
-            let module = module.bind(py);
-            module.call_method1("error", (module.getattr(class)?, text))
-        });
+    // Not kept in a `PyOnceLock`: another thread may run during the import, and a child that it forks
+    // would wait without end.
+    let made = py
+        .import("lockstock.errors")
+        .and_then(|module| module.call_method1("error", (module.getattr(class)?, text)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

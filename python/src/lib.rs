@@ -43,7 +43,10 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::accept_one_interpreter(module.py())
+        crate::accept_one_interpreter(module.py())?;
+        // Registers the handlers of forks. One that begins before that would not run them.
+        lockstock_fork::generation();
+        crate::waiting::hub(module.py()).map(drop)
     }
 }
 

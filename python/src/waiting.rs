@@ -182,6 +182,10 @@ impl Hub<'_> {
 }
 
 /// Returns the hub of gevent or eventlet, if it has patched the sockets of this process.
+///
+/// The first call is that of the import of this module. It makes the dictionary and the names that
+/// later calls share; other threads may run meanwhile, and a child that one of them forks would wait
+/// without end for what is half made.
 pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let modules = MODULES.get_or_try_init(py, || {
@@ -189,6 +193,10 @@ pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
         Ok::<_, PyErr>(modules.cast_into::<PyDict>()?.unbind())
     })?;
     let modules = modules.bind(py);
+    let (gevent, eventlet) = (
+        intern!(py, "gevent.monkey"),
+        intern!(py, "eventlet.patcher"),
+    );
     let is_patched = |module: &Bound<'_, PyString>, predicate: &str| {
         let Some(module) = modules.get_item(module)? else {
             return Ok(false);
@@ -197,12 +205,11 @@ pub(crate) fn hub(py: Python<'_>) -> PyResult<Option<Hub<'_>>> {
             .call_method1(predicate, ("socket",))?
             .extract::<bool>()
     };
-    // Interned: looked up by each call.
-    if is_patched(intern!(py, "gevent.monkey"), "is_module_patched")? {
+    if is_patched(gevent, "is_module_patched")? {
         let wait_read = py.import("gevent.socket")?.getattr("wait_read")?;
         return Ok(Some(Hub::Gevent(wait_read)));
     }
-    if is_patched(intern!(py, "eventlet.patcher"), "is_monkey_patched")? {
+    if is_patched(eventlet, "is_monkey_patched")? {
         let trampoline = py.import("eventlet.hubs")?.getattr("trampoline")?;
         return Ok(Some(Hub::Eventlet(trampoline)));
     }

@@ -296,19 +296,21 @@ def test_a_wait_in_a_closed_loop_leaves_the_queue(redis_url: str, new_loop: Any)
 
     async def begin() -> list[Any]:
         waits = [asyncio.ensure_future(cache.alock("l", timeout=60).aacquire()) for _ in range(3)]
-        # An outcome that nothing takes: the loop ends before it looks at its descriptor.
-        free = asyncio.ensure_future(cache.alock("free", timeout=60).aacquire())
+        # An outcome that nothing takes: no task continues the call. A task might have the lock by now.
+        free = cache.alock("free", timeout=60).aacquire()
+        free.send(None)
         await asyncio.sleep(0)
         return [*waits, free]
 
     loop = new_loop()
-    tasks = loop.run_until_complete(begin())
+    *tasks, free = loop.run_until_complete(begin())
     eventually(lambda: waiters(holder.store, str(holder.name)) > 0, "a wait has begun")
+    eventually(cache.lock("free").locked, "the lock is granted")
     loop.close()
     for task in tasks:
         # As the interpreter does at its end, without a message for each.
         task._log_destroy_pending = False
-    del tasks, loop, task
+    del tasks, loop, task, free
     gc.collect()
     eventually(lambda: waiters(holder.store, str(holder.name)) == 0, "no wait is left")
     holder.release()

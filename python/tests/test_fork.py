@@ -32,6 +32,10 @@ def test_children_of_a_parent_with_busy_threads_answer(redis_url: str) -> None:
     finished("forks", redis_url, str(_CHILDREN))
 
 
+def test_a_fork_during_the_first_lock_of_a_process(redis_url: str) -> None:
+    finished("first_locks", redis_url, str(_CHILDREN))
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_pools_of_processes(redis_url: str, method: str) -> None:
     finished("pools", redis_url, method)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ JSON = "lockstock.django.serializers.json.JSONSerializer"
 PICKLE = "lockstock.django.serializers.pickle.PickleSerializer"
 ZLIB = "lockstock.django.compressors.zlib.ZlibCompressor"
 ZSTD = "lockstock.django.compressors.zstd.ZStdCompressor"
+
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -156,29 +160,52 @@ def test_a_file_of_certificates_that_cannot_be_read() -> None:
         cache_at("rediss://127.0.0.1:1/0", **options).get("k")
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_a_private_authority(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+@contextmanager
+def tls_server(folder: Path, constraints: str, name: str) -> Iterator[tuple[str, Path]]:
+    """Starts a Redis whose certificate is signed by itself. Yields its URL and the certificate."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    make += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    # An authority cannot be the certificate of a server, too.
-    make += ["-addext", "basicConstraints=critical,CA:FALSE"]
+    make += ["-subj", "/CN=localhost", "-addext", f"subjectAltName={name}"]
+    make += ["-addext", f"basicConstraints=critical,{constraints}"]
     make += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(make, check=True, capture_output=True)
     port = servers.free_port()
     tls = ["--tls-port", str(port), "--tls-auth-clients", "no", "--tls-cert-file"]
     with servers.redis(*tls, str(certificate), "--tls-key-file", str(key)):
+        yield f"rediss://127.0.0.1:{port}/0", certificate
+
+
+@needs_openssl
+def test_a_certificate_that_is_named_itself(tmp_path: Path) -> None:
+    with tls_server(tmp_path, "CA:FALSE", "IP:127.0.0.1") as (url, certificate):
         for options in (
             {"CONNECTION_POOL_KWARGS": {"ssl_ca_certs": certificate}},
             {"CONNECTION_POOL_KWARGS": {"ssl_ca_certs": certificate, "ssl_cert_reqs": "required"}},
         ):
-            cache = cache_at(f"rediss://127.0.0.1:{port}/0", **options)
+            cache = cache_at(url, **options)
             cache.set("k", "value")
             assert cache.get("k") == "value"
             with cache.lock("l", timeout=30) as lock:
                 assert lock.owned()
         with pytest.raises(errors.Unavailable, match="certificate"):
-            cache_at(f"rediss://127.0.0.1:{port}/0").get("k")
+            cache_at(url).get("k")
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("constraints", "name"),
+    [
+        # An authority cannot be the certificate of a server, too.
+        ("CA:TRUE", "IP:127.0.0.1"),
+        ("CA:FALSE", "DNS:another.example.com"),
+    ],
+)
+def test_a_certificate_that_is_not_accepted(tmp_path: Path, constraints: str, name: str) -> None:
+    with tls_server(tmp_path, constraints, name) as (url, certificate):
+        # Host names are always checked.
+        pool = {"ssl_ca_certs": certificate, "ssl_check_hostname": False}
+        with pytest.raises(errors.Unavailable, match="certificate"):
+            cache_at(url, CONNECTION_POOL_KWARGS=pool).get("k")
 
 
 def test_the_first_of_several_servers_has_writes_and_locks(redis: servers.Redis) -> None:
@@ -289,6 +316,27 @@ def test_ignored_exceptions_are_logged(caplog: pytest.LogCaptureFixture) -> None
     assert cache.get_many(["k"]) == {}
     assert cache.incr("k") is None
     assert [record.name for record in caplog.records] == ["lockstock.django.cache"] * 3
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_iterators_of_a_server_that_is_down(ignores: bool) -> None:
+    cache = cache_at("redis://127.0.0.1:1/0", IGNORE_EXCEPTIONS=ignores)
+
+    async def all_of(found: Any) -> list[Any]:
+        return [each async for each in found]
+
+    calls = [
+        lambda: list(cache.iter_keys("*")),
+        lambda: list(cache.sscan_iter("k")),
+        lambda: asyncio.run(all_of(cache.aiter_keys("*"))),
+        lambda: asyncio.run(all_of(cache.asscan_iter("k"))),
+    ]
+    for call in calls:
+        if ignores:
+            assert call() == []
+        else:
+            with pytest.raises(errors.Unavailable):
+                call()
 
 
 def test_what_a_failure_raises() -> None:

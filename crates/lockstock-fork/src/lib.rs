@@ -25,6 +25,12 @@
 //! assert!(idle.lock().unwrap().is_empty());
 //! ```
 //!
+//! Code of others may have a mutex, or a value that the first call makes. [`without_fork`] runs such a
+//! call while no thread forks, so that no child inherits it half done.
+//!
+//! Not guaranteed: what a child has if its fork began before the first call of [`generation`] had
+//! returned. Call it before the first thread starts that uses what is here.
+//!
 //! Not guaranteed: that a child made by the bare system call (`clone`, as some runtimes of other
 //! languages do) has a new generation. It has one after `fork` of the C library, from whatever
 //! language. Children of `vfork` and `posix_spawn` have none, and need none: they only execute
@@ -36,6 +42,18 @@ use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+#[cfg(unix)]
+mod exclusion;
+
+#[cfg(unix)]
+pub use exclusion::without_fork;
+
+/// Runs `work`: this platform has no `fork`.
+#[cfg(not(unix))]
+pub fn without_fork<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
 
 /// Returns the number of this process among its ancestors since the first call: it is higher in a
 /// child than in its parent, and the same for all threads of a process.
@@ -52,13 +70,20 @@ pub fn generation() -> u64 {
     extern "C" fn begin_generation() {
         // The child has no other thread yet. An atomic addition is safe after `fork`.
         GENERATION.fetch_add(1, Ordering::Relaxed);
+        exclusion::begin_child();
     }
 
     if !IS_REGISTERED.load(Ordering::Acquire) {
         // Not behind a `Once`, which might be locked in a child. If several threads register the
         // handler at the same time, a fork adds more than 1, which is as good.
-        // SAFETY: the handler has the required type and is safe to run after `fork`.
-        let result = unsafe { libc::pthread_atfork(None, None, Some(begin_generation)) };
+        // SAFETY: the handlers have the required type, and that of the child is safe after `fork`.
+        let result = unsafe {
+            libc::pthread_atfork(
+                Some(exclusion::begin_fork),
+                Some(exclusion::end_fork),
+                Some(begin_generation),
+            )
+        };
         assert_eq!(result, 0, "no memory to register a fork handler");
         IS_REGISTERED.store(true, Ordering::Release);
     }

@@ -3,16 +3,20 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use lockstock_fork::{PerProcess, generation};
+use lockstock_fork::{PerProcess, generation, without_fork};
 
 mod child;
 
 #[test]
 fn a_generation_is_that_of_a_process_and_higher_in_its_child() {
+    if child::ran_alone(a_generation_is_that_of_a_process_and_higher_in_its_child) {
+        return;
+    }
     let before = generation();
     child::succeeds(|| {
         assert!(generation() > before);
@@ -46,6 +50,9 @@ fn all_threads_of_a_process_get_one_value() {
 
 #[test]
 fn a_child_makes_its_own_value_and_does_not_lock_the_inherited_one() {
+    if child::ran_alone(a_child_makes_its_own_value_and_does_not_lock_the_inherited_one) {
+        return;
+    }
     let value = PerProcess::new();
     let inherited: &Mutex<u32> = value.get_or_init(|| Mutex::new(1));
     // As if a thread that the child does not have held it.
@@ -60,6 +67,9 @@ fn a_child_makes_its_own_value_and_does_not_lock_the_inherited_one() {
 
 #[test]
 fn a_child_does_not_drop_what_it_inherited() {
+    if child::ran_alone(a_child_does_not_drop_what_it_inherited) {
+        return;
+    }
     let (inherited, own) = (Arc::new(()), Arc::new(()));
     let value = PerProcess::new();
     value.get_or_init(|| inherited.clone());
@@ -80,4 +90,33 @@ fn a_failure_to_make_a_value_is_returned_and_not_kept() {
     assert_eq!(value.get_or_try_init(|| Err("no memory")), Err("no memory"));
     assert_eq!(value.get_or_try_init(|| Ok::<_, ()>(1)), Ok(&1));
     assert_eq!(value.get_or_try_init(|| Err("unused")), Ok(&1));
+}
+
+#[test]
+fn a_fork_waits_for_work_that_it_must_not_divide() {
+    if child::ran_alone(a_fork_waits_for_work_that_it_must_not_divide) {
+        return;
+    }
+    static MUTEX: Mutex<()> = Mutex::new(());
+    let (begun, is_done) = (Barrier::new(2), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            without_fork(|| {
+                let _locked = MUTEX.lock().unwrap();
+                begun.wait();
+                // Long enough that a fork which does not wait comes before the end.
+                thread::sleep(Duration::from_millis(200));
+                is_done.store(true, Ordering::Relaxed);
+            });
+        });
+        begun.wait();
+        child::succeeds(|| {
+            assert!(is_done.load(Ordering::Relaxed));
+            drop(MUTEX.lock().unwrap());
+            // The child works and forks too.
+            assert_eq!(without_fork(|| 1), 1);
+            child::succeeds(|| assert_eq!(without_fork(|| 2), 2));
+        });
+    });
+    assert_eq!(without_fork(|| 3), 3);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::HashSet;
+use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,9 @@ fn use_store(store: &Store, near: &Cache<String>, number: usize) {
 
 #[test]
 fn five_hundred_children_of_six_busy_threads_reply() {
+    if child::ran_alone(five_hundred_children_of_six_busy_threads_reply) {
+        return;
+    }
     const CHILDREN: usize = 500;
     let redis = Redis::start();
     let store = open(&redis.url());
@@ -145,6 +149,9 @@ fn five_hundred_children_of_six_busy_threads_reply() {
 
 #[test]
 fn children_and_their_children_reach_a_cluster() {
+    if child::ran_alone(children_and_their_children_reach_a_cluster) {
+        return;
+    }
     let cluster = Cluster::start();
     let store = open(&cluster.url());
     let near = near(&store);
@@ -158,6 +165,9 @@ fn children_and_their_children_reach_a_cluster() {
 
 #[test]
 fn a_child_does_not_own_what_its_parent_holds() {
+    if child::ran_alone(a_child_does_not_own_what_its_parent_holds) {
+        return;
+    }
     let redis = Redis::start();
     let store = open(&redis.url());
     let report = store.lock("report").lease(LONG).unwrap();
@@ -212,6 +222,9 @@ fn a_child_does_not_own_what_its_parent_holds() {
 
 #[test]
 fn a_fork_during_the_first_lock_of_a_process_leaves_a_child_that_can_lock() {
+    if child::ran_alone(a_fork_during_the_first_lock_of_a_process_leaves_a_child_that_can_lock) {
+        return;
+    }
     let redis = Redis::start();
     let store = open(&redis.url());
     for _ in 0..40 {
@@ -229,6 +242,10 @@ fn a_fork_during_the_first_lock_of_a_process_leaves_a_child_that_can_lock() {
 
 #[test]
 fn a_computation_that_returns_in_a_child_too_uses_no_connection_of_the_parent() {
+    if child::ran_alone(a_computation_that_returns_in_a_child_too_uses_no_connection_of_the_parent)
+    {
+        return;
+    }
     let redis = Redis::start();
     let store = open(&redis.url());
     let values = store.cache::<String>("values");
@@ -268,12 +285,18 @@ fn limit_child() {
 fn await_success(id: libc::pid_t) {
     let mut status = 0;
     // SAFETY: `id` is a child that has not been waited for; `status` is valid.
-    assert_eq!(unsafe { libc::waitpid(id, &raw mut status, 0) }, id);
+    while unsafe { libc::waitpid(id, &raw mut status, 0) } != id {
+        let failure = io::Error::last_os_error();
+        assert_eq!(failure.kind(), io::ErrorKind::Interrupted, "{failure}");
+    }
     assert_eq!(status, 0);
 }
 
 #[test]
 fn a_memory_store_is_empty_in_a_child() {
+    if child::ran_alone(a_memory_store_is_empty_in_a_child) {
+        return;
+    }
     let store = Store::memory();
     let values = store.cache::<u8>("values");
     values.set("a", &1, LONG).unwrap();
@@ -291,6 +314,9 @@ fn a_memory_store_is_empty_in_a_child() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_process_has_no_thread_and_no_socket_until_a_call_needs_one() {
+    if child::ran_alone(a_process_has_no_thread_and_no_socket_until_a_call_needs_one) {
+        return;
+    }
     let redis = Redis::start();
     let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
     let threads = || count("/proc/self/task");
@@ -337,6 +363,9 @@ fn interrupted<T: Send + 'static>(get: impl FnOnce() -> T + Send + 'static) -> T
 
 #[test]
 fn a_signal_ends_a_call_if_the_application_wants_that() {
+    if child::ran_alone(a_signal_ends_a_call_if_the_application_wants_that) {
+        return;
+    }
     handle_signals();
     let redis = Redis::start();
     let (signals, server) = (
@@ -378,6 +407,9 @@ fn a_signal_ends_a_call_if_the_application_wants_that() {
 
 #[test]
 fn a_signal_handler_that_forks_leaves_the_reply_to_the_parent() {
+    if child::ran_alone(a_signal_handler_that_forks_leaves_the_reply_to_the_parent) {
+        return;
+    }
     handle_signals();
     let redis = Arc::new(Redis::start());
     let is_child = Arc::new(AtomicBool::new(false));
@@ -422,6 +454,9 @@ fn a_signal_handler_that_forks_leaves_the_reply_to_the_parent() {
 
 #[test]
 fn a_signal_ends_a_call_that_sends_over_tls() {
+    if child::ran_alone(a_signal_ends_a_call_that_sends_over_tls) {
+        return;
+    }
     handle_signals();
     let authority = Authority::new();
     let redis = Redis::start_tls(&authority.issue(&["localhost"]));

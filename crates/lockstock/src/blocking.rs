@@ -344,6 +344,8 @@ impl StoreBuilder {
     /// As [`Store::open`]; [`is_invalid`](crate::Error::is_invalid) also if a certificate is
     /// malformed or the URL is without TLS.
     pub fn open(self) -> Result<Store> {
+        // Registers the handlers of forks. One that begins before that would not run them.
+        lockstock_fork::generation();
         let (url, options) = self.inner.into_parts();
         Ok(Store {
             inner: Arc::new(Inner {

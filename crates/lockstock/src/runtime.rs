@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use lockstock_fork::PerProcess;
+use lockstock_fork::{PerProcess, without_fork};
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 
 use crate::error::{Error, Result};
@@ -94,11 +94,11 @@ fn assert_may_block() -> Result<()> {
 
 fn runtime() -> Result<&'static Runtime> {
     RUNTIME.get_or_try_init(|| {
-        Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("lockstock")
-            .enable_all()
-            .build()
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name("lockstock");
+        // The first runtime makes what all have in common, as for signals. A child would wait without
+        // end for a thread of its parent that was making it at the fork.
+        without_fork(|| builder.enable_all().build())
             .map_err(|error| Error::unavailable(format!("cannot start a runtime: {error}")))
     })
 }

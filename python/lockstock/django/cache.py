@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
@@ -18,8 +18,16 @@ from ..lock import Lock
 from . import checks  # noqa: F401  (registers the system checks)
 from .computing import Computing
 from .exceptions import ConnectionInterrupted
-from .ignoring import CONNECTION_INTERRUPTED, ignore_failures, ignored, omit_exception
+from .ignoring import (
+    CONNECTION_INTERRUPTED,
+    aeach,
+    each,
+    ignore_failures,
+    ignored,
+    omit_exception,
+)
 from .jitter import Jitter
+from .option_values import check_values
 from .options import is_compatible, renamed
 from .structures import Structures
 
@@ -37,7 +45,7 @@ class RedisCache(Structures, Computing, BaseCache):
         super().__init__(params)
         self._server = server
         self._params = params
-        options: dict[str, Any] = params.get("OPTIONS", {})
+        options: dict[str, Any] = params.get("OPTIONS") or {}
         self._default_scan_itersize: int = getattr(
             settings, "DJANGO_REDIS_SCAN_ITERSIZE", _SCAN_ITERSIZE
         )
@@ -61,10 +69,13 @@ class RedisCache(Structures, Computing, BaseCache):
 
     @property
     def client(self) -> Any:
-        """The client, made at the first use. It connects when it has to."""
+        """The client, made at the first use. It connects when it has to.
+
+        Raises `ImproperlyConfigured` for a wrong option.
+        """
         if self._own_client is None:
-            made = import_string(self._client_class)
-            self._own_client = made(self._server, self._params, self)
+            check_values(self._params.get("OPTIONS") or {})
+            self._own_client = import_string(self._client_class)(self._server, self._params, self)
         return self._own_client
 
     def get_master_client(self) -> Any:
@@ -277,14 +288,13 @@ class RedisCache(Structures, Computing, BaseCache):
         """Returns the keys that match a pattern."""
         return await self.client.akeys(*args, **kwargs)
 
-    @ignore_failures(lambda: iter(()))
     def iter_keys(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the keys that match a pattern."""
-        return self.client.iter_keys(*args, **kwargs)
+        return each(self, self.client.iter_keys(*args, **kwargs))
 
     def aiter_keys(self, *args: Any, **kwargs: Any) -> Any:
         """Yields the keys that match a pattern, for `async for`."""
-        return self.client.aiter_keys(*args, **kwargs)
+        return aeach(self, self.client.aiter_keys(*args, **kwargs))
 
     @ignore_failures(0)
     def delete_pattern(self, *args: Any, **kwargs: Any) -> Any:
@@ -299,14 +309,34 @@ class RedisCache(Structures, Computing, BaseCache):
 
     # --- locks ----------------------------------------------------------------------------
 
-    def lock(self, *args: Any, **kwargs: Any) -> Lock:
-        """Returns a lock: see `lockstock.Lock`. `IGNORE_EXCEPTIONS` does not apply to it."""
-        lock: Lock = self.client.lock(*args, **kwargs)
-        return lock
+    if TYPE_CHECKING:
 
-    def alock(self, *args: Any, **kwargs: Any) -> Lock:
-        """Returns the same lock as `lock`, for `async with`."""
-        return self.lock(*args, **kwargs)
+        def lock(
+            self,
+            key: Any,
+            version: int | None = None,
+            timeout: float | None = None,
+            sleep: float = 0.1,
+            blocking: bool = True,
+            blocking_timeout: float | None = None,
+            client: Any = None,
+            thread_local: bool = True,
+            *,
+            renew: bool = False,
+            raise_on_release_error: bool = True,
+        ) -> Lock: ...
+
+        alock = lock
+
+    else:
+        # A client class of an application may take other arguments.
+        def lock(self, *args: Any, **kwargs: Any) -> Lock:
+            """Returns a lock: see `lockstock.Lock`. `IGNORE_EXCEPTIONS` does not apply to it."""
+            return self.client.lock(*args, **kwargs)
+
+        def alock(self, *args: Any, **kwargs: Any) -> Lock:
+            """Returns the same lock as `lock`, for `async with`."""
+            return self.lock(*args, **kwargs)
 
     @ignore_failures()
     def close(self, **kwargs: Any) -> None:

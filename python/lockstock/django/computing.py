@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import ImproperlyConfigured
 
 from .. import _core
 from ..computing import (
     LEASE_MS,
+    MAX_KEY_BYTES,
     MAX_TTL_MS,
     Policy,
     acompute,
@@ -22,8 +22,6 @@ from .client.commands import MISSING
 from .exceptions import ConnectionInterrupted
 
 __all__ = ["Computing"]
-
-_SCOPES = ("store", "process", None, False)
 
 
 class _Call(NamedTuple):
@@ -52,10 +50,8 @@ class Computing:
     _jitter: Any
 
     def _init_computing(self, options: Mapping[str, Any]) -> None:
+        # A wrong value raises at the first use of the cache.
         self._scope = options.get("COMPUTE_ONCE", "store")
-        if self._scope not in _SCOPES:
-            message = "COMPUTE_ONCE must be 'store', 'process' or None"
-            raise ImproperlyConfigured(message)
         self._compute_wait: float = options.get("COMPUTE_WAIT", 30)
         self._stale: float = options.get("STALE", 0)
 
@@ -144,6 +140,8 @@ class Computing:
         if ttl_ms is not None and not 0 < ttl_ms <= MAX_TTL_MS - stale_ms:
             return None
         name = self.client.make_key(key, version=version)
+        if len(str(name).encode()) > MAX_KEY_BYTES:
+            return None
         store = self.client._target(name, is_write=True)
         if is_computing(store, name):
             return None

@@ -8,12 +8,19 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from .exceptions import ConnectionInterrupted
 
-__all__ = ["CONNECTION_INTERRUPTED", "ignore_failures", "ignored", "omit_exception"]
+__all__ = [
+    "CONNECTION_INTERRUPTED",
+    "aeach",
+    "each",
+    "ignore_failures",
+    "ignored",
+    "omit_exception",
+]
 
 CONNECTION_INTERRUPTED = object()
 
@@ -62,6 +69,23 @@ def ignored(cache: Any, failure: ConnectionInterrupted, return_value: Any) -> An
     if cache._log_ignored_exceptions:
         cache.logger.exception("Exception ignored")
     return return_value
+
+
+def each(cache: Any, found: Iterable[Any]) -> Iterator[Any]:
+    """Yields what is found, and ends at a failure that the cache ignores."""
+    try:
+        yield from found
+    except ConnectionInterrupted as failure:
+        ignored(cache, failure, None)
+
+
+async def aeach(cache: Any, found: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yields what is found, as `each` does."""
+    try:
+        async for one in found:
+            yield one
+    except ConnectionInterrupted as failure:
+        ignored(cache, failure, None)
 
 
 def _names(method: Any) -> dict[str, Any]:

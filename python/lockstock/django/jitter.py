@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.exceptions import ImproperlyConfigured
+
+from .option_values import wrong_values
 
 __all__ = ["Jitter"]
 
@@ -25,15 +26,12 @@ class Jitter:
     def of(cls, options: Mapping[str, Any]) -> Jitter | None:
         """Returns that of the options, None without `TTL_JITTER`.
 
-        Raises `ImproperlyConfigured` unless it is between 0 and 1.
+        A wrong value raises at the first use of the cache.
         """
-        share = options.get("TTL_JITTER")
-        if not share:
+        if "TTL_JITTER" in wrong_values(options):
             return None
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            message = "TTL_JITTER must be a part of the timeout, such as 0.1 for a tenth"
-            raise ImproperlyConfigured(message)
-        return cls(share)
+        share = options.get("TTL_JITTER")
+        return cls(share) if share else None
 
     def shortened(self, timeout: Any, default: float | None) -> Any:
         """Returns the timeout in seconds to use: None stays, and so does what expires at once."""

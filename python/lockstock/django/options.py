@@ -5,7 +5,7 @@ An option that has no meaning here is refused, and the message names what to wri
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -30,7 +30,7 @@ __all__ = [
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
-    "CONNECTION_POOL_CLASS": "remove it: max_connections is as many as calls run at the same time",
+    "CONNECTION_POOL_CLASS": "remove it: there are as many connections as calls at the same time",
     "CONNECTION_FACTORY": "remove it; use SENTINELS or a redis+cluster:// URL",
     "REDIS_CLIENT_CLASS": "remove it; get_redis_connection() returns a client of redis-py",
     "REDIS_CLIENT_KWARGS": "remove it; the options of a connection go into CONNECTION_POOL_KWARGS",
@@ -82,6 +82,8 @@ _POOL_KWARGS = {
     "username",
 }
 
+# The longest time of an option: a year, in seconds.
+MAX_SECONDS = 366 * 24 * 3600
 # Seconds after which a command fails, unless SOCKET_TIMEOUT sets another limit.
 DEFAULT_SOCKET_TIMEOUT = 1.0
 
@@ -138,6 +140,9 @@ def locations(server: Any) -> list[str]:
             # Its commas separate hosts.
             return [server]
         return [url.strip() for url in server.split(",")]
+    if not isinstance(server, (list, tuple)) or not all(isinstance(url, str) for url in server):
+        message = f"LOCATION must be a URL or a list of URLs, not {server!r}"
+        raise ImproperlyConfigured(message)
     return list(server)
 
 
@@ -148,16 +153,22 @@ def refused(options: Mapping[str, Any]) -> dict[str, str]:
         value = options.get(name)
         if value and value not in _IGNORED.get(name, ()):
             found[name] = advice
-    for name in sorted(set(options.get("CONNECTION_POOL_KWARGS") or ()) - _POOL_KWARGS):
+    for name in sorted(set(_pool_kwargs(options)) - _POOL_KWARGS):
         advice = "write it into LOCATION" if name in ("host", "port", "path") else "remove it"
         found[f"CONNECTION_POOL_KWARGS[{name!r}]"] = advice
     return found
 
 
+def _pool_kwargs(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = options.get("CONNECTION_POOL_KWARGS")
+    # What is no dict is reported as a wrong value.
+    return given if isinstance(given, Mapping) else {}
+
+
 def without_refused(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options that have a meaning here."""
     found = {name: value for name, value in options.items() if name not in REFUSED}
-    pool = options.get("CONNECTION_POOL_KWARGS") or {}
+    pool = _pool_kwargs(options)
     found["CONNECTION_POOL_KWARGS"] = {
         name: value for name, value in pool.items() if name in _POOL_KWARGS
     }
@@ -173,15 +184,17 @@ def store(url: str, options: Mapping[str, Any]) -> _core.Store:
         name, advice = next(iter(problems.items()))
         message = f"the option {name} has no meaning for lockstock: {advice}"
         raise ImproperlyConfigured(message)
-    pool = dict(options.get("CONNECTION_POOL_KWARGS") or {})
+    pool = _pool_kwargs(options)
     url, settings = _translate(url, options, pool)
     is_traced = bool(options.get("OPENTELEMETRY"))
     key = (url, is_traced, *sorted(settings.items()))
     found = _stores.get(key)
     if found is None:
+        made = _core.Store(url, **settings)
+        # Before it is registered, because it raises without OpenTelemetry.
+        trace_if_wanted(made, url, is_wanted=is_traced)
         # Two threads may both create one: the first that is registered is used by both.
-        found = _stores.setdefault(key, _core.Store(url, **settings))
-        trace_if_wanted(found, url, is_wanted=is_traced)
+        found = _stores.setdefault(key, made)
     return found
 
 
@@ -197,11 +210,15 @@ def near_settings(options: Mapping[str, Any]) -> tuple[int, float | None] | None
     if not isinstance(given, Mapping) or set(given) - {"max_bytes", "ttl"}:
         raise ImproperlyConfigured(form)
     max_bytes, ttl = given.get("max_bytes"), given.get("ttl")
-    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
+    if (
+        not isinstance(max_bytes, int)
+        or isinstance(max_bytes, bool)
+        or not 0 < max_bytes <= sys.maxsize
+    ):
         message = "max_bytes of NEAR_CACHE must be a positive number of bytes"
         raise ImproperlyConfigured(message)
     if ttl is not None and (
-        not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl < math.inf
+        not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl <= MAX_SECONDS
     ):
         message = "ttl of NEAR_CACHE must be a positive number of seconds"
         raise ImproperlyConfigured(message)
@@ -233,11 +250,11 @@ def _translate(
     if settings["timeout"] is None:
         settings["timeout"] = DEFAULT_SOCKET_TIMEOUT
     # The URL has precedence, as with redis-py.
-    username = (
-        parts.username or query.get("username") or options.get("USERNAME") or pool.get("username")
+    username = parts.username or _text(
+        query.get("username") or options.get("USERNAME") or pool.get("username")
     )
-    password = (
-        parts.password or query.get("password") or options.get("PASSWORD") or pool.get("password")
+    password = parts.password or _text(
+        query.get("password") or options.get("PASSWORD") or pool.get("password")
     )
     if parts.username is None and parts.password is None and password:
         settings["username"], settings["password"] = username or "default", password
@@ -311,15 +328,35 @@ def _sentinel_url(
 def _timeout(
     name: str, options: Mapping[str, Any], pool: Mapping[str, Any], query: Mapping[str, str]
 ) -> float | None:
+    what = name.replace("_", " ").capitalize()
     value = options.get(name)
     if value and not isinstance(value, (int, float)):
-        what = name.replace("_", " ").capitalize()
         message = f"{what} should be float or integer"
         raise ImproperlyConfigured(message)
     lower = name.lower()
     value = value or pool.get(lower) or query.get(lower)
-    return float(value) if value else None
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1
+    if not 0.001 <= seconds <= MAX_SECONDS:
+        message = f"{what} must be a number of seconds, from a millisecond to a year, not {value!r}"
+        raise ImproperlyConfigured(message)
+    return seconds
+
+
+def _text(value: Any) -> str | None:
+    """Returns a name or a password, for which redis-py takes bytes and numbers too."""
+    if value is None:
+        return None
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _int(value: Any) -> int | None:
-    return None if value is None else int(value)
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError):
+        message = f"max_connections must be a number, not {value!r}"
+        raise ImproperlyConfigured(message) from None

@@ -1,7 +1,7 @@
 """Runs `manage.py check` with changed settings of the cache: `check_settings.py JSON [ARGUMENTS]`.
 
 Keys of the JSON are those of a cache. `--gevent` patches threads and not sockets before,
-`--without-msgpack` hides that package.
+`--without-msgpack` and `--without-opentelemetry` hide that package.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ if "--gevent" in arguments:
     from gevent import monkey
 
     monkey.patch_all(socket=False)
-if "--without-msgpack" in arguments:
-    arguments.remove("--without-msgpack")
-    # As if it were not installed.
-    sys.modules["msgpack"] = None
+for package in ("msgpack", "opentelemetry"):
+    if f"--without-{package}" in arguments:
+        arguments.remove(f"--without-{package}")
+        # As if it were not installed.
+        sys.modules[package] = None
 
 from django.core.management import call_command  # noqa: E402
 from django.core.management.base import SystemCheckError  # noqa: E402

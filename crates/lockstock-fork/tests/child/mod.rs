@@ -1,12 +1,56 @@
 //! Children of the test process, made by `fork`.
 
-use std::io;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use std::{any, env, io};
 
 /// Longer than a child runs on a busy machine. A child that hangs fails its test.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Set in the process that runs one test.
+const ALONE: &str = "LOCKSTOCK_FORK_TEST";
+
+/// Runs a test in a process of its own, and fails unless it passes there. Returns false in that
+/// process, where the test goes on.
+///
+/// Another test may hold a lock of the standard library at the moment of a fork, as when it starts a
+/// thread, and the child would wait for that lock without end.
+pub(crate) fn ran_alone<T: Fn()>(test: T) -> bool {
+    let _ = test;
+    let path = any::type_name::<T>();
+    let (_, name) = path.split_once("::").expect("a test is in a module");
+    if env::var_os(ALONE).is_some_and(|alone| alone == name) {
+        return false;
+    }
+    let mut command = Command::new(env::current_exe().expect("a test has a path"));
+    command
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ALONE, name);
+    // SAFETY: `signal` is safe after `fork`.
+    unsafe {
+        command.pre_exec(|| {
+            // Then the main function of Rust installs no handler for overflows of the stack, as in a
+            // process of another language. That handler has a mutex which every thread that starts
+            // locks, and a fork of the test itself may come at that moment.
+            for signal in [libc::SIGSEGV, libc::SIGBUS] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            Ok(())
+        });
+    }
+    let output = command.output().expect("the test process starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let failures = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && printed.contains("1 passed"),
+        "{}\n{printed}\n{failures}",
+        output.status
+    );
+    true
+}
 
 /// A child that runs. Killed on drop.
 pub(crate) struct Child {
@@ -26,6 +70,9 @@ pub(crate) fn fork(work: impl FnOnce()) -> Child {
     let id = unsafe { libc::fork() };
     assert!(id >= 0, "cannot fork: {}", io::Error::last_os_error());
     if id == 0 {
+        // Ends it if its parent is killed, which would otherwise do that.
+        // SAFETY: has no preconditions.
+        unsafe { libc::alarm(2 * TIMEOUT.as_secs() as libc::c_uint) };
         let result = catch_unwind(AssertUnwindSafe(work));
         // SAFETY: ends the process.
         unsafe { libc::_exit(i32::from(result.is_err())) }

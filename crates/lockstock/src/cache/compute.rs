@@ -280,6 +280,8 @@ impl<T, C: Codec<T>> Cache<T, C> {
             Err(error) => {
                 let error = Arc::new(error);
                 lead.publish(Err(Failure::Computation(error.clone())));
+                drop(lead);
+                release(guard).await;
                 return match start.due {
                     Some(entry) if call.policy.allows_stale(entry.stale_at_ms) => {
                         warn!(key = ?Escaped(&call.key), "a computation failed: returning the last value");
@@ -316,19 +318,26 @@ impl<T, C: Codec<T>> Cache<T, C> {
                 .await;
             match written {
                 Ok(entry) => other = entry,
-                Err(error) => self.store.bypass().note_failure(&error),
+                Err(error) => {
+                    self.store.bypass().note_failure(&error);
+                    // Released in the background.
+                    guard = None;
+                }
             }
         }
-        match other {
+        let value = match other {
             Some(entry) => {
                 lead.publish(Ok(entry.payload));
-                Ok(entry.value)
+                entry.value
             }
             None => {
                 lead.publish(Ok(payload));
-                Ok(value)
+                value
             }
-        }
+        };
+        drop(lead);
+        release(guard).await;
+        Ok(value)
     }
 
     /// Writes a value unless it is too large or has been overtaken. Returns the entry of another
@@ -420,6 +429,15 @@ fn is_recursive<E>(key: &[u8]) -> ComputeError<E> {
         "the computation of the value of {:?} asks for the same value",
         Escaped(key)
     )))
+}
+
+/// Releases the lock of a computation. Waits for that, because a process that ends next would leave the
+/// lock held, and all other processes would wait for the end of its lease.
+async fn release(guard: Option<Guard>) {
+    if let Some(guard) = guard {
+        // Retried in the background if the store does not reply.
+        let _ = guard.release().await;
+    }
 }
 
 fn count_computation(is_ok: bool, elapsed: Duration) {

@@ -163,8 +163,11 @@ impl Connection {
     ) -> Result<Self> {
         let timeout = options.timeout;
         #[cfg(feature = "tls")]
-        // Fails if the application has installed a provider: then that provider is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Fails if the application has installed a provider: then that provider is used. A child must
+        // not inherit it half installed.
+        let _ = lockstock_fork::without_fork(|| {
+            rustls::crypto::ring::default_provider().install_default()
+        });
 
         let address = redact_url(url);
         // A Cluster has a channel for each slot instead.
