@@ -386,3 +386,6 @@ def zstd_compress(value: bytes) -> bytes:
 
 def zstd_decompress(value: bytes) -> bytes:
     """Decompresses Zstandard frames. Raises `ValueError` for other bytes."""
+
+def drain() -> None:
+    """Waits until what is given up has reached its store, for a second at most. Called at exit."""

@@ -15,7 +15,7 @@ use lockstock_fork::generation;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::waiting::Signal;
 use crate::{error, reply};
@@ -61,7 +61,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     done: Vec<(u64, Outcome)>,
-    tasks: HashMap<u64, AbortHandle>,
+    tasks: HashMap<u64, JoinHandle<()>>,
 }
 
 #[pymethods]
@@ -104,7 +104,7 @@ impl Bell {
         let mut state = self.shared.state();
         if let Some(task) = state.tasks.remove(&number) {
             drop(state);
-            task.abort();
+            Store::abort(task);
         } else if let Some(index) = state.done.iter().position(|(done, _)| *done == number) {
             let outcome = state.done.swap_remove(index);
             drop(state);
@@ -121,9 +121,7 @@ impl Drop for Bell {
             return;
         }
         let state = std::mem::take(&mut *self.shared.state());
-        for task in state.tasks.values() {
-            task.abort();
-        }
+        state.tasks.into_values().for_each(Store::abort);
     }
 }
 
@@ -148,7 +146,7 @@ impl Bell {
                 shared.signal.set();
             }
         });
-        state.tasks.insert(number, task.abort_handle());
+        state.tasks.insert(number, task);
         Ok(())
     }
 }

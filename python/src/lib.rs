@@ -41,11 +41,20 @@ mod _core {
     #[pymodule_export]
     use crate::store::Store;
 
+    /// Waits until what is given up has reached its store, for a second at most. Called before the
+    /// interpreter exits, after which no waiter could be withdrawn.
+    #[pyfunction]
+    fn drain(py: Python<'_>) {
+        py.detach(|| lockstock::blocking::Store::drain_process(std::time::Duration::from_secs(1)));
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::accept_one_interpreter(module.py())?;
         // Registers the handlers of forks. One that begins before that would not run them.
         lockstock_fork::generation();
+        let at_exit = module.py().import("atexit")?;
+        at_exit.call_method1("register", (wrap_pyfunction!(drain, module)?,))?;
         crate::waiting::hub(module.py()).map(drop)
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn wait<T: Send + 'static>(
         }
     });
     if let Err(interrupt) = signal.wait(py) {
-        task.abort();
+        Store::abort(task);
         return Err(interrupt);
     }
     match receiver.try_recv() {

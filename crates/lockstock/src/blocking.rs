@@ -55,6 +55,7 @@ use std::time::Duration;
 
 use lockstock_fork::PerProcess;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
@@ -251,6 +252,23 @@ impl Store {
     /// [`is_unavailable`](crate::Error::is_unavailable) if the runtime cannot be started.
     pub fn runtime() -> Result<Handle> {
         runtime::handle()
+    }
+
+    /// Aborts a task of the runtime. What it has asked of a store is withdrawn in the background, and
+    /// [`drain_process`](Self::drain_process) waits for that.
+    pub fn abort<T: Send + 'static>(task: JoinHandle<T>) {
+        task.abort();
+        let ended = async move { drop(task.await) };
+        if let Ok(runtime) = runtime::handle() {
+            runtime.spawn(runtime::background().track_future(ended));
+        }
+    }
+
+    /// Waits until everything that this process does in the background has reached its store, such as
+    /// the withdrawal of a lock that is no longer waited for, and for `limit` at most. Call it before
+    /// the process exits. Starts no runtime and opens no connection.
+    pub fn drain_process(limit: Duration) {
+        runtime::drain(limit);
     }
 
     /// Returns the store of this process.

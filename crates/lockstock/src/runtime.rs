@@ -5,15 +5,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use lockstock_fork::{PerProcess, without_fork};
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 
 /// Never dropped: guards release in the background to the end of the process. A child of `fork`
 /// has none of the threads, and starts its own.
 static RUNTIME: PerProcess<Runtime> = PerProcess::new();
+
+/// What is sent to stores in the background, after its caller is gone.
+static BACKGROUND: PerProcess<TaskTracker> = PerProcess::new();
 
 /// Runs a future to its end on this thread, with the runtime for its timers and tasks.
 ///
@@ -54,6 +60,27 @@ pub(crate) fn enter() -> Result<EnterGuard<'static>> {
 
 pub(crate) fn handle() -> Result<Handle> {
     Ok(runtime()?.handle().clone())
+}
+
+/// Returns the background tasks of this process.
+pub(crate) fn background() -> &'static TaskTracker {
+    BACKGROUND.get_or_init(|| {
+        let tasks = TaskTracker::new();
+        // `TaskTracker::wait` returns only once the tracker is closed. A closed tracker still accepts
+        // tasks.
+        tasks.close();
+        tasks
+    })
+}
+
+/// Waits for the background tasks of this process, at most until `limit` has passed. Starts nothing.
+pub(crate) fn drain(limit: Duration) {
+    if let (Some(runtime), Some(tasks)) = (RUNTIME.get(), BACKGROUND.get())
+        && !tasks.is_empty()
+    {
+        // What is left after the limit ends with its lease.
+        let _ = runtime.block_on(async { timeout(limit, tasks.wait()).await });
+    }
 }
 
 /// Polls a future on this thread until it is ready. All waits of blocking callers are here.

@@ -73,7 +73,18 @@ impl Background {
 
     /// Runs `task` to completion, independently of the caller.
     pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime().spawn(self.0.tasks.track_future(task));
+        self.detach(self.0.tasks.track_future(task));
+    }
+
+    /// Runs a tracked task. The process waits for it before it exits.
+    fn detach(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match &self.0.runtime {
+            Some(runtime) => runtime.spawn(task),
+            None => {
+                let tasks = crate::runtime::background();
+                self.runtime().spawn(tasks.track_future(task))
+            }
+        };
     }
 
     /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background.
@@ -161,7 +172,7 @@ impl<T: Send + 'static> Future for Attached<T> {
 impl<T: Send + 'static> Drop for Attached<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            self.background.runtime().spawn(task.map(drop));
+            self.background.detach(task.map(drop));
         }
     }
 }
