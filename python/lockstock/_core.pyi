@@ -272,8 +272,8 @@ class Bell:
     def fileno(self) -> int:
         """Returns the descriptor, which is readable if there are outcomes."""
 
-    def take(self) -> list[tuple[int, bool, Any]]:
-        """Returns the outcomes since the last call.
+    def take(self, taken: list[tuple[int, bool, Any]]) -> None:
+        """Appends the outcomes since the last call to a list.
 
         Each has its number, whether it failed, and the value or the exception.
         """

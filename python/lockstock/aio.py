@@ -53,6 +53,8 @@ class LoopBell:
         self._bell = _core.Bell()
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
+        # Outcomes whose futures have no result yet.
+        self._taken: list[tuple[int, bool, Any]] = []
         loop.add_reader(self._bell.fileno(), self._ring)
 
     async def run(self, begin: Callable[..., None], *args: Any) -> Any:
@@ -85,11 +87,22 @@ class LoopBell:
             del future
 
     def _ring(self) -> None:
-        for number, has_failed, value in self._bell.take():
-            future = self._futures.pop(number, None)
-            if future is None or future.done():
-                continue
-            if has_failed:
-                future.set_exception(value)
-            else:
-                future.set_result(value)
+        taken = self._taken
+        try:
+            self._bell.take(taken)
+            while taken:
+                number, has_failed, value = taken[0]
+                future = self._futures.get(number)
+                if future is not None and not future.done():
+                    if has_failed:
+                        future.set_exception(value)
+                    else:
+                        future.set_result(value)
+                self._futures.pop(number, None)
+                del taken[0]
+        except BaseException:
+            # A signal handler has raised: the rest comes later.
+            import asyncio
+
+            asyncio.get_running_loop().call_soon(self._ring)
+            raise

@@ -82,11 +82,11 @@ impl Bell {
         self.shared.signal.descriptor().as_raw_fd()
     }
 
-    /// Returns what has been done: `(number, whether it failed, value or exception)`.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// Appends what has been done to a list: `(number, whether it failed, value or exception)`.
+    /// Not returned, because a signal handler may raise before the caller has it.
+    fn take(&self, py: Python<'_>, taken: &Bound<'_, PyList>) -> PyResult<()> {
         self.shared.signal.clear();
         let done = std::mem::take(&mut self.shared.state().done);
-        let taken = PyList::empty(py);
         for (number, outcome) in done {
             let (has_failed, value) = match object(py, outcome) {
                 Ok(value) => (false, value),
@@ -96,7 +96,7 @@ impl Bell {
             let number = number.into_pyobject(py)?.into_any();
             taken.append(PyTuple::new(py, [number, has_failed, value])?)?;
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Drops a task whose outcome is not wanted any more, or the outcome.

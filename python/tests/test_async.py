@@ -296,7 +296,8 @@ def test_a_wait_in_a_closed_loop_leaves_the_queue(redis_url: str, new_loop: Any)
 
     async def begin() -> list[Any]:
         waits = [asyncio.ensure_future(cache.alock("l", timeout=60).aacquire()) for _ in range(3)]
-        # An outcome that nothing takes: no task continues the call. A task might have the lock by now.
+        # An outcome that nothing takes: no task continues the call, which could have the lock by
+        # the end of the loop.
         free = cache.alock("free", timeout=60).aacquire()
         free.send(None)
         await asyncio.sleep(0)

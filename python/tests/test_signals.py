@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -168,3 +170,27 @@ def test_the_interpreter_ends_while_daemon_threads_wait(redis_url: str) -> None:
     for _ in range(20 if os.environ.get("LOCKSTOCK_SOAK") else 5):
         cache_at(redis_url, "exits").clear()
         assert finished("exits", redis_url) == "ends\n"
+
+
+def test_a_handler_that_raises_while_a_loop_takes_replies_loses_none(redis: servers.Redis) -> None:
+    cache = cache_at(redis.url, "taken")
+    cache.set("k", "value")
+    raised: list[Any] = []
+
+    def interrupt(frame: FrameType, event: str, function: Any) -> None:
+        # Where a handler may run: when the native call has returned. Once.
+        if event == "c_return" and getattr(function, "__name__", "") == "take":
+            sys.setprofile(None)
+            raise Interrupted
+
+    async def read() -> list[Any]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        sys.setprofile(interrupt)
+        reads = asyncio.gather(*(cache.aget("k") for _ in range(10)))
+        return await asyncio.wait_for(reads, _LONG_S)
+
+    try:
+        assert asyncio.run(read()) == ["value"] * 10
+    finally:
+        sys.setprofile(None)
+    assert [type(each["exception"]) for each in raised] == [Interrupted]

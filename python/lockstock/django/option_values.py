@@ -1,7 +1,7 @@
 """The options of a cache by name: which there are, and which values they take.
 
-A wrong value is reported by `manage.py check`, and raises at the first use of the cache. Not when the
-backend is made: Django makes all backends before it runs the checks of this package.
+A wrong value is reported by `manage.py check`, and raises at the first use of the cache. Not when
+the backend is made: Django makes all backends before it runs the checks of this package.
 """
 
 from __future__ import annotations

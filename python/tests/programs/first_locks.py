@@ -1,4 +1,4 @@
-"""Forks while another thread locks for the first time in its process: `first_locks.py URL CHILDREN`."""
+"""Forks during the first lock of a process: `first_locks.py URL COUNT`."""
 
 from __future__ import annotations
 
