@@ -9,27 +9,32 @@ from load import RACERS, race, require_wrk, wait_until_idle, wrk
 from process import Failed
 from report import Report, at_most, common_options, progress, ratio
 from servers import postgres, redis
-from shops import TABLES, pair
+from shops import TABLES, on_sqlite, pair
 
-BENCHES = ("patch", "get", "loser")
+# Each by the number of connections: what must be reached, and the aim.
+BOUNDS = {
+    "patch": {1: (6, 10), 4: (6, 10), 16: (10, 15), 64: (16, 20)},
+    "get": {1: (15, 20), 4: (15, 25), 16: (30, 40), 64: (35, 45)},
+}
+# PATCH with an idempotency key, beside PATCH without one.
+KEYED = {64: (0.8, 0.95)}
+BENCHES = ("patch", "get", "keyed", "loser")
 RACES = 3
 WARM_UP = 2
-# Rates from this share of the best are equal within the noise.
-EQUAL_SHARE = 0.95
 MB = 1e6
-# Bounds and aims.
-BOUNDS = {"patch": (ratio(10), ratio(15)), "get": (ratio(12), ratio(20))}
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, prog="./dev bench patch")
-    parser.add_argument("--seconds", type=int, default=5, help="length of one round (5)")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        prog="./dev bench patch",
+        epilog="`./dev bench lone` measures one client beside the least that the work takes.",
+    )
+    parser.add_argument("--seconds", type=int, default=3, help="length of one round (3)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each bench (5)")
     parser.add_argument("--products", type=int, default=1000, help="products in each shop (1000)")
     parser.add_argument(
-        "--connections",
-        default="16,32,64",
-        help="numbers to try: each side is measured with its best (16,32,64)",
+        "--connections", default="1,4,16,64", help="numbers of connections (1,4,16,64)"
     )
     common_options(parser, BENCHES)
     given = parser.parse_args()
@@ -53,7 +58,7 @@ class Bench:
         self.rounds = 0
 
     def load(self, shop, method, connections, seconds):
-        written = self.versions(shop)
+        written = self.versions(shop) if shop.name in TABLES else 0
         wait_until_idle(self.given.idle_timeout)
         load = wrk(
             shop,
@@ -67,7 +72,7 @@ class Bench:
         )
         for kind, count in load.failures.items():
             self.failed(f"{method} {shop.name}: {kind}", count)
-        if method == "patch":
+        if method != "get" and shop.name in TABLES:
             missing = load.requests - (self.versions(shop) - written)
             if missing > 0 and not load.failures:
                 self.failed(f"{method} {shop.name}: acknowledged and not in the database", missing)
@@ -81,40 +86,32 @@ class Bench:
         database, table = TABLES[shop.name]
         return int(self.database.sql(database, f"SELECT sum(version) - count(*) FROM {table}"))
 
-    def best_connections(self, shop, method):
-        """Returns the number of connections with the highest rate; of equal rates the smallest
-        number, which has the lowest latencies."""
-        rates = dict.fromkeys(self.given.connections, 0.0)
-        # Twice, and the better run counts: noise only reduces a rate.
-        for connections in self.given.connections * 2:
-            self.rounds += 1
-            load = self.load(shop, method, connections, WARM_UP)
-            rates[connections] = max(rates[connections], load.rate)
-        threshold = EQUAL_SHARE * max(rates.values())
-        best = min(number for number, rate in rates.items() if rate >= threshold)
-        tried = ", ".join(f"{number}: {rate:,.0f}/s" for number, rate in rates.items())
-        progress(f"{method:6} {shop.name:10} connections {tried} -> {best}")
-        return best
-
-    def run(self, method):
-        """Runs all rounds of one method, and returns the loads by shop name."""
-        best = {}
-        for shop in self.shops:
-            self.load(shop, method, self.given.connections[0], WARM_UP)
-            best[shop.name] = self.best_connections(shop, method)
-        loads = {shop.name: [] for shop in self.shops}
-        for number in range(self.given.rounds):
-            self.rounds += 1
-            # Alternates the order, so that drift affects both sides equally.
-            for shop in self.shops if number % 2 == 0 else reversed(self.shops):
-                load = self.load(shop, method, best[shop.name], self.given.seconds)
-                loads[shop.name].append(load)
-                shares = ", ".join(f"{k} {v / load.seconds:.2f}" for k, v in load.cpu.items())
-                progress(
-                    f"{method:6} {shop.name:10} round {number + 1}/{self.given.rounds}:"
-                    f" {load.rate:8,.0f}/s  p50 {load.p50:7.2f} ms  p99 {load.p99:7.2f} ms"
-                    f"  failures: {load.failures or 0}  cores: {shares}"
-                )
+    def run(self, methods):
+        """Runs all rounds of some methods, and returns the loads by connections, method and name of
+        the shop. The peer has no idempotency keys."""
+        loads = {}
+        for connections in self.given.connections:
+            sides = [
+                (method, shop)
+                for method in methods
+                for shop in self.shops
+                if method != "keyed" or shop.name != "django"
+            ]
+            for method, shop in sides:
+                self.load(shop, method, connections, WARM_UP)
+            for number in range(self.given.rounds):
+                self.rounds += 1
+                # Alternates the order, so that drift affects all sides equally.
+                for method, shop in sides if number % 2 == 0 else reversed(sides):
+                    load = self.load(shop, method, connections, self.given.seconds)
+                    loads.setdefault((connections, method, shop.name), []).append(load)
+                    shares = ", ".join(f"{k} {v / load.seconds:.2f}" for k, v in load.cpu.items())
+                    progress(
+                        f"{method:6} {shop.name:10} connections {connections:3}"
+                        f" round {number + 1}/{self.given.rounds}: {load.rate:8,.0f}/s"
+                        f"  p50 {load.p50:7.2f} ms  p99 {load.p99:7.2f} ms"
+                        f"  failures: {load.failures or 0}  cores: {shares}"
+                    )
         return loads
 
     def races(self):
@@ -138,25 +135,47 @@ class Bench:
         return losers
 
 
-def report_loads(report, method, loads):
-    must, aim = BOUNDS[method]
+def report_loads(report, loads):
+    """Adds a line for each number of connections: beside the peer, and with keys beside without."""
 
-    def both(value):
-        middle = {name: statistics.median(map(value, some)) for name, some in loads.items()}
-        return middle.pop("lockstock"), middle
+    def middle(value, *key):
+        return statistics.median(map(value, loads[key]))
 
-    report.add(f"{method}: requests", "1/s", *both(lambda load: load.rate), must=must, aim=aim)
-    report.add(f"{method}: p50", "ms", *both(lambda load: load.p50))
-    report.add(f"{method}: p99", "ms", *both(lambda load: load.p99))
-    # CPU time, which is less noisy than elapsed time.
-    for part in ("server", "postgres", "redis") if method == "patch" else ("server", "postgres"):
-        report.add(f"{method}: CPU a request, {part}", "µs", *both(lambda load: spent(load, part)))
-    for name, some in loads.items():
-        used = [(each.cpu["others"] + each.cpu["stolen"]) / each.seconds for each in some]
-        report.note(
-            f"{method}: {name} with {some[0].connections} connections, its best number; other"
-            f" programs used {statistics.median(used):.2f} cores"
-        )
+    def rate(load):
+        return load.rate
+
+    for connections, method, name in loads:
+        if name == "django":
+            continue
+        what = f"{method}, {connections} connections" + (", SQLite" if name == "sqlite" else "")
+        beside = ("patch", name) if method == "keyed" else (method, "django")
+        if (connections, *beside) not in loads:
+            continue
+        label = "without a key" if method == "keyed" else "django"
+        bounds = KEYED if method == "keyed" else BOUNDS[method]
+        # The bounds are those of Postgres, which the peer uses too.
+        must, aim = bounds.get(connections, (None, None)) if name == "lockstock" else (None, None)
+        for metric, unit, value in (
+            ("requests", "1/s", rate),
+            ("p50", "ms", lambda load: load.p50),
+            ("p99", "ms", lambda load: load.p99),
+        ):
+            report.add(
+                f"{what}: {metric}",
+                unit,
+                middle(value, connections, method, name),
+                {label: middle(value, connections, *beside)},
+                must=ratio(must) if must and metric == "requests" else None,
+                aim=ratio(aim) if aim and metric == "requests" else None,
+            )
+        server = statistics.median(spent(load, "server") for load in loads[connections, method, name])
+        report.add(f"{what}: CPU of the server", "µs", server, {})
+    used = [
+        (load.cpu["others"] + load.cpu["stolen"]) / load.seconds
+        for some in loads.values()
+        for load in some
+    ]
+    report.note(f"other programs used {statistics.median(used):.2f} cores")
 
 
 def spent(load, part):
@@ -167,7 +186,7 @@ def spent(load, part):
 def report_memory(report, shops, idle):
     """Compares the whole of Lockstock with one worker of the peer, which handles one request at
     a time."""
-    ours, peer = shops
+    ours, peer = shops[:2]
     after = ours.process.memory(), peer.process.memory()
     for when, (our_bytes, peer_bytes), must in (
         ("idle", idle, at_most(20)),
@@ -192,14 +211,18 @@ def run(given, report):
     wanted = given.only or BENCHES
     failures = {}
     with postgres() as database, redis() as store:
-        loads = [method for method in BENCHES if method in wanted and method != "loser"]
-        if loads:
-            with pair(database, store, "release", given.products) as shops:
-                idle = shops[0].process.memory(), shops[1].process.memory()
-                bench = Bench(given, database, store, shops)
-                for method in loads:
-                    report_loads(report, method, bench.run(method))
-                report_memory(report, shops, idle)
+        methods = [method for method in BENCHES if method in wanted and method != "loser"]
+        if "keyed" in methods and "patch" not in methods:
+            methods.insert(0, "patch")
+        if methods:
+            with (
+                pair(database, store, "release", given.products) as (ours, peer),
+                on_sqlite(store, given.products) as embedded,
+            ):
+                idle = ours.process.memory(), peer.process.memory()
+                bench = Bench(given, database, store, (ours, peer, embedded))
+                report_loads(report, bench.run(methods))
+                report_memory(report, bench.shops, idle)
                 failures |= bench.failures
         if "loser" in wanted:
             with pair(database, store, "keep", given.products) as shops:

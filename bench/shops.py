@@ -120,6 +120,21 @@ def pair(database, store, after_update, products):
         yield ours, peer
 
 
+@contextmanager
+def on_sqlite(store, products):
+    """Lockstock on its embedded database, with as many products."""
+    with scratch("sqlite") as folder:
+        url = f"sqlite://{folder}/shop.sqlite3"
+        with lockstock(url, store.url(3), after_update="release") as shop:
+            for number in range(1, products + 1):
+                product = {"name": f"Product {number}", "price": 100 + number, "stock": 1000}
+                status, body = shop.send("POST", "/api/products/", product)
+                if status != 201:
+                    raise Failed(f"POST: {status} {body}")
+            shop.name = "sqlite"
+            yield shop
+
+
 def ensure_same_products(*shops):
     """Fails unless both shops return the same fields of a product with the same values, apart
     from timestamps."""

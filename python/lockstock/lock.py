@@ -10,6 +10,7 @@ Times are in seconds.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -41,8 +42,9 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 class Lock:
     """A lock under one name. Create it with `Store.lock` or `cache.lock`.
 
-    `timeout` is the lease: how long the lock is held at most. Without one, the lease is 30 s and
-    is renewed until the lock is released or the process ends, and a warning is given once.
+    `timeout` is the lease: how long the lock is held at most, from 1 ms to 24 h. Without one, the
+    lease is 30 s and is renewed until the lock is released or the process ends, and a warning is
+    given once.
     `blocking_timeout` is how long `acquire` waits; without one, it waits without end. `sleep` has
     no effect, because a waiter does not poll. With `thread_local`, a thread cannot release what
     another thread acquired through the same object. Without `raise_on_release_error`, a `with`
@@ -106,7 +108,8 @@ class Lock:
 
         Waits at most `blocking_timeout` seconds, not at all if `blocking` is false. If the lock
         is kept for longer than the wait, returns false at once. Raises `Unavailable` if the store
-        does not reply: the lock was not acquired then.
+        does not reply: the lock was not acquired then. Raises `LockError` if this object holds the
+        lock already, and `Invalid` if the timeout or the name is out of range.
 
         `token` becomes the token of the holder, with which another process can release the lock:
         32 hexadecimal digits in lower case, as of `uuid4().hex`. No two acquisitions may have the
@@ -219,7 +222,7 @@ class Lock:
         return held is not None and held.lost
 
     def locked(self) -> bool:
-        """Returns whether the lock is held by any client. Asks the store."""
+        """Returns whether any client holds the lock. Raises `Unavailable` without a reply."""
         return any(self.store.holders(self._kind, name) for name in self._names)
 
     async def alocked(self) -> bool:
@@ -230,7 +233,7 @@ class Lock:
         return False
 
     def owned(self) -> bool:
-        """Returns whether this object still holds the lock. Asks the store."""
+        """Returns whether this object holds the lock. Raises `Unavailable` without a reply."""
         return bool(self._claims) and all(
             token in self.store.holders(self._kind, name) for name, token in self._claims
         )
@@ -466,5 +469,14 @@ def _warn_of_endless_lock(name: str | bytes) -> None:
             f"the lock {name!r} has no timeout: its lease of 30 s is renewed until it is released "
             "or this process ends. Set a timeout to bound how long it can be held",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """Returns the level of the first frame outside of this package, as `warnings.warn` counts."""
+    level, frame = 1, sys._getframe(1)
+    package = __name__.rpartition(".")[0] + "."
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -86,7 +86,10 @@ class Store:
         thread_local: bool = True,
         renew: bool = False,
     ) -> Lock:
-        """Returns a lock that as many clients hold at a time as there are permits."""
+        """Returns a lock that as many clients hold at a time as there are permits.
+
+        The other arguments are those of `lock`; times are in seconds.
+        """
         return self._lock(
             "semaphore", name, timeout, blocking, blocking_timeout, thread_local, renew, permits
         )
@@ -101,7 +104,10 @@ class Store:
         thread_local: bool = True,
         renew: bool = False,
     ) -> Lock:
-        """Returns a lock that excludes holders of the write lock of the same name."""
+        """Returns a lock that excludes holders of the write lock of the same name.
+
+        The other arguments are those of `lock`; times are in seconds.
+        """
         return self._lock("read", name, timeout, blocking, blocking_timeout, thread_local, renew, 1)
 
     def write_lock(
@@ -114,7 +120,10 @@ class Store:
         thread_local: bool = True,
         renew: bool = False,
     ) -> Lock:
-        """Returns a lock that excludes all holders of read and write locks of the same name."""
+        """Returns a lock that excludes all holders of read and write locks of the same name.
+
+        The other arguments are those of `lock`; times are in seconds.
+        """
         return self._lock(
             "write", name, timeout, blocking, blocking_timeout, thread_local, renew, 1
         )
@@ -129,7 +138,10 @@ class Store:
         thread_local: bool = True,
         renew: bool = False,
     ) -> MultiLock:
-        """Returns the locks of several names, which are acquired together: see `MultiLock`."""
+        """Returns the locks of several names, which are acquired together: see `MultiLock`.
+
+        The other arguments are those of `lock`; times are in seconds.
+        """
         return MultiLock(
             self._native,
             names,

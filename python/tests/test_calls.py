@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import warnings
 from typing import Any
@@ -152,6 +153,21 @@ def test_a_timeout_is_that_of_django_redis(redis_url: str, timeout: Any) -> None
             write(cache)
             ends.append(cache.ttl("a"))
         assert ends[0] == ends[1] or abs(ends[0] - ends[1]) <= 60
+
+
+def test_a_timeout_that_is_a_string_is_refused(redis_url: str) -> None:
+    # As of an environment variable.
+    cache = cache_at(redis_url, "calls-strings")
+    cache.set("a", "b")
+    for write in (
+        lambda: cache.set("a", "c", timeout="60"),
+        lambda: cache.set_many({"a": "c"}, timeout="60"),
+        lambda: cache.touch("a", "60"),
+        lambda: asyncio.run(cache.aset("a", "c", timeout="60")),
+    ):
+        with pytest.raises(TypeError, match="a timeout must be a number of seconds, not '60'"):
+            write()
+    assert cache.get("a") == "b"
 
 
 def test_a_value_that_cannot_be_written_changes_nothing(redis_url: str) -> None:

@@ -47,8 +47,9 @@ def printed(settings: dict[str, Any], *arguments: str, url: str = "redis://127.0
                 "PARSER_CLASS": "redis.connection.HiredisParser",
             }
         },
+        {"LOCATION": "redis://service/0", "OPTIONS": {"SENTINELS": [["127.0.0.1", 1]]}},
     ],
-    ids=["minimal", "tls", "json", "list", "django-redis"],
+    ids=["minimal", "tls", "json", "list", "django-redis", "sentinels"],
 )
 def test_right_settings(settings: dict[str, Any]) -> None:
     assert "no issues" in printed(settings, "--deploy")
@@ -65,16 +66,62 @@ _WRONG = {
         "lockstock.E001",
         ["LOCATION cannot be used"],
     ),
+    "a-password-that-is-not-quoted": (
+        {"LOCATION": "redis://:p@ss/word@redis.example.com/0"},
+        "lockstock.E001",
+        ["urllib.parse.quote", "PASSWORD"],
+    ),
     "no-location": ({"LOCATION": ""}, "lockstock.E001", ["LOCATION cannot be used"]),
     "no-certificate-check": (
         {"LOCATION": "rediss://127.0.0.1/0?ssl_cert_reqs=none"},
         "lockstock.E001",
         ["ssl_ca_certs"],
     ),
+    "a-negative-timeout": (
+        {"OPTIONS": {"SOCKET_TIMEOUT": -1}},
+        "lockstock.E001",
+        ["Socket timeout must be a number of seconds", "not -1"],
+    ),
+    "sentinels-that-are-no-list": (
+        {"OPTIONS": {"SENTINELS": 26379}},
+        "lockstock.E001",
+        ["SENTINELS must be a list of (host, port)"],
+    ),
+    "near-cache-of-several-servers": (
+        {
+            "LOCATION": ["redis://127.0.0.1:1/0", "redis://127.0.0.1:2/0"],
+            "OPTIONS": {"NEAR_CACHE": {"max_bytes": 1000}},
+        },
+        "lockstock.E004",
+        ["one URL in LOCATION"],
+    ),
+    "near-cache-of-another-client": (
+        {
+            "OPTIONS": {
+                "CLIENT_CLASS": "django_redis.client.HerdClient",
+                "NEAR_CACHE": {"max_bytes": 1000},
+            }
+        },
+        "lockstock.E004",
+        ["DefaultClient"],
+    ),
+    "pickles-through-remote-sentinels": (
+        {
+            "LOCATION": "redis://service/0",
+            "OPTIONS": {"SENTINELS": [["127.0.0.1", 1], ["redis.example.com", 1]]},
+        },
+        "lockstock.W002",
+        ["unprotected connection to redis.example.com."],
+    ),
+    "pickles-through-sentinels-of-a-url": (
+        {"LOCATION": "redis+sentinel://127.0.0.1:1,redis.example.com:1/service/0"},
+        "lockstock.W002",
+        ["unprotected connection to redis.example.com."],
+    ),
     "a-pool-class": (
         {"OPTIONS": {"CONNECTION_POOL_CLASS": "project.pools.Pool"}},
         "lockstock.E002",
-        ["CONNECTION_POOL_CLASS", "max_connections"],
+        ["CONNECTION_POOL_CLASS", "as many connections as calls"],
     ),
     "an-argument-of-a-pool": (
         {"OPTIONS": {"CONNECTION_POOL_KWARGS": {"redis_connect_func": 1}}},
@@ -217,11 +264,16 @@ _WRONG = {
 
 @pytest.mark.parametrize(("settings", "number", "words"), _WRONG.values(), ids=_WRONG)
 def test_wrong_settings(settings: dict[str, Any], number: str, words: list[str]) -> None:
-    text = printed(settings, *["--deploy"] * (number == "lockstock.W002"))
+    text = printed(settings, "--deploy")
     # Each is reported once.
     assert text.count("(lockstock.") == 1, text
     for word in (number, "CACHES['default']", *words):
         assert word in text, text
+
+
+def test_pickles_without_protection_are_reported_for_a_deployment_only() -> None:
+    assert "no issues" in printed({"LOCATION": _REMOTE})
+    assert "lockstock.W002" in printed({"LOCATION": _REMOTE}, "--deploy")
 
 
 def test_a_package_that_is_missing() -> None:

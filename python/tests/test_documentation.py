@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def table_of_exclusions() -> str:
 def test_each_exclusion_of_django_redis_suite_is_documented_with_its_reason() -> None:
     start = "| settings | tests | reason |"
     _, _, rest = GUIDES[0].read_text().partition(start)
-    assert start + rest.partition("\n\n")[0] == table_of_exclusions()
+    assert (start + rest.partition("\n\n")[0]).rstrip("\n") == table_of_exclusions()
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
@@ -105,6 +106,20 @@ def test_links_and_names_of_tests_are_right(page: Path) -> None:
             assert anchor in anchors(file), target
     for name in re.findall(r"`(test_\w+\.py)`", text):
         assert (Path(__file__).parent / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_examples_are_python(page: Path) -> None:
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        # A part of a function, or of a dictionary.
+        body = textwrap.dedent(block)
+        if body.startswith('"'):
+            body = f"{{{body}}}"
+        is_async = "await " in body or "async with " in body
+        header = "async def example():" if is_async else "def example():"
+        compile(f"{header}\n{textwrap.indent(body, '    ')}", str(page), "exec")
 
 
 def anchors(page: Path) -> set[str]:

@@ -117,9 +117,15 @@ def test_the_wheel_has_the_version_of_the_crates(wheel: Path) -> None:
 
 
 def test_the_wheel_has_the_licences_and_the_types(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    for file in ("LICENSE-APACHE", "LICENSE-MIT"):
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
+    for file in ("LICENSE-APACHE", "LICENSE-MIT", "LICENSE-THIRD-PARTY"):
         assert any(name.endswith(f".dist-info/licenses/{file}") for name in names), names
+    (third_party,) = (name for name in names if name.endswith("/LICENSE-THIRD-PARTY"))
+    texts = archive.read(third_party).decode()
+    # zstd-sys has the C sources of Zstandard.
+    for crate in ("pyo3", "redis", "ring", "rustls", "tokio", "zstd-sys"):
+        assert re.search(rf"^{crate} [0-9.]+\S* \(.+\)$", texts, re.MULTILINE), crate
     assert {"lockstock/py.typed", "lockstock/_core.pyi"} <= set(names)
     # Neither tests nor sources of the native module.
     assert not [name for name in names if "tests" in name or name.endswith(".rs")]

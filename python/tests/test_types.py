@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import django.core.cache
+import pytest
+
 import lockstock
+from lockstock.django import typed
+from lockstock.django.cache import RedisCache
 
 _TESTS = Path(__file__).parent
 
@@ -32,19 +38,22 @@ def test_the_package_passes_mypy_strict(tmp_path: Path) -> None:
     checked("mypy", "--strict", f"--config-file={config}", "lockstock", folder=tmp_path)
 
 
-def test_a_project_passes_mypy_strict(tmp_path: Path) -> None:
-    example = _TESTS / "example"
+@pytest.mark.parametrize("file", ["shop.py", "views.py"])
+def test_a_project_passes_mypy_strict(file: str, tmp_path: Path) -> None:
     # In a folder of its own, so that the installed package with its py.typed is used.
-    for file in example.iterdir():
-        if file.suffix == ".py":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    checked("mypy", "--strict", "shop.py", folder=tmp_path)
+    shutil.copy(_TESTS / "example" / file, tmp_path)
+    checked("mypy", "--strict", file, folder=tmp_path)
 
 
-def test_wrong_types_are_found(tmp_path: Path) -> None:
-    (tmp_path / "wrong.py").write_text(
-        'import lockstock\n\nlockstock.Store("redis://x").lock("a", timeout="3")\n'
-    )
+WRONG = {
+    "store": 'import lockstock\n\nlockstock.Store("redis://x").lock("a", timeout="3")\n',
+    "cache": 'from lockstock.django.typed import cache\n\ncache.lock("a", timeout="3")\n',
+}
+
+
+@pytest.mark.parametrize("of", WRONG)
+def test_wrong_types_are_found(of: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG[of])
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "wrong.py"],
         cwd=tmp_path,
@@ -53,3 +62,16 @@ def test_wrong_types_are_found(tmp_path: Path) -> None:
         check=False,
     )
     assert "arg-type" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_typed_caches_are_those_of_django() -> None:
+    assert typed.cache is django.core.cache.cache
+    assert typed.caches is django.core.cache.caches
+
+
+def test_each_method_of_the_backend_is_documented() -> None:
+    own = {name: value for name, value in inspect.getmembers(RedisCache, inspect.isfunction)}
+    # The others are Django's.
+    own = {name: value for name, value in own.items() if value.__module__.startswith("lockstock.")}
+    assert {"get", "aget", "ttl", "attl", "zadd", "lock"} <= set(own)
+    assert not [name for name, value in own.items() if name[0] != "_" and not value.__doc__]

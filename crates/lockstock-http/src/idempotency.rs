@@ -90,7 +90,7 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 ///
 /// The layer reads the whole request body before the handler runs, at most
 /// [`body_limit`](Self::body_limit) bytes; an outer layer must limit how long a slow client may
-/// take. The handler runs on its own task, so it finishes even if the client disconnects, and a
+/// take. The handler finishes even if the client disconnects, and a
 /// retry returns its response. The layer reads the response up to
 /// [`response_limit`](Self::response_limit) before it records and returns it, so it is not suited
 /// for event streams.
@@ -386,13 +386,31 @@ impl IdempotencyLayer {
                 retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
-        if let Some(action) = self.recorded_action(key).await {
+        // A transactional layer looks for the record and claims at the same time: the transaction of the
+        // handler finds a record that is written in between.
+        let mut claim = match self.transactional {
+            true => self.claims.claim(&key.id()),
+            false => None,
+        };
+        let (recorded, distributed) = match &mut claim {
+            Some(claim) => {
+                let (recorded, distributed) =
+                    tokio::join!(self.recorded_action(key), claim.distribute());
+                (recorded, Some(distributed))
+            }
+            None => (self.recorded_action(key).await, None),
+        };
+        if let Some(action) = recorded {
             return action;
         }
-        let Some(mut claim) = self.claims.claim(&key.id()) else {
+        let Some(mut claim) = claim.or_else(|| self.claims.claim(&key.id())) else {
             return in_flight();
         };
-        match claim.distribute().await {
+        let distributed = match distributed {
+            Some(distributed) => distributed,
+            None => claim.distribute().await,
+        };
+        match distributed {
             Ok(true) => {}
             Ok(false) => return in_flight(),
             Err(error) if self.fail_open => {
@@ -404,8 +422,7 @@ impl IdempotencyLayer {
                 return NextAction::Reject(Rejection::StoreUnavailable { error });
             }
         }
-        // A request that held the claim may have finished after the first look-up. In a
-        // transactional layer, the unique id in the transaction of the handler covers that.
+        // A request that held the claim may have finished after the first look-up.
         if self.transactional {
             return NextAction::Process(claim);
         }

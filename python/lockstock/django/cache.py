@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
@@ -309,14 +309,34 @@ class RedisCache(Structures, Computing, BaseCache):
 
     # --- locks ----------------------------------------------------------------------------
 
-    def lock(self, *args: Any, **kwargs: Any) -> Lock:
-        """Returns a lock: see `lockstock.Lock`. `IGNORE_EXCEPTIONS` does not apply to it."""
-        lock: Lock = self.client.lock(*args, **kwargs)
-        return lock
+    if TYPE_CHECKING:
 
-    def alock(self, *args: Any, **kwargs: Any) -> Lock:
-        """Returns the same lock as `lock`, for `async with`."""
-        return self.lock(*args, **kwargs)
+        def lock(
+            self,
+            key: Any,
+            version: int | None = None,
+            timeout: float | None = None,
+            sleep: float = 0.1,
+            blocking: bool = True,
+            blocking_timeout: float | None = None,
+            client: Any = None,
+            thread_local: bool = True,
+            *,
+            renew: bool = False,
+            raise_on_release_error: bool = True,
+        ) -> Lock: ...
+
+        alock = lock
+
+    else:
+        # A client class of an application may take other arguments.
+        def lock(self, *args: Any, **kwargs: Any) -> Lock:
+            """Returns a lock: see `lockstock.Lock`. `IGNORE_EXCEPTIONS` does not apply to it."""
+            return self.client.lock(*args, **kwargs)
+
+        def alock(self, *args: Any, **kwargs: Any) -> Lock:
+            """Returns the same lock as `lock`, for `async with`."""
+            return self.lock(*args, **kwargs)
 
     @ignore_failures()
     def close(self, **kwargs: Any) -> None:

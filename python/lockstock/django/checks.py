@@ -25,6 +25,8 @@ __all__ = ["check_deployment", "check_settings"]
 _BACKEND = ("lockstock.django.cache", "RedisCache")
 # Options that name a class, or several.
 _CLASSES = ("CLIENT_CLASS", "SERIALIZER", "COMPRESSOR")
+# A connection to them leaves the machine in no case.
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What gevent patches beside the sockets, any of which shows that greenlets are used.
 _PATCHED_BY_GEVENT = ("threading", "time", "select")
 # Packages that a serializer needs, by the last part of its module.
@@ -83,16 +85,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
                     id="lockstock.E003",
                 )
             )
-        try:
-            options_.near_settings(options)
-        except ImproperlyConfigured as failure:
-            found.append(
-                Error(
-                    f"{where}: {failure}.",
-                    hint="For example NEAR_CACHE = {'max_bytes': 64 * 1024 * 1024}.",
-                    id="lockstock.E004",
-                )
-            )
+        found += _check_near_cache(where, config, options)
         if "KEY_PREFIX" in options:
             found.append(
                 Warning(
@@ -111,6 +104,25 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
             )
         )
     return found
+
+
+def _check_near_cache(
+    where: str, config: dict[str, Any], options: dict[str, Any]
+) -> list[CheckMessage]:
+    try:
+        settings = options_.near_settings(options)
+    except ImproperlyConfigured as failure:
+        hint = "For example NEAR_CACHE = {'max_bytes': 64 * 1024 * 1024}."
+        return [Error(f"{where}: {failure}.", hint=hint, id="lockstock.E004")]
+    if settings is None:
+        return []
+    client = str(options.get("CLIENT_CLASS", ""))
+    # LOCATION has an error of its own.
+    urls = options_.locations(config.get("LOCATION") or "-")
+    if len(urls) > 1 or client.endswith(("ShardClient", "HerdClient")):
+        message = f"{where}: NEAR_CACHE needs DefaultClient with one URL in LOCATION."
+        return [Error(message, hint="Remove NEAR_CACHE.", id="lockstock.E004")]
+    return []
 
 
 def _check_names_and_values(where: str, options: dict[str, Any]) -> list[CheckMessage]:
@@ -139,7 +151,10 @@ def _check_location(
             options_.store(url, {**options_.without_refused(options), "OPENTELEMETRY": False})
     except (ImproperlyConfigured, errors.Error, OSError, ValueError) as failure:
         is_location = not config.get("LOCATION") or not isinstance(failure, ImproperlyConfigured)
-        hint = "Write redis://[user:password@]host[:port]/database, or a list of such URLs."
+        hint = (
+            "Write redis://[user:password@]host[:port]/database, or a list of such URLs. Quote the "
+            "password by urllib.parse.quote(password, safe=''), or use the option PASSWORD."
+        )
         what = f"{where}: LOCATION cannot be used" if is_location else f"{where} cannot be used"
         message = f"{what}: {failure}."
         return [Error(message, hint=hint if is_location else None, id="lockstock.E001")]
@@ -183,21 +198,12 @@ def _check_pickle(
     paths = _paths(options.get("SERIALIZER")) or ["pickle"]
     if not any("pickle" in str(path).lower() for path in paths):
         return []
-    try:
-        urls = options_.locations(config.get("LOCATION"))
-    except ImproperlyConfigured:
-        return []
-    for url in urls:
-        parts = urlsplit(url)
-        is_local = parts.scheme == "unix" or (parts.hostname or "localhost") in (
-            "localhost",
-            "127.0.0.1",
-            "::1",
-        )
-        if not is_local and not parts.scheme.startswith("rediss"):
+    for url in options_.locations(config.get("LOCATION")):
+        remote = [host for host in _hosts(url, options) if host not in _LOOPBACK]
+        if remote and not urlsplit(url).scheme.startswith("rediss"):
             return [
                 Warning(
-                    f"{where}: pickles from an unprotected connection to {parts.hostname}.",
+                    f"{where}: pickles from an unprotected connection to {', '.join(remote)}.",
                     hint="A client that can write to this Redis, or change what the network "
                     "carries, can run code here. Use rediss://, or SERIALIZER = "
                     "'lockstock.django.serializers.json.JSONSerializer'.",
@@ -207,19 +213,32 @@ def _check_pickle(
     return []
 
 
+def _hosts(url: str, options: dict[str, Any]) -> list[str]:
+    """Returns the hosts that a URL names: a Unix socket is on this one."""
+    sentinels = options.get("SENTINELS")
+    if sentinels:
+        # The URL has the name of a service.
+        return [str(host) for host, _ in sentinels]
+    parts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    return [urlsplit(f"//{part}").hostname or "localhost" for part in parts]
+
+
 @register(Tags.caches, deploy=True)
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """Checks what matters in production: the protection of pickles, and what the servers report."""
     found: list[CheckMessage] = []
     for alias, config in _caches():
         where, options = f"CACHES[{alias!r}]", config.get("OPTIONS") or {}
-        # Not without --deploy: the usual Redis of a development environment has no TLS.
-        found += _check_pickle(where, config, options)
         try:
-            for url in options_.locations(config.get("LOCATION")):
-                info = options_.store(url, {**options, "OPENTELEMETRY": False}).info()
-                found += _check_server(where, info)
-        except (ImproperlyConfigured, errors.Error):
+            stores = [
+                options_.store(url, {**options, "OPENTELEMETRY": False})
+                for url in options_.locations(config.get("LOCATION"))
+            ]
+            # Not without --deploy: the usual Redis of a development environment has no TLS.
+            found += _check_pickle(where, config, options)
+            for store in stores:
+                found += _check_server(where, store.info())
+        except (ImproperlyConfigured, errors.Error, OSError, TypeError, ValueError):
             # Wrong settings have an error of their own. A server may be down during a deployment.
             continue
     return found

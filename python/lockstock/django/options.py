@@ -30,7 +30,7 @@ __all__ = [
 
 # Options that name a class of redis-py, which is not used here.
 REFUSED = {
-    "CONNECTION_POOL_CLASS": "remove it: max_connections is as many as calls run at the same time",
+    "CONNECTION_POOL_CLASS": "remove it: there are as many connections as calls at the same time",
     "CONNECTION_FACTORY": "remove it; use SENTINELS or a redis+cluster:// URL",
     "REDIS_CLIENT_CLASS": "remove it; get_redis_connection() returns a client of redis-py",
     "REDIS_CLIENT_KWARGS": "remove it; the options of a connection go into CONNECTION_POOL_KWARGS",

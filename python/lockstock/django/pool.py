@@ -28,7 +28,7 @@ __all__ = [
 
 
 def is_store_error(failure: BaseException) -> bool:
-    """Returns whether an exception means that the store failed: ours, or one of redis-py's."""
+    """Returns whether an exception, of this package or of redis-py, means that the store failed."""
     if isinstance(failure, errors.LockError):
         return False
     if isinstance(failure, errors.Error):

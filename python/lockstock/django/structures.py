@@ -1,13 +1,14 @@
 """Methods of the backend for expiry, hashes, sets and sorted sets, and their asynchronous forms.
 
-Written out, because instrumentation (ddtrace) wraps the functions of the class. The arguments are
-those of the client's methods: see `client/commands.py`.
+Written out, because instrumentation (ddtrace) wraps the functions of the class. The arguments and
+the documentation are those of the commands: see `client/commands.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from .client.commands import CommandBuilder
 from .ignoring import aeach, each, ignore_failures
 
 __all__ = ["Structures"]
@@ -380,14 +381,27 @@ class Structures:
 
     @ignore_failures()
     def sscan(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns some members of a set: those of the first step of a scan."""
         return self.client.sscan(*args, **kwargs)
 
     @ignore_failures()
     async def asscan(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns some members of a set: those of the first step of a scan."""
         return await self.client.asscan(*args, **kwargs)
 
     def sscan_iter(self, *args: Any, **kwargs: Any) -> Any:
+        """Yields the members of a set, from a scan in steps of `count`."""
         return each(self, self.client.sscan_iter(*args, **kwargs))
 
     def asscan_iter(self, *args: Any, **kwargs: Any) -> Any:
+        """Yields the members of a set, from a scan in steps of `count`, for `async for`."""
         return aeach(self, self.client.asscan_iter(*args, **kwargs))
+
+
+for _name, _method in vars(Structures).items():
+    if not _name.startswith("_"):
+        # An asynchronous method has that of the other.
+        for _build in (f"_{_name}", f"_{_name[1:]}"):
+            if hasattr(CommandBuilder, _build):
+                _method.__doc__ = getattr(CommandBuilder, _build).__doc__
+                break

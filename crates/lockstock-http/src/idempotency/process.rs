@@ -48,10 +48,12 @@ impl IdempotencyLayer {
         let is_unknown = parts.extensions.get::<OutcomeUnknown>().is_some();
         let response = Response::from_parts(parts, body);
         if self.transactional {
-            claim.release().await;
             if is_recorded {
+                // Released in the background: other requests find the record.
+                drop(claim);
                 return Ok(response.map(ResponseBody::inner));
             }
+            claim.release().await;
             return Ok(self.recorded_or(&key, response).await);
         }
         if !is_recorded {

@@ -9,7 +9,8 @@ use lockstock_shop::storage::{
     self, Changes, Column, Comparison, Direction, Filter, NewProduct, ProductQuery, RequestContext,
     WriteContext, WriteOutcome,
 };
-use tokio::time::sleep;
+use lockstock_testkit::Postgres;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     OPTIONS, created, ended, fenced, fenced_at, found, mug, new_postgres_database,
@@ -192,6 +193,34 @@ async fn a_write_after_the_end_of_its_window_is_rejected() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_postgres_executes_after_the_end_of_its_window_writes_nothing() {
+    let server = Postgres::start();
+    let storage = storage::open(&server.create_database("shop"), OPTIONS)
+        .await
+        .unwrap();
+    let id = created(&*storage, mug(5)).await.id;
+    let mut condition = fenced(10);
+    condition.window.deadline = Instant::now() + Duration::from_millis(300);
+    // The statement is sent in time, and waits in the socket.
+    server.pause();
+    let write = {
+        let storage = storage.clone();
+        tokio::spawn(async move {
+            let context = WriteContext::default();
+            storage.update(id, stock(0), condition, context).await
+        })
+    };
+    sleep_until(condition.window.deadline).await;
+    server.resume();
+    assert_eq!(write.await.unwrap().unwrap(), WriteOutcome::Fenced);
+    let product = found(&*storage, id).await;
+    assert_eq!((product.stock, product.version), (5, 1));
+    // The window was the reason.
+    let written = storage.update(id, stock(0), fenced(10), WriteContext::default());
+    assert!(matches!(written.await.unwrap(), WriteOutcome::Done(_)));
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-__all__ = ["MISSING", "Command", "CommandBuilder"]
+__all__ = ["MISSING", "Command", "CommandBuilder", "milliseconds"]
 
-# The default of a `get` that tells a missing value from None.
+# The default of a `get` that distinguishes a missing value from None.
 MISSING = object()
 
 
@@ -35,9 +35,14 @@ def _same(reply: Any) -> Any:
     return reply
 
 
-def _ms(timeout: float | timedelta) -> int:
+def milliseconds(timeout: float | timedelta) -> int:
+    """Returns the whole milliseconds of a timeout in seconds."""
     if isinstance(timeout, timedelta):
         timeout = timeout.total_seconds()
+    if isinstance(timeout, str):
+        # It would be repeated a thousand times.
+        message = f"a timeout must be a number of seconds, not {timeout!r}"
+        raise TypeError(message)
     return int(timeout * 1000)
 
 
@@ -49,7 +54,7 @@ def _seconds(timeout: float | timedelta) -> int:
 
 def _millis(timeout: float | timedelta) -> int:
     """A timeout that is in milliseconds already."""
-    return _ms(timeout) if isinstance(timeout, timedelta) else int(timeout)
+    return milliseconds(timeout) if isinstance(timeout, timedelta) else int(timeout)
 
 
 def _remaining(reply: Any) -> int | None:
@@ -91,29 +96,36 @@ class CommandBuilder:
     # --- expiry ---------------------------------------------------------------
 
     def _ttl(self, key: Any, version: int | None = None) -> Command:
+        """Returns how many seconds a value lives: 0 without a value, None without an end."""
         return Command(("TTL", self.make_key(key, version)), _remaining, False)
 
     def _pttl(self, key: Any, version: int | None = None) -> Command:
+        """Returns how many milliseconds a value lives, as `ttl` does in seconds."""
         return Command(("PTTL", self.make_key(key, version)), _remaining, False)
 
     def _persist(self, key: Any, version: int | None = None) -> Command:
+        """Lets a value never expire. Returns whether it would have expired."""
         return Command(("PERSIST", self.make_key(key, version)), bool)
 
     def _expire(self, key: Any, timeout: Any, version: int | None = None) -> Command:
+        """Sets in how many seconds a value expires. Returns whether there is one."""
         seconds = _seconds(self._timeout(timeout))
         return Command(("EXPIRE", self.make_key(key, version), seconds), bool)
 
     def _pexpire(self, key: Any, timeout: Any, version: int | None = None) -> Command:
+        """Sets in how many milliseconds a value expires. Returns whether there is one."""
         if timeout is DEFAULT_TIMEOUT:
-            timeout = _ms(self._timeout(timeout))
+            timeout = milliseconds(self._timeout(timeout))
         return Command(("PEXPIRE", self.make_key(key, version), _millis(timeout)), bool)
 
     def _expire_at(self, key: Any, when: datetime | int, version: int | None = None) -> Command:
+        """Sets when a value expires: a datetime, or a Unix time in seconds."""
         if isinstance(when, datetime):
             when = int(when.timestamp())
         return Command(("EXPIREAT", self.make_key(key, version), when), bool)
 
     def _pexpire_at(self, key: Any, when: datetime | int, version: int | None = None) -> Command:
+        """Sets when a value expires: a datetime, or a Unix time in milliseconds."""
         if isinstance(when, datetime):
             when = int(when.timestamp() * 1000)
         return Command(("PEXPIREAT", self.make_key(key, version), when), bool)
@@ -121,12 +133,14 @@ class CommandBuilder:
     def _touch(
         self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Command:
+        """Sets in how many seconds a value expires. Returns whether there is one."""
         timeout = self._timeout(timeout)
         if timeout is None:
             return self._persist(key, version)
-        return Command(("PEXPIRE", self.make_key(key, version), _ms(timeout)), bool)
+        return Command(("PEXPIRE", self.make_key(key, version), milliseconds(timeout)), bool)
 
     def _has_key(self, key: Any, version: int | None = None) -> Command:
+        """Returns whether there is a value under a key."""
         return Command(("EXISTS", self.make_key(key, version)), bool, False)
 
     # --- hashes ---------------------------------------------------------------
@@ -139,6 +153,7 @@ class CommandBuilder:
         mapping: Mapping[Any, Any] | None = None,
         version: int | None = None,
     ) -> Command:
+        """Writes one field of a hash, or those of `mapping`. Returns the number of new fields."""
         pairs: list[Any] = []
         if field is not None:
             pairs += [field, self.encode(value)]
@@ -150,15 +165,20 @@ class CommandBuilder:
         return Command(("HSET", self.make_key(key, version), *pairs), int)
 
     def _hget(self, key: Any, field: Any, version: int | None = None) -> Command:
+        """Returns the value of a field of a hash, None if there is none."""
         return Command(("HGET", self.make_key(key, version), field), self._optional, False)
 
     def _hmget(self, key: Any, fields: Sequence[Any], version: int | None = None) -> Command:
+        """Returns the values of several fields of a hash, None for each that is missing."""
+
         def read(reply: Any) -> list[Any]:
             return [self._optional(value) for value in reply]
 
         return Command(("HMGET", self.make_key(key, version), *fields), read, False)
 
     def _hgetall(self, key: Any, version: int | None = None) -> Command:
+        """Returns all fields of a hash with their values."""
+
         def read(reply: Any) -> dict[str, Any]:
             if not isinstance(reply, dict):
                 reply = dict(zip(reply[::2], reply[1::2], strict=True))
@@ -169,21 +189,27 @@ class CommandBuilder:
     def _hincrby(
         self, key: Any, field: Any, amount: int = 1, version: int | None = None
     ) -> Command:
+        """Adds to the integer in a field of a hash, and returns the sum."""
         return Command(("HINCRBY", self.make_key(key, version), field, amount), int)
 
     def _hdel(self, key: Any, *fields: Any, version: int | None = None) -> Command:
+        """Removes fields of a hash. Returns the number of fields removed."""
         return Command(("HDEL", self.make_key(key, version), *fields), int)
 
     def _hlen(self, key: Any, version: int | None = None) -> Command:
+        """Returns the number of fields of a hash."""
         return Command(("HLEN", self.make_key(key, version)), int, False)
 
     def _hkeys(self, key: Any, version: int | None = None) -> Command:
+        """Returns the fields of a hash."""
+
         def read(reply: Any) -> list[str]:
             return [_text(field) for field in reply]
 
         return Command(("HKEYS", self.make_key(key, version)), read, False)
 
     def _hexists(self, key: Any, field: Any, version: int | None = None) -> Command:
+        """Returns whether a hash has a field."""
         return Command(("HEXISTS", self.make_key(key, version), field), bool, False)
 
     def _optional(self, reply: Any) -> Any:
@@ -192,18 +218,23 @@ class CommandBuilder:
     # --- sets -----------------------------------------------------------------
 
     def _sadd(self, key: Any, *values: Any, version: int | None = None) -> Command:
+        """Adds members to a set. Returns the number of new members."""
         return Command(("SADD", self.make_key(key, version), *self._members(values)), int)
 
     def _scard(self, key: Any, version: int | None = None) -> Command:
+        """Returns the number of members of a set."""
         return Command(("SCARD", self.make_key(key, version)), int, False)
 
     def _sdiff(self, *keys: Any, version: int | None = None) -> Command:
+        """Returns the members of the first set that are in none of the others."""
         return Command(("SDIFF", *self._keys(keys, version)), self._set_of, False)
 
     def _sinter(self, *keys: Any, version: int | None = None) -> Command:
+        """Returns the members that all sets have."""
         return Command(("SINTER", *self._keys(keys, version)), self._set_of, False)
 
     def _sunion(self, *keys: Any, version: int | None = None) -> Command:
+        """Returns the members that any of the sets has."""
         return Command(("SUNION", *self._keys(keys, version)), self._set_of, False)
 
     def _sdiffstore(
@@ -213,18 +244,23 @@ class CommandBuilder:
         version_dest: int | None = None,
         version_keys: int | None = None,
     ) -> Command:
+        """Writes what `sdiff` returns as a set. Returns the number of its members."""
         names = self._keys(keys, version_keys)
         return Command(("SDIFFSTORE", self.make_key(dest, version_dest), *names), int)
 
     def _sinterstore(self, dest: Any, *keys: Any, version: int | None = None) -> Command:
+        """Writes what `sinter` returns as a set. Returns the number of its members."""
         names = self._keys([dest, *keys], version)
         return Command(("SINTERSTORE", *names), int)
 
     def _sunionstore(self, destination: Any, *keys: Any, version: int | None = None) -> Command:
+        """Writes what `sunion` returns as a set. Returns the number of its members."""
         names = self._keys([destination, *keys], version)
         return Command(("SUNIONSTORE", *names), int)
 
     def _smismember(self, key: Any, *members: Any, version: int | None = None) -> Command:
+        """Returns for each value whether it is a member of a set."""
+
         def read(reply: Any) -> list[bool]:
             return [bool(value) for value in reply]
 
@@ -232,29 +268,35 @@ class CommandBuilder:
         return Command(("SMISMEMBER", name, *self._members(members)), read, False)
 
     def _sismember(self, key: Any, member: Any, version: int | None = None) -> Command:
+        """Returns whether a value is a member of a set."""
         name = self.make_key(key, version)
         return Command(("SISMEMBER", name, self.encode(member)), bool, False)
 
     def _smembers(self, key: Any, version: int | None = None) -> Command:
+        """Returns the members of a set."""
         return Command(("SMEMBERS", self.make_key(key, version)), self._set_of, False)
 
     def _smove(
         self, source: Any, destination: Any, member: Any, version: int | None = None
     ) -> Command:
+        """Moves a member from one set to another. Returns whether it was there."""
         names = self.make_key(source, version), self.make_key(destination, version)
         return Command(("SMOVE", *names, self.encode(member)), bool)
 
     def _spop(self, key: Any, count: int | None = None, version: int | None = None) -> Command:
+        """Removes and returns a random member of a set, or a set of `count` members."""
         args = ("SPOP", self.make_key(key, version)) + (() if count is None else (count,))
         return Command(args, self._optional if count is None else self._set_of)
 
     def _srandmember(
         self, key: Any, count: int | None = None, version: int | None = None
     ) -> Command:
+        """Returns a random member of a set, or a list of `count` members."""
         args = ("SRANDMEMBER", self.make_key(key, version)) + (() if count is None else (count,))
         return Command(args, self._optional if count is None else self._list_of, False)
 
     def _srem(self, key: Any, *members: Any, version: int | None = None) -> Command:
+        """Removes members of a set. Returns the number of members removed."""
         return Command(("SREM", self.make_key(key, version), *self._members(members)), int)
 
     # --- sorted sets ------------------------------------------------------------
@@ -271,6 +313,7 @@ class CommandBuilder:
         lt: bool = False,
         version: int | None = None,
     ) -> Command:
+        """Writes the scores of members of a sorted set. Returns the number of new members."""
         if not mapping:
             message = "zadd needs at least one member"
             raise ValueError(message)
@@ -283,19 +326,24 @@ class CommandBuilder:
         return Command(args, _score if incr else _same)
 
     def _zcard(self, key: Any, version: int | None = None) -> Command:
+        """Returns the number of members of a sorted set."""
         return Command(("ZCARD", self.make_key(key, version)), int, False)
 
     def _zcount(self, key: Any, min: Any, max: Any, version: int | None = None) -> Command:
+        """Returns the number of members with a score from `min` to `max`."""
         return Command(("ZCOUNT", self.make_key(key, version), min, max), int, False)
 
     def _zincrby(self, key: Any, amount: float, value: Any, version: int | None = None) -> Command:
+        """Adds to the score of a member of a sorted set, and returns the sum."""
         member = self.encode(value, allow_int=False)
         return Command(("ZINCRBY", self.make_key(key, version), amount, member), _score)
 
     def _zpopmax(self, key: Any, count: int | None = None, version: int | None = None) -> Command:
+        """Removes and returns the member of the highest score, with the score; or `count` pairs."""
         return self._zpop("ZPOPMAX", key, count, version)
 
     def _zpopmin(self, key: Any, count: int | None = None, version: int | None = None) -> Command:
+        """Removes and returns the member of the lowest score, with the score; or `count` pairs."""
         return self._zpop("ZPOPMIN", key, count, version)
 
     def _zpop(self, word: str, key: Any, count: int | None, version: int | None) -> Command:
@@ -318,6 +366,7 @@ class CommandBuilder:
         score_cast_func: Callable[[Any], Any] = float,
         version: int | None = None,
     ) -> Command:
+        """Returns the members from one rank to another, the lowest score first."""
         args = ("ZRANGE", self.make_key(key, version), start, end)
         return self._range(args + (("REV",) if desc else ()), withscores, score_cast_func)
 
@@ -330,6 +379,7 @@ class CommandBuilder:
         score_cast_func: Callable[[Any], Any] = float,
         version: int | None = None,
     ) -> Command:
+        """Returns the members from one rank to another, the highest score first."""
         args = ("ZREVRANGE", self.make_key(key, version), start, end)
         return self._range(args, withscores, score_cast_func)
 
@@ -344,6 +394,7 @@ class CommandBuilder:
         score_cast_func: Callable[[Any], Any] = float,
         version: int | None = None,
     ) -> Command:
+        """Returns the members with a score from `min` to `max`, the lowest first."""
         args = ("ZRANGEBYSCORE", self.make_key(key, version), min, max)
         return self._range(args, withscores, score_cast_func, start, num)
 
@@ -358,6 +409,7 @@ class CommandBuilder:
         score_cast_func: Callable[[Any], Any] = float,
         version: int | None = None,
     ) -> Command:
+        """Returns the members with a score from `min` to `max`, the highest first."""
         args = ("ZREVRANGEBYSCORE", self.make_key(key, version), max, min)
         return self._range(args, withscores, score_cast_func, start, num)
 
@@ -393,20 +445,24 @@ class CommandBuilder:
     def _zrank(
         self, key: Any, value: Any, withscore: bool = False, version: int | None = None
     ) -> Command:
+        """Returns the rank of a member, 0 for the lowest score, None if it is no member."""
         member = self.encode(value, allow_int=False)
         args = ("ZRANK", self.make_key(key, version), member)
         return Command(args + (("WITHSCORE",) if withscore else ()), _same, False)
 
     def _zrem(self, key: Any, *values: Any, version: int | None = None) -> Command:
+        """Removes members of a sorted set. Returns the number of members removed."""
         members = [self.encode(value, allow_int=False) for value in values]
         return Command(("ZREM", self.make_key(key, version), *members), int)
 
     def _zremrangebyscore(
         self, key: Any, min: Any, max: Any, version: int | None = None
     ) -> Command:
+        """Removes the members with a score from `min` to `max`. Returns their number."""
         return Command(("ZREMRANGEBYSCORE", self.make_key(key, version), min, max), int)
 
     def _zscore(self, key: Any, value: Any, version: int | None = None) -> Command:
+        """Returns the score of a member of a sorted set, None if it is no member."""
         member = self.encode(value, allow_int=False)
         return Command(("ZSCORE", self.make_key(key, version), member), _score, False)
 

@@ -72,7 +72,7 @@ class DefaultClient(ManyValues, Integers, Patterns, AwaitedMethods):
         """Returns a lock: see `lockstock.Lock`. Nothing is acquired yet."""
         name = self.make_key(key, version=version)
         if client is not None:
-            # A client of redis-py, whose locks exclude ours and the reverse.
+            # A client of redis-py, whose locks exclude those of this package, and the reverse.
             return client.lock(  # type: ignore[no-any-return]
                 name,
                 timeout=timeout,

@@ -8,7 +8,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from ...aio import bell_of_loop
 from ...entry import Unusable
-from .commands import Command
+from .commands import Command, milliseconds
 from .native import NativePath
 
 __all__ = ["Values"]
@@ -74,13 +74,13 @@ class Values(NativePath):
         timeout = self._timeout(timeout)
         args: tuple[Any, ...] = ("SET", name, encoded)
         if timeout is not None:
-            milliseconds = int(timeout * 1000)
-            if milliseconds <= 0:
+            limit_ms = milliseconds(timeout)
+            if limit_ms <= 0:
                 # Expired at once. With nx, a value that exists stays.
                 if nx:
                     return Command(("EXISTS", name), lambda reply: not reply, False)
                 return Command(("DEL", name), bool)
-            args += ("PX", milliseconds)
+            args += ("PX", limit_ms)
         if nx:
             args += ("NX",)
         if xx:

@@ -1,8 +1,8 @@
 //! Rows that other transactions have locked.
 //!
-//! A stuck transaction must delay only the product whose row it has locked. A connection therefore
-//! waits for a lock only for a moment (see [`begin`]), and only while fewer than the permitted number of
-//! connections wait. A write that finds its row locked gives the connection back, and tries again
+//! A stuck transaction must delay only the product whose row it has locked. The statement of a batch
+//! skips such rows. Other connections wait for a lock only for a moment (see [`begin`]), and only while
+//! fewer than the permitted number of connections wait. A write that finds its row locked gives the connection back, and tries again
 //! later. Such a short wait is enough where servers take turns at a product: their transactions
 //! take a few milliseconds, and Postgres serves those that wait in order.
 

@@ -8,13 +8,15 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::super::database_file::Identity;
 use super::super::error::CommitTracker;
 use super::super::idempotency::REFUSAL_RETENTION;
 use super::super::{
-    Changes, IdempotentWrite, LedgerEntry, NewProduct, Precondition, Product, RequestContext,
-    ResponseRecord, Result, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
+    Changes, IdempotentWrite, LedgerEntry, NewProduct, Precondition, Product, Reason,
+    RequestContext, ResponseRecord, Result, StorageError, StorageOptions, WriteContext,
+    WriteOutcome, now, sql,
 };
 use super::checkpoint::checkpoint;
 use super::command::{Command, Write};
@@ -347,26 +349,48 @@ async fn update(
     precondition: &Precondition,
     request: &RequestContext,
 ) -> Result<WriteOutcome<Product>> {
-    let before = match find(connection, id, precondition).await? {
-        Ok(before) => before,
-        Err(rejection) => return Ok(rejection),
-    };
+    // In one call, because each is two changes of the thread: the second statement sees what the first
+    // one has seen, and RETURNING is of the product.
+    const UPDATE: &str = concat!(
+        "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at)
+         SELECT id, version + 1, $1, $2, coalesce($3, stock) - stock, coalesce($3, stock), $4, $5, $6
+         FROM products WHERE id = $7 AND fence < $5 AND version = coalesce($8, version);
+         UPDATE products SET
+             name = coalesce($9, name),
+             description = coalesce($10, description),
+             price = coalesce($11, price),
+             stock = coalesce($3, stock),
+             version = version + 1,
+             fence = $5,
+             updated_at = $6
+         WHERE id = $7 AND fence < $5 AND version = coalesce($8, version) RETURNING ",
+        with_clock!(product_columns)
+    );
     if changes.is_empty() {
-        return Ok(WriteOutcome::Done(before));
+        let found = find(connection, id, precondition).await?;
+        return Ok(found.map_or_else(|rejection| rejection, WriteOutcome::Done));
     }
-    let product: Product = sqlx::query_as(with_clock!(update_product))
-        .bind(&changes.name)
-        .bind(&changes.description)
-        .bind(changes.price)
+    if precondition.window.has_ended() {
+        return Ok(WriteOutcome::Fenced);
+    }
+    let written: Option<Product> = sqlx::query_as(UPDATE)
+        .bind(Uuid::now_v7())
+        .bind(Reason::Changed.name())
         .bind(changes.stock)
+        .bind(request.request_id.to_string())
         .bind(precondition.window.fence())
         .bind(now())
         .bind(id)
-        .fetch_one(&mut *connection)
+        .bind(precondition.version)
+        .bind(&changes.name)
+        .bind(&changes.description)
+        .bind(changes.price)
+        .fetch_optional(&mut *connection)
         .await?;
-    let entry = LedgerEntry::changed(&product, before.stock, precondition.window, request);
-    insert_entry(connection, entry).await?;
-    Ok(WriteOutcome::Done(product))
+    match written {
+        Some(product) => Ok(WriteOutcome::Done(product)),
+        None => rejection(connection, id, precondition).await,
+    }
 }
 
 async fn delete(
@@ -414,11 +438,20 @@ async fn find(
     if let Some(product) = product {
         return Ok(Ok(product));
     }
+    Ok(Err(rejection(connection, id, precondition).await?))
+}
+
+/// Returns why a product does not meet the precondition.
+async fn rejection(
+    connection: &mut SqliteConnection,
+    id: i64,
+    precondition: &Precondition,
+) -> Result<WriteOutcome<Product>> {
     let found = sqlx::query_as("SELECT version, fence FROM products WHERE id = $1")
         .bind(id)
         .fetch_optional(connection)
         .await?;
-    Ok(Err(precondition.rejection(found)))
+    Ok(precondition.rejection(found))
 }
 
 async fn insert_entry(connection: &mut SqliteConnection, entry: LedgerEntry) -> Result<()> {
