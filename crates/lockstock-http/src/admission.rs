@@ -2,13 +2,15 @@
 //! [`LockLayer`](crate::LockLayer) and [`ConcurrencyLimitLayer`](crate::ConcurrencyLimitLayer).
 //!
 //! Guarantees: if the guard is not acquired, the inner service is not called, unless the layer
-//! fails open; an admitted handler runs on its own task, so a disconnect of the client does not
-//! cancel it; the guard is released or kept before the response is returned.
+//! fails open; a disconnect of the client does not cancel an admitted handler; the request to release
+//! or keep the guard is sent before the response is returned, and no later request of this process
+//! overtakes it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::response::Parts;
 use http::{Extensions, Request, Response};
 use http_body::Body;
@@ -168,7 +170,11 @@ where
         let guard = self.prepare(guard, request.extensions_mut());
         let inner_tasks = cancellation.child(&mut request);
         let layer = self.clone();
-        let handler = async move { run(&*layer, guard, inner.call(request), &inner_tasks).await };
+        let tasks_of_layer = tasks.clone();
+        let handler = async move {
+            let handler = inner.call(request);
+            run(&*layer, guard, handler, &inner_tasks, &tasks_of_layer).await
+        };
         match tasks.run(cancellation, handler).await? {
             Ok(response) => Ok(response.map(ResponseBody::inner)),
             Err(lost) => Ok(on_rejection.respond(lost, language)),
@@ -182,9 +188,12 @@ async fn run<L: Admit, ResBody, E>(
     guard: Guard,
     handler: impl Future<Output = Result<Response<ResBody>, E>>,
     inner_tasks: &Cancellation,
+    tasks: &DetachedTasks,
 ) -> Result<Result<Response<ResBody>, Rejection>, E> {
     let result = if layer.stops_when_lost() {
-        let Ok(result) = guard.run(handler).await else {
+        let mut handler = std::pin::pin!(handler);
+        let Ok(result) = guard.run(&mut handler).await else {
+            // Before the handler is dropped, after which inner layers run the rest of it.
             inner_tasks.cancel();
             let lease = layer.max_duration();
             return Ok(Err(Rejection::LockLost { lease }));
@@ -201,24 +210,31 @@ async fn run<L: Admit, ResBody, E>(
         }
         failed => (failed, false),
     };
-    // Before responding: the client may retry as soon as it has the response.
-    end::<L>(guard, keep).await;
+    let ended = end::<L>(guard, keep);
+    if layer.admission().wait.is_zero() {
+        // The client may send its next request to another process, which would not wait.
+        ended.await;
+    } else {
+        tasks.spawn(ended);
+    }
     result.map(Ok)
 }
 
-/// Keeps or releases the guard. A failure does not change the response: the effect stands, and
-/// the lease ends by itself.
-async fn end<L: Admit>(guard: Guard, keep: bool) {
+/// Sends the request to keep or release the guard, and returns what waits for its end. A failure does
+/// not change the response: the effect stands, and the lease ends by itself.
+fn end<L: Admit>(guard: Guard, keep: bool) -> impl Future<Output = ()> + Send + 'static {
     let fence = guard.fence();
     let ended = if keep {
-        guard.keep().await
+        guard.keep().left_future()
     } else {
-        guard.release().await
+        guard.release().right_future()
     };
-    // A loss was logged when the guard noticed it.
-    if let Err(error) = ended
-        && !error.is_lost()
-    {
-        warn!(kind = L::KIND, fence, %error, "the lock was not released");
+    async move {
+        // A loss was logged when the guard noticed it.
+        if let Err(error) = ended.await
+            && !error.is_lost()
+        {
+            warn!(kind = L::KIND, fence, %error, "the lock was not released");
+        }
     }
 }

@@ -30,9 +30,8 @@ const DEFAULT_MAX_DURATION: Duration = Duration::from_secs(600);
 /// Limits how many requests with the same key run at a time, over all processes that use the
 /// store.
 ///
-/// A request that gets no permit is rejected with 429 and `Retry-After`. The handler runs on its
-/// own task, so it finishes even if the client disconnects, and the permit is released however it
-/// ends. While the handler runs, the permit is renewed [up to a maximum](Self::auto_renew); then
+/// A request that gets no permit is rejected with 429 and `Retry-After`. The handler finishes even if
+/// the client disconnects, and the permit is released however it ends. While the handler runs, the permit is renewed [up to a maximum](Self::auto_renew); then
 /// the handler is stopped at its next await and the response is 409. If the store is unavailable,
 /// the response is 503.
 ///

@@ -1,17 +1,21 @@
-//! Tasks that outlive a disconnected client.
+//! Handlers that outlive a disconnected client.
 //!
 //! A server drops the future of a request when the client disconnects. A write must not stop
-//! halfway because of that, and its lock must not stay taken, so the handler runs on its own
-//! task.
+//! halfway because of that, and its lock must not stay taken, so the rest of the handler then runs on
+//! a task of its own.
 //!
 //! A disconnect must not cancel the handler, but losing the lock must, even if an inner layer has
-//! moved the handler to its own task. A layer that stops handlers therefore puts a
-//! [`Cancellation`] into the request, and every layer that spawns a task observes it.
+//! moved the handler to a task. A layer that stops handlers therefore puts a [`Cancellation`] into the
+//! request, and every layer that runs a handler observes it.
 
 use std::future::pending;
-use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::Request;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -21,41 +25,71 @@ use tracing::Instrument;
 pub(crate) struct DetachedTasks(TaskTracker);
 
 impl DetachedTasks {
-    /// Runs a handler on its own task until it finishes or is cancelled. A panic of the handler
-    /// resumes in the caller.
+    /// Runs a handler until it finishes or is cancelled.
     ///
     /// # Cancellation
     ///
-    /// Dropping this future does not stop the handler. If `cancellation` stops the handler, this
-    /// future never resolves: the layer that cancelled has dropped it or is about to.
+    /// Dropping this future does not stop the handler: the rest of it runs on a task of its own. If
+    /// `cancellation` stops the handler, this future never resolves: the layer that cancelled has
+    /// dropped it or is about to.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         cancellation: Cancellation,
         handler: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        let task = async move {
+        let handler = async move {
             tokio::select! {
                 biased;
-                output = handler => Some(output),
                 () = cancellation.0.cancelled() => None,
+                output = handler => Some(output),
             }
         };
-        match self.0.spawn(task.in_current_span()).await {
-            Ok(Some(output)) => output,
-            Ok(None) => pending().await,
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // The task is never aborted, so the runtime is shutting down.
-                Err(_) => pending().await,
-            },
+        let handler = self.0.track_future(handler.in_current_span());
+        match (Attached(Some(handler.boxed()))).await {
+            Some(output) => output,
+            None => pending().await,
         }
     }
 
-    /// Waits until every running task has finished.
+    /// Runs a task whose end is not awaited.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task.in_current_span());
+    }
+
+    /// Waits until every handler and every task has finished.
     pub(crate) async fn drain(&self) {
         // `wait` returns only after `close`. A closed tracker still accepts new tasks.
         self.0.close();
         self.0.wait().await;
+    }
+}
+
+/// A handler that its caller runs. If the caller drops it, a task runs the rest.
+struct Attached<T: Send + 'static>(Option<BoxFuture<'static, T>>);
+
+impl<T: Send + 'static> Future for Attached<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Not put back if it panics: it must not be polled again.
+        let Some(mut handler) = self.0.take() else {
+            return Poll::Pending;
+        };
+        let polled = handler.poll_unpin(context);
+        if polled.is_pending() {
+            self.0 = Some(handler);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Attached<T> {
+    fn drop(&mut self) {
+        if let Some(handler) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(handler.map(drop));
+        }
     }
 }
 

@@ -90,7 +90,7 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 ///
 /// The layer reads the whole request body before the handler runs, at most
 /// [`body_limit`](Self::body_limit) bytes; an outer layer must limit how long a slow client may
-/// take. The handler runs on its own task, so it finishes even if the client disconnects, and a
+/// take. The handler finishes even if the client disconnects, and a
 /// retry returns its response. The layer reads the response up to
 /// [`response_limit`](Self::response_limit) before it records and returns it, so it is not suited
 /// for event streams.

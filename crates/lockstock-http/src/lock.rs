@@ -35,14 +35,17 @@ use crate::success::has_effect;
 /// success per lease ([`cooldown`](Self::cooldown)), over all processes that use the store.
 ///
 /// A request that cannot get the lock is rejected with 429 and `Retry-After` as soon as that is
-/// certain. The handler finds its [`HeldLock`] in the extensions of the request. It runs on its own
-/// task, so it finishes even if the client disconnects, and the lock is released however it ends.
+/// certain. The handler finds its [`HeldLock`] in the extensions of the request. It finishes even if
+/// the client disconnects, and the lock is released however it ends.
 /// If the lock is lost, the handler is stopped at its next await and the response is 409. If the
 /// store is unavailable, the response is 503.
 ///
 /// The lock is acquired before the request body is read: an outer layer must limit how long a slow
 /// client may take. It is held until the handler returns its response, not while a response body
-/// is streamed.
+/// is streamed. The request to release it is sent before the response is returned. With a
+/// [`wait`](Self::wait) the response does not wait for the reply of the store: the next request of this
+/// process follows it on the same connection, and one of another process waits for the moment that it
+/// takes.
 ///
 /// ```
 /// use std::time::Duration;

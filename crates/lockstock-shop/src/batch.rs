@@ -1,28 +1,27 @@
 //! Batches concurrent calls: a job that arrives while a batch runs joins the next batch.
 //!
 //! A database answers one query or sixty in nearly the same time. Under load, a batch therefore
-//! costs as much as a single call; without load, a job never waits for others. Jobs run in order
-//! of arrival. Everything is bounded: the number of concurrent batches, the jobs in a batch, and
+//! costs as much as a single call; without load, a job waits neither for others nor for another
+//! task. Jobs run in order of arrival. Everything is bounded: the number of concurrent batches, the jobs in a batch, and
 //! the queue. A caller may set a start timeout; a job that has not started by then is dropped.
 
 mod keyed;
+mod lane;
 mod start;
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-pub(crate) use self::keyed::KeyBatch;
+pub(crate) use self::keyed::{KeyBatch, Keyed};
+use self::lane::{Lane, Lead, Queue};
 pub(crate) use self::start::StartToken;
 
 /// A queue of jobs that run in batches. Each job holds the sender for its own reply.
-pub(crate) struct Batcher<Job> {
-    sender: mpsc::Sender<Job>,
-    /// Stops the batches when the batcher is dropped.
-    _dispatcher: JoinSet<()>,
-}
+pub(crate) struct Batcher<Q: Queue>(Arc<Lane<Q>>);
 
 /// The bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
@@ -41,35 +40,50 @@ const MAX_QUEUED: usize = 4096;
 /// dead connection.
 const SLOW: Duration = Duration::from_millis(5);
 
-impl<Job: Send + 'static> Batcher<Job> {
-    /// Starts a batcher that calls `run` with each batch.
-    pub(crate) fn start<Run, Batch>(limits: BatchLimits, run: Run) -> Self
+/// A queue whose jobs may run together, in order of arrival.
+pub(crate) struct Fifo<Job>(VecDeque<Job>);
+
+impl<Job: Send + 'static> Queue for Fifo<Job> {
+    type Job = Job;
+    type Batch = Vec<Job>;
+
+    fn push(&mut self, job: Job) {
+        self.0.push_back(job);
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn take(&mut self, max: usize) -> (Vec<Job>, usize) {
+        let batch = self.0.drain(..max.min(self.0.len())).collect::<Vec<_>>();
+        let count = batch.len();
+        (batch, count)
+    }
+}
+
+impl<Job: Send + 'static> Batcher<Fifo<Job>> {
+    /// Creates a batcher that calls `execute` with each batch.
+    pub(crate) fn new<Execute, Batch>(limits: BatchLimits, execute: Execute) -> Self
     where
-        Run: Fn(Vec<Job>) -> Batch + Send + 'static,
+        Execute: Fn(Vec<Job>) -> Batch + Send + Sync + 'static,
         Batch: Future<Output = ()> + Send + 'static,
     {
-        Self::dispatched(|receiver| dispatch(receiver, limits, run))
+        let queue = |_: &_| Fifo(VecDeque::new());
+        Self(Lane::new(limits, queue, execute))
     }
+}
 
-    fn dispatched<D>(dispatch: impl FnOnce(mpsc::Receiver<Job>) -> D) -> Self
-    where
-        D: Future<Output = ()> + Send + 'static,
-    {
-        let (sender, receiver) = mpsc::channel(MAX_QUEUED);
-        let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch(receiver));
-        Self {
-            sender,
-            _dispatcher: dispatcher,
-        }
-    }
-
+impl<Q: Queue> Batcher<Q> {
     /// Submits the job that `job` builds around its reply sender, and waits for the reply.
     /// Returns `None` if the batch ended without a reply.
-    pub(crate) async fn submit<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Option<T> {
+    pub(crate) async fn submit<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<T>) -> Q::Job,
+    ) -> Option<T> {
         let (sender, reply) = oneshot::channel();
-        self.sender.send(job(sender)).await.ok()?;
-        reply.await.ok()
+        let lead = self.0.submit(job(sender)).await;
+        received(lead, reply).await
     }
 
     /// Submits a job that is useless later: unless it [starts](StartToken::start) within
@@ -77,17 +91,16 @@ impl<Job: Send + 'static> Batcher<Job> {
     pub(crate) async fn submit_within<T>(
         &self,
         timeout: Duration,
-        job: impl FnOnce(oneshot::Sender<T>, StartToken) -> Job,
+        job: impl FnOnce(oneshot::Sender<T>, StartToken) -> Q::Job,
     ) -> Reply<T> {
         let start_deadline = Instant::now() + timeout;
         let token = StartToken::default();
-        let (sender, mut reply) = oneshot::channel();
-        let submitted = self.sender.send(job(sender, token.clone()));
-        match timeout_at(start_deadline, submitted).await {
-            Err(_) => return Reply::NotStarted,
-            Ok(Err(_)) => return Reply::Lost,
-            Ok(Ok(())) => {}
-        }
+        let (sender, reply) = oneshot::channel();
+        let submitted = self.0.submit(job(sender, token.clone()));
+        let Ok(lead) = timeout_at(start_deadline, submitted).await else {
+            return Reply::NotStarted;
+        };
+        let mut reply = std::pin::pin!(received(lead, reply));
         let early = timeout_at(start_deadline, &mut reply).await;
         let reply = match early {
             Ok(reply) => reply,
@@ -99,6 +112,25 @@ impl<Job: Send + 'static> Batcher<Job> {
     }
 }
 
+impl<Q: Queue> Drop for Batcher<Q> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Waits for a reply, and carries out the batch that may be the caller's to carry out. What the
+/// batch does after the reply is not waited for.
+async fn received<T>(lead: Option<Lead>, mut reply: oneshot::Receiver<T>) -> Option<T> {
+    if let Some(mut lead) = lead {
+        tokio::select! {
+            biased;
+            () = &mut lead => {}
+            received = &mut reply => return received.ok(),
+        }
+    }
+    reply.await.ok()
+}
+
 /// The reply to a job with a start timeout.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply<T> {
@@ -108,42 +140,6 @@ pub(crate) enum Reply<T> {
     NotStarted,
     /// The batch ended without a reply: the effect of the job is unknown.
     Lost,
-}
-
-async fn dispatch<Job, Run, Batch>(mut receiver: mpsc::Receiver<Job>, limits: BatchLimits, run: Run)
-where
-    Run: Fn(Vec<Job>) -> Batch,
-    Batch: Future<Output = ()> + Send + 'static,
-{
-    let mut next = Vec::new();
-    let mut running = JoinSet::new();
-    let mut slow = Instant::now();
-    loop {
-        let may_start =
-            running.is_empty() || running.len() < limits.concurrent && slow <= Instant::now();
-        if may_start && !next.is_empty() {
-            running.spawn(run(std::mem::take(&mut next)));
-            slow = Instant::now() + SLOW;
-        }
-        let room = limits.jobs - next.len();
-        let waits_to_start = !next.is_empty() && running.len() < limits.concurrent;
-        tokio::select! {
-            received = receiver.recv_many(&mut next, room), if room > 0 => {
-                if received == 0 {
-                    return;
-                }
-            }
-            Some(ended) = running.join_next() => log_panic(ended),
-            () = sleep_until(slow), if waits_to_start => {}
-        }
-    }
-}
-
-/// Logs the panic of a batch. Its callers receive no reply; other batches are not affected.
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(panic) = ended {
-        tracing::error!(%panic, "a batch panicked");
-    }
 }
 
 #[cfg(test)]
@@ -163,7 +159,7 @@ mod tests {
             concurrent: 1,
             jobs: 3,
         };
-        let batcher = Arc::new(Batcher::start(limits, move |batch: Vec<Job>| {
+        let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
             async move {
                 let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
@@ -201,7 +197,7 @@ mod tests {
             concurrent: 2,
             jobs: 10,
         };
-        let batcher = Arc::new(Batcher::start(limits, |batch: Vec<Job>| async move {
+        let batcher = Arc::new(Batcher::new(limits, |batch: Vec<Job>| async move {
             for (number, reply) in batch {
                 match number {
                     0 => std::future::pending().await,
@@ -227,7 +223,7 @@ mod tests {
             concurrent: 1,
             jobs: 1,
         };
-        let batcher = Batcher::start(limits, move |batch: Vec<(Job, StartToken)>| {
+        let batcher = Batcher::new(limits, move |batch: Vec<(Job, StartToken)>| {
             let (gate, log) = (gate.clone(), log.clone());
             async move {
                 for ((number, reply), token) in batch {
@@ -255,5 +251,57 @@ mod tests {
         opened.notify_one();
         assert_eq!(third.await.unwrap(), Reply::Done(3));
         assert_eq!(*started.lock().unwrap(), [1, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_job_runs_on_the_task_of_its_caller_and_to_its_end_if_the_caller_is_cancelled() {
+        let tasks = Arc::new(Mutex::new(Vec::new()));
+        let (gate, log) = (Arc::new(Notify::new()), tasks.clone());
+        let opened = gate.clone();
+        let limits = BatchLimits {
+            concurrent: 1,
+            jobs: 1,
+        };
+        let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                log.lock().unwrap().push((batch[0].0, tokio::task::id()));
+                gate.notified().await;
+                log.lock().unwrap().push((batch[0].0, tokio::task::id()));
+                for (number, reply) in batch {
+                    let _ = reply.send(number);
+                }
+            }
+        }));
+        let submit = |number| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.submit(|reply| (number, reply)).await })
+        };
+        let lone = submit(1);
+        let caller = lone.id();
+        tokio::time::sleep(SLOW).await;
+        opened.notify_one();
+        assert_eq!(lone.await.unwrap(), Some(1));
+        assert_eq!(tasks.lock().unwrap()[..], [(1, caller), (1, caller)]);
+
+        let cancelled = submit(2);
+        tokio::time::sleep(SLOW).await;
+        cancelled.abort();
+        assert!(cancelled.await.unwrap_err().is_cancelled());
+        let next = submit(3);
+        tokio::time::sleep(SLOW).await;
+        // The batch of the cancelled caller has not ended.
+        assert_eq!(tasks.lock().unwrap().len(), 3);
+        opened.notify_one();
+        tokio::time::sleep(SLOW).await;
+        opened.notify_one();
+        assert_eq!(next.await.unwrap(), Some(3));
+        let numbers = tasks
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|step| step.0)
+            .collect::<Vec<_>>();
+        assert_eq!(numbers, [1, 1, 2, 2, 3, 3]);
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Span, debug_span, warn};
@@ -76,16 +76,9 @@ impl Guard {
 
     /// Gives the holder another token. If the caller is cancelled, the lock is released.
     pub(crate) async fn renamed(self, token: Token) -> Result<Self> {
-        let (sender, renamed) = oneshot::channel();
         let background = self.shared.background.clone();
         // To its end, so that the token by which the lock is released is known.
-        background.run(async move {
-            // The receiver is gone if the caller is cancelled: the guard is dropped.
-            let _ = sender.send(self.rename(token).await);
-        });
-        renamed
-            .await
-            .map_err(|_| Error::unavailable("the runtime is shutting down"))?
+        background.attached(self.rename(token)).await
     }
 
     async fn rename(mut self, token: Token) -> Result<Self> {
@@ -367,15 +360,15 @@ impl Guard {
     /// ```
     pub fn keep(mut self) -> impl Future<Output = Result<()>> + Send {
         let (shared, called_at) = (self.finish(), Instant::now());
-        let (sender, reply) = oneshot::channel();
-        self.shared.background.run(async move {
-            let kept = shared.holding.keep(shared.deadline()).await;
-            let _ = sender.send(kept);
+        let pending = shared.holding.keep();
+        let background = shared.background.clone();
+        let kept = background.attached(async move {
+            let kept = pending.await;
+            shared.holding.kept(&kept, shared.deadline());
+            kept
         });
         async move {
-            let was_held = reply
-                .await
-                .map_err(|_| Error::unavailable("the runtime is shutting down"))??;
+            let was_held = kept.await?;
             self.result(was_held, called_at)
         }
     }

@@ -5,94 +5,82 @@
 //! wait for it any longer than for a slow batch.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Weak;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
-
-use super::{BatchLimits, Batcher, MAX_QUEUED, SLOW, log_panic};
+use super::lane::{Lane, Queue};
+use super::{BatchLimits, Batcher};
 
 /// The jobs of one key in a batch. The next jobs of that key start when it is dropped, which may
 /// be after the end of its batch.
-pub(crate) struct KeyBatch<Job> {
+pub(crate) struct KeyBatch<Job: Send + 'static> {
     /// In order of arrival.
     pub(crate) jobs: Vec<Job>,
     pub(crate) key: i64,
-    // Unbounded, because `drop` cannot wait. It holds at most one message for each key that
-    // runs, and a key runs once at a time: never more than the jobs that callers wait for.
-    ended: mpsc::UnboundedSender<i64>,
+    lane: Weak<Lane<Keyed<Job>>>,
 }
 
-impl<Job> Drop for KeyBatch<Job> {
+impl<Job: Send + 'static> Drop for KeyBatch<Job> {
     fn drop(&mut self) {
-        // Fails only when the batcher is gone.
-        let _ = self.ended.send(self.key);
+        if let Some(lane) = self.lane.upgrade() {
+            lane.update(|queue| queue.waiting.end(self.key));
+        }
     }
 }
 
-impl<Job: Send + 'static> Batcher<Job> {
-    /// Starts a batcher that calls `run` with batches in which no key occurs twice, nor in two
+/// A queue whose batches have no key twice, and no key of a batch that has not ended.
+pub(crate) struct Keyed<Job: Send + 'static> {
+    waiting: Waiting<Job>,
+    key: fn(&Job) -> i64,
+    lane: Weak<Lane<Self>>,
+}
+
+impl<Job: Send + 'static> Queue for Keyed<Job> {
+    type Job = Job;
+    type Batch = Vec<KeyBatch<Job>>;
+
+    fn push(&mut self, job: Job) {
+        self.waiting.add((self.key)(&job), job);
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.waiting.ready.is_empty()
+    }
+
+    fn take(&mut self, max: usize) -> (Self::Batch, usize) {
+        let batch = self.waiting.take(max).map(|(key, jobs)| KeyBatch {
+            jobs,
+            key,
+            lane: self.lane.clone(),
+        });
+        let batch = batch.collect::<Vec<_>>();
+        let count = batch.iter().map(|batch| batch.jobs.len()).sum();
+        (batch, count)
+    }
+}
+
+impl<Job: Send + 'static> Batcher<Keyed<Job>> {
+    /// Creates a batcher that calls `execute` with batches in which no key occurs twice, nor in two
     /// concurrent batches.
-    pub(crate) fn start_keyed<Run, Batch>(
+    pub(crate) fn keyed<Execute, Batch>(
         limits: BatchLimits,
         key: fn(&Job) -> i64,
-        run: Run,
+        execute: Execute,
     ) -> Self
     where
-        Run: Fn(Vec<KeyBatch<Job>>) -> Batch + Send + 'static,
+        Execute: Fn(Vec<KeyBatch<Job>>) -> Batch + Send + Sync + 'static,
         Batch: Future<Output = ()> + Send + 'static,
     {
-        Self::dispatched(|receiver| dispatch(receiver, limits, key, run))
-    }
-}
-
-async fn dispatch<Job, Run, Batch>(
-    mut receiver: mpsc::Receiver<Job>,
-    limits: BatchLimits,
-    key: fn(&Job) -> i64,
-    run: Run,
-) where
-    Run: Fn(Vec<KeyBatch<Job>>) -> Batch,
-    Batch: Future<Output = ()> + Send + 'static,
-{
-    let (ended, mut ended_keys) = mpsc::unbounded_channel();
-    let mut waiting = Waiting::default();
-    let mut received = Vec::new();
-    let mut running = JoinSet::new();
-    let mut slow = Instant::now();
-    loop {
-        let may_start =
-            running.is_empty() || running.len() < limits.concurrent && slow <= Instant::now();
-        if may_start && !waiting.ready.is_empty() {
-            let batch = waiting.take(limits.jobs).map(|(key, jobs)| KeyBatch {
-                jobs,
-                key,
-                ended: ended.clone(),
-            });
-            running.spawn(run(batch.collect()));
-            slow = Instant::now() + SLOW;
-        }
-        let room = MAX_QUEUED - waiting.count;
-        let waits_to_start = !waiting.ready.is_empty() && running.len() < limits.concurrent;
-        tokio::select! {
-            count = receiver.recv_many(&mut received, room), if room > 0 => {
-                if count == 0 {
-                    return;
-                }
-                for job in received.drain(..) {
-                    waiting.add(key(&job), job);
-                }
-            }
-            Some(key) = ended_keys.recv() => waiting.end(key),
-            Some(ended) = running.join_next() => log_panic(ended),
-            () = sleep_until(slow), if waits_to_start => {}
-        }
+        let queue = |lane: &Weak<Lane<Keyed<Job>>>| Keyed {
+            waiting: Waiting::default(),
+            key,
+            lane: lane.clone(),
+        };
+        Self(Lane::new(limits, queue, execute))
     }
 }
 
 /// The jobs that have not been taken into a batch.
 struct Waiting<Job> {
-    count: usize,
     /// In order of arrival. A key is present while jobs of it wait or run.
     jobs: HashMap<i64, VecDeque<Job>>,
     /// The keys with waiting jobs and no running ones, in order of arrival.
@@ -102,7 +90,6 @@ struct Waiting<Job> {
 impl<Job> Default for Waiting<Job> {
     fn default() -> Self {
         Self {
-            count: 0,
             jobs: HashMap::new(),
             ready: VecDeque::new(),
         }
@@ -111,7 +98,6 @@ impl<Job> Default for Waiting<Job> {
 
 impl<Job> Waiting<Job> {
     fn add(&mut self, key: i64, job: Job) {
-        self.count += 1;
         let jobs = self.jobs.entry(key).or_insert_with(|| {
             self.ready.push_back(key);
             VecDeque::new()
@@ -130,7 +116,6 @@ impl<Job> Waiting<Job> {
             let jobs = self.jobs.get_mut(&key)?;
             let taken = jobs.drain(..remaining.min(jobs.len())).collect::<Vec<_>>();
             remaining -= taken.len();
-            self.count -= taken.len();
             Some((key, taken))
         })
     }
@@ -163,7 +148,7 @@ mod tests {
             concurrent: 2,
             jobs: 10,
         };
-        let batcher = Batcher::start_keyed(
+        let batcher = Batcher::keyed(
             limits,
             |job: &Job| job.0,
             move |batches: Vec<KeyBatch<Job>>| {
@@ -219,6 +204,6 @@ mod tests {
         waiting.end(7);
         assert_eq!(waiting.take(3).collect::<Vec<_>>(), [(7, vec![3, 4])]);
         waiting.end(7);
-        assert_eq!((waiting.count, waiting.jobs.len()), (0, 0));
+        assert!(waiting.jobs.is_empty());
     }
 }

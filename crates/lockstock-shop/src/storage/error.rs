@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::Transaction;
 use sqlx::error::ErrorKind;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::batch::Reply;
 use crate::failpoint;
@@ -131,7 +132,8 @@ impl StorageError {
         }
     }
 
-    /// Returns whether the database has replied to the commit that it did not happen.
+    /// Returns whether the database has replied to the commit, or to a statement that is a
+    /// transaction of its own, that it did not happen.
     fn is_rejected_commit(&self) -> bool {
         let Kind::Database(error) = &self.kind else {
             return false;
@@ -139,10 +141,15 @@ impl StorageError {
         let sqlx::Error::Database(error) = &**error else {
             return false;
         };
+        if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+            // It ends the transaction, but not the session. A pooler reports lost connections too.
+            let is_of_session = ["08", "57P"]
+                .iter()
+                .any(|class| error.code().starts_with(class));
+            return error.severity() == PgSeverity::Error && !is_of_session;
+        }
         let code = error.code().unwrap_or_default();
         match code.len() {
-            // Constraints, invalid transaction states, rollbacks, a full disk.
-            5 => ["23", "25", "40", "53"].contains(&&code[..2]) && code != "25P03",
             // SQLite has not written the whole transaction to its log: the disk is full, or the
             // file is read-only. Another I/O error may have come after that.
             1..=4 => {
@@ -270,7 +277,7 @@ pub(super) fn written<T>(reply: Reply<Result<T>>) -> Result<T> {
 }
 
 /// Records whether the commit of a transaction was sent: after that, an error leaves the
-/// outcome unknown.
+/// outcome unknown, unless it is the reply of the database that it was rejected.
 #[derive(Clone, Default)]
 pub(super) struct CommitTracker(Arc<AtomicBool>);
 
@@ -285,6 +292,15 @@ impl CommitTracker {
         transaction.commit().await?;
         failpoint::pause("transaction.committed").await;
         Ok(())
+    }
+
+    /// Executes a statement that is a transaction of its own.
+    pub(super) async fn statement<T>(&self, execute: impl Future<Output = Result<T>>) -> Result<T> {
+        failpoint::pause("transaction.written").await;
+        self.0.store(true, Ordering::Relaxed);
+        let done = execute.await?;
+        failpoint::pause("transaction.committed").await;
+        Ok(done)
     }
 
     /// Marks an error of the transaction with what it has left behind.

@@ -4,6 +4,7 @@
 //! ran. Updates and orders are batched too; see [`updates`] and [`orders`].
 
 mod advice;
+mod clock;
 mod orders;
 mod pool;
 mod records;
@@ -27,7 +28,8 @@ use self::orders::PendingOrder;
 use self::pool::Database;
 use self::records::Find;
 use self::row_locks::Attempts;
-use self::updates::{Change, Update, find_record, insert_entry, insert_record};
+use self::updates::Update;
+use self::updates::single::{self, Change, find_record, insert_entry, insert_record};
 use super::error::{CommitTracker, written};
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
@@ -35,7 +37,7 @@ use super::{
     OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
     Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
 };
-use crate::batch::{BatchLimits, Batcher};
+use crate::batch::{BatchLimits, Batcher, Fifo, Keyed};
 use crate::health::Health;
 
 /// Applies a macro of [`sql`] to the clock of Postgres.
@@ -50,10 +52,10 @@ const SELECT_PRODUCTS: &str = concat!("SELECT ", with_clock!(product_columns), "
 
 pub(super) struct Postgres {
     database: Database,
-    gets: Batcher<Get>,
-    finds: Batcher<Find>,
-    updates: Batcher<Update>,
-    orders: Batcher<PendingOrder>,
+    gets: Batcher<Fifo<Get>>,
+    finds: Batcher<Fifo<Find>>,
+    updates: Batcher<Fifo<Update>>,
+    orders: Batcher<Keyed<PendingOrder>>,
 }
 
 const LIMITS: BatchLimits = BatchLimits {
@@ -77,12 +79,12 @@ impl Postgres {
         let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
-            gets: Batcher::start(LIMITS, move |batch| get_all(gets.clone(), batch)),
-            finds: Batcher::start(LIMITS, move |batch| records::find_all(finds.clone(), batch)),
-            updates: Batcher::start(LIMITS, move |batch| {
+            gets: Batcher::new(LIMITS, move |batch| get_all(gets.clone(), batch)),
+            finds: Batcher::new(LIMITS, move |batch| records::find_all(finds.clone(), batch)),
+            updates: Batcher::new(LIMITS, move |batch| {
                 updates::update_all(updates.clone(), batch)
             }),
-            orders: Batcher::start_keyed(
+            orders: Batcher::keyed(
                 ORDER_LIMITS,
                 |pending: &PendingOrder| pending.order.product,
                 move |batches| orders::execute(orders.clone(), batches),
@@ -189,7 +191,7 @@ impl Storage for Postgres {
             request,
             idempotency: None,
         };
-        updates::write_single(&self.database, id, Change::Delete, precondition, context).await
+        single::write_single(&self.database, id, Change::Delete, precondition, context).await
     }
 
     fn known_commits(&self) -> KnownCommits {

@@ -41,7 +41,7 @@ use super::{
     Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now,
     sql,
 };
-use crate::batch::{BatchLimits, Batcher};
+use crate::batch::{BatchLimits, Batcher, Fifo};
 use crate::health::{Condition, Health};
 
 /// Applies a macro of [`sql`] to the clock of SQLite: to the millisecond, in the format of stored
@@ -59,8 +59,8 @@ pub(super) struct Sqlite {
     readers: Readers,
     options: StorageOptions,
     writer: Arc<Mutex<Writer>>,
-    gets: Batcher<Get>,
-    writes: Batcher<Write>,
+    gets: Batcher<Fifo<Get>>,
+    writes: Batcher<Fifo<Write>>,
     health: Arc<Health>,
     checkpoints: Mutex<JoinSet<()>>,
     newest_refusal: NewestPosition,
@@ -154,13 +154,13 @@ impl Sqlite {
         };
         let writer = Arc::new(Mutex::new(writer));
         let batch_writer = writer.clone();
-        let writes = Batcher::start(WRITES, move |batch| {
+        let writes = Batcher::new(WRITES, move |batch| {
             let writer = batch_writer.clone();
             async move { writer.lock().await.write(batch).await }
         });
         let readers = Readers { pool, file };
         let pool = readers.clone();
-        let gets = Batcher::start(GETS, move |batch| get_all(pool.clone(), batch));
+        let gets = Batcher::new(GETS, move |batch| get_all(pool.clone(), batch));
         Ok(Self {
             readers,
             options,

@@ -4,9 +4,13 @@
 //! Bounded: each has a deadline, after which the lease has ended and nothing is left to give
 //! back. While the store does not answer, only one of them sends its request a third time.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -72,6 +76,17 @@ impl Background {
         self.runtime().spawn(self.0.tasks.track_future(task));
     }
 
+    /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background.
+    pub(crate) fn attached<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Attached<T> {
+        Attached {
+            task: Some(self.0.tasks.track_future(task).boxed()),
+            background: self.clone(),
+        }
+    }
+
     /// Runs `task` until it is aborted. [`drain`](Self::drain) does not wait for it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.runtime().spawn(task).abort_handle()
@@ -118,5 +133,35 @@ impl Background {
                 delay = (delay * 2).min(MAX_RETRY_DELAY);
             }
         });
+    }
+}
+
+/// A task that its caller runs.
+pub(crate) struct Attached<T: Send + 'static> {
+    task: Option<BoxFuture<'static, T>>,
+    background: Background,
+}
+
+impl<T: Send + 'static> Future for Attached<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Not put back if it panics: it must not be polled again.
+        let Some(mut task) = self.task.take() else {
+            return Poll::Pending;
+        };
+        let polled = task.poll_unpin(context);
+        if polled.is_pending() {
+            self.task = Some(task);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Attached<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.background.runtime().spawn(task.map(drop));
+        }
     }
 }

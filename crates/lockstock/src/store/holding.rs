@@ -77,13 +77,25 @@ impl Holding {
         }
     }
 
-    /// Leaves the lock taken to the end of its lease. Returns `false` if it was lost before.
+    /// Leaves the lock taken to the end of its lease. Resolves to `false` if it was lost before.
+    ///
+    /// The request is on its way when this returns, even if the future is dropped. Pass the result to
+    /// [`kept`](Self::kept).
+    pub(crate) fn keep(&self) -> KeepFuture {
+        match self {
+            Self::Memory(holding) => KeepFuture::Ready(holding.keep()),
+            Self::Redis(holding) => KeepFuture::Pending(holding.keep()),
+        }
+    }
+
+    /// Notifies the local waiters of the result of [`keep`](Self::keep).
     ///
     /// `deadline` is the current one, for the waiters that it concerns.
-    pub(crate) async fn keep(&self, deadline: Instant) -> Result<bool> {
+    pub(crate) fn kept(&self, result: &Result<bool>, deadline: Instant) {
         match self {
-            Self::Memory(holding) => Ok(holding.keep()),
-            Self::Redis(holding) => holding.keep(deadline).await,
+            // The lock table has notified them.
+            Self::Memory(_) => {}
+            Self::Redis(holding) => holding.kept(matches!(result, Ok(true)), deadline),
         }
     }
 
@@ -148,6 +160,23 @@ impl Future for ReleaseFuture {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Ready(outcome) => Poll::Ready(Ok(*outcome)),
+            Self::Pending(pending) => Pin::new(pending).poll(context),
+        }
+    }
+}
+
+/// A request to keep the lock, under way or done.
+pub(crate) enum KeepFuture {
+    Ready(bool),
+    Pending(redis::PendingKeep),
+}
+
+impl Future for KeepFuture {
+    type Output = Result<bool>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(kept) => Poll::Ready(Ok(*kept)),
             Self::Pending(pending) => Pin::new(pending).poll(context),
         }
     }

@@ -4,13 +4,14 @@
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lockstock_http::{HeldLock, NothingWritten, Preconditions, TagCondition};
 
-use super::existence::ensure_exists;
+use super::existence::{ensure_exists, not_found_or};
 use super::serializer::{self, ProductPatch, ProductRequest, ProductResponse, into_product};
 use crate::drf::body::parse_body;
 use crate::drf::fields::Completeness;
@@ -33,9 +34,12 @@ use crate::storage::{
 #[derive(Clone)]
 pub(super) struct ValidatedChanges(Changes);
 
-/// Validates a request before the lock is acquired. Fails before the body is read if the product
-/// does not exist, or if a required `If-Match` is missing: both matter more than an invalid body. A
-/// recorded response matters more than both, so a request with an idempotency key was read before.
+/// Validates a request before the lock is acquired.
+///
+/// That the product exists is found by the statement that writes. It is looked up only where another
+/// error would be returned instead of 404, and before a client that waits for `100 Continue` sends its
+/// body. A missing `If-Match` that is required matters more than an invalid body. A recorded response
+/// matters more than all of them, so a request with an idempotency key was read before.
 pub(super) async fn validate(
     State(state): State<AppState>,
     ProductId(id): ProductId,
@@ -48,18 +52,39 @@ pub(super) async fn validate(
         // DELETE has no body.
         _ => None,
     };
-    ensure_exists(&state, id).await?;
+    if request.headers().contains_key(EXPECT) {
+        ensure_exists(&state, id).await?;
+    }
     let conditions = preconditions::of_update(request.extensions());
     if state.settings.require_if_match && conditions.if_match.is_absent() {
-        return Err(ApiError::precondition_required());
+        return Err(not_found_or(&state, id, ApiError::precondition_required()).await);
     }
     let (mut parts, body) = request.into_parts();
     if let Some(completeness) = completeness {
-        let fields = parse_body(state.settings.body, &parts.headers, body).await?;
-        let changes = serializer::validate(&fields, completeness)?;
-        parts.extensions.insert(ValidatedChanges(changes));
+        match read_changes(&state, &parts, body, completeness).await {
+            Ok(changes) => drop(parts.extensions.insert(ValidatedChanges(changes))),
+            Err(invalid) => return Err(not_found_or(&state, id, invalid).await),
+        }
     }
-    Ok(next.run(Request::from_parts(parts, Body::empty())).await)
+    let response = next.run(Request::from_parts(parts, Body::empty())).await;
+    let has_no_lock = matches!(
+        response.status(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if has_no_lock && matches!(state.storage.get(id).await, Ok(None)) {
+        return Err(ApiError::product_not_found());
+    }
+    Ok(response)
+}
+
+async fn read_changes(
+    state: &AppState,
+    parts: &Parts,
+    body: Body,
+    completeness: Completeness,
+) -> Result<Changes, ApiError> {
+    let fields = parse_body(state.settings.body, &parts.headers, body).await?;
+    serializer::validate(&fields, completeness)
 }
 
 /// Replace a product

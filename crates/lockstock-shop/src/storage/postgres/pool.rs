@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::Fault;
 use super::super::{Result, StorageError, StorageOptions, migrations};
+use super::clock::DatabaseClock;
 use super::refusals::NewestSnapshot;
 use super::{advice, session};
 use crate::health::{Condition, Health};
@@ -49,6 +50,7 @@ pub(super) struct Database {
     /// Permits for connections that wait for a lock: they are never all connections.
     pub(super) lock_wait_permits: Arc<Semaphore>,
     pub(super) newest_snapshot: NewestSnapshot,
+    pub(super) clock: DatabaseClock,
 }
 
 impl Database {
@@ -67,6 +69,7 @@ impl Database {
             generation: AtomicU64::new(0),
             health: Arc::new(Health::new("database")),
             newest_snapshot: NewestSnapshot::default(),
+            clock: DatabaseClock::default(),
             connect_options,
         };
         let limit = options.timeout;
@@ -96,6 +99,7 @@ impl Database {
         let lock_waits = usize::try_from(options.max_connections / 4);
         Ok(Self {
             newest_snapshot: pool.newest_snapshot.clone(),
+            clock: pool.clock.clone(),
             pool: Arc::new(pool),
             options,
             lock_wait_permits: Arc::new(Semaphore::new(lock_waits.unwrap_or(1).max(1))),
@@ -234,6 +238,7 @@ struct Pool {
     generation: AtomicU64,
     health: Arc<Health>,
     newest_snapshot: NewestSnapshot,
+    clock: DatabaseClock,
 }
 
 struct Open {
@@ -272,9 +277,10 @@ impl Pool {
         let (generation, started) = (self.generation(), Instant::now());
         let opened = async {
             let mut connection = PgConnection::connect_with(&self.connect_options).await?;
-            sqlx::raw_sql(AssertSqlSafe(self.settings.clone()))
-                .execute(&mut connection)
-                .await?;
+            let settings = sqlx::raw_sql(AssertSqlSafe(self.settings.clone()));
+            if let Some(row) = settings.fetch_all(&mut connection).await?.last() {
+                self.clock.note(row.try_get(0)?);
+            }
             Ok::<_, sqlx::Error>(connection)
         };
         let opened = match timeout_at(deadline, opened).await {

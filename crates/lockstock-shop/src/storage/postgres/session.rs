@@ -6,7 +6,7 @@ use anyhow::ensure;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
-/// Returns the statements that set up a session.
+/// Returns the statements that set up a session. The last one returns the time of the database.
 ///
 /// The database gives up first, so that it never executes a statement that the server has stopped
 /// waiting for. If a server is paused or dies in a transaction, its rows are unlocked. And
@@ -24,7 +24,8 @@ pub(super) fn settings(timeout: Duration) -> String {
          SET tcp_keepalives_interval = {keepalive_secs};
          SET tcp_keepalives_count = 3;
          SET tcp_user_timeout = {tcp_user_timeout_ms};
-         SET default_transaction_isolation = 'read committed'"
+         SET default_transaction_isolation = 'read committed';
+         SELECT clock_timestamp()"
     )
 }
 

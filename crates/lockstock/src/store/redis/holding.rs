@@ -93,21 +93,23 @@ impl Holding {
         reply
     }
 
-    /// Returns `false` if the lock was lost before. Notifies the local waiters in both cases.
-    pub(in crate::store) async fn keep(&self, deadline: Instant) -> Result<bool> {
+    /// Sends the request to keep the lock. It is executed even if the reply is not awaited.
+    pub(in crate::store) fn keep(&self) -> PendingKeep {
         let keep = Operation::Keep {
             ownership: self.ownership,
             last_used: self.last_used_fence(),
         };
-        let reply = self.redis.submit(&self.keys, keep).await;
-        let kept = reply.and_then(|reply| parse(&reply));
+        PendingKeep(self.redis.submit(&self.keys, keep))
+    }
+
+    /// Notifies the local waiters that the lock is kept, or that it was lost.
+    pub(in crate::store) fn kept(&self, is_kept: bool, deadline: Instant) {
         if let Some(head) = &self.head {
-            if matches!(kept, Ok(true)) {
+            if is_kept {
                 head.notify_kept(deadline);
             }
             head.promote_next();
         }
-        kept
     }
 
     /// Returns `false` if the lock was lost before.
@@ -179,5 +181,17 @@ impl Future for PendingRelease {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = ready!(Pin::new(&mut self.0).poll(context))?;
         Poll::Ready(parse_release(&reply))
+    }
+}
+
+/// A request to keep the lock that was sent. Resolves to `false` if it was lost before.
+pub(crate) struct PendingKeep(PendingReply);
+
+impl Future for PendingKeep {
+    type Output = Result<bool>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = ready!(Pin::new(&mut self.0).poll(context))?;
+        Poll::Ready(parse(&reply))
     }
 }
