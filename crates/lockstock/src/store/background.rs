@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::Result;
 
@@ -73,7 +73,9 @@ impl Background {
 
     /// Runs `task` to completion, independently of the caller.
     pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime().spawn(self.0.tasks.track_future(task));
+        if let Some(runtime) = self.runtime() {
+            runtime.spawn(self.0.tasks.track_future(task));
+        }
     }
 
     /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background.
@@ -88,15 +90,21 @@ impl Background {
     }
 
     /// Runs `task` until it is aborted. [`drain`](Self::drain) does not wait for it.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        self.runtime().spawn(task).abort_handle()
+    pub(crate) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        Some(self.runtime()?.spawn(task).abort_handle())
     }
 
-    fn runtime(&self) -> Handle {
+    /// Returns the runtime. `None` if that of the process cannot be started: then the lease ends what a
+    /// task would have ended.
+    fn runtime(&self) -> Option<Handle> {
         match &self.0.runtime {
-            Some(runtime) => runtime.clone(),
-            // The lock that a task is about was acquired on it.
-            None => crate::runtime::handle().expect("the runtime was started"),
+            Some(runtime) => Some(runtime.clone()),
+            None => crate::runtime::handle()
+                .inspect_err(|error| warn!(%error, "a task in the background does not run"))
+                .ok(),
         }
     }
 
@@ -160,8 +168,10 @@ impl<T: Send + 'static> Future for Attached<T> {
 
 impl<T: Send + 'static> Drop for Attached<T> {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            self.background.runtime().spawn(task.map(drop));
+        if let Some(task) = self.task.take()
+            && let Some(runtime) = self.background.runtime()
+        {
+            runtime.spawn(task.map(drop));
         }
     }
 }

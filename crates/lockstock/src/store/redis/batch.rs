@@ -345,6 +345,15 @@ pub(super) struct PendingReply {
     lone: Option<Arc<LoneCall>>,
 }
 
+impl PendingReply {
+    /// Returns the reply to an operation that cannot be submitted.
+    pub(super) fn failed(error: Error) -> Self {
+        let (sender, reply) = oneshot::channel();
+        let _ = sender.send(Err(error));
+        Self { reply, lone: None }
+    }
+}
+
 impl Future for PendingReply {
     type Output = Result<Reply>;
 
