@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lockstock::blocking;
+use lockstock::blocking::{self, Begun};
 use lockstock::{HolderId, LockKind};
 use lockstock_fork::generation;
 use pyo3::prelude::*;
@@ -120,8 +120,7 @@ impl Held {
         let runtime = blocking::Store::runtime().map_err(raised)?;
         let _entered = runtime.enter();
         let owned = self.owned.clone();
-        let begun = owned.turn.try_lock().ok().and_then(|_turn| owned.take());
-        if let Some(grant) = begun {
+        if let Some(grant) = owned.take_at_once() {
             let ended = grant.end(end);
             return Ok(Box::pin(async { is_held(ended.await) }));
         }
@@ -132,6 +131,27 @@ impl Held {
                 None => Ok(false),
             }
         }))
+    }
+
+    /// Releases what this process holds: on a socket of this thread if it was acquired so, otherwise on
+    /// the runtime.
+    fn release_by_caller(&self, py: Python<'_>, grant: Grant) -> PyResult<bool> {
+        let raised = |failure| error::raised(py, &failure);
+        let released = match grant {
+            Grant::One(_, guard) => {
+                let guard = blocking::Guard::from_asynchronous(&self.store, guard);
+                match py.detach(|| guard.begin_release()) {
+                    Ok(Begun::Waiting(released)) => released,
+                    done => return is_held(done.map(drop)).map_err(raised),
+                }
+            }
+            all @ Grant::All(_) => {
+                let runtime = blocking::Store::runtime().map_err(raised)?;
+                let _entered = runtime.enter();
+                all.end(End::Release)
+            }
+        };
+        waiting::wait(py, async { is_held(released.await) })
     }
 
     /// Begins to release what the parent of this process holds.
@@ -238,6 +258,12 @@ impl Held {
 
     /// Releases the lock. Returns whether it was still held.
     fn release(&self, py: Python<'_>) -> PyResult<bool> {
+        if waiting::hub(py)?.is_none()
+            && self.owned.is_own()
+            && let Some(grant) = self.owned.take_at_once()
+        {
+            return self.release_by_caller(py, grant);
+        }
         waiting::wait(py, self.end(py, End::Release)?)
     }
 
@@ -304,6 +330,12 @@ impl Held {
 impl Owned {
     fn is_own(&self) -> bool {
         self.generation == generation()
+    }
+
+    /// Takes the grant, unless another call has the turn.
+    fn take_at_once(&self) -> Option<Grant> {
+        let _turn = self.turn.try_lock().ok()?;
+        self.take()
     }
 
     /// Takes the grant. The caller has the turn.

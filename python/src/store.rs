@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lockstock::blocking;
-use lockstock::{Command, Lock, LockKind, MultiLock, Reply};
+use lockstock::blocking::{self, Begun};
+use lockstock::{Acquired, Command, Lock, LockKind, MultiLock, Reply};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -170,6 +170,10 @@ impl Store {
         permits: u32,
         token: Option<&str>,
     ) -> PyResult<Option<Held>> {
+        let is_plain = kind != "all" && renew_ms.is_none() && token.is_none();
+        if is_plain && waiting::hub(py)?.is_none() {
+            return self.acquire_by_caller(py, name, lease_ms, wait_ms, kind, permits);
+        }
         let acquired =
             self.acquisition(py, name, lease_ms, wait_ms, renew_ms, kind, permits, token)?;
         waiting::wait(py, acquired)
@@ -354,6 +358,39 @@ impl Store {
     pub(crate) fn asynchronous(&self, py: Python<'_>) -> PyResult<lockstock::Store> {
         let store = py.detach(|| self.inner.asynchronous());
         store.map_err(|failure| error::raised(py, &failure))
+    }
+
+    /// Acquires one lock: on a socket of this thread if it is free, otherwise on the runtime.
+    fn acquire_by_caller(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        lease_ms: u64,
+        wait_ms: Option<u64>,
+        kind: &str,
+        permits: u32,
+    ) -> PyResult<Option<Held>> {
+        let raised = |failure| error::raised(py, &failure);
+        let name = reply::bytes(name)?;
+        let builder = match kind {
+            "semaphore" => self.inner.semaphore(&*name, permits),
+            "read" => self.inner.read_lock(&*name),
+            "write" => self.inner.write_lock(&*name),
+            _ => self.inner.lock(&*name),
+        };
+        let lock = builder
+            .lease(Duration::from_millis(lease_ms))
+            .map_err(raised)?;
+        let wait = wait_ms.map(Duration::from_millis);
+        let (kind, store) = (lock_kind(kind)?, self.inner.clone());
+        let held = move |acquired: Acquired<blocking::Guard>| {
+            let guard = acquired.held()?.into_asynchronous()?;
+            Some(Held::new(&store, Grant::One(kind, guard)))
+        };
+        match py.detach(|| lock.begin_acquire(wait)).map_err(raised)? {
+            Begun::Done(acquired) => Ok(held(acquired)),
+            Begun::Waiting(acquired) => waiting::wait(py, async move { acquired.await.map(held) }),
+        }
     }
 
     /// Releases a lock whose holder has a token.

@@ -1,11 +1,13 @@
 //! How a thread of Python waits for the runtime: on a descriptor, so that a signal interrupts the
 //! wait, and so that gevent or eventlet can run other greenlets meanwhile.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockstock::blocking::Store;
+use lockstock_fork::generation;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -30,7 +32,7 @@ pub(crate) fn wait<T: Send + 'static>(
     future: impl Future<Output = lockstock::Result<T>> + Send + 'static,
 ) -> PyResult<T> {
     let runtime = Store::runtime().map_err(|failure| error::raised(py, &failure))?;
-    let signal = Arc::new(Signal::new()?);
+    let signal = Signal::of_thread()?;
     let (sender, mut receiver) = oneshot::channel();
     let task = runtime.spawn({
         let signal = signal.clone();
@@ -41,9 +43,11 @@ pub(crate) fn wait<T: Send + 'static>(
         }
     });
     if let Err(interrupt) = signal.wait(py) {
+        // The task may still set the signal, which is not used again.
         Store::abort(task);
         return Err(interrupt);
     }
+    signal.keep();
     match receiver.try_recv() {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(failure)) => Err(error::raised(py, &failure)),
@@ -64,7 +68,28 @@ pub(crate) struct Signal {
     is_set: AtomicBool,
 }
 
+thread_local! {
+    /// The signal of the last wait of this thread, so that a wait does not open a descriptor, and the
+    /// generation of processes in which it was opened: a child shares it with its parent.
+    static KEPT: Cell<Option<(u64, Arc<Signal>)>> = const { Cell::new(None) };
+}
+
 impl Signal {
+    /// Returns a signal that is not set, and that no other wait uses: another greenlet of the thread
+    /// may be waiting.
+    fn of_thread() -> std::io::Result<Arc<Self>> {
+        match KEPT.take() {
+            Some((opened_in, signal)) if opened_in == generation() => Ok(signal),
+            _ => Ok(Arc::new(Self::new()?)),
+        }
+    }
+
+    /// Keeps a signal for the next wait of this thread. It was set, and is not set any more.
+    fn keep(self: Arc<Self>) {
+        self.clear();
+        KEPT.set(Some((generation(), self)));
+    }
+
     #[cfg(target_os = "linux")]
     pub(crate) fn new() -> std::io::Result<Self> {
         use rustix::event::{EventfdFlags, eventfd};

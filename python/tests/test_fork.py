@@ -56,6 +56,30 @@ def test_the_end_of_a_block_in_a_child_leaves_the_lock_held(redis_url: str) -> N
         assert lock.owned()
 
 
+def test_a_child_waits_for_a_lock_while_its_parent_does(redis_url: str) -> None:
+    cache, other = cache_at(redis_url, "waits"), cache_at(redis_url, "waits", SOCKET_TIMEOUT=9)
+
+    def wait() -> None:
+        for name in ("child", "both"):
+            assert cache.lock(name, timeout=60).acquire(blocking_timeout=0.01) is False
+
+    with other.lock("child", timeout=60), other.lock("both", timeout=60):
+        # The thread has waited before the fork.
+        wait()
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                for _ in range(50):
+                    wait()
+                status = 0
+            finally:
+                os._exit(status)
+        for _ in range(50):
+            wait()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_a_lock_that_is_dropped_in_a_child_stays_held(redis_url: str) -> None:
     cache = cache_at(redis_url, "drops")
     locks = [cache.lock("l", timeout=60)]

@@ -19,6 +19,7 @@ from redis.exceptions import LockError, LockNotOwnedError
 
 import lockstock
 from caches import cache_at, eventually
+from programs import finished
 
 # Within this, what should happen at once has happened, on a busy machine too.
 PATIENCE = 30.0
@@ -444,3 +445,7 @@ def _in_threads(count: int, work: Callable[[], None]) -> None:
         assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+def test_a_free_lock_needs_no_thread_and_a_wait_leaves_no_descriptor(redis_url: str) -> None:
+    finished("alone", redis_url)

@@ -125,6 +125,46 @@ def test_an_interrupted_release_is_carried_out(redis: servers.Redis) -> None:
     eventually(lambda: not cache.lock("l").locked(), "the lock is released")
 
 
+def test_an_interrupted_acquire_leaves_no_lock_behind(redis: servers.Redis) -> None:
+    cache = cache_at(redis.url, "acquire", SOCKET_TIMEOUT=_LONG_S)
+    for _ in range(3):
+        # With a connection that is open.
+        with cache.lock("l", timeout=_LONG_S):
+            pass
+        with paused(redis), alarm():
+            cache.lock("l", timeout=_LONG_S).acquire()
+        eventually(lambda: cache.lock("l", timeout=_LONG_S).acquire(blocking=False), "it is free")
+        cache.delete("l")
+
+
+def test_an_interrupted_acquire_of_a_process_that_ends_leaves_no_lock_behind(
+    redis: servers.Redis,
+) -> None:
+    cache = cache_at(redis.url, "ends", SOCKET_TIMEOUT=_LONG_S)
+
+    def acquire() -> None:
+        child = cache_at(redis.url, "ends", SOCKET_TIMEOUT=_LONG_S)
+        with child.lock("l", timeout=_LONG_S):
+            pass
+        # Not `send_signal`: it is no child of this process.
+        os.kill(redis.process.pid, signal.SIGSTOP)
+        with alarm():
+            child.lock("l", timeout=_LONG_S).acquire()
+
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            acquire()
+            status = 0
+        finally:
+            # Nothing in the background goes on.
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    redis.process.send_signal(signal.SIGCONT)
+    assert cache.lock("l", timeout=_LONG_S).acquire(blocking_timeout=_PROMPT_S)
+
+
 @pytest.mark.parametrize("what", ["lock", "alock"])
 def test_ctrl_c_ends_a_process_that_waits_for_a_lock(redis_url: str, what: str) -> None:
     holder = cache_at(redis_url, "interrupted").lock("l", timeout=_LONG_S)

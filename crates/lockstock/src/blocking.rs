@@ -3,9 +3,10 @@
 //! Guarantees: those of the asynchronous [`Store`](crate::Store), with the same names, keys and
 //! bytes, so that both kinds of callers share locks and values. A store is opened without a runtime, and a process
 //! has no thread and no socket of this crate until a call needs one. A call of a [`Cache`] on a
-//! single Redis is one command over a socket of its own, and needs no runtime at all. Locks, and
-//! whatever a socket cannot do (a failover, a Cluster whose slots move), run on a runtime with one
-//! thread, which the process starts at the first need.
+//! single Redis is one command over a socket of its own, and needs no runtime at all. So is the acquire
+//! of a [`Lock`] that is free, and its release. A wait for a lock, a renewal, a guard that is dropped, and
+//! whatever a socket cannot do (a failover, a Cluster whose slots move) need a runtime with one thread,
+//! which the process starts at the first need.
 //!
 //! # Fork
 //!
@@ -59,7 +60,7 @@ use tokio::task::JoinHandle;
 
 pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
-pub use self::lock::{Lock, LockBuilder};
+pub use self::lock::{Begun, Lock, LockBuilder};
 pub use self::multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use self::near::NearCopies;
 use crate::command::{Command, Reply};
@@ -328,13 +329,13 @@ impl StoreBuilder {
         self
     }
 
-    /// Sets what runs when a signal interrupts a call of a [`Cache`] that waits on a socket, for
-    /// languages that run signal handlers between instructions. If it returns an error, the call
+    /// Sets what runs when a signal interrupts a call that waits on a socket, for languages that run signal handlers between instructions. If it returns an error, the call
     /// fails as [unavailable](crate::Error::is_unavailable), with that error as its
     /// [source](std::error::Error::source); the command may have been executed. By default, and if it
     /// returns `Ok`, the call continues.
     ///
-    /// A wait for a lock, and a call that needs the runtime, are not interrupted.
+    /// A lock that may have been acquired by such a call is given back, and a release is carried out in
+    /// the background. A wait for a lock, and a call that needs the runtime, are not interrupted.
     pub fn on_interrupt(
         mut self,
         on_interrupt: impl Fn() -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,

@@ -6,12 +6,14 @@
 //! never blocks.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use lockstock_fork::generation;
 use metrics::{counter, histogram};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -23,7 +25,9 @@ use crate::escaped::Escaped;
 use crate::inspect::HolderId;
 use crate::key::Keys;
 use crate::lease::{checked_lease, truncate_to_millis};
-use crate::store::{Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store};
+use crate::store::{
+    Attempted, Background, Holding, ReleaseFuture as StoreRelease, ReleaseOutcome, Store,
+};
 use crate::token::Token;
 
 /// A lock that the caller holds until [`deadline`](Self::deadline).
@@ -306,7 +310,7 @@ impl Guard {
         let last_deadline = Instant::now().checked_add(max);
         let renewal = async move { shared.renew_until(last_deadline).await };
         let renewal = self.shared.background.spawn(renewal);
-        if let Some(previous) = self.renewal.replace(renewal) {
+        if let Some(previous) = std::mem::replace(&mut self.renewal, renewal) {
             previous.abort();
         }
         self
@@ -320,10 +324,42 @@ impl Guard {
     /// [`is_lost`](Error::is_lost) if the lock was lost before: another holder may have worked
     /// under it at the same time. [`is_unavailable`](Error::is_unavailable) if the store does
     /// not reply: the release is retried in the background until the lease ends.
-    pub fn release(mut self) -> impl Future<Output = Result<()>> + Send {
+    pub fn release(self) -> impl Future<Output = Result<()>> + Send {
+        self.release_again(false)
+    }
+
+    /// Gives the lock back on the thread of the caller, if it was acquired there. Continues with the
+    /// guard, and whether an earlier try may have released it, for [`release_again`](Self::release_again).
+    pub(crate) fn release_by_caller(mut self) -> Result<ControlFlow<(), (Self, bool)>> {
+        let (called_at, before) = (Instant::now(), generation());
+        self.stop_renewal();
+        match self.shared.holding.release_by_caller() {
+            Ok(Attempted::Done(outcome)) => {
+                let shared = self.finish();
+                self.result(shared.was_held(outcome), called_at)
+                    .map(ControlFlow::Break)
+            }
+            Ok(Attempted::Left) => Ok(ControlFlow::Continue((self, false))),
+            Ok(Attempted::Unsettled) => Ok(ControlFlow::Continue((self, true))),
+            Err(error) => {
+                let shared = self.finish();
+                // In a child of `fork` the lock is that of the parent.
+                if generation() == before {
+                    shared.give_back();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn release_again(
+        mut self,
+        may_be_released: bool,
+    ) -> impl Future<Output = Result<()>> + Send {
         let (shared, called_at) = (self.finish(), Instant::now());
         let release = ReleaseFuture {
             release: Some(shared.holding.release()),
+            may_be_released,
             shared,
         };
         async move {
@@ -425,6 +461,8 @@ impl Drop for Guard {
 /// A release that was sent. If it is dropped, the retries continue in the background.
 struct ReleaseFuture {
     release: Option<StoreRelease>,
+    /// An earlier try had no reply.
+    may_be_released: bool,
     shared: Arc<Shared>,
 }
 
@@ -439,10 +477,10 @@ impl Future for ReleaseFuture {
         let outcome = ready!(Pin::new(release).poll(context));
         self.release = None;
         Poll::Ready(match outcome {
-            Ok(ReleaseOutcome::Released) => Ok(true),
-            Ok(ReleaseOutcome::NotHeld) => Ok(false),
-            // If the lease cannot have ended yet, an earlier try released the lock.
-            Ok(ReleaseOutcome::Unknown) => Ok(Instant::now() < self.shared.deadline()),
+            Ok(ReleaseOutcome::NotHeld) if self.may_be_released => {
+                Ok(self.shared.was_held(ReleaseOutcome::Unknown))
+            }
+            Ok(outcome) => Ok(self.shared.was_held(outcome)),
             Err(error) => {
                 self.shared.give_back();
                 Err(error)
@@ -473,6 +511,16 @@ impl Shared {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
         self.deadline_moved.notify_waiters();
         self.holding.set_deadline(deadline);
+    }
+
+    /// Returns whether the lock was held until it was released.
+    fn was_held(&self, outcome: ReleaseOutcome) -> bool {
+        match outcome {
+            ReleaseOutcome::Released => true,
+            ReleaseOutcome::NotHeld => false,
+            // If the lease cannot have ended yet, an earlier try released the lock.
+            ReleaseOutcome::Unknown => Instant::now() < self.deadline(),
+        }
     }
 
     /// Releases in the background, and retries until the deadline.

@@ -14,6 +14,7 @@
 mod target;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
@@ -26,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::inspect::{HolderId, Identity};
 use crate::key::LockKind;
-use crate::store::{HoldState, Outcome, Request, Store};
+use crate::store::{HoldState, Holding, Outcome, Request, Store};
 
 impl Store {
     /// Returns a builder for the lock called `name`: any bytes, 1 byte to 1 KiB
@@ -429,36 +430,65 @@ impl Lock {
     }
 
     pub(crate) async fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired> {
-        let started_at = Instant::now();
-        let LeasedTarget { keys, lease, .. } = &self.target;
-        let request = Request::new(
-            self.store.client_id(),
-            keys.clone(),
-            self.target.mode,
-            *lease,
-            wait_deadline,
-        );
-        let span = debug_span!("lock.wait", lock = %keys);
+        self.acquire_requested(self.request(wait_deadline)).await
+    }
+
+    /// Returns a request for the lock, which waits from now on.
+    pub(crate) fn request(&self, wait_deadline: Option<Instant>) -> Request {
+        let LeasedTarget {
+            keys, mode, lease, ..
+        } = &self.target;
+        let client_id = self.store.client_id();
+        Request::new(client_id, keys.clone(), *mode, *lease, wait_deadline)
+    }
+
+    pub(crate) async fn acquire_requested(&self, request: Request) -> Result<Acquired> {
+        let requested_at = request.requested_at;
+        let span = debug_span!("lock.wait", lock = %self.target.keys);
         let outcome = self.store.acquire(request).instrument(span).await?;
-        histogram!("lockstock_lock_wait_seconds").record(started_at.elapsed());
+        let guard = match self.acquired(outcome, requested_at) {
+            Acquired::Held(guard) => guard,
+            busy @ Acquired::Busy(_) => return Ok(busy),
+        };
+        let guard = match self.target.token {
+            Some(token) => guard.renamed(token).await?,
+            None => guard,
+        };
+        Ok(Acquired::Held(match self.target.auto_renew {
+            Some(max) => guard.auto_renew(max),
+            None => guard,
+        }))
+    }
+
+    /// Asks for the lock once on the thread of the caller. Continues with the request for
+    /// [`acquire_requested`](Self::acquire_requested).
+    pub(crate) fn acquire_by_caller(
+        &self,
+        request: Request,
+    ) -> Result<ControlFlow<Acquired, Request>> {
+        if self.target.token.is_some() || self.target.auto_renew.is_some() {
+            // It needs the runtime anyway.
+            return Ok(ControlFlow::Continue(request));
+        }
+        let requested_at = request.requested_at;
+        Ok(match self.store.acquire_by_caller(request)? {
+            ControlFlow::Break(outcome) => ControlFlow::Break(self.acquired(outcome, requested_at)),
+            ControlFlow::Continue(request) => ControlFlow::Continue(request),
+        })
+    }
+
+    fn acquired(&self, outcome: Outcome<Holding>, requested_at: Instant) -> Acquired {
+        histogram!("lockstock_lock_wait_seconds").record(requested_at.elapsed());
         match outcome {
             Outcome::Acquired(holding) => {
                 counter!("lockstock_lock_held_total").increment(1);
-                debug!(lock = %keys, fence = holding.fence(), "held");
-                let guard = Guard::new(&self.store, holding);
-                let guard = match self.target.token {
-                    Some(token) => guard.renamed(token).await?,
-                    None => guard,
-                };
-                Ok(Acquired::Held(match self.target.auto_renew {
-                    Some(max) => guard.auto_renew(max),
-                    None => guard,
-                }))
+                debug!(lock = %self.target.keys, fence = holding.fence(), "held");
+                Acquired::Held(Guard::new(&self.store, holding))
             }
             Outcome::Busy { remaining, state } => {
                 counter!("lockstock_lock_busy_total").increment(1);
                 let kept = state == HoldState::Kept;
-                Ok(Acquired::Busy(Busy { remaining, kept }))
+                Acquired::Busy(Busy { remaining, kept })
             }
         }
     }

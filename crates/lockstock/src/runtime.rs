@@ -110,7 +110,7 @@ fn drive<T>(future: impl Future<Output = T>) -> T {
 
 /// Panics in an asynchronous task, whatever the call would need: otherwise a panic would depend on
 /// the state of a server.
-fn assert_may_block() -> Result<()> {
+pub(crate) fn assert_may_block() -> Result<()> {
     // On a thread for blocking work of a runtime, as of `spawn_blocking`, and in work that a blocking
     // call runs, there is a runtime too. Only its `block_on` knows whether it may be blocked.
     if Handle::try_current().is_ok() {

@@ -19,6 +19,7 @@ mod request;
 mod scan;
 pub(crate) mod values;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::process::ProcessSettings;
-pub(crate) use self::redis::OnInterrupt;
+pub(crate) use self::redis::{Attempted, OnInterrupt};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 pub(crate) use self::scan::Scan;
 use crate::cache::{Bypass, Flights};
@@ -62,7 +63,7 @@ enum Backend {
     Memory(memory::Memory),
     Redis(Arc<redis::Redis>),
     /// For blocking callers.
-    Direct(redis::DirectRedis),
+    Direct(Arc<redis::DirectRedis>),
 }
 
 impl Store {
@@ -276,10 +277,27 @@ impl Store {
             Backend::Memory(memory) => memory.acquire(&request).await.map(Holding::Memory),
             Backend::Redis(redis) => redis.acquire(request).await?.map(Holding::Redis),
             Backend::Direct(direct) => {
+                let keys = request.keys.clone();
                 let acquired = direct.link()?.acquire(request).await?;
+                direct.reached(&keys);
                 acquired.map(Holding::Redis)
             }
         })
+    }
+
+    /// Asks for the lock once on the thread of the caller, if the store has blocking connections.
+    /// Continues with the request for [`acquire`](Self::acquire).
+    pub(crate) fn acquire_by_caller(
+        &self,
+        request: Request,
+    ) -> Result<ControlFlow<Outcome<Holding>, Request>> {
+        match &self.inner.backend {
+            Backend::Memory(_) | Backend::Redis(_) => Ok(ControlFlow::Continue(request)),
+            Backend::Direct(direct) => Ok(match direct.acquire(request)? {
+                ControlFlow::Break(outcome) => ControlFlow::Break(outcome.map(Holding::Redis)),
+                ControlFlow::Continue(request) => ControlFlow::Continue(request),
+            }),
+        }
     }
 }
 

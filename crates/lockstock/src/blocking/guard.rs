@@ -1,10 +1,12 @@
 //! A lock that a synchronous caller holds.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Store;
+use super::lock::Begun;
 use super::owned::Owned;
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
@@ -162,11 +164,40 @@ impl Guard {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn release(mut self) -> Result<()> {
+    pub fn release(self) -> Result<()> {
+        self.begin_release()?.wait()
+    }
+
+    /// Gives the lock back as [`release`](Self::release), over a connection of this thread if it was
+    /// acquired so. Otherwise returns what waits for that, on the [runtime](Store::runtime): for
+    /// bindings to other languages, which wait in their own way. The release is carried out even if
+    /// that is dropped, except for a lock of the parent of this process.
+    ///
+    /// # Errors
+    ///
+    /// As [`release`](Self::release).
+    pub fn begin_release(mut self) -> Result<Begun<()>> {
         match self.held.take() {
-            Some(guard) => runtime::wait(guard.release())?,
-            None => runtime::wait(self.claim.release(self.store.process()))?,
+            Some(guard) => Self::begin_release_of(guard),
+            None => {
+                runtime::assert_may_block()?;
+                let (claim, store) = (self.claim.clone(), self.store.clone());
+                Ok(Begun::Waiting(Box::pin(async move {
+                    claim.release(store.process()).await
+                })))
+            }
         }
+    }
+
+    fn begin_release_of(guard: crate::Guard) -> Result<Begun<()>> {
+        runtime::assert_may_block()?;
+        Ok(match guard.release_by_caller()? {
+            ControlFlow::Break(()) => Begun::Done(()),
+            ControlFlow::Continue((guard, may_be_released)) => {
+                let _entered = runtime::enter()?;
+                Begun::Waiting(Box::pin(guard.release_again(may_be_released)))
+            }
+        })
     }
 
     /// Leaves the lock taken to the end of the lease: as [`Guard::keep`](crate::Guard::keep).
@@ -182,7 +213,7 @@ impl Guard {
     /// Gives the lock back after work under it, unless that work has returned in a child of `fork`.
     pub(super) fn finish(mut self) -> Result<()> {
         match self.held.take() {
-            Some(guard) => runtime::wait(guard.release())?,
+            Some(guard) => Self::begin_release_of(guard)?.wait(),
             None => Ok(()),
         }
     }

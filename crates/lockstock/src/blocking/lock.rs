@@ -1,6 +1,8 @@
 //! The locks for synchronous callers.
 
 use std::fmt;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -141,12 +143,68 @@ impl Lock {
         self.acquire_before(Some(Instant::now()))
     }
 
+    /// Acquires the lock if it is free, over a connection of this thread. Otherwise returns what waits
+    /// for it, without end or at most `wait`, on the [runtime](Store::runtime): for bindings to other
+    /// languages, which wait in their own way. If that is dropped, the request is withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub fn begin_acquire(&self, wait: Option<Duration>) -> Result<Begun<Acquired<Guard>>> {
+        self.begin(wait.and_then(|wait| Instant::now().checked_add(wait)))
+    }
+
     fn acquire_before(&self, wait_deadline: Option<Instant>) -> Result<Acquired<Guard>> {
+        self.begin(wait_deadline)?.wait()
+    }
+
+    fn begin(&self, wait_deadline: Option<Instant>) -> Result<Begun<Acquired<Guard>>> {
+        runtime::assert_may_block()?;
         let lock = crate::Lock::new(self.store.process(), &self.target);
-        Ok(match runtime::wait(lock.acquire_before(wait_deadline))?? {
-            Acquired::Held(guard) => Acquired::Held(Guard::new(&self.store, guard)),
+        let store = self.store.clone();
+        let owned = move |acquired| match acquired {
+            Acquired::Held(guard) => Acquired::Held(Guard::new(&store, guard)),
             Acquired::Busy(busy) => Acquired::Busy(busy),
+        };
+        Ok(match lock.acquire_by_caller(lock.request(wait_deadline))? {
+            ControlFlow::Break(acquired) => Begun::Done(owned(acquired)),
+            ControlFlow::Continue(request) => Begun::Waiting(Box::pin(async move {
+                lock.acquire_requested(request).await.map(owned)
+            })),
         })
+    }
+}
+
+/// A call for a lock that was carried out on the thread of its caller, or that waits.
+#[must_use = "a wait has to be polled"]
+pub enum Begun<T> {
+    /// It is complete.
+    Done(T),
+    /// It waits for messages of the store. To be polled on the [runtime](Store::runtime).
+    Waiting(Pin<Box<dyn Future<Output = Result<T>> + Send>>),
+}
+
+impl<T> Begun<T> {
+    /// Waits on this thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, and [`is_unavailable`](Error::is_unavailable) if the runtime cannot be
+    /// started.
+    pub fn wait(self) -> Result<T> {
+        match self {
+            Self::Done(done) => Ok(done),
+            Self::Waiting(waiting) => runtime::wait(waiting)?,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Begun<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(done) => f.debug_tuple("Done").field(done).finish(),
+            Self::Waiting(_) => f.write_str("Waiting"),
+        }
     }
 }
 

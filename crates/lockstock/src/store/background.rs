@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::Result;
 
@@ -78,13 +78,14 @@ impl Background {
 
     /// Runs a tracked task. The process waits for it before it exits.
     fn detach(&self, task: impl Future<Output = ()> + Send + 'static) {
-        match &self.0.runtime {
-            Some(runtime) => runtime.spawn(task),
-            None => {
+        match (&self.0.runtime, self.runtime()) {
+            (Some(runtime), _) => drop(runtime.spawn(task)),
+            (None, Some(runtime)) => {
                 let tasks = crate::runtime::background();
-                self.runtime().spawn(tasks.track_future(task))
+                runtime.spawn(tasks.track_future(task));
             }
-        };
+            (None, None) => {}
+        }
     }
 
     /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background.
@@ -99,15 +100,21 @@ impl Background {
     }
 
     /// Runs `task` until it is aborted. [`drain`](Self::drain) does not wait for it.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        self.runtime().spawn(task).abort_handle()
+    pub(crate) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        Some(self.runtime()?.spawn(task).abort_handle())
     }
 
-    fn runtime(&self) -> Handle {
+    /// Returns the runtime. `None` if that of the process cannot be started: then the lease ends what a
+    /// task would have ended.
+    fn runtime(&self) -> Option<Handle> {
         match &self.0.runtime {
-            Some(runtime) => runtime.clone(),
-            // The lock that a task is about was acquired on it.
-            None => crate::runtime::handle().expect("the runtime was started"),
+            Some(runtime) => Some(runtime.clone()),
+            None => crate::runtime::handle()
+                .inspect_err(|error| warn!(%error, "a task in the background does not run"))
+                .ok(),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::background::Background;
 use super::memory;
+use super::redis::Attempted;
 use super::redis::holding as redis;
 use super::request::ReleaseOutcome;
 use crate::error::Result;
@@ -74,6 +75,14 @@ impl Holding {
                 Some(pending) => ReleaseFuture::Pending(pending),
                 None => ReleaseFuture::Ready(ReleaseOutcome::Released),
             },
+        }
+    }
+
+    /// Releases the lock on the thread of its caller, if it was acquired there.
+    pub(crate) fn release_by_caller(&self) -> Result<Attempted<ReleaseOutcome>> {
+        match self {
+            Self::Memory(_) => Ok(Attempted::Left),
+            Self::Redis(holding) => holding.release_by_caller(),
         }
     }
 

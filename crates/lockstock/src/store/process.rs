@@ -47,11 +47,11 @@ impl Store {
         let (background, client_id) = (Background::of_process(), ClientId::random());
         let backend = match &settings.0 {
             Kind::Memory => Backend::Memory(Memory::new()),
-            Kind::Redis(settings) => Backend::Direct(DirectRedis::new(
+            Kind::Redis(settings) => Backend::Direct(Arc::new(DirectRedis::new(
                 settings.clone(),
                 client_id,
                 background.clone(),
-            )),
+            ))),
         };
         Self::new(backend, background, client_id)
     }

@@ -51,6 +51,7 @@ use crate::token::ClientId;
 
 pub(super) use self::connection::DirectTarget;
 pub(crate) use self::connection::direct::OnInterrupt;
+pub(crate) use self::direct::locks::Attempted;
 pub(super) use self::direct::{DirectRedis, DirectSettings};
 pub(super) use self::scan::Scan;
 pub(crate) use self::values::WireCommand;

@@ -14,7 +14,7 @@ use crate::key::Keys;
 use crate::token::{ClientId, Token};
 
 /// One attempt to acquire one lock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) keys: Arc<Keys>,
     pub(crate) mode: Mode,
@@ -82,6 +82,14 @@ impl Request {
             wait_deadline: Some(now),
             requested_at: now,
             ..*self
+        }
+    }
+
+    /// Returns the request with another token, for a store that may have granted it already.
+    pub(super) fn renewed(self) -> Self {
+        Self {
+            token: Token::random(self.token.client_id()),
+            ..self
         }
     }
 

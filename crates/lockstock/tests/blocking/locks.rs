@@ -5,7 +5,7 @@ use lockstock::blocking::{Guard, Lock, Store};
 use lockstock::{Acquired, LockKind};
 use lockstock_testkit::Redis;
 
-use super::harness::{self, LEASE, SHORT, TIMEOUT};
+use super::harness::{self, BRIEF, LEASE, SHORT, TIMEOUT};
 use super::{on_each_store, open};
 
 fn lock(store: &Store, name: &str) -> Lock {
@@ -64,8 +64,9 @@ fn work_runs_while_the_lock_is_held() {
             }
         });
         assert!(lost.unwrap_err().is_lost());
-        let renewed = short.auto_renew(LEASE);
-        let held = renewed.with(TIMEOUT, |_| thread::sleep(2 * SHORT));
+        let renewed = store.lock("renewed").lease(BRIEF).unwrap();
+        let renewed = renewed.auto_renew(LEASE);
+        let held = renewed.with(TIMEOUT, |_| thread::sleep(2 * BRIEF));
         assert!(held.unwrap().held().is_some());
     });
 }

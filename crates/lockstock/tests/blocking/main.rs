@@ -6,6 +6,7 @@
 mod harness;
 
 mod hostile;
+mod lock_outages;
 mod locks;
 mod many;
 mod near;

@@ -236,6 +236,11 @@ impl LocalQueues {
         }
     }
 
+    /// Returns whether a caller of this process holds the lock or waits for it, and is in a queue.
+    pub(super) fn has(&self, keys: &Arc<Keys>) -> bool {
+        self.state().queues.contains_key(keys)
+    }
+
     /// Joins the queue of the lock.
     pub(super) fn join(&self, attempt: &Arc<Attempt>) -> Joined {
         let request = &attempt.request;

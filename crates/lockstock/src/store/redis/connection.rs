@@ -50,7 +50,7 @@ use crate::token::ClientId;
 /// The common prefix of the channels of all clients.
 const CHANNELS: &str = "lockstock:wake:";
 
-const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+pub(super) const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
 /// The arguments of scripts that depend on the slot of a lock.
 #[derive(Debug)]
@@ -61,6 +61,17 @@ pub(super) struct SlotContext {
     pub(super) channels: String,
     /// The client's id, as in the names of its channel and its waiters.
     pub(super) client_id: String,
+}
+
+impl SlotContext {
+    /// Returns the context of all locks of a store without slots.
+    pub(super) fn without_slots(client_id: ClientId) -> Self {
+        Self {
+            clock: "lockstock:clock".to_owned(),
+            channels: CHANNELS.to_owned(),
+            client_id: client_id.to_string(),
+        }
+    }
 }
 
 /// A script and its SHA-1, by which a server knows it.
@@ -172,11 +183,7 @@ impl Connection {
         let address = redact_url(url);
         // A Cluster has a channel for each slot instead.
         let channel = format!("{CHANNELS}{client_id}");
-        let slot = Arc::new(SlotContext {
-            clock: "lockstock:clock".to_owned(),
-            channels: CHANNELS.to_owned(),
-            client_id: client_id.to_string(),
-        });
+        let slot = Arc::new(SlotContext::without_slots(client_id));
         let (endpoints, certificates) = Endpoints::parse(url, options)?;
         let tls = Arc::new(ClientTls::new(certificates));
         let topology = match endpoints {

@@ -1,9 +1,11 @@
-//! Redis for callers that bring a thread: values over blocking connections, locks and everything else
-//! over the asynchronous link, which is opened at the first need.
+//! Redis for callers that bring a thread: values, and locks that are free (`locks.rs`), over blocking
+//! connections, everything else over the asynchronous link, which is opened at the first need.
 //!
 //! A command on values goes over the link too if its server is not reached, redirects, or cannot
 //! serve it at the moment: the link knows the topology and its changes. Where it finds the server,
 //! the blocking connections of the next call lead.
+
+pub(in crate::store) mod locks;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -13,8 +15,8 @@ use redis::{Cmd, RedisResult, ServerErrorKind, Value};
 use tracing::debug;
 
 use super::Redis;
-use super::connection::DirectTarget;
 use super::connection::direct::{DirectError, Limits, OnInterrupt, Pool};
+use super::connection::{DirectTarget, SlotContext};
 use super::values::{WireCommand, explain, pipeline};
 use crate::error::{Error, Result};
 use crate::runtime;
@@ -30,6 +32,9 @@ pub(in crate::store) struct DirectRedis {
     background: Background,
     /// The connections to the only server. `None`: the link knows the server of a key.
     single: Option<Arc<Pool>>,
+    /// Of a store without slots.
+    slot: Arc<SlotContext>,
+    busy: locks::BusyNames,
     link: OnceLock<Arc<Redis>>,
 }
 
@@ -50,6 +55,8 @@ impl DirectRedis {
     ) -> Self {
         Self {
             single: settings.target.pool().map(Arc::new),
+            slot: SlotContext::without_slots(client_id).into(),
+            busy: locks::BusyNames::new(),
             settings,
             client_id,
             background,

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Redis;
 use super::attempt::{Grant, Ownership};
 use super::batch::PendingReply;
 use super::cohort::QueueHead;
+use super::direct::locks::Attempted;
 use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{parse, parse_release};
+use super::{DirectRedis, Redis};
 use crate::error::Result;
 use crate::key::Keys;
 use crate::lease::as_millis;
@@ -22,10 +23,10 @@ use crate::token::Token;
 /// A lock held in Redis.
 #[derive(Debug)]
 pub(crate) struct Holding {
-    redis: Arc<Redis>,
+    client: Client,
     ownership: Ownership,
     /// Head of the local queue. `None` for permits and readers, which have no local queue, and
-    /// for a request that did not wait.
+    /// for a request that did not wait or that its caller sent itself.
     head: Option<QueueHead>,
     pub(in crate::store) keys: Arc<Keys>,
     pub(in crate::store) lease: Duration,
@@ -33,15 +34,45 @@ pub(crate) struct Holding {
     pub(in crate::store) granted_deadline: Instant,
 }
 
+/// What acquired the lock.
+#[derive(Debug, Clone)]
+enum Client {
+    Link(Arc<Redis>),
+    /// The thread of its caller. The link may not be open.
+    Direct(Arc<DirectRedis>),
+}
+
+impl Client {
+    fn submit(&self, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
+        let link = match self {
+            Self::Link(link) => link,
+            Self::Direct(direct) => match direct.link() {
+                Ok(link) => link,
+                Err(error) => return PendingReply::failed(error),
+            },
+        };
+        link.submit(keys, operation)
+    }
+}
+
 impl Holding {
+    /// Returns a lock that a caller has acquired on its own thread.
+    pub(super) fn of_caller(direct: &Arc<DirectRedis>, request: &Request, grant: Grant) -> Self {
+        Self::by(Client::Direct(direct.clone()), request, grant, None)
+    }
+
     pub(super) fn new(
         redis: &Arc<Redis>,
         request: &Request,
         grant: Grant,
         head: Option<QueueHead>,
     ) -> Self {
+        Self::by(Client::Link(redis.clone()), request, grant, head)
+    }
+
+    fn by(client: Client, request: &Request, grant: Grant, head: Option<QueueHead>) -> Self {
         Self {
-            redis: redis.clone(),
+            client,
             ownership: grant.ownership,
             head,
             keys: request.keys.clone(),
@@ -65,17 +96,24 @@ impl Holding {
         (!handed_over).then(|| PendingRelease(self.send_release()))
     }
 
+    /// Releases a lock on the thread of its caller, which acquired it there.
+    pub(in crate::store) fn release_by_caller(&self) -> Result<Attempted<ReleaseOutcome>> {
+        match &self.client {
+            Client::Link(_) => Ok(Attempted::Left),
+            Client::Direct(direct) => direct.release(&self.keys, self.plain_release()),
+        }
+    }
+
     /// Releases in Redis. The next local waiter joins Redis' queue in the same operation, so
     /// that the lock does not go to a waiter that arrived later.
     fn send_release(&self) -> PendingReply {
-        let (ownership, last_used) = (self.ownership, self.last_used_fence());
-        let Some(next) = self.head.as_ref().and_then(QueueHead::next) else {
-            let release = Operation::Release {
-                ownership,
-                last_used,
-            };
-            return self.redis.submit(&self.keys, release);
+        let (Some(head), Client::Link(redis)) = (&self.head, &self.client) else {
+            return self.client.submit(&self.keys, self.plain_release());
         };
+        let Some(next) = head.next() else {
+            return redis.submit(&self.keys, self.plain_release());
+        };
+        let (ownership, last_used) = (self.ownership, self.last_used_fence());
         let attempt = next.attempt().clone();
         attempt.ask_for_fences(next.fences_needed());
         let args = AcquireArgs::waiting(&attempt);
@@ -85,12 +123,19 @@ impl Holding {
             args,
             waited_us: waited_us(&attempt.request),
         };
-        let reply = self.redis.submit(&self.keys, pass);
+        let reply = redis.submit(&self.keys, pass);
         if !next.promote() {
             // The waiter is gone and may not know that it has joined Redis' queue.
-            self.redis.withdraw(&attempt);
+            redis.withdraw(&attempt);
         }
         reply
+    }
+
+    fn plain_release(&self) -> Operation {
+        Operation::Release {
+            ownership: self.ownership,
+            last_used: self.last_used_fence(),
+        }
     }
 
     /// Sends the request to keep the lock. It is executed even if the reply is not awaited.
@@ -99,7 +144,7 @@ impl Holding {
             ownership: self.ownership,
             last_used: self.last_used_fence(),
         };
-        PendingKeep(self.redis.submit(&self.keys, keep))
+        PendingKeep(self.client.submit(&self.keys, keep))
     }
 
     /// Notifies the local waiters that the lock is kept, or that it was lost.
@@ -118,7 +163,7 @@ impl Holding {
             token: self.ownership.token,
             remaining_ms: as_millis(remaining),
         };
-        parse(&self.redis.submit(&self.keys, renew).await?)
+        parse(&self.client.submit(&self.keys, renew).await?)
     }
 
     /// Gives the holder another token in Redis. Returns `false` if the lock was lost before.
@@ -127,7 +172,7 @@ impl Holding {
             token: self.ownership.token,
             new: token,
         };
-        parse(&self.redis.submit(&self.keys, rename).await?)
+        parse(&self.client.submit(&self.keys, rename).await?)
     }
 
     /// Sets the token by which the lock is held. It is not handed over within this process, where
@@ -145,7 +190,7 @@ impl Holding {
         token: Token,
     ) -> impl Fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + 'static + use<>
     {
-        let (redis, keys) = (self.redis.clone(), self.keys.clone());
+        let (client, keys) = (self.client.clone(), self.keys.clone());
         let release = Operation::Release {
             ownership: Ownership {
                 token,
@@ -154,7 +199,7 @@ impl Holding {
             last_used: self.last_used_fence(),
         };
         move || {
-            let released = redis.submit(&keys, release);
+            let released = client.submit(&keys, release);
             Box::pin(async { released.await.map(drop) })
         }
     }

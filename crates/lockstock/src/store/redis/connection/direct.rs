@@ -97,9 +97,33 @@ impl Pool {
         is_repeatable: bool,
         limits: &Limits,
     ) -> Result<Value, DirectError> {
-        self.run(is_repeatable, limits, |link| {
+        self.run(is_repeatable, false, limits, |link| {
             link.send(std::iter::once(command))?;
             link.receive()
+        })
+    }
+
+    /// Sends a command and waits for the reply, as [`call`](Self::call) does, over a connection that
+    /// the server has not closed yet. If the caller stops waiting for the reply, `withdrawal` follows
+    /// on the same connection: the server may execute the command whenever it goes on.
+    pub(in crate::store) fn call_or_withdraw(
+        &self,
+        command: &Cmd,
+        is_repeatable: bool,
+        limits: &Limits,
+        withdrawal: Option<&dyn Fn() -> Cmd>,
+    ) -> Result<Value, DirectError> {
+        self.run(is_repeatable, !is_repeatable, limits, |link| {
+            link.send(std::iter::once(command))?;
+            let reply = link.receive();
+            let has_stopped = matches!(
+                reply,
+                Err(DirectError::TimedOut | DirectError::Interrupted(_))
+            );
+            if has_stopped && let Some(withdrawal) = withdrawal {
+                link.send_last(&withdrawal());
+            }
+            reply
         })
     }
 
@@ -111,7 +135,7 @@ impl Pool {
         are_repeatable: bool,
         limits: &Limits,
     ) -> Result<Vec<Value>, DirectError> {
-        self.run(are_repeatable, limits, |link| {
+        self.run(are_repeatable, false, limits, |link| {
             link.send(commands.clone())?;
             commands.clone().map(|_| link.receive()).collect()
         })
@@ -150,12 +174,17 @@ impl Pool {
     fn run<T>(
         &self,
         is_repeatable: bool,
+        is_checked: bool,
         limits: &Limits,
         exchange: impl Fn(&mut Link) -> Result<T, DirectError>,
     ) -> Result<T, DirectError> {
         let mut was_dead = false;
         loop {
-            let idle = if was_dead { None } else { self.take() };
+            let idle = if was_dead {
+                None
+            } else {
+                self.take(is_checked)
+            };
             let mut link = match idle {
                 Some(mut link) => {
                     link.set_limits(limits);
@@ -206,12 +235,13 @@ impl Pool {
         }
     }
 
-    /// Takes the idle connection that was used last.
-    fn take(&self) -> Option<Link> {
+    /// Takes the idle connection that was used last. `is_checked`: even if that was just now, it is
+    /// looked at before use.
+    fn take(&self, is_checked: bool) -> Option<Link> {
         loop {
             let Idle { mut link, since } = self.idle().pop_back()?;
             let idle_for = since.elapsed();
-            if idle_for < UNCHECKED_IDLE {
+            if idle_for < UNCHECKED_IDLE && !is_checked {
                 return Some(link);
             }
             if idle_for < MAX_IDLE && link.is_quiet() {

@@ -85,6 +85,20 @@ impl Link {
         sent.map_err(broken)
     }
 
+    /// Sends a command to whose reply no caller waits, if that is possible at once. The connection has
+    /// to be dropped then. In a child of `fork`, the connection is that of its parent: nothing is sent.
+    pub(super) fn send_last(&mut self, command: &Cmd) {
+        let is_own = match &mut self.stream {
+            Stream::Plain(socket) => socket.begin_last(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.sock.begin_last(),
+        };
+        if is_own {
+            // Whether it fails makes no difference to its caller.
+            let _ = self.send(std::iter::once(command));
+        }
+    }
+
     /// Waits for the next reply, which may be an error of the server.
     pub(super) fn receive(&mut self) -> Result<Value, DirectError> {
         let reply = self.replies.read(&mut self.stream);

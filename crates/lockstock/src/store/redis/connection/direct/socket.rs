@@ -17,6 +17,8 @@ use socket2::{SockRef, TcpKeepalive};
 
 /// How long a connection is silent before the kernel probes the peer.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long a write after the end of a call takes at most.
+const LAST_WRITE: Duration = Duration::from_millis(20);
 const FORKED: &str = "the process was forked during the call";
 
 /// What runs when a signal has interrupted a call. An error ends the call.
@@ -42,6 +44,8 @@ pub(super) struct Socket {
     /// short call sets neither.
     read_timeout: Duration,
     write_timeout: Duration,
+    /// In which it was connected.
+    generation: u64,
     /// Why the call has ended. Each later attempt fails too: TLS ignores the error of a write.
     interruption: Option<Interrupted>,
 }
@@ -109,8 +113,20 @@ impl Socket {
             limits: limits.clone(),
             read_timeout: remaining,
             write_timeout: remaining,
+            generation: generation(),
             interruption: None,
         })
+    }
+
+    /// Admits one more write after the end of a call. Returns whether the socket belongs to this
+    /// process.
+    pub(super) fn begin_last(&mut self) -> bool {
+        self.interruption = None;
+        self.limits = Limits {
+            deadline: Instant::now() + LAST_WRITE,
+            on_interrupt: None,
+        };
+        self.generation == generation()
     }
 
     pub(super) fn set_limits(&mut self, limits: &Limits) {

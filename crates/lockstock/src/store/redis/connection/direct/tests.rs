@@ -77,7 +77,7 @@ fn connections_are_used_again_last_in_first_out() {
     };
     let first = id();
     assert_eq!((id(), id()), (first, first));
-    let (one, other) = (pool.take().unwrap(), pool.take());
+    let (one, other) = (pool.take(false).unwrap(), pool.take(false));
     assert!(other.is_none());
     let second = id();
     assert_ne!(second, first);
@@ -97,7 +97,10 @@ fn an_idle_connection_is_checked_and_closed_after_a_minute() {
     };
     ping(&pool, LONG).unwrap();
     age(2 * UNCHECKED_IDLE);
-    assert!(pool.take().map(|link| pool.put(link)).is_some(), "alive");
+    assert!(
+        pool.take(false).map(|link| pool.put(link)).is_some(),
+        "alive"
+    );
     redis
         .command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .unwrap();
@@ -106,9 +109,9 @@ fn an_idle_connection_is_checked_and_closed_after_a_minute() {
     age(2 * UNCHECKED_IDLE);
     assert_eq!(pool.call(&cmd, false, &within(LONG)).unwrap(), pong());
     age(2 * MAX_IDLE);
-    assert!(pool.take().is_none());
+    assert!(pool.take(false).is_none());
     ping(&pool, LONG).unwrap();
-    let link = pool.take().unwrap();
+    let link = pool.take(false).unwrap();
     ping(&pool, LONG).unwrap();
     age(2 * MAX_IDLE);
     pool.put(link);
@@ -179,7 +182,7 @@ fn idle_connections_that_the_network_has_forgotten_cost_one_time_limit_together(
     let pool = pool(&format!("redis://{}", proxy.address()));
     let links = [(); 3].map(|()| {
         ping(&pool, LONG).unwrap();
-        pool.take().unwrap()
+        pool.take(false).unwrap()
     });
     links.into_iter().for_each(|link| pool.put(link));
     proxy.forget();
