@@ -332,6 +332,8 @@ fn a_process_has_no_thread_and_no_socket_until_a_call_needs_one() {
         values.get("a").unwrap();
         assert_eq!((threads(), files()), (1, before + 1));
         lock.acquire().unwrap().release().unwrap();
+        assert_eq!((threads(), files()), (1, before + 1));
+        lock.acquire().unwrap().keep().unwrap();
         assert_eq!(threads(), 2);
     });
 }

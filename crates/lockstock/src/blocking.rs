@@ -42,6 +42,7 @@
 //! # }
 //! ```
 
+mod begun;
 mod cache;
 mod guard;
 mod lock;
@@ -58,9 +59,10 @@ use lockstock_fork::PerProcess;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub use self::begun::Begun;
 pub use self::cache::{Cache, KeyScan};
 pub use self::guard::Guard;
-pub use self::lock::{Begun, Lock, LockBuilder};
+pub use self::lock::{Lock, LockBuilder};
 pub use self::multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use self::near::NearCopies;
 use crate::command::{Command, Reply};

@@ -293,10 +293,12 @@ impl Store {
     ) -> Result<ControlFlow<Outcome<Holding>, Request>> {
         match &self.inner.backend {
             Backend::Memory(_) | Backend::Redis(_) => Ok(ControlFlow::Continue(request)),
-            Backend::Direct(direct) => Ok(match direct.acquire(request)? {
-                ControlFlow::Break(outcome) => ControlFlow::Break(outcome.map(Holding::Redis)),
-                ControlFlow::Continue(request) => ControlFlow::Continue(request),
-            }),
+            Backend::Direct(direct) => Ok(
+                match redis::holding::Holding::acquire_by_caller(direct, request)? {
+                    ControlFlow::Break(outcome) => ControlFlow::Break(outcome.map(Holding::Redis)),
+                    ControlFlow::Continue(request) => ControlFlow::Continue(request),
+                },
+            ),
         }
     }
 }

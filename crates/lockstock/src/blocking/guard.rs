@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Store;
-use super::lock::Begun;
+use super::begun::Begun;
 use super::owned::Owned;
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;

@@ -1,5 +1,6 @@
 //! A lock held in Redis by this process: how it is released, kept and renewed.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,7 +18,7 @@ use super::{DirectRedis, Redis};
 use crate::error::Result;
 use crate::key::Keys;
 use crate::lease::as_millis;
-use crate::store::request::{ReleaseOutcome, Request};
+use crate::store::request::{Outcome, ReleaseOutcome, Request};
 use crate::token::Token;
 
 /// A lock held in Redis.
@@ -56,9 +57,19 @@ impl Client {
 }
 
 impl Holding {
-    /// Returns a lock that a caller has acquired on its own thread.
-    pub(super) fn of_caller(direct: &Arc<DirectRedis>, request: &Request, grant: Grant) -> Self {
-        Self::by(Client::Direct(direct.clone()), request, grant, None)
+    /// Asks for a lock once on the thread of the caller. Continues with the request that the link has to
+    /// carry out.
+    pub(in crate::store) fn acquire_by_caller(
+        direct: &Arc<DirectRedis>,
+        request: Request,
+    ) -> Result<ControlFlow<Outcome<Self>, Request>> {
+        let asked = request.clone();
+        Ok(match direct.acquire(request)? {
+            ControlFlow::Break(outcome) => ControlFlow::Break(
+                outcome.map(|grant| Self::by(Client::Direct(direct.clone()), &asked, grant, None)),
+            ),
+            ControlFlow::Continue(request) => ControlFlow::Continue(request),
+        })
     }
 
     pub(super) fn new(

@@ -22,11 +22,10 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::super::attempt::Attempt;
+use super::super::attempt::{Attempt, Grant};
 use super::super::batch::{Reply, replies, script_call};
 use super::super::connection::direct::DirectError;
 use super::super::connection::{Eval, NO_SCRIPT};
-use super::super::holding::Holding;
 use super::super::operation::{AcquireArgs, Operation, waited_us};
 use super::super::replies::{AcquireReply, parse_acquire, parse_release};
 use super::super::script;
@@ -53,10 +52,10 @@ pub(crate) enum Attempted<T> {
 
 impl DirectRedis {
     /// Asks for a lock once. Continues with the request that the link has to carry out.
-    pub(in crate::store) fn acquire(
-        self: &Arc<Self>,
+    pub(in crate::store::redis) fn acquire(
+        &self,
         request: Request,
-    ) -> Result<ControlFlow<Outcome<Holding>, Request>> {
+    ) -> Result<ControlFlow<Outcome<Grant>, Request>> {
         let has_waiters = self
             .link
             .get()
@@ -87,10 +86,7 @@ impl DirectRedis {
             Err(error) => Err(error),
         };
         match reply {
-            Ok(AcquireReply::Granted(grant)) => {
-                let holding = Holding::of_caller(self, request, grant);
-                Ok(ControlFlow::Break(Outcome::Acquired(holding)))
-            }
+            Ok(AcquireReply::Granted(grant)) => Ok(ControlFlow::Break(Outcome::Acquired(grant))),
             Ok(AcquireReply::Busy(holder)) => {
                 if request.has_timed_out() || holder.is_kept_beyond(request) {
                     return Ok(ControlFlow::Break(holder.busy()));
