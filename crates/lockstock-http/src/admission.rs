@@ -211,8 +211,9 @@ async fn run<L: Admit, ResBody, E>(
         failed => (failed, false),
     };
     let ended = end::<L>(guard, keep);
-    if layer.admission().wait.is_zero() {
-        // The client may send its next request to another process, which would not wait.
+    // The client may send its next request to another process. That must find a lock that is kept, and
+    // would not wait for one that is released in a moment, if it waits for none.
+    if keep || layer.admission().wait.is_zero() {
         ended.await;
     } else {
         tasks.spawn(ended);
