@@ -21,6 +21,7 @@ __all__ = [
     "Held",
     "NearCache",
     "Store",
+    "drain",
     "lz4_compress",
     "lz4_decompress",
     "zstd_compress",
