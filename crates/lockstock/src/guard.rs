@@ -6,13 +6,13 @@
 //! never blocks.
 
 use std::fmt;
+use std::future::ready;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lockstock_fork::generation;
 use metrics::{counter, histogram};
 use tokio::sync::Notify;
@@ -357,14 +357,27 @@ impl Guard {
         may_be_released: bool,
     ) -> impl Future<Output = Result<()>> + Send {
         let (shared, called_at) = (self.finish(), Instant::now());
-        let release = ReleaseFuture {
-            release: Some(shared.holding.release()),
-            may_be_released,
-            shared,
+        let release = match shared.holding.release() {
+            StoreRelease::Ready(outcome) => ready(Ok(outcome)).left_future(),
+            pending => {
+                let background = shared.background.clone();
+                let released = async move {
+                    let outcome = pending.await;
+                    if outcome.is_err() {
+                        shared.give_back();
+                    }
+                    outcome
+                };
+                background.attached(released).right_future()
+            }
         };
         async move {
-            let was_held = release.await?;
-            self.result(was_held, called_at)
+            let outcome = match release.await? {
+                // An earlier try had no reply.
+                ReleaseOutcome::NotHeld if may_be_released => ReleaseOutcome::Unknown,
+                outcome => outcome,
+            };
+            self.result(self.shared.was_held(outcome), called_at)
         }
     }
 
@@ -454,50 +467,6 @@ impl Drop for Guard {
                 self.shared.mark_lost();
             }
             self.shared.give_back();
-        }
-    }
-}
-
-/// A release that was sent. If it is dropped, the retries continue in the background.
-struct ReleaseFuture {
-    release: Option<StoreRelease>,
-    /// An earlier try had no reply.
-    may_be_released: bool,
-    shared: Arc<Shared>,
-}
-
-impl Future for ReleaseFuture {
-    /// Whether the lock was held until then.
-    type Output = Result<bool>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(release) = &mut self.release else {
-            return Poll::Pending;
-        };
-        let outcome = ready!(Pin::new(release).poll(context));
-        self.release = None;
-        Poll::Ready(match outcome {
-            Ok(ReleaseOutcome::NotHeld) if self.may_be_released => {
-                Ok(self.shared.was_held(ReleaseOutcome::Unknown))
-            }
-            Ok(outcome) => Ok(self.shared.was_held(outcome)),
-            Err(error) => {
-                self.shared.give_back();
-                Err(error)
-            }
-        })
-    }
-}
-
-impl Drop for ReleaseFuture {
-    fn drop(&mut self) {
-        if let Some(release @ StoreRelease::Pending(_)) = self.release.take() {
-            let shared = self.shared.clone();
-            self.shared.background.run(async move {
-                if release.await.is_err() {
-                    shared.give_back();
-                }
-            });
         }
     }
 }

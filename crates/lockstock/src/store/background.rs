@@ -73,13 +73,10 @@ impl Background {
 
     /// Runs `task` to completion, independently of the caller.
     pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.detach(self.0.tasks.track_future(task));
-    }
-
-    /// Runs a tracked task. The process waits for it before it exits.
-    fn detach(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.0.tasks.track_future(task);
         match (&self.0.runtime, self.runtime()) {
             (Some(runtime), _) => drop(runtime.spawn(task)),
+            // The process waits for it before it exits.
             (None, Some(runtime)) => {
                 let tasks = crate::runtime::background();
                 runtime.spawn(tasks.track_future(task));
@@ -88,13 +85,14 @@ impl Background {
         }
     }
 
-    /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background.
+    /// Returns `task` for its caller to run. If the caller drops it, the rest runs in the background, and
+    /// only then does [`drain`](Self::drain) wait for it.
     pub(crate) fn attached<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> Attached<T> {
         Attached {
-            task: Some(self.0.tasks.track_future(task).boxed()),
+            task: Some(task.boxed()),
             background: self.clone(),
         }
     }
@@ -179,7 +177,7 @@ impl<T: Send + 'static> Future for Attached<T> {
 impl<T: Send + 'static> Drop for Attached<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            self.background.detach(task.map(drop));
+            self.background.run(task.map(drop));
         }
     }
 }

@@ -89,3 +89,17 @@ async fn a_shorter_lease_of_the_next_holder_wakes_the_waiters_behind_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_keep_and_a_release_that_are_not_polled_delay_no_drain() {
+    on_each_store(async |store| {
+        let (kept, released) = (lock(&store, "a", LONG), lock(&store, "b", LONG));
+        let (keep, release) = (held(&kept).await.keep(), held(&released).await.release());
+        let drained = timeout(TIMEOUT, store.drain()).await;
+        drained.expect("nothing runs in the background");
+        keep.await.unwrap();
+        release.await.unwrap();
+        assert!(busy(&kept).await.is_kept());
+    })
+    .await;
+}
