@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from . import _core
 from .aio import bell_of_loop
 from .codec import Codec
-from .computing import LEASE_MS, Policy, is_computing, runs_in_loop
+from .computing import LEASE_MS, Policy, is_computing, result_of, runs_in_loop
 from .computing import acompute as acompute_once
 from .computing import compute as compute_once
 from .entry import Unusable, payload_of
@@ -176,13 +176,13 @@ class Cache(Generic[T]):
         try:
             found = await self._arun(self._get(key))
         except Unavailable:
-            return await _result_of(compute)
+            return await result_of(compute)
         if found is not None:
             value: T = found
             return value
         name, policy = self._key(key), self._policy(ttl, stale_for, once_per_store, max_wait)
         if is_computing(self._store, name):
-            computed = await _result_of(compute)
+            computed = await result_of(compute)
             with suppress(Unavailable):
                 await self.aadd(key, computed, ttl)
             return computed
@@ -333,8 +333,3 @@ def _remaining(reply: int) -> float | None:
 
 def _same(reply: R) -> R:
     return reply
-
-
-async def _result_of(compute: Callable[[], T | Awaitable[T]]) -> T:
-    value = compute()
-    return await value if isinstance(value, Awaitable) else value

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from . import _core
 from .aio import bell_of_loop
@@ -24,8 +24,11 @@ __all__ = [
     "acompute",
     "compute",
     "is_computing",
+    "result_of",
     "runs_in_loop",
 ]
+
+T = TypeVar("T")
 
 # The longest time to live together with the stale time that the Rust crate accepts.
 MAX_TTL_MS = 366 * 24 * 3600 * 1000
@@ -125,9 +128,7 @@ async def acompute(
             return found
         outer = _computing.set(_computing.get() | {(store, str(key))})
         try:
-            value = function()
-            if isinstance(value, Awaitable):
-                value = await value
+            value = await result_of(function)
         except Exception as failure:
             found = await bell.run(computation.begin_fail)
             if found is None:
@@ -140,6 +141,12 @@ async def acompute(
         return encoded
     finally:
         computation.abandon()
+
+
+async def result_of(function: Callable[[], T | Awaitable[T]]) -> T:
+    """Returns what a function returns, or what its awaitable does."""
+    value = function()
+    return await value if isinstance(value, Awaitable) else value
 
 
 def _report(failure: Exception) -> None:

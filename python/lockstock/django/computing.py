@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -16,6 +16,7 @@ from ..computing import (
     acompute,
     compute,
     is_computing,
+    result_of,
     runs_in_loop,
 )
 from .client.commands import MISSING
@@ -174,5 +175,4 @@ class Computing:
 
 
 async def _aresult_of(default: Any) -> Any:
-    value = default() if callable(default) else default
-    return await value if isinstance(value, Awaitable) else value
+    return await result_of(default if callable(default) else lambda: default)

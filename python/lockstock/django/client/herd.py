@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
 from .._marker import MarkedSerializer, Marker
-from .commands import Command
+from .commands import MISSING, Command
 from .default import DefaultClient
 
 __all__ = ["HerdClient", "Marker"]
@@ -53,12 +53,13 @@ class HerdClient(DefaultClient):
         return unpacked, is_due
 
     def _get(self, key: Any, default: Any = None, version: int | None = None) -> Command:
-        command = super()._get(key, None, version)
+        command = super()._get(key, MISSING, version)
 
         def read(reply: Any) -> Any:
-            if reply is None:
+            found = command.read(reply)
+            if found is MISSING:
                 return default
-            value, is_due = self._unpack(self.decode(reply))
+            value, is_due = self._unpack(found)
             return default if is_due else value
 
         return command._replace(read=read)
@@ -79,14 +80,13 @@ class HerdClient(DefaultClient):
         return super()._set(key, packed, timeout + self._herd_timeout, version, nx, xx)
 
     def _get_many(self, keys: Iterable[Any], version: int | None = None) -> Any:
-        names, _ = super()._get_many(keys, version)
+        names, read_all = super()._get_many(keys, version)
 
         def read(replies: Any) -> dict[Any, Any]:
             found = {}
-            for key, reply in zip(names.values(), replies, strict=True):
-                if reply is not None:
-                    value, is_due = self._unpack(self.decode(reply))
-                    found[key] = None if is_due else value
+            for key, packed in read_all(replies).items():
+                value, is_due = self._unpack(packed)
+                found[key] = None if is_due else value
             return found
 
         return names, read

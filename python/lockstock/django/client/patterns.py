@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from ... import _core
-from ..exceptions import ConnectionInterrupted
-from ..pool import is_store_error
 from ..util import CacheKey, glob_escape
 from .coding import Coding
 from .commands import Command
@@ -43,9 +41,7 @@ class Patterns(Connections, Coding):
             else:
                 yield from target.scan_iter(match=pattern, count=itersize)
         except Exception as failure:
-            if is_store_error(failure):
-                raise ConnectionInterrupted(connection=target) from failure
-            raise
+            self._fail(failure, target)
 
     def keys(self, search: str, version: int | None = None, client: Any = None) -> list[str]:
         """Returns the keys that match a pattern."""
