@@ -13,13 +13,6 @@ from peers import peers
 
 
 @pytest.fixture
-def cache(redis_url: str) -> Iterator[Any]:
-    cache = cache_at(redis_url)
-    yield cache
-    cache.clear()
-
-
-@pytest.fixture
 def compatible(redis_url: str) -> Iterator[Any]:
     cache = cache_at(redis_url, COMPAT="django-redis")
     yield cache

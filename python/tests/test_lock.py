@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,19 +23,6 @@ from programs import finished
 
 # Within this, what should happen at once has happened, on a busy machine too.
 PATIENCE = 30.0
-
-
-@pytest.fixture
-def cache(redis_url: str) -> Iterator[Any]:
-    cache = cache_at(redis_url)
-    yield cache
-    cache.clear()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis_py.Redis]:
-    with redis_py.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def test_a_lock(cache: Any, raw: redis_py.Redis) -> None:

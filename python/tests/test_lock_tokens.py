@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,19 +16,6 @@ from caches import cache_at, eventually, waiters
 
 # Within this, what should happen at once has happened, on a busy machine too.
 PATIENCE = 30.0
-
-
-@pytest.fixture
-def cache(redis_url: str) -> Iterator[Any]:
-    cache = cache_at(redis_url)
-    yield cache
-    cache.clear()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis_py.Redis]:
-    with redis_py.Redis.from_url(redis_url) as client:
-        yield client
 
 
 @pytest.mark.parametrize("kind", [str, bytes])
