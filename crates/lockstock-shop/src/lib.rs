@@ -9,6 +9,7 @@
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
+//! - `prometheus`: the metrics of the process.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
 //! - [`storage`]: the databases.
@@ -30,6 +31,7 @@ mod health;
 mod http;
 mod logging;
 mod openapi;
+mod prometheus;
 mod router;
 mod settings;
 mod state;

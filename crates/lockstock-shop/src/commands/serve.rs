@@ -6,7 +6,6 @@
 
 mod file_limit;
 mod listener;
-mod metrics;
 mod seed;
 mod shutdown;
 
@@ -36,6 +35,7 @@ use crate::http::idempotency;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
 use crate::logging;
+use crate::prometheus::Metrics;
 use crate::router::router;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
@@ -236,7 +236,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
     let listener = Listener::bind(&args.listen, max_connections, args.header_timeout)?;
-    let metrics = metrics::install()?;
+    let metrics = Metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));
     check_store(&args.store, &store, &store_health).await?;

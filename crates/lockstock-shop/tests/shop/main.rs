@@ -16,6 +16,7 @@ mod languages;
 mod listening;
 mod locks;
 mod malformed_requests;
+mod monitoring;
 mod operations;
 mod outages;
 mod pgbouncer;
