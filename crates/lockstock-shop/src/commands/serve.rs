@@ -8,6 +8,7 @@ mod file_limit;
 mod listener;
 mod seed;
 mod shutdown;
+mod tls;
 
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
@@ -25,8 +26,10 @@ use tracing::{info, warn};
 
 use self::listener::Listener;
 use self::shutdown::Signals;
+use self::tls::{Certificate, Tls};
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
+use crate::cli::tls::TlsArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
@@ -61,6 +64,9 @@ pub(crate) struct ServeArgs {
         default_value = "127.0.0.1:8000", value_parser = listen_address::parse
     )]
     listen: ListenAddress,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// URL under which clients reach the API, for links [default: from the request]
     #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
@@ -235,7 +241,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
-    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout)?;
+    let tls = args.tls.files().map(Tls::open).transpose()?;
+    let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
+    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout, acceptor)?;
     let metrics = Metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));
@@ -300,7 +308,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         database = redact_database_url(&args.database),
         "serving"
     );
-    serve(listener, state, &args, signals).await;
+    let certificate = tls.map(|tls| tls.certificate);
+    serve(listener, state, certificate, &args, signals).await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -308,11 +317,20 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
+async fn serve(
+    listener: Listener,
+    state: AppState,
+    certificate: Option<Arc<Certificate>>,
+    args: &ServeArgs,
+    signals: Signals,
+) {
     let router = router(state.clone(), args.cors_origins.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
+    if let Some(certificate) = certificate {
+        background.spawn(async move { certificate.watch().await });
+    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
     let mut accept_error_logged: Option<Instant> = None;
@@ -392,9 +410,14 @@ fn warn_of_pitfalls(args: &ServeArgs) {
 /// Prints where the server can be reached: an introduction on a terminal, one line of JSON
 /// otherwise, because a collector of logs may receive it among the lines of the log.
 fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<()> {
+    let scheme = if args.tls.files().is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let url = match address {
-        ListenAddress::Tcp(address) => format!("http://{address}"),
-        ListenAddress::Unix(_) => "http://localhost".to_owned(),
+        ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
+        ListenAddress::Unix(_) => format!("{scheme}://localhost"),
     };
     let curl = match address {
         ListenAddress::Tcp(_) => "curl".to_owned(),

@@ -24,5 +24,6 @@ mod proxies;
 mod race;
 mod readiness;
 mod sales;
+mod tls;
 mod update_lock;
 mod updates;
