@@ -37,7 +37,7 @@ use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
-use crate::logging;
+use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
 use crate::router::router;
 use crate::settings::Settings;
@@ -183,6 +183,16 @@ pub(crate) struct ServeArgs {
     )]
     log: String,
 
+    /// Format of the log
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto",
+        value_enum
+    )]
+    log_format: LogFormat,
+
     /// Maximum size of a request body in bytes. Larger bodies get 413
     #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
     body_limit: usize,
@@ -231,7 +241,7 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let _flushed = logging::start(&args.log)?;
+    let _flushed = logging::start(&args.log, args.log_format)?;
     anyhow::ensure!(
         args.listen.is_local() || args.insecure,
         "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
