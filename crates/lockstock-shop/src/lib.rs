@@ -3,7 +3,7 @@
 //!
 //! Modules, from the top down. A module uses only modules below it, and the leaves.
 //!
-//! - `cli`, `commands`: the command line; `serve`, `race`, `locks`, `backup` and `bench`.
+//! - `cli`, `commands`: the command line, and a module for each of its commands.
 //! - `router`: all routes together.
 //! - `api`: the resources.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
@@ -40,7 +40,7 @@ mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, locks, race, serve};
+use commands::{backup, bench, config, locks, race, serve};
 
 /// Runs the command that the command line names, on a runtime of its own.
 ///
@@ -57,12 +57,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Some(Command::Backup(args)) => backup::run(args).await,
-            Some(Command::Bench(args)) => bench::run(args).await,
-            Some(Command::Race(args)) => race::run(args).await,
-            Some(Command::Locks(args)) => locks::run(args).await,
-            Some(Command::Serve(args)) => serve::run(*args).await,
-            None => serve::run(cli.serve).await,
+            Some(Command::Backup(args)) => backup::run(args).await?,
+            Some(Command::Bench(args)) => bench::run(args).await?,
+            Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
+            Some(Command::Race(args)) => race::run(args).await?,
+            Some(Command::Locks(args)) => locks::run(args).await?,
+            Some(Command::Serve(args)) => serve::run(*args).await?,
+            None => serve::run(cli.serve).await?,
         }
+        Ok(())
     })
 }

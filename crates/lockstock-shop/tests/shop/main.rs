@@ -6,6 +6,7 @@ mod bench;
 mod bodies;
 mod cli;
 mod commit_faults;
+mod configuration;
 mod crash_recovery;
 mod database_file;
 mod deployment;
