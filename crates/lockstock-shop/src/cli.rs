@@ -22,6 +22,7 @@ use self::secret_file::Secrets;
 use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
 use crate::commands::config::{ConfigArgs, ConfigCommand};
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::serve::ServeArgs;
@@ -43,6 +44,8 @@ Examples:
                                                 serve as one of several replicas
   lockstock --listen 0.0.0.0:8000 --insecure    serve on a private network
   lockstock --config /etc/lockstock.toml        serve with options from a file
+  lockstock doctor --config /etc/lockstock.toml
+                                                check Redis, the database and this machine
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
   lockstock backup FILE                         copy the SQLite database while it is served
@@ -64,7 +67,7 @@ pub struct Cli {
 }
 
 /// Commands that read the configuration file, beside `lockstock` itself.
-const CONFIGURABLE: [&str; 4] = ["serve", "locks", "backup", "print"];
+const CONFIGURABLE: [&str; 5] = ["serve", "locks", "backup", "doctor", "print"];
 
 /// Returns the command line, with the options of the configuration file and of secret files.
 pub(crate) fn command() -> clap::Command {
@@ -162,6 +165,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Check Redis, the database and this machine for settings that break guarantees
+    Doctor(Box<DoctorArgs>),
     /// Show the configuration and where each value is from, or print a sample file
     Config(ConfigArgs),
     /// Copy the SQLite database to a new file while the server runs

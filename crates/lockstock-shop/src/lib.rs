@@ -38,11 +38,13 @@ mod state;
 pub mod storage;
 mod timestamp;
 
+use std::process::ExitCode;
+
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, config, locks, race, serve};
+use commands::{backup, bench, config, doctor, locks, race, serve};
 
-/// Runs the command that the command line names, on a runtime of its own.
+/// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
 /// Not an `async fn`: its code would be generated in the crate that awaits it, and so once in each
 /// binary and test.
@@ -50,7 +52,7 @@ use commands::{backup, bench, config, locks, race, serve};
 /// # Errors
 ///
 /// Returns an error whose message is one line for the terminal.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let _scenario = failpoint::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,11 +62,12 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             Some(Command::Backup(args)) => backup::run(args).await?,
             Some(Command::Bench(args)) => bench::run(args).await?,
             Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
+            Some(Command::Doctor(args)) => return doctor::run(*args).await,
             Some(Command::Race(args)) => race::run(args).await?,
             Some(Command::Locks(args)) => locks::run(args).await?,
             Some(Command::Serve(args)) => serve::run(*args).await?,
             None => serve::run(cli.serve).await?,
         }
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     })
 }

@@ -156,7 +156,7 @@ fn every_mistake_in_a_file_is_reported_with_its_place() {
     ] {
         assert!(error.contains(&line), "{line}: {error}");
     }
-    for args in [["locks", "--config", &file], ["serve", "--config", &file]] {
+    for args in [["locks", "--config", &file], ["doctor", "--config", &file]] {
         assert!(usage_error(&args, &[]).contains("did you mean"), "{args:?}");
     }
     let broken = folder.write("broken.toml", "listen = \n", 0o644);

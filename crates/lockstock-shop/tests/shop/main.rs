@@ -11,6 +11,8 @@ mod crash_recovery;
 mod database_file;
 mod deployment;
 mod django_redis;
+mod doctor;
+mod doctor_databases;
 mod harness;
 mod idempotency;
 mod languages;
