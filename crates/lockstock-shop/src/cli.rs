@@ -21,9 +21,11 @@ use self::config_file::ConfigFile;
 use self::secret_file::Secrets;
 use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
+use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::{ConfigArgs, ConfigCommand};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::locks::LocksArgs;
+use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::serve::ServeArgs;
 
@@ -171,6 +173,10 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write those of all commands to a folder
+    Man(ManArgs),
 }
 
 #[cfg(test)]

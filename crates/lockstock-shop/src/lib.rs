@@ -42,7 +42,7 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, config, doctor, locks, race, serve};
+use commands::{backup, bench, completions, config, doctor, locks, man, race, serve};
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -61,10 +61,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Some(Command::Backup(args)) => backup::run(args).await?,
             Some(Command::Bench(args)) => bench::run(args).await?,
+            Some(Command::Completions(args)) => completions::run(&args, cli::command())?,
             Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
             Some(Command::Doctor(args)) => return doctor::run(*args).await,
             Some(Command::Race(args)) => race::run(args).await?,
             Some(Command::Locks(args)) => locks::run(args).await?,
+            Some(Command::Man(args)) => man::run(&args, cli::command())?,
             Some(Command::Serve(args)) => serve::run(*args).await?,
             None => serve::run(cli.serve).await?,
         }

@@ -7,13 +7,14 @@
 pub(super) mod file_limit;
 mod listener;
 mod seed;
+mod service_manager;
 mod shutdown;
 mod tls;
 
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
+use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
 use self::tls::{Certificate, Tls};
 use crate::cli::listen_address::{self, ListenAddress};
@@ -242,6 +244,7 @@ pub(crate) struct ServeArgs {
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log, args.log_format)?;
+    let service_manager = Arc::new(ServiceManager::from_environment());
     anyhow::ensure!(
         args.listen.is_local() || args.insecure,
         "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
@@ -320,8 +323,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         database = redact_database_url(&args.database),
         "serving"
     );
+    service_manager.ready();
     let certificate = tls.map(|tls| tls.certificate);
-    serve(listener, state, certificate, &args, signals).await;
+    serve(
+        listener,
+        state,
+        certificate,
+        &args,
+        signals,
+        service_manager,
+    )
+    .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -335,6 +347,7 @@ async fn serve(
     certificate: Option<Arc<Certificate>>,
     args: &ServeArgs,
     signals: Signals,
+    service_manager: Arc<ServiceManager>,
 ) {
     let router = router(state.clone(), args.cors_origins.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
@@ -345,8 +358,13 @@ async fn serve(
     }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let watchdog = service_manager.clone();
+    background.spawn(async move { watchdog.feed_watchdog().await });
     let mut accept_error_logged: Option<Instant> = None;
-    let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
+    let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
+        state.draining.store(true, Ordering::Relaxed);
+        service_manager.stopping();
+    }));
     let linger = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

@@ -15,6 +15,7 @@ mod doctor;
 mod doctor_databases;
 mod harness;
 mod idempotency;
+mod installation;
 mod languages;
 mod listening;
 mod locks;
