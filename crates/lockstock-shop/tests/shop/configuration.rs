@@ -236,12 +236,7 @@ fn the_sample_file_explains_every_option_and_each_line_is_valid() {
         SAMPLE,
         "write it with `cargo run -- config sample > deploy/lockstock.toml`"
     );
-    let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
-    let settings = SAMPLE
-        .lines()
-        .filter(is_setting)
-        .filter(|line| *line != "#");
-    let settings = settings.map(|line| &line[1..]).collect::<Vec<_>>();
+    let settings = settings();
     let names = settings
         .iter()
         .map(|line| line.split(" = ").next().unwrap());
@@ -386,4 +381,35 @@ fn a_backup_finds_the_database_in_the_file() {
         .args(["--config", &config]);
     let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
     assert!(error.contains("none.sqlite3"), "{error}");
+}
+
+#[test]
+fn an_option_in_the_file_is_checked_as_one_on_the_command_line() {
+    let folder = Folder::new();
+    for (number, setting) in settings().iter().enumerate() {
+        let (name, value) = setting.split_once(" = ").unwrap();
+        let file = folder.write(&format!("{number}.toml"), setting, 0o644);
+        let value = value.trim_matches(['[', ']']).replace(['"', ' '], "");
+        let option = match &value[..] {
+            "false" => format!("--{name}"),
+            value => format!("--{name}={value}"),
+        };
+        let print = |args: &[&str]| {
+            let output = lockstock(&[&["config", "print"], args].concat(), &[]);
+            let error = String::from_utf8(output.stderr).unwrap();
+            (output.status.code(), error)
+        };
+        // An option that needs another one is rejected without it, for example.
+        assert_eq!(print(&["--config", &file]), print(&[&option]), "{setting}");
+    }
+}
+
+/// Returns the lines of the sample file that are settings.
+fn settings() -> Vec<&'static str> {
+    let is_setting = |line: &&str| line.starts_with('#') && line[1..].contains(" = ");
+    let settings = SAMPLE
+        .lines()
+        .filter(is_setting)
+        .filter(|line| !line.starts_with("# "));
+    settings.map(|line| &line[1..]).collect()
 }
