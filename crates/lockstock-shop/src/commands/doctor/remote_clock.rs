@@ -82,14 +82,15 @@ impl Measurement {
     /// Returns the finding about the offset of the clock.
     pub(super) fn clock(self, check: &'static str, server: &str, why: &str) -> Finding {
         let offset = self.offset_secs;
+        if offset.abs() <= MAX_OFFSET_SECS {
+            let what = format!("the clock of {server} differs by {:.3} s", offset.abs());
+            return Finding::ok(check, what);
+        }
         let direction = if offset < 0.0 { "behind" } else { "ahead of" };
         let what = format!(
             "the clock of {server} is {:.3} s {direction} that of this machine",
             offset.abs()
         );
-        if offset.abs() <= MAX_OFFSET_SECS {
-            return Finding::ok(check, what);
-        }
         Finding::warning(
             check,
             what,
