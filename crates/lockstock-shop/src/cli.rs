@@ -1,19 +1,31 @@
 //! The command line. Each option `--some-name` of the server can also be given as the
-//! environment variable `LOCKSTOCK_SOME_NAME`.
+//! environment variable `LOCKSTOCK_SOME_NAME`, or as `some-name` in a configuration file.
 
+pub(crate) mod config_file;
+pub(crate) mod effective_options;
 pub(crate) mod listen_address;
 pub(crate) mod lock_name;
+pub(crate) mod secret_file;
 pub(crate) mod store_url;
 pub(crate) mod tls;
 pub(crate) mod values;
 
+use std::ffi::OsString;
+
 use clap::builder::styling::AnsiColor;
 use clap::builder::{Resettable, Styles};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
 
+use self::config_file::ConfigFile;
+use self::secret_file::Secrets;
 use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::config::{ConfigArgs, ConfigCommand};
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::locks::LocksArgs;
+use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::serve::ServeArgs;
 
@@ -33,6 +45,9 @@ Examples:
             --database postgres://shop@127.0.0.1/shop
                                                 serve as one of several replicas
   lockstock --listen 0.0.0.0:8000 --insecure    serve on a private network
+  lockstock --config /etc/lockstock.toml        serve with options from a file
+  lockstock doctor --config /etc/lockstock.toml
+                                                check Redis, the database and this machine
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
   lockstock backup FILE                         copy the SQLite database while it is served
@@ -53,13 +68,79 @@ pub struct Cli {
     pub(crate) serve: ServeArgs,
 }
 
+/// Commands that read the configuration file, beside `lockstock` itself.
+const CONFIGURABLE: [&str; 5] = ["serve", "locks", "backup", "doctor", "print"];
+
+/// Returns the command line, with the options of the configuration file and of secret files.
+pub(crate) fn command() -> clap::Command {
+    with_file_options(Cli::command())
+}
+
+fn with_file_options(command: clap::Command) -> clap::Command {
+    let command = command.mut_subcommands(with_file_options);
+    let name = command.get_name();
+    let is_configurable = name == "lockstock" || CONFIGURABLE.contains(&name);
+    let command = secret_file::with_options(command);
+    if is_configurable {
+        config_file::with_option(command)
+    } else {
+        command
+    }
+}
+
 impl Cli {
-    /// Parses the command line and the environment, in which an empty variable counts as unset.
-    /// Prints an error and exits if they are invalid.
+    /// Parses the command line, the environment, in which an empty variable counts as unset, and
+    /// the configuration file. Prints an error and exits if one of them is invalid.
     pub fn from_process() -> Self {
-        let command = without_empty_variables(Self::command());
-        let matches = command.get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let arguments = std::env::args_os().collect::<Vec<_>>();
+        Self::parse_with_file(&arguments).unwrap_or_else(|error| error.exit())
+    }
+
+    fn parse_with_file(arguments: &[OsString]) -> Result<Self, Error> {
+        let mut command = without_empty_variables(command());
+        let mut options = serve_options(&command);
+        let mut file = None;
+        if config_file::is_read(&command, arguments) {
+            let variable = std::env::var_os(config_file::VARIABLE);
+            file = ConfigFile::find(arguments, variable, &options)
+                .map_err(|mistakes| Error::raw(ErrorKind::ValueValidation, mistakes + "\n"))?;
+        }
+        if let Some(file) = &file {
+            command = file.apply(command);
+            options = serve_options(&command);
+        }
+        let matches = command.clone().try_get_matches_from(arguments)?;
+        let secrets = Secrets::read(leaf(&matches))?;
+        let mut cli = if secrets.is_empty() {
+            Self::from_arg_matches(&matches)?
+        } else {
+            let command = secrets.apply(command);
+            Self::from_arg_matches(&command.try_get_matches_from(arguments)?)?
+        };
+        if let Some(Command::Config(config)) = &mut cli.command
+            && let ConfigCommand::Print(print) = &mut config.command
+        {
+            let mut effective =
+                effective_options::effective(&options, leaf(&matches), file.as_ref());
+            // Of two options for one value, only the one that counts.
+            effective.retain(|option| !secrets.has(&option.name));
+            print.options = effective;
+        }
+        Ok(cli)
+    }
+}
+
+/// Returns the command whose options a configuration file may contain.
+pub(crate) fn serve_options(command: &clap::Command) -> clap::Command {
+    let serve = command.find_subcommand("serve");
+    serve.unwrap_or(command).clone()
+}
+
+/// Returns the matches of the innermost subcommand.
+fn leaf(matches: &ArgMatches) -> &ArgMatches {
+    match matches.subcommand() {
+        Some((_, inner)) => leaf(inner),
+        None => matches,
     }
 }
 
@@ -86,8 +167,16 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Check Redis, the database and this machine for settings that break guarantees
+    Doctor(Box<DoctorArgs>),
+    /// Show the configuration and where each value is from, or print a sample file
+    Config(ConfigArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write those of all commands to a folder
+    Man(ManArgs),
 }
 
 #[cfg(test)]
@@ -96,6 +185,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -2,6 +2,10 @@
 
 pub(crate) mod backup;
 pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod locks;
+pub(crate) mod man;
 pub(crate) mod race;
 pub(crate) mod serve;

@@ -3,7 +3,7 @@
 //!
 //! Modules, from the top down. A module uses only modules below it, and the leaves.
 //!
-//! - `cli`, `commands`: the command line; `serve`, `race`, `locks`, `backup` and `bench`.
+//! - `cli`, `commands`: the command line, and a module for each of its commands.
 //! - `router`: all routes together.
 //! - `api`: the resources.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
@@ -38,11 +38,13 @@ mod state;
 pub mod storage;
 mod timestamp;
 
+use std::process::ExitCode;
+
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, locks, race, serve};
+use commands::{backup, bench, completions, config, doctor, locks, man, race, serve};
 
-/// Runs the command that the command line names, on a runtime of its own.
+/// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
 /// Not an `async fn`: its code would be generated in the crate that awaits it, and so once in each
 /// binary and test.
@@ -50,19 +52,24 @@ use commands::{backup, bench, locks, race, serve};
 /// # Errors
 ///
 /// Returns an error whose message is one line for the terminal.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let _scenario = failpoint::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Some(Command::Backup(args)) => backup::run(args).await,
-            Some(Command::Bench(args)) => bench::run(args).await,
-            Some(Command::Race(args)) => race::run(args).await,
-            Some(Command::Locks(args)) => locks::run(args).await,
-            Some(Command::Serve(args)) => serve::run(*args).await,
-            None => serve::run(cli.serve).await,
+            Some(Command::Backup(args)) => backup::run(args).await?,
+            Some(Command::Bench(args)) => bench::run(args).await?,
+            Some(Command::Completions(args)) => completions::run(&args, cli::command())?,
+            Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
+            Some(Command::Doctor(args)) => return doctor::run(*args).await,
+            Some(Command::Race(args)) => race::run(args).await?,
+            Some(Command::Locks(args)) => locks::run(args).await?,
+            Some(Command::Man(args)) => man::run(&args, cli::command())?,
+            Some(Command::Serve(args)) => serve::run(*args).await?,
+            None => serve::run(cli.serve).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     // Fails only if a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match lockstock_shop::run(Cli::from_process()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("lockstock: {error:#}");
             ExitCode::FAILURE

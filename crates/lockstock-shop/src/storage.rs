@@ -51,6 +51,9 @@ pub use self::query::{Column, Comparison, Direction, EntryFilter, Filter, Produc
 pub use self::request_context::{KnownCommits, RequestContext};
 pub use self::reservation::{Reservation, ReservationState};
 
+pub(crate) use self::postgres::examination::{Examined, examine as examine_postgres};
+pub(crate) use self::sqlite::examination::examine as examine_sqlite_file;
+
 /// The calls that the shop makes of its database.
 #[async_trait]
 pub trait Storage: Send + Sync {

@@ -4,16 +4,17 @@
 //! Then the server closes its socket, finishes the requests in progress, releases its locks and
 //! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
 
-mod file_limit;
+pub(super) mod file_limit;
 mod listener;
 mod seed;
+mod service_manager;
 mod shutdown;
 mod tls;
 
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
+use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
 use self::tls::{Certificate, Tls};
 use crate::cli::listen_address::{self, ListenAddress};
@@ -102,7 +104,7 @@ pub(crate) struct ServeArgs {
         default_value = "memory://",
         hide_env_values = true
     )]
-    store: String,
+    pub(super) store: String,
 
     /// URL of the database: sqlite://FILE or postgres://USER:PASSWORD@HOST/NAME. Missing tables
     /// are created
@@ -113,16 +115,16 @@ pub(crate) struct ServeArgs {
         default_value = "sqlite://lockstock.sqlite3",
         hide_env_values = true
     )]
-    database: String,
+    pub(super) database: String,
 
     /// Maximum time of one update. With --after-update keep also the cool-down: further updates
     /// of the product get 429 until it ends
     #[arg(long, env = "LOCKSTOCK_UPDATE_LEASE", value_name = "TIME", default_value = "3s", value_parser = duration_in(values::LEASE, "3s"))]
-    update_lease: Duration,
+    pub(super) update_lease: Duration,
 
     /// How long an update waits for the lock of its product before it gets 429
     #[arg(long, env = "LOCKSTOCK_UPDATE_WAIT", value_name = "TIME", default_value = "1s", value_parser = duration_in(Duration::ZERO..=HOUR, "1s"))]
-    update_wait: Duration,
+    pub(super) update_wait: Duration,
 
     /// Name of the lock of a product, with {id} for its id. Replicas, and other programs that
     /// update the same products, use the same name: django-redis puts its prefix and version in
@@ -133,7 +135,7 @@ pub(crate) struct ServeArgs {
         value_name = "TEMPLATE",
         default_value = "product-update-lock-{id}"
     )]
-    update_lock: LockNameTemplate,
+    pub(super) update_lock: LockNameTemplate,
 
     /// What happens to the lock of a product after a successful update
     #[arg(
@@ -143,7 +145,7 @@ pub(crate) struct ServeArgs {
         default_value = "keep",
         value_enum
     )]
-    after_update: AfterUpdate,
+    pub(super) after_update: AfterUpdate,
 
     /// How long a reservation lasts if the request gives no time
     #[arg(long, env = "LOCKSTOCK_RESERVATION_TTL", value_name = "TIME", default_value = "10m", value_parser = whole_seconds_in(SECOND..=30 * DAY, "10m"))]
@@ -203,11 +205,11 @@ pub(crate) struct ServeArgs {
 
     /// Maximum number of client connections. Further connections wait to be accepted
     #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
-    max_connections: usize,
+    pub(super) max_connections: usize,
 
     /// Maximum number of connections to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
-    database_connections: u32,
+    pub(super) database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
     /// or whose client does not read a response for this time, is closed
@@ -224,11 +226,11 @@ pub(crate) struct ServeArgs {
 
     /// Maximum time of one call to the lock store
     #[arg(long, env = "LOCKSTOCK_STORE_TIMEOUT", value_name = "TIME", default_value = "1s", value_parser = duration_in(values::TIMEOUT, "1s"), help_heading = "Timeouts")]
-    store_timeout: Duration,
+    pub(super) store_timeout: Duration,
 
     /// Maximum time of one call to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = duration_in(values::TIMEOUT, "5s"), help_heading = "Timeouts")]
-    database_timeout: Duration,
+    pub(super) database_timeout: Duration,
 
     /// How long to serve after SIGTERM, so that a load balancer notices that /readyz fails
     #[arg(long, env = "LOCKSTOCK_DRAIN_DELAY", value_name = "TIME", default_value = "1s", value_parser = duration_in(Duration::ZERO..=HOUR, "1s"), help_heading = "Timeouts")]
@@ -242,6 +244,7 @@ pub(crate) struct ServeArgs {
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log, args.log_format)?;
+    let service_manager = Arc::new(ServiceManager::from_environment());
     anyhow::ensure!(
         args.listen.is_local() || args.insecure,
         "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
@@ -305,7 +308,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
-    warn_of_pitfalls(&args);
+    for (what, why, change) in pitfalls(&args) {
+        warn!("{what}: {why}. {change}");
+    }
     // Before the address is printed: a signal may follow at once.
     let signals = Signals::listen()?;
     let address = listener.address()?;
@@ -318,8 +323,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         database = redact_database_url(&args.database),
         "serving"
     );
+    service_manager.ready();
     let certificate = tls.map(|tls| tls.certificate);
-    serve(listener, state, certificate, &args, signals).await;
+    serve(
+        listener,
+        state,
+        certificate,
+        &args,
+        signals,
+        service_manager,
+    )
+    .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -333,6 +347,7 @@ async fn serve(
     certificate: Option<Arc<Certificate>>,
     args: &ServeArgs,
     signals: Signals,
+    service_manager: Arc<ServiceManager>,
 ) {
     let router = router(state.clone(), args.cors_origins.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
@@ -343,8 +358,13 @@ async fn serve(
     }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let watchdog = service_manager.clone();
+    background.spawn(async move { watchdog.feed_watchdog().await });
     let mut accept_error_logged: Option<Instant> = None;
-    let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
+    let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
+        state.draining.store(true, Ordering::Relaxed);
+        service_manager.stopping();
+    }));
     let linger = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -397,24 +417,34 @@ async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Resul
     Ok(())
 }
 
-/// Warns of settings that work, but not as expected.
-fn warn_of_pitfalls(args: &ServeArgs) {
+/// Settings that work, but not as expected: what, why it matters, and what changes it.
+pub(super) type Pitfall = (&'static str, &'static str, &'static str);
+
+/// Returns the pitfalls of the options.
+pub(super) fn pitfalls(args: &ServeArgs) -> Vec<Pitfall> {
+    let mut pitfalls = Vec::new();
     if args.after_update == AfterUpdate::Keep && args.update_wait >= args.update_lease {
-        warn!(
-            "--update-wait is not shorter than --update-lease: simultaneous updates succeed one \
-             after another instead of getting 429. Shorten --update-wait or lengthen \
-             --update-lease"
-        );
-    }
-    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
-        warn!("RUST_LOG is not read: use --log or LOCKSTOCK_LOG");
+        pitfalls.push((
+            "--update-wait is not shorter than --update-lease",
+            "simultaneous updates succeed one after another instead of getting 429",
+            "Shorten --update-wait or lengthen --update-lease",
+        ));
     }
     if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
-        warn!(
-            "the locks are in the memory of this process: a second server on this database \
-             would not respect them. For replicas, share a Redis with --store"
-        );
+        pitfalls.push((
+            "the locks are in the memory of this process",
+            "a second server on this database would not respect them",
+            "For replicas, share a Redis with --store",
+        ));
     }
+    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
+        pitfalls.push((
+            "RUST_LOG is set",
+            "it is not read",
+            "Use --log or LOCKSTOCK_LOG",
+        ));
+    }
+    pitfalls
 }
 
 /// Prints where the server can be reached: an introduction on a terminal, one line of JSON

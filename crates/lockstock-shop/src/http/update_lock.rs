@@ -54,6 +54,11 @@ pub(crate) struct LockNameTemplate {
 }
 
 impl LockNameTemplate {
+    /// Returns what stands before and after the id.
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        (&self.prefix, &self.suffix)
+    }
+
     fn name(&self, id: i64) -> String {
         format!("{}{id}{}", self.prefix, self.suffix)
     }

@@ -5,6 +5,7 @@
 
 mod advice;
 mod clock;
+pub(super) mod examination;
 mod orders;
 mod pool;
 mod records;

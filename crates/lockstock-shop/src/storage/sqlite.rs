@@ -7,6 +7,7 @@
 mod backup;
 mod checkpoint;
 mod command;
+pub(super) mod examination;
 mod orders;
 mod records;
 mod refusals;

@@ -8,7 +8,7 @@ use lockstock_testkit::{Postgres, Process, free_port};
 use crate::harness::{Server, binary, eventually, product};
 
 /// Starts PgBouncer. Returns `None`, and prints why, if it is not installed.
-fn pgbouncer(postgres: &Postgres, folder: &Path, mode: &str) -> Option<(Process, u16)> {
+pub(crate) fn pgbouncer(postgres: &Postgres, folder: &Path, mode: &str) -> Option<(Process, u16)> {
     let port = free_port();
     let file = folder.join(format!("{mode}.ini"));
     let settings = format!(
@@ -41,7 +41,7 @@ fn pgbouncer(postgres: &Postgres, folder: &Path, mode: &str) -> Option<(Process,
     }
 }
 
-async fn listens(port: u16) {
+pub(crate) async fn listens(port: u16) {
     eventually("pgbouncer listens", async || {
         std::net::TcpStream::connect(("127.0.0.1", port)).ok()
     })

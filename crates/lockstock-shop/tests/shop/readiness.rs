@@ -276,7 +276,7 @@ async fn a_redis_that_rejects_writes_is_not_ready() {
 type Step<'a> = &'a dyn Fn();
 
 /// Lets a snapshot fail: a folder is in the place of its file.
-fn fail_snapshots(redis: &Redis) {
+pub(crate) fn fail_snapshots(redis: &Redis) {
     let set = |name, value| redis.command(&["CONFIG", "SET", name, value]).unwrap();
     set("save", "3600 1");
     let reply = redis.command(&["CONFIG", "GET", "dir"]).unwrap();
@@ -286,11 +286,11 @@ fn fail_snapshots(redis: &Redis) {
 }
 
 /// A file system of a few megabytes.
-struct Disk(PathBuf);
+pub(crate) struct Disk(pub(crate) PathBuf);
 
 impl Disk {
     /// Returns `None`, and prints why, if this process may not mount it.
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap().keep();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
@@ -305,7 +305,7 @@ impl Disk {
     }
 
     /// Writes a file until the disk is full. Returns its length.
-    fn fill(&self, path: &Path) -> u64 {
+    pub(crate) fn fill(&self, path: &Path) -> u64 {
         let mut file = std::fs::File::create(path).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
         file.metadata().unwrap().len()
@@ -320,11 +320,11 @@ impl Drop for Disk {
 }
 
 /// A file that even root cannot write.
-struct Immutable(PathBuf);
+pub(crate) struct Immutable(PathBuf);
 
 impl Immutable {
     /// Returns `None`, and prints why, if the file system or the rights do not allow it.
-    fn make(file: &Path) -> Option<Self> {
+    pub(crate) fn make(file: &Path) -> Option<Self> {
         let made = Command::new("chattr").arg("+i").arg(file).status();
         if made.is_ok_and(|status| status.success()) {
             return Some(Self(file.to_owned()));

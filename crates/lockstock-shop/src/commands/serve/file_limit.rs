@@ -18,7 +18,7 @@ pub(super) fn client_connections(
     max_connections: usize,
     database_connections: u32,
 ) -> anyhow::Result<usize> {
-    let reserved = BASE_FILES + FILES_PER_DATABASE_CONNECTION * u64::from(database_connections);
+    let reserved = reserved(database_connections);
     let wanted = reserved.saturating_add(max_connections as u64);
     let limit = raise(wanted);
     if limit >= wanted {
@@ -38,6 +38,11 @@ pub(super) fn client_connections(
     );
     // Below `max_connections`, which is a usize.
     Ok(usize::try_from(possible).unwrap_or(max_connections))
+}
+
+/// Returns the number of files that the server needs beside its clients.
+pub(in crate::commands) fn reserved(database_connections: u32) -> u64 {
+    BASE_FILES + FILES_PER_DATABASE_CONNECTION * u64::from(database_connections)
 }
 
 /// Raises the limit to `wanted`, or as far as possible, and returns it.

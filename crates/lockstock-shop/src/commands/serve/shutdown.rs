@@ -1,7 +1,6 @@
 //! The signals that stop the server.
 
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,18 +41,18 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal, sets `draining`, and completes when the server is to stop accepting:
+    /// Waits for a signal, calls `begin`, and completes when the server is to stop accepting:
     /// `drain_delay` after SIGTERM or SIGHUP, at once after SIGINT. A second signal ends the process,
     /// unless one of the two is SIGHUP.
     /// Returns how long a connection may stay open in case a proxy has sent a request on it.
     pub(super) async fn shutdown(
         mut self,
         drain_delay: Duration,
-        draining: &AtomicBool,
+        begin: impl FnOnce(),
     ) -> Duration {
         let received = self.next().await;
         info!("shutting down: finishing requests in progress");
-        draining.store(true, Ordering::Relaxed);
+        begin();
         tokio::spawn(async move {
             self.second_after(received).await;
             warn!("second signal: exiting at once");
