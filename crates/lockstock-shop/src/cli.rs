@@ -1,6 +1,7 @@
 //! The command line. Each option `--some-name` of the server can also be given as the
 //! environment variable `LOCKSTOCK_SOME_NAME`.
 
+pub(crate) mod access;
 pub(crate) mod listen_address;
 pub(crate) mod lock_name;
 pub(crate) mod store_url;
@@ -12,6 +13,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::backup::BackupArgs;
 use crate::commands::bench::BenchArgs;
+use crate::commands::key::KeyArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::serve::ServeArgs;
@@ -31,7 +33,10 @@ Examples:
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
                                                 serve as one of several replicas
-  lockstock --listen 0.0.0.0:8000 --insecure    serve on a private network
+  lockstock key new web-shop --scope write --file api-keys
+                                                create an API key
+  lockstock --listen 0.0.0.0:8000 --api-key-file api-keys
+                                                serve other machines, which need a key
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
   lockstock backup FILE                         copy the SQLite database while it is served
@@ -85,6 +90,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Create API keys
+    Key(KeyArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
 }

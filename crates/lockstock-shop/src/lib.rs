@@ -3,12 +3,14 @@
 //!
 //! Modules, from the top down. A module uses only modules below it, and the leaves.
 //!
-//! - `cli`, `commands`: the command line; `serve`, `race`, `locks`, `backup` and `bench`.
+//! - `cli`, `commands`: the command line; `serve`, `race`, `locks`, `key`, `backup` and
+//!   `bench`.
 //! - `router`: all routes together.
 //! - `api`: the resources.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
+//! - `access`: API keys, and the scopes that requests need.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
 //! - [`storage`]: the databases.
@@ -16,6 +18,7 @@
 //!
 //! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`.
 
+mod access;
 mod api;
 mod batch;
 mod cli;
@@ -38,7 +41,7 @@ mod timestamp;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, locks, race, serve};
+use commands::{backup, bench, key, locks, race, serve};
 
 /// Runs the command that the command line names, on a runtime of its own.
 ///
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             Some(Command::Backup(args)) => backup::run(args).await,
             Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::Race(args)) => race::run(args).await,
+            Some(Command::Key(args)) => key::run(args),
             Some(Command::Locks(args)) => locks::run(args).await,
             Some(Command::Serve(args)) => serve::run(*args).await,
             None => serve::run(cli.serve).await,

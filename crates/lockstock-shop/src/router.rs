@@ -11,6 +11,7 @@ use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::access::Access;
 use crate::api::ledger::LedgerEntryResponse;
 use crate::api::{health, index, ledger, products, purchases, reservations};
 use crate::error::ApiError;
@@ -60,7 +61,7 @@ use crate::state::AppState;
 struct Document;
 
 /// Builds the router of the server. Pages of `cors_origins` may call the API.
-pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
+pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>, access: Access) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(products::routes(&state))
         .merge(purchases::routes(&state))
@@ -70,7 +71,7 @@ pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
         .split_for_parts();
     let routes = Arc::new(Routes::from_openapi(&document));
     let public_url = state.forwarding.public_url.as_ref();
-    let document = complete(document, &state.settings, public_url).to_json();
+    let document = complete(document, &state.settings, public_url, &access).to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
     let redirect = {
         let routes = routes.clone();
@@ -80,6 +81,7 @@ pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
         state: state.clone(),
         routes,
         cors_origins: cors_origins.into(),
+        access,
     };
     router
         .merge(docs_page::routes(document))

@@ -1,6 +1,6 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM or SIGHUP `/readyz` fails at once, and requests are served for another `--drain-delay`.
+//! On SIGTERM, and on SIGHUP unless it reloads the API keys, `/readyz` fails at once, and requests are served for another `--drain-delay`.
 //! Then the server closes its socket, finishes the requests in progress, releases its locks and
 //! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
 
@@ -26,6 +26,8 @@ use tracing::{info, warn};
 
 use self::listener::Listener;
 use self::shutdown::Signals;
+use crate::access::Access;
+use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
@@ -53,7 +55,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Host and port to listen on, or unix:PATH for a Unix socket. An address that other machines
-    /// can reach requires --insecure
+    /// can reach requires --api-key-file or --insecure
     #[arg(
         long,
         env = "LOCKSTOCK_LISTEN",
@@ -163,10 +165,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_NO_SAMPLES", value_parser = BoolishValueParser::new())]
     no_samples: bool,
 
-    /// Allow an address that other machines can reach. There is no authentication: each client
-    /// that can connect can change products
-    #[arg(long, env = "LOCKSTOCK_INSECURE", value_parser = BoolishValueParser::new())]
-    insecure: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
     #[arg(
@@ -226,12 +226,8 @@ pub(crate) struct ServeArgs {
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log)?;
-    anyhow::ensure!(
-        args.listen.is_local() || args.insecure,
-        "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
-         or allow it with --insecure",
-        args.listen
-    );
+    args.access.check_listener(&args.listen)?;
+    let access = args.access.access()?;
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
@@ -289,7 +285,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     });
     warn_of_pitfalls(&args);
     // Before the address is printed: a signal may follow at once.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(access.keys.is_some())?;
     let address = listener.address()?;
     print_welcome(&args, &address)?;
     info!(
@@ -300,7 +296,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         database = redact_database_url(&args.database),
         "serving"
     );
-    serve(listener, state, &args, signals).await;
+    serve(listener, state, access, &args, signals).await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -308,11 +304,25 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(listener: Listener, state: AppState, args: &ServeArgs, signals: Signals) {
-    let router = router(state.clone(), args.cors_origins.clone());
+async fn serve(
+    listener: Listener,
+    state: AppState,
+    access: Access,
+    args: &ServeArgs,
+    mut signals: Signals,
+) {
+    let router = router(state.clone(), args.cors_origins.clone(), access.clone());
     let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
+    if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
+        background.spawn(async move {
+            while reload.recv().await.is_some() {
+                // The file is small, and on a local disk.
+                keys.reload();
+            }
+        });
+    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
     let mut accept_error_logged: Option<Instant> = None;
