@@ -1,4 +1,4 @@
-//! Access to the API: keys, and the scope that each request needs.
+//! Access to the API: keys, the scope that each request needs, and limits on the rate of requests.
 //!
 //! Guarantees:
 //! - a request whose scope is not established is rejected; so is a path that no rule names;
@@ -8,9 +8,11 @@
 mod credentials;
 mod key_file;
 mod keys;
+pub(crate) mod rate_limit;
 mod scope;
 mod secret;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
@@ -21,6 +23,8 @@ pub(crate) use self::keys::Keys;
 pub(crate) use self::scope::{Requirement, Scope};
 pub(crate) use self::secret::Secret;
 
+use self::rate_limit::{Partition, RateLimiter, RateStatus};
+
 use crate::error::ApiError;
 
 /// The rules for the requests of one listener.
@@ -28,6 +32,8 @@ use crate::error::ApiError;
 pub(crate) struct Access {
     /// `None` if requests need no key.
     pub(crate) keys: Option<Arc<Keys>>,
+    /// `None` if the rate is not limited.
+    pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 /// The key of a request, in its extensions. Its name is the caller.
@@ -39,32 +45,49 @@ pub(crate) struct Authenticated(pub(crate) Arc<ApiKey>);
 pub(crate) struct Admission {
     /// The key of the request, if it has a valid one.
     pub(crate) key: Option<Arc<ApiKey>>,
+    /// The state of the rate limit that the request counts towards.
+    pub(crate) rate: Option<RateStatus>,
     /// Whether the request may go on.
     pub(crate) verdict: Result<(), ApiError>,
 }
 
 impl Access {
-    /// Applies the rules to a request with these headers.
-    pub(crate) fn admit(&self, requirement: Requirement, headers: &HeaderMap) -> Admission {
-        let (Some(keys), Some(scope)) = (&self.keys, requirement.scope()) else {
+    /// Applies the rules to a request with these headers, from this address.
+    pub(crate) fn admit(
+        &self,
+        requirement: Requirement,
+        headers: &HeaderMap,
+        client: Option<IpAddr>,
+    ) -> Admission {
+        let Some(scope) = requirement.scope() else {
             return Admission {
                 key: None,
+                rate: None,
                 verdict: Ok(()),
             };
         };
-        match identify(keys, requirement, headers) {
-            Ok(key) => Admission {
-                verdict: match key.scope < scope {
-                    true => Err(ApiError::permission_denied()),
-                    false => Ok(()),
-                },
-                key: Some(key),
-            },
-            Err(error) => Admission {
-                key: None,
-                verdict: Err(error),
-            },
-        }
+        let identified = match &self.keys {
+            Some(keys) => identify(keys, requirement, headers).map(Some),
+            None => Ok(None),
+        };
+        let key = identified.as_ref().ok().cloned().flatten();
+        let limiter = self.rate_limiter.as_ref();
+        let limiter = limiter.filter(|_| requirement.has_rate() || identified.is_err());
+        let rate = limiter.map(|limiter| {
+            // Without a valid key a request counts towards its address, so that secrets cannot be
+            // guessed at any speed.
+            limiter.count(match &key {
+                Some(key) => Partition::Key(key.name.clone()),
+                None => Partition::of_address(client),
+            })
+        });
+        let verdict = match (rate.and_then(RateStatus::rejection), identified) {
+            (Some(rejection), _) => Err(rejection),
+            (None, Err(error)) => Err(error),
+            (None, Ok(Some(key))) if key.scope < scope => Err(ApiError::permission_denied()),
+            (None, Ok(_)) => Ok(()),
+        };
+        Admission { key, rate, verdict }
     }
 }
 

@@ -227,10 +227,7 @@ impl ApiError {
             sentences::throttled(seconds),
         )
         .with("error", json!({ "en": english, "ko": korean }))
-        .with(
-            "retry_after_ms",
-            u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        )
+        .with("retry_after_ms", millis(wait))
         .retry_after(wait)
     }
 
@@ -466,6 +463,10 @@ fn texts(messages: Vec<Sentence>, language: Language) -> Value {
         .into_iter()
         .map(|message| json!(message.into_text(language)));
     texts.collect()
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn as_seconds(lease: Duration) -> String {

@@ -39,9 +39,12 @@ pub(crate) fn complete(
     access: &Access,
 ) -> OpenApi {
     document.servers = public_url.map(|url| vec![Server::new(url.as_str())]);
+    // First: the errors of every operation get what all errors have.
     if access.keys.is_some() {
-        // First: the errors of every operation get what all errors have.
-        security::add(&mut document);
+        security::add_keys(&mut document);
+    }
+    if access.rate_limiter.is_some() {
+        security::add_rate_limit(&mut document);
     }
     operations::add(&mut document);
     limits::add(&mut document, settings);

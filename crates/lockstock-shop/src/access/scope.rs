@@ -67,6 +67,12 @@ impl Requirement {
         }
     }
 
+    /// Returns whether the request counts towards the rate of its caller: all of the API do. Metrics
+    /// are read above all while there are too many requests.
+    pub(super) fn has_rate(self) -> bool {
+        matches!(self, Self::Scope(Scope::Read | Scope::Write))
+    }
+
     pub(super) fn accepts_basic(self) -> bool {
         self == Self::Page
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use crate::access::rate_limit::{Rate, RateLimiter};
 use crate::access::{Access, Keys};
 use crate::cli::listen_address::ListenAddress;
 
@@ -20,6 +21,16 @@ pub(crate) struct AccessArgs {
         help_heading = "Access"
     )]
     pub(crate) api_key_file: Option<PathBuf>,
+
+    /// Maximum rate of the API requests of one key or, without keys, of one address, per s, m or h,
+    /// like 600/m. Further requests get 429. Each server counts for itself [default: no limit]
+    #[arg(
+        long,
+        env = "LOCKSTOCK_RATE_LIMIT",
+        value_name = "RATE",
+        help_heading = "Access"
+    )]
+    rate_limit: Option<Rate>,
 
     /// Listen without API keys on an address that other machines can reach: each client that can
     /// connect can change products
@@ -49,8 +60,10 @@ impl AccessArgs {
     /// One line with the file, the line and the remedy.
     pub(crate) fn access(&self) -> anyhow::Result<Access> {
         let keys = self.api_key_file.clone().map(Keys::load).transpose()?;
+        let rate_limiter = self.rate_limit.map(RateLimiter::new);
         Ok(Access {
             keys: keys.map(Arc::new),
+            rate_limiter: rate_limiter.map(Arc::new),
         })
     }
 }

@@ -47,8 +47,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the metrics recorder merges the samples of its histograms.
-const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the metrics recorder merges the samples of its histograms, and callers that are below
+/// their rate limit are forgotten.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept`, most often for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -312,7 +313,7 @@ async fn serve(
     mut signals: Signals,
 ) {
     let router = router(state.clone(), args.cors_origins.clone(), access.clone());
-    let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
+    let mut upkeep = interval(UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
     if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
@@ -340,7 +341,12 @@ async fn serve(
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
-            _ = upkeep.tick() => state.metrics.run_upkeep(),
+            _ = upkeep.tick() => {
+                state.metrics.run_upkeep();
+                if let Some(limiter) = &access.rate_limiter {
+                    limiter.forget_full();
+                }
+            }
             linger = &mut shutdown => break linger,
         }
     };

@@ -11,6 +11,7 @@ mod render;
 mod request_id;
 mod unread_body;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -60,7 +61,7 @@ pub(crate) async fn handle(
         .forwarding
         .client(request.extensions(), request.headers());
     let origin = AllowedOrigin::of(&cors_origins, request.method(), request.headers());
-    let Admission { key, verdict } = admit(&access, &request);
+    let Admission { key, rate, verdict } = admit(&access, &request, client);
     let key_name = key.as_ref().map(|key| key.name.clone());
     let log = AccessLog::begin(&request, &request_id, client, route, key_name);
     let renderer = Renderer::of(&request);
@@ -78,6 +79,9 @@ pub(crate) async fn handle(
     let mut response = respond.instrument(log.span()).await;
     request_id::add_header(&mut response, request_id);
     render::add_route_headers(&mut response, route);
+    if let Some(rate) = rate {
+        rate.add_headers(response.headers_mut());
+    }
     render::add_public_path(&mut response, &state.forwarding);
     cors::vary_by_origin(&cors_origins, &mut response);
     if let Some(origin) = origin {
@@ -94,10 +98,10 @@ pub(crate) async fn handle(
 }
 
 /// Applies the rules of access. A preflight request never has credentials, and reaches no handler.
-fn admit(access: &Access, request: &Request) -> Admission {
+fn admit(access: &Access, request: &Request, client: Option<IpAddr>) -> Admission {
     let is_routed = request.extensions().get::<MatchedPath>().is_some();
     let requirement = Requirement::of(request.method(), request.uri().path(), is_routed);
-    access.admit(requirement, request.headers())
+    access.admit(requirement, request.headers(), client)
 }
 
 /// Applies the limits of the API.

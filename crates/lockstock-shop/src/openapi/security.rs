@@ -1,5 +1,5 @@
-//! The API keys of a server that requires them: the security schemes, the scope that each
-//! operation needs, and its errors.
+//! The rules of access of a server: the security schemes of its API keys, the scope that each
+//! operation needs, its rate limit, and the errors of both.
 
 use axum::http::Method;
 use utoipa::IntoResponses;
@@ -9,7 +9,7 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{OpenApi, PathItem};
 
-use super::error_responses::ErrorDetail;
+use super::error_responses::{Busy, ErrorDetail};
 use crate::access::Requirement;
 
 const BEARER: &str = "bearer";
@@ -26,8 +26,30 @@ enum AccessErrors {
     Scope(ErrorDetail),
 }
 
+/// The errors of too many requests.
+#[derive(IntoResponses)]
+enum RateErrors {
+    /// The caller has sent too many requests (`rate_limited`). See Retry-After.
+    #[response(status = 429)]
+    TooMany(Busy),
+}
+
+/// Adds the errors of the rate limit.
+pub(super) fn add_rate_limit(document: &mut OpenApi) {
+    let items = document.paths.paths.iter_mut();
+    for (_, item) in items.filter(|(path, _)| path.starts_with("/api/")) {
+        for (_, operation) in operations(item) {
+            for (status, response) in RateErrors::responses() {
+                // An update has this status for its own reason already, with the same members.
+                let responses = &mut operation.responses.responses;
+                responses.entry(status).or_insert(response);
+            }
+        }
+    }
+}
+
 /// Adds the security schemes, and to each operation the scope that it needs.
-pub(super) fn add(document: &mut OpenApi) {
+pub(super) fn add_keys(document: &mut OpenApi) {
     let components = document.components.get_or_insert_default();
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)

@@ -2,6 +2,7 @@
 
 mod callers;
 mod key_files;
+mod rates;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
