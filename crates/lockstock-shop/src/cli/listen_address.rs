@@ -20,6 +20,14 @@ impl ListenAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// Returns the URL of `/` at the address, without the trailing slash.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Tcp(address) => format!("http://{address}"),
+            Self::Unix(_) => "http://localhost".to_owned(),
+        }
+    }
 }
 
 impl Display for ListenAddress {

@@ -10,12 +10,14 @@ mod metrics;
 mod seed;
 mod shutdown;
 
+use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
+use axum::Router;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use lockstock::{Store, redact_url};
@@ -38,7 +40,7 @@ use crate::http::idempotency;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
 use crate::logging;
-use crate::router::router;
+use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
@@ -50,6 +52,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often the metrics recorder merges the samples of its histograms, and callers that are below
 /// their rate limit are forgotten.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections to the address for operators, for which few files are reserved.
+const OPERATOR_CONNECTIONS: usize = 16;
 /// Pause after a failed `accept`, most often for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -227,12 +231,19 @@ pub(crate) struct ServeArgs {
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log)?;
-    args.access.check_listener(&args.listen)?;
+    args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
-    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout)?;
+    let bind = |address, option, max_connections| {
+        Listener::bind(address, option, max_connections, args.header_timeout)
+    };
+    let listener = bind(&args.listen, "--listen", max_connections)?;
+    let for_operators = args.access.operate_listen.as_ref();
+    let for_operators = for_operators
+        .map(|address| bind(address, "--operate-listen", OPERATOR_CONNECTIONS))
+        .transpose()?;
     let metrics = metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));
@@ -288,16 +299,18 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Before the address is printed: a signal may follow at once.
     let signals = Signals::listen(access.keys.is_some())?;
     let address = listener.address()?;
-    print_welcome(&args, &address)?;
+    let operate = for_operators.as_ref().map(Listener::address).transpose()?;
+    print_welcome(&args, &address, operate.as_ref())?;
     info!(
         %address,
+        operate = operate.as_ref().map(tracing::field::display),
         // The holder column of `lockstock locks`.
         process = %state.store.client_id(),
         store = redact_url(&args.store),
         database = redact_database_url(&args.database),
         "serving"
     );
-    serve(listener, state, access, &args, signals).await;
+    serve(listener, for_operators, state, access, &args, signals).await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -307,12 +320,19 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(
     listener: Listener,
+    for_operators: Option<Listener>,
     state: AppState,
     access: Access,
     args: &ServeArgs,
     mut signals: Signals,
 ) {
-    let router = router(state.clone(), args.cors_origins.clone(), access.clone());
+    let routers = routers(
+        &state,
+        args.cors_origins.clone(),
+        access.clone(),
+        args.access.for_operators(&access),
+    );
+    let router = routers.api;
     let mut upkeep = interval(UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
@@ -326,28 +346,24 @@ async fn serve(
     }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
-    let mut accept_error_logged: Option<Instant> = None;
+    if let (Some(listener), Some(router)) = (for_operators, routers.operation) {
+        // Until the end: draining can be observed.
+        background.spawn(async move { match accept(&listener, &router).await {} });
+    }
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, &state.draining));
-    let linger = loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => listener.serve(accepted, router.clone()),
-                Err(error) => {
-                    // Connections fail faster than an operator can read.
-                    if accept_error_logged.is_none_or(|at| at.elapsed() >= SECOND) {
-                        warn!(%error, "cannot accept a connection");
-                        accept_error_logged = Some(Instant::now());
+    let linger = {
+        let mut accepting = pin!(accept(&listener, &router));
+        loop {
+            tokio::select! {
+                never = &mut accepting => match never {},
+                _ = upkeep.tick() => {
+                    state.metrics.run_upkeep();
+                    if let Some(limiter) = &access.rate_limiter {
+                        limiter.forget_full();
                     }
-                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
-            },
-            _ = upkeep.tick() => {
-                state.metrics.run_upkeep();
-                if let Some(limiter) = &access.rate_limiter {
-                    limiter.forget_full();
-                }
+                linger = &mut shutdown => break linger,
             }
-            linger = &mut shutdown => break linger,
         }
     };
     let drained = async {
@@ -360,6 +376,24 @@ async fn serve(
     };
     if timeout(args.drain_timeout, drained).await.is_err() {
         warn!("some requests did not finish in time: their locks expire with their leases");
+    }
+}
+
+/// Accepts connections, and serves each on a task of its own.
+async fn accept(listener: &Listener, router: &Router) -> Infallible {
+    let mut error_logged: Option<Instant> = None;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => listener.serve(accepted, router.clone()),
+            Err(error) => {
+                // Connections fail faster than an operator can read.
+                if error_logged.is_none_or(|at| at.elapsed() >= SECOND) {
+                    warn!(%error, "cannot accept a connection");
+                    error_logged = Some(Instant::now());
+                }
+                sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
     }
 }
 
@@ -407,15 +441,22 @@ fn warn_of_pitfalls(args: &ServeArgs) {
 
 /// Prints where the server can be reached: an introduction on a terminal, one line of JSON
 /// otherwise, because a collector of logs may receive it among the lines of the log.
-fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<()> {
-    let url = match address {
-        ListenAddress::Tcp(address) => format!("http://{address}"),
-        ListenAddress::Unix(_) => "http://localhost".to_owned(),
-    };
-    let curl = match address {
+fn print_welcome(
+    args: &ServeArgs,
+    address: &ListenAddress,
+    operate: Option<&ListenAddress>,
+) -> std::io::Result<()> {
+    let url = address.url();
+    let for_operators = operate.unwrap_or(address).url();
+    let mut curl = match address {
         ListenAddress::Tcp(_) => "curl".to_owned(),
         ListenAddress::Unix(path) => format!("curl --unix-socket {}", path.display()),
     };
+    let mut race = "lockstock race";
+    if args.access.api_key_file.is_some() {
+        curl.push_str(" -H 'Authorization: Bearer SECRET'");
+        race = "LOCKSTOCK_API_KEY=SECRET lockstock race";
+    }
     // `println!` panics if standard output is closed.
     let mut out = std::io::stdout();
     if !out.is_terminal() {
@@ -423,7 +464,7 @@ fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<(
             "message": "listening",
             "address": address.to_string(),
             "api": format!("{url}/api/products/"),
-            "docs": format!("{url}/docs/"),
+            "docs": format!("{for_operators}/docs/"),
         });
         writeln!(out, "{line}")?;
         return out.flush();
@@ -433,8 +474,8 @@ fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<(
         "Lockstock {version} is serving {database} with locks in {store}
 
   the API      {url}/api/products/
-  its docs     {url}/docs/
-  operation    {url}/readyz   {url}/metrics
+  its docs     {for_operators}/docs/
+  operation    {url}/readyz   {for_operators}/metrics
 
   try          {curl} {url}/api/products/
                {curl} -X PATCH {url}/api/products/1/ -d stock=9",
@@ -443,7 +484,7 @@ fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<(
         store = redact_url(&args.store),
     )?;
     match address {
-        ListenAddress::Tcp(_) => writeln!(out, "               lockstock race --url {url}\n")?,
+        ListenAddress::Tcp(_) => writeln!(out, "               {race} --url {url}\n")?,
         ListenAddress::Unix(_) => writeln!(out)?,
     }
     out.flush()

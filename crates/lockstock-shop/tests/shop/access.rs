@@ -2,6 +2,7 @@
 
 mod callers;
 mod key_files;
+mod operators;
 mod rates;
 
 use std::os::unix::fs::PermissionsExt;
