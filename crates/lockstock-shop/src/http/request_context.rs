@@ -27,6 +27,7 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
         Ok(Self {
             request_id: request.map_or_else(|| "".into(), |id| id.0.clone()),
             caller: caller(parts),
+            has_key: parts.extensions.get::<Authenticated>().is_some(),
             known_commits: parts.extensions.get().cloned().unwrap_or_default(),
         })
     }

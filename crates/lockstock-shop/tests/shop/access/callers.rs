@@ -1,4 +1,4 @@
-//! The name of a key is the caller: of idempotency keys, reservations, the log and metrics.
+//! The name of a key is the caller: of idempotency keys, reservations, the ledger, the log and metrics.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -47,6 +47,31 @@ async fn idempotency_keys_and_reservations_belong_to_the_name_of_a_key() {
         let read = send(&server, Method::GET, &reservation, secret).await;
         assert_eq!(read.status, status);
     }
+}
+
+#[tokio::test]
+async fn the_ledger_names_the_key_and_nothing_that_is_not_checked() {
+    let file = KeyFile::new();
+    let (web, phone) = (file.add("web", "write"), file.add("phone", "write"));
+    let server = file.server().start();
+    send(&server, Method::POST, "/api/products/", &web).await;
+    order(&server, "/api/products/1/purchases/", &phone, "key").await;
+    send(&server, Method::PATCH, "/api/products/1/", &web).await;
+    let ledger = send(&server, Method::GET, "/api/products/1/ledger/", &web)
+        .await
+        .body;
+    let callers = |ledger: &Value| {
+        let entries = ledger["results"].as_array().unwrap().iter();
+        entries
+            .map(|entry| entry["caller"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(callers(&ledger), ["web", "phone", "web"]);
+
+    let open = Server::embedded().start();
+    send(&open, Method::POST, "/api/products/", "not checked").await;
+    let ledger = open.get("/api/products/1/ledger/").await.body;
+    assert_eq!(callers(&ledger), [Value::Null]);
 }
 
 #[tokio::test]
