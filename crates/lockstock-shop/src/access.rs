@@ -1,9 +1,10 @@
 //! Access to the API: keys, the scope that each request needs, and limits on the rate of requests.
 //!
 //! Guarantees:
-//! - a request whose scope is not established is rejected; so is a path that no rule names;
-//! - the server knows digests of secrets only, and neither is part of a log, an error or `Debug`;
-//! - how long a wrong secret takes to reject does not depend on how wrong it is.
+//! - a request without a valid key of a sufficient scope is rejected, and a route that no rule names
+//!   needs the highest scope;
+//! - the server stores digests of secrets only, and neither is part of a log, an error or `Debug`;
+//! - how long it takes to reject a wrong secret does not depend on how much of it is right.
 
 mod credentials;
 mod key_file;
@@ -20,11 +21,9 @@ use chrono::Utc;
 
 pub(crate) use self::key_file::{ApiKey, append, parse_name};
 pub(crate) use self::keys::Keys;
+use self::rate_limit::{Partition, RateLimiter, RateStatus};
 pub(crate) use self::scope::{Requirement, Scope};
 pub(crate) use self::secret::Secret;
-
-use self::rate_limit::{Partition, RateLimiter, RateStatus};
-
 use crate::error::ApiError;
 
 /// The rules for the requests of one listener.

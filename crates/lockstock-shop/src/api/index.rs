@@ -1,5 +1,6 @@
 //! `/`: where to begin.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -31,9 +32,17 @@ pub(crate) async fn index(
     let (parts, _) = request.into_parts();
     let accept = parts.headers.get(ACCEPT).map(HeaderValue::as_bytes);
     let is_browser = accept.is_some_and(|accept| accept.starts_with(b"text/html"));
-    let base = forwarding.base_url(&parts);
+    // The public URL is that of the API.
+    let base = match served {
+        Served::Operation => Cow::Borrowed(""),
+        Served::Everything | Served::Api => forwarding.base_url(&parts),
+    };
     let mut response = if is_browser && served != Served::Api {
-        Redirect::temporary(&format!("{base}/docs/")).into_response()
+        let page = match served {
+            Served::Operation => "docs/".to_owned(),
+            Served::Everything | Served::Api => format!("{base}/docs/"),
+        };
+        Redirect::temporary(&page).into_response()
     } else {
         let api = [("products", "/api/products/")];
         let operation = [("docs", "/docs/"), ("openapi", "/openapi.json")];

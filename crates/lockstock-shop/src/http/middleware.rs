@@ -79,6 +79,9 @@ pub(crate) async fn handle(
     let mut response = respond.instrument(log.span()).await;
     request_id::add_header(&mut response, request_id);
     render::add_route_headers(&mut response, route);
+    if access.keys.is_some() {
+        render::keep_from_shared_caches(&mut response);
+    }
     if let Some(rate) = rate {
         rate.add_headers(response.headers_mut());
     }

@@ -174,7 +174,9 @@ async fn a_secret_may_come_in_several_headers_and_a_browser_may_open_the_documen
         let request = server
             .request(Method::GET, "/api/products/")
             .header(name, &value);
-        assert_eq!(server.send(request).await.status, 200, "{name}");
+        let response = server.send(request).await;
+        assert_eq!(response.status, 200, "{name}");
+        assert_eq!(response.header("cache-control"), "private", "{name}");
     }
     let page = server.get("/docs/").await;
     assert_eq!(page.status, 401);

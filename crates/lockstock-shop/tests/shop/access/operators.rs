@@ -30,6 +30,7 @@ async fn metrics_and_documentation_move_to_the_address_for_operators() {
     let server = file
         .server()
         .args(&["--operate-listen", "127.0.0.1:0"])
+        .args(&["--public-url", "https://shop.example"])
         .start();
     let operate = url_for_operators(&server).await;
     for path in ["/metrics", "/docs/", "/openapi.json"] {
@@ -56,6 +57,14 @@ async fn metrics_and_documentation_move_to_the_address_for_operators() {
         listed["products"].is_null() && listed["docs"].is_string(),
         "{listed}"
     );
+    let browser = reqwest::Client::new().get(&operate);
+    let page = browser
+        .header("Accept", "text/html,*/*")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.url().as_str(), format!("{operate}/docs/"));
+    assert_eq!(page.status(), 200);
     let browser = server
         .request(Method::GET, "/")
         .header("Accept", "text/html,*/*");
