@@ -11,7 +11,6 @@ mod render;
 mod request_id;
 mod unread_body;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -61,7 +60,14 @@ pub(crate) async fn handle(
         .forwarding
         .client(request.extensions(), request.headers());
     let origin = AllowedOrigin::of(&cors_origins, request.method(), request.headers());
-    let Admission { key, rate, verdict } = admit(&access, &request, client);
+    let is_preflight = origin.as_ref().is_some_and(AllowedOrigin::is_preflight);
+    let requirement = if is_preflight {
+        // It never has credentials, and reaches no handler.
+        Requirement::Nothing
+    } else {
+        requirement(&request)
+    };
+    let Admission { key, rate, verdict } = access.admit(requirement, request.headers(), client);
     let key_name = key.as_ref().map(|key| key.name.clone());
     let log = AccessLog::begin(&request, &request_id, client, route, key_name);
     let renderer = Renderer::of(&request);
@@ -100,11 +106,9 @@ pub(crate) async fn handle(
     response
 }
 
-/// Applies the rules of access. A preflight request never has credentials, and reaches no handler.
-fn admit(access: &Access, request: &Request, client: Option<IpAddr>) -> Admission {
+fn requirement(request: &Request) -> Requirement {
     let is_routed = request.extensions().get::<MatchedPath>().is_some();
-    let requirement = Requirement::of(request.method(), request.uri().path(), is_routed);
-    access.admit(requirement, request.headers(), client)
+    Requirement::of(request.method(), request.uri().path(), is_routed)
 }
 
 /// Applies the limits of the API.

@@ -76,6 +76,10 @@ impl AllowedOrigin {
         })
     }
 
+    pub(super) fn is_preflight(&self) -> bool {
+        self.is_preflight
+    }
+
     /// Returns the response to a preflight request, `None` for other requests.
     pub(super) fn preflight(&self) -> Option<Response> {
         let headers = [
