@@ -22,10 +22,10 @@ def memory():
         return int(file.read().split()[1]) * 4096
 before, begun = memory(), time.perf_counter()
 import lockstock
-ms = (time.perf_counter() - begun) * 1e3
-import json
+ms, mib = (time.perf_counter() - begun) * 1e3, (memory() - before) / 2**20
 assert "redis" not in sys.modules and "asyncio" not in sys.modules
-print(json.dumps({"ms": ms, "mib": (memory() - before) / 2**20}))
+import json
+print(json.dumps({"ms": ms, "mib": mib}))
 """
 
 

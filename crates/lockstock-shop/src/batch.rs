@@ -26,6 +26,8 @@ pub(crate) struct Batcher<Q: Queue>(Arc<Lane<Q>>);
 /// The bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
+    /// What is batched, in the metrics.
+    pub(crate) name: &'static str,
     /// Maximum number of concurrent batches. A second one starts only while the running ones
     /// are slow: one large batch costs less than two small ones.
     pub(crate) concurrent: usize,
@@ -156,6 +158,7 @@ mod tests {
         let (gate, log) = (Arc::new(Notify::new()), batches.clone());
         let opened = gate.clone();
         let limits = BatchLimits {
+            name: "test",
             concurrent: 1,
             jobs: 3,
         };
@@ -194,6 +197,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_batch_does_not_block_the_next_and_a_panic_ends_only_its_own_batch() {
         let limits = BatchLimits {
+            name: "test",
             concurrent: 2,
             jobs: 10,
         };
@@ -220,6 +224,7 @@ mod tests {
         let (gate, log) = (Arc::new(Notify::new()), started.clone());
         let opened = gate.clone();
         let limits = BatchLimits {
+            name: "test",
             concurrent: 1,
             jobs: 1,
         };
@@ -259,6 +264,7 @@ mod tests {
         let (gate, log) = (Arc::new(Notify::new()), tasks.clone());
         let opened = gate.clone();
         let limits = BatchLimits {
+            name: "test",
             concurrent: 1,
             jobs: 1,
         };

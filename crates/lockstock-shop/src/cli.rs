@@ -5,6 +5,7 @@ pub(crate) mod access;
 pub(crate) mod listen_address;
 pub(crate) mod lock_name;
 pub(crate) mod store_url;
+pub(crate) mod tls;
 pub(crate) mod values;
 
 use clap::builder::styling::AnsiColor;

@@ -28,6 +28,10 @@ pub(crate) enum Peer {
     Unix,
 }
 
+/// In the extensions of a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls;
+
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         // A socket that accepts IPv6 shows IPv4 clients as ::ffff:192.0.2.1.
@@ -109,12 +113,15 @@ impl Forwarding {
             return url.as_str().into();
         }
         let forwarded = self.forwarded(&parts.extensions, &parts.headers);
-        let scheme = match forwarded.proto.as_deref() {
-            Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
-            _ => "http",
+        let is_https = match forwarded.proto.as_deref() {
+            Some(proto) => proto.eq_ignore_ascii_case("https"),
+            None => parts.extensions.get::<OverTls>().is_some(),
         };
+        let scheme = if is_https { "https" } else { "http" };
         let host = forwarded.host.as_deref().filter(|host| is_host(host));
         let host = host.or_else(|| parts.headers.get(HOST)?.to_str().ok());
+        // HTTP/2 has no such header.
+        let host = host.or_else(|| Some(parts.uri.authority()?.as_str()));
         let host = host.filter(|host| is_host(host)).unwrap_or("localhost");
         format!("{scheme}://{host}").into()
     }

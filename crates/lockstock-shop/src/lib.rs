@@ -11,6 +11,7 @@
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
 //! - `access`: API keys, the scopes that requests need, and rate limits.
+//! - `prometheus`: the metrics of the process.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
 //! - [`storage`]: the databases.
@@ -33,6 +34,7 @@ mod health;
 mod http;
 mod logging;
 mod openapi;
+mod prometheus;
 mod router;
 mod settings;
 mod state;

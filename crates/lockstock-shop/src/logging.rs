@@ -1,4 +1,4 @@
-//! Logging to standard error: text on a terminal, JSON lines otherwise.
+//! Logging to standard error: by default text on a terminal, JSON lines otherwise.
 //!
 //! A slow reader of standard error does not block the server: lines wait in a bounded buffer,
 //! and lines that do not fit are dropped and counted.
@@ -11,12 +11,34 @@ mod line_writer;
 use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::line_writer::{FlushGuard, LineWriter};
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, JSON otherwise
+    Auto,
+    /// A line of text for a person
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl LogFormat {
+    fn is_text(self) -> bool {
+        match self {
+            Self::Auto => stderr().is_terminal(),
+            Self::Text => true,
+            Self::Json => false,
+        }
+    }
+}
 
 /// Starts logging the lines that pass `filter`: `info`, or `warn,lockstock=debug`.
 ///
@@ -25,7 +47,7 @@ use self::line_writer::{FlushGuard, LineWriter};
 /// # Errors
 ///
 /// If the filter is invalid, or the system provides no further thread.
-pub(crate) fn start(filter: &str) -> anyhow::Result<FlushGuard> {
+pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<FlushGuard> {
     let targets = parse_filter(filter).with_context(|| {
         format!(
             "invalid --log '{filter}': expected error, warn, info, debug, trace or off, or a \
@@ -43,7 +65,9 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<FlushGuard> {
     .context("cannot start the thread that writes the log")?;
     let registry = tracing_subscriber::registry().with(targets);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    if stderr().is_terminal() {
+    if format.is_text() {
+        // Colours are for a terminal.
+        let lines = lines.with_ansi(stderr().is_terminal());
         registry.with(lines.with_target(false)).init();
     } else {
         let json = lines.json().flatten_event(true).with_span_list(false);

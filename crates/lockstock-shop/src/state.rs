@@ -8,13 +8,13 @@ use std::time::Duration;
 use axum::extract::FromRef;
 use lockstock::Store;
 use lockstock_http::{IdempotencyLayer, LockLayer};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::drf::body::BodyLimits;
 use crate::forwarding::Forwarding;
 use crate::health::{Condition, Health, report_store_error};
+use crate::prometheus::Metrics;
 use crate::settings::Settings;
 use crate::storage::Storage;
 
@@ -31,7 +31,7 @@ pub(crate) struct AppStateInner {
     pub(crate) idempotency: IdempotencyLayers,
     pub(crate) settings: Settings,
     pub(crate) forwarding: Arc<Forwarding>,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) metrics: Metrics,
     /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,
     /// Number of API requests in progress.

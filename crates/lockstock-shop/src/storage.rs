@@ -106,12 +106,25 @@ pub trait Storage: Send + Sync {
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>>;
     /// Deletes up to `max` expired records. Returns how many.
     async fn delete_expired_records(&self, max: i64) -> Result<u64>;
+    /// Returns how many connections the calls have.
+    fn connections(&self) -> Connections;
     /// Returns the condition of the database, as calls and checks have found it.
     fn health(&self) -> &Arc<Health>;
     /// Checks within `limit` that a write would succeed now, and records the condition.
     async fn check(&self, limit: Duration);
     /// Waits for running calls and closes the connections.
     async fn close(&self);
+}
+
+/// The connections to a database, for its calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// Number of connections that calls are using.
+    pub in_use: usize,
+    /// Number of open connections that no call is using.
+    pub idle: usize,
+    /// Maximum number of connections in use.
+    pub max: usize,
 }
 
 /// Options for opening a database.

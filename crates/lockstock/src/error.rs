@@ -187,8 +187,30 @@ impl std::error::Error for Error {
 pub(crate) fn explain(error: &redis::RedisError) -> String {
     match error.code() {
         Some(code) => advise(code, error.detail().unwrap_or_default()),
-        None => without_arguments(&error.to_string()),
+        None => advise_on_connection(without_arguments(&error.to_string())),
     }
+}
+
+/// Adds advice to what a connection failed for.
+fn advise_on_connection(reason: String) -> String {
+    let advice = match &reason {
+        // Also of a certificate of another authority of the same name.
+        reason if reason.contains("UnknownIssuer") || reason.contains("BadSignature") => {
+            "its authority is not trusted: name that authority's certificate with ssl_ca_certs in \
+             the URL, or ca_certificates"
+        }
+        reason if reason.contains("certificate not valid for name") => {
+            "the name in the URL has to be one of those in the certificate of the server"
+        }
+        reason if reason.contains("certificate expired") => {
+            "the certificate of the server has expired, or the clock of this machine is wrong"
+        }
+        reason if reason.contains("CertificateRequired") => {
+            "the server requires a certificate of its clients: set client_certificate"
+        }
+        _ => return reason,
+    };
+    format!("{reason} ({advice})")
 }
 
 /// Like [`explain`], for the error of an operation in a script.

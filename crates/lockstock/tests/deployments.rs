@@ -393,6 +393,36 @@ async fn with_credentials_and_certificates_from_memory() {
     assert!(plain.open().unwrap_err().is_invalid());
 }
 
+/// Of an asynchronous and of a blocking store.
+#[tokio::test]
+async fn an_error_of_tls_contains_the_next_step() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let redis = Redis::start_tls(&authority.issue(&["localhost"]));
+    let misnamed = Redis::start_tls(&authority.issue(&["elsewhere"]));
+    let expired = Redis::start_tls(&authority.issue_expired(&["localhost"]));
+    let strict = Redis::start_tls(&authority.issue(&["localhost"]));
+    let certify = ["CONFIG", "SET", "tls-auth-clients", "yes"];
+    strict.command(&certify).unwrap();
+    let trusts = |authority: &Authority| format!("?ssl_ca_certs={}", authority.file().display());
+    for (url, advice) in [
+        (redis.url() + &trusts(&other), "ssl_ca_certs"),
+        (misnamed.url() + &trusts(&authority), "the name in the URL"),
+        (expired.url() + &trusts(&authority), "has expired"),
+        (strict.url() + &trusts(&authority), "client_certificate"),
+        (redis.url().replace("rediss://", "redis://"), "rediss://"),
+    ] {
+        let builder = || Store::builder(&url).timeout(TIMEOUT);
+        let error = builder().connect().await.unwrap_err().to_string();
+        assert!(error.contains(advice), "{url}: {error}");
+        let blocking = lockstock::blocking::Store::builder(&url).timeout(TIMEOUT);
+        let blocking = blocking.open().unwrap();
+        let get = move || blocking.cache::<String>("shop").get("a");
+        let read = tokio::task::spawn_blocking(get).await.unwrap();
+        let error = read.unwrap_err().to_string();
+        assert!(error.contains(advice), "{url}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn on_valkey() {
     if let Some(valkey) = Redis::start_valkey() {

@@ -101,6 +101,6 @@ async fn readyz(State(state): State<AppState>) -> Response {
         content_type = "text/plain"),
 ))]
 async fn metrics(State(state): State<AppState>) -> Response {
-    let text = state.metrics.render();
+    let text = state.metrics.render(&*state.storage);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -145,6 +145,7 @@ mod tests {
         let gates = [Arc::new(Notify::new()), Arc::new(Notify::new())];
         let (log, opened) = (started.clone(), gates.clone());
         let limits = BatchLimits {
+            name: "test",
             concurrent: 2,
             jobs: 10,
         };

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use metrics::{Histogram, histogram};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
@@ -42,6 +43,8 @@ pub(super) struct Lane<Q: Queue> {
     /// A permit for each job that may be queued.
     room: Semaphore,
     execute: Box<dyn Fn(Q::Batch) -> BoxFuture<'static, ()> + Send + Sync>,
+    /// The numbers of jobs in the batches.
+    sizes: Histogram,
 }
 
 struct State<Q> {
@@ -74,6 +77,7 @@ impl<Q: Queue> Lane<Q> {
             changed: Notify::new(),
             room: Semaphore::new(MAX_QUEUED),
             execute: Box::new(move |batch| execute(batch).boxed()),
+            sizes: histogram!("lockstock_batch_jobs", "batch" => limits.name),
         })
     }
 
@@ -125,6 +129,7 @@ impl<Q: Queue> Lane<Q> {
         state.slow = now + SLOW;
         let (batch, count) = state.queue.take(self.limits.jobs);
         self.room.add_permits(count);
+        self.sizes.record(count as f64);
         Some(batch)
     }
 

@@ -22,10 +22,11 @@ impl ListenAddress {
     }
 
     /// Returns the URL of `/` at the address, without the trailing slash.
-    pub(crate) fn url(&self) -> String {
+    pub(crate) fn url(&self, is_tls: bool) -> String {
+        let scheme = if is_tls { "https" } else { "http" };
         match self {
-            Self::Tcp(address) => format!("http://{address}"),
-            Self::Unix(_) => "http://localhost".to_owned(),
+            Self::Tcp(address) => format!("{scheme}://{address}"),
+            Self::Unix(_) => format!("{scheme}://localhost"),
         }
     }
 }

@@ -6,12 +6,12 @@
 
 mod file_limit;
 mod listener;
-mod metrics;
 mod seed;
 mod shutdown;
+mod tls;
+mod welcome;
 
 use std::convert::Infallible;
-use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -21,17 +21,19 @@ use axum::Router;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use lockstock::{Store, redact_url};
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
 use self::shutdown::Signals;
+use self::tls::{Certificate, Tls};
+use self::welcome::print_welcome;
 use crate::access::Access;
 use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
+use crate::cli::tls::TlsArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
@@ -39,7 +41,8 @@ use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
-use crate::logging;
+use crate::logging::{self, LogFormat};
+use crate::prometheus::Metrics;
 use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
@@ -54,6 +57,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections to the address for operators, for which few files are reserved.
 const OPERATOR_CONNECTIONS: usize = 16;
+/// The options that choose the addresses, for errors.
+const LISTEN: &str = "--listen";
+const OPERATE_LISTEN: &str = "--operate-listen";
 /// Pause after a failed `accept`, most often for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
@@ -68,6 +74,9 @@ pub(crate) struct ServeArgs {
         default_value = "127.0.0.1:8000", value_parser = listen_address::parse
     )]
     listen: ListenAddress,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// URL under which clients reach the API, for links [default: from the request]
     #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
@@ -182,6 +191,16 @@ pub(crate) struct ServeArgs {
     )]
     log: String,
 
+    /// Format of the log
+    #[arg(
+        long,
+        env = "LOCKSTOCK_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto",
+        value_enum
+    )]
+    log_format: LogFormat,
+
     /// Maximum size of a request body in bytes. Larger bodies get 413
     #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
     body_limit: usize,
@@ -230,21 +249,31 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let _flushed = logging::start(&args.log)?;
+    let _flushed = logging::start(&args.log, args.log_format)?;
     args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
-    let bind = |address, option, max_connections| {
-        Listener::bind(address, option, max_connections, args.header_timeout)
+    let tls = args.tls.files().map(Tls::open).transpose()?;
+    let bind = |address: &ListenAddress, option, max_connections| {
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
+        // A certificate is for the name under which other machines reach the server.
+        let acceptor = acceptor.filter(|_| option == LISTEN || !address.is_local());
+        Listener::bind(
+            address,
+            option,
+            max_connections,
+            args.header_timeout,
+            acceptor,
+        )
     };
-    let listener = bind(&args.listen, "--listen", max_connections)?;
+    let listener = bind(&args.listen, LISTEN, max_connections)?;
     let for_operators = args.access.operate_listen.as_ref();
     let for_operators = for_operators
-        .map(|address| bind(address, "--operate-listen", OPERATOR_CONNECTIONS))
+        .map(|address| bind(address, OPERATE_LISTEN, OPERATOR_CONNECTIONS))
         .transpose()?;
-    let metrics = metrics::install()?;
+    let metrics = Metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));
     check_store(&args.store, &store, &store_health).await?;
@@ -310,7 +339,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         database = redact_database_url(&args.database),
         "serving"
     );
-    serve(listener, for_operators, state, access, &args, signals).await;
+    let certificate = tls.map(|tls| tls.certificate);
+    serve(
+        listener,
+        for_operators,
+        state,
+        access,
+        certificate,
+        &args,
+        signals,
+    )
+    .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
     }
@@ -323,6 +362,7 @@ async fn serve(
     for_operators: Option<Listener>,
     state: AppState,
     access: Access,
+    certificate: Option<Arc<Certificate>>,
     args: &ServeArgs,
     mut signals: Signals,
 ) {
@@ -336,6 +376,9 @@ async fn serve(
     let mut upkeep = interval(UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
+    if let Some(certificate) = certificate {
+        background.spawn(async move { certificate.watch().await });
+    }
     if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
         background.spawn(async move {
             while reload.recv().await.is_some() {
@@ -428,6 +471,13 @@ fn warn_of_pitfalls(args: &ServeArgs) {
              --update-lease"
         );
     }
+    let has_tls = args.tls.files().is_some() || !args.trusted_proxies.is_empty();
+    if args.access.api_key_file.is_some() && !args.listen.is_local() && !has_tls {
+        warn!(
+            "the secrets of API keys come unencrypted: serve HTTPS with --tls-cert and --tls-key, or \
+             put a proxy in front and name it with --trusted-proxies"
+        );
+    }
     if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
         warn!("RUST_LOG is not read: use --log or LOCKSTOCK_LOG");
     }
@@ -437,55 +487,4 @@ fn warn_of_pitfalls(args: &ServeArgs) {
              would not respect them. For replicas, share a Redis with --store"
         );
     }
-}
-
-/// Prints where the server can be reached: an introduction on a terminal, one line of JSON
-/// otherwise, because a collector of logs may receive it among the lines of the log.
-fn print_welcome(
-    args: &ServeArgs,
-    address: &ListenAddress,
-    operate: Option<&ListenAddress>,
-) -> std::io::Result<()> {
-    let url = address.url();
-    let for_operators = operate.unwrap_or(address).url();
-    let mut curl = match address {
-        ListenAddress::Tcp(_) => "curl".to_owned(),
-        ListenAddress::Unix(path) => format!("curl --unix-socket {}", path.display()),
-    };
-    let mut race = "lockstock race";
-    if args.access.api_key_file.is_some() {
-        curl.push_str(" -H 'Authorization: Bearer SECRET'");
-        race = "LOCKSTOCK_API_KEY=SECRET lockstock race";
-    }
-    // `println!` panics if standard output is closed.
-    let mut out = std::io::stdout();
-    if !out.is_terminal() {
-        let line = json!({
-            "message": "listening",
-            "address": address.to_string(),
-            "api": format!("{url}/api/products/"),
-            "docs": format!("{for_operators}/docs/"),
-        });
-        writeln!(out, "{line}")?;
-        return out.flush();
-    }
-    writeln!(
-        out,
-        "Lockstock {version} is serving {database} with locks in {store}
-
-  the API      {url}/api/products/
-  its docs     {for_operators}/docs/
-  operation    {url}/readyz   {for_operators}/metrics
-
-  try          {curl} {url}/api/products/
-               {curl} -X PATCH {url}/api/products/1/ -d stock=9",
-        version = env!("CARGO_PKG_VERSION"),
-        database = redact_database_url(&args.database),
-        store = redact_url(&args.store),
-    )?;
-    match address {
-        ListenAddress::Tcp(_) => writeln!(out, "               {race} --url {url}\n")?,
-        ListenAddress::Unix(_) => writeln!(out)?,
-    }
-    out.flush()
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONNECTION, EXPECT, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::time::timeout;
@@ -56,6 +56,7 @@ pub(crate) async fn handle(
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
     let expects_continue = request.headers().contains_key(EXPECT);
+    let version = request.version();
     let client = state
         .forwarding
         .client(request.extensions(), request.headers());
@@ -100,7 +101,9 @@ pub(crate) async fn handle(
     response
         .headers_mut()
         .insert(X_CONTENT_TYPE_OPTIONS, no_sniffing);
-    close_connection(&mut response, &state, expects_continue);
+    if version < Version::HTTP_2 {
+        close_connection(&mut response, &state, expects_continue);
+    }
     let code = response.extensions().get::<ErrorCode>();
     log.end(response.status(), code.map(|code| code.0));
     response
@@ -143,7 +146,7 @@ async fn limit(
     response.map_err(|_| ApiError::timeout())?
 }
 
-/// Closes the connection if the rest of the request will not be read, and while the server
+/// Closes a connection of HTTP/1 if the rest of the request will not be read, and while the server
 /// drains: the next request of the client belongs on another server. A client that waits for
 /// `100 Continue` and is rejected may send the body or not (RFC 9110, section 10.1.1).
 fn close_connection(response: &mut Response, state: &AppState, expects_continue: bool) {

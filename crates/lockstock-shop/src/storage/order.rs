@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metrics::counter;
 use uuid::Uuid;
 
 use super::idempotency::{IdempotentWrite, ResponseRecord};
@@ -79,6 +80,17 @@ pub enum OrderKind {
 }
 
 impl OrderKind {
+    /// Returns the name in the metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Purchase { .. } => "purchase",
+            Self::Reserve { .. } => "reserve",
+            Self::Confirm { .. } => "confirm",
+            Self::Extend { .. } => "extend",
+            Self::Cancel { .. } => "cancel",
+        }
+    }
+
     /// Returns the id of the reservation that the order names.
     pub(super) fn reservation(self) -> Option<Uuid> {
         match self {
@@ -117,6 +129,33 @@ pub enum OrderOutcome {
 }
 
 impl OrderOutcome {
+    /// Counts the outcome of an order in the metrics, once it is committed.
+    pub(super) fn count(&self, order: OrderKind) {
+        let units = |quantity: i64| u64::try_from(quantity).unwrap_or_default();
+        let outcome = match self {
+            Self::Purchased(entry) => {
+                counter!("lockstock_units_sold_total").increment(units(-entry.delta));
+                "done"
+            }
+            Self::Held(reservation) => {
+                if matches!(order, OrderKind::Reserve { .. }) {
+                    let reserved = units(reservation.quantity);
+                    counter!("lockstock_units_reserved_total").increment(reserved);
+                }
+                "done"
+            }
+            Self::Released(_) => "done",
+            Self::Insufficient(_) => "insufficient",
+            Self::Expired(_) => "expired",
+            Self::Settled(_) => "settled",
+            Self::NoProduct | Self::NoReservation => "missing",
+            Self::AlreadyRecorded(_) => "recorded",
+            Self::Overtaken => "overtaken",
+        };
+        let labels = [("order", order.name()), ("outcome", outcome)];
+        counter!("lockstock_orders_total", &labels).increment(1);
+    }
+
     /// Returns whether the order is refused for a state that may change: the same order may
     /// succeed later. An expired or settled reservation stays so.
     pub(super) fn may_change(&self) -> bool {

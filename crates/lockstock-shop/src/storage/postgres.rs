@@ -33,9 +33,10 @@ use self::updates::single::{self, Change, find_record, insert_entry, insert_reco
 use super::error::{CommitTracker, written};
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
-    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
-    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now, sql,
+    Changes, Connections, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct,
+    Order, OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation,
+    ResponseRecord, Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, now,
+    sql,
 };
 use crate::batch::{BatchLimits, Batcher, Fifo, Keyed};
 use crate::health::Health;
@@ -58,12 +59,16 @@ pub(super) struct Postgres {
     orders: Batcher<Keyed<PendingOrder>>,
 }
 
-const LIMITS: BatchLimits = BatchLimits {
-    concurrent: 2,
-    jobs: 128,
-};
+const fn limits(name: &'static str) -> BatchLimits {
+    BatchLimits {
+        name,
+        concurrent: 2,
+        jobs: 128,
+    }
+}
 /// Larger, because the cost of a transaction hardly depends on the number of its orders.
 const ORDER_LIMITS: BatchLimits = BatchLimits {
+    name: "orders",
     concurrent: 2,
     jobs: 512,
 };
@@ -79,9 +84,11 @@ impl Postgres {
         let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
-            gets: Batcher::new(LIMITS, move |batch| get_all(gets.clone(), batch)),
-            finds: Batcher::new(LIMITS, move |batch| records::find_all(finds.clone(), batch)),
-            updates: Batcher::new(LIMITS, move |batch| {
+            gets: Batcher::new(limits("reads"), move |batch| get_all(gets.clone(), batch)),
+            finds: Batcher::new(limits("records"), move |batch| {
+                records::find_all(finds.clone(), batch)
+            }),
+            updates: Batcher::new(limits("updates"), move |batch| {
                 updates::update_all(updates.clone(), batch)
             }),
             orders: Batcher::keyed(
@@ -286,6 +293,10 @@ impl Storage for Postgres {
                 Box::pin(records::delete_expired(connection, options, max))
             })
             .await
+    }
+
+    fn connections(&self) -> Connections {
+        self.database.connections()
     }
 
     fn health(&self) -> &Arc<Health> {

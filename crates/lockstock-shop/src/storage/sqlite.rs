@@ -36,10 +36,10 @@ use super::error::written;
 use super::file_lock::FileLock;
 use super::sql::{SELECT_PURCHASE, reservation_columns};
 use super::{
-    Changes, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct, Order,
-    OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation, ResponseRecord,
-    Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome, migrations, now,
-    sql,
+    Changes, Connections, EntryFilter, IdempotencyKey, KnownCommits, LedgerEntry, NewProduct,
+    Order, OrderOutcome, Precondition, Product, ProductQuery, RequestContext, Reservation,
+    ResponseRecord, Result, Storage, StorageError, StorageOptions, WriteContext, WriteOutcome,
+    migrations, now, sql,
 };
 use crate::batch::{BatchLimits, Batcher, Fifo};
 use crate::health::{Condition, Health};
@@ -87,10 +87,12 @@ impl Readers {
 
 /// SQLite has one writer.
 const WRITES: BatchLimits = BatchLimits {
+    name: "writes",
     concurrent: 1,
     jobs: 256,
 };
 const GETS: BatchLimits = BatchLimits {
+    name: "reads",
     concurrent: 2,
     jobs: 256,
 };
@@ -320,6 +322,17 @@ impl Storage for Sqlite {
     async fn delete_expired_records(&self, max: i64) -> Result<u64> {
         self.write(|reply| Command::DeleteExpiredRecords { max, reply })
             .await
+    }
+
+    /// Those that read: the one that writes is not counted.
+    fn connections(&self) -> Connections {
+        let pool = &self.readers.pool;
+        let idle = pool.num_idle();
+        Connections {
+            in_use: (pool.size() as usize).saturating_sub(idle),
+            idle,
+            max: pool.options().get_max_connections() as usize,
+        }
     }
 
     fn health(&self) -> &Arc<Health> {

@@ -277,6 +277,11 @@ async fn an_address_that_others_can_reach_needs_keys() {
     let url = server.url.replace("0.0.0.0", "127.0.0.1");
     let response = reqwest::get(format!("{url}/api/products/")).await.unwrap();
     assert_eq!(response.status(), 401);
+    let log = server.log();
+    assert!(
+        log.contains("unencrypted") && log.contains("--tls-cert"),
+        "{log}"
+    );
     let output = binary().args(["--listen", "0.0.0.0:0"]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));

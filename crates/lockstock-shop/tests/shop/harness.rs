@@ -274,12 +274,16 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-fn client() -> Client {
-    // reqwest needs a provider of cryptography even for plain HTTP.
+/// reqwest needs a provider of cryptography even for plain HTTP.
+pub(crate) fn install_provider() {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
+}
+
+fn client() -> Client {
+    install_provider();
     Client::builder().timeout(PATIENCE).build().unwrap()
 }
 

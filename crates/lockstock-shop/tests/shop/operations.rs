@@ -287,6 +287,27 @@ async fn the_example_of_each_request_body_is_harmless_to_send() {
 }
 
 #[tokio::test]
+async fn the_format_of_the_log_can_be_chosen() {
+    // Standard error is not a terminal here.
+    for (format, is_json) in [("auto", true), ("json", true), ("text", false)] {
+        let server = Server::embedded().args(&["--log-format", format]).start();
+        assert_eq!(server.get("/nowhere/").await.status, 404);
+        let line = eventually("the request is logged", async || {
+            let log = server.log();
+            let line = log.lines().find(|line| line.contains("/nowhere/"))?;
+            Some(line.to_owned())
+        })
+        .await;
+        assert_eq!(
+            serde_json::from_str::<Value>(&line).is_ok(),
+            is_json,
+            "{line}"
+        );
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_has_the_code_of_an_error() {
     let server = Server::embedded().start();
     let id = server.create(10).await;

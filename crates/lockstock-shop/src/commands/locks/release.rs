@@ -9,7 +9,7 @@ use lockstock::{HolderId, HolderInfo, LockInfo, LockKind, Store};
 
 use super::table;
 use crate::cli::lock_name::{self, LockName};
-use crate::logging;
+use crate::logging::{self, LogFormat};
 
 pub(super) const HELP: &str = "\
 What happens: the holder loses the lock at once, and the first waiter gets it with a higher
@@ -62,7 +62,7 @@ impl From<KindArg> for LockKind {
 
 pub(super) async fn run(store: &Store, args: ReleaseArgs) -> anyhow::Result<()> {
     // A forced release is logged.
-    let _flushed = logging::start("warn")?;
+    let _flushed = logging::start("warn", LogFormat::Auto)?;
     let lock = find(store, &args).await?;
     let losers = losers(&lock, args.holder.as_deref())?;
     let mut out = anstream::stdout();

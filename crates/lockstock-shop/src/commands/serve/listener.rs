@@ -1,5 +1,6 @@
-//! The listening socket and the HTTP/1.1 connections of clients.
+//! The listening socket and the connections of clients: HTTP/1.1, and HTTP/2 over TLS.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -11,37 +12,50 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tower::util::MapRequest;
+use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::tls::HTTP_2;
 use crate::cli::listen_address::ListenAddress;
-use crate::forwarding::Peer;
+use crate::forwarding::{OverTls, Peer};
 
 /// Connections that the kernel keeps until they are accepted. Without room for one, its client tries
 /// again after a second.
 const BACKLOG: u32 = 4096;
 
 /// Maximum size of the request line and headers.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: u32 = 64 * 1024;
+
+/// Maximum number of requests at once on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 100;
 
 pub(super) struct Listener {
     socket: Socket,
     /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
     max_connections: u32,
-    header_timeout: Duration,
+    protocol: Protocol,
     connections: GracefulShutdown,
+}
+
+/// How connections are served.
+#[derive(Clone)]
+struct Protocol {
+    header_timeout: Duration,
+    tls: Option<TlsAcceptor>,
 }
 
 enum Socket {
@@ -78,6 +92,7 @@ impl Listener {
         option: &str,
         max_connections: usize,
         header_timeout: Duration,
+        tls: Option<TlsAcceptor>,
     ) -> anyhow::Result<Self> {
         let socket = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
@@ -93,7 +108,10 @@ impl Listener {
             socket,
             permits: Arc::new(Semaphore::new(max_connections)),
             max_connections: u32::try_from(max_connections)?,
-            header_timeout,
+            protocol: Protocol {
+                header_timeout,
+                tls,
+            },
             connections: GracefulShutdown::new(),
         })
     }
@@ -112,7 +130,7 @@ impl Listener {
         let (stream, peer) = match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                let stream = prepare(stream, self.header_timeout)?;
+                let stream = prepare(stream, self.protocol.header_timeout)?;
                 (Stream::Tcp(stream), Peer::from(address))
             }
             Socket::Unix(listener, _) => {
@@ -134,14 +152,8 @@ impl Listener {
             peer,
             permit,
         } = accepted;
-        serve(
-            &self.connections,
-            self.header_timeout,
-            stream,
-            peer,
-            permit,
-            router,
-        );
+        let protocol = self.protocol.clone();
+        protocol.serve(&self.connections, stream, peer, permit, router);
     }
 
     /// Closes the socket, and completes when all open connections have finished their current
@@ -154,18 +166,13 @@ impl Listener {
             socket,
             permits,
             max_connections,
-            header_timeout,
+            protocol,
             connections,
         } = self;
+        let header_timeout = protocol.header_timeout;
         let serve = |stream, peer, permit| {
-            serve(
-                &connections,
-                header_timeout,
-                stream,
-                peer,
-                permit,
-                router.clone(),
-            );
+            let protocol = protocol.clone();
+            protocol.serve(&connections, stream, peer, permit, router.clone());
         };
         // The kernel has accepted these connections already.
         match socket {
@@ -218,55 +225,109 @@ fn prepare(stream: TcpStream, header_timeout: Duration) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// Serves a connection on a task of its own.
-fn serve(
-    connections: &GracefulShutdown,
-    header_timeout: Duration,
-    stream: Stream,
-    peer: Peer,
-    permit: OwnedSemaphorePermit,
-    router: Router,
-) {
-    match stream {
-        Stream::Tcp(stream) => {
-            serve_stream(connections, header_timeout, stream, peer, permit, router);
+impl Protocol {
+    /// Serves a connection on a task of its own.
+    fn serve(
+        self,
+        connections: &GracefulShutdown,
+        stream: Stream,
+        peer: Peer,
+        permit: OwnedSemaphorePermit,
+        router: Router,
+    ) {
+        let watcher = connections.watcher();
+        tokio::spawn(async move {
+            let served = match stream {
+                Stream::Tcp(stream) => self.negotiate(watcher, stream, peer, router).await,
+                Stream::Unix(stream) => self.negotiate(watcher, stream, peer, router).await,
+            };
+            // The client disconnected or sent invalid HTTP: nothing for an operator to do.
+            if let Err(error) = served {
+                debug!(%error, "connection failed");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Serves a connection in the protocol that the client chooses.
+    async fn negotiate<S>(
+        self,
+        watcher: Watcher,
+        stream: S,
+        peer: Peer,
+        router: Router,
+    ) -> anyhow::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let is_over_tls = self.tls.is_some();
+        let requests = Requests {
+            router,
+            peer,
+            is_over_tls,
+        };
+        let Some(tls) = &self.tls else {
+            return self.http_1(watcher, stream, requests).await;
+        };
+        let stream = timeout(self.header_timeout, tls.accept(stream)).await??;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(HTTP_2) => self.http_2(watcher, stream, requests).await,
+            _ => self.http_1(watcher, stream, requests).await,
         }
-        Stream::Unix(stream) => {
-            serve_stream(connections, header_timeout, stream, peer, permit, router);
-        }
+    }
+
+    async fn http_1<S>(&self, watcher: Watcher, stream: S, requests: Requests) -> anyhow::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = http1::Builder::new()
+            // hyper applies no timeout at all without a timer.
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            // A client may shut down its sending side and still wait for the response.
+            .half_close(true)
+            .max_buf_size(MAX_HEAD_BYTES as usize)
+            .serve_connection(TokioIo::new(stream), requests);
+        Ok(watcher.watch(connection).await?)
+    }
+
+    async fn http_2<S>(&self, watcher: Watcher, stream: S, requests: Requests) -> anyhow::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            // A client that does not reply to a ping is gone.
+            .keep_alive_interval(self.header_timeout)
+            .keep_alive_timeout(self.header_timeout)
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .serve_connection(TokioIo::new(stream), requests);
+        Ok(watcher.watch(connection).await?)
     }
 }
 
-fn serve_stream<S>(
-    connections: &GracefulShutdown,
-    header_timeout: Duration,
-    stream: S,
-    peer: Peer,
-    permit: OwnedSemaphorePermit,
+/// Handles the requests of one connection.
+#[derive(Clone)]
+struct Requests {
     router: Router,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        request
-    });
-    let connection = http1::Builder::new()
-        // hyper applies no timeout at all without a timer.
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        // A client may shut down its sending side and still wait for the response.
-        .half_close(true)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let connection = connections.watch(connection);
-    tokio::spawn(async move {
-        // The client disconnected or sent invalid HTTP: nothing for an operator to do.
-        if let Err(error) = connection.await {
-            debug!(%error, "connection failed");
+    peer: Peer,
+    is_over_tls: bool,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        if self.is_over_tls {
+            request.extensions_mut().insert(OverTls);
         }
-        drop(permit);
-    });
+        // A router is always ready.
+        tower::Service::call(&mut self.router.clone(), request)
+    }
 }
 
 /// Removes a socket that a server left behind when it was killed.

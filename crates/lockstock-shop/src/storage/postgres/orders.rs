@@ -221,6 +221,7 @@ async fn try_transact(
     }
     let mut by_product = HashMap::<i64, Vec<OrderOutcome>>::new();
     for (order, outcome) in orders.iter().zip(outcomes) {
+        outcome.count(order.kind);
         by_product.entry(order.product).or_default().push(outcome);
     }
     Ok(Some(by_product))

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::Fault;
-use super::super::{Result, StorageError, StorageOptions, migrations};
+use super::super::{Connections, Result, StorageError, StorageOptions, migrations};
 use super::clock::DatabaseClock;
 use super::refusals::NewestSnapshot;
 use super::{advice, session};
@@ -54,6 +54,15 @@ pub(super) struct Database {
 }
 
 impl Database {
+    pub(super) fn connections(&self) -> Connections {
+        let max = self.pool.max_connections;
+        Connections {
+            in_use: max.saturating_sub(self.pool.permits.available_permits()),
+            idle: self.pool.idle().len(),
+            max,
+        }
+    }
+
     pub(super) async fn connect(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
         let connect_options = PgConnectOptions::from_str(url)
             .map_err(|error| advice::invalid_url(url, &error))?

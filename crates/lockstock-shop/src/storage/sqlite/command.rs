@@ -115,7 +115,12 @@ impl Command {
             | Self::Update { reply, .. }
             | Self::Delete { reply, .. } => reply.send(committed),
             Self::CreateIfEmpty { reply, .. } => reply.send(committed),
-            Self::Order { reply, .. } => reply.send(committed),
+            Self::Order { order, reply } => {
+                if let (Ok(()), Some(outcome)) = (committed, &reply.value) {
+                    outcome.count(order.kind);
+                }
+                reply.send(committed);
+            }
             Self::DeleteExpiredRecords { reply, .. } => reply.send(committed),
         }
     }

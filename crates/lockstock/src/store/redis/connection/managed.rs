@@ -345,10 +345,16 @@ impl<C: Connector> ManagedConnection<C> {
 
     pub(super) fn error(&self, error: CallError) -> Error {
         match error {
-            CallError::Unreachable(reason) => Error::unavailable(format!(
-                "cannot connect to Redis at {}: {reason}",
-                self.0.address
-            )),
+            CallError::Unreachable(reason) => {
+                let address = &self.0.address;
+                let advice = match reason.contains("reset by peer") {
+                    true if address.starts_with("redis://") => " (with TLS, use rediss://)",
+                    _ => "",
+                };
+                Error::unavailable(format!(
+                    "cannot connect to Redis at {address}: {reason}{advice}"
+                ))
+            }
             CallError::Refused(next) => Error::unavailable(format!(
                 "the store at {} did not reply within {:?}; the next attempt is in {next:?}",
                 self.0.address, self.0.timeout

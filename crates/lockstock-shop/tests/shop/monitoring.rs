@@ -1,0 +1,204 @@
+//! Metrics, and what Prometheus makes of them: the alerts and the dashboard of `deploy/`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lockstock_testkit::{Process, Redis, free_port};
+use reqwest::{Client, Method, Url};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::{Server, eventually, new_database, product, sqlite};
+
+const DASHBOARD: &str = include_str!("../../../../deploy/grafana.json");
+const ALERTS: &str = include_str!("../../../../deploy/alerts.yml");
+
+/// Sells, reserves, and refuses for stock.
+async fn trade(server: &Server) -> i64 {
+    let id = server.create(5).await;
+    for (resource, quantity, status) in [
+        ("purchases", 2, 201),
+        ("reservations", 3, 201),
+        ("purchases", 1, 409),
+        ("reservations", 1, 409),
+    ] {
+        let path = format!("{}{resource}/", product(id));
+        let order = json!({ "quantity": quantity });
+        let request = server.request(Method::POST, &path).json(&order);
+        assert_eq!(server.send(request).await.status, status, "{path}");
+    }
+    id
+}
+
+async fn sales_are_counted(server: &Server) {
+    trade(server).await;
+    let metrics = server.get("/metrics").await.body;
+    let text = metrics.as_str().unwrap();
+    for line in [
+        "lockstock_units_sold_total 2",
+        "lockstock_units_reserved_total 3",
+        r#"lockstock_orders_total{order="purchase",outcome="done"} 1"#,
+        r#"lockstock_orders_total{order="purchase",outcome="insufficient"} 1"#,
+        r#"lockstock_orders_total{order="reserve",outcome="done"} 1"#,
+        r#"lockstock_orders_total{order="reserve",outcome="insufficient"} 1"#,
+        r#"lockstock_orders_total{order="confirm",outcome="expired"} 0"#,
+        concat!(
+            r#"lockstock_build_info{version=""#,
+            env!("CARGO_PKG_VERSION"),
+            r#""} 1"#
+        ),
+        "lockstock_database_connections_max 8",
+        r#"lockstock_database_connections{state="in_use"} 0"#,
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+        "process_max_fds ",
+        "process_start_time_seconds ",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn sales_connections_and_the_process_are_in_the_metrics() {
+    sales_are_counted(&Server::embedded().start()).await;
+    sales_are_counted(&Server::on("memory://", &new_database()).start()).await;
+}
+
+/// A Prometheus that scrapes a server, with the rules of `deploy/alerts.yml`.
+struct Prometheus {
+    url: String,
+    client: Client,
+    _process: Process,
+}
+
+impl Prometheus {
+    fn start(folder: &Path, server: &Server) -> Self {
+        let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/alerts.yml");
+        let target = server.url.strip_prefix("http://").unwrap();
+        let configuration = json!({
+            "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms" },
+            "rule_files": [rules],
+            "scrape_configs": [
+                { "job_name": "lockstock", "static_configs": [{ "targets": [target] }] },
+            ],
+        });
+        let file = folder.join("prometheus.yml");
+        // JSON is YAML.
+        fs::write(&file, configuration.to_string()).unwrap();
+        let port = free_port();
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("data").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = Process::spawn(command).expect("prometheus is installed: run `./dev setup`");
+        Self {
+            url: format!("http://127.0.0.1:{port}/api/v1"),
+            client: Client::new(),
+            _process: process,
+        }
+    }
+
+    /// Returns `None` while Prometheus starts.
+    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
+        let url = format!("{}/{path}", self.url);
+        let url = Url::parse_with_params(&url, query).unwrap();
+        let response = self.client.get(url).send().await.ok()?;
+        let status = response.status();
+        let body = response.text().await.ok()?;
+        assert!(status.is_success() || status == 503, "{query:?}: {body}");
+        let reply: Value = serde_json::from_str(&body).ok()?;
+        Some(reply["data"].clone())
+    }
+
+    /// Waits until an expression has a value. An expression that is malformed fails the test.
+    async fn has_series(&self, expression: &str) {
+        eventually(expression, async || {
+            let data = self.ask("query", &[("query", expression)]).await?;
+            let series = data["result"].as_array()?;
+            (!series.is_empty()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_evaluates_each_expression_of_the_dashboard_and_the_alerts() {
+    let (redis, folder) = (Redis::start(), tempfile::tempdir().unwrap());
+    let server = Server::on(&redis.url(), &sqlite(&folder.path().join("shop.sqlite3")))
+        .args(&["--after-update", "release"])
+        .start();
+    let prometheus = Prometheus::start(folder.path(), &server);
+    let id = trade(&server).await;
+    let mut load = JoinSet::new();
+    let url = format!("{}{}", server.url, product(id));
+    load.spawn(async move {
+        let client = Client::new();
+        for stock in (3..1000).cycle() {
+            let change = json!({ "stock": stock });
+            let _ = client.patch(&url).json(&change).send().await;
+        }
+    });
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let mut count = 0;
+    for target in targets.flatten() {
+        let expression = target["expr"].as_str().unwrap();
+        let expression = expression
+            .replace("$__rate_interval", "5s")
+            .replace("$instance", ".*");
+        prometheus.has_series(&expression).await;
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let metrics = ALERTS.split(|c| !is_word(c)).filter(|word| {
+        let is_metric = word.starts_with("lockstock_") || word.starts_with("process_");
+        is_metric && *word != "lockstock_"
+    });
+    for metric in metrics.collect::<BTreeSet<_>>() {
+        prometheus.has_series(metric).await;
+    }
+    let rules = eventually("each alert is evaluated", async || {
+        let data = prometheus.ask("rules", &[]).await?;
+        let rules = data["groups"][0]["rules"].as_array()?.clone();
+        let are_evaluated = rules.iter().all(|rule| rule["health"] != "unknown");
+        are_evaluated.then_some(rules)
+    })
+    .await;
+    assert_eq!(rules.len(), ALERTS.matches("- alert:").count());
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert_ne!(rule["state"], "firing", "{rule}");
+    }
+}
+
+#[test]
+fn each_alert_fires_for_its_fault_only() {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/alerts.test.yml");
+    let tested = Command::new("promtool")
+        .args(["test", "rules", tests])
+        .output()
+        .expect("promtool is installed: run `./dev setup`");
+    let output = String::from_utf8_lossy(&tested.stdout);
+    assert!(tested.status.success(), "{output}");
+    let cases = include_str!("../../../../deploy/alerts.test.yml");
+    for line in ALERTS.lines() {
+        if let Some(name) = line.trim().strip_prefix("- alert: ") {
+            // Silent in one case, firing in the other.
+            assert!(cases.matches(name).count() >= 2, "{name} is not tested");
+        }
+    }
+}
