@@ -24,8 +24,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# Loopback in a container cannot be reached from outside. There are no API keys yet, so the server
-# starts only with LOCKSTOCK_INSECURE=true: set it where the network is private.
+# Loopback in a container cannot be reached from outside. The server starts only with
+# LOCKSTOCK_API_KEY_FILE or, where the network is private, with LOCKSTOCK_INSECURE=true.
 ENV LOCKSTOCK_LISTEN=0.0.0.0:8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["lockstock"]

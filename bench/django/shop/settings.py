@@ -5,6 +5,8 @@ SHOP_REDIS_URL      redis://host:port/db, or unix:///path.sock?db=0
 SHOP_AFTER_UPDATE   keep (the default: one update per lease) or release (a plain mutex)
 SHOP_FILTERS        on (the default) or off: no ?search=, ?ordering= and ?price=
 SHOP_LANGUAGE       the language of the messages: en (the default), ko
+SHOP_API_KEYS       secret=scope, separated by commas; a scope is read or write. The API is open
+                    without any (the default)
 """
 
 import os
@@ -49,6 +51,10 @@ FILTERS = [
     "rest_framework.filters.OrderingFilter",
 ]
 
+API_KEYS = dict(
+    key.split("=") for key in os.environ.get("SHOP_API_KEYS", "").split(",") if key
+)
+
 # Django does not start without a key, although nothing is signed.
 SECRET_KEY = secrets.token_hex()
 # DEBUG would log every query and render errors as HTML pages.
@@ -67,9 +73,13 @@ ROOT_URLCONF = "shop.urls"
 WSGI_APPLICATION = "shop.wsgi.application"
 
 REST_FRAMEWORK = {
-    # The API is open, and without django.contrib.auth there is no AnonymousUser.
-    "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_AUTHENTICATION_CLASSES": (
+        ["products.authentication.KeyAuthentication"] if API_KEYS else []
+    ),
+    "DEFAULT_PERMISSION_CLASSES": (
+        ["products.authentication.HasScope"] if API_KEYS else []
+    ),
+    # Without django.contrib.auth there is no AnonymousUser.
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": [

@@ -1,6 +1,7 @@
 //! The command line. Each option `--some-name` of the server can also be given as the
 //! environment variable `LOCKSTOCK_SOME_NAME`, or as `some-name` in a configuration file.
 
+pub(crate) mod access;
 pub(crate) mod config_file;
 pub(crate) mod effective_options;
 pub(crate) mod listen_address;
@@ -24,6 +25,7 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::{ConfigArgs, ConfigCommand};
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::key::KeyArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
@@ -44,10 +46,13 @@ Examples:
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
                                                 serve as one of several replicas
-  lockstock --listen 0.0.0.0:8000 --insecure    serve on a private network
   lockstock --config /etc/lockstock.toml        serve with options from a file
   lockstock doctor --config /etc/lockstock.toml
                                                 check Redis, the database and this machine
+  lockstock key new web-shop --scope write --file api-keys
+                                                create an API key
+  lockstock --listen 0.0.0.0:8000 --api-key-file api-keys
+                                                serve other machines, which need a key
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
   lockstock backup FILE                         copy the SQLite database while it is served
@@ -171,6 +176,8 @@ pub(crate) enum Command {
     Doctor(Box<DoctorArgs>),
     /// Show the configuration and where each value is from, or print a sample file
     Config(ConfigArgs),
+    /// Create API keys
+    Key(KeyArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
     /// Print the completions of a shell

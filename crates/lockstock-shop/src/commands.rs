@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod key;
 pub(crate) mod locks;
 pub(crate) mod man;
 pub(crate) mod race;

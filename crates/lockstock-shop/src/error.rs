@@ -4,6 +4,7 @@
 //! as the JSON of Django REST framework or as RFC 9457 `application/problem+json`, in English or
 //! in Korean. No error contains a path, SQL, a stack trace or a URL.
 
+mod access;
 mod layers;
 pub(crate) mod negotiate;
 mod orders;
@@ -12,7 +13,9 @@ pub(crate) mod sentences;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY};
+use axum::http::header::{
+    ACCEPT_ENCODING, CONTENT_TYPE, ETAG, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lockstock_http::{Language, OutcomeUnknown, retry_after_secs};
@@ -37,6 +40,10 @@ struct Inner {
     effect: Option<Effect>,
     /// The response lists the content codings of bodies that are read.
     accept_encoding: bool,
+    /// The credentials that the response asks for.
+    challenge: Option<&'static str>,
+    /// DRF's name of the error, if its status has several. Its body does not contain it.
+    drf_code: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +96,8 @@ impl ApiError {
             etag: None,
             effect: None,
             accept_encoding: false,
+            challenge: None,
+            drf_code: None,
         }))
     }
 
@@ -218,10 +227,7 @@ impl ApiError {
             sentences::throttled(seconds),
         )
         .with("error", json!({ "en": english, "ko": korean }))
-        .with(
-            "retry_after_ms",
-            u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        )
+        .with("retry_after_ms", millis(wait))
         .retry_after(wait)
     }
 
@@ -323,8 +329,10 @@ impl ApiError {
             etag,
             effect: _,
             accept_encoding,
+            challenge,
+            drf_code: named,
         } = *self.0;
-        let code = body.code().or_else(|| drf_code(status));
+        let code = body.code().or(named).or_else(|| drf_code(status));
         let body = match format {
             ErrorFormat::Json => body.json(language),
             ErrorFormat::Problem => body.problem(status, language),
@@ -345,6 +353,9 @@ impl ApiError {
         if accept_encoding {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         response
     }
 }
@@ -357,6 +368,7 @@ pub(crate) struct ErrorCode(pub(crate) &'static str);
 fn drf_code(status: StatusCode) -> Option<&'static str> {
     Some(match status {
         StatusCode::BAD_REQUEST => "invalid",
+        StatusCode::FORBIDDEN => "permission_denied",
         StatusCode::NOT_FOUND => "not_found",
         StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
         StatusCode::NOT_ACCEPTABLE => "not_acceptable",
@@ -451,6 +463,10 @@ fn texts(messages: Vec<Sentence>, language: Language) -> Value {
         .into_iter()
         .map(|message| json!(message.into_text(language)));
     texts.collect()
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn as_seconds(lease: Duration) -> String {

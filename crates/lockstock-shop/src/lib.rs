@@ -9,6 +9,7 @@
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
+//! - `access`: API keys, the scopes that requests need, and rate limits.
 //! - `prometheus`: the metrics of the process.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
@@ -17,6 +18,7 @@
 //!
 //! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`.
 
+mod access;
 mod api;
 mod batch;
 mod cli;
@@ -42,7 +44,7 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, completions, config, doctor, locks, man, race, serve};
+use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve};
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -65,6 +67,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
             Some(Command::Doctor(args)) => return doctor::run(*args).await,
             Some(Command::Race(args)) => race::run(args).await?,
+            Some(Command::Key(args)) => key::run(args)?,
             Some(Command::Locks(args)) => locks::run(args).await?,
             Some(Command::Man(args)) => man::run(&args, cli::command())?,
             Some(Command::Serve(args)) => serve::run(*args).await?,

@@ -13,6 +13,7 @@ mod limits;
 mod operations;
 mod parameters;
 pub(crate) mod request_bodies;
+mod security;
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Required, Server};
@@ -26,6 +27,7 @@ pub(crate) use self::parameters::{
     PageParams, ProductPathParams, PurchasePathParams, ReservationPathParams,
 };
 pub(crate) use self::request_bodies::{ExtendRequest, PurchaseRequest, ReservationRequest};
+use crate::access::Access;
 use crate::forwarding::PublicUrl;
 use crate::settings::Settings;
 
@@ -34,8 +36,16 @@ pub(crate) fn complete(
     mut document: OpenApi,
     settings: &Settings,
     public_url: Option<&PublicUrl>,
+    access: &Access,
 ) -> OpenApi {
     document.servers = public_url.map(|url| vec![Server::new(url.as_str())]);
+    // First: the errors of every operation get what all errors have.
+    if access.keys.is_some() {
+        security::add_keys(&mut document);
+    }
+    if access.rate_limiter.is_some() {
+        security::add_rate_limit(&mut document);
+    }
     operations::add(&mut document);
     limits::add(&mut document, settings);
     examples::add(&mut document, settings);

@@ -81,6 +81,18 @@ fn describe() {
         "lockstock_http_requests_in_flight",
         "API requests in progress"
     );
+    describe_counter!(
+        "lockstock_key_requests_total",
+        "Responses sent to each API key"
+    );
+    describe_counter!(
+        "lockstock_key_reloads_total",
+        "Times that the file of API keys was read again"
+    );
+    describe_counter!(
+        "lockstock_rate_limited_total",
+        "Requests over the rate limit of their caller"
+    );
     describe_gauge!(
         "lockstock_backend_up",
         "1 while a write to the backend would succeed, otherwise 0"
@@ -121,6 +133,12 @@ fn describe() {
         "lockstock_units_reserved_total",
     ] {
         counter!(counter).absolute(0);
+    }
+    for result in ["succeeded", "failed"] {
+        counter!("lockstock_key_reloads_total", "result" => result).absolute(0);
+    }
+    for policy in ["key", "address"] {
+        counter!("lockstock_rate_limited_total", "policy" => policy).absolute(0);
     }
     for kind in ["local", "remote", "expiry"] {
         counter!("lockstock_lock_handovers_total", "kind" => kind).absolute(0);

@@ -1,4 +1,4 @@
-//! The router: all routes, their OpenAPI document, and the middleware around them.
+//! The routers: all routes, their OpenAPI document, and the middleware around them.
 
 use std::sync::Arc;
 
@@ -11,8 +11,10 @@ use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::access::Access;
+use crate::api::index::{self, Served};
 use crate::api::ledger::LedgerEntryResponse;
-use crate::api::{health, index, ledger, products, purchases, reservations};
+use crate::api::{health, ledger, products, purchases, reservations};
 use crate::error::ApiError;
 use crate::http::docs_page;
 use crate::http::middleware::cors::CorsOrigin;
@@ -59,31 +61,77 @@ use crate::state::AppState;
 )]
 struct Document;
 
-/// Builds the router of the server. Pages of `cors_origins` may call the API.
-pub(crate) fn router(state: AppState, cors_origins: Vec<CorsOrigin>) -> Router {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(products::routes(&state))
-        .merge(purchases::routes(&state))
-        .merge(reservations::routes(&state))
+/// The routers of the listeners.
+pub(crate) struct Routers {
+    pub(crate) api: Router,
+    /// Metrics and documentation, if they have a listener of their own.
+    pub(crate) operation: Option<Router>,
+}
+
+/// Builds the routers of the server. Pages of `cors_origins` may call the API. `access` are the rules
+/// of the API, and `operation` those of the listener for operators, if there is one.
+pub(crate) fn routers(
+    state: &AppState,
+    cors_origins: Vec<CorsOrigin>,
+    access: Access,
+    operation: Option<Access>,
+) -> Routers {
+    let (api, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(products::routes(state))
+        .merge(purchases::routes(state))
+        .merge(reservations::routes(state))
         .merge(ledger::routes())
-        .merge(health::routes())
+        .merge(health::probes())
         .split_for_parts();
+    let (metrics, of_metrics) = health::metrics_route().split_for_parts();
+    if operation.is_none() {
+        document.merge(of_metrics);
+    }
     let routes = Arc::new(Routes::from_openapi(&document));
     let public_url = state.forwarding.public_url.as_ref();
-    let document = complete(document, &state.settings, public_url).to_json();
+    let document = complete(document, &state.settings, public_url, &access).to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
-    let redirect = {
-        let routes = routes.clone();
-        async move |uri: Uri| redirect_to_slash(&routes, &uri)
-    };
+    let for_operators = metrics.merge(docs_page::routes(document));
     let middleware = Middleware {
         state: state.clone(),
         routes,
         cors_origins: cors_origins.into(),
+        access,
     };
+    let Some(access) = operation else {
+        let everything = api.merge(for_operators);
+        return Routers {
+            api: finish(everything, Served::Everything, middleware),
+            operation: None,
+        };
+    };
+    let (probes, _) = health::probes().split_for_parts();
+    let of_operation = Middleware {
+        routes: Arc::default(),
+        cors_origins: Arc::default(),
+        access,
+        ..middleware.clone()
+    };
+    Routers {
+        api: finish(api, Served::Api, middleware),
+        operation: Some(finish(
+            for_operators.merge(probes),
+            Served::Operation,
+            of_operation,
+        )),
+    }
+}
+
+/// Adds what the routers of all listeners have.
+fn finish(router: Router<AppState>, served: Served, middleware: Middleware) -> Router {
+    let state = middleware.state.clone();
+    let routes = middleware.routes.clone();
+    let redirect = async move |uri: Uri| redirect_to_slash(&routes, &uri);
     router
-        .merge(docs_page::routes(document))
-        .route("/", get(index::index))
+        .route(
+            "/",
+            get(move |forwarding, request| index::index(served, forwarding, request)),
+        )
         .fallback(redirect)
         .method_not_allowed_fallback(async |method: Method| {
             ApiError::method_not_allowed(method.as_str())

@@ -28,12 +28,15 @@ mod wire;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 use case::{Case, Language};
 use compare::Aspect;
 use differences::{Exception, Reason, reasons};
 use lockstock_testkit::{Postgres, Redis};
-use servers::Server;
+use servers::{Key, Server};
+use sha2::{Digest, Sha256};
 use wire::Response;
 
 const DOCUMENT: &str = include_str!("../../../docs/differences.md");
@@ -44,18 +47,60 @@ fn responses_agree_with_django_rest_framework() {
     let redis = Redis::start();
     let django_database = postgres.create_database("django");
     let django_redis = format!("redis://{}/1", redis.address());
-    let mut django = Server::django(&django_database, &django_redis);
-    let mut korean_django = Server::korean_django(&django_database, &django_redis);
+    let mut django = Server::django(&django_database, &django_redis, &[]);
+    let mut korean_django = Server::korean_django(&django_database, &django_redis, &[]);
     let mut lockstock = Server::lockstock(
         &postgres.create_database("lockstock"),
         &format!("redis://{}/0", redis.address()),
+        None,
     );
-
     let cases = case::all();
-    let mut failures = misnamed(&cases);
+    compare_all(&cases, &mut django, &mut korean_django, &mut lockstock);
+    assert_eq!(misnamed(&cases), Vec::<String>::new());
+}
+
+/// The reference authenticates with DRF's `TokenAuthentication`.
+#[test]
+fn responses_agree_if_a_key_is_required() {
+    const KEYS: [Key; 2] = [("the-reader", "read"), ("the-writer", "write")];
+    let folder = tempfile::tempdir().unwrap();
+    let key_file = folder.path().join("api-keys");
+    let lines = KEYS.map(|(secret, scope)| {
+        let digest = hex::encode(Sha256::digest(secret));
+        format!("{secret} {scope} sha256:{digest}\n")
+    });
+    std::fs::write(&key_file, lines.concat()).unwrap();
+    std::fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
+    let postgres = Postgres::start();
+    let redis = Redis::start();
+    let django_database = postgres.create_database("django");
+    let django_redis = format!("redis://{}/1", redis.address());
+    let mut django = Server::django(&django_database, &django_redis, &KEYS);
+    let mut korean_django = Server::korean_django(&django_database, &django_redis, &KEYS);
+    let mut lockstock = Server::lockstock(
+        &postgres.create_database("lockstock"),
+        &format!("redis://{}/0", redis.address()),
+        Some(&key_file),
+    );
+    compare_all(
+        &case::with_keys(),
+        &mut django,
+        &mut korean_django,
+        &mut lockstock,
+    );
+}
+
+/// Sends each case to both servers, and what both reject also in Korean.
+fn compare_all(
+    cases: &[Case],
+    django: &mut Server,
+    korean_django: &mut Server,
+    lockstock: &mut Server,
+) {
+    let mut failures = Vec::new();
     let mut intended = 0;
     let mut repeated = HashSet::new();
-    for case in &cases {
+    for case in cases {
         let exception = exception(case);
         intended += usize::from(exception.is_some());
         let mut compare = |django: &mut Server, language| {
@@ -67,14 +112,14 @@ fn responses_agree_with_django_rest_framework() {
             }
             (expected, actual)
         };
-        let (expected, actual) = compare(&mut django, Language::English);
+        let (expected, actual) = compare(django, Language::English);
         // A rejected request changes nothing, and neither does OPTIONS.
         let is_rejected = expected.status >= 400 && actual.status >= 400;
         if (is_rejected || case.method == "OPTIONS")
             && repeated.insert((case.method, expected.body, actual.body))
         {
             korean_django.new.clone_from(&django.new);
-            compare(&mut korean_django, Language::Korean);
+            compare(korean_django, Language::Korean);
         }
     }
 

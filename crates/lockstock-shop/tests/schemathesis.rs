@@ -16,14 +16,19 @@
 //! - Multipart bodies with control characters in the names of their parts are left out, because
 //!   schemathesis does not encode them.
 //!
+//! The server requires an API key, so that schemathesis also checks that each operation whose security
+//! the document states rejects requests without one.
+//!
 //! The first two are in `schemathesis/schemathesis.toml`, the others in `schemathesis/hooks.py`.
 //! The server runs with `--after-update release`: with a cool-down after each update, nearly every
 //! update would be 429.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +41,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of requests per operation and chain, and a seed that makes failures reproducible.
 const EXAMPLES: &str = "40";
 const SEED: &str = "1";
+
+/// The secret of the API key, and its digest.
+const SECRET: &str = "the-secret";
+const KEY_LINE: &str =
+    "test admin sha256:5a90063288c04e4df59164f25bacb191f42f8f7e11b127030cb01fffd22af956\n";
 
 /// Responses that must occur, otherwise the run proves nothing: method, route, status.
 const EXPECTED: &[(&str, &str, u16)] = &[
@@ -78,6 +88,7 @@ fn the_server_conforms_to_its_openapi_document() {
         .args(["--generation-database", "none"])
         // The report contains complete requests, so that each can be repeated.
         .args(["--output-sanitize", "false"])
+        .args(["--header", &format!("Authorization: Bearer {SECRET}")])
         .arg(format!("http://127.0.0.1:{port}/openapi.json"))
         .env("SCHEMATHESIS_HOOKS", configuration.join("hooks.py"))
         .env("PRODUCT", product.to_string())
@@ -112,7 +123,12 @@ fn serve(port: u16, folder: &Path) -> Process {
             command.env_remove(name);
         }
     }
+    let key_file = folder.join("api-keys");
+    std::fs::write(&key_file, KEY_LINE).unwrap();
+    std::fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
     command
+        .arg("--api-key-file")
+        .arg(&key_file)
         .args(["--listen", &format!("127.0.0.1:{port}")])
         .args(["--store", "memory://", "--database", &database])
         .args(["--after-update", "release", "--log", "warn"])
@@ -150,7 +166,7 @@ fn send(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
     let length = form.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{form}"
+         Authorization: Bearer {SECRET}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{form}"
     );
     connection.write_all(request.as_bytes()).ok()?;
     let mut response = String::new();

@@ -42,12 +42,16 @@ struct Reasons {
     store: Option<String>,
 }
 
-/// Returns the routes with their operations in the OpenAPI document.
-pub(crate) fn routes() -> OpenApiRouter<AppState> {
+/// Returns the routes of probes with their operations in the OpenAPI document.
+pub(crate) fn probes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
         .routes(routes!(readyz))
-        .routes(routes!(metrics))
+}
+
+/// Returns the route of the metrics with its operation in the OpenAPI document.
+pub(crate) fn metrics_route() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(metrics))
 }
 
 /// Check liveness

@@ -43,6 +43,9 @@ pub(crate) struct LedgerEntryResponse {
     reservation: Option<Uuid>,
     /// The `X-Request-Id` of the request that wrote.
     request: String,
+    /// The name of the API key of that request, if it had one.
+    #[schema(example = "web-shop")]
+    caller: Option<String>,
     /// Fence of the lock that the write was made under, if any.
     fence: Option<i64>,
     #[schema(format = DateTime)]
@@ -84,6 +87,7 @@ impl From<LedgerEntry> for LedgerEntryResponse {
             unit_price: entry.unit_price,
             reservation: entry.reservation,
             request: entry.request,
+            caller: entry.caller,
             fence: entry.fence,
             at: timestamp::format(entry.at),
         }

@@ -23,6 +23,7 @@ use crate::drf::query::{ListQuery, Page};
 use crate::error::ApiError;
 use crate::http::idempotency::{self, MaybeKey, buffer_body};
 use crate::http::paths::{AnyProductId, ProductId};
+use crate::http::request_context::MayWrite;
 use crate::openapi::{
     AnyProductPathParams, BodyErrors, ErrorDetail, IdempotencyErrors, IdempotencyKeyParam,
     IfNoneMatchParam, ListParams, ProductPathParams, QueryErrors,
@@ -142,8 +143,9 @@ async fn retrieve(
 #[utoipa::path(options, path = "/api/products/", operation_id = "products_options", tag = "products", responses(
     (status = 200, description = "The fields of a product and their rules", body = Object),
 ))]
-async fn list_options() -> Response {
-    axum::Json(metadata("Product List", Some("POST"), FIELDS)).into_response()
+async fn list_options(MayWrite(may_write): MayWrite) -> Response {
+    let action = may_write.then_some("POST");
+    axum::Json(metadata("Product List", action, FIELDS)).into_response()
 }
 
 /// Describe a product
@@ -156,10 +158,11 @@ async fn list_options() -> Response {
 async fn product_options(
     State(state): State<AppState>,
     AnyProductId(id): AnyProductId,
+    MayWrite(may_write): MayWrite,
 ) -> Result<Response, ApiError> {
     let exists = match id {
-        Some(id) => state.storage.get(id).await?.is_some(),
-        None => false,
+        Some(id) if may_write => state.storage.get(id).await?.is_some(),
+        _ => false,
     };
     let action = exists.then_some("PUT");
     Ok(axum::Json(metadata("Product Instance", action, FIELDS)).into_response())

@@ -20,6 +20,15 @@ impl ListenAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// Returns the URL of `/` at the address, without the trailing slash.
+    pub(crate) fn url(&self, is_tls: bool) -> String {
+        let scheme = if is_tls { "https" } else { "http" };
+        match self {
+            Self::Tcp(address) => format!("{scheme}://{address}"),
+            Self::Unix(_) => format!("{scheme}://localhost"),
+        }
+    }
 }
 
 impl Display for ListenAddress {

@@ -4,12 +4,13 @@
 mod chart;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use lockstock::redact_url;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -44,6 +45,11 @@ pub(crate) struct RaceArgs {
     /// Number of rounds. A round starts when the cool-down of the round before has passed
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number_in(1_u32.., 10))]
     rounds: u32,
+
+    /// File with the secret of an API key, if the server requires one [default: the secret is in the
+    /// variable LOCKSTOCK_API_KEY]
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 
     /// Print one line of JSON per round instead of a chart
     #[arg(long)]
@@ -172,6 +178,8 @@ fn failure(results: &[RaceResult]) -> Option<String> {
 /// The product that all requests update.
 struct Target {
     client: Client,
+    /// Of all requests.
+    headers: HeaderMap,
     id: i64,
     /// URL of the product at each server.
     products: Vec<Url>,
@@ -181,7 +189,8 @@ impl Target {
     async fn find(args: &RaceArgs) -> anyhow::Result<Self> {
         let bases = args.url.iter().map(|url| base_url(url));
         let bases = bases.collect::<anyhow::Result<Vec<_>>>()?;
-        let client = client()?;
+        let headers = credentials(args.secret_file.as_deref())?;
+        let client = client(&headers)?;
         let id = match args.product {
             Some(id) => id,
             None => {
@@ -210,6 +219,7 @@ impl Target {
         }
         Ok(Self {
             client,
+            headers,
             id,
             products,
         })
@@ -221,7 +231,7 @@ impl Target {
         let mut racers = Vec::new();
         let servers = (0..self.products.len()).cycle();
         for (_, server) in (0..requests).zip(servers) {
-            let client = client()?;
+            let client = client(&self.headers)?;
             get(&client, self.products[server].clone()).await?;
             racers.push(Racer { client, server });
         }
@@ -279,8 +289,32 @@ fn server_of(url: &Url) -> String {
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn client() -> anyhow::Result<Client> {
+/// Returns the headers that carry the secret of an API key, if there is one. It is no option,
+/// because other users of the machine can read the arguments of a process.
+fn credentials(secret_file: Option<&Path>) -> anyhow::Result<HeaderMap> {
+    let secret = match secret_file {
+        Some(file) => {
+            let secret = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the secret in {}", file.display()))?;
+            Some(secret)
+        }
+        None => std::env::var("LOCKSTOCK_API_KEY").ok(),
+    };
+    let secret = secret.as_deref().map(str::trim);
+    let mut headers = HeaderMap::new();
+    if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {secret}"))
+            .context("the secret of the API key is not one line of text")?;
+        // Not part of `Debug`.
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(headers)
+}
+
+fn client(headers: &HeaderMap) -> anyhow::Result<Client> {
     Ok(Client::builder()
+        .default_headers(headers.clone())
         .timeout(TIMEOUT)
         .pool_idle_timeout(TIMEOUT)
         .build()?)
@@ -308,6 +342,10 @@ async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
         StatusCode::NOT_FOUND => {
             bail!("{shown} responded with {status}: choose a product with --product")
         }
+        StatusCode::UNAUTHORIZED => bail!(
+            "{shown} responded with {status}: give the secret of an API key in the variable \
+             LOCKSTOCK_API_KEY, or in a file with --secret-file"
+        ),
         status if !status.is_success() => {
             let body = response.bytes().await.unwrap_or_default();
             let error: Value = serde_json::from_slice(&body).unwrap_or_default();

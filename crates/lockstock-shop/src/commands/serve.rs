@@ -1,6 +1,6 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM or SIGHUP `/readyz` fails at once, and requests are served for another `--drain-delay`.
+//! On SIGTERM, and on SIGHUP unless it reloads the API keys, `/readyz` fails at once, and requests are served for another `--drain-delay`.
 //! Then the server closes its socket, finishes the requests in progress, releases its locks and
 //! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
 
@@ -10,17 +10,18 @@ mod seed;
 mod service_manager;
 mod shutdown;
 mod tls;
+mod welcome;
 
-use std::io::{IsTerminal, Write};
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use lockstock::{Store, redact_url};
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
@@ -29,6 +30,9 @@ use self::listener::Listener;
 use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
 use self::tls::{Certificate, Tls};
+use self::welcome::print_welcome;
+use crate::access::Access;
+use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
 use crate::cli::tls::TlsArgs;
@@ -41,7 +45,7 @@ use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
 use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
-use crate::router::router;
+use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
@@ -50,15 +54,21 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the metrics recorder merges the samples of its histograms.
-const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the metrics recorder merges the samples of its histograms, and callers that are below
+/// their rate limit are forgotten.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections to the address for operators, for which few files are reserved.
+const OPERATOR_CONNECTIONS: usize = 16;
+/// The options that choose the addresses, for errors.
+const LISTEN: &str = "--listen";
+const OPERATE_LISTEN: &str = "--operate-listen";
 /// Pause after a failed `accept`, most often for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Host and port to listen on, or unix:PATH for a Unix socket. An address that other machines
-    /// can reach requires --insecure
+    /// can reach requires --api-key-file or --insecure
     #[arg(
         long,
         env = "LOCKSTOCK_LISTEN",
@@ -171,10 +181,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_NO_SAMPLES", value_parser = BoolishValueParser::new())]
     no_samples: bool,
 
-    /// Allow an address that other machines can reach. There is no authentication: each client
-    /// that can connect can change products
-    #[arg(long, env = "LOCKSTOCK_INSECURE", value_parser = BoolishValueParser::new())]
-    insecure: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
     #[arg(
@@ -245,18 +253,29 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let _flushed = logging::start(&args.log, args.log_format)?;
     let service_manager = Arc::new(ServiceManager::from_environment());
-    anyhow::ensure!(
-        args.listen.is_local() || args.insecure,
-        "other machines can reach {}, and the API has no authentication: listen on 127.0.0.1, \
-         or allow it with --insecure",
-        args.listen
-    );
+    args.access.check_listeners(&args.listen)?;
+    let access = args.access.access()?;
     // First, because a port in use is the most common mistake.
     let max_connections =
         file_limit::client_connections(args.max_connections, args.database_connections)?;
     let tls = args.tls.files().map(Tls::open).transpose()?;
-    let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
-    let listener = Listener::bind(&args.listen, max_connections, args.header_timeout, acceptor)?;
+    let bind = |address: &ListenAddress, option, max_connections| {
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor.clone());
+        // A certificate is for the name under which other machines reach the server.
+        let acceptor = acceptor.filter(|_| option == LISTEN || !address.is_local());
+        Listener::bind(
+            address,
+            option,
+            max_connections,
+            args.header_timeout,
+            acceptor,
+        )
+    };
+    let listener = bind(&args.listen, LISTEN, max_connections)?;
+    let for_operators = args.access.operate_listen.as_ref();
+    let for_operators = for_operators
+        .map(|address| bind(address, OPERATE_LISTEN, OPERATOR_CONNECTIONS))
+        .transpose()?;
     let metrics = Metrics::install()?;
     let store = Store::open_within(&args.store, args.store_timeout)?;
     let store_health = Arc::new(Health::new("store"));
@@ -312,11 +331,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         warn!("{what}: {why}. {change}");
     }
     // Before the address is printed: a signal may follow at once.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(access.keys.is_some())?;
     let address = listener.address()?;
-    print_welcome(&args, &address)?;
+    let operate = for_operators.as_ref().map(Listener::address).transpose()?;
+    print_welcome(&args, &address, operate.as_ref())?;
     info!(
         %address,
+        operate = operate.as_ref().map(tracing::field::display),
         // The holder column of `lockstock locks`.
         process = %state.store.client_id(),
         store = redact_url(&args.store),
@@ -326,8 +347,12 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     service_manager.ready();
     let certificate = tls.map(|tls| tls.certificate);
     serve(
-        listener,
+        Listeners {
+            api: listener,
+            operators: for_operators,
+        },
         state,
+        access,
         certificate,
         &args,
         signals,
@@ -341,45 +366,68 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the server listens.
+struct Listeners {
+    api: Listener,
+    operators: Option<Listener>,
+}
+
 async fn serve(
-    listener: Listener,
+    listeners: Listeners,
     state: AppState,
+    access: Access,
     certificate: Option<Arc<Certificate>>,
     args: &ServeArgs,
-    signals: Signals,
+    mut signals: Signals,
     service_manager: Arc<ServiceManager>,
 ) {
-    let router = router(state.clone(), args.cors_origins.clone());
-    let mut upkeep = interval(METRICS_UPKEEP_INTERVAL);
+    let routers = routers(
+        &state,
+        args.cors_origins.clone(),
+        access.clone(),
+        args.access.for_operators(&access),
+    );
+    let router = routers.api;
+    let mut upkeep = interval(UPKEEP_INTERVAL);
     let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
     if let Some(certificate) = certificate {
         background.spawn(async move { certificate.watch().await });
     }
+    if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
+        background.spawn(async move {
+            while reload.recv().await.is_some() {
+                // The file is small, and on a local disk.
+                keys.reload();
+            }
+        });
+    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
     let watchdog = service_manager.clone();
     background.spawn(async move { watchdog.feed_watchdog().await });
-    let mut accept_error_logged: Option<Instant> = None;
+    if let (Some(listener), Some(router)) = (listeners.operators, routers.operation) {
+        // Until the end: draining can be observed.
+        background.spawn(async move { match accept(&listener, &router).await {} });
+    }
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
         state.draining.store(true, Ordering::Relaxed);
         service_manager.stopping();
     }));
-    let linger = loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => listener.serve(accepted, router.clone()),
-                Err(error) => {
-                    // Connections fail faster than an operator can read.
-                    if accept_error_logged.is_none_or(|at| at.elapsed() >= SECOND) {
-                        warn!(%error, "cannot accept a connection");
-                        accept_error_logged = Some(Instant::now());
+    let listener = listeners.api;
+    let linger = {
+        let mut accepting = pin!(accept(&listener, &router));
+        loop {
+            tokio::select! {
+                never = &mut accepting => match never {},
+                _ = upkeep.tick() => {
+                    state.metrics.run_upkeep();
+                    if let Some(limiter) = &access.rate_limiter {
+                        limiter.forget_full();
                     }
-                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
-            },
-            _ = upkeep.tick() => state.metrics.run_upkeep(),
-            linger = &mut shutdown => break linger,
+                linger = &mut shutdown => break linger,
+            }
         }
     };
     let drained = async {
@@ -392,6 +440,24 @@ async fn serve(
     };
     if timeout(args.drain_timeout, drained).await.is_err() {
         warn!("some requests did not finish in time: their locks expire with their leases");
+    }
+}
+
+/// Accepts connections, and serves each on a task of its own.
+async fn accept(listener: &Listener, router: &Router) -> Infallible {
+    let mut error_logged: Option<Instant> = None;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => listener.serve(accepted, router.clone()),
+            Err(error) => {
+                // Connections fail faster than an operator can read.
+                if error_logged.is_none_or(|at| at.elapsed() >= SECOND) {
+                    warn!(%error, "cannot accept a connection");
+                    error_logged = Some(Instant::now());
+                }
+                sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
     }
 }
 
@@ -430,6 +496,15 @@ pub(super) fn pitfalls(args: &ServeArgs) -> Vec<Pitfall> {
             "Shorten --update-wait or lengthen --update-lease",
         ));
     }
+    let has_tls = args.tls.files().is_some() || !args.trusted_proxies.is_empty();
+    if args.access.api_key_file.is_some() && !args.listen.is_local() && !has_tls {
+        pitfalls.push((
+            "requests come without TLS",
+            "everyone on the way can read the secrets of API keys",
+            "Serve HTTPS with --tls-cert and --tls-key, or put a proxy in front and name it with \
+             --trusted-proxies",
+        ));
+    }
     if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
         pitfalls.push((
             "the locks are in the memory of this process",
@@ -445,53 +520,4 @@ pub(super) fn pitfalls(args: &ServeArgs) -> Vec<Pitfall> {
         ));
     }
     pitfalls
-}
-
-/// Prints where the server can be reached: an introduction on a terminal, one line of JSON
-/// otherwise, because a collector of logs may receive it among the lines of the log.
-fn print_welcome(args: &ServeArgs, address: &ListenAddress) -> std::io::Result<()> {
-    let scheme = if args.tls.files().is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let url = match address {
-        ListenAddress::Tcp(address) => format!("{scheme}://{address}"),
-        ListenAddress::Unix(_) => format!("{scheme}://localhost"),
-    };
-    let curl = match address {
-        ListenAddress::Tcp(_) => "curl".to_owned(),
-        ListenAddress::Unix(path) => format!("curl --unix-socket {}", path.display()),
-    };
-    // `println!` panics if standard output is closed.
-    let mut out = std::io::stdout();
-    if !out.is_terminal() {
-        let line = json!({
-            "message": "listening",
-            "address": address.to_string(),
-            "api": format!("{url}/api/products/"),
-            "docs": format!("{url}/docs/"),
-        });
-        writeln!(out, "{line}")?;
-        return out.flush();
-    }
-    writeln!(
-        out,
-        "Lockstock {version} is serving {database} with locks in {store}
-
-  the API      {url}/api/products/
-  its docs     {url}/docs/
-  operation    {url}/readyz   {url}/metrics
-
-  try          {curl} {url}/api/products/
-               {curl} -X PATCH {url}/api/products/1/ -d stock=9",
-        version = env!("CARGO_PKG_VERSION"),
-        database = redact_database_url(&args.database),
-        store = redact_url(&args.store),
-    )?;
-    match address {
-        ListenAddress::Tcp(_) => writeln!(out, "               lockstock race --url {url}\n")?,
-        ListenAddress::Unix(_) => writeln!(out)?,
-    }
-    out.flush()
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::drf::fields::Field;
 
 /// Describes the view called `name`. `action` is the method whose fields are described, if the
-/// view has an object to act on.
+/// view has an object to act on and the client may do so.
 pub(crate) fn metadata(name: &str, action: Option<&str>, fields: &[Field]) -> Value {
     let mut metadata = json!({
         "name": name,

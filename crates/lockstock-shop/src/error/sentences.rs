@@ -55,6 +55,34 @@ impl<T: Into<Cow<'static, str>>> From<T> for Sentence {
 
 // DRF: requests.
 
+pub(crate) const NOT_AUTHENTICATED: Sentence = Sentence::fixed(
+    "Authentication credentials were not provided.",
+    "자격 인증 데이터가 제공되지 않았습니다.",
+);
+
+pub(crate) const TOKEN_MISSING: Sentence = Sentence::fixed(
+    "Invalid token header. No credentials provided.",
+    "토큰 헤더가 유효하지 않습니다. 인증 데이터가 제공되지 않았습니다.",
+);
+
+pub(crate) const TOKEN_WITH_SPACES: Sentence = Sentence::fixed(
+    "Invalid token header. Token string should not contain spaces.",
+    "토큰 헤더가 유효하지 않습니다. 토큰 문자열은 공백을 포함하지 않아야 합니다.",
+);
+
+pub(crate) const TOKEN_WITH_INVALID_CHARACTERS: Sentence = Sentence::fixed(
+    "Invalid token header. Token string should not contain invalid characters.",
+    "토큰 헤더가 유효하지 않습니다. 토큰 문자열은 유효하지 않은 문자를 포함하지 않아야 합니다.",
+);
+
+pub(crate) const INVALID_TOKEN: Sentence =
+    Sentence::fixed("Invalid token.", "토큰이 유효하지 않습니다.");
+
+pub(crate) const PERMISSION_DENIED: Sentence = Sentence::fixed(
+    "You do not have permission to perform this action.",
+    "이 작업을 수행할 권한이 없습니다.",
+);
+
 pub(crate) const NOT_FOUND: Sentence = Sentence::fixed("Not found.", "찾을 수 없습니다.");
 
 pub(crate) const INVALID_PAGE: Sentence =

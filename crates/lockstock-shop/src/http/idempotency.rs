@@ -62,7 +62,7 @@ pub(crate) fn layers(
     let layer = || {
         IdempotencyLayer::transactional(StoredRecords(storage.clone()))
             .methods(METHODS)
-            .caller(|parts| caller(&parts.headers).to_string())
+            .caller(|parts| caller(parts).to_string())
             .body_limit(body_limit)
             .on_rejection(ApiError::of_layer_on(store_health.clone()))
     };

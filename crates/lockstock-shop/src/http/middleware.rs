@@ -14,7 +14,7 @@ mod unread_body;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONNECTION, EXPECT, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
@@ -25,6 +25,7 @@ use tracing::Instrument;
 use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
+use crate::access::{Access, Admission, Authenticated, Requirement};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::preconditions;
 use crate::http::routes::{Route, Routes};
@@ -37,6 +38,7 @@ pub(crate) struct Middleware {
     pub(crate) routes: Arc<Routes>,
     /// Origins whose pages may call the API.
     pub(crate) cors_origins: Arc<[CorsOrigin]>,
+    pub(crate) access: Access,
 }
 
 /// Handles a request to any path.
@@ -49,6 +51,7 @@ pub(crate) async fn handle(
         state,
         routes,
         cors_origins,
+        access,
     } = middleware;
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
@@ -57,20 +60,38 @@ pub(crate) async fn handle(
     let client = state
         .forwarding
         .client(request.extensions(), request.headers());
-    let log = AccessLog::begin(&request, &request_id, client, route);
-    let renderer = Renderer::of(&request);
     let origin = AllowedOrigin::of(&cors_origins, request.method(), request.headers());
+    let is_preflight = origin.as_ref().is_some_and(AllowedOrigin::is_preflight);
+    let requirement = if is_preflight {
+        // It never has credentials, and reaches no handler.
+        Requirement::Nothing
+    } else {
+        requirement(&request)
+    };
+    let Admission { key, rate, verdict } = access.admit(requirement, request.headers(), client);
+    let key_name = key.as_ref().map(|key| key.name.clone());
+    let log = AccessLog::begin(&request, &request_id, client, route, key_name);
+    let renderer = Renderer::of(&request);
+    if let Some(key) = key {
+        request.extensions_mut().insert(Authenticated(key));
+    }
     let respond = async {
         if let Some(response) = origin.as_ref().and_then(AllowedOrigin::preflight) {
             return response;
         }
-        let limited = limit(&state, route, &renderer, request, next);
+        let limited = limit(&state, route, &renderer, verdict, request, next);
         let response = render::catch_panic(limited).await;
         renderer.render_errors(response)
     };
     let mut response = respond.instrument(log.span()).await;
     request_id::add_header(&mut response, request_id);
     render::add_route_headers(&mut response, route);
+    if access.keys.is_some() {
+        render::keep_from_shared_caches(&mut response);
+    }
+    if let Some(rate) = rate {
+        rate.add_headers(response.headers_mut());
+    }
     render::add_public_path(&mut response, &state.forwarding);
     cors::vary_by_origin(&cors_origins, &mut response);
     if let Some(origin) = origin {
@@ -88,16 +109,23 @@ pub(crate) async fn handle(
     response
 }
 
+fn requirement(request: &Request) -> Requirement {
+    let is_routed = request.extensions().get::<MatchedPath>().is_some();
+    Requirement::of(request.method(), request.uri().path(), is_routed)
+}
+
 /// Applies the limits of the API.
 async fn limit(
     state: &AppState,
     route: Option<&Route>,
     renderer: &Renderer,
+    verdict: Result<(), ApiError>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let expects_continue = request.headers().contains_key(EXPECT);
     if !request.uri().path().starts_with("/api/") {
+        verdict?;
         return Ok(next.run(request).await);
     }
     let request =
@@ -106,9 +134,12 @@ async fn limit(
     host::require_one(&request)?;
     let respond = async {
         let Some(route) = route else {
+            verdict?;
             return Ok(next.run(request).await);
         };
+        // In the order of DRF.
         renderer.require_acceptable()?;
+        verdict?;
         preconditions::evaluate(state, route, request, next).await
     };
     let response = timeout(state.settings.request_timeout, respond).await;

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName};
 use lockstock_http::normalized_authorization;
 use sha2::{Digest, Sha256};
 
+use crate::access::{Authenticated, Scope};
 use crate::storage::RequestContext;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -25,17 +26,40 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
         let request = parts.extensions.get::<RequestId>();
         Ok(Self {
             request_id: request.map_or_else(|| "".into(), |id| id.0.clone()),
-            caller: caller(&parts.headers),
+            caller: caller(parts),
+            has_key: parts.extensions.get::<Authenticated>().is_some(),
             known_commits: parts.extensions.get().cloned().unwrap_or_default(),
         })
     }
 }
 
-/// Returns the identity of the caller, which is empty without credentials. Requests with the same
+/// Whether the key of a request permits writes. Without keys each request may write.
+pub(crate) struct MayWrite(pub(crate) bool);
+
+impl<S: Sync> FromRequestParts<S> for MayWrite {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let key = parts.extensions.get::<Authenticated>();
+        Ok(Self(key.is_none_or(|key| key.0.scope >= Scope::Write)))
+    }
+}
+
+/// Returns the identity of the caller: the name of its API key or, if the server has no keys, that
+/// of its credentials.
+pub(crate) fn caller(parts: &Parts) -> Arc<str> {
+    match parts.extensions.get::<Authenticated>() {
+        Some(key) => key.0.name.clone(),
+        None => of_credentials(&parts.headers),
+    }
+}
+
+/// Returns the identity of credentials that the server does not check, which is empty without
+/// any. Requests with the same
 /// `Authorization` and `X-API-Key` have the same caller; the case of the scheme makes no difference.
 /// The identity is a digest, so that the
 /// database contains no credentials.
-pub(crate) fn caller(headers: &HeaderMap) -> Arc<str> {
+fn of_credentials(headers: &HeaderMap) -> Arc<str> {
     let mut digest = Sha256::new();
     let mut has_credentials = false;
     for name in [AUTHORIZATION, API_KEY] {
@@ -67,7 +91,7 @@ mod tests {
     fn a_caller_is_identified_by_both_credential_headers() {
         let identity = |pairs: &[(HeaderName, &'static str)]| {
             let pairs = pairs.iter().cloned();
-            caller(
+            of_credentials(
                 &pairs
                     .map(|(name, value)| (name, value.parse().unwrap()))
                     .collect(),

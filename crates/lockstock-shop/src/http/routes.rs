@@ -13,6 +13,7 @@ use utoipa::openapi::{OpenApi, PathItem};
 use crate::http::paths::is_id;
 
 /// The routes of the API, by their patterns.
+#[derive(Default)]
 pub(crate) struct Routes(HashMap<Arc<str>, Route>);
 
 /// A route of the API.

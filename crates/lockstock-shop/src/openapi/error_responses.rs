@@ -64,7 +64,8 @@ pub(crate) struct Stale {
     code: String,
 }
 
-/// Another request holds or keeps the lock of the product.
+/// Another request holds or keeps the lock of the product (`busy`), or the caller has sent too many
+/// requests (`rate_limited`).
 #[derive(ToSchema)]
 pub(crate) struct Busy {
     detail: String,

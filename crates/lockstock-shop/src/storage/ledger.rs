@@ -82,6 +82,8 @@ pub struct LedgerEntry {
     pub reservation: Option<Uuid>,
     /// The id of the request.
     pub request: String,
+    /// The name of the API key of the request, if it has one.
+    pub caller: Option<String>,
     /// The fence of the lock that the writer held.
     pub fence: Option<i64>,
     /// Time of the write, to the microsecond.
@@ -132,6 +134,7 @@ impl LedgerEntry {
             unit_price: None,
             reservation: None,
             request: request.request_id.to_string(),
+            caller: request.key_name(),
             fence: None,
             at: product.updated_at,
         }

@@ -22,6 +22,7 @@ pub(super) fn sqlite() -> Migrator {
         1 "products" "0001_products.sql",
         2 "sales" "0002_sales.sql",
         3 "refusals" "0003_refusals.sql",
+        4 "callers" "0004_callers.sql",
     )
 }
 
@@ -32,6 +33,7 @@ pub(super) fn postgres() -> Migrator {
         2 "sales" "0002_sales.sql",
         3 "fewer indexes" "0003_fewer_indexes.sql",
         4 "refusals" "0004_refusals.sql",
+        5 "callers" "0005_callers.sql",
     )
 }
 

@@ -37,6 +37,7 @@ where
     i64: Decode<'r, R::Database> + Type<R::Database>,
     Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
     String: Decode<'r, R::Database> + Type<R::Database>,
+    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
     DateTime<Utc>: Decode<'r, R::Database> + Type<R::Database>,
     Uuid: Decode<'r, R::Database> + Type<R::Database>,
     Option<Uuid>: Decode<'r, R::Database> + Type<R::Database>,
@@ -52,6 +53,7 @@ where
             unit_price: row.try_get("unit_price")?,
             reservation: row.try_get("reservation")?,
             request: row.try_get("request")?,
+            caller: row.try_get("caller")?,
             fence: row.try_get("fence")?,
             at: row.try_get("at")?,
         })

@@ -281,6 +281,7 @@ impl Settlement {
             unit_price: Some(product.price),
             reservation,
             request: order.request.request_id.to_string(),
+            caller: order.request.key_name(),
             fence: None,
             at: self.snapshot.now,
         };

@@ -26,7 +26,7 @@ pub(super) use product_columns;
 macro_rules! entry_columns {
     () => {
         "id, product, version, reason, delta, stock_after, unit_price, reservation, request, \
-         fence, at"
+         caller, fence, at"
     };
 }
 
@@ -72,8 +72,8 @@ pub(super) use update_product;
 
 /// Inserts a ledger entry that sells nothing. Binds as in [`insert_entry`].
 const INSERT_ENTRY: &str =
-    "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at, caller)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// Selects a purchase by its id. The condition is that of the index.
 pub(super) const SELECT_PURCHASE: &str = concat!(
@@ -91,6 +91,7 @@ where
     Option<i64>: Encode<'static, DB> + Type<DB>,
     &'static str: Encode<'static, DB> + Type<DB>,
     String: Encode<'static, DB> + Type<DB>,
+    Option<String>: Encode<'static, DB> + Type<DB>,
     uuid::Uuid: Encode<'static, DB> + Type<DB>,
     chrono::DateTime<chrono::Utc>: Encode<'static, DB> + Type<DB>,
 {
@@ -104,6 +105,7 @@ where
         .bind(entry.request)
         .bind(entry.fence)
         .bind(entry.at)
+        .bind(entry.caller)
 }
 
 /// Returns the statement that counts the entries in the ledger of product `$1`.

@@ -38,6 +38,9 @@ const TABLES: [(&str, &str); 10] = [
     ("hostile.txt", include_str!("cases/hostile.txt")),
 ];
 
+/// The requests to servers that require keys.
+const ACCESS: [(&str, &str); 1] = [("access.txt", include_str!("cases/access.txt"))];
+
 const BOUNDARY: &str = "b-o-u-n-d-a-r-y";
 
 /// The language that the client prefers.
@@ -60,10 +63,19 @@ pub(crate) struct Case {
     headers: Vec<&'static str>,
 }
 
-/// Returns the cases of all tables in order.
+/// Returns the cases of all tables for servers without keys, in order.
 pub(crate) fn all() -> Vec<Case> {
+    parse(&TABLES)
+}
+
+/// Returns the cases for servers that require keys.
+pub(crate) fn with_keys() -> Vec<Case> {
+    parse(&ACCESS)
+}
+
+fn parse(tables: &[(&str, &'static str)]) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
-    for (table, text) in TABLES {
+    for &(table, text) in tables {
         for (index, line) in text.lines().enumerate() {
             if line.is_empty() || line.starts_with('#') {
                 continue;

@@ -14,6 +14,7 @@ pub(crate) enum Aspect {
     Location,
     Etag,
     RetryAfter,
+    Challenge,
     Body,
     /// Equal as JSON, but with the fields in another order.
     Order,
@@ -51,6 +52,7 @@ pub(crate) fn differing(django: &Response, lockstock: &Response) -> Vec<Aspect> 
             Aspect::RetryAfter,
             has(django, "retry-after") == has(lockstock, "retry-after"),
         ),
+        (Aspect::Challenge, same("www-authenticate")),
         (Aspect::Body, value == other),
         (
             Aspect::Order,

@@ -13,6 +13,9 @@ use crate::wire::{self, Response};
 /// Upper bound of the time until the first response.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The secret and the scope of an API key.
+pub(crate) type Key = (&'static str, &'static str);
+
 /// A server that is stopped on drop.
 pub(crate) struct Server {
     name: &'static str,
@@ -24,18 +27,18 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts the reference: `bench/django` under one gunicorn worker, on an empty table.
-    pub(crate) fn django(database: &str, redis: &str) -> Server {
-        let status = django_command(database, redis)
+    pub(crate) fn django(database: &str, redis: &str, keys: &[Key]) -> Server {
+        let status = django_command(database, redis, keys)
             .args(["manage.py", "prepare"])
             .status();
         let status = status.unwrap_or_else(|error| panic!("Django: {error}"));
         assert!(status.success(), "Django cannot prepare its database");
-        Server::gunicorn("django", django_command(database, redis))
+        Server::gunicorn("django", django_command(database, redis, keys))
     }
 
     /// Starts the reference again, with `LANGUAGE_CODE = "ko"`, on the same table.
-    pub(crate) fn korean_django(database: &str, redis: &str) -> Server {
-        let mut command = django_command(database, redis);
+    pub(crate) fn korean_django(database: &str, redis: &str, keys: &[Key]) -> Server {
+        let mut command = django_command(database, redis, keys);
         command.env("SHOP_LANGUAGE", "ko");
         Server::gunicorn("django in Korean", command)
     }
@@ -51,7 +54,7 @@ impl Server {
     }
 
     /// Starts Lockstock. It releases the lock after each update, as the reference does.
-    pub(crate) fn lockstock(database: &str, redis: &str) -> Server {
+    pub(crate) fn lockstock(database: &str, redis: &str, key_file: Option<&Path>) -> Server {
         let port = free_port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockstock"));
         command
@@ -64,6 +67,9 @@ impl Server {
             .args(["--store-timeout", "10s", "--database-timeout", "20s"])
             .args(["--log", "warn"])
             .arg("--no-samples");
+        if let Some(file) = key_file {
+            command.arg("--api-key-file").arg(file);
+        }
         Server::start("lockstock", port, command)
     }
 
@@ -109,7 +115,8 @@ impl Server {
         };
         let probe = request("GET", "/api/products/", "");
         let deadline = Instant::now() + START_TIMEOUT;
-        while !wire::exchange(port, &probe).is_ok_and(|response| response.status == 200) {
+        let is_ready = |status| status == 200 || status == 401;
+        while !wire::exchange(port, &probe).is_ok_and(|response| is_ready(response.status)) {
             if let Some(status) = server.process.exited() {
                 panic!("{name} exited before its first response: {status}");
             }
@@ -121,14 +128,18 @@ impl Server {
 }
 
 /// Returns Python in `bench/django`, without arguments.
-fn django_command(database: &str, redis: &str) -> Command {
+fn django_command(database: &str, redis: &str, keys: &[Key]) -> Command {
+    let keys = keys
+        .iter()
+        .map(|(secret, scope)| format!("{secret}={scope}"));
     let mut command = Command::new(python());
     command
         .current_dir(workspace().join("bench/django"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("SHOP_DATABASE_URL", database)
         .env("SHOP_REDIS_URL", redis)
-        .env("SHOP_AFTER_UPDATE", "release");
+        .env("SHOP_AFTER_UPDATE", "release")
+        .env("SHOP_API_KEYS", keys.collect::<Vec<_>>().join(","));
     command
 }
 

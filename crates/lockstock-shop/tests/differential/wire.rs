@@ -115,6 +115,7 @@ impl fmt::Display for Response {
             "location",
             "etag",
             "retry-after",
+            "www-authenticate",
         ];
         for name in shown {
             if let Some(value) = self.header(name) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
+mod callers;
 mod idempotency;
 mod locked_rows;
 mod orders;

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Files beside connections: the log, the listening socket, the runtime, the lock store.
+/// Files beside connections: the log, the listening sockets, operators, the runtime, the lock store.
 const BASE_FILES: u64 = 64;
 /// A SQLite connection opens the database, its WAL and its index.
 const FILES_PER_DATABASE_CONNECTION: u64 = 3;

@@ -86,8 +86,10 @@ enum Stream {
 }
 
 impl Listener {
+    /// `option` is the one that chooses the address.
     pub(super) fn bind(
         address: &ListenAddress,
+        option: &str,
         max_connections: usize,
         header_timeout: Duration,
         tls: Option<TlsAcceptor>,
@@ -95,13 +97,13 @@ impl Listener {
         let socket = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
             ListenAddress::Unix(path) => {
-                remove_stale(path)?;
+                remove_stale(path, option)?;
                 UnixListener::bind(path)
                     .map(|listener| Socket::Unix(listener, SocketFile(path.clone())))
             }
         };
         let socket = socket
-            .with_context(|| format!("cannot listen on {address}: choose another with --listen"))?;
+            .with_context(|| format!("cannot listen on {address}: choose another with {option}"))?;
         Ok(Self {
             socket,
             permits: Arc::new(Semaphore::new(max_connections)),
@@ -329,7 +331,7 @@ impl Service<Request<Incoming>> for Requests {
 }
 
 /// Removes a socket that a server left behind when it was killed.
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
+fn remove_stale(path: &Path, option: &str) -> anyhow::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         // A missing folder is an error of the bind.
@@ -337,7 +339,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     };
     if !metadata.file_type().is_socket() {
         bail!(
-            "{} exists and is not a socket: choose another path with --listen",
+            "{} exists and is not a socket: choose another path with {option}",
             path.display()
         );
     }
@@ -346,7 +348,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => bail!(
-            "another process listens on {}: choose another path with --listen",
+            "another process listens on {}: choose another path with {option}",
             path.display()
         ),
     }

@@ -1,4 +1,4 @@
-//! The signals that stop the server.
+//! The signals that stop the server, and the one that reloads its API keys.
 
 use std::future::pending;
 use std::time::Duration;
@@ -17,8 +17,11 @@ const FORCED_EXIT: i32 = 1;
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None` if the process was started with SIGHUP ignored, as `nohup` does.
+    /// SIGHUP if it stops the server. `None` if the process was started with SIGHUP ignored, as
+    /// `nohup` does.
     hangup: Option<Signal>,
+    /// SIGHUP if it reloads the API keys.
+    pub(super) reload: Option<Signal>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,15 +32,22 @@ enum Received {
 }
 
 impl Signals {
-    /// Handles SIGTERM, SIGINT and SIGHUP from now on.
-    pub(super) fn listen() -> anyhow::Result<Self> {
+    /// Handles SIGTERM, SIGINT and SIGHUP from now on. With `hangup_reloads` also a process that was
+    /// started with SIGHUP ignored handles it: it must be possible to revoke a key.
+    pub(super) fn listen(hangup_reloads: bool) -> anyhow::Result<Self> {
+        let hangup = match hangup_reloads || !ignores_hangup() {
+            true => Some(signal(SignalKind::hangup())?),
+            false => None,
+        };
+        let (reload, hangup) = match hangup_reloads {
+            true => (hangup, None),
+            false => (None, hangup),
+        };
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: match ignores_hangup() {
-                true => None,
-                false => Some(signal(SignalKind::hangup())?),
-            },
+            hangup,
+            reload,
         })
     }
 

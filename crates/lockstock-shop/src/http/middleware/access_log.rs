@@ -19,6 +19,8 @@ pub(super) struct AccessLog {
     route: SharedString,
     /// Unknown on a Unix socket, unless a trusted proxy reports it.
     client: Option<IpAddr>,
+    /// The name of the API key.
+    key: Option<Arc<str>>,
 }
 
 impl AccessLog {
@@ -27,6 +29,7 @@ impl AccessLog {
         id: &HeaderValue,
         client: Option<IpAddr>,
         route: Option<&Route>,
+        key: Option<Arc<str>>,
     ) -> Self {
         let (method, path) = (request.method(), request.uri().path());
         let id = id.to_str().unwrap_or_default();
@@ -37,6 +40,7 @@ impl AccessLog {
             method: method_label(method),
             route: route_label(request, route),
             client,
+            key,
         }
     }
 
@@ -53,12 +57,14 @@ impl AccessLog {
             method,
             route,
             client,
+            key,
         } = self;
         let elapsed = started.elapsed();
         let _entered = span.enter();
         info!(
             status = status.as_u16(),
             code,
+            key = key.as_deref(),
             client = client.map(tracing::field::display),
             // From whole microseconds: 1.322 and not 1.3220000000000001.
             milliseconds = elapsed.as_micros() as f64 / 1000.0,
@@ -66,9 +72,23 @@ impl AccessLog {
         );
         let labels = [("method", method.into()), ("route", route.clone())];
         histogram!("lockstock_http_request_seconds", &labels).record(elapsed.as_secs_f64());
+        if let Some(key) = key {
+            // The names are those of the key file: their number is bounded.
+            let class = status_class(status);
+            counter!("lockstock_key_requests_total", "key" => SharedString::from_shared(key), "status" => class)
+                .increment(1);
+        }
         let status = status.as_str().to_owned();
         counter!("lockstock_http_requests_total", "method" => method, "route" => route, "status" => status)
             .increment(1);
+    }
+}
+
+fn status_class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..400 => "success",
+        400..500 => "client_error",
+        _ => "server_error",
     }
 }
 

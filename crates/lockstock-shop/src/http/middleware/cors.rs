@@ -21,7 +21,8 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 /// The response headers that a page cannot read without permission.
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
-    "Allow, ETag, Idempotent-Replayed, Location, Retry-After, X-Request-Id",
+    "Allow, ETag, Idempotent-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, \
+     X-Request-Id",
 );
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -73,6 +74,10 @@ impl AllowedOrigin {
             is_preflight: method == Method::OPTIONS
                 && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
         })
+    }
+
+    pub(super) fn is_preflight(&self) -> bool {
+        self.is_preflight
     }
 
     /// Returns the response to a preflight request, `None` for other requests.

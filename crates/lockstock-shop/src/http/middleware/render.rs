@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_LENGTH, LOCATION, VARY};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, LOCATION, VARY};
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -94,6 +94,15 @@ pub(super) fn add_public_path(response: &mut Response, forwarding: &Forwarding) 
     if let Some(completed) = completed {
         response.headers_mut().insert(LOCATION, completed);
     }
+}
+
+/// Forbids a cache between the server and its clients to return the response to a client without a
+/// key. Caches know `Authorization`, and not `X-API-Key`.
+pub(super) fn keep_from_shared_caches(response: &mut Response) {
+    response
+        .headers_mut()
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private"));
 }
 
 /// Adds the headers that Django REST framework sends with every response of a route.

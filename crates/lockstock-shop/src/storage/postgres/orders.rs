@@ -405,13 +405,13 @@ async fn write_sales(
              WHERE p.id = now.id
          )
          INSERT INTO ledger (product, version, id, reason, delta, stock_after, unit_price,
-             reservation, request, at)
+             reservation, request, caller, at)
          SELECT product, version, id, reason, delta, stock_after, unit_price, reservation,
-             request, $4
+             request, caller, $4
          FROM unnest($5::bigint[], $6::bigint[], $7::uuid[], $8::text[], $9::bigint[],
-                 $10::bigint[], $11::bigint[], $12::uuid[], $13::text[])
+                 $10::bigint[], $11::bigint[], $12::uuid[], $13::text[], $14::text[])
              AS entry (product, version, id, reason, delta, stock_after, unit_price,
-                 reservation, request)",
+                 reservation, request, caller)",
     )
     .bind(ids)
     .bind(stocks)
@@ -426,6 +426,7 @@ async fn write_sales(
     .bind(column(entries, |entry| entry.unit_price))
     .bind(column(entries, |entry| entry.reservation))
     .bind(column(entries, |entry| entry.request.clone()))
+    .bind(column(entries, |entry| entry.caller.clone()))
     .execute(connection)
     .await?;
     Ok(())

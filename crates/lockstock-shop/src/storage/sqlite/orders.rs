@@ -156,13 +156,14 @@ async fn write_sales(
             entry.unit_price,
             entry.reservation.map(hex),
             entry.request,
+            entry.caller,
         ])
     });
     sqlx::query(
         "INSERT INTO ledger (product, version, id, reason, delta, stock_after, unit_price,
-             reservation, request, at)
+             reservation, request, caller, at)
          SELECT value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, value ->> 4,
-             value ->> 5, value ->> 6, unhex(value ->> 7), value ->> 8, $2
+             value ->> 5, value ->> 6, unhex(value ->> 7), value ->> 8, value ->> 9, $2
          FROM json_each($1)",
     )
     .bind(entries.collect::<Value>().to_string())

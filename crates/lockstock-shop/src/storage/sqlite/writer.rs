@@ -352,8 +352,10 @@ async fn update(
     // In one call, because each is two changes of the thread: the second statement sees what the first
     // one has seen, and RETURNING is of the product.
     const UPDATE: &str = concat!(
-        "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at)
-         SELECT id, version + 1, $1, $2, coalesce($3, stock) - stock, coalesce($3, stock), $4, $5, $6
+        "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at,
+             caller)
+         SELECT id, version + 1, $1, $2, coalesce($3, stock) - stock, coalesce($3, stock), $4, $5, $6,
+             $12
          FROM products WHERE id = $7 AND fence < $5 AND version = coalesce($8, version);
          UPDATE products SET
              name = coalesce($9, name),
@@ -385,6 +387,7 @@ async fn update(
         .bind(&changes.name)
         .bind(&changes.description)
         .bind(changes.price)
+        .bind(request.key_name())
         .fetch_optional(&mut *connection)
         .await?;
     match written {

@@ -26,6 +26,7 @@ pub(super) struct Rows {
     prices: Vec<Option<i64>>,
     stocks: Vec<Option<i64>>,
     requests: Vec<String>,
+    callers: Vec<Option<String>>,
     deadlines: Vec<Option<DateTime<Utc>>>,
 }
 
@@ -43,6 +44,7 @@ impl Rows {
             rows.stocks.push(update.changes.stock);
             rows.requests
                 .push(update.context.request.request_id.to_string());
+            rows.callers.push(update.context.request.key_name());
             rows.deadlines.push(clock.at(window.deadline));
         }
         rows
@@ -66,18 +68,19 @@ const UPDATE_BATCH: &str = concat!(
              version = p.version + 1,
              fence = job.fence,
              updated_at = $8
-         FROM free JOIN unnest($1, $2, $3, $4, $5, $6, $7, $9::text[], $10::timestamptz[])
-             AS job (id, fence, version, name, description, price, stock, request, deadline)
+         FROM free JOIN unnest($1, $2, $3, $4, $5, $6, $7, $9::text[], $10::timestamptz[],
+                 $11::text[])
+             AS job (id, fence, version, name, description, price, stock, request, deadline, caller)
              ON job.id = free.id
          WHERE p.id = job.id
              AND p.fence < job.fence
              AND p.version = coalesce(job.version, p.version)
              AND clock_timestamp() < coalesce(job.deadline, 'infinity')
-         RETURNING p.*, p.stock - free.stock AS delta, job.request
+         RETURNING p.*, p.stock - free.stock AS delta, job.request, job.caller
      ), booked AS (
          INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
-             fence, at)
-         SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $8
+             fence, at, caller)
+         SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $8, caller
          FROM written
      )
      SELECT requested.id AS requested, free.version AS found_version, free.fence AS found_fence,
@@ -167,6 +170,7 @@ async fn update(
         .bind(now())
         .bind(rows.requests)
         .bind(rows.deadlines)
+        .bind(rows.callers)
         .fetch_all(connection)
         .await?;
     if let Some(row) = found.last() {

@@ -1,0 +1,120 @@
+//! The address for operators.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{KeyFile, send};
+use crate::harness::{Response, Server, binary, eventually};
+
+/// Returns the URL of the address for operators, which the server logs.
+async fn url_for_operators(server: &Server) -> String {
+    eventually("the address is logged", async || {
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains("\"serving\""))?;
+        let line: Value = serde_json::from_str(line).ok()?;
+        Some(format!("http://{}", line["operate"].as_str()?))
+    })
+    .await
+}
+
+async fn get(url: String) -> Response {
+    let response = reqwest::get(url).await.unwrap();
+    Response::read(response).await.unwrap()
+}
+
+#[tokio::test]
+async fn metrics_and_documentation_move_to_the_address_for_operators() {
+    let file = KeyFile::new();
+    let web = file.add("web", "write");
+    let admin = file.add("operator", "admin");
+    let server = file
+        .server()
+        .args(&["--operate-listen", "127.0.0.1:0"])
+        .args(&["--public-url", "https://shop.example"])
+        .start();
+    let operate = url_for_operators(&server).await;
+    for path in ["/metrics", "/docs/", "/openapi.json"] {
+        assert_eq!(
+            send(&server, Method::GET, path, &admin).await.status,
+            404,
+            "{path}"
+        );
+        // Loopback: no key.
+        assert_eq!(get(format!("{operate}{path}")).await.status, 200, "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+        assert_eq!(get(format!("{operate}{path}")).await.status, 200, "{path}");
+    }
+    assert_eq!(get(format!("{operate}/api/products/")).await.status, 404);
+    let listed = server.get("/").await.body;
+    assert!(
+        listed["products"].is_string() && listed["docs"].is_null(),
+        "{listed}"
+    );
+    let listed = get(operate.clone()).await.body;
+    assert!(
+        listed["products"].is_null() && listed["docs"].is_string(),
+        "{listed}"
+    );
+    let browser = reqwest::Client::new().get(&operate);
+    let page = browser
+        .header("Accept", "text/html,*/*")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.url().as_str(), format!("{operate}/docs/"));
+    assert_eq!(page.status(), 200);
+    let browser = server
+        .request(Method::GET, "/")
+        .header("Accept", "text/html,*/*");
+    assert_eq!(
+        server.send(browser).await.status,
+        200,
+        "no redirect to a missing page"
+    );
+    let document = get(format!("{operate}/openapi.json")).await.body;
+    assert!(document["paths"]["/metrics"].is_null());
+    send(&server, Method::GET, "/api/products/", &web).await;
+    let metrics = get(format!("{operate}/metrics")).await.body;
+    assert!(
+        metrics.as_str().unwrap().contains("key=\"web\""),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_for_operators_that_others_can_reach_needs_keys() {
+    let file = KeyFile::new();
+    let (web, admin) = (file.add("web", "write"), file.add("operator", "admin"));
+    let server = file
+        .server()
+        .args(&["--operate-listen", "0.0.0.0:0"])
+        .start();
+    let operate = url_for_operators(&server).await;
+    let metrics = operate.replace("0.0.0.0", "127.0.0.1") + "/metrics";
+    for (secret, status) in [("", 401), (&*web, 403), (&admin, 200)] {
+        let request = reqwest::Client::new().get(&metrics).bearer_auth(secret);
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
+    let output = binary()
+        .args(["--listen", "127.0.0.1:0", "--operate-listen", "0.0.0.0:0"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error.contains("reach 0.0.0.0:0") && error.contains("--api-key-file"),
+        "{error}"
+    );
+    let taken = server.url.strip_prefix("http://").unwrap();
+    let output = binary()
+        .args(["--listen", "127.0.0.1:0", "--operate-listen", taken])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("choose another with --operate-listen"),
+        "{error}"
+    );
+}
