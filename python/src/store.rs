@@ -48,6 +48,9 @@ impl Store {
         let mut builder = blocking::Store::builder(url)
             .timeout(timeout)
             .on_interrupt(|| {
+                if !waiting::may_run_handlers() {
+                    return Ok(());
+                }
                 // While the interpreter ends, no handler runs.
                 let checked = Python::try_attach(|py| py.check_signals());
                 checked.unwrap_or(Ok(())).map_err(Into::into)
