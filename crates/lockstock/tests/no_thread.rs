@@ -95,10 +95,13 @@ fn locks_and_waits_on_the_thread_of_their_caller_start_no_thread() {
     assert_eq!(threads(), [""; 0]);
 
     // The second waiter of a process needs one: it waits behind the first in a local queue.
-    let waiters = [waiter_of(&lock), waiter_of(&lock)];
+    let waiters = [(); 2].map(|()| {
+        let lock = lock.clone();
+        thread::spawn(move || lock.with(LEASE, |_| ()))
+    });
     wait_for_queue(&redis);
     guard.release().unwrap();
     for waiter in waiters {
-        waiter.join().unwrap().release().unwrap();
+        assert!(waiter.join().unwrap().unwrap().held().is_some());
     }
 }

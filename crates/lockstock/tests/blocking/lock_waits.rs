@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lockstock::blocking::{Guard, Lock, Store};
 use lockstock::{Acquired, LockKind};
-use lockstock_testkit::{Proxy, Redis};
+use lockstock_testkit::{Authority, Proxy, Redis};
 
 use super::harness::{BRIEF, LEASE, SHORT, TIMEOUT};
 use super::open;
@@ -333,4 +333,39 @@ fn a_server_that_hangs_during_a_wait_leaves_nothing_behind() {
         .unwrap()
         .release()
         .unwrap();
+}
+
+/// Hands a lock over between clients at `url` again and again.
+fn hand_over_to(redis: &Redis, url: &str) {
+    let (theirs, ours) = (lock(&open(url)), lock(&open(url)));
+    for _ in 0..5 {
+        let guard = theirs.acquire().unwrap();
+        let waiter = waiter(&ours);
+        wait_for_waiters(redis, 1);
+        guard.release().unwrap();
+        waiter.join().unwrap().release().unwrap();
+        assert_eq!(subscribed(redis), 1);
+    }
+    let _guard = theirs.acquire().unwrap();
+    assert!(ours.acquire_within(SHORT).unwrap().held().is_none());
+}
+
+#[test]
+fn waits_over_tls_and_over_unix_sockets() {
+    let authority = Authority::new();
+    let redis = Redis::start_tls(&authority.issue(&["localhost"]));
+    let certificates = authority.file().display();
+    let port = redis.tls_address().port();
+    hand_over_to(
+        &redis,
+        &format!("rediss://localhost:{port}?ssl_ca_certs={certificates}"),
+    );
+    let folder = std::env::temp_dir().join(format!("lockstock-waits-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("redis.sock");
+    let path = socket.to_str().unwrap();
+    let redis = Redis::start_with(&["--unixsocket", path]);
+    let path = path.trim_start_matches('/');
+    hand_over_to(&redis, &format!("redis+unix:///{path}"));
+    std::fs::remove_dir_all(folder).unwrap();
 }

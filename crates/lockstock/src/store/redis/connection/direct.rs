@@ -36,7 +36,7 @@ use super::tls::ClientTls;
 
 /// How long a connection is idle before it is closed.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// How long a connection is idle before it is checked. It costs three system calls.
+/// How long a connection is idle before it is checked. It costs a system call.
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
 /// How long calls take another way after a connection was not opened in time: each attempt delays a
 /// call.
@@ -156,7 +156,7 @@ impl Pool {
     ) -> Result<Listener, DirectError> {
         loop {
             let idle = self.idle_listeners().pop_back();
-            let Some(mut listener) = idle else {
+            let Some(listener) = idle else {
                 return self.open_with(limits, |limits| {
                     Listener::open(&self.target, slot().into(), limits)
                 });
@@ -285,7 +285,7 @@ impl Pool {
     /// looked at before use.
     fn take(&self, is_checked: bool) -> Option<Link> {
         loop {
-            let Idle { mut link, since } = self.idle().pop_back()?;
+            let Idle { link, since } = self.idle().pop_back()?;
             let idle_for = since.elapsed();
             if idle_for < UNCHECKED_IDLE && !is_checked {
                 return Some(link);

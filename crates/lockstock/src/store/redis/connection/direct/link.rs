@@ -56,8 +56,8 @@ impl Link {
 
     /// Returns whether the connection can take a command: the server has not closed it, and has
     /// sent nothing since the last reply.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        match &mut self.stream {
+    pub(super) fn is_quiet(&self) -> bool {
+        match &self.stream {
             Stream::Plain(socket) => socket.is_quiet(),
             #[cfg(feature = "tls")]
             Stream::Tls(stream) => stream.sock.is_quiet(),

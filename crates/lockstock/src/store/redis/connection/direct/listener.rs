@@ -112,7 +112,7 @@ impl Listener {
     }
 
     /// Returns whether it can be used again.
-    pub(super) fn is_usable(&mut self) -> bool {
+    pub(super) fn is_usable(&self) -> bool {
         let idle_for = self.idle_since.elapsed();
         idle_for < UNCHECKED_IDLE || idle_for < MAX_IDLE && self.link.is_quiet()
     }

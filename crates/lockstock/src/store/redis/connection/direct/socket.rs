@@ -137,14 +137,8 @@ impl Socket {
     }
 
     /// Returns whether the peer has neither closed the connection nor sent anything.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let read = |kind: &mut Kind| {
-            kind.set_nonblocking(true)?;
-            let read = kind.read(&mut [0]);
-            kind.set_nonblocking(false)?;
-            read
-        };
-        matches!(read(&mut self.kind), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.kind.poll_readable(Duration::ZERO), Ok(false))
     }
 
     /// Waits until there is something to read, which may be the end of the connection, or `until` has
@@ -290,14 +284,6 @@ impl Kind {
             Self::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
             #[cfg(unix)]
             Self::Unix(stream) => stream.set_write_timeout(Some(timeout)),
-        }
-    }
-
-    fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nonblocking(is_nonblocking),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.set_nonblocking(is_nonblocking),
         }
     }
 }

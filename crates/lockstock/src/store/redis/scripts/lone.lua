@@ -1,0 +1,31 @@
+-- A call with one operation: the release of a lock without waiters, or the acquire of a free one with one
+-- fence. Before everything else, because Redis sets up what a script declares on every call: this takes
+-- three quarters of the time that the fast path of any number of operations does. All other calls are left to
+-- the fragments below.
+--
+-- Provides: nothing
+-- Uses:     nothing
+if #KEYS == 3 and #ARGV == 6 and ARGV[3] == '1' and ARGV[6] == '' then
+  -- Not call: a key of another type is not held.
+  if redis.pcall('GET', KEYS[2]) == ARGV[5] then
+    redis.call('DEL', KEYS[2])
+    local time = redis.call('TIME')
+    return { time[1] * 1000000 + time[2], 1 }
+  end
+elseif #KEYS == 3 and #ARGV == 10 and ARGV[4] == '1' and ARGV[9] == '1' then
+  if redis.call('EXISTS', KEYS[3]) == 0 then
+    local time = redis.call('TIME')
+    local now = time[1] * 1000000 + time[2]
+    -- As mint.
+    local fence = math.max(now, (tonumber(redis.call('GET', KEYS[1]) or 0) or 0) + 1)
+    local millions = math.floor(fence / 1000000)
+    local text = string.format('%d%06d', millions, fence - millions * 1000000)
+    local value = 'lockstock:held:' .. ARGV[5] .. ':' .. text
+    local set = redis.pcall('SET', KEYS[2], value, 'NX', 'PX', ARGV[6])
+    if set and not set.err then
+      -- As finish.
+      redis.pcall('SET', KEYS[1], text)
+      return { now, fence }
+    end
+  end
+end
