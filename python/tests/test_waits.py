@@ -30,15 +30,15 @@ def store_at(url: str) -> lockstock.Store:
 @contextmanager
 def waiting(url: str, name: str, lease_s: float = _LEASE_S) -> Iterator[subprocess.Popen[str]]:
     """Runs a process that waits for a lock, and waits until it does."""
-    with store_at(url).lock("unused", timeout=1) as lock:
-        before = waiters(lock.store, name)
-        process = started("waiter", url, name, str(lease_s))
-        try:
-            eventually(lambda: waiters(lock.store, name) == before + 1, "it waits")
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+    store = store_at(url).lock(name, timeout=lease_s).store
+    before = waiters(store, name)
+    process = started("waiter", url, name, str(lease_s))
+    try:
+        eventually(lambda: waiters(store, name) == before + 1, "it waits")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def fence_of(process: subprocess.Popen[str]) -> int:
