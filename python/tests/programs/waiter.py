@@ -1,4 +1,4 @@
-"""Acquires a lock, prints its fence, and releases it when it reads a line: `waiter.py URL NAME LEASE`."""
+"""Acquires a lock, prints its fence, and releases it on a line: `waiter.py URL NAME LEASE`."""
 
 from __future__ import annotations
 
