@@ -363,7 +363,7 @@ impl Store {
         store.map_err(|failure| error::raised(py, &failure))
     }
 
-    /// Acquires one lock: on a socket of this thread if it is free, otherwise on the runtime.
+    /// Acquires one lock: on a socket of this thread, or if another thread waits for it, on the runtime.
     fn acquire_by_caller(
         &self,
         py: Python<'_>,
