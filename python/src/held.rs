@@ -133,7 +133,7 @@ impl Held {
         }))
     }
 
-    /// Releases what this process holds: on a socket of this thread if it was acquired so, otherwise on
+    /// Releases what this process holds: on a socket of this thread, or if other threads wait for it, on
     /// the runtime.
     fn release_by_caller(&self, py: Python<'_>, grant: Grant) -> PyResult<bool> {
         let raised = |failure| error::raised(py, &failure);

@@ -48,6 +48,9 @@ impl Store {
         let mut builder = blocking::Store::builder(url)
             .timeout(timeout)
             .on_interrupt(|| {
+                if !waiting::may_run_handlers() {
+                    return Ok(());
+                }
                 // While the interpreter ends, no handler runs.
                 let checked = Python::try_attach(|py| py.check_signals());
                 checked.unwrap_or(Ok(())).map_err(Into::into)
@@ -360,7 +363,7 @@ impl Store {
         store.map_err(|failure| error::raised(py, &failure))
     }
 
-    /// Acquires one lock: on a socket of this thread if it is free, otherwise on the runtime.
+    /// Acquires one lock: on a socket of this thread, or if another thread waits for it, on the runtime.
     fn acquire_by_caller(
         &self,
         py: Python<'_>,

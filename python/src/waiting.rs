@@ -172,6 +172,16 @@ impl Signal {
     }
 }
 
+/// Returns whether this may be the thread that runs signal handlers. Other threads need not attach to the
+/// interpreter, which may be ending.
+pub(crate) fn may_run_handlers() -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::gettid() == rustix::process::getpid();
+    // Only the interpreter knows.
+    #[cfg(not(target_os = "linux"))]
+    true
+}
+
 /// Returns whether this is the thread that runs signal handlers.
 #[cfg(target_os = "linux")]
 #[expect(
@@ -179,7 +189,7 @@ impl Signal {
     reason = "elsewhere it asks the interpreter"
 )]
 fn is_main_thread(_: Python<'_>) -> PyResult<bool> {
-    Ok(rustix::thread::gettid() == rustix::process::getpid())
+    Ok(may_run_handlers())
 }
 
 /// Returns whether this is the thread that runs signal handlers.

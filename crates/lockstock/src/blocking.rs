@@ -4,9 +4,10 @@
 //! bytes, so that both kinds of callers share locks and values. A store is opened without a runtime, and a process
 //! has no thread and no socket of this crate until a call needs one. A call of a [`Cache`] on a
 //! single Redis is one command over a socket of its own, and needs no runtime at all. So is the acquire
-//! of a [`Lock`] that is free, and its release. A wait for a lock, a renewal, a guard that is dropped, and
-//! whatever a socket cannot do (a failover, a Cluster whose slots move) need a runtime with one thread,
-//! which the process starts at the first need.
+//! of a [`Lock`] that is free, its release, and the wait of the first caller of a process for a busy one. The
+//! waits of further callers for the same lock, a renewal, a guard that is dropped, and whatever a socket
+//! cannot do (a failover, a Cluster whose slots move) need a runtime with one thread, which the process
+//! starts at the first need.
 //!
 //! # Fork
 //!
@@ -331,13 +332,16 @@ impl StoreBuilder {
         self
     }
 
-    /// Sets what runs when a signal interrupts a call that waits on a socket, for languages that run signal handlers between instructions. If it returns an error, the call
-    /// fails as [unavailable](crate::Error::is_unavailable), with that error as its
+    /// Sets what runs when a signal interrupts a call that waits on a socket, for languages that run
+    /// signal handlers between instructions. If it returns an error, the call fails as
+    /// [unavailable](crate::Error::is_unavailable), with that error as its
     /// [source](std::error::Error::source); the command may have been executed. By default, and if it
     /// returns `Ok`, the call continues.
     ///
-    /// A lock that may have been acquired by such a call is given back, and a release is carried out in
-    /// the background. A wait for a lock, and a call that needs the runtime, are not interrupted.
+    /// In a wait for a lock it runs every second, too: a signal that arrives just before the thread goes
+    /// to sleep does not interrupt it. A lock that may have been acquired by a call that fails so is given
+    /// back, and a release is carried out in the background. A call that needs the runtime is not
+    /// interrupted, the wait for a lock that another thread of the process waits for included.
     pub fn on_interrupt(
         mut self,
         on_interrupt: impl Fn() -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,

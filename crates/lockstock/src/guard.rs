@@ -328,7 +328,7 @@ impl Guard {
         self.release_again(false)
     }
 
-    /// Gives the lock back on the thread of the caller, if it was acquired there. Continues with the
+    /// Gives the lock back on the thread of the caller, if it is synchronous. Continues with the
     /// guard, and whether an earlier try may have released it, for [`release_again`](Self::release_again).
     pub(crate) fn release_by_caller(mut self) -> Result<ControlFlow<(), (Self, bool)>> {
         let (called_at, before) = (Instant::now(), generation());

@@ -460,8 +460,8 @@ impl Lock {
         }))
     }
 
-    /// Asks for the lock once on the thread of the caller. Continues with the request for
-    /// [`acquire_requested`](Self::acquire_requested).
+    /// Acquires the lock on the thread of the caller, as far as that is possible. Continues with the
+    /// request for [`acquire_requested`](Self::acquire_requested).
     pub(crate) fn acquire_by_caller(
         &self,
         request: Request,

@@ -280,13 +280,13 @@ impl Store {
                 let keys = request.keys.clone();
                 let acquired = direct.link()?.acquire(request).await?;
                 direct.reached(&keys);
-                acquired.map(Holding::Redis)
+                acquired.map(|holding| Holding::Redis(holding.of_caller(direct)))
             }
         })
     }
 
-    /// Asks for the lock once on the thread of the caller, if the store has blocking connections.
-    /// Continues with the request for [`acquire`](Self::acquire).
+    /// Acquires the lock on the thread of the caller, as far as that is possible. Continues with the
+    /// request for [`acquire`](Self::acquire).
     pub(crate) fn acquire_by_caller(
         &self,
         request: Request,

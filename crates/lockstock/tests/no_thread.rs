@@ -5,10 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::fs;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lockstock::Acquired;
-use lockstock::blocking::Store;
+use lockstock::blocking::{Guard, Lock, Store};
 use lockstock_testkit::Redis;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -22,8 +23,24 @@ fn threads() -> Vec<String> {
     ours.collect()
 }
 
+fn waiter_of(lock: &Lock) -> JoinHandle<Guard> {
+    let lock = lock.clone();
+    thread::spawn(move || lock.acquire().unwrap())
+}
+
+/// Waits until there is a waiter in Redis' queue.
+fn wait_for_queue(redis: &Redis) {
+    while redis
+        .command(&["EXISTS", "lockstock:{free}:queue"])
+        .unwrap()
+        == "0"
+    {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
-fn locks_that_are_free_and_answers_that_need_no_wait_start_no_thread() {
+fn locks_and_waits_on_the_thread_of_their_caller_start_no_thread() {
     let redis = Redis::start();
     let store = Store::builder(redis.url())
         .timeout(Duration::from_secs(30))
@@ -63,21 +80,28 @@ fn locks_that_are_free_and_answers_that_need_no_wait_start_no_thread() {
     assert!(matches!(outcome, Acquired::Busy(busy) if busy.is_kept()));
     assert_eq!(threads(), [""; 0]);
 
-    // A wait needs one, and what was acquired without one is handed over.
-    let guard = lock.acquire().unwrap();
-    let waiter = std::thread::spawn({
-        let lock = lock.clone();
-        move || lock.acquire().unwrap().fence()
-    });
-    while redis
-        .command(&["EXISTS", "lockstock:{free}:queue"])
-        .unwrap()
-        == "0"
-    {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // A wait on the thread of its caller, which is notified, and one that reaches its deadline.
+    let other = Store::open(&redis.url()).unwrap();
+    let others = other.lock("free").lease(LEASE).unwrap();
+    let guard = others.acquire().unwrap();
     let fence = guard.fence();
+    let brief = lock.acquire_within(Duration::from_millis(20)).unwrap();
+    assert!(brief.held().is_none());
+    let waiter = waiter_of(&lock);
+    wait_for_queue(&redis);
     guard.release().unwrap();
-    assert!(waiter.join().unwrap() > fence);
-    assert_eq!(threads().len(), 1);
+    let guard = waiter.join().unwrap();
+    assert!(guard.fence() > fence);
+    assert_eq!(threads(), [""; 0]);
+
+    // The second waiter of a process needs one: it waits behind the first in a local queue.
+    let waiters = [(); 2].map(|()| {
+        let lock = lock.clone();
+        thread::spawn(move || lock.with(LEASE, |_| ()))
+    });
+    wait_for_queue(&redis);
+    guard.release().unwrap();
+    for waiter in waiters {
+        assert!(waiter.join().unwrap().unwrap().held().is_some());
+    }
 }

@@ -168,8 +168,8 @@ impl Guard {
         self.begin_release()?.wait()
     }
 
-    /// Gives the lock back as [`release`](Self::release), over a connection of this thread if it was
-    /// acquired so. Otherwise returns what waits for that, on the [runtime](Store::runtime): for
+    /// Gives the lock back as [`release`](Self::release), over a connection of this thread as far as that
+    /// is possible. Otherwise returns what waits for that, on the [runtime](Store::runtime): for
     /// bindings to other languages, which wait in their own way. The release is carried out even if
     /// that is dropped, except for a lock of the parent of this process.
     ///

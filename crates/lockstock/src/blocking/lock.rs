@@ -143,9 +143,11 @@ impl Lock {
         self.acquire_before(Some(Instant::now()))
     }
 
-    /// Acquires the lock if it is free, over a connection of this thread. Otherwise returns what waits
-    /// for it, without end or at most `wait`, on the [runtime](Store::runtime): for bindings to other
-    /// languages, which wait in their own way. If that is dropped, the request is withdrawn.
+    /// Acquires the lock, and waits for it without end or at most `wait`. As far as that is possible over
+    /// connections of this thread, it is done when this returns; signals interrupt it, see
+    /// [`StoreBuilder::on_interrupt`](super::StoreBuilder::on_interrupt). Otherwise returns what waits for
+    /// it on the [runtime](Store::runtime): for bindings to other languages, which wait in their own way.
+    /// If that is dropped, the request is withdrawn.
     ///
     /// # Errors
     ///

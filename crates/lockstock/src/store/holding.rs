@@ -78,7 +78,7 @@ impl Holding {
         }
     }
 
-    /// Releases the lock on the thread of its caller, if it was acquired there.
+    /// Releases the lock on the thread of its caller, if that is synchronous.
     pub(crate) fn release_by_caller(&self) -> Result<Attempted<ReleaseOutcome>> {
         match self {
             Self::Memory(_) => Ok(Attempted::Left),

@@ -29,6 +29,7 @@ mod replies;
 mod scan;
 mod scripts;
 mod values;
+mod wait;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::attempt::Attempt;
 use self::batch::{PendingReply, ScriptBatcher};
 use self::cohort::LocalQueues;
 use self::connection::{Connection, Eval, LuaScript};
@@ -130,12 +132,23 @@ impl Redis {
 
     /// Submits an operation, which is executed even if the reply is not awaited.
     fn submit(&self, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
-        self.submit_as(Eval::Sha, keys, operation)
+        let slot = self.connection.slot(keys);
+        self.batcher.submit(
+            script(keys.kind, operation),
+            slot,
+            keys,
+            operation,
+            Eval::Sha,
+        )
     }
 
-    fn submit_as(&self, eval: Eval, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
+    /// Submits an operation on a request, which may have waited on a connection of its own.
+    fn submit_for(&self, attempt: &Attempt, operation: Operation, eval: Eval) -> PendingReply {
+        let keys = &attempt.request.keys;
+        let slot = attempt.listener.clone();
+        let slot = slot.unwrap_or_else(|| self.connection.slot(keys));
         self.batcher
-            .submit(script(keys.kind, operation), keys, operation, eval)
+            .submit(script(keys.kind, operation), slot, keys, operation, eval)
     }
 }
 

@@ -7,6 +7,7 @@ mod harness;
 
 mod hostile;
 mod lock_outages;
+mod lock_waits;
 mod locks;
 mod many;
 mod near;

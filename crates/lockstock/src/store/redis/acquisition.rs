@@ -1,34 +1,27 @@
 //! Acquiring a lock in Redis: through the local queue, then through the queue in Redis.
 //!
-//! A waiter asks Redis, sleeps until it is notified or the lease of the holder ends, and asks
-//! again. An acquisition that fails or is dropped is withdrawn in the background.
+//! How a waiter waits in Redis' queue is in `wait.rs`. An acquisition that fails or is dropped is
+//! withdrawn in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::attempt::{Attempt, Grant};
+use super::batch::Reply;
 use super::cohort::{Joined, LocalGrant, LocalOutcome, LocalWaiter, QueueHead};
 use super::connection::Eval;
 use super::holding::Holding;
-use super::notifications::Notification;
+use super::notifications::Subscription;
 use super::operation::{AcquireArgs, Operation, waited_us};
-use super::replies::{AcquireReply, CurrentHolder, deadline_of_pushed_grant, parse_acquire};
+use super::replies::{AcquireReply, parse_acquire};
+use super::wait::{Event, Transport, wait};
 use crate::error::{Error, Result};
 use crate::key::LockKind;
 use crate::lease::MAX_LEASE;
 use crate::store::request::{Handover, HoldState, Outcome, Request};
-
-/// Random delay after the end of a lease, so that its waiters do not all ask at once.
-const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
-
-/// First and longest interval at which a waiter polls while the holder is a foreign client,
-/// which notifies no waiter.
-const MIN_POLL: Duration = Duration::from_millis(20);
-const MAX_POLL: Duration = Duration::from_millis(100);
 
 impl Redis {
     /// Waits for the lock until the wait deadline.
@@ -66,19 +59,17 @@ impl Redis {
             let (redis, attempt) = (redis.clone(), attempt.clone());
             async move {
                 redis.give_back_late_grant(&attempt);
-                redis.leave(&attempt, true, eval).await.map(drop)
+                let leave = Operation::Leave {
+                    args: AcquireArgs::waiting(&attempt),
+                    give_back: true,
+                };
+                let reply = redis.submit_for(&attempt, leave, eval).await?;
+                parse_acquire(&attempt, &reply).map(drop)
             }
         };
         let first = withdraw(Eval::Sha);
         self.background
             .retry(deadline, first, move || withdraw(Eval::Source));
-    }
-
-    async fn leave(&self, attempt: &Attempt, give_back: bool, eval: Eval) -> Result<AcquireReply> {
-        let args = AcquireArgs::waiting(attempt);
-        let leave = Operation::Leave { args, give_back };
-        let reply = self.submit_as(eval, &attempt.request.keys, leave).await?;
-        parse_acquire(attempt, &reply)
     }
 
     /// Registers what to do if the lock is granted although the request has left the queue: a
@@ -93,6 +84,65 @@ impl Redis {
         };
         self.notifications
             .remember_left(attempt.request.token, withdraw);
+    }
+}
+
+/// The link between a waiter and Redis.
+struct OverLink<'a> {
+    redis: &'a Arc<Redis>,
+    attempt: &'a Arc<Attempt>,
+    head: Option<&'a QueueHead>,
+    subscription: Subscription<'a>,
+    has_asked: bool,
+    /// Number of broken connections when Redis was last asked.
+    disconnects: u64,
+}
+
+impl OverLink<'_> {
+    /// Notes that the request does something within `pause`.
+    fn expect(&self, pause: Duration) {
+        if let Some(head) = self.head {
+            head.set_wakes_at(Instant::now() + pause);
+        }
+    }
+}
+
+impl Transport for OverLink<'_> {
+    async fn ask(&mut self, acquire: Operation) -> Result<Reply> {
+        if std::mem::replace(&mut self.has_asked, true) {
+            self.expect(self.redis.local_queues.reply_timeout());
+        }
+        self.disconnects = self.redis.notifications.disconnects();
+        let keys = &self.attempt.request.keys;
+        self.redis.connection.ensure_subscribed(keys).await?;
+        self.redis.submit(keys, acquire).await
+    }
+
+    async fn leave(&mut self, leave: Operation) -> Result<Reply> {
+        let keys = &self.attempt.request.keys;
+        self.redis.submit(keys, leave).await
+    }
+
+    async fn next(&mut self, within: Duration) -> Result<Event> {
+        self.expect(within);
+        Ok(tokio::select! {
+            biased;
+            notification = self.subscription.next(self.disconnects) => match notification {
+                Some(notification) => Event::Notified(notification),
+                None => Event::Disconnected,
+            },
+            () = sleep(within) => Event::Elapsed,
+        })
+    }
+
+    fn kept(&self, until: Instant) {
+        if let Some(head) = self.head {
+            head.notify_kept(until);
+        }
+    }
+
+    fn left(&self) {
+        self.redis.give_back_late_grant(self.attempt);
     }
 }
 
@@ -176,108 +226,32 @@ impl<'a> Acquisition<'a> {
 
     /// Waits in Redis' queue.
     async fn wait(&self, head: Option<&QueueHead>) -> Result<Outcome<Grant>> {
-        let request = &self.attempt.request;
         self.attempt
             .ask_for_fences(head.map_or(1, QueueHead::fences_needed));
-        let args = AcquireArgs::waiting(&self.attempt);
-        let mut poll_interval = MIN_POLL;
-        let mut handover = None::<Handover>;
         // Subscribed before asking, so that a grant in between is not missed.
-        let mut subscription = self.redis.notifications.listen(request.token);
-        let mut asked = false;
-        loop {
-            if std::mem::replace(&mut asked, true) {
-                self.expect(head, self.redis.local_queues.reply_timeout());
-            }
-            let disconnects = self.redis.notifications.disconnects();
-            self.redis
-                .connection
-                .ensure_subscribed(&request.keys)
-                .await?;
-            let holder = match self.ask(args).await? {
-                AcquireReply::Granted(grant) => {
-                    if let Some(handover) = handover {
-                        handover.count();
-                    }
-                    return Ok(self.granted(grant, head, disconnects));
-                }
-                AcquireReply::Busy(holder) => holder,
-            };
-            if holder.state == HoldState::Kept
-                && let (Some(remaining), Some(head)) = (holder.remaining, head)
-            {
-                head.notify_kept(Instant::now() + remaining);
-            }
-            if holder.is_kept_beyond(request) {
-                return match holder.queued {
-                    // By Redis' clock the wait was just long enough.
-                    true => self.give_up(head, disconnects).await,
-                    false => Ok(holder.busy()),
-                };
-            }
-            let mut pause = pause(&holder, request.remaining_wait(), &mut poll_interval);
-            let notification = loop {
-                self.expect(head, pause);
-                tokio::select! {
-                    biased;
-                    notification = subscription.next(disconnects) => match notification {
-                        Some(Notification::Soon { within }) => {
-                            pause = until_free(within, request.remaining_wait());
-                        }
-                        notification => break notification,
-                    },
-                    () = sleep(pause) => {
-                        handover = (!holder.is_foreign).then_some(Handover::Expiry);
-                        break None;
-                    }
-                }
-            };
-            match notification {
-                // Outdated: when Redis replied, the lock was no longer granted to this request.
-                Some(Notification::Held { granted_at_us, .. })
-                    if granted_at_us <= holder.server_time_us => {}
-                Some(Notification::Held {
-                    fence,
-                    lease,
-                    granted_at_us,
-                }) => {
-                    if lease < request.lease {
-                        // Redis cannot know whether this process is frozen. Asking again extends
-                        // the grant. That is awaited: the caller may block the runtime.
-                        handover = Some(Handover::Remote);
-                        continue;
-                    }
-                    let deadline = deadline_of_pushed_grant(&holder, lease, granted_at_us);
-                    if deadline <= Instant::now() {
-                        // The lease ended before the notification arrived.
-                        continue;
-                    }
-                    Handover::Remote.count();
-                    let grant = self.attempt.grant(fence, deadline);
-                    return Ok(self.granted(grant, head, disconnects));
-                }
-                Some(Notification::Kept { remaining }) => {
-                    if let Some(head) = head {
-                        head.notify_kept(Instant::now() + remaining);
-                    }
-                    return Ok(Outcome::Busy {
-                        remaining: Some(remaining),
-                        state: HoldState::Kept,
-                    });
-                }
-                None if request.has_timed_out() => return self.give_up(head, disconnects).await,
-                // The lease ended, or the connection broke and notifications may be missing.
-                Some(Notification::Ask | Notification::Lost | Notification::Soon { .. }) | None => {
-                }
-            }
+        let token = self.attempt.request.token;
+        let mut link = OverLink {
+            redis: self.redis,
+            attempt: &self.attempt,
+            head,
+            subscription: self.redis.notifications.listen(token),
+            has_asked: false,
+            disconnects: 0,
+        };
+        let outcome = wait(&self.attempt, &mut link).await?;
+        if let (Outcome::Acquired(grant), Some(head)) = (&outcome, head) {
+            // From now on it is handed over within this process.
+            let lease = self.attempt.request.lease;
+            head.set_grant(LocalGrant {
+                ownership: grant.ownership,
+                lease,
+                deadline: grant.deadline,
+                granted_at: grant.deadline - lease,
+                unused_fences: grant.fence + 1..=grant.ownership.last_fence,
+                disconnects: link.disconnects,
+            });
         }
-    }
-
-    /// Notes that the request does something within `pause`.
-    fn expect(&self, head: Option<&QueueHead>, pause: Duration) {
-        if let Some(head) = head {
-            head.set_wakes_at(Instant::now() + pause);
-        }
+        Ok(outcome)
     }
 
     async fn ask(&self, args: AcquireArgs) -> Result<AcquireReply> {
@@ -288,35 +262,6 @@ impl<'a> Acquisition<'a> {
         };
         let reply = self.redis.submit(&request.keys, acquire).await?;
         parse_acquire(&self.attempt, &reply)
-    }
-
-    /// Leaves Redis' queue. A lock that was granted in the meantime is accepted.
-    async fn give_up(&self, head: Option<&QueueHead>, disconnects: u64) -> Result<Outcome<Grant>> {
-        Ok(
-            match self.redis.leave(&self.attempt, false, Eval::Sha).await? {
-                AcquireReply::Granted(grant) => self.granted(grant, head, disconnects),
-                AcquireReply::Busy(holder) => {
-                    self.redis.give_back_late_grant(&self.attempt);
-                    holder.busy()
-                }
-            },
-        )
-    }
-
-    /// Makes a grant of Redis available for local hand-over.
-    fn granted(&self, grant: Grant, head: Option<&QueueHead>, disconnects: u64) -> Outcome<Grant> {
-        if let Some(head) = head {
-            let lease = self.attempt.request.lease;
-            head.set_grant(LocalGrant {
-                ownership: grant.ownership,
-                lease,
-                deadline: grant.deadline,
-                granted_at: grant.deadline - lease,
-                unused_fences: grant.fence + 1..=grant.ownership.last_fence,
-                disconnects,
-            });
-        }
-        Outcome::Acquired(grant)
     }
 
     fn holding(&self, grant: Grant, head: Option<QueueHead>) -> Holding {
@@ -348,36 +293,4 @@ impl Drop for Acquisition<'_> {
             self.redis.withdraw(&self.attempt);
         }
     }
-}
-
-/// Returns how long to wait for a notification before asking again: until shortly after the
-/// lease of the holder, which may have crashed, or until the wait deadline.
-fn pause(
-    holder: &CurrentHolder,
-    remaining_wait: Option<Duration>,
-    poll_interval: &mut Duration,
-) -> Duration {
-    let mut rng = rand::rng();
-    let lease_ends = holder.remaining.map(|remaining| remaining + after_lease());
-    let next_poll = holder.is_foreign.then(|| {
-        let pause = poll_interval.mul_f64(rng.random_range(0.8..1.0));
-        *poll_interval = (*poll_interval * 2).min(MAX_POLL);
-        pause
-    });
-    [lease_ends, next_poll, remaining_wait]
-        .into_iter()
-        .flatten()
-        .min()
-        // Unreachable: a holder without a lease is foreign, and is polled.
-        .unwrap_or(MAX_POLL)
-}
-
-/// Returns how long to wait before asking again if the lock may be free after `within`.
-fn until_free(within: Duration, remaining_wait: Option<Duration>) -> Duration {
-    let pause = within + after_lease();
-    remaining_wait.map_or(pause, |wait| wait.min(pause))
-}
-
-fn after_lease() -> Duration {
-    rand::rng().random_range(AFTER_LEASE.0..AFTER_LEASE.1)
 }

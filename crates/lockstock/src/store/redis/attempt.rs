@@ -1,9 +1,10 @@
 //! What Redis adds to a request: the number of fences asked for, and the ownership of a grant.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
+use super::connection::SlotContext;
 use crate::store::request::Request;
 use crate::token::Token;
 
@@ -14,6 +15,8 @@ pub(super) struct Attempt {
     /// Number of fences asked for. Set before the first operation with this request's token is
     /// sent; while it is unset, Redis has nothing that could be withdrawn.
     fences: OnceLock<u64>,
+    /// The names of the connection on which the request waits, if that is not the link.
+    pub(super) listener: Option<Arc<SlotContext>>,
 }
 
 impl Attempt {
@@ -21,6 +24,15 @@ impl Attempt {
         Self {
             request,
             fences: OnceLock::new(),
+            listener: None,
+        }
+    }
+
+    /// Returns an attempt that waits on a connection of its own.
+    pub(super) fn on(request: Request, listener: Arc<SlotContext>) -> Self {
+        Self {
+            listener: Some(listener),
+            ..Self::new(request)
         }
     }
 

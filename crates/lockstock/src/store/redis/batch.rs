@@ -114,6 +114,7 @@ impl ScriptBatcher {
     pub(super) fn submit(
         &self,
         script: &'static LuaScript,
+        slot: Arc<SlotContext>,
         keys: &Arc<Keys>,
         operation: Operation,
         eval: Eval,
@@ -122,7 +123,7 @@ impl ScriptBatcher {
         let pending = Pending {
             script,
             keys: keys.clone(),
-            slot: self.0.connection.slot(keys),
+            slot,
             operation,
             eval,
             submitted_at: Instant::now(),

@@ -162,6 +162,11 @@ impl LocalQueue {
         }
     }
 
+    /// Returns whether every waiter has left.
+    fn is_empty(&self) -> bool {
+        self.waiters.iter().all(|waiter| waiter.outcome.is_closed())
+    }
+
     /// Returns when the head is certain to do nothing more for the waiters: its lease has
     /// ended; or it is overdue, because its future is not polled.
     fn head_ends_at(&self) -> Option<Instant> {

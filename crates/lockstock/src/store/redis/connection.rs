@@ -72,6 +72,15 @@ impl SlotContext {
             client_id: client_id.to_string(),
         }
     }
+
+    /// Returns the context of the requests that wait on a connection of their own, of a client without
+    /// slots. The name of such a connection begins with the client, and is longer: digits of the number.
+    pub(super) fn of_listener(client_id: ClientId, number: u32) -> Self {
+        Self {
+            client_id: format!("{client_id}{number:x}"),
+            ..Self::without_slots(client_id)
+        }
+    }
 }
 
 /// A script and its SHA-1, by which a server knows it.

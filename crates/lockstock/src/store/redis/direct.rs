@@ -1,11 +1,12 @@
-//! Redis for callers that bring a thread: values, and locks that are free (`locks.rs`), over blocking
-//! connections, everything else over the asynchronous link, which is opened at the first need.
+//! Redis for callers that bring a thread: values, locks (`locks.rs`) and waits for locks (`waits.rs`) over
+//! blocking connections, everything else over the asynchronous link, which is opened at the first need.
 //!
 //! A command on values goes over the link too if its server is not reached, redirects, or cannot
 //! serve it at the moment: the link knows the topology and its changes. Where it finds the server,
 //! the blocking connections of the next call lead.
 
 pub(in crate::store) mod locks;
+mod waits;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -35,6 +36,7 @@ pub(in crate::store) struct DirectRedis {
     /// Of a store without slots.
     slot: Arc<SlotContext>,
     busy: locks::BusyNames,
+    waits: waits::Waits,
     link: OnceLock<Arc<Redis>>,
 }
 
@@ -57,6 +59,7 @@ impl DirectRedis {
             single: settings.target.pool().map(Arc::new),
             slot: SlotContext::without_slots(client_id).into(),
             busy: locks::BusyNames::new(),
+            waits: waits::Waits::default(),
             settings,
             client_id,
             background,
@@ -250,6 +253,21 @@ impl DirectRedis {
         }
     }
 
+    /// Returns the error of a command without a reply. The calls of the next second fail at once, except
+    /// for one.
+    fn timed_out(&self, pool: &Pool, command: &Cmd, sent_at: Instant) -> Error {
+        pool.bypass();
+        let suspected = self.link().and_then(|link| {
+            let _entered = runtime::enter()?;
+            link.connection.suspect(command, sent_at);
+            Ok(())
+        });
+        match suspected {
+            Ok(()) => Error::timed_out(self.settings.options.timeout),
+            Err(error) => error,
+        }
+    }
+
     /// Runs a call over blocking connections. `None`: the link has to.
     fn exchange<T>(
         &self,
@@ -269,14 +287,7 @@ impl DirectRedis {
                 pool.bypass();
                 Ok(None)
             }
-            Err(DirectError::TimedOut) => {
-                pool.bypass();
-                // The calls of the next second fail at once, except for one.
-                let link = self.link()?;
-                let _entered = runtime::enter()?;
-                link.connection.suspect(command, begun);
-                Err(Error::timed_out(self.settings.options.timeout))
-            }
+            Err(DirectError::TimedOut) => Err(self.timed_out(pool, command, begun)),
             // The next call opens another connection.
             Err(DirectError::Broken { reason, .. }) => Err(Error::store_failed(reason)),
             Err(DirectError::Interrupted(reason)) => Err(Error::interrupted(reason)),

@@ -27,7 +27,7 @@ pub(crate) struct Holding {
     client: Client,
     ownership: Ownership,
     /// Head of the local queue. `None` for permits and readers, which have no local queue, and
-    /// for a request that did not wait or that its caller sent itself.
+    /// for a request that did not wait or that was granted on the thread of its caller.
     head: Option<QueueHead>,
     pub(in crate::store) keys: Arc<Keys>,
     pub(in crate::store) lease: Duration,
@@ -39,26 +39,29 @@ pub(crate) struct Holding {
 #[derive(Debug, Clone)]
 enum Client {
     Link(Arc<Redis>),
-    /// The thread of its caller. The link may not be open.
+    /// A store for synchronous callers. Without a local queue, the link may not be open.
     Direct(Arc<DirectRedis>),
 }
 
 impl Client {
+    fn link(&self) -> Result<&Arc<Redis>> {
+        match self {
+            Self::Link(link) => Ok(link),
+            Self::Direct(direct) => direct.link(),
+        }
+    }
+
     fn submit(&self, keys: &Arc<Keys>, operation: Operation) -> PendingReply {
-        let link = match self {
-            Self::Link(link) => link,
-            Self::Direct(direct) => match direct.link() {
-                Ok(link) => link,
-                Err(error) => return PendingReply::failed(error),
-            },
-        };
-        link.submit(keys, operation)
+        match self.link() {
+            Ok(link) => link.submit(keys, operation),
+            Err(error) => PendingReply::failed(error),
+        }
     }
 }
 
 impl Holding {
-    /// Asks for a lock once on the thread of the caller. Continues with the request that the link has to
-    /// carry out.
+    /// Acquires a lock on the thread of the caller. Continues with the request that the link has to carry
+    /// out.
     pub(in crate::store) fn acquire_by_caller(
         direct: &Arc<DirectRedis>,
         request: Request,
@@ -93,6 +96,14 @@ impl Holding {
         }
     }
 
+    /// Notes that a synchronous caller holds the lock, which it can release on its thread.
+    pub(in crate::store) fn of_caller(self, direct: &Arc<DirectRedis>) -> Self {
+        Self {
+            client: Client::Direct(direct.clone()),
+            ..self
+        }
+    }
+
     /// Returns the token of the grant, which after a local hand-over is that of an earlier holder.
     pub(in crate::store) fn token(&self) -> Token {
         self.ownership.token
@@ -107,21 +118,31 @@ impl Holding {
         (!handed_over).then(|| PendingRelease(self.send_release()))
     }
 
-    /// Releases a lock on the thread of its caller, which acquired it there.
+    /// Hands the lock over to the next local waiter, or releases it on the thread of its caller. Left to
+    /// the link is a release with which a local waiter joins Redis' queue.
     pub(in crate::store) fn release_by_caller(&self) -> Result<Attempted<ReleaseOutcome>> {
-        match &self.client {
-            Client::Link(_) => Ok(Attempted::Left),
-            Client::Direct(direct) => direct.release(&self.keys, self.plain_release()),
+        let Client::Direct(direct) = &self.client else {
+            return Ok(Attempted::Left);
+        };
+        if let Some(head) = &self.head {
+            if head.hand_over() {
+                return Ok(Attempted::Done(ReleaseOutcome::Released));
+            }
+            if !head.close_if_empty() {
+                return Ok(Attempted::Left);
+            }
         }
+        direct.release(&self.keys, self.plain_release())
     }
 
     /// Releases in Redis. The next local waiter joins Redis' queue in the same operation, so
     /// that the lock does not go to a waiter that arrived later.
     fn send_release(&self) -> PendingReply {
-        let (Some(head), Client::Link(redis)) = (&self.head, &self.client) else {
-            return self.client.submit(&self.keys, self.plain_release());
+        let redis = match self.client.link() {
+            Ok(link) => link,
+            Err(error) => return PendingReply::failed(error),
         };
-        let Some(next) = head.next() else {
+        let Some(next) = self.head.as_ref().and_then(QueueHead::next) else {
             return redis.submit(&self.keys, self.plain_release());
         };
         let (ownership, last_used) = (self.ownership, self.last_used_fence());

@@ -250,7 +250,8 @@ fn shared_holder(
 /// Parses a member of the queue: see `scripts/prelude.lua`.
 fn waiter(kind: LockKind, member: &[u8], arrived_us: f64, now_us: u64) -> Option<WaiterInfo> {
     let mut parts = str::from_utf8(member).ok()?.split(':');
-    let client_id = ClientId::parse(parts.next()?)?;
+    // What follows is the number of a connection of that client.
+    let client_id = ClientId::parse(parts.next()?.get(..16)?)?;
     let lease_ms = parts.next()?.parse().ok()?;
     let wait_ms = parts.next()?.parse::<i64>().ok()?;
     let mode = parts.nth(1)?;

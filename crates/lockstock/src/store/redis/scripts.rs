@@ -43,6 +43,7 @@ impl Deref for LazyScript {
 
 /// The frequent operations of exclusive locks.
 pub(super) static LOCKS: LazyScript = script!(
+    "lone.lua",
     "prelude.lua",
     "fast_path.lua",
     "arguments.lua",

@@ -133,6 +133,26 @@ impl QueueHead {
         queues.next(&mut queues.state(), &self.keys, self.generation)
     }
 
+    /// Closes the queue if there is no waiter in it: a caller that joins from now on asks Redis. Returns
+    /// `false` if there is a waiter.
+    pub(in crate::store::redis) fn close_if_empty(&self) -> bool {
+        let Some(queues) = &self.queues else {
+            return true;
+        };
+        let mut state = queues.state();
+        match state.queues.get(&self.keys) {
+            Some(queue) if queue.generation == self.generation => {
+                let is_empty = queue.is_empty();
+                if is_empty {
+                    state.queues.remove(&self.keys);
+                }
+                is_empty
+            }
+            // It is not the head any more.
+            Some(_) | None => true,
+        }
+    }
+
     /// Makes the next waiter the head, and notifies it.
     pub(in crate::store::redis) fn promote_next(&self) {
         self.next().map(NextWaiter::promote);

@@ -15,6 +15,7 @@
 //! a child of `fork` may find it locked.
 
 mod link;
+mod listener;
 mod reply;
 mod socket;
 
@@ -27,13 +28,15 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, ConnectionInfo, Value};
 
 use self::link::Link;
+pub(in crate::store::redis) use self::listener::Listener;
 pub(in crate::store) use self::socket::Limits;
 pub(crate) use self::socket::OnInterrupt;
+use super::SlotContext;
 use super::tls::ClientTls;
 
 /// How long a connection is idle before it is closed.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// How long a connection is idle before it is checked. It costs three system calls.
+/// How long a connection is idle before it is checked. It costs a system call.
 const UNCHECKED_IDLE: Duration = Duration::from_secs(1);
 /// How long calls take another way after a connection was not opened in time: each attempt delays a
 /// call.
@@ -54,6 +57,8 @@ pub(in crate::store) struct Pool {
     /// The one that was used last is at the end, and is used first. Each was in use by a call of the
     /// last minute, which bounds their number.
     idle: Mutex<VecDeque<Idle>>,
+    /// The subscribed connections on which no caller waits, in the same order.
+    idle_listeners: Mutex<VecDeque<Listener>>,
     created_at: Instant,
     /// [`IN_USE`], or from when on it may be used again, in milliseconds since `created_at`.
     bypassed_until_ms: AtomicU64,
@@ -83,6 +88,7 @@ impl Pool {
         Self {
             target,
             idle: Mutex::default(),
+            idle_listeners: Mutex::default(),
             created_at: Instant::now(),
             bypassed_until_ms: AtomicU64::new(IN_USE),
         }
@@ -139,6 +145,40 @@ impl Pool {
             link.send(commands.clone())?;
             commands.clone().map(|_| link.receive()).collect()
         })
+    }
+
+    /// Takes a subscribed connection on which no caller waits, or opens one that the scripts know by the
+    /// names in `slot`.
+    pub(in crate::store::redis) fn listener(
+        &self,
+        slot: impl FnOnce() -> SlotContext,
+        limits: &Limits,
+    ) -> Result<Listener, DirectError> {
+        loop {
+            let idle = self.idle_listeners().pop_back();
+            let Some(listener) = idle else {
+                return self.open_with(limits, |limits| {
+                    Listener::open(&self.target, slot().into(), limits)
+                });
+            };
+            if listener.is_usable() {
+                return Ok(listener);
+            }
+        }
+    }
+
+    /// Keeps a listener for the next wait.
+    pub(in crate::store::redis) fn put_listener(&self, mut listener: Listener) {
+        listener.rest();
+        let mut idle = self.idle_listeners();
+        idle.push_back(listener);
+        let mut old = Vec::new();
+        while idle.front().is_some_and(Listener::is_old) {
+            old.extend(idle.pop_front());
+        }
+        // They are closed without the mutex.
+        drop(idle);
+        drop(old);
     }
 
     /// Returns whether calls should take another way to the server: the last one did not reach it.
@@ -219,19 +259,25 @@ impl Pool {
         }
     }
 
-    /// Opens a connection in a part of the time, so that some is left for another way.
     fn open(&self, limits: &Limits) -> Result<Link, DirectError> {
+        let mut link = self.open_with(limits, |limits| Link::open(&self.target, limits))?;
+        link.set_limits(limits);
+        Ok(link)
+    }
+
+    /// Opens a connection in a part of the time, so that some is left for another way.
+    fn open_with<T>(
+        &self,
+        limits: &Limits,
+        open: impl FnOnce(&Limits) -> Result<T, DirectError>,
+    ) -> Result<T, DirectError> {
         let opening = limits.half().map_err(|_| DirectError::TimedOut)?;
-        match Link::open(&self.target, &opening) {
-            Ok(mut link) => {
-                link.set_limits(limits);
-                Ok(link)
-            }
+        match open(&opening) {
             Err(DirectError::TimedOut) => {
                 self.bypass_for(HANGING_BYPASS);
                 Err(DirectError::Unreachable("no connection in time".to_owned()))
             }
-            Err(error) => Err(error),
+            opened => opened,
         }
     }
 
@@ -239,7 +285,7 @@ impl Pool {
     /// looked at before use.
     fn take(&self, is_checked: bool) -> Option<Link> {
         loop {
-            let Idle { mut link, since } = self.idle().pop_back()?;
+            let Idle { link, since } = self.idle().pop_back()?;
             let idle_for = since.elapsed();
             if idle_for < UNCHECKED_IDLE && !is_checked {
                 return Some(link);
@@ -268,10 +314,18 @@ impl Pool {
     pub(in crate::store) fn close_idle(&self) {
         let idle = std::mem::take(&mut *self.idle());
         drop(idle);
+        let listeners = std::mem::take(&mut *self.idle_listeners());
+        drop(listeners);
     }
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle_listeners(&self) -> MutexGuard<'_, VecDeque<Listener>> {
+        self.idle_listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

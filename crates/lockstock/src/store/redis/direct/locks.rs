@@ -1,13 +1,12 @@
 //! Locks over blocking connections: one call to acquire a lock that is free, one to release it, without
-//! a runtime and without a thread.
+//! a runtime and without a thread. Waits are in `waits.rs`.
 //!
-//! Guarantees: those of the link. A request that is not granted at once joins no queue here: it goes on
-//! over the link, at its time of arrival. A request does not overtake a waiter, whether that is in
+//! Guarantees: those of the link. A request does not overtake a waiter, whether that is in
 //! Redis' queue (the script looks) or in the local queue of its lock (then the link asks). What a
 //! request may have been granted without a reply is given back: on the same connection, because the
 //! server may execute it whenever it goes on, and over the link, because that connection may break.
 //!
-//! A lock that was acquired here has no local queue behind it. It is handed over as if its holder and
+//! A lock that was acquired here, or after a wait here, has no local queue behind it. It is handed over as if its holder and
 //! its waiters were in different processes.
 
 use std::fmt;
@@ -32,11 +31,10 @@ use super::super::script;
 use super::{DirectRedis, must_be_repeated};
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::runtime;
 use crate::store::request::{Outcome, ReleaseOutcome, Request};
 
-/// For how long after a lock was found busy it is asked for over the link at once: there the request
-/// can wait, and the call here would be one more.
+/// For how long after a lock was found busy it is asked for where the request can wait: the call here
+/// would be one more.
 const BUSY: Duration = Duration::from_millis(10);
 /// Of a power of two, see [`BusyNames`].
 const BUSY_NAMES: usize = 64;
@@ -51,19 +49,31 @@ pub(crate) enum Attempted<T> {
 }
 
 impl DirectRedis {
-    /// Asks for a lock once. Continues with the request that the link has to carry out.
+    /// Acquires a lock, and waits for it if that is possible on this thread. Continues with the request
+    /// that the link has to carry out.
     pub(in crate::store::redis) fn acquire(
         &self,
         request: Request,
     ) -> Result<ControlFlow<Outcome<Grant>, Request>> {
-        let has_waiters = self
+        // A request that does not wait asks once, wherever.
+        if request.has_timed_out() {
+            return self.ask(request);
+        }
+        let has_local_queue = self
             .link
             .get()
             .is_some_and(|link| link.local_queues.has(&request.keys));
-        // A request that does not wait asks once, wherever.
-        if !request.has_timed_out() && (has_waiters || self.busy.is_recent(&request.keys)) {
+        if has_local_queue {
             return Ok(ControlFlow::Continue(request));
         }
+        if self.busy.is_recent(&request.keys) {
+            return self.wait(request);
+        }
+        self.ask(request)
+    }
+
+    /// Asks for a lock once, before it waits for it.
+    fn ask(&self, request: Request) -> Result<ControlFlow<Outcome<Grant>, Request>> {
         let attempt = Arc::new(Attempt::new(request));
         attempt.ask_for_fences(1);
         let request = &attempt.request;
@@ -92,7 +102,7 @@ impl DirectRedis {
                     return Ok(ControlFlow::Break(holder.busy()));
                 }
                 self.busy.note(&request.keys);
-                Ok(ControlFlow::Continue(request.clone()))
+                self.wait(request.clone())
             }
             Err(error) => {
                 // In a child of `fork` the request is that of the parent.
@@ -104,7 +114,7 @@ impl DirectRedis {
         }
     }
 
-    /// Releases a lock that was acquired here. If that fails, it has to be retried over the link.
+    /// Releases a lock behind which no caller of this process waits. If that fails, it has to be retried over the link.
     pub(in crate::store::redis) fn release(
         &self,
         keys: &Arc<Keys>,
@@ -128,7 +138,7 @@ impl DirectRedis {
     }
 
     /// Leaves the queue in the background, and gives back what was granted.
-    fn withdraw(&self, attempt: &Arc<Attempt>) {
+    pub(super) fn withdraw(&self, attempt: &Arc<Attempt>) {
         match self.link() {
             Ok(link) => link.withdraw(attempt),
             // The lease ends it.
@@ -165,9 +175,7 @@ impl DirectRedis {
         // Before the first attempt, if there are two: the deadline of a grant counts from it.
         let sent_at = Instant::now();
         let mut call = pool.call_or_withdraw(&cmd, is_repeatable, &limits, withdrawal);
-        if let Ok(Value::ServerError(error)) = &call
-            && error.kind().is_some_and(|kind| NO_SCRIPT == kind.into())
-        {
+        if call.as_ref().is_ok_and(is_unknown_script) {
             cmd = command(operation, Eval::Source);
             call = pool.call_or_withdraw(&cmd, is_repeatable, &limits, withdrawal);
         }
@@ -190,16 +198,17 @@ impl DirectRedis {
                 debug!(reason, "a blocking connection broke");
                 Ok(Attempted::Unsettled)
             }
-            Err(DirectError::TimedOut) => {
-                pool.bypass();
-                let link = self.link()?;
-                let _entered = runtime::enter()?;
-                link.connection.suspect(&cmd, sent_at.into_std());
-                Err(Error::timed_out(self.settings.options.timeout))
-            }
+            Err(DirectError::TimedOut) => Err(self.timed_out(&pool, &cmd, sent_at.into_std())),
             Err(DirectError::Interrupted(reason)) => Err(Error::interrupted(reason)),
         }
     }
+}
+
+pub(super) fn is_unknown_script(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else {
+        return false;
+    };
+    error.kind().is_some_and(|kind| NO_SCRIPT == kind.into())
 }
 
 impl fmt::Debug for DirectRedis {
@@ -227,7 +236,7 @@ impl BusyNames {
         }
     }
 
-    fn note(&self, keys: &Keys) {
+    pub(super) fn note(&self, keys: &Keys) {
         self.place(keys).store(self.now_ms(), Ordering::Relaxed);
     }
 

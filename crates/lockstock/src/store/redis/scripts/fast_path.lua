@@ -6,7 +6,7 @@
 -- The offsets into ARGV are written out: arguments.lua would cost each call its functions.
 --
 -- Provides: HELD, done, holder_values
--- Uses:     prelude
+-- Uses:     prelude, lone
 local HELD = 'lockstock:held:'
 -- Number of operations that have a reply.
 local done = 0
@@ -16,7 +16,7 @@ local holder_values
 if RELEASES > 0 then
   local holders, released = {}, {}
   for i = 1, RELEASES do holders[i] = KEYS[2 * i] end
-  holder_values = redis.call('MGET', unpack(holders))
+  holder_values = lone_value ~= nil and { lone_value } or redis.call('MGET', unpack(holders))
   for i = 1, RELEASES do
     if holder_values[i] == ARGV[3 + 2 * i] then
       released[#released + 1] = holders[i]
@@ -27,7 +27,7 @@ if RELEASES > 0 then
   if released[1] then redis.call('DEL', unpack(released)) end
 end
 
-if ACQUIRES > 0 then
+if ACQUIRES > 0 and not lone_waits then
   local queues = {}
   for i = 1, ACQUIRES do queues[i] = KEYS[2 * (RELEASES + i) + 1] end
   local some_wait = redis.call('EXISTS', unpack(queues)) > 0

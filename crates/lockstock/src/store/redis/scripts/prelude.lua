@@ -1,7 +1,7 @@
--- The common beginning of the lock scripts. Each script is a concatenation of fragments of this
+-- The common beginning of the lock scripts, of LOCKS behind lone.lua. Each script is a concatenation of fragments of this
 -- folder, see scripts.rs:
 --
---   LOCKS       prelude, fast_path, arguments, notify, contended, exclusive, queue,
+--   LOCKS       lone, prelude, fast_path, arguments, notify, contended, exclusive, queue,
 --               acquire_release, keep, dispatch
 --   LOCKS_RARE  prelude, arguments, notify, exclusive, queue, acquire_release, rare, dispatch
 --   SHARED      prelude, arguments, notify, shared, queue, acquire_release, rare, dispatch

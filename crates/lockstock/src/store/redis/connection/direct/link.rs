@@ -1,10 +1,11 @@
 //! One blocking connection: how it is opened, and how commands and replies go over it.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::time::Instant;
 
 use redis::{Cmd, Value};
 
-use super::reply::{MAX_REPLY_BYTES, ReplyError, ReplyReader};
+use super::reply::{MAX_REPLY_BYTES, Received, ReplyError, ReplyReader};
 use super::socket::{Interrupted, Limits, Socket};
 use super::{DirectError, Target};
 use crate::error::explain;
@@ -55,8 +56,8 @@ impl Link {
 
     /// Returns whether the connection can take a command: the server has not closed it, and has
     /// sent nothing since the last reply.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        match &mut self.stream {
+    pub(super) fn is_quiet(&self) -> bool {
+        match &self.stream {
             Stream::Plain(socket) => socket.is_quiet(),
             #[cfg(feature = "tls")]
             Stream::Tls(stream) => stream.sock.is_quiet(),
@@ -101,14 +102,25 @@ impl Link {
 
     /// Waits for the next reply, which may be an error of the server.
     pub(super) fn receive(&mut self) -> Result<Value, DirectError> {
-        let reply = self.replies.read(&mut self.stream);
-        reply.map_err(|error| match error {
-            ReplyError::Io(error) => broken(error),
-            ReplyError::Malformed(reason) => DirectError::Broken {
-                reason: format!("the reply is malformed: {reason}"),
-                is_disconnect: false,
-            },
-        })
+        self.replies.read(&mut self.stream).map_err(unread)
+    }
+
+    /// Waits for the next reply or push message.
+    pub(super) fn receive_any(&mut self) -> Result<Received, DirectError> {
+        self.replies.next(&mut self.stream).map_err(unread)
+    }
+
+    /// Waits until [`receive_any`](Self::receive_any) has something to read or `until` has passed.
+    pub(super) fn wait_readable(&mut self, until: Instant) -> Result<bool, DirectError> {
+        if !self.replies.is_empty() {
+            return Ok(true);
+        }
+        let waited = match &mut self.stream {
+            Stream::Plain(socket) => socket.wait_readable(until),
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => wait_readable(stream, until),
+        };
+        waited.map_err(broken)
     }
 }
 
@@ -168,6 +180,38 @@ impl Read for Stream {
     }
 }
 
+/// Waits until a session has something to read. Not everything that arrives is: there are messages of
+/// the protocol, too.
+#[cfg(feature = "tls")]
+fn wait_readable(
+    stream: &mut rustls::StreamOwned<rustls::ClientConnection, Socket>,
+    until: Instant,
+) -> io::Result<bool> {
+    loop {
+        let state = stream.conn.process_new_packets();
+        let state = state.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
+            return Ok(true);
+        }
+        if !stream.sock.wait_readable(until)? {
+            return Ok(false);
+        }
+        if stream.conn.read_tls(&mut stream.sock)? == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+fn unread(error: ReplyError) -> DirectError {
+    match error {
+        ReplyError::Io(error) => broken(error),
+        ReplyError::Malformed(reason) => DirectError::Broken {
+            reason: format!("the reply is malformed: {reason}"),
+            is_disconnect: false,
+        },
+    }
+}
+
 /// The error of a command that may have been sent.
 fn broken(error: io::Error) -> DirectError {
     match classify(error) {
@@ -194,7 +238,7 @@ fn unreachable(error: io::Error) -> DirectError {
     )
 }
 
-fn was_opening(error: DirectError) -> DirectError {
+pub(super) fn was_opening(error: DirectError) -> DirectError {
     match error {
         DirectError::Broken { reason, .. } => DirectError::Unreachable(reason),
         error => error,

@@ -29,6 +29,13 @@ const MAX_ALLOCATED_AHEAD_ELEMENTS: usize = 256;
 
 const TOO_LARGE: ReplyError = ReplyError::Malformed("it is too large");
 
+/// What a server sends.
+pub(super) enum Received {
+    Reply(Value),
+    /// A message that is not a reply: its kind, and what belongs to it.
+    Push(Vec<Value>),
+}
+
 /// Why there is no reply. The position in the stream is unknown then.
 #[derive(Debug)]
 pub(super) enum ReplyError {
@@ -73,7 +80,31 @@ impl ReplyReader {
     /// attributes.
     pub(super) fn read(&mut self, source: &mut impl Read) -> Result<Value, ReplyError> {
         self.bytes_left = self.max_bytes;
-        self.value(source, 0)
+        loop {
+            if let Received::Reply(reply) = self.received(source)? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Reads the next reply or push message. Skips attributes.
+    pub(super) fn next(&mut self, source: &mut impl Read) -> Result<Received, ReplyError> {
+        self.bytes_left = self.max_bytes;
+        self.received(source)
+    }
+
+    fn received(&mut self, source: &mut impl Read) -> Result<Received, ReplyError> {
+        if self.is_empty() {
+            (self.start, self.end) = (0, receive(source, &mut self.buffer)?);
+        }
+        if self.buffer[self.start] != b'>' {
+            return self.value(source, 0).map(Received::Reply);
+        }
+        let line = self.line(source)?;
+        self.charge(ELEMENT_BYTES + line.len())?;
+        let (_, count) = line.split_first(&self.buffer)?;
+        let count = integer(count)?;
+        self.values(source, count, 0).map(Received::Push)
     }
 
     fn value(&mut self, source: &mut impl Read, depth: usize) -> Result<Value, ReplyError> {
@@ -126,12 +157,6 @@ impl ReplyReader {
                 // Attributes: what they belong to follows.
                 b'|' => {
                     let count = doubled(integer(rest)?)?;
-                    self.values(source, count, depth)?;
-                    continue;
-                }
-                // A push message, which arrives between replies.
-                b'>' if depth == 0 => {
-                    let count = integer(rest)?;
                     self.values(source, count, depth)?;
                     continue;
                 }

@@ -19,6 +19,9 @@ use socket2::{SockRef, TcpKeepalive};
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a write after the end of a call takes at most.
 const LAST_WRITE: Duration = Duration::from_millis(20);
+/// How long a wait lasts at most before it looks for signals: one that arrives just before the system
+/// call does not interrupt it.
+const MAX_UNSIGNALLED: Duration = Duration::from_secs(1);
 const FORKED: &str = "the process was forked during the call";
 
 /// What runs when a signal has interrupted a call. An error ends the call.
@@ -134,14 +137,29 @@ impl Socket {
     }
 
     /// Returns whether the peer has neither closed the connection nor sent anything.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let read = |kind: &mut Kind| {
-            kind.set_nonblocking(true)?;
-            let read = kind.read(&mut [0]);
-            kind.set_nonblocking(false)?;
-            read
-        };
-        matches!(read(&mut self.kind), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.kind.poll_readable(Duration::ZERO), Ok(false))
+    }
+
+    /// Waits until there is something to read, which may be the end of the connection, or `until` has
+    /// passed, whatever the deadline of a call is.
+    pub(super) fn wait_readable(&mut self, until: Instant) -> io::Result<bool> {
+        loop {
+            if let Some(reason) = &self.interruption {
+                return Err(reason.clone().into());
+            }
+            let remaining = until.saturating_duration_since(Instant::now());
+            let pause = match self.limits.on_interrupt {
+                Some(_) => remaining.min(MAX_UNSIGNALLED),
+                None => remaining,
+            };
+            match self.kind.poll_readable(pause) {
+                Ok(true) => return Ok(true),
+                Ok(false) if pause == remaining => return Ok(false),
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                Ok(false) | Err(_) => self.interruption = self.limits.interrupted().err(),
+            }
+        }
     }
 
     /// Calls the system until it does something or the deadline has passed.
@@ -218,6 +236,41 @@ impl Kind {
         }
     }
 
+    #[cfg(unix)]
+    fn poll_readable(&self, pause: Duration) -> io::Result<bool> {
+        use std::os::fd::AsFd;
+
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+        let descriptor = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        };
+        let pause = Timespec::try_from(pause).ok();
+        let ready = poll(
+            &mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)],
+            pause.as_ref(),
+        )?;
+        Ok(ready > 0)
+    }
+
+    #[cfg(not(unix))]
+    fn poll_readable(&self, pause: Duration) -> io::Result<bool> {
+        let Self::Tcp(stream) = self;
+        let before = stream.read_timeout()?;
+        // Zero would be without a limit.
+        stream.set_read_timeout(Some(pause.max(Duration::from_millis(1))))?;
+        let peeked = stream.peek(&mut [0]);
+        stream.set_read_timeout(before)?;
+        match peeked {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
@@ -231,14 +284,6 @@ impl Kind {
             Self::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
             #[cfg(unix)]
             Self::Unix(stream) => stream.set_write_timeout(Some(timeout)),
-        }
-    }
-
-    fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nonblocking(is_nonblocking),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.set_nonblocking(is_nonblocking),
         }
     }
 }
