@@ -15,7 +15,9 @@
 //! a child of `fork` may find it locked.
 
 mod link;
+pub(in crate::store) mod polled;
 mod reply;
+mod reply_end;
 mod socket;
 
 use std::collections::VecDeque;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, ConnectionInfo, Value};
 
 use self::link::Link;
+use self::polled::PolledLink;
 pub(in crate::store) use self::socket::Limits;
 pub(crate) use self::socket::OnInterrupt;
 use super::tls::ClientTls;
@@ -233,6 +236,22 @@ impl Pool {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens a connection for a caller that waits until its descriptor is ready. `None`: the server
+    /// has none, because it needs TLS.
+    pub(in crate::store) fn open_polled(
+        &self,
+        limits: &Limits,
+    ) -> Result<Option<PolledLink>, DirectError> {
+        if matches!(
+            self.target.info.addr(),
+            redis::ConnectionAddr::TcpTls { .. }
+        ) {
+            return Ok(None);
+        }
+        let link = Link::open(&self.target, limits)?;
+        link.into_socket().map(PolledLink::new).transpose()
     }
 
     /// Takes the idle connection that was used last. `is_checked`: even if that was just now, it is

@@ -85,6 +85,14 @@ impl Link {
         sent.map_err(broken)
     }
 
+    /// Gives up the socket, of which nothing may have been read that was not returned. `None` with TLS.
+    pub(super) fn into_socket(self) -> Option<Socket> {
+        match self.stream {
+            Stream::Plain(socket) if self.replies.is_empty() => Some(socket),
+            _ => None,
+        }
+    }
+
     /// Sends a command to whose reply no caller waits, if that is possible at once. The connection has
     /// to be dropped then. In a child of `fork`, the connection is that of its parent: nothing is sent.
     pub(super) fn send_last(&mut self, command: &Cmd) {
@@ -102,13 +110,7 @@ impl Link {
     /// Waits for the next reply, which may be an error of the server.
     pub(super) fn receive(&mut self) -> Result<Value, DirectError> {
         let reply = self.replies.read(&mut self.stream);
-        reply.map_err(|error| match error {
-            ReplyError::Io(error) => broken(error),
-            ReplyError::Malformed(reason) => DirectError::Broken {
-                reason: format!("the reply is malformed: {reason}"),
-                is_disconnect: false,
-            },
-        })
+        reply.map_err(no_reply)
     }
 }
 
@@ -168,8 +170,18 @@ impl Read for Stream {
     }
 }
 
+pub(super) fn no_reply(error: ReplyError) -> DirectError {
+    match error {
+        ReplyError::Io(error) => broken(error),
+        ReplyError::Malformed(reason) => DirectError::Broken {
+            reason: format!("the reply is malformed: {reason}"),
+            is_disconnect: false,
+        },
+    }
+}
+
 /// The error of a command that may have been sent.
-fn broken(error: io::Error) -> DirectError {
+pub(super) fn broken(error: io::Error) -> DirectError {
     match classify(error) {
         Ok(error) => DirectError::Broken {
             is_disconnect: matches!(

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -49,6 +51,9 @@ pub(super) struct Socket {
     /// Why the call has ended. Each later attempt fails too: TLS ignores the error of a write.
     interruption: Option<Interrupted>,
 }
+
+/// A connected socket whose reads and writes do not wait.
+pub(super) struct NonBlockingSocket(Kind);
 
 enum Kind {
     Tcp(TcpStream),
@@ -133,6 +138,13 @@ impl Socket {
         self.limits = limits.clone();
     }
 
+    /// Lets reads and writes return at once, and gives up the limits of calls: for a caller that waits
+    /// until the descriptor is ready.
+    pub(super) fn into_nonblocking(self) -> io::Result<NonBlockingSocket> {
+        self.kind.set_nonblocking(true)?;
+        Ok(NonBlockingSocket(self.kind))
+    }
+
     /// Returns whether the peer has neither closed the connection nor sent anything.
     pub(super) fn is_quiet(&mut self) -> bool {
         let read = |kind: &mut Kind| {
@@ -192,6 +204,32 @@ impl Write for Socket {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Read for NonBlockingSocket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for NonBlockingSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for NonBlockingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Kind::Tcp(stream) => stream.as_fd(),
+            Kind::Unix(stream) => stream.as_fd(),
+        }
     }
 }
 
