@@ -2,12 +2,15 @@
 
 Keys and names are `str` (sent as UTF-8) or `bytes`. A method `begin_…` starts a call on the runtime
 of the process; the bell of the event loop delivers its outcome under a number that the caller
-chooses. Every call raises `lockstock.errors.Unavailable` if the store is down, `TimedOut` (a
-subclass) if it does not reply within the timeout, and `ResponseError` (a subclass) if it rejects
-the command; or the exception of a signal handler that runs during the call.
+chooses. A method `send_…` sends commands over a connection of the event loop, and returns None if
+it sent nothing: the call has to be begun on the runtime. Every call raises
+`lockstock.errors.Unavailable` if the store is down, `TimedOut` (a subclass) if it does not reply
+within the timeout, and `ResponseError` (a subclass) if it rejects the command; or the exception of
+a signal handler that runs during the call.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextvars import Context
 from types import NotImplementedType
 from typing import Any, Literal, final
 
@@ -20,7 +23,10 @@ __all__ = [
     "Computation",
     "Held",
     "NearCache",
+    "Pending",
     "Store",
+    "Wire",
+    "Wires",
     "drain",
     "lz4_compress",
     "lz4_decompress",
@@ -110,6 +116,12 @@ class Store:
         a semaphore. `token` becomes the token of the holder: 32 hexadecimal digits. Raises
         `lockstock.errors.Invalid` if the lease is not between 1 ms and 24 h.
         """
+
+    def send_execute(self, wires: Wires, *words: _Word) -> Pending | None:
+        """Sends a command."""
+
+    def send_pipeline(self, wires: Wires, commands: list[tuple[_Word, ...]]) -> Pending | None:
+        """Sends several repeatable commands."""
 
     def begin_execute(self, bell: Bell, number: int, *words: _Word) -> None:
         """Begins `execute`."""
@@ -266,6 +278,71 @@ class Held:
         """Begins `renew`."""
 
 @final
+class Pending:
+    """A call that was sent over the connection of an event loop: a future-like object of asyncio.
+
+    Its value is the reply, or a list of several, or `NotImplemented` if the call has to be
+    continued by `begin_rest`. A task that awaits it is resumed in the callback that has read the
+    reply.
+    """
+
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def begin_rest(self, bell: Bell, number: int) -> None:
+        """Begins to execute on the runtime what the connection could not carry out."""
+
+    def get_loop(self) -> Any:
+        """Returns the event loop."""
+
+    def done(self) -> bool:
+        """Returns whether the call has ended."""
+
+    def add_done_callback(
+        self, function: Callable[[Pending], Any], *, context: Context | None = None
+    ) -> None:
+        """Lets a function be called at the end of the call."""
+
+    def result(self) -> None:
+        """Raises `CancelledError` if the call was cancelled. `await` returns its value."""
+
+    def cancelled(self) -> bool:
+        """Returns whether the call was cancelled."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Gives the reply up. Returns whether the call had not ended."""
+
+@final
+class Wire:
+    """A connection of an event loop.
+
+    Iterates over what ended calls have to call: a context, a function, and its argument.
+    """
+
+    def __iter__(self) -> Wire: ...
+    def __next__(self) -> tuple[Context, Callable[[Pending], Any], Pending]: ...
+    def receive(self) -> None:
+        """Reads replies. After that, iterate, and call `finish`."""
+
+    def finish(self) -> None:
+        """Sends what was pushed meanwhile, or closes the connection if it is broken."""
+
+    def flush(self) -> None:
+        """Sends what was pushed."""
+
+    def expire(self, timer: int) -> bool:
+        """Fails the calls whose time limit has passed, unless there is a later timer."""
+
+@final
+class Wires:
+    """The connections of an event loop, one to each store, which it gets after some calls."""
+
+    def __new__(
+        cls,
+        bell: Bell,
+        readable: Callable[[Wire], None],
+        check: Callable[[Wire, int], None],
+    ) -> Wires: ...
+
+@final
 class Bell:
     """The calls of one event loop that are under way. If it is dropped, so are they."""
 
@@ -369,6 +446,11 @@ class Cache:
 
         Returns `NotImplemented` if the store has to be asked.
         """
+
+    def send_get(
+        self, key: Any, version: Any, prefix: Any, wires: Wires, /
+    ) -> Pending | None | NotImplementedType:
+        """Sends a read of the bytes under a key."""
 
     def begin_get(self, bell: Bell, number: int, key: bytes) -> None:
         """Begins to read the bytes under a key in the store."""

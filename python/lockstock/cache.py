@@ -221,7 +221,7 @@ class Cache(Generic[T]):
         """Returns the values that exist, by key."""
         names = list(keys)
         commands = [("GET", self._key(name)) for name in names]
-        return self._found(names, await bell_of_loop().run(self._store.begin_pipeline, commands))
+        return self._found(names, await bell_of_loop().pipeline(self._store, commands))
 
     def set_many(self, values: Mapping[str, T], ttl: float | None = _DEFAULT) -> None:
         """Writes several values, by commands that are sent together. Not atomic."""
@@ -230,7 +230,7 @@ class Cache(Generic[T]):
     async def aset_many(self, values: Mapping[str, T], ttl: float | None = _DEFAULT) -> None:
         """Writes several values, by commands that are sent together. Not atomic."""
         commands = [self._set(*pair, ttl).words for pair in values.items()]
-        await bell_of_loop().run(self._store.begin_pipeline, commands)
+        await bell_of_loop().pipeline(self._store, commands)
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Removes several values. Returns the number of values removed."""
@@ -239,7 +239,7 @@ class Cache(Generic[T]):
     async def adelete_many(self, keys: Iterable[str]) -> int:
         """Removes several values. Returns the number of values removed."""
         commands = [("UNLINK", self._key(key)) for key in keys]
-        return sum(await bell_of_loop().run(self._store.begin_pipeline, commands))
+        return sum(await bell_of_loop().pipeline(self._store, commands))
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Cache(Generic[T]):
         return command.read(self._store.execute(*command.words))
 
     async def _arun(self, command: _Command) -> Any:
-        reply = await bell_of_loop().run(self._store.begin_execute, *command.words)
+        reply = await bell_of_loop().execute(self._store, *command.words)
         return command.read(reply)
 
     def _get(self, key: str) -> _Command:

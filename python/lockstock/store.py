@@ -201,7 +201,7 @@ class Store:
 
     async def aexecute(self, *words: str | bytes | int | float) -> Any:
         """Executes a command as `execute` does, without blocking the event loop."""
-        return await bell_of_loop().run(self._native.begin_execute, *words)
+        return await bell_of_loop().execute(self._native, *words)
 
     def close_idle(self) -> None:
         """Closes connections that are not in use. The next call opens another."""

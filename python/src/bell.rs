@@ -53,6 +53,11 @@ pub(crate) struct Bell {
     generation: u64,
 }
 
+/// Lets other threads call Python on the thread of an event loop.
+pub(crate) struct LoopThread(Arc<Shared>);
+
+type Work = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
+
 struct Shared {
     signal: Signal,
     state: Mutex<State>,
@@ -61,6 +66,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     done: Vec<(u64, Outcome)>,
+    work: Vec<Work>,
     tasks: HashMap<u64, JoinHandle<()>>,
 }
 
@@ -86,7 +92,13 @@ impl Bell {
     /// Not returned, because a signal handler may raise before the caller has it.
     fn take(&self, py: Python<'_>, taken: &Bound<'_, PyList>) -> PyResult<()> {
         self.shared.signal.clear();
-        let done = std::mem::take(&mut self.shared.state().done);
+        let (done, work) = {
+            let mut state = self.shared.state();
+            (
+                std::mem::take(&mut state.done),
+                std::mem::take(&mut state.work),
+            )
+        };
         for (number, outcome) in done {
             let (has_failed, value) = match object(py, outcome) {
                 Ok(value) => (false, value),
@@ -95,6 +107,9 @@ impl Bell {
             let has_failed = PyBool::new(py, has_failed).to_owned().into_any();
             let number = number.into_pyobject(py)?.into_any();
             taken.append(PyTuple::new(py, [number, has_failed, value])?)?;
+        }
+        for work in work {
+            work(py)?;
         }
         Ok(())
     }
@@ -126,6 +141,11 @@ impl Drop for Bell {
 }
 
 impl Bell {
+    /// Returns what calls Python on the thread of the loop.
+    pub(crate) fn loop_thread(&self) -> LoopThread {
+        LoopThread(self.shared.clone())
+    }
+
     /// Runs a task whose outcome is delivered under `number`.
     pub(crate) fn spawn(
         &self,
@@ -148,6 +168,14 @@ impl Bell {
         });
         state.tasks.insert(number, task);
         Ok(())
+    }
+}
+
+impl LoopThread {
+    /// Calls when the loop takes outcomes the next time. Never, if the loop has ended.
+    pub(crate) fn call(&self, work: impl FnOnce(Python<'_>) -> PyResult<()> + Send + 'static) {
+        self.0.state().work.push(Box::new(work));
+        self.0.signal.set();
     }
 }
 

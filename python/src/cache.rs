@@ -17,6 +17,8 @@ use crate::key::KeyMaker;
 use crate::near::NearCache;
 use crate::store::{Store, sum};
 use crate::value::Codec;
+use crate::wire::Wire;
+use crate::wires::Wires;
 use crate::{error, waiting};
 
 /// The values of a cache of Django.
@@ -282,6 +284,28 @@ impl Cache {
             Some(None) => Ok(py.None().into_bound(py)),
             None => not_implemented(py),
         }
+    }
+
+    /// Sends the read of a value over the connection of an event loop. `None`: it has to be read on
+    /// the runtime. `NotImplemented`: Python has to make the key.
+    #[pyo3(signature = (key, version, prefix, wires, /))]
+    fn send_get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        version: &Bound<'py, PyAny>,
+        prefix: &Bound<'py, PyAny>,
+        wires: &Bound<'py, Wires>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Some(wire) = Store::wire(self.store.bind(py), wires) else {
+            return Ok(py.None().into_bound(py));
+        };
+        let Some(key) = self.keys.make(key, version, prefix)? else {
+            return not_implemented(py);
+        };
+        let get = Command::new("GET").arg(key).repeatable();
+        let pending = Wire::send(&wire, vec![get], true)?;
+        Ok(pending.into_pyobject(py)?)
     }
 
     /// Begins to read the value under a key in the store. The bell delivers its bytes.

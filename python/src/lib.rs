@@ -11,10 +11,13 @@ mod error;
 mod held;
 mod key;
 mod near;
+mod pending;
 mod reply;
 mod store;
 mod value;
 mod waiting;
+mod wire;
+mod wires;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,7 +42,13 @@ mod _core {
     #[pymodule_export]
     use crate::near::NearCache;
     #[pymodule_export]
+    use crate::pending::Pending;
+    #[pymodule_export]
     use crate::store::Store;
+    #[pymodule_export]
+    use crate::wire::Wire;
+    #[pymodule_export]
+    use crate::wires::Wires;
 
     /// Waits until what is given up has reached its store, for a second at most. Called before the
     /// interpreter exits, after which no waiter could be withdrawn.

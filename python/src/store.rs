@@ -13,6 +13,9 @@ use tokio::time::Instant;
 use crate::bell::{Bell, Outcome};
 use crate::computing::{Computation, Policy};
 use crate::held::{Grant, Held};
+use crate::pending::Pending;
+use crate::wire::Wire;
+use crate::wires::Wires;
 use crate::{error, reply, waiting};
 
 /// A store at a URL.
@@ -182,6 +185,38 @@ impl Store {
         waiting::wait(py, acquired)
     }
 
+    /// Sends a command over the connection of an event loop. `None`: it has to be executed on the
+    /// runtime.
+    #[pyo3(signature = (wires, *words))]
+    fn send_execute(
+        slf: &Bound<'_, Self>,
+        wires: &Bound<'_, Wires>,
+        words: &Bound<'_, PyTuple>,
+    ) -> PyResult<Option<Py<Pending>>> {
+        match Self::wire(slf, wires) {
+            Some(wire) => Wire::send(&wire, vec![reply::command(words)?], true),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends several repeatable commands over the connection of an event loop.
+    fn send_pipeline(
+        slf: &Bound<'_, Self>,
+        wires: &Bound<'_, Wires>,
+        commands: Vec<Bound<'_, PyTuple>>,
+    ) -> PyResult<Option<Py<Pending>>> {
+        let Some(wire) = Self::wire(slf, wires) else {
+            return Ok(None);
+        };
+        let commands = commands.iter().map(reply::command);
+        let commands = commands.collect::<PyResult<Vec<_>>>()?;
+        // Those on the runtime report one that is not repeatable.
+        match commands.iter().all(Command::is_repeatable) && !commands.is_empty() {
+            true => Wire::send(&wire, commands, false),
+            false => Ok(None),
+        }
+    }
+
     /// Begins to execute a command. The bell delivers the reply.
     #[pyo3(signature = (bell, number, *words))]
     fn begin_execute(
@@ -319,6 +354,14 @@ impl Store {
 }
 
 impl Store {
+    /// Returns the connection of an event loop to this store.
+    pub(crate) fn wire<'py>(
+        slf: &Bound<'py, Self>,
+        wires: &Bound<'py, Wires>,
+    ) -> Option<Bound<'py, Wire>> {
+        Wires::to(wires, slf.as_any(), &slf.get().inner)
+    }
+
     /// Executes a command without the interpreter: on a socket of this thread, or if the thread
     /// runs greenlets, on the runtime.
     pub(crate) fn run(&self, py: Python<'_>, command: Command) -> PyResult<Reply> {

@@ -96,6 +96,15 @@ def test_the_spans_of_asynchronous_calls(redis: servers.Redis) -> None:
         await cache.aset_many({"a": 1, "b": 2})
         await cache.akeys("*")
 
+    async def use_connection_of_loop() -> None:
+        for _ in range(200):
+            await cache.aget("k")
+            await cache.aset("k", 1)
+        for _ in range(100):
+            await cache.aset_many({"a": 1, "b": 2})
+
+    asyncio.run(use_connection_of_loop())
+    assert names() == ["GET", "SET"] * 200 + ["PIPELINE SET"] * 100
     asyncio.run(use())
     found = spans()
     assert [span.name for span in found] == [

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -105,6 +105,7 @@ def test_a_failover_by_sentinels() -> None:
         servers.redis() as master,
         servers.redis("--replicaof", "127.0.0.1", str(master.port)) as replica,
         servers.sentinel(master, "service") as sentinel,
+        closing(asyncio.new_event_loop()) as loop,
     ):
         cache = cache_at(
             "redis://service/0", "failover", SENTINELS=[("127.0.0.1", sentinel)], SOCKET_TIMEOUT=2
@@ -112,6 +113,17 @@ def test_a_failover_by_sentinels() -> None:
         cache.set("k", "before")
         with cache.lock("l", timeout=30):
             pass
+
+        async def works_in_loop(value: str) -> bool:
+            try:
+                for _ in range(50):
+                    await cache.aset("k", value)
+                    assert await cache.aget("k") == value
+            except Unavailable:
+                return False
+            return True
+
+        assert loop.run_until_complete(works_in_loop("before"))
         # The default timeout, 1 s, is too short on a busy machine.
         watcher = _core.Store(f"redis://127.0.0.1:{sentinel}", timeout=30)
         copy = _core.Store(replica.url, timeout=30)
@@ -135,6 +147,7 @@ def test_a_failover_by_sentinels() -> None:
                 return False
 
         eventually(works, "the cache uses the new master")
+        eventually(lambda: loop.run_until_complete(works_in_loop("after")), "so does the loop")
         assert copy.execute("EXISTS", "failover:1:k") == 1
         with cache.lock("l", timeout=30) as lock:
             assert lock.owned()

@@ -71,6 +71,7 @@ use crate::error::Result;
 use crate::inspect::{HolderId, LockInfo};
 use crate::key::LockKind;
 use crate::runtime;
+pub use crate::store::{LeftCommand, PolledConnection, Settled};
 use crate::store::{OnInterrupt, ProcessSettings};
 use crate::token::ClientId;
 
@@ -231,7 +232,7 @@ impl Store {
     }
 
     /// Closes the connections of this process that no call uses at the moment, those of the
-    /// asynchronous store aside. The next call opens another.
+    /// asynchronous store and of event loops aside. The next call opens another.
     pub fn close_idle(&self) {
         if let Some(process) = self.inner.process.get() {
             process.close_idle();
@@ -247,6 +248,18 @@ impl Store {
     /// [`is_unavailable`](crate::Error::is_unavailable) if the runtime cannot be started.
     pub fn asynchronous(&self) -> Result<crate::Store> {
         self.process().asynchronous()
+    }
+
+    /// Opens a connection for an event loop that polls descriptors itself, to the only server of this
+    /// store or to its master: for bindings to other languages. Blocks: not to be called on the thread
+    /// of the loop. `None` for a memory store, for a Cluster and with TLS: use
+    /// [`asynchronous`](Self::asynchronous) there, and where the connection does not accept a command.
+    ///
+    /// # Errors
+    ///
+    /// [`is_unavailable`](crate::Error::is_unavailable) if the server does not accept a connection.
+    pub fn connect_polled<T>(&self) -> Result<Option<PolledConnection<T>>> {
+        self.process().connect_polled()
     }
 
     /// Returns the runtime of this process, which is started if necessary.

@@ -44,6 +44,11 @@ impl Command {
         self
     }
 
+    /// Returns whether the command may be sent again: see [`repeatable`](Self::repeatable).
+    pub fn is_repeatable(&self) -> bool {
+        self.is_repeatable
+    }
+
     /// Returns the name, for what records calls.
     pub fn name(&self) -> Cow<'_, str> {
         match self.cmd.args_iter().next() {
@@ -60,7 +65,13 @@ impl Command {
     /// Returns whether it removes every value.
     pub(crate) fn is_flush(&self) -> bool {
         let name = self.cmd.args_iter().next();
-        matches!(name, Some(Arg::Simple(name)) if name == b"FLUSHDB" || name == b"FLUSHALL")
+        matches!(name, Some(Arg::Simple(b"FLUSHDB" | b"FLUSHALL")))
+    }
+
+    /// Returns whether it is known to write nothing.
+    pub(crate) fn is_get(&self) -> bool {
+        let name = self.cmd.args_iter().next();
+        matches!(name, Some(Arg::Simple(b"GET")))
     }
 }
 

@@ -29,6 +29,7 @@ pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::process::ProcessSettings;
 pub(crate) use self::redis::{Attempted, OnInterrupt};
+pub use self::redis::{LeftCommand, PolledConnection, Settled};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};
 pub(crate) use self::scan::Scan;
 use crate::cache::{Bypass, Flights};

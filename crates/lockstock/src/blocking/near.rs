@@ -29,7 +29,7 @@ struct Opened {
 impl Store {
     /// Returns copies of values, by their keys in the store: as those of
     /// [`Cache::near`](super::Cache::near), without keys and formats of a cache. Every command of
-    /// this store drops the copy under its first key, `FLUSHDB` all copies.
+    /// this store but `GET` drops the copy under its first key, `FLUSHDB` all copies.
     pub fn near_copies(&self, settings: NearCache) -> NearCopies {
         NearCopies {
             store: self.clone(),

@@ -6,7 +6,7 @@ use super::background::Background;
 use super::builder::Options;
 use super::memory::Memory;
 use super::redis::{DirectRedis, DirectSettings, DirectTarget, OnInterrupt};
-use super::{Backend, Inner, Scheme, Store};
+use super::{Backend, Inner, PolledConnection, Scheme, Store};
 use crate::error::Result;
 use crate::token::ClientId;
 
@@ -59,6 +59,14 @@ impl Store {
     pub(crate) fn close_idle(&self) {
         if let Backend::Direct(direct) = &self.inner.backend {
             direct.close_idle();
+        }
+    }
+
+    /// Opens a connection that is polled. Blocks. `None`: there is none to this kind of store.
+    pub(crate) fn connect_polled<T>(&self) -> Result<Option<PolledConnection<T>>> {
+        match &self.inner.backend {
+            Backend::Direct(direct) => direct.connect_polled(),
+            Backend::Memory(_) | Backend::Redis(_) => Ok(None),
         }
     }
 

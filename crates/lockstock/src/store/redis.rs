@@ -54,6 +54,7 @@ use crate::token::ClientId;
 pub(super) use self::connection::DirectTarget;
 pub(crate) use self::connection::direct::OnInterrupt;
 pub(crate) use self::direct::locks::Attempted;
+pub use self::direct::polled::{LeftCommand, PolledConnection, Settled};
 pub(super) use self::direct::{DirectRedis, DirectSettings};
 pub(super) use self::scan::Scan;
 pub(crate) use self::values::WireCommand;

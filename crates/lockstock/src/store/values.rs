@@ -190,7 +190,10 @@ impl ValueCommand for Command {
         if self.is_flush() {
             return Written::Everything;
         }
-        // Whether it writes is not known here.
+        if self.is_get() {
+            return Written::Nothing;
+        }
+        // Whether another one writes is not known here.
         self.key().map_or(Written::Nothing, Written::Key)
     }
 

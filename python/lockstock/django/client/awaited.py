@@ -109,7 +109,7 @@ class AwaitedMethods(CommandBuilder):
         names = await self._ascan(store, pattern)
         for start in range(0, len(names), _DELETED_AT_ONCE):
             unlinks = [("UNLINK", name) for name in names[start : start + _DELETED_AT_ONCE]]
-            await self._aguarded(store, bell_of_loop().run(store.begin_pipeline, unlinks))
+            await self._aguarded(store, bell_of_loop().pipeline(store, unlinks))
         return len(names)
 
     async def _ascan(self, store: _core.Store, pattern: str) -> list[bytes]:
@@ -130,7 +130,7 @@ class AwaitedMethods(CommandBuilder):
             # There is no command for all nodes.
             await self._adelete_scanned(store, "*")
         else:
-            await self._aguarded(store, bell_of_loop().run(store.begin_execute, "FLUSHDB"))
+            await self._aguarded(store, bell_of_loop().execute(store, "FLUSHDB"))
 
     async def asscan(
         self,

@@ -130,7 +130,7 @@ class Connections:
 
     async def _aexecute_on(self, target: Any, command: Command) -> Any:
         if isinstance(target, _core.Store):
-            sent = bell_of_loop().run(target.begin_execute, *command.args)
+            sent = bell_of_loop().execute(target, *command.args)
         else:
             sent = target.execute_command(*command.args)
         return command.read(await self._aguarded(target, sent))

@@ -79,7 +79,7 @@ class ManyValues(Values):
             return {}
         store = self._target(next(iter(names)), is_write=False)
         commands = [("GET", name) for name in names]
-        sent = bell_of_loop().run(store.begin_pipeline, commands)
+        sent = bell_of_loop().pipeline(store, commands)
         return read(await self._aguarded(store, sent))
 
     def set_many(
@@ -116,7 +116,7 @@ class ManyValues(Values):
         if commands:
             store = self._target(commands[0].key, is_write=True)
             args = [command.args for command in commands]
-            sent = bell_of_loop().run(store.begin_pipeline, args)
+            sent = bell_of_loop().pipeline(store, args)
             await self._aguarded(store, sent)
 
     def delete_many(
@@ -139,5 +139,5 @@ class ManyValues(Values):
         if not names:
             return 0
         store = self._target(names[0], is_write=True)
-        sent = bell_of_loop().run(store.begin_pipeline, [("UNLINK", name) for name in names])
+        sent = bell_of_loop().pipeline(store, [("UNLINK", name) for name in names])
         return sum(await self._aguarded(store, sent))

@@ -119,7 +119,7 @@ class ShardClient(DefaultClient):
         names, read = self._get_many(keys, version)
         replies: dict[str, Any] = {}
         for store, some in self._by_store(names).items():
-            sent = bell_of_loop().run(store.begin_pipeline, [("GET", name) for name in some])
+            sent = bell_of_loop().pipeline(store, [("GET", name) for name in some])
             values = await self._aguarded(store, sent)
             replies.update(zip(some, values, strict=True))
         return read([replies[name] for name in names])
@@ -133,7 +133,7 @@ class ShardClient(DefaultClient):
     ) -> None:
         """Writes several values, by commands that are sent together to each server."""
         for store, commands in self._set_many(data, timeout, version).items():
-            sent = bell_of_loop().run(store.begin_pipeline, commands)
+            sent = bell_of_loop().pipeline(store, commands)
             await self._aguarded(store, sent)
 
     async def adelete_many(
@@ -142,7 +142,7 @@ class ShardClient(DefaultClient):
         """Removes several values. Returns the number of values removed."""
         deleted = 0
         for store, names in self._by_store(self._keys(keys, version)).items():
-            sent = bell_of_loop().run(store.begin_pipeline, [("UNLINK", name) for name in names])
+            sent = bell_of_loop().pipeline(store, [("UNLINK", name) for name in names])
             deleted += sum(await self._aguarded(store, sent))
         return deleted
 

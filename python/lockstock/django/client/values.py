@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 
-from ...aio import bell_of_loop
+from ...aio import bell_of_loop, is_tracing
 from ...entry import Unusable
 from .commands import Command, milliseconds
 from .native import NativePath
@@ -52,13 +52,22 @@ class Values(NativePath):
         native = self._native or self._open_native()
         if native is None or client is not None:
             return await self._aexecute(self._get(key, default, version), client)
-        name = self._call("key", key, version)
-        value = NotImplemented if self._near is None else native.copy(name)
-        if value is NotImplemented:
-            try:
-                value = await bell_of_loop().run(native.begin_get, name)
-            except Exception as failure:
-                self._fail(failure, self._stores[0])
+        bell = bell_of_loop()
+        sent = None
+        if self._near is None and not is_tracing():
+            sent = self._call("send_get", key, version, bell.wires)
+        try:
+            if sent is not None:
+                value = await sent
+                if value is NotImplemented:
+                    value = await bell.run(sent.begin_rest)
+            else:
+                name = self._call("key", key, version)
+                value = NotImplemented if self._near is None else native.copy(name)
+                if value is NotImplemented:
+                    value = await bell.run(native.begin_get, name)
+        except Exception as failure:
+            self._fail(failure, self._stores[0])
         return default if value is None else native.decode(value, default)
 
     def _set(

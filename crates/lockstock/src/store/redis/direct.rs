@@ -6,6 +6,7 @@
 //! the blocking connections of the next call lead.
 
 pub(in crate::store) mod locks;
+pub(in crate::store) mod polled;
 mod waits;
 
 use std::sync::{Arc, OnceLock};

@@ -16,7 +16,9 @@
 
 mod link;
 mod listener;
+pub(in crate::store) mod polled;
 mod reply;
+mod reply_end;
 mod socket;
 
 use std::collections::VecDeque;
@@ -29,6 +31,7 @@ use redis::{Cmd, ConnectionInfo, Value};
 
 use self::link::Link;
 pub(in crate::store::redis) use self::listener::Listener;
+use self::polled::PolledLink;
 pub(in crate::store) use self::socket::Limits;
 pub(crate) use self::socket::OnInterrupt;
 use super::SlotContext;
@@ -279,6 +282,22 @@ impl Pool {
             }
             opened => opened,
         }
+    }
+
+    /// Opens a connection for a caller that waits until its descriptor is ready. `None`: the server
+    /// has none, because it needs TLS.
+    pub(in crate::store) fn open_polled(
+        &self,
+        limits: &Limits,
+    ) -> Result<Option<PolledLink>, DirectError> {
+        if matches!(
+            self.target.info.addr(),
+            redis::ConnectionAddr::TcpTls { .. }
+        ) {
+            return Ok(None);
+        }
+        let link = Link::open(&self.target, limits)?;
+        link.into_socket().map(PolledLink::new).transpose()
     }
 
     /// Takes the idle connection that was used last. `is_checked`: even if that was just now, it is

@@ -86,6 +86,14 @@ impl Link {
         sent.map_err(broken)
     }
 
+    /// Gives up the socket, of which nothing may have been read that was not returned. `None` with TLS.
+    pub(super) fn into_socket(self) -> Option<Socket> {
+        match self.stream {
+            Stream::Plain(socket) if self.replies.is_empty() => Some(socket),
+            _ => None,
+        }
+    }
+
     /// Sends a command to whose reply no caller waits, if that is possible at once. The connection has
     /// to be dropped then. In a child of `fork`, the connection is that of its parent: nothing is sent.
     pub(super) fn send_last(&mut self, command: &Cmd) {
@@ -102,12 +110,12 @@ impl Link {
 
     /// Waits for the next reply, which may be an error of the server.
     pub(super) fn receive(&mut self) -> Result<Value, DirectError> {
-        self.replies.read(&mut self.stream).map_err(unread)
+        self.replies.read(&mut self.stream).map_err(no_reply)
     }
 
     /// Waits for the next reply or push message.
     pub(super) fn receive_any(&mut self) -> Result<Received, DirectError> {
-        self.replies.next(&mut self.stream).map_err(unread)
+        self.replies.next(&mut self.stream).map_err(no_reply)
     }
 
     /// Waits until [`receive_any`](Self::receive_any) has something to read or `until` has passed.
@@ -202,7 +210,7 @@ fn wait_readable(
     }
 }
 
-fn unread(error: ReplyError) -> DirectError {
+pub(super) fn no_reply(error: ReplyError) -> DirectError {
     match error {
         ReplyError::Io(error) => broken(error),
         ReplyError::Malformed(reason) => DirectError::Broken {
@@ -213,7 +221,7 @@ fn unread(error: ReplyError) -> DirectError {
 }
 
 /// The error of a command that may have been sent.
-fn broken(error: io::Error) -> DirectError {
+pub(super) fn broken(error: io::Error) -> DirectError {
     match classify(error) {
         Ok(error) => DirectError::Broken {
             is_disconnect: matches!(

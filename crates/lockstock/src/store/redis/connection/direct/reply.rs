@@ -17,17 +17,17 @@ use redis::{Value, VerbatimFormat};
 pub(super) const MAX_REPLY_BYTES: usize = 512 * 1024 * 1024;
 /// The maximum length of a line: of an error, a simple string, a number. Redis sends less than 1 KiB
 /// unless a script returns a longer error.
-const MAX_LINE_BYTES: usize = 16 * 1024;
+pub(super) const MAX_LINE_BYTES: usize = 16 * 1024;
 /// How deep arrays may be nested. No command of this crate has a reply with more than 4 levels.
 const MAX_DEPTH: usize = 32;
 /// What an element of an array costs in addition to its bytes.
-const ELEMENT_BYTES: usize = size_of::<Value>();
+pub(super) const ELEMENT_BYTES: usize = size_of::<Value>();
 /// How much memory is allocated for a bulk string before its data arrive.
 const MAX_ALLOCATED_AHEAD_BYTES: usize = 1024 * 1024;
 /// The same for the elements of an array.
 const MAX_ALLOCATED_AHEAD_ELEMENTS: usize = 256;
 
-const TOO_LARGE: ReplyError = ReplyError::Malformed("it is too large");
+pub(super) const TOO_LARGE: ReplyError = ReplyError::Malformed("it is too large");
 
 /// What a server sends.
 pub(super) enum Received {
@@ -294,11 +294,11 @@ fn parse<T: str::FromStr>(line: &[u8], malformed: &'static str) -> Result<T, Rep
     number.map_err(|_| ReplyError::Malformed(malformed))
 }
 
-fn integer(line: &[u8]) -> Result<i64, ReplyError> {
+pub(super) fn integer(line: &[u8]) -> Result<i64, ReplyError> {
     parse(line, "an integer is malformed")
 }
 
-fn doubled(count: i64) -> Result<i64, ReplyError> {
+pub(super) fn doubled(count: i64) -> Result<i64, ReplyError> {
     count.checked_mul(2).ok_or(TOO_LARGE)
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -52,6 +54,9 @@ pub(super) struct Socket {
     /// Why the call has ended. Each later attempt fails too: TLS ignores the error of a write.
     interruption: Option<Interrupted>,
 }
+
+/// A connected socket whose reads and writes do not wait.
+pub(super) struct NonBlockingSocket(Kind);
 
 enum Kind {
     Tcp(TcpStream),
@@ -136,6 +141,13 @@ impl Socket {
         self.limits = limits.clone();
     }
 
+    /// Lets reads and writes return at once, and gives up the limits of calls: for a caller that waits
+    /// until the descriptor is ready.
+    pub(super) fn into_nonblocking(self) -> io::Result<NonBlockingSocket> {
+        self.kind.set_nonblocking(true)?;
+        Ok(NonBlockingSocket(self.kind))
+    }
+
     /// Returns whether the peer has neither closed the connection nor sent anything.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.kind.poll_readable(Duration::ZERO), Ok(false))
@@ -213,6 +225,39 @@ impl Write for Socket {
     }
 }
 
+impl Read for NonBlockingSocket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for NonBlockingSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for NonBlockingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Kind {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 /// Returns whether a timeout of the kernel can stay as it is: at most a fiftieth longer than the
 /// remaining time, and not so short that it is over much earlier.
 fn is_fitting(timeout: Duration, remaining: Duration) -> bool {
@@ -238,19 +283,10 @@ impl Kind {
 
     #[cfg(unix)]
     fn poll_readable(&self, pause: Duration) -> io::Result<bool> {
-        use std::os::fd::AsFd;
-
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-        let descriptor = match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        };
         let pause = Timespec::try_from(pause).ok();
-        let ready = poll(
-            &mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)],
-            pause.as_ref(),
-        )?;
+        let ready = poll(&mut [PollFd::new(self, PollFlags::IN)], pause.as_ref())?;
         Ok(ready > 0)
     }
 
@@ -268,6 +304,14 @@ impl Kind {
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(is_nonblocking),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.set_nonblocking(is_nonblocking),
         }
     }
 

@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
+use super::super::reply_end::ReplyEnd;
 use super::*;
 
 /// Returns pieces of the bytes, as a socket does.
@@ -74,6 +75,27 @@ fn read_all(bytes: &[u8], sizes: &[usize], count: usize) -> Result<Vec<Value>, R
         assert!(reader.is_empty() && pieces.bytes.is_empty());
     }
     replies
+}
+
+/// Reads each reply from memory once its end has arrived.
+fn read_ended(bytes: &[u8], sizes: &[usize]) -> Result<Vec<Value>, ReplyError> {
+    let (mut reply_end, mut reader) = (ReplyEnd::new(), ReplyReader::new(MAX_REPLY_BYTES));
+    let (mut replies, mut start, mut received) = (Vec::new(), 0, 0);
+    for size in sizes.iter().cycle() {
+        received = bytes.len().min(received + size);
+        while let Some(length) = reply_end.find(&bytes[start..received])? {
+            replies.push(reader.read(&mut &bytes[start..start + length])?);
+            assert!(reader.is_empty());
+            start += length;
+        }
+        if received == bytes.len() {
+            break;
+        }
+    }
+    match start == received {
+        true => Ok(replies),
+        false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    }
 }
 
 fn read(bytes: &[u8]) -> Result<Value, ReplyError> {
@@ -243,7 +265,8 @@ proptest! {
             bytes.extend(one);
         }
         let replies = read_all(&bytes, &sizes, values.len()).unwrap();
-        prop_assert_eq!(replies, expected);
+        prop_assert_eq!(&replies, &expected);
+        prop_assert_eq!(read_ended(&bytes, &sizes).unwrap(), expected);
     }
 
     #[test]
@@ -258,6 +281,7 @@ proptest! {
         encode(&value, &mut bytes);
         let early = &bytes[..cut.index(bytes.len())];
         prop_assert!(read_all(early, &sizes, 1).is_err());
+        prop_assert!(early.is_empty() || read_ended(early, &sizes).is_err());
         for (index, byte) in changed {
             let index = index.index(bytes.len());
             bytes[index] = byte;
@@ -265,6 +289,7 @@ proptest! {
         for bytes in [bytes, garbage] {
             let mut pieces = Pieces { bytes: &bytes, sizes: &sizes, next: 0 };
             let _ = ReplyReader::new(MAX_BYTES).read(&mut pieces);
+            let _ = read_ended(&bytes, &sizes);
         }
     }
 }
@@ -303,6 +328,24 @@ fn a_huge_length_is_rejected_before_its_data() {
             assert!(source.position <= MAX_LINE_BYTES, "{head}");
         }
     }
+}
+
+#[test]
+fn the_end_of_a_reply_that_is_too_large_is_not_waited_for() {
+    for head in [
+        "$536870913\r\n",
+        "*99999999\r\n",
+        "%99999999\r\n",
+        ">99999999\r\n",
+        "|99999999\r\n",
+    ] {
+        let found = ReplyEnd::new().find(head.as_bytes());
+        assert!(matches!(found, Err(ReplyError::Malformed(_))), "{head}");
+    }
+    let mut reply_end = ReplyEnd::new();
+    let line = vec![b'+'; MAX_LINE_BYTES + 2];
+    assert!(matches!(reply_end.find(&line[..100]), Ok(None)));
+    assert!(reply_end.find(&line).is_err());
 }
 
 #[test]
