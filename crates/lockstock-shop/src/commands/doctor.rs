@@ -3,18 +3,18 @@
 
 mod finding;
 mod machine;
+mod permissions;
 mod postgres;
-mod redis;
-mod redis_rights;
 mod remote_clock;
 mod sqlite;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use self::redis::Target;
+use self::store::Target;
 use super::serve::ServeArgs;
 
 const HELP: &str = "\
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         timeout: serve.store_timeout,
         lock_name: serve.update_lock.parts(),
     };
-    let mut findings = redis::examine(&target).await;
+    let mut findings = store::examine(&target).await;
     if serve.database.starts_with("sqlite:") {
         findings.extend(sqlite::examine(&serve.database));
     } else {

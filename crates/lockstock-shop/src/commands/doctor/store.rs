@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use lockstock::{Command, Reply, Store, redact_url};
 
 use super::finding::Finding;
-use super::redis_rights;
+use super::permissions;
 use super::remote_clock::measure;
 use crate::cli::store_url::explain_first_error;
 
@@ -87,7 +87,7 @@ pub(super) async fn examine(target: &Target<'_>) -> Vec<Finding> {
             format!("{cli} ACL SETUSER USER +time"),
         )),
     }
-    findings.push(redis_rights::examine(&store, url, target.lock_name, &cli).await);
+    findings.push(permissions::examine(&store, url, target.lock_name, &cli).await);
     if url.contains("+cluster:") {
         let what =
             "the settings are those of one node: give each node as --store redis://HOST:PORT too";
