@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 pub(super) use self::backup::backup;
 use self::command::{Command, DeferredReply, Write};
+use self::records::Find;
 use self::refusals::NewestPosition;
 use self::writer::Writer;
 use super::database_file::Identity;
@@ -60,6 +61,7 @@ pub(super) struct Sqlite {
     options: StorageOptions,
     writer: Arc<Mutex<Writer>>,
     gets: Batcher<Fifo<Get>>,
+    finds: Batcher<Fifo<Find>>,
     writes: Batcher<Fifo<Write>>,
     health: Arc<Health>,
     checkpoints: Mutex<JoinSet<()>>,
@@ -90,7 +92,7 @@ const WRITES: BatchLimits = BatchLimits {
     concurrent: 1,
     jobs: 256,
 };
-const GETS: BatchLimits = BatchLimits {
+const READS: BatchLimits = BatchLimits {
     concurrent: 2,
     jobs: 256,
 };
@@ -160,12 +162,17 @@ impl Sqlite {
         });
         let readers = Readers { pool, file };
         let pool = readers.clone();
-        let gets = Batcher::new(GETS, move |batch| get_all(pool.clone(), batch));
+        let gets = Batcher::new(READS, move |batch| get_all(pool.clone(), batch));
+        let pool = readers.clone();
+        let finds = Batcher::new(READS, move |batch| {
+            records::find_all(pool.clone(), batch, options)
+        });
         Ok(Self {
             readers,
             options,
             writer,
             gets,
+            finds,
             writes,
             health,
             checkpoints: Mutex::new(checkpoints),
@@ -311,10 +318,11 @@ impl Storage for Sqlite {
     }
 
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
-        let mut reader = self.readers.pool()?.acquire().await?;
-        let keys = std::slice::from_ref(key);
-        let found = records::find(&mut reader, keys, self.options.expired_at()).await?;
-        Ok(found.into_values().next())
+        let key = key.clone();
+        self.finds
+            .submit(|reply| Find { key, reply })
+            .await
+            .unwrap_or_else(|| Err(StorageError::read_lost()))
     }
 
     async fn delete_expired_records(&self, max: i64) -> Result<u64> {
