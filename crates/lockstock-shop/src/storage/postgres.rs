@@ -14,6 +14,7 @@ mod session;
 mod updates;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -358,28 +359,14 @@ async fn create(
 }
 
 async fn get_all(database: Database, batch: Vec<Get>) {
-    const SELECT: &str = concat!(
-        "SELECT ",
-        with_clock!(product_columns),
-        " FROM products WHERE id = ANY($1)"
-    );
     let ids = batch.iter().map(|get| get.id).collect::<Vec<_>>();
-    let found: Result<Vec<Product>> = database
-        .with_connection(|connection| {
-            Box::pin(async move {
-                let query = sqlx::query_as(SELECT).bind(ids);
-                Ok(query.fetch_all(connection).await?)
-            })
-        })
+    let found = database
+        .with_connection(|connection| Box::pin(find_products(connection, ids)))
         .await;
     match found {
         Ok(found) => {
-            let found: HashMap<i64, Product> = found
-                .into_iter()
-                .map(|product| (product.id, product))
-                .collect();
             for get in batch {
-                let _ = get.reply.send(Ok(found.get(&get.id).cloned()));
+                let _ = get.reply.send(found.get(&get.id).cloned().transpose());
             }
         }
         Err(error) => {
@@ -388,4 +375,26 @@ async fn get_all(database: Database, batch: Vec<Get>) {
             }
         }
     }
+}
+
+/// Returns the products that exist, by their ids. A row that cannot be read is the error of one product.
+async fn find_products(
+    connection: &mut PgConnection,
+    ids: Vec<i64>,
+) -> Result<HashMap<i64, Result<Product>>> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = ANY($1)"
+    );
+    let rows = sqlx::query(SELECT).bind(ids).fetch_all(connection).await?;
+    let found = rows.iter().map(|row| {
+        // sqlx panics at a time that it cannot represent, like `infinity`.
+        let product = catch_unwind(AssertUnwindSafe(|| Product::from_row(row)));
+        let product = product
+            .map_err(|_| StorageError::bug("a row cannot be read"))
+            .and_then(|product| Ok(product?));
+        Ok((row.try_get("id")?, product))
+    });
+    found.collect()
 }
