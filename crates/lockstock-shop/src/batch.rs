@@ -31,15 +31,14 @@ pub(crate) struct BatchLimits {
     pub(crate) concurrent: usize,
     /// Maximum number of jobs in a batch.
     pub(crate) jobs: usize,
+    /// Running batches of no more jobs than this together do not delay the next one, if the batch that
+    /// ended last was as small. With many callers it was not, and their jobs should share the next
+    /// batch. 0 if another small batch costs more than the wait for the running one.
+    pub(crate) small: usize,
 }
 
 /// Maximum number of queued jobs. Beyond it, callers wait to submit theirs.
 const MAX_QUEUED: usize = 4096;
-
-/// Running batches with no more jobs than this together do not delay the next one, if the one that ended
-/// last was as small: a few callers wait for each other longer than their batches cost. Many callers
-/// also submit a first job after a large batch has ended, and the next job should then wait for theirs.
-const SMALL: usize = 3;
 
 /// Age at which a running batch no longer delays the next one: it may wait for a disk or for a
 /// dead connection.
@@ -163,6 +162,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 1,
             jobs: 3,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -201,6 +201,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 2,
             jobs: 10,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, |batch: Vec<Job>| async move {
             for (number, reply) in batch {
@@ -227,6 +228,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 1,
             jobs: 1,
+            small: 0,
         };
         let batcher = Batcher::new(limits, move |batch: Vec<(Job, StartToken)>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -266,6 +268,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 1,
             jobs: 1,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -318,6 +321,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 2,
             jobs: 10,
+            small: 3,
         };
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());

@@ -147,6 +147,7 @@ mod tests {
         let limits = BatchLimits {
             concurrent: 2,
             jobs: 10,
+            small: 0,
         };
         let batcher = Batcher::keyed(
             limits,

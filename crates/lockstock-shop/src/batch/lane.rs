@@ -1,7 +1,7 @@
 //! How the batches of a queue run, one after another.
 //!
 //! A caller that finds the lane idle carries out its job itself, on its own task: a batch of one,
-//! without a wake-up of another task. So does one that finds only a small batch. Jobs that arrive
+//! without a wake-up of another task. So does one that finds only a small batch, if the limits say so. Jobs that arrive
 //! meanwhile wait for the next batch, which a dispatcher runs. The dispatcher is a task that exists only while there are such jobs.
 
 use std::panic::AssertUnwindSafe;
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::{BatchLimits, MAX_QUEUED, SLOW, SMALL};
+use super::{BatchLimits, MAX_QUEUED, SLOW};
 
 /// The jobs that have not been taken into a batch.
 pub(crate) trait Queue: Send + 'static {
@@ -122,7 +122,7 @@ impl<Q: Queue> Lane<Q> {
     /// Takes the next batch and the number of its jobs, if it may start now.
     fn start(&self, state: &mut State<Q>) -> Option<(Q::Batch, usize)> {
         let now = Instant::now();
-        let is_small = state.jobs.max(state.previous) <= SMALL;
+        let is_small = state.jobs.max(state.previous) <= self.limits.small;
         let is_delayed = !is_small && state.slow > now;
         let has_turn = state.running == 0 || state.running < self.limits.concurrent && !is_delayed;
         if !has_turn || !state.queue.is_ready() {

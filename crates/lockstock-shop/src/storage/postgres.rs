@@ -59,14 +59,21 @@ pub(super) struct Postgres {
     orders: Batcher<Keyed<PendingOrder>>,
 }
 
-const LIMITS: BatchLimits = BatchLimits {
+const READ_LIMITS: BatchLimits = BatchLimits {
     concurrent: 2,
     jobs: 128,
+    small: 0,
+};
+/// A few clients would wait for each other's commits.
+const UPDATE_LIMITS: BatchLimits = BatchLimits {
+    small: 3,
+    ..READ_LIMITS
 };
 /// Larger, because the cost of a transaction hardly depends on the number of its orders.
 const ORDER_LIMITS: BatchLimits = BatchLimits {
     concurrent: 2,
     jobs: 512,
+    small: 0,
 };
 
 struct Get {
@@ -80,9 +87,11 @@ impl Postgres {
         let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
-            gets: Batcher::new(LIMITS, move |batch| get_all(gets.clone(), batch)),
-            finds: Batcher::new(LIMITS, move |batch| records::find_all(finds.clone(), batch)),
-            updates: Batcher::new(LIMITS, move |batch| {
+            gets: Batcher::new(READ_LIMITS, move |batch| get_all(gets.clone(), batch)),
+            finds: Batcher::new(READ_LIMITS, move |batch| {
+                records::find_all(finds.clone(), batch)
+            }),
+            updates: Batcher::new(UPDATE_LIMITS, move |batch| {
                 updates::update_all(updates.clone(), batch)
             }),
             orders: Batcher::keyed(

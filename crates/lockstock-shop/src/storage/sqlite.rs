@@ -91,10 +91,12 @@ impl Readers {
 const WRITES: BatchLimits = BatchLimits {
     concurrent: 1,
     jobs: 256,
+    small: 0,
 };
 const READS: BatchLimits = BatchLimits {
     concurrent: 2,
     jobs: 256,
+    small: 0,
 };
 
 struct Get {
