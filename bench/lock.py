@@ -36,21 +36,24 @@ class Scenario:
     spread: object = None
 
 
-def uncontended(tasks, alone):
-    """Each task has a name of its own. Libraries in `alone` have one task per process."""
+def uncontended(tasks, alone, must, aim):
+    """Each task has a name of its own. Libraries in `alone` have one task per process. `must` and
+    `aim` are the rates as multiples of those of the raw commands."""
     shape = Shape(1, tasks, names=tasks)
     peers = {library: shape for library in (*RAW, "rslock", "redis-semaphore", "redlock")}
     return Scenario(
         ours=shape,
         peers=peers | {library: Shape(1, 1) for library in alone},
-        must={"raw-delete": ratio(0.6), "raw-script": ratio(0.6), "rslock": ratio(1)},
-        aim={library: ratio(0.9) for library in RAW},
+        must={library: ratio(must) for library in RAW} | {"rslock": ratio(1)},
+        aim={library: ratio(aim) for library in RAW},
     )
 
 
 SCENARIOS = {
-    "pairs-64": uncontended(64, alone=("redis-py", "python-redis-lock")),
-    "pairs-512": uncontended(512, alone=()),
+    # One caller: the raw commands are two round trips.
+    "pairs-1": uncontended(1, alone=("redis-py",), must=1 / 1.8, aim=1 / 1.4),
+    "pairs-64": uncontended(64, alone=("redis-py", "python-redis-lock"), must=0.6, aim=0.9),
+    "pairs-512": uncontended(512, alone=(), must=0.6, aim=0.9),
     "hot-16x1": Scenario(
         ours=Shape(16, 1),
         peers={

@@ -6,6 +6,7 @@ import signal
 import statistics
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from load import require_wrk, wait_until_idle, wrk
 from process import Failed
@@ -16,11 +17,28 @@ from shops import lockstock
 MIGRATIONS = ROOT / "crates/lockstock-shop/migrations/postgres"
 # Databases.
 OURS, PEER = "lockstock", "pgbench"
-CLIENTS = 16
 WARM_UP = 1
 STOCK = 2_000_000_000
-# Number of products, and the bound beside pgbench.
-SCENARIOS = {"hot": (1, ratio(10)), "spread": (1000, ratio(0.5))}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    products: int
+    # The bound beside pgbench, and the aim.
+    must: object
+    aim: object = None
+    # Connections of pgbench.
+    clients: int = 16
+    # Connections to Lockstock, if not as many as --connections.
+    connections: int = 0
+
+
+SCENARIOS = {
+    "hot": Scenario(1, ratio(10)),
+    "spread": Scenario(1000, ratio(0.5)),
+    # `./dev bench lone` measures the same client beside the least, without the HTTP of a bare route.
+    "lone": Scenario(1, ratio(1 / 4), ratio(1 / 2.5), clients=1, connections=1),
+}
 BENCHES = (*SCENARIOS, "sqlite")
 
 # One statement, and so one transaction and one round trip: faster than the usual form.
@@ -66,20 +84,20 @@ class Bench:
 
     def scenario(self, name):
         """Runs Lockstock and pgbench alternately on one PostgreSQL."""
-        products, must = SCENARIOS[name]
-        with self.shop(products) as shop:
+        scenario = SCENARIOS[name]
+        with self.shop(scenario.products) as shop:
             loads, peers = [], []
-            self.load(name, shop, products, WARM_UP)
+            self.load(name, shop, scenario, WARM_UP)
             for number in range(self.given.rounds):
                 runs = [
-                    lambda: loads.append(self.load(name, shop, products, self.given.seconds)),
-                    lambda: peers.append(self.pgbench(name, products)),
+                    lambda: loads.append(self.load(name, shop, scenario, self.given.seconds)),
+                    lambda: peers.append(self.pgbench(name, scenario)),
                 ]
                 for run_side in runs if number % 2 == 0 else reversed(runs):
                     wait_until_idle(self.given.idle_timeout)
                     run_side()
             self.books(OURS)
-        self.add(name, loads, {"pgbench": peers}, must)
+        self.add(name, loads, {"pgbench": peers}, scenario.must, scenario.aim)
         return statistics.median(load.rate for load in loads)
 
     @contextmanager
@@ -106,12 +124,12 @@ class Bench:
             f" FROM generate_series(1, {products}) n",
         )
 
-    def load(self, name, shop, products, seconds):
+    def load(self, name, shop, scenario, seconds):
         load = wrk(
             shop,
             "purchase",
-            products=products,
-            connections=self.given.connections,
+            products=scenario.products,
+            connections=scenario.connections or self.given.connections,
             seconds=seconds,
             seed=random.randrange(1 << 30),
             servers=(shop.process, self.database.process),
@@ -122,12 +140,12 @@ class Bench:
             report_progress(name, "lockstock", load)
         return load
 
-    def pgbench(self, name, products):
+    def pgbench(self, name, scenario):
         with scratch("pgbench") as folder:
             script = folder / "purchase.sql"
-            script.write_text(SCRIPT.format(products=products))
-            command = [postgres_program("pgbench"), "-n", "-M", "prepared", "-c", CLIENTS, "-j", 2]
-            command += ["-T", self.given.seconds, "-f", script]
+            script.write_text(SCRIPT.format(products=scenario.products))
+            command = [postgres_program("pgbench"), "-n", "-M", "prepared", "-c", scenario.clients]
+            command += ["-j", min(scenario.clients, 2), "-T", self.given.seconds, "-f", script]
             command += ["-l", "--log-prefix", folder / "log"]
             command += ["-h", "127.0.0.1", "-p", self.database.port, "-U", "postgres", PEER]
             run(command)
@@ -144,11 +162,12 @@ class Bench:
             url = f"sqlite://{folder}/shop.sqlite3"
             with lockstock(url, "memory://", after_update="release", samples=True) as shop:
                 fill_stock(shop)
-                self.load("sqlite", shop, 1, WARM_UP)
+                scenario = SCENARIOS["hot"]
+                self.load("sqlite", shop, scenario, WARM_UP)
                 for _ in range(self.given.rounds):
                     wait_until_idle(self.given.idle_timeout)
-                    loads.append(self.load("sqlite", shop, 1, self.given.seconds))
-        self.add("sqlite", loads, {}, None)
+                    loads.append(self.load("sqlite", shop, scenario, self.given.seconds))
+        self.add("sqlite", loads, {})
         rate = statistics.median(load.rate for load in loads)
         peers = {"on Postgres": postgres_rate}
         self.report.add("sqlite, hot: purchases", "1/s", rate, peers, must=ratio(0.5))
@@ -164,12 +183,13 @@ class Bench:
         if wrong != "0":
             self.failures[f"products whose ledger and stock differ in {base}"] = int(wrong)
 
-    def add(self, name, loads, peers, must):
+    def add(self, name, loads, peers, must=None, aim=None):
         def both(value):
             middle = {peer: statistics.median(map(value, some)) for peer, some in peers.items()}
             return statistics.median(map(value, loads)), middle
 
-        self.report.add(f"{name}: purchases", "1/s", *both(lambda load: load.rate), must=must)
+        bounds = {"must": must, "aim": aim}
+        self.report.add(f"{name}: purchases", "1/s", *both(lambda load: load.rate), **bounds)
         self.report.add(f"{name}: p50", "ms", *both(lambda load: load.p50))
         self.report.add(f"{name}: p99", "ms", *both(lambda load: load.p99))
         for part in loads[0].cpu:
@@ -218,7 +238,8 @@ def main():
                 bench.sqlite(rates["hot"])
     except Failed as error:
         sys.exit(f"bench purchase: {error}")
-    report.note(f"pgbench: {CLIENTS} clients, prepared, one statement per transaction")
+    clients = ", ".join(f"{SCENARIOS[name].clients} in {name}" for name in needed)
+    report.note(f"pgbench: prepared, one statement per transaction; clients: {clients}")
     report.finish(as_json=given.json)
     if bench.failures:
         lines = "\n".join(f"  {what}: {count}" for what, count in bench.failures.items())

@@ -31,6 +31,7 @@ LAYERS = {
         {"api"},
         {"http", "openapi"},
         {"state", "settings"},
+        {"prometheus"},
         {"drf"},
         {"error", "etag", "timestamp"},
         {"storage"},

@@ -29,10 +29,14 @@ pub(crate) struct BatchLimits {
     /// What is batched, in the metrics.
     pub(crate) name: &'static str,
     /// Maximum number of concurrent batches. A second one starts only while the running ones
-    /// are slow: one large batch costs less than two small ones.
+    /// are small or slow: one large batch costs less than two smaller ones.
     pub(crate) concurrent: usize,
     /// Maximum number of jobs in a batch.
     pub(crate) jobs: usize,
+    /// Running batches of no more jobs than this together do not delay the next one, if the batch that
+    /// ended last was as small. With many callers it was not, and their jobs should share the next
+    /// batch. 0 if another small batch costs more than the wait for the running one.
+    pub(crate) small: usize,
 }
 
 /// Maximum number of queued jobs. Beyond it, callers wait to submit theirs.
@@ -161,6 +165,7 @@ mod tests {
             name: "test",
             concurrent: 1,
             jobs: 3,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -200,6 +205,7 @@ mod tests {
             name: "test",
             concurrent: 2,
             jobs: 10,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, |batch: Vec<Job>| async move {
             for (number, reply) in batch {
@@ -227,6 +233,7 @@ mod tests {
             name: "test",
             concurrent: 1,
             jobs: 1,
+            small: 0,
         };
         let batcher = Batcher::new(limits, move |batch: Vec<(Job, StartToken)>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -267,6 +274,7 @@ mod tests {
             name: "test",
             concurrent: 1,
             jobs: 1,
+            small: 0,
         };
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
@@ -309,5 +317,55 @@ mod tests {
             .map(|step| step.0)
             .collect::<Vec<_>>();
         assert_eq!(numbers, [1, 1, 2, 2, 3, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_batch_starts_at_once_beside_a_small_one_and_not_beside_a_large_one() {
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let (gate, log) = (Arc::new(Notify::new()), started.clone());
+        let opened = gate.clone();
+        let limits = BatchLimits {
+            name: "test",
+            concurrent: 2,
+            jobs: 10,
+            small: 3,
+        };
+        let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
+                log.lock().unwrap().push(numbers);
+                gate.notified().await;
+                for (number, reply) in batch {
+                    let _ = reply.send(number);
+                }
+            }
+        }));
+        let submit = |number| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.submit(|reply| (number, reply)).await })
+        };
+        let mut callers = (0..6).map(submit).collect::<Vec<_>>();
+        // Long enough for every task to run, and too short for a batch to be slow.
+        let pause = || tokio::time::sleep(SLOW / 5);
+        pause().await;
+        assert_eq!(*started.lock().unwrap(), [vec![0], vec![1]]);
+        opened.notify_waiters();
+        pause().await;
+        callers.push(submit(6));
+        pause().await;
+        assert_eq!(started.lock().unwrap()[2..], [vec![2, 3, 4, 5]]);
+        tokio::time::sleep(SLOW).await;
+        assert_eq!(started.lock().unwrap()[3..], [vec![6]]);
+        opened.notify_waiters();
+        pause().await;
+        // The one that ended last was small, so one starts beside the next.
+        callers.extend([submit(7), submit(8)]);
+        pause().await;
+        assert_eq!(started.lock().unwrap()[4..], [vec![7], vec![8]]);
+        opened.notify_waiters();
+        for (number, caller) in (0..).zip(callers) {
+            assert_eq!(caller.await.unwrap(), Some(number));
+        }
     }
 }

@@ -148,6 +148,7 @@ mod tests {
             name: "test",
             concurrent: 2,
             jobs: 10,
+            small: 0,
         };
         let batcher = Batcher::keyed(
             limits,

@@ -1,8 +1,8 @@
 //! How the batches of a queue run, one after another.
 //!
 //! A caller that finds the lane idle carries out its job itself, on its own task: a batch of one,
-//! without a wake-up of another task. Jobs that arrive meanwhile wait for the next batch, which a
-//! dispatcher runs. The dispatcher is a task that exists only while there are such jobs.
+//! without a wake-up of another task. So does one that finds only a small batch, if the limits say so. Jobs that arrive
+//! meanwhile wait for the next batch, which a dispatcher runs. The dispatcher is a task that exists only while there are such jobs.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -51,6 +51,10 @@ struct State<Q> {
     queue: Q,
     /// The number of running batches.
     running: usize,
+    /// The number of jobs in them.
+    jobs: usize,
+    /// The number of jobs of the batch that ended last.
+    previous: usize,
     /// When the newest batch counts as slow.
     slow: Instant,
     dispatcher: Option<AbortHandle>,
@@ -71,6 +75,8 @@ impl<Q: Queue> Lane<Q> {
             state: Mutex::new(State {
                 queue: queue(lane),
                 running: 0,
+                jobs: 0,
+                previous: 0,
                 slow: Instant::now(),
                 dispatcher: None,
             }),
@@ -100,7 +106,7 @@ impl<Q: Queue> Lane<Q> {
             self.spawn_dispatcher(&mut state);
         }
         drop(state);
-        batch.map(|batch| Lead(Some(self.clone().run(batch).boxed())))
+        batch.map(|(batch, count)| Lead(Some(self.clone().run(batch, count).boxed())))
     }
 
     /// Changes the queue outside of a batch.
@@ -117,31 +123,35 @@ impl<Q: Queue> Lane<Q> {
         }
     }
 
-    /// Takes the next batch, if it may start now.
-    fn start(&self, state: &mut State<Q>) -> Option<Q::Batch> {
+    /// Takes the next batch and the number of its jobs, if it may start now.
+    fn start(&self, state: &mut State<Q>) -> Option<(Q::Batch, usize)> {
         let now = Instant::now();
-        let has_turn =
-            state.running == 0 || state.running < self.limits.concurrent && state.slow <= now;
+        let is_small = state.jobs.max(state.previous) <= self.limits.small;
+        let is_delayed = !is_small && state.slow > now;
+        let has_turn = state.running == 0 || state.running < self.limits.concurrent && !is_delayed;
         if !has_turn || !state.queue.is_ready() {
             return None;
         }
         state.running += 1;
         state.slow = now + SLOW;
         let (batch, count) = state.queue.take(self.limits.jobs);
+        state.jobs += count;
         self.room.add_permits(count);
         self.sizes.record(count as f64);
-        Some(batch)
+        Some((batch, count))
     }
 
     /// Runs a batch. A panic is logged: its callers receive no reply, and other batches are not
     /// affected.
-    async fn run(self: Arc<Self>, batch: Q::Batch) {
+    async fn run(self: Arc<Self>, batch: Q::Batch, count: usize) {
         let batch = AssertUnwindSafe((self.execute)(batch)).catch_unwind();
         if batch.await.is_err() {
             tracing::error!("a batch panicked");
         }
         let mut state = self.state();
         state.running -= 1;
+        state.jobs -= count;
+        state.previous = count;
         self.look(&mut state);
     }
 
@@ -168,8 +178,8 @@ impl<Q: Queue> Lane<Q> {
         loop {
             let slow = {
                 let mut state = self.state();
-                if let Some(batch) = self.start(&mut state) {
-                    batches.push(self.clone().run(batch));
+                if let Some((batch, count)) = self.start(&mut state) {
+                    batches.push(self.clone().run(batch, count));
                     continue;
                 }
                 let is_ready = state.queue.is_ready();

@@ -15,6 +15,7 @@ mod session;
 mod updates;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,18 +61,25 @@ pub(super) struct Postgres {
     orders: Batcher<Keyed<PendingOrder>>,
 }
 
-const fn limits(name: &'static str) -> BatchLimits {
+const fn reads(name: &'static str) -> BatchLimits {
     BatchLimits {
         name,
         concurrent: 2,
         jobs: 128,
+        small: 0,
     }
 }
+/// A few clients would wait for each other's commits.
+const UPDATE_LIMITS: BatchLimits = BatchLimits {
+    small: 3,
+    ..reads("updates")
+};
 /// Larger, because the cost of a transaction hardly depends on the number of its orders.
 const ORDER_LIMITS: BatchLimits = BatchLimits {
     name: "orders",
     concurrent: 2,
     jobs: 512,
+    small: 0,
 };
 
 struct Get {
@@ -85,11 +93,11 @@ impl Postgres {
         let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
-            gets: Batcher::new(limits("reads"), move |batch| get_all(gets.clone(), batch)),
-            finds: Batcher::new(limits("records"), move |batch| {
+            gets: Batcher::new(reads("reads"), move |batch| get_all(gets.clone(), batch)),
+            finds: Batcher::new(reads("records"), move |batch| {
                 records::find_all(finds.clone(), batch)
             }),
-            updates: Batcher::new(limits("updates"), move |batch| {
+            updates: Batcher::new(UPDATE_LIMITS, move |batch| {
                 updates::update_all(updates.clone(), batch)
             }),
             orders: Batcher::keyed(
@@ -370,28 +378,14 @@ async fn create(
 }
 
 async fn get_all(database: Database, batch: Vec<Get>) {
-    const SELECT: &str = concat!(
-        "SELECT ",
-        with_clock!(product_columns),
-        " FROM products WHERE id = ANY($1)"
-    );
     let ids = batch.iter().map(|get| get.id).collect::<Vec<_>>();
-    let found: Result<Vec<Product>> = database
-        .with_connection(|connection| {
-            Box::pin(async move {
-                let query = sqlx::query_as(SELECT).bind(ids);
-                Ok(query.fetch_all(connection).await?)
-            })
-        })
+    let found = database
+        .with_connection(|connection| Box::pin(find_products(connection, ids)))
         .await;
     match found {
         Ok(found) => {
-            let found: HashMap<i64, Product> = found
-                .into_iter()
-                .map(|product| (product.id, product))
-                .collect();
             for get in batch {
-                let _ = get.reply.send(Ok(found.get(&get.id).cloned()));
+                let _ = get.reply.send(found.get(&get.id).cloned().transpose());
             }
         }
         Err(error) => {
@@ -400,4 +394,26 @@ async fn get_all(database: Database, batch: Vec<Get>) {
             }
         }
     }
+}
+
+/// Returns the products that exist, by their ids. A row that cannot be read is the error of one product.
+async fn find_products(
+    connection: &mut PgConnection,
+    ids: Vec<i64>,
+) -> Result<HashMap<i64, Result<Product>>> {
+    const SELECT: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = ANY($1)"
+    );
+    let rows = sqlx::query(SELECT).bind(ids).fetch_all(connection).await?;
+    let found = rows.iter().map(|row| {
+        // sqlx panics at a time that it cannot represent, like `infinity`.
+        let product = catch_unwind(AssertUnwindSafe(|| Product::from_row(row)));
+        let product = product
+            .map_err(|_| StorageError::bug("a row cannot be read"))
+            .and_then(|product| Ok(product?));
+        Ok((row.try_get("id")?, product))
+    });
+    found.collect()
 }

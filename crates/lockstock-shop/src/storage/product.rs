@@ -87,6 +87,22 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Returns what a product becomes if it is updated now.
+    pub(super) fn applied_to(&self, product: &Product, now: DateTime<Utc>) -> Product {
+        let text = |new: &Option<String>, old: &String| new.as_ref().unwrap_or(old).clone();
+        Product {
+            id: product.id,
+            name: text(&self.name, &product.name),
+            description: text(&self.description, &product.description),
+            price: self.price.unwrap_or(product.price),
+            stock: self.stock.unwrap_or(product.stock),
+            version: product.version + 1,
+            created_at: product.created_at,
+            updated_at: now,
+            held: product.held,
+        }
+    }
 }
 
 /// The right to write to one product, which a held lock gives: until when, and under which fence.

@@ -7,16 +7,30 @@ use sqlx::{Database, Encode, QueryBuilder, Type};
 
 use super::{Column, Comparison, Direction, EntryFilter, Filter, LedgerEntry, ProductQuery};
 
-/// The columns of a [`Product`](super::Product), for `SELECT` and `RETURNING`. `$now` is the
-/// clock of the database, in the format of `reservations.expires_at`.
+/// The units of a product that are set aside. `$now` is the clock of the database, in the format of
+/// `reservations.expires_at`.
+macro_rules! held_units {
+    ($product:literal, $now:literal) => {
+        concat!(
+            "(SELECT CAST(coalesce(sum(quantity), 0) AS bigint) FROM reservations AS r ",
+            "WHERE r.product = ",
+            $product,
+            " AND r.state = 'held' AND r.expires_at > ",
+            $now,
+            ")"
+        )
+    };
+}
+pub(super) use held_units;
+
+/// The columns of a [`Product`](super::Product), for `SELECT` and `RETURNING`. `$now` as in
+/// [`held_units`].
 macro_rules! product_columns {
     ($now:literal) => {
         concat!(
             "id, name, description, price, stock, version, created_at, updated_at, ",
-            "(SELECT CAST(coalesce(sum(quantity), 0) AS bigint) FROM reservations AS r ",
-            "WHERE r.product = products.id AND r.state = 'held' AND r.expires_at > ",
-            $now,
-            ") AS held"
+            $crate::storage::sql::held_units!("products.id", $now),
+            " AS held"
         )
     };
 }

@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 pub(super) use self::backup::backup;
 use self::command::{Command, DeferredReply, Write};
+use self::records::Find;
 use self::refusals::NewestPosition;
 use self::writer::Writer;
 use super::database_file::Identity;
@@ -61,6 +62,7 @@ pub(super) struct Sqlite {
     options: StorageOptions,
     writer: Arc<Mutex<Writer>>,
     gets: Batcher<Fifo<Get>>,
+    finds: Batcher<Fifo<Find>>,
     writes: Batcher<Fifo<Write>>,
     health: Arc<Health>,
     checkpoints: Mutex<JoinSet<()>>,
@@ -91,11 +93,13 @@ const WRITES: BatchLimits = BatchLimits {
     name: "writes",
     concurrent: 1,
     jobs: 256,
+    small: 0,
 };
-const GETS: BatchLimits = BatchLimits {
+const READS: BatchLimits = BatchLimits {
     name: "reads",
     concurrent: 2,
     jobs: 256,
+    small: 0,
 };
 
 struct Get {
@@ -163,12 +167,21 @@ impl Sqlite {
         });
         let readers = Readers { pool, file };
         let pool = readers.clone();
-        let gets = Batcher::new(GETS, move |batch| get_all(pool.clone(), batch));
+        let gets = Batcher::new(READS, move |batch| get_all(pool.clone(), batch));
+        let pool = readers.clone();
+        let finds = Batcher::new(
+            BatchLimits {
+                name: "records",
+                ..READS
+            },
+            move |batch| records::find_all(pool.clone(), batch, options),
+        );
         Ok(Self {
             readers,
             options,
             writer,
             gets,
+            finds,
             writes,
             health,
             checkpoints: Mutex::new(checkpoints),
@@ -314,10 +327,11 @@ impl Storage for Sqlite {
     }
 
     async fn find_record(&self, key: &IdempotencyKey) -> Result<Option<ResponseRecord>> {
-        let mut reader = self.readers.pool()?.acquire().await?;
-        let keys = std::slice::from_ref(key);
-        let found = records::find(&mut reader, keys, self.options.expired_at()).await?;
-        Ok(found.into_values().next())
+        let key = key.clone();
+        self.finds
+            .submit(|reply| Find { key, reply })
+            .await
+            .unwrap_or_else(|| Err(StorageError::read_lost()))
     }
 
     async fn delete_expired_records(&self, max: i64) -> Result<u64> {

@@ -7,6 +7,7 @@ mod idempotency;
 mod locked_rows;
 mod orders;
 mod products;
+mod recorded_updates;
 mod upgrade;
 
 use std::sync::atomic::{AtomicU32, Ordering};

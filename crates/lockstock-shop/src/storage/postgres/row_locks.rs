@@ -14,8 +14,15 @@ use tokio::time::{Instant, sleep_until};
 
 use super::pool::Database;
 
-/// The timeout is the maximum time that a statement waits for a lock, on a row or on anything else.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
+/// The maximum time that a statement waits for a lock, on a row or on anything else.
+macro_rules! lock_timeout {
+    () => {
+        "50ms"
+    };
+}
+pub(super) use lock_timeout;
+
+const BEGIN: &str = concat!("BEGIN; SET LOCAL lock_timeout = '", lock_timeout!(), "'");
 
 /// Pauses between attempts: the first, and the longest.
 const MIN_PAUSE: Duration = Duration::from_millis(5);

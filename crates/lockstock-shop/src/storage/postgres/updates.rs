@@ -2,24 +2,23 @@
 //! rejects each row on its own.
 //!
 //! The statement is a transaction of its own, in one round trip. Updates with idempotency keys have a
-//! statement of their own, because their responses are recorded in the same transaction.
+//! statement of their own, which records their responses too.
 //!
 //! A batch never waits for a row that is locked elsewhere: it skips the row, and that update is
 //! tried again on its own until its window ends: see [`row_locks`](super::row_locks).
 
 mod batched;
+mod recorded;
 pub(super) mod single;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use self::batched::{Found, FoundRows, Rows};
+use self::batched::{Found, FoundRows, Job};
 use super::super::error::CommitTracker;
 use super::super::{
-    Changes, IdempotencyKey, Precondition, Product, ResponseRecord, Result, WriteContext,
-    WriteOutcome,
+    Changes, IdempotencyKey, Precondition, Product, Result, WriteContext, WriteOutcome,
 };
 use super::pool::Database;
 
@@ -77,13 +76,12 @@ async fn write_together(database: &Database, mut batch: Vec<Update>) {
             return;
         }
         match write(database, &batch).await {
-            Ok(Some(mut found)) => {
+            Ok(mut found) => {
                 let left = batch
                     .into_iter()
                     .filter_map(|update| reply(database, update, &mut found));
                 batch = left.collect();
             }
-            Ok(None) => break,
             // The error does not name the row, or a table is locked. Nothing is written.
             Err(error)
                 if (error.is_row_error() || error.is_lock_timeout()) && !error.commit_unknown() =>
@@ -103,43 +101,26 @@ async fn write_together(database: &Database, mut batch: Vec<Update>) {
     }
 }
 
-/// Writes the rows that can be written. Returns `None`, and nothing is written, if they must be
-/// written one by one.
-async fn write(database: &Database, batch: &[Update]) -> Result<Option<FoundRows>> {
-    let rows = Rows::new(batch, &database.clock);
+/// Writes the rows that can be written.
+async fn write(database: &Database, batch: &[Update]) -> Result<FoundRows> {
     let tracker = CommitTracker::default();
     let (commit, clock) = (tracker.clone(), database.clock.clone());
-    let recorded = batch.iter().filter_map(|update| {
-        let idempotency = update.context.idempotency.clone()?;
-        Some((update.id, idempotency))
-    });
-    let recorded = recorded.collect::<Vec<_>>();
-    let written = if recorded.is_empty() {
+    let (mut plain, mut keyed) = (Vec::new(), Vec::new());
+    for update in batch {
+        let job = Job::new(update, &clock);
+        match &update.context.idempotency {
+            Some(idempotency) => keyed.push((job, idempotency.clone())),
+            None => plain.push(job),
+        }
+    }
+    let written = if keyed.is_empty() {
         let written = database.with_connection(|connection| {
-            Box::pin(async move {
-                let found = batched::write(connection, rows, clock, commit).await?;
-                Ok(Some(found))
-            })
+            Box::pin(batched::write(connection, plain, clock, commit))
         });
         written.await
     } else {
-        let windows = batch.iter().map(|update| update.precondition.window);
-        let deadline = windows.map(|window| window.deadline).min();
-        let deadline = deadline.unwrap_or_else(Instant::now);
-        let options = database.options;
-        let records = move |found: &FoundRows| {
-            let records = recorded.into_iter().filter_map(|(id, idempotency)| {
-                let Some(Found::Written(product)) = found.get(&id) else {
-                    return None;
-                };
-                Some((idempotency.key.clone(), idempotency.record(product)?))
-            });
-            records.collect::<BTreeMap<IdempotencyKey, ResponseRecord>>()
-        };
         let written = database.with_connection(|connection| {
-            Box::pin(batched::write_recorded(
-                connection, rows, records, clock, options, deadline, commit,
-            ))
+            Box::pin(recorded::write(connection, keyed, clock, commit))
         });
         written.await
     };

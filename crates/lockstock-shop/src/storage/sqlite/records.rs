@@ -5,9 +5,30 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::SqliteConnection;
+use tokio::sync::oneshot;
 
-use super::super::{IdempotencyKey, ResponseRecord, Result, now};
-use super::as_text;
+use super::super::{IdempotencyKey, ResponseRecord, Result, StorageOptions, now};
+use super::{Readers, as_text};
+
+pub(super) struct Find {
+    pub(super) key: IdempotencyKey,
+    pub(super) reply: oneshot::Sender<Result<Option<ResponseRecord>>>,
+}
+
+/// Finds all records of a batch in one statement.
+pub(super) async fn find_all(readers: Readers, batch: Vec<Find>, options: StorageOptions) {
+    let keys = batch.iter().map(|find| find.key.clone());
+    let keys = keys.collect::<Vec<_>>();
+    let found = async {
+        let mut reader = readers.pool()?.acquire().await?;
+        find(&mut reader, &keys, options.expired_at()).await
+    };
+    let found = found.await;
+    for find in batch {
+        let found = found.as_ref().map(|found| found.get(&find.key).cloned());
+        let _ = find.reply.send(found.map_err(Clone::clone));
+    }
+}
 
 /// Returns the records under `keys` that have not expired.
 pub(super) async fn find(

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
@@ -21,7 +22,7 @@ use super::super::{
 use super::checkpoint::checkpoint;
 use super::command::{Command, Write};
 use super::refusals::NewestPosition;
-use super::{orders, records, refusals, with_clock};
+use super::{as_text, orders, records, refusals, with_clock};
 use crate::failpoint;
 use crate::health::Health;
 
@@ -260,7 +261,7 @@ async fn create_once(
     options: StorageOptions,
 ) -> Result<WriteOutcome<Product>> {
     let idempotency = context.idempotency.as_ref();
-    if let Some(record) = find_record(connection, idempotency, options).await? {
+    if let Some(record) = find_record(connection, idempotency, options.expired_at()).await? {
         return Ok(WriteOutcome::AlreadyRecorded(record));
     }
     let product = create(connection, new, &context.request).await?;
@@ -268,6 +269,8 @@ async fn create_once(
     Ok(WriteOutcome::Done(product))
 }
 
+/// Updates a product, unless there is a record under the key of the update. The statement that writes
+/// looks for one, so that only an update that wrote nothing has to.
 async fn update_once(
     connection: &mut SqliteConnection,
     id: i64,
@@ -277,26 +280,38 @@ async fn update_once(
     options: StorageOptions,
 ) -> Result<WriteOutcome<Product>> {
     let idempotency = context.idempotency.as_ref();
-    if let Some(record) = find_record(connection, idempotency, options).await? {
+    // The same for all statements: a record does not expire between them.
+    let expired_at = options.expired_at();
+    if !changes.is_empty() && !precondition.window.has_ended() {
+        let written = update(connection, id, changes, precondition, context, expired_at).await?;
+        if let Some(product) = written {
+            record(connection, idempotency, &product).await?;
+            return Ok(WriteOutcome::Done(product));
+        }
+    }
+    if let Some(record) = find_record(connection, idempotency, expired_at).await? {
         return Ok(WriteOutcome::AlreadyRecorded(record));
     }
-    let outcome = update(connection, id, changes, precondition, &context.request).await?;
-    if let WriteOutcome::Done(product) = &outcome {
-        record(connection, idempotency, product).await?;
+    match find(connection, id, precondition).await? {
+        // Without changes, a product that meets the precondition stays as it is.
+        Ok(product) => {
+            record(connection, idempotency, &product).await?;
+            Ok(WriteOutcome::Done(product))
+        }
+        Err(rejection) => Ok(rejection),
     }
-    Ok(outcome)
 }
 
 async fn find_record(
     connection: &mut SqliteConnection,
     idempotency: Option<&IdempotentWrite<Product>>,
-    options: StorageOptions,
+    expired_at: DateTime<Utc>,
 ) -> Result<Option<ResponseRecord>> {
     let Some(idempotency) = idempotency else {
         return Ok(None);
     };
     let keys = std::slice::from_ref(&idempotency.key);
-    let found = records::find(connection, keys, options.expired_at()).await?;
+    let found = records::find(connection, keys, expired_at).await?;
     Ok(found.into_values().next())
 }
 
@@ -342,21 +357,25 @@ async fn create(
     Ok(product)
 }
 
+/// Updates a product that meets the precondition, if there is no record under the key of the update.
 async fn update(
     connection: &mut SqliteConnection,
     id: i64,
     changes: &Changes,
     precondition: &Precondition,
-    request: &RequestContext,
-) -> Result<WriteOutcome<Product>> {
+    context: &WriteContext,
+    expired_at: DateTime<Utc>,
+) -> Result<Option<Product>> {
     // In one call, because each is two changes of the thread: the second statement sees what the first
     // one has seen, and RETURNING is of the product.
     const UPDATE: &str = concat!(
         "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at,
              caller)
          SELECT id, version + 1, $1, $2, coalesce($3, stock) - stock, coalesce($3, stock), $4, $5, $6,
-             $12
-         FROM products WHERE id = $7 AND fence < $5 AND version = coalesce($8, version);
+             $15
+         FROM products WHERE id = $7 AND fence < $5 AND version = coalesce($8, version)
+             AND NOT EXISTS (SELECT 1 FROM idempotency
+                 WHERE caller = $12 AND key = $13 AND created_at > $14);
          UPDATE products SET
              name = coalesce($9, name),
              description = coalesce($10, description),
@@ -365,21 +384,18 @@ async fn update(
              version = version + 1,
              fence = $5,
              updated_at = $6
-         WHERE id = $7 AND fence < $5 AND version = coalesce($8, version) RETURNING ",
+         WHERE id = $7 AND fence < $5 AND version = coalesce($8, version)
+             AND NOT EXISTS (SELECT 1 FROM idempotency
+                 WHERE caller = $12 AND key = $13 AND created_at > $14)
+         RETURNING ",
         with_clock!(product_columns)
     );
-    if changes.is_empty() {
-        let found = find(connection, id, precondition).await?;
-        return Ok(found.map_or_else(|rejection| rejection, WriteOutcome::Done));
-    }
-    if precondition.window.has_ended() {
-        return Ok(WriteOutcome::Fenced);
-    }
-    let written: Option<Product> = sqlx::query_as(UPDATE)
+    let key = context.idempotency.as_ref().map(|write| &write.key);
+    let written = sqlx::query_as(UPDATE)
         .bind(Uuid::now_v7())
         .bind(Reason::Changed.name())
         .bind(changes.stock)
-        .bind(request.request_id.to_string())
+        .bind(context.request.request_id.to_string())
         .bind(precondition.window.fence())
         .bind(now())
         .bind(id)
@@ -387,13 +403,12 @@ async fn update(
         .bind(&changes.name)
         .bind(&changes.description)
         .bind(changes.price)
-        .bind(request.key_name())
-        .fetch_optional(&mut *connection)
-        .await?;
-    match written {
-        Some(product) => Ok(WriteOutcome::Done(product)),
-        None => rejection(connection, id, precondition).await,
-    }
+        .bind(key.map(|key| &*key.caller))
+        .bind(key.map(|key| &*key.key))
+        .bind(as_text(expired_at))
+        .bind(context.request.key_name())
+        .fetch_optional(connection);
+    Ok(written.await?)
 }
 
 async fn delete(

@@ -1,23 +1,50 @@
 //! The statement that writes all updates of a batch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row};
-use tokio::time::Instant;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{FromRow, PgConnection, Postgres, Row};
 
 use super::super::super::error::CommitTracker;
-use super::super::super::{IdempotencyKey, Product, ResponseRecord, Result, StorageOptions, now};
+use super::super::super::{Changes, Product, Result, now};
 use super::super::clock::DatabaseClock;
-use super::super::records::AcceptedRefusals;
-use super::super::{records, row_locks, with_clock};
+use super::super::with_clock;
 use super::Update;
-use crate::failpoint;
+
+/// What one row of a batch is to become, and under which conditions.
+pub(super) struct Job {
+    pub(super) id: i64,
+    pub(super) fence: i64,
+    /// The version that the product has to have; any if `None`.
+    pub(super) version: Option<i64>,
+    pub(super) changes: Changes,
+    pub(super) request: String,
+    /// The name of the API key.
+    pub(super) key_name: Option<String>,
+    /// The end of the window, by the clock of the database.
+    pub(super) deadline: Option<DateTime<Utc>>,
+}
+
+impl Job {
+    pub(super) fn new(update: &Update, clock: &DatabaseClock) -> Self {
+        let window = update.precondition.window;
+        Self {
+            id: update.id,
+            fence: window.fence(),
+            version: update.precondition.version,
+            changes: update.changes.clone(),
+            request: update.context.request.request_id.to_string(),
+            key_name: update.context.request.key_name(),
+            deadline: clock.at(window.deadline),
+        }
+    }
+}
 
 /// The columns of a batch, as arrays for `unnest`.
 #[derive(Default)]
-pub(super) struct Rows {
+pub(super) struct Columns {
     ids: Vec<i64>,
     fences: Vec<i64>,
     versions: Vec<Option<i64>>,
@@ -26,68 +53,104 @@ pub(super) struct Rows {
     prices: Vec<Option<i64>>,
     stocks: Vec<Option<i64>>,
     requests: Vec<String>,
-    callers: Vec<Option<String>>,
     deadlines: Vec<Option<DateTime<Utc>>>,
+    key_names: Vec<Option<String>>,
 }
 
-impl Rows {
-    pub(super) fn new(updates: &[Update], clock: &DatabaseClock) -> Self {
-        let mut rows = Self::default();
-        for update in updates {
-            let window = update.precondition.window;
-            rows.ids.push(update.id);
-            rows.fences.push(window.fence());
-            rows.versions.push(update.precondition.version);
-            rows.names.push(update.changes.name.clone());
-            rows.descriptions.push(update.changes.description.clone());
-            rows.prices.push(update.changes.price);
-            rows.stocks.push(update.changes.stock);
-            rows.requests
-                .push(update.context.request.request_id.to_string());
-            rows.callers.push(update.context.request.key_name());
-            rows.deadlines.push(clock.at(window.deadline));
-        }
-        rows
+impl Columns {
+    pub(super) fn push(&mut self, job: Job) {
+        self.ids.push(job.id);
+        self.fences.push(job.fence);
+        self.versions.push(job.version);
+        self.names.push(job.changes.name);
+        self.descriptions.push(job.changes.description);
+        self.prices.push(job.changes.price);
+        self.stocks.push(job.changes.stock);
+        self.requests.push(job.request);
+        self.deadlines.push(job.deadline);
+        self.key_names.push(job.key_name);
+    }
+
+    /// Binds `$1` to `$10`.
+    pub(super) fn bind(
+        self,
+        query: Query<'static, Postgres, PgArguments>,
+    ) -> Query<'static, Postgres, PgArguments> {
+        query
+            .bind(self.ids)
+            .bind(self.fences)
+            .bind(self.versions)
+            .bind(self.names)
+            .bind(self.descriptions)
+            .bind(self.prices)
+            .bind(self.stocks)
+            .bind(self.requests)
+            .bind(self.deadlines)
+            .bind(self.key_names)
     }
 }
+
+/// Sets the columns of the product `p` as `job` says, at `$11`.
+macro_rules! set_columns {
+    () => {
+        "name = coalesce(job.name, p.name),
+         description = coalesce(job.description, p.description),
+         price = coalesce(job.price, p.price),
+         stock = coalesce(job.stock, p.stock),
+         version = p.version + 1,
+         fence = job.fence,
+         updated_at = $11"
+    };
+}
+pub(super) use set_columns;
+
+/// Inserts the ledger entries of `written`.
+macro_rules! insert_entries {
+    () => {
+        "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, fence, at,
+             caller)
+         SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $11,
+             key_name
+         FROM written"
+    };
+}
+pub(super) use insert_entries;
 
 /// Updates the rows that exist, are not locked, meet their preconditions and whose windows have not
 /// ended by the clock of the database, with an entry each. Returns what it found for each id.
 ///
-/// It locks the rows first: their values cannot change between the comparison and the write.
+/// It locks the rows first: their values cannot change between the comparison and the write. Whether a
+/// row that it has not found exists is looked up by a subquery of one row, because Postgres may plan
+/// `EXISTS` as a scan of the whole table.
 const UPDATE_BATCH: &str = concat!(
-    "WITH free AS MATERIALIZED (
-         SELECT id, stock, version, fence FROM products WHERE id = ANY($1)
-         FOR UPDATE SKIP LOCKED
+    "WITH job AS MATERIALIZED (
+         SELECT job.*, p.stock AS found_stock, p.version AS found_version, p.fence AS found_fence
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8::text[], $9::timestamptz[],
+             $10::text[])
+             AS job (id, fence, version, name, description, price, stock, request, deadline,
+                 key_name)
+             JOIN products AS p ON p.id = job.id
+         FOR UPDATE OF p SKIP LOCKED
      ), written AS (
-         UPDATE products AS p SET
-             name = coalesce(job.name, p.name),
-             description = coalesce(job.description, p.description),
-             price = coalesce(job.price, p.price),
-             stock = coalesce(job.stock, p.stock),
-             version = p.version + 1,
-             fence = job.fence,
-             updated_at = $8
-         FROM free JOIN unnest($1, $2, $3, $4, $5, $6, $7, $9::text[], $10::timestamptz[],
-                 $11::text[])
-             AS job (id, fence, version, name, description, price, stock, request, deadline, caller)
-             ON job.id = free.id
+         UPDATE products AS p SET ",
+    set_columns!(),
+    "
+         FROM job
          WHERE p.id = job.id
-             AND p.fence < job.fence
-             AND p.version = coalesce(job.version, p.version)
+             AND job.found_fence < job.fence
+             AND job.found_version = coalesce(job.version, job.found_version)
              AND clock_timestamp() < coalesce(job.deadline, 'infinity')
-         RETURNING p.*, p.stock - free.stock AS delta, job.request, job.caller
-     ), booked AS (
-         INSERT INTO ledger (product, version, id, reason, delta, stock_after, request,
-             fence, at, caller)
-         SELECT id, version, gen_random_uuid(), 'changed', delta, stock, request, fence, $8, caller
-         FROM written
-     )
-     SELECT requested.id AS requested, free.version AS found_version, free.fence AS found_fence,
-         EXISTS (SELECT FROM products AS p WHERE p.id = requested.id) AS is_present,
+         RETURNING p.*, p.stock - job.found_stock AS delta, job.request, job.key_name
+     ), booked AS (",
+    insert_entries!(),
+    ")
+     SELECT requested.id AS requested, job.found_version, job.found_fence,
+         job.id IS NOT NULL
+             OR (SELECT p.id FROM products AS p WHERE p.id = requested.id) IS NOT NULL
+             AS is_present,
          clock_timestamp() AS clock, product.*
      FROM unnest($1) AS requested (id)
-         LEFT JOIN free ON free.id = requested.id
+         LEFT JOIN job ON job.id = requested.id
          LEFT JOIN (SELECT ",
     with_clock!(product_columns),
     " FROM written AS products) AS product ON product.id = requested.id"
@@ -110,69 +173,15 @@ pub(super) type FoundRows = HashMap<i64, Found>;
 /// Writes a batch in one statement, which is a transaction of its own.
 pub(super) async fn write(
     connection: &mut PgConnection,
-    rows: Rows,
+    jobs: Vec<Job>,
     clock: DatabaseClock,
     tracker: CommitTracker,
 ) -> Result<FoundRows> {
-    tracker.statement(update(connection, rows, &clock)).await
-}
-
-/// Writes a batch, and then the records of its responses, in one transaction. Returns `None`, and
-/// nothing is written, if another transaction has used one of the idempotency keys, or if `deadline`
-/// passes before the commit.
-pub(super) async fn write_recorded(
-    connection: &mut PgConnection,
-    rows: Rows,
-    record: impl FnOnce(&FoundRows) -> BTreeMap<IdempotencyKey, ResponseRecord>,
-    clock: DatabaseClock,
-    options: StorageOptions,
-    deadline: Instant,
-    tracker: CommitTracker,
-) -> Result<Option<FoundRows>> {
-    let mut transaction = row_locks::begin(connection).await?;
-    let found = update(&mut transaction, rows, &clock).await?;
-    failpoint::pause("transaction.begun").await;
-    let records = record(&found);
-    if records.is_empty() {
-        transaction.rollback().await?;
-        return Ok(Some(found));
-    }
-    // A refusal under a key belongs to an order, so to another request.
-    let refusals = AcceptedRefusals::All;
-    let inserted = records::insert(
-        &mut transaction,
-        records,
-        BTreeMap::new(),
-        refusals,
-        options,
-    );
-    if !inserted.await? || deadline <= Instant::now() {
-        transaction.rollback().await?;
-        return Ok(None);
-    }
-    tracker.commit(transaction).await?;
-    Ok(Some(found))
-}
-
-async fn update(
-    connection: &mut PgConnection,
-    rows: Rows,
-    clock: &DatabaseClock,
-) -> Result<FoundRows> {
-    let found = sqlx::query(UPDATE_BATCH)
-        .bind(rows.ids)
-        .bind(rows.fences)
-        .bind(rows.versions)
-        .bind(rows.names)
-        .bind(rows.descriptions)
-        .bind(rows.prices)
-        .bind(rows.stocks)
-        .bind(now())
-        .bind(rows.requests)
-        .bind(rows.deadlines)
-        .bind(rows.callers)
-        .fetch_all(connection)
-        .await?;
+    let mut columns = Columns::default();
+    jobs.into_iter().for_each(|job| columns.push(job));
+    let query = columns.bind(sqlx::query(UPDATE_BATCH)).bind(now());
+    let execute = async { Ok(query.fetch_all(connection).await?) };
+    let found = tracker.statement(execute).await?;
     if let Some(row) = found.last() {
         clock.note(row.try_get("clock")?);
     }
