@@ -32,6 +32,7 @@ LAYERS = {
         {"http", "openapi"},
         {"state", "settings"},
         {"prometheus"},
+        {"access"},
         {"drf"},
         {"error", "etag", "timestamp"},
         {"storage"},

@@ -9,8 +9,8 @@
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
-//! - `access`: API keys, the scopes that requests need, and rate limits.
 //! - `prometheus`: the metrics of the process.
+//! - `access`: API keys, the scopes that requests need, and rate limits.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
 //! - [`storage`]: the databases.
