@@ -279,7 +279,7 @@ async fn an_address_that_others_can_reach_needs_keys() {
     assert_eq!(response.status(), 401);
     let log = server.log();
     assert!(
-        log.contains("unencrypted") && log.contains("--tls-cert"),
+        log.contains("without TLS") && log.contains("--tls-cert"),
         "{log}"
     );
     let output = binary().args(["--listen", "0.0.0.0:0"]).output().unwrap();
