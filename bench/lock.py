@@ -44,7 +44,7 @@ def uncontended(tasks, alone, must, aim):
     return Scenario(
         ours=shape,
         peers=peers | {library: Shape(1, 1) for library in alone},
-        must={library: ratio(must) for library in RAW} | {"rslock": ratio(1)},
+        must={library: ratio(must) for library in RAW} | ({"rslock": ratio(1)} if tasks > 1 else {}),
         aim={library: ratio(aim) for library in RAW},
     )
 
