@@ -6,6 +6,7 @@
 
 pub(super) mod file_limit;
 mod listener;
+pub(super) mod pitfalls;
 mod seed;
 mod service_manager;
 mod shutdown;
@@ -327,7 +328,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
     });
-    for (what, why, change) in pitfalls(&args) {
+    for (what, why, change) in pitfalls::of(&args) {
         warn!("{what}: {why}. {change}");
     }
     // Before the address is printed: a signal may follow at once.
@@ -481,43 +482,4 @@ async fn check_store(url: &str, store: &Store, health: &Health) -> anyhow::Resul
     anyhow::ensure!(!is_rejected || is_crowded, text);
     report_store_error(health, &explain_first_error(url, text));
     Ok(())
-}
-
-/// Settings that work, but not as expected: what, why it matters, and what changes it.
-pub(super) type Pitfall = (&'static str, &'static str, &'static str);
-
-/// Returns the pitfalls of the options.
-pub(super) fn pitfalls(args: &ServeArgs) -> Vec<Pitfall> {
-    let mut pitfalls = Vec::new();
-    if args.after_update == AfterUpdate::Keep && args.update_wait >= args.update_lease {
-        pitfalls.push((
-            "--update-wait is not shorter than --update-lease",
-            "simultaneous updates succeed one after another instead of getting 429",
-            "Shorten --update-wait or lengthen --update-lease",
-        ));
-    }
-    let has_tls = args.tls.files().is_some() || !args.trusted_proxies.is_empty();
-    if args.access.api_key_file.is_some() && !args.listen.is_local() && !has_tls {
-        pitfalls.push((
-            "requests come without TLS",
-            "everyone on the way can read the secrets of API keys",
-            "Serve HTTPS with --tls-cert and --tls-key, or put a proxy in front and name it with \
-             --trusted-proxies",
-        ));
-    }
-    if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {
-        pitfalls.push((
-            "the locks are in the memory of this process",
-            "a second server on this database would not respect them",
-            "For replicas, share a Redis with --store",
-        ));
-    }
-    if std::env::var_os("RUST_LOG").is_some_and(|filter| !filter.is_empty()) {
-        pitfalls.push((
-            "RUST_LOG is set",
-            "it is not read",
-            "Use --log or LOCKSTOCK_LOG",
-        ));
-    }
-    pitfalls
 }

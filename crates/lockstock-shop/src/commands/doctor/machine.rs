@@ -9,7 +9,7 @@ use crate::commands::serve::{ServeArgs, pitfalls};
 /// Returns what is found of the options.
 pub(super) fn options(args: &ServeArgs) -> Vec<Finding> {
     const CHECK: &str = "options";
-    let pitfalls = pitfalls(args);
+    let pitfalls = pitfalls::of(args);
     if pitfalls.is_empty() {
         return vec![Finding::ok(CHECK, "no option works against another one")];
     }
