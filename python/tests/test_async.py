@@ -14,27 +14,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import uvloop
 
 import servers
 from caches import cache_at, eventually, waiters
 from lockstock import _core
 from lockstock.errors import LockError
+from loops import LOOPS, run
 
 _IS_LONG = bool(os.environ.get("LOCKSTOCK_SOAK"))
-_LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
-    asyncio.SelectorEventLoop,
-    uvloop.new_event_loop,
-]
-
-
-def run(work: Any, new_loop: Callable[[], Any] = asyncio.SelectorEventLoop) -> Any:
-    """Runs a coroutine in a new loop, as `asyncio.run` does."""
-    loop = new_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.close()
 
 
 # --- the same results ---------------------------------------------------------------
@@ -219,7 +206,7 @@ def test_iterators(redis_url: str) -> None:
 # --- loops ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_one_cache_in_loops_one_after_another(redis_url: str, new_loop: Any) -> None:
     cache = cache_at(redis_url, "loops")
 
@@ -242,7 +229,7 @@ def test_asyncio_run_twice(redis_url: str) -> None:
         assert asyncio.run(cache.aget("k")) == number
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_several_loops_at_the_same_time(redis_url: str, new_loop: Any) -> None:
     cache, wrong = cache_at(redis_url, "threads"), []
     counter = cache_at(redis_url, "threads")
@@ -287,7 +274,7 @@ def test_a_closed_loop_leaves_no_descriptor(redis_url: str) -> None:
     assert descriptors() <= before
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_wait_in_a_closed_loop_leaves_the_queue(redis_url: str, new_loop: Any) -> None:
     cache = cache_at(redis_url, "closed")
     # Another client: its waiters wait in Redis, not in a queue of this process.
@@ -322,7 +309,7 @@ def test_a_wait_in_a_closed_loop_leaves_the_queue(redis_url: str, new_loop: Any)
 # --- cancellation -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_cancelled_calls_leak_neither_a_lock_nor_a_waiter(redis_url: str, new_loop: Any) -> None:
     # Two clients: waiters of one wait in a queue of this process, those of the other in Redis.
     cache, other = (

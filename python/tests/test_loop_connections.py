@@ -14,31 +14,18 @@ from typing import Any
 
 import pytest
 import redis as redis_py
-import uvloop
 from asgiref.sync import async_to_sync
 
 import servers
 from caches import cache_at, eventually
 from lockstock import Store, _core
 from lockstock.errors import Malformed, TimedOut, Unavailable
+from loops import LOOPS, run
 
 _IS_LONG = bool(os.environ.get("LOCKSTOCK_SOAK"))
-_LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
-    asyncio.SelectorEventLoop,
-    uvloop.new_event_loop,
-]
 # Far above what it takes.
 _TIMEOUT = 60.0
 _MEBIBYTE = 1024 * 1024
-
-
-def run(work: Any, new_loop: Callable[[], Any] = asyncio.SelectorEventLoop) -> Any:
-    """Runs a coroutine in a new loop, as `asyncio.run` does."""
-    loop = new_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.close()
 
 
 def connections(raw: redis_py.Redis) -> set[str]:
@@ -85,7 +72,7 @@ async def blocked(store: Store, raw: redis_py.Redis) -> asyncio.Task[Any]:
 # --- which calls -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_loop_with_many_calls_has_a_connection_and_closes_it(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -114,7 +101,7 @@ def test_a_loop_for_one_call_opens_no_connection(redis_url: str, raw: redis_py.R
     assert raw.info("stats")["total_connections_received"] <= opened + 1
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_each_call_has_its_reply(redis_url: str, raw: redis_py.Redis, new_loop: Any) -> None:
     cache, store = cache_at(redis_url, "each"), Store(redis_url, timeout=10)
     cache.set("n", 0)
@@ -148,7 +135,7 @@ def test_each_call_has_its_reply(redis_url: str, raw: redis_py.Redis, new_loop: 
     assert cache.get("n") == 250
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_large_values_and_many_at_once(redis_url: str, raw: redis_py.Redis, new_loop: Any) -> None:
     cache, dice = cache_at(redis_url, "large"), random.Random(1)
     cache.set("k", "v")
@@ -186,7 +173,7 @@ def test_a_value_of_a_near_cache_is_not_older_than_an_awaited_write(
 # --- what ends a call ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_the_reply_of_a_cancelled_call_is_that_of_no_other(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -216,7 +203,7 @@ def test_the_reply_of_a_cancelled_call_is_that_of_no_other(
     run(use(), new_loop)
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_calls_cancelled_at_random_leave_nothing(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -256,7 +243,7 @@ def test_calls_cancelled_at_random_leave_nothing(
     assert not [each for each in gc.get_objects() if type(each) is _core.Pending]
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_after_a_broken_connection_what_may_be_repeated_is(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -284,7 +271,7 @@ def test_after_a_broken_connection_what_may_be_repeated_is(
     run(use(), new_loop)
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_server_that_stands_still_costs_the_time_limit_once(new_loop: Any) -> None:
     with servers.redis() as redis, redis_py.Redis.from_url(redis.url) as raw:
         store = Store(redis.url, timeout=0.5)
@@ -319,7 +306,7 @@ def test_a_server_that_stands_still_costs_the_time_limit_once(new_loop: Any) -> 
         run(use(), new_loop)
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_reply_that_came_while_the_loop_was_busy_is_not_late(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -337,7 +324,7 @@ def test_a_reply_that_came_while_the_loop_was_busy_is_not_late(
     run(use(), new_loop)
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_a_task_that_ends_the_loop_takes_no_reply_from_others(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -373,7 +360,7 @@ def test_a_task_that_ends_the_loop_takes_no_reply_from_others(
 # --- the end of a loop, and children ---------------------------------------------------
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_closed_loops_leave_no_descriptor(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -400,7 +387,7 @@ def test_closed_loops_leave_no_descriptor(
     )
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_loops_that_end_while_they_connect_leave_no_descriptor(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:
@@ -418,7 +405,7 @@ def test_loops_that_end_while_they_connect_leave_no_descriptor(
     eventually(lambda: descriptors() <= before, "all descriptors are closed")
 
 
-@pytest.mark.parametrize("new_loop", _LOOPS)
+@pytest.mark.parametrize("new_loop", LOOPS)
 def test_many_calls_and_loops_leave_no_memory(
     redis_url: str, raw: redis_py.Redis, new_loop: Any
 ) -> None:

@@ -155,29 +155,41 @@ mod tests {
     use tokio::sync::Notify;
 
     type Job = (u32, oneshot::Sender<u32>);
+    /// The numbers of the jobs in each batch.
+    type Batches = Arc<Mutex<Vec<Vec<u32>>>>;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_job_submitted_while_a_batch_runs_joins_the_next_in_order() {
-        let batches = Arc::new(Mutex::new(Vec::new()));
-        let (gate, log) = (Arc::new(Notify::new()), batches.clone());
-        let opened = gate.clone();
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 1,
-            jobs: 3,
-            small: 0,
-        };
-        let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
+    /// Returns a batcher whose batches wait for the gate and then reply, the batches that have started,
+    /// and the gate.
+    fn gated(
+        limits: BatchLimits,
+        answer: fn(u32) -> u32,
+    ) -> (Arc<Batcher<Fifo<Job>>>, Batches, Arc<Notify>) {
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let (opened, log) = (Arc::new(Notify::new()), started.clone());
+        let gate = opened.clone();
+        let batcher = Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
             async move {
                 let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
                 log.lock().unwrap().push(numbers);
                 gate.notified().await;
                 for (number, reply) in batch {
-                    let _ = reply.send(number * 10);
+                    let _ = reply.send(answer(number));
                 }
             }
-        }));
+        });
+        (Arc::new(batcher), started, opened)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_submitted_while_a_batch_runs_joins_the_next_in_order() {
+        let limits = BatchLimits {
+            name: "test",
+            concurrent: 1,
+            jobs: 3,
+            small: 0,
+        };
+        let (batcher, batches, opened) = gated(limits, |number| number * 10);
         let mut callers = Vec::new();
         for number in 0..6 {
             let batcher = batcher.clone();
@@ -321,26 +333,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_second_batch_starts_at_once_beside_a_small_one_and_not_beside_a_large_one() {
-        let started = Arc::new(Mutex::new(Vec::new()));
-        let (gate, log) = (Arc::new(Notify::new()), started.clone());
-        let opened = gate.clone();
         let limits = BatchLimits {
             name: "test",
             concurrent: 2,
             jobs: 10,
             small: 3,
         };
-        let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
-            let (gate, log) = (gate.clone(), log.clone());
-            async move {
-                let numbers = batch.iter().map(|job| job.0).collect::<Vec<_>>();
-                log.lock().unwrap().push(numbers);
-                gate.notified().await;
-                for (number, reply) in batch {
-                    let _ = reply.send(number);
-                }
-            }
-        }));
+        let (batcher, started, opened) = gated(limits, |number| number);
         let submit = |number| {
             let batcher = batcher.clone();
             tokio::spawn(async move { batcher.submit(|reply| (number, reply)).await })

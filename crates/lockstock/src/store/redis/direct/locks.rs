@@ -6,8 +6,8 @@
 //! request may have been granted without a reply is given back: on the same connection, because the
 //! server may execute it whenever it goes on, and over the link, because that connection may break.
 //!
-//! A lock that was acquired here, or after a wait here, has no local queue behind it. It is handed over as if its holder and
-//! its waiters were in different processes.
+//! A lock that was acquired here, or after a wait here, has no local queue behind it. It is handed over as
+//! if its holder and its waiters were in different processes.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -114,7 +114,8 @@ impl DirectRedis {
         }
     }
 
-    /// Releases a lock behind which no caller of this process waits. If that fails, it has to be retried over the link.
+    /// Releases a lock behind which no caller of this process waits. If that fails, it has to be retried
+    /// over the link.
     pub(in crate::store::redis) fn release(
         &self,
         keys: &Arc<Keys>,
