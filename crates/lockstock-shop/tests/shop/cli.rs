@@ -305,6 +305,18 @@ async fn a_race_has_one_winner_and_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_race_over_plain_http_needs_no_certificate_authorities() {
+    let server = Server::embedded().start();
+    server.create(10).await;
+    let mut race = binary();
+    race.args(["race", "--url", &server.url])
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", "/nowhere");
+    let output = race.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_race_without_exactly_one_winner_fails() {
     let server = Server::embedded()
         .args(&["--after-update", "release"])
