@@ -29,6 +29,7 @@ use crate::commands::key::KeyArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
+use crate::commands::ready::ReadyArgs;
 use crate::commands::serve::ServeArgs;
 
 const STYLES: Styles = Styles::styled()
@@ -174,6 +175,8 @@ pub(crate) enum Command {
     Locks(LocksArgs),
     /// Check Redis, the database and this machine for settings that break guarantees
     Doctor(Box<DoctorArgs>),
+    /// Report whether a server is ready: for health checks
+    Ready(ReadyArgs),
     /// Show the configuration and where each value is from, or print a sample file
     Config(ConfigArgs),
     /// Create API keys

@@ -9,4 +9,5 @@ pub(crate) mod key;
 pub(crate) mod locks;
 pub(crate) mod man;
 pub(crate) mod race;
+pub(crate) mod ready;
 pub(crate) mod serve;

@@ -44,7 +44,7 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve};
+use commands::{backup, bench, completions, config, doctor, key, locks, man, race, ready, serve};
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -70,6 +70,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(Command::Key(args)) => key::run(args)?,
             Some(Command::Locks(args)) => locks::run(args).await?,
             Some(Command::Man(args)) => man::run(&args, cli::command())?,
+            Some(Command::Ready(args)) => ready::run(args).await?,
             Some(Command::Serve(args)) => serve::run(*args).await?,
             None => serve::run(cli.serve).await?,
         }

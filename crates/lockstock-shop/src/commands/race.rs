@@ -267,7 +267,7 @@ struct Racer {
 
 /// Returns the builder of a client for these servers. Without HTTPS it needs no certificate
 /// authorities: a machine without the package ca-certificates has none.
-fn client_builder(urls: &[Url]) -> ClientBuilder {
+pub(super) fn client_builder(urls: &[Url]) -> ClientBuilder {
     if urls.iter().any(|url| url.scheme() == "https") {
         Client::builder()
     } else {
@@ -276,7 +276,7 @@ fn client_builder(urls: &[Url]) -> ClientBuilder {
 }
 
 /// Parses the URL of a server. The paths of the API are relative to it.
-fn base_url(text: &str) -> anyhow::Result<Url> {
+pub(super) fn base_url(text: &str) -> anyhow::Result<Url> {
     let url = Url::parse(text).ok();
     let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let mut url = url.with_context(|| {
@@ -370,7 +370,7 @@ async fn get(client: &Client, url: Url) -> anyhow::Result<Value> {
 }
 
 /// Returns the innermost source, because reqwest's own message is only "error sending request".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

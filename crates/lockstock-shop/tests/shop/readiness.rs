@@ -1,6 +1,7 @@
 //! Ready means that a write would succeed now: a backend that replies may be read-only or full.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use lockstock_testkit::{Postgres, Proxy, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Response, Server, eventually, new_database, product, sqlite};
+use crate::harness::{Response, Server, binary, eventually, new_database, product, sqlite};
 
 const NOTHING_SAVED: &str = "The database is unavailable. Nothing was saved.";
 
@@ -338,4 +339,58 @@ impl Drop for Immutable {
     fn drop(&mut self) {
         let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
     }
+}
+
+/// Runs `lockstock ready`, and returns its exit code and what it printed.
+fn ready(url: &str, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = binary();
+    command.args(["ready", "--url", url]).args(args);
+    // A proxy of the environment is not for the machine itself, and a small image has no
+    // certificate authorities.
+    let output = command
+        .env("http_proxy", "http://127.0.0.1:9")
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", "/nowhere")
+        .output()
+        .unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(printed).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_ready_succeeds_only_while_the_server_is_ready() {
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database()).start();
+    assert_eq!(ready(&server.url, &[]), (Some(0), "ready\n".to_owned()));
+    redis.kill();
+    readiness(&server, "store", "down").await;
+    let (code, error) = ready(&server.url, &[]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(
+        error.contains(r#"is not ready: {"status":"not ready""#),
+        "{error}"
+    );
+    assert!(error.contains(r#""store":"down""#), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn the_command_ready_names_what_did_not_respond() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let (code, error) = ready(&url, &["--timeout", "100ms"]);
+    let expected = format!("lockstock: no response from {url}/readyz within 100ms\n");
+    assert_eq!((code, error), (Some(1), expected));
+    let (code, error) = ready("http://127.0.0.1:1", &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("no response") && error.contains("refused"),
+        "{error}"
+    );
+    let (code, error) = ready("localhost", &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("expected one like http://127.0.0.1:8000"),
+        "{error}"
+    );
 }
