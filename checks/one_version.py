@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that all crates and the Python package have one version number.
+"""Checks that all crates and packages have one version number.
 
-The Python package has the version of its crate, so pyproject.toml must not have another one.
+A Python package has the version of its crate, so pyproject.toml must not have another one.
 
 Usage: one_version.py
 """
@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 METADATA = ["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"]
-PYPROJECT = pathlib.Path("python/pyproject.toml")
+PYPROJECTS = [pathlib.Path("python/pyproject.toml"), pathlib.Path("packaging/server/pyproject.toml")]
+NPM = pathlib.Path("packaging/npm")
 
 
 def main() -> None:
@@ -28,12 +29,19 @@ def main() -> None:
             required = dependency["req"]
             if dependency.get("path") and required not in ("*", f"^{version}"):
                 faults.append(f"{package['name']} requires {dependency['name']} {required}")
-    lines = PYPROJECT.read_text().splitlines()
-    if 'dynamic = ["version"]' not in lines or any(line.startswith("version") for line in lines):
-        faults.append(f"{PYPROJECT} has a version of its own")
+    for file in PYPROJECTS:
+        lines = file.read_text().splitlines()
+        if 'dynamic = ["version"]' not in lines or any(line.startswith("version") for line in lines):
+            faults.append(f"{file} has a version of its own")
+    for file in sorted(NPM.glob("*/package.json")):
+        package = json.loads(file.read_text())
+        named = {package["name"]: package["version"]} | package.get("optionalDependencies", {})
+        for name, found in named.items():
+            if found != version:
+                faults.append(f"{file}: {name} is {found}, not {version}")
     if faults:
         sys.exit("\n".join(faults))
-    print(f"{version}, of {len(packages)} crates and the Python package")
+    print(f"{version}, of {len(packages)} crates and all packages")
 
 
 if __name__ == "__main__":

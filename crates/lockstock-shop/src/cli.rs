@@ -47,8 +47,9 @@ Examples:
   lockstock --store redis://127.0.0.1:6379/1 \\
             --database postgres://shop@127.0.0.1/shop
                                                 serve as one of several replicas
-  lockstock --config /etc/lockstock.toml        serve with options from a file
-  lockstock doctor --config /etc/lockstock.toml
+  lockstock --config /etc/lockstock/lockstock.toml
+                                                serve with options from a file
+  lockstock doctor --config /etc/lockstock/lockstock.toml
                                                 check Redis, the database and this machine
   lockstock key new web-shop --scope write --file api-keys
                                                 create an API key

@@ -19,7 +19,7 @@ With --json: {\"options\": {NAME: {\"value\": …, \"origin\": \"command line\"|
 \"default\", \"variable\": …, \"file\": …, \"line\": …}}}. The last three are there if they apply.
 
 Examples:
-  lockstock config print --config /etc/lockstock.toml
+  lockstock config print --config /etc/lockstock/lockstock.toml
   lockstock config print --update-lease 5s --json | jq '.options[\"update-lease\"]'";
 
 #[derive(Debug, Args)]

@@ -29,7 +29,7 @@ With --json: {\"version\": …, \"severity\": \"ok\"|\"warning\"|\"error\", \"fi
 \"severity\": …, \"what\": …, \"why\": …, \"change\": …}]}. The names of checks do not change.
 
 Examples:
-  lockstock doctor --config /etc/lockstock.toml
+  lockstock doctor --config /etc/lockstock/lockstock.toml
   lockstock doctor --store redis://127.0.0.1:6379/1 --database postgres://shop@127.0.0.1/shop
   lockstock doctor --json | jq '.findings[] | select(.severity != \"ok\")'";
 
