@@ -28,7 +28,7 @@ pub(crate) struct AppStateInner {
     pub(crate) store: Store,
     pub(crate) backends: Backends,
     pub(crate) update_lock: LockLayer,
-    pub(crate) idempotency: IdempotencyLayers,
+    pub(crate) idempotency: IdempotencyLayer,
     pub(crate) settings: Settings,
     pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) metrics: Metrics,
@@ -36,22 +36,6 @@ pub(crate) struct AppStateInner {
     pub(crate) draining: AtomicBool,
     /// Number of API requests in progress.
     pub(crate) in_flight: AtomicUsize,
-}
-
-/// The idempotency layers of the two kinds of requests.
-pub(crate) struct IdempotencyLayers {
-    /// Needs only the database.
-    pub(crate) orders: IdempotencyLayer,
-    /// Also claims the key in the store of the locks, which an update needs in any case.
-    pub(crate) updates: IdempotencyLayer,
-}
-
-impl IdempotencyLayers {
-    /// Waits until every request that has begun is finished.
-    pub(crate) async fn drain(&self) {
-        self.orders.drain().await;
-        self.updates.drain().await;
-    }
 }
 
 /// How long a check of a backend may take. A load balancer has a short timeout of its own.

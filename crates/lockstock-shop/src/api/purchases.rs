@@ -60,7 +60,7 @@ pub(crate) struct PurchaseResponse {
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let buy = routes!(buy)
-        .layer(state.idempotency.orders.clone())
+        .layer(state.idempotency.clone())
         .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>));
     OpenApiRouter::new()
         .routes(buy)

@@ -59,7 +59,7 @@ pub(crate) struct ReservationResponse {
 
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
-    let idempotency = state.idempotency.orders.clone();
+    let idempotency = state.idempotency.clone();
     OpenApiRouter::new()
         .routes(
             routes!(reserve)

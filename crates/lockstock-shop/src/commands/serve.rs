@@ -303,7 +303,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             args.update_lock.clone(),
             update_settings,
         ),
-        idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
+        idempotency: idempotency::layer(&storage, &store_health, args.body_limit),
         backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
         store,

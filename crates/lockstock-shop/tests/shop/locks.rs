@@ -301,7 +301,7 @@ const RIGHTS: &str = include_str!("../../../../docs/acl.txt");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_user_serves_lists_and_releases_beside_keys_of_others() {
-    let keys = ["~product-update-lock-*", "~idempotency:*"];
+    let keys = ["~product-update-lock-*"];
     let mut user = vec!["--user", "locks", "on", ">pw"];
     user.extend(keys);
     user.extend(RIGHTS.split_whitespace());

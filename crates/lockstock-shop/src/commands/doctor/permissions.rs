@@ -19,7 +19,7 @@ const SCRIPT: &str = "
 type Right = (&'static str, &'static str);
 
 /// What every update needs.
-const NEEDED: [Right; 27] = [
+const NEEDED: [Right; 26] = [
     ("+ping", "PING"),
     ("+select", "SELECT 0"),
     ("+subscribe &lockstock:wake:*", "SUBSCRIBE lockstock:wake:0"),
@@ -42,7 +42,6 @@ const NEEDED: [Right; 27] = [
     ("+zcard", "ZCARD lockstock:doctor"),
     ("+zscore", "ZSCORE lockstock:doctor 0"),
     ("+zremrangebyscore", "ZREMRANGEBYSCORE lockstock:doctor 0 0"),
-    ("~idempotency:*", "SET idempotency:0 0"),
     ("+incrby", "INCRBY lockstock:doctor 1"),
     ("+mget", "MGET lockstock:doctor"),
     ("+client|tracking", "CLIENT TRACKING ON"),
