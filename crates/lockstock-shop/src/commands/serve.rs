@@ -221,7 +221,8 @@ pub(crate) struct ServeArgs {
     pub(super) database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
-    /// or whose client does not read a response for this time, is closed
+    /// or whose client does not read a response for this time, is closed; of a connection of HTTP/2
+    /// only that response
     #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(values::TIMEOUT, "10s"), help_heading = "Timeouts")]
     header_timeout: Duration,
 
@@ -312,6 +313,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
                 max_bytes: args.body_limit,
                 timeout: args.body_timeout,
             },
+            unread_timeout: args.header_timeout,
             request_timeout: args.request_timeout,
             max_in_flight: args.max_requests,
             require_if_match: args.require_if_match,

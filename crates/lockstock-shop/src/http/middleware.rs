@@ -10,6 +10,7 @@ mod load_shed;
 mod render;
 mod request_id;
 mod unread_body;
+mod unsent_body;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,8 +106,9 @@ pub(crate) async fn handle(
         close_connection(&mut response, &state, expects_continue);
     }
     let code = response.extensions().get::<ErrorCode>();
+    let span = log.span();
     log.end(response.status(), code.map(|code| code.0));
-    response
+    unsent_body::drop_unread(response, state.settings.unread_timeout, span)
 }
 
 fn requirement(request: &Request) -> Requirement {
