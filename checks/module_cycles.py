@@ -26,7 +26,7 @@ CRATES = [
 LAYERS = {
     "lockstock-shop": [
         {"main", "lib"},
-        {"cli", "commands"},
+        {"cli", "commands", "fuzzing"},
         {"router"},
         {"api"},
         {"http", "openapi"},

@@ -90,6 +90,9 @@ mod concurrency_limit;
 mod detached;
 #[cfg(feature = "axum")]
 mod extract;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, doc(hidden))]
+pub mod fuzzing;
 mod hash;
 mod idempotency;
 mod key;

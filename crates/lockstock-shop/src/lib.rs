@@ -28,6 +28,9 @@ mod error;
 mod etag;
 mod failpoint;
 mod forwarding;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, doc(hidden))]
+pub mod fuzzing;
 mod header_list;
 mod health;
 mod http;

@@ -11,6 +11,7 @@
 //! | [`Proxy`] | a TCP proxy that can cut, stall and delay connections, and drop replies |
 //! | [`Process`] | any other child process, with the same care |
 //! | [`python`] | the Python that clients and peers run on |
+//! | [`fuzz_inputs`] | seeds and finds of a fuzz target |
 //! | [`free_port`] | a port of 127.0.0.1 without a listener |
 //!
 //! For all of them:
@@ -45,6 +46,7 @@
 //! `LOCKSTOCK_POSTGRES_BIN`); `./dev setup` installs them.
 
 mod cluster;
+mod fuzz;
 mod port;
 mod postgres;
 mod process;
@@ -56,6 +58,7 @@ mod sentinel;
 mod tls;
 
 pub use cluster::{Cluster, SlotMove};
+pub use fuzz::fuzz_inputs;
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::Process;

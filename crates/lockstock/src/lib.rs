@@ -78,6 +78,9 @@ mod cache;
 mod command;
 mod error;
 mod escaped;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod inspect;
 mod key;

@@ -28,6 +28,8 @@ use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
 pub(crate) use self::process::ProcessSettings;
+#[cfg(fuzzing)]
+pub(crate) use self::redis::check_replies;
 pub(crate) use self::redis::{Attempted, OnInterrupt};
 pub use self::redis::{LeftCommand, PolledConnection, Settled};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};

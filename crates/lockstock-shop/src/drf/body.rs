@@ -371,6 +371,9 @@ fn check_part_head(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 #[cfg(test)]
 mod tests {
     use super::*;

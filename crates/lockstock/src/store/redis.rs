@@ -53,6 +53,8 @@ use crate::token::ClientId;
 
 pub(super) use self::connection::DirectTarget;
 pub(crate) use self::connection::direct::OnInterrupt;
+#[cfg(fuzzing)]
+pub(crate) use self::connection::direct::check_replies;
 pub(crate) use self::direct::locks::Attempted;
 pub use self::direct::polled::{LeftCommand, PolledConnection, Settled};
 pub(super) use self::direct::{DirectRedis, DirectSettings};

@@ -339,6 +339,9 @@ fn server_error(text: &str) -> Result<Value, ReplyError> {
         .map_err(|_| ReplyError::Malformed("an error is malformed"))
 }
 
+#[cfg(any(test, fuzzing))]
+#[cfg(not(shuttle))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
