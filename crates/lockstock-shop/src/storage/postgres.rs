@@ -6,6 +6,8 @@
 mod advice;
 mod clock;
 pub(super) mod examination;
+pub(super) mod export;
+pub(super) mod import;
 mod orders;
 mod pool;
 mod records;
