@@ -163,5 +163,8 @@ impl<R: Read> Iterator for Rows<R> {
 }
 
 fn too_large() -> String {
-    format!("The row is larger than {} MiB.", MAX_ROW_BYTES / 1024 / 1024)
+    format!(
+        "The row is larger than {} MiB.",
+        MAX_ROW_BYTES / 1024 / 1024
+    )
 }

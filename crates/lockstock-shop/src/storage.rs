@@ -45,8 +45,8 @@ pub use self::error::{Effect, Result, StorageError};
 pub use self::export::Export;
 pub use self::idempotency::{IdempotencyKey, IdempotentWrite, ResponseRecord};
 pub use self::import::{
-    Conflict, ConflictKind, Conflicts, ExistingProducts, Import, ImportCounts, ImportOutcome, ImportRow,
-    MAX_CONFLICTS, OnProgress, import,
+    Conflict, ConflictKind, Conflicts, ExistingProducts, Import, ImportCounts, ImportOutcome,
+    ImportRow, MAX_CONFLICTS, OnProgress, import,
 };
 pub use self::ledger::{LedgerEntry, Reason};
 pub use self::order::{Order, OrderKind, OrderOutcome};

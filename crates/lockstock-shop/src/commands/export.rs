@@ -106,12 +106,7 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<()> {
 }
 
 /// Writes the products to a new file, which takes the place of `file` when it is complete.
-async fn replace(
-    export: Export,
-    file: &Path,
-    format: Format,
-    quiet: bool,
-) -> anyhow::Result<u64> {
+async fn replace(export: Export, file: &Path, format: Format, quiet: bool) -> anyhow::Result<u64> {
     // A symbolic link stays one.
     let file = match file.canonicalize() {
         Ok(file) => file,

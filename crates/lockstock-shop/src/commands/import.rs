@@ -96,15 +96,26 @@ struct ImportProductsArgs {
 /// Imports the products of a file.
 pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let ImportCommand::Products(args) = args.command;
-    let started = Instant::now();
     let source = Source::open(&args.file, args.format)?;
     let existing = match args.update {
         true => ExistingProducts::Update,
         false => ExistingProducts::Conflict,
     };
     let mut import = storage::import(&args.database, existing).await?;
+    let imported = import_products(source, &mut *import, existing, &args).await;
+    import.close().await;
+    imported
+}
+
+async fn import_products(
+    source: Source,
+    import: &mut dyn Import,
+    existing: ExistingProducts,
+    args: &ImportProductsArgs,
+) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let name = source.name.clone();
-    let mut mistakes = stage(source, &mut *import, existing, args.quiet).await?;
+    let mut mistakes = stage(source, import, existing, args.quiet).await?;
     let (conflicts, counts) = import.check().await.map_err(nothing_written)?;
     mistakes.add_conflicts(conflicts);
     if mistakes.total > 0 {
@@ -124,7 +135,6 @@ pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     drop(progress);
     match outcome.map_err(|error| failed(&error, &request))? {
         ImportOutcome::Rejected(conflicts) => {
-            let mut mistakes = Mistakes::default();
             mistakes.add_conflicts(conflicts);
             Ok(mistakes.report(&name))
         }
@@ -296,7 +306,9 @@ impl Mistakes {
 
 fn mistake(conflict: Conflict) -> Mistake {
     let (field, message) = match conflict.kind {
-        ConflictKind::Duplicate { first_line } => ("id", format!("Line {first_line} has the same id.")),
+        ConflictKind::Duplicate { first_line } => {
+            ("id", format!("Line {first_line} has the same id."))
+        }
         ConflictKind::Exists { id } => (
             "id",
             format!("Product {id} exists. --update changes the products that exist."),
@@ -307,7 +319,10 @@ fn mistake(conflict: Conflict) -> Mistake {
         ),
         ConflictKind::VersionMismatch { version } => (
             "version",
-            format!("The product has changed since, and is at version {version}."),
+            format!(
+                "The product has changed since, and is at version {version}: export again, or leave out \
+                 this column."
+            ),
         ),
         ConflictKind::Held { held } => (
             "stock",

@@ -65,11 +65,9 @@ impl<R: BufRead> Records<R> {
         let (mut written, mut kept) = (0, 0);
         loop {
             let input = self.input.fill_buf()?;
-            let (result, read, text, fields) = self.parser.read_record(
-                input,
-                &mut self.text[written..],
-                &mut self.ends[kept..],
-            );
+            let (result, read, text, fields) =
+                self.parser
+                    .read_record(input, &mut self.text[written..], &mut self.ends[kept..]);
             self.lines.count(&input[..read]);
             self.input.consume(read);
             written += text;

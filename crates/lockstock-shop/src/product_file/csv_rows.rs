@@ -32,7 +32,8 @@ impl<R: BufRead> CsvRows<R> {
 
     fn read_header(&mut self) -> Result<Header, ReadError> {
         let Some(record) = self.records.next()? else {
-            let message = format!("The file is empty: its first line names the columns, {COLUMNS}.");
+            let message =
+                format!("The file is empty: its first line names the columns, {COLUMNS}.");
             return Err(Mistake::new(1, message).into());
         };
         let line = record.line;
@@ -48,7 +49,10 @@ impl<R: BufRead> CsvRows<R> {
             };
             let name = name.trim().to_owned();
             if columns.contains(&name) {
-                mistakes.push(Mistake::new(line, format!("The column '{name}' is there twice.")));
+                mistakes.push(Mistake::new(
+                    line,
+                    format!("The column '{name}' is there twice."),
+                ));
             } else if let Some(message) = row::unknown("column", &name) {
                 mistakes.push(Mistake::new(line, message));
             }

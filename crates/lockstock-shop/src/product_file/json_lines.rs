@@ -55,7 +55,9 @@ impl<R: BufRead> JsonLines<R> {
         })?;
         let mut names = fields.names().collect::<Vec<_>>();
         names.sort_unstable();
-        let unknown = names.into_iter().filter_map(|name| row::unknown("field", name));
+        let unknown = names
+            .into_iter()
+            .filter_map(|name| row::unknown("field", name));
         let unknown = unknown.map(|message| Mistake::new(self.line, message));
         let mut mistakes = unknown.collect::<Vec<_>>();
         match row::validate(self.line, &fields, self.existing) {

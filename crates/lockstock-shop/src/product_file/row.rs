@@ -63,7 +63,12 @@ pub(super) fn validate(
 
 /// Returns a message about a name that no field has. `noun` is what the name is of.
 pub(super) fn unknown(noun: &str, name: &str) -> Option<String> {
-    let known = || FIELDS.iter().map(|field| field.name()).chain(OF_RESERVATIONS);
+    let known = || {
+        FIELDS
+            .iter()
+            .map(|field| field.name())
+            .chain(OF_RESERVATIONS)
+    };
     if known().any(|known| known == name) {
         return None;
     }

@@ -138,6 +138,8 @@ pub trait Import: Send {
     /// Checks again and writes all staged rows, in one transaction. `request` is for the ledger. Called
     /// after [`check`](Self::check).
     async fn write(&mut self, request: &str, on_progress: OnProgress<'_>) -> Result<ImportOutcome>;
+    /// Closes the connection, and drops the staged rows.
+    async fn close(self: Box<Self>);
 }
 
 /// Begins an import into the database at `url`, whose tables are created or migrated if no server

@@ -16,6 +16,7 @@ mod doctor;
 mod doctor_databases;
 mod harness;
 mod idempotency;
+mod import_export;
 mod installation;
 mod languages;
 mod listening;

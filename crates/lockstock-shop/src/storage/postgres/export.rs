@@ -13,7 +13,8 @@ use super::advice;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The reader of the output may be slow.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0";
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0";
 
 pub(in super::super) async fn connect(url: &str) -> anyhow::Result<PgConnection> {
     let options = PgConnectOptions::from_str(url)

@@ -16,13 +16,14 @@ use super::super::import::{
     Conflicts, ExistingProducts, FoundConflict, Import, ImportCounts, ImportOutcome, ImportRow,
     LOCK_TIMEOUT_SECS, MAX_CONFLICTS, OnProgress, Staging,
 };
-use super::super::sql::import::{self as statements, COUNT, UPDATE_PRODUCTS};
+use super::super::sql::import::{self as statements, COUNT, LIST_NEW, UPDATE_PRODUCTS};
 use super::super::{Result, now};
 use super::{advice, session};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-const STAGE: &str = "INSERT INTO import_rows (ordinal, line, id, rank, name, description, price, stock,
+const STAGE: &str =
+    "INSERT INTO import_rows (ordinal, line, id, rank, name, description, price, stock,
          version)
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[],
          $6::text[], $7::bigint[], $8::bigint[], $9::bigint[])";
@@ -116,10 +117,7 @@ impl PostgresImport {
             // In a statement before the others: they see what the last holders of the rows have
             // committed.
             if self.existing == ExistingProducts::Update {
-                sqlx::query(statements::find_changed!(" FOR UPDATE OF p"))
-                    .execute(&mut *transaction)
-                    .await?;
-                sqlx::raw_sql("ANALYZE import_found")
+                sqlx::query(statements::list_changed!(" FOR UPDATE OF p"))
                     .execute(&mut *transaction)
                     .await?;
             }
@@ -129,12 +127,18 @@ impl PostgresImport {
                 return Ok(ImportOutcome::Rejected(conflicts));
             }
         }
+        sqlx::query(LIST_NEW)
+            .bind(last_id)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::raw_sql("ANALYZE import_writes")
+            .execute(&mut *transaction)
+            .await?;
         let mut counts = ImportCounts::default();
         for (first, last) in self.staging.steps() {
-            sqlx::query(statements::insert_created_entries!("gen_random_uuid()"))
+            sqlx::query(statements::insert_entries!("gen_random_uuid()"))
                 .bind(first)
                 .bind(last)
-                .bind(last_id)
                 .bind(request)
                 .bind(at)
                 .execute(&mut *transaction)
@@ -142,14 +146,6 @@ impl PostgresImport {
             let created = sqlx::query(statements::insert_products!(" OVERRIDING SYSTEM VALUE"))
                 .bind(first)
                 .bind(last)
-                .bind(last_id)
-                .bind(at)
-                .execute(&mut *transaction)
-                .await?;
-            sqlx::query(statements::insert_changed_entries!("gen_random_uuid()"))
-                .bind(first)
-                .bind(last)
-                .bind(request)
                 .bind(at)
                 .execute(&mut *transaction)
                 .await?;
@@ -216,6 +212,10 @@ impl Import for PostgresImport {
         let written = self.transact(request, on_progress, &tracker).await;
         written.map_err(|error| tracker.mark(error))
     }
+
+    async fn close(self: Box<Self>) {
+        let _ = self.connection.close().await;
+    }
 }
 
 /// The columns of staged rows, as arrays for `unnest`.
@@ -232,10 +232,7 @@ struct Columns {
     versions: Vec<Option<i64>>,
 }
 
-async fn conflicts(
-    connection: &mut PgConnection,
-    existing: ExistingProducts,
-) -> Result<Conflicts> {
+async fn conflicts(connection: &mut PgConnection, existing: ExistingProducts) -> Result<Conflicts> {
     let found: Vec<FoundConflict> = sqlx::query_as(SELECT_CONFLICTS)
         .bind(existing == ExistingProducts::Update)
         .bind(i64::from(MAX_CONFLICTS))

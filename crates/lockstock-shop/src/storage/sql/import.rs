@@ -1,6 +1,6 @@
 //! The SQL of an import that both databases share: see [`import`](super::super::import).
 
-/// The tables of the staged rows, and of the products that the transaction has locked to update them.
+/// The tables of the staged rows, and of the products that the transaction writes, as they are before.
 macro_rules! create_tables {
     ($integer:literal, $entry:literal) => {
         concat!(
@@ -11,7 +11,7 @@ macro_rules! create_tables {
                  description text, price bigint, stock bigint, version bigint",
             $entry,
             ");
-             CREATE TEMPORARY TABLE import_found (
+             CREATE TEMPORARY TABLE import_writes (
                  ordinal ",
             $integer,
             " PRIMARY KEY, id bigint NOT NULL, stock bigint NOT NULL, version bigint NOT NULL)"
@@ -90,11 +90,11 @@ pub(in super::super) const COUNT: &str = concat!(
      FROM import_rows AS r LEFT JOIN products AS p ON p.id = r.id"
 );
 
-/// Notes the products that rows change, as they are before.
-macro_rules! find_changed {
+/// Lists the products that rows change, as they are before.
+macro_rules! list_changed {
     ($lock:literal) => {
         concat!(
-            "INSERT INTO import_found (ordinal, id, stock, version)
+            "INSERT INTO import_writes (ordinal, id, stock, version)
              SELECT r.ordinal, p.id, p.stock, p.version
              FROM import_rows AS r JOIN products AS p ON p.id = r.id
              WHERE ",
@@ -104,64 +104,49 @@ macro_rules! find_changed {
         )
     };
 }
-pub(in super::super) use find_changed;
+pub(in super::super) use list_changed;
 
-/// The rows of a step whose products do not exist. Binds the first and the last row.
-macro_rules! new_rows {
-    () => {
-        " FROM import_rows AS r
-         WHERE r.ordinal BETWEEN $1 AND $2
-             AND NOT EXISTS (SELECT 1 FROM products AS p WHERE p.id = r.id)
-         ORDER BY r.ordinal"
-    };
-}
-pub(in super::super) use new_rows;
+/// Lists the products that rows create, with a stock and a version of 0. Binds the id before the first
+/// one that is assigned.
+pub(in super::super) const LIST_NEW: &str =
+    "INSERT INTO import_writes (ordinal, id, stock, version)
+     SELECT r.ordinal, coalesce(r.id, $1 + r.rank), 0, 0
+     FROM import_rows AS r
+     WHERE NOT EXISTS (SELECT 1 FROM products AS p WHERE p.id = r.id)
+     ORDER BY r.ordinal";
 
-/// Inserts the entries of the products that a step creates. Binds the step, the id before the first one
-/// that is assigned, the request, and the time. Runs before [`insert_products`].
-macro_rules! insert_created_entries {
+/// Inserts the ledger entries of the listed products of a step. Binds the first and the last row of the
+/// step, the request, and the time.
+macro_rules! insert_entries {
     ($entry:literal) => {
         concat!(
             "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, at)
-             SELECT coalesce(r.id, $3 + r.rank), 1, ",
+             SELECT w.id, w.version + 1, ",
             $entry,
-            ", 'created', coalesce(r.stock, 0), coalesce(r.stock, 0), $4, $5",
-            $crate::storage::sql::import::new_rows!()
+            ", CASE w.version WHEN 0 THEN 'created' ELSE 'changed' END,
+                 coalesce(r.stock, w.stock) - w.stock, coalesce(r.stock, w.stock), $3, $4
+             FROM import_writes AS w JOIN import_rows AS r ON r.ordinal = w.ordinal
+             WHERE w.ordinal BETWEEN $1 AND $2 ORDER BY w.id"
         )
     };
 }
-pub(in super::super) use insert_created_entries;
+pub(in super::super) use insert_entries;
 
-/// Inserts the products that a step creates. Binds as [`insert_created_entries`], without the request.
+/// Inserts the new products of a step. Binds the step and the time.
 macro_rules! insert_products {
     ($overriding:literal) => {
         concat!(
             "INSERT INTO products (id, name, description, price, stock, created_at, updated_at)",
             $overriding,
-            " SELECT coalesce(r.id, $3 + r.rank), r.name, coalesce(r.description, ''), r.price,
-                 coalesce(r.stock, 0), $4, $4",
-            $crate::storage::sql::import::new_rows!()
+            " SELECT w.id, r.name, coalesce(r.description, ''), r.price, coalesce(r.stock, 0), $3, $3
+             FROM import_writes AS w JOIN import_rows AS r ON r.ordinal = w.ordinal
+             WHERE w.version = 0 AND w.ordinal BETWEEN $1 AND $2 ORDER BY w.id"
         )
     };
 }
 pub(in super::super) use insert_products;
 
-/// Inserts the entries of the products that a step updates. Binds the step, the request and the time.
-macro_rules! insert_changed_entries {
-    ($entry:literal) => {
-        concat!(
-            "INSERT INTO ledger (product, version, id, reason, delta, stock_after, request, at)
-             SELECT f.id, f.version + 1, ",
-            $entry,
-            ", 'changed', coalesce(r.stock, f.stock) - f.stock, coalesce(r.stock, f.stock), $3, $4
-             FROM import_found AS f JOIN import_rows AS r ON r.ordinal = f.ordinal
-             WHERE f.ordinal BETWEEN $1 AND $2 ORDER BY f.id"
-        )
-    };
-}
-pub(in super::super) use insert_changed_entries;
-
-/// Updates the products of a step. Binds the step and the time.
+/// Updates the other products of a step. Binds the step and the time.
 pub(in super::super) const UPDATE_PRODUCTS: &str = "UPDATE products AS p SET
          name = coalesce(r.name, p.name),
          description = coalesce(r.description, p.description),
@@ -169,5 +154,5 @@ pub(in super::super) const UPDATE_PRODUCTS: &str = "UPDATE products AS p SET
          stock = coalesce(r.stock, p.stock),
          version = p.version + 1,
          updated_at = $3
-     FROM import_found AS f JOIN import_rows AS r ON r.ordinal = f.ordinal
-     WHERE p.id = f.id AND f.ordinal BETWEEN $1 AND $2";
+     FROM import_writes AS w JOIN import_rows AS r ON r.ordinal = w.ordinal
+     WHERE p.id = w.id AND w.version > 0 AND w.ordinal BETWEEN $1 AND $2";

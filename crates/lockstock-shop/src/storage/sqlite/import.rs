@@ -19,7 +19,7 @@ use super::super::import::{
     Conflicts, ExistingProducts, FoundConflict, Import, ImportCounts, ImportOutcome, ImportRow,
     MAX_CONFLICTS, OnProgress, Staging,
 };
-use super::super::sql::import::{self as statements, COUNT, UPDATE_PRODUCTS};
+use super::super::sql::import::{self as statements, COUNT, LIST_NEW, UPDATE_PRODUCTS};
 use super::super::{Result, StorageError, migrations, now};
 
 /// How long the transaction waits for that of a server. Those are short.
@@ -28,7 +28,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 /// More than SQLite's 2 MiB: rows are inserted into several indexes.
 const CACHE: &str = "PRAGMA main.cache_size = -8192; PRAGMA temp.cache_size = -8192";
 
-const STAGE: &str = "INSERT INTO import_rows (ordinal, line, id, rank, name, description, price, stock,
+const STAGE: &str =
+    "INSERT INTO import_rows (ordinal, line, id, rank, name, description, price, stock,
          version, entry)
      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
          value ->> 6, value ->> 7, value ->> 8, unhex(value ->> 9)
@@ -110,19 +111,22 @@ impl SqliteImport {
                 transaction.rollback().await?;
                 return Ok(ImportOutcome::Rejected(conflicts));
             }
-            sqlx::query(statements::find_changed!(""))
+            sqlx::query(statements::list_changed!(""))
                 .execute(&mut *transaction)
                 .await?;
         }
         let last_id: i64 = sqlx::query_scalar(LAST_ID)
             .fetch_one(&mut *transaction)
             .await?;
+        sqlx::query(LIST_NEW)
+            .bind(last_id)
+            .execute(&mut *transaction)
+            .await?;
         let mut counts = ImportCounts::default();
         for (first, last) in self.staging.steps() {
-            sqlx::query(statements::insert_created_entries!("r.entry"))
+            sqlx::query(statements::insert_entries!("r.entry"))
                 .bind(first)
                 .bind(last)
-                .bind(last_id)
                 .bind(request)
                 .bind(at)
                 .execute(&mut *transaction)
@@ -130,14 +134,6 @@ impl SqliteImport {
             let created = sqlx::query(statements::insert_products!(""))
                 .bind(first)
                 .bind(last)
-                .bind(last_id)
-                .bind(at)
-                .execute(&mut *transaction)
-                .await?;
-            sqlx::query(statements::insert_changed_entries!("r.entry"))
-                .bind(first)
-                .bind(last)
-                .bind(request)
                 .bind(at)
                 .execute(&mut *transaction)
                 .await?;
@@ -202,6 +198,11 @@ impl Import for SqliteImport {
         let tracker = CommitTracker::default();
         let written = self.transact(request, on_progress, &tracker).await;
         written.map_err(|error| tracker.mark(error))
+    }
+
+    /// The last connection to close moves the log into the file.
+    async fn close(self: Box<Self>) {
+        let _ = self.connection.close().await;
     }
 }
 
