@@ -168,3 +168,64 @@ fn too_large() -> String {
         MAX_ROW_BYTES / 1024 / 1024
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns one byte with each call.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = buffer.len().min(1);
+            self.0.read(&mut buffer[..length])
+        }
+    }
+
+    fn rows(input: impl Read, format: Format) -> Vec<String> {
+        let rows = read(input, format, ExistingProducts::Update);
+        rows.map(|row| format!("{row:?}")).collect()
+    }
+
+    /// Bytes that matter to the parsers.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let any = prop::sample::select(&b"\",\n\r\0a1{}[]:\xff\xef\xbb\xbf "[..]);
+        prop::collection::vec(any, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn the_rows_do_not_depend_on_the_sizes_of_reads(
+            bytes in bytes(),
+            start in prop::sample::select(&["", "name,price\n", "{\"name\":\"", "id\n1\n"][..]),
+        ) {
+            let bytes = [start.as_bytes(), &bytes].concat();
+            for format in [Format::Csv, Format::Jsonl] {
+                let found = rows(&*bytes, format);
+                prop_assert_eq!(&rows(Slow(&bytes), format), &found);
+                prop_assert!(found.len() <= bytes.len() + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_that_at_which_its_row_begins() {
+        let line = |row: Result<ImportRow, ReadError>| match row {
+            Ok(row) => row.line,
+            Err(error) => panic!("{error:?}"),
+        };
+        for (end, blank) in [("\n", "\n"), ("\r\n", "\r\n\r\n"), ("\r", "\r")] {
+            let text = format!(
+                "name,price{end}a,1{end}\"b{end}b\",2{end}{blank}c,3{end}\"d\"\"\",4{end}e,5"
+            );
+            let rows = read(text.as_bytes(), Format::Csv, ExistingProducts::Conflict);
+            let lines = rows.map(line).collect::<Vec<_>>();
+            let skipped = if end == "\r\n" { 2 } else { 1 };
+            let expected = [2, 3, 5 + skipped, 6 + skipped, 7 + skipped];
+            assert_eq!(lines, expected, "{text:?}");
+        }
+    }
+}

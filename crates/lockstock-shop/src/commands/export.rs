@@ -17,9 +17,9 @@ use crate::storage::Export;
 const PROGRESS_INTERVAL: u64 = 1000;
 
 const HELP: &str = "\
-The file has the fields that a product has in the API. `lockstock import products --update` takes it
-back unchanged, or changed by an editor: a row whose product was sold or changed since is then an error,
-because the file has its version. Without the column `version`, the file wins.
+The file has the fields that a product has in the API. `lockstock import products --update` takes it \
+back, as it is or edited. The file has the version of each product: a row whose product was sold or \
+changed since is then an error. If the file has to win, remove its column `version`.
 
 FILE is replaced when the export is complete. Servers may run meanwhile.
 

@@ -28,15 +28,16 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 const INVALID: u8 = 2;
 
 const HELP: &str = "\
-The first line of a CSV file names its columns: id, name, description, price, stock, version. A file
-with JSON lines has an object on each line, with these fields. A value must be one that the API accepts.
+The first line of a CSV file names its columns: id, name, description, price, stock, version. A file \
+with JSON lines has an object with these fields on each line. A value must be one that the API accepts.
 
-A row without an id creates a product. A row with the id of a product is an error, unless --update is
-given: then it changes the product, and the fields that the file lacks stay as they are. If the row has
-a version, the product must still have it.
+A row without an id creates a product. A row with the id of a product is an error, unless --update is \
+given: then it changes the product, and the fields that the file lacks stay as they are. If the row \
+has a version, the product must still have it.
 
-Every row is checked first. If one cannot be imported, none is, and the first 20 mistakes are listed.
-The exit code is then 2; it is 1 if the database fails. Servers may run meanwhile.
+Every row is checked first. If one cannot be imported, none is, and the first 20 mistakes are listed. \
+The exit code is then 2; it is 1 if the database fails. Servers may run meanwhile: see \"Import and \
+export\" in docs/operations.md.
 
 Examples:
   lockstock import products products.csv

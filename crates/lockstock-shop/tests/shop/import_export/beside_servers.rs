@@ -3,11 +3,12 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use lockstock_testkit::Process;
+use lockstock_testkit::{Postgres, Process};
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Shop, texts};
+use crate::commit_faults::confirm_no_commit;
 use crate::harness::{PATIENCE, Server, eventually, product, psql};
 
 /// Pauses an import before its commit for longer than any test takes.
@@ -37,13 +38,54 @@ fn an_import_that_is_killed_before_its_commit_has_written_nothing() {
 }
 
 #[test]
-fn an_import_whose_commit_was_not_confirmed_does_not_claim_that_nothing_was_written() {
-    let shop = Shop::sqlite();
-    let file = shop.file("products.csv", "name,price\nMug,1\n");
-    let mut import = shop.command("import", &file, &[]);
-    import.env("FAILPOINTS", "transaction.committed=return(kill)");
-    assert_eq!(import.output().unwrap().status.code(), None);
-    assert_eq!(shop.products().len(), 1);
+fn an_import_that_is_killed_after_its_commit_has_written_everything() {
+    for shop in Shop::each() {
+        let file = shop.file("products.csv", "name,price\nMug,1\nLamp,2\n");
+        let mut import = shop.command("import", &file, &[]);
+        import.env("FAILPOINTS", "transaction.committed=return(kill)");
+        assert_eq!(import.output().unwrap().status.code(), None);
+        assert_eq!(shop.products().len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_whose_commit_is_not_confirmed_names_the_request_to_look_for() {
+    let postgres = Postgres::start();
+    let shop = Shop {
+        database: postgres.create_database("shop"),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    shop.import(&shop.file("new.csv", "name,price\nMug,1\n"), &[]);
+    let changed = shop.file("changed.csv", "id,price\n1,2\n");
+    let pool = sqlx::PgPool::connect(&shop.database).await.unwrap();
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM products FOR UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let mut import = shop.command("import", &changed, &["--update"]);
+    let import = tokio::task::spawn_blocking(move || import.output().unwrap());
+    let waits_for = async |event: &str| {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstock import' \
+             AND {event}"
+        );
+        eventually("the import waits", async || {
+            (postgres.psql("shop", &waiting) == "1").then_some(())
+        })
+        .await;
+    };
+    waits_for("wait_event_type = 'Lock'").await;
+    confirm_no_commit(&postgres);
+    transaction.rollback().await.unwrap();
+    waits_for("wait_event = 'SyncRep'").await;
+    postgres.kill();
+    let output = import.await.unwrap();
+    let stderr = texts(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("it is not known whether"), "{stderr}");
+    assert!(stderr.contains("the request import-"), "{stderr}");
+    assert!(!stderr.contains("nothing was imported"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
