@@ -105,7 +105,7 @@ impl From<Mistake> for ReadError {
 pub struct Rows<R>(Kind<R>);
 
 enum Kind<R> {
-    Csv(CsvRows<Input<R>>),
+    Csv(Box<CsvRows<Input<R>>>),
     JsonLines(JsonLines<Input<R>>),
     /// There is no further row. Contains an error that was not returned yet.
     Ended(Option<ReadError>),
@@ -127,7 +127,7 @@ pub fn read<R: Read>(mut input: R, format: Format, existing: ExistingProducts) -
     let input = Cursor::new(start).chain(input).chain(appended);
     let input = BufReader::with_capacity(BUFFER_BYTES, input);
     Rows(match format {
-        Format::Csv => Kind::Csv(CsvRows::new(input, existing)),
+        Format::Csv => Kind::Csv(Box::new(CsvRows::new(input, existing))),
         Format::Jsonl => Kind::JsonLines(JsonLines::new(input, existing)),
     })
 }

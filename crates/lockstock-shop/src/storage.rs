@@ -46,7 +46,7 @@ pub use self::export::Export;
 pub use self::idempotency::{IdempotencyKey, IdempotentWrite, ResponseRecord};
 pub use self::import::{
     Conflict, ConflictKind, Conflicts, ExistingProducts, Import, ImportCounts, ImportOutcome,
-    ImportRow, MAX_CONFLICTS, OnProgress, import,
+    ImportRow, MAX_CONFLICTS, OnProgress,
 };
 pub use self::ledger::{LedgerEntry, Reason};
 pub use self::order::{Order, OrderKind, OrderOutcome};
@@ -201,6 +201,24 @@ impl Scheme {
 fn cannot_open(url: &str, error: &anyhow::Error) -> anyhow::Error {
     let database = redact_database_url(url);
     anyhow::anyhow!("cannot open the database {database}: {error}")
+}
+
+/// Begins an import into the database at `url`, whose tables are created or migrated if no server
+/// uses it.
+///
+/// # Errors
+///
+/// One line with the cause and the remedy, without a password.
+pub async fn import(url: &str, existing: ExistingProducts) -> anyhow::Result<Box<dyn Import>> {
+    let opened: anyhow::Result<Box<dyn Import>> = match Scheme::of(url)? {
+        Scheme::Sqlite => sqlite::import::SqliteImport::open(url, existing)
+            .await
+            .map(|opened| Box::new(opened) as _),
+        Scheme::Postgres => postgres::import::PostgresImport::open(url, existing)
+            .await
+            .map(|opened| Box::new(opened) as _),
+    };
+    opened.map_err(|error| cannot_open(url, &error))
 }
 
 /// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products

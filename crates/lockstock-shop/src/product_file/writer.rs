@@ -9,7 +9,7 @@ use crate::timestamp;
 
 /// A file of products that is being written.
 pub(crate) enum Writer<W: Write> {
-    Csv(csv::Writer<W>),
+    Csv(Box<csv::Writer<W>>),
     JsonLines(W),
 }
 
@@ -21,7 +21,7 @@ impl<W: Write> Writer<W> {
                 let mut writer = csv::Writer::from_writer(output);
                 let names = FIELDS.iter().map(|field| field.name());
                 writer.write_record(names).map_err(into_io)?;
-                Ok(Self::Csv(writer))
+                Ok(Self::Csv(Box::new(writer)))
             }
             Format::Jsonl => Ok(Self::JsonLines(output)),
         }

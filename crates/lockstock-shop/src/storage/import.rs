@@ -17,9 +17,7 @@
 use async_trait::async_trait;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
-use super::postgres::import::PostgresImport;
-use super::sqlite::import::SqliteImport;
-use super::{Changes, Result, Scheme, cannot_open};
+use super::{Changes, Result};
 
 /// Maximum number of conflicts that are named.
 pub const MAX_CONFLICTS: u32 = 20;
@@ -140,24 +138,6 @@ pub trait Import: Send {
     async fn write(&mut self, request: &str, on_progress: OnProgress<'_>) -> Result<ImportOutcome>;
     /// Closes the connection, and drops the staged rows.
     async fn close(self: Box<Self>);
-}
-
-/// Begins an import into the database at `url`, whose tables are created or migrated if no server
-/// uses it.
-///
-/// # Errors
-///
-/// One line with the cause and the remedy, without a password.
-pub async fn import(url: &str, existing: ExistingProducts) -> anyhow::Result<Box<dyn Import>> {
-    let opened: anyhow::Result<Box<dyn Import>> = match Scheme::of(url)? {
-        Scheme::Sqlite => SqliteImport::open(url, existing)
-            .await
-            .map(|opened| Box::new(opened) as _),
-        Scheme::Postgres => PostgresImport::open(url, existing)
-            .await
-            .map(|opened| Box::new(opened) as _),
-    };
-    opened.map_err(|error| cannot_open(url, &error))
 }
 
 /// How many rows are staged.

@@ -51,8 +51,8 @@ use crate::health::{Condition, Health};
 /// Applies a macro of [`sql`] to the clock of SQLite: to the millisecond, in the format of stored
 /// times.
 macro_rules! with_clock {
-    ($sql:ident) => {
-        $crate::storage::sql::$sql!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')")
+    ($($sql:ident)::+) => {
+        $crate::storage::sql::$($sql)::+!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')")
     };
 }
 use with_clock;

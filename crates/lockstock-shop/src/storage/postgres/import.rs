@@ -18,7 +18,7 @@ use super::super::import::{
 };
 use super::super::sql::import::{self as statements, COUNT, LIST_NEW, UPDATE_PRODUCTS};
 use super::super::{Result, now};
-use super::{advice, session};
+use super::{advice, session, with_clock};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,8 +27,6 @@ const STAGE: &str =
          version)
      SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[],
          $6::text[], $7::bigint[], $8::bigint[], $9::bigint[])";
-
-const SELECT_CONFLICTS: &str = statements::select_conflicts!("statement_timestamp()");
 
 /// Moves the sequence of ids past `$1` further ids, and past those of the rows. Returns the id before
 /// them. The lock on the table waits for the transactions that have drawn an id, and keeps others from
@@ -233,7 +231,7 @@ struct Columns {
 }
 
 async fn conflicts(connection: &mut PgConnection, existing: ExistingProducts) -> Result<Conflicts> {
-    let found: Vec<FoundConflict> = sqlx::query_as(SELECT_CONFLICTS)
+    let found: Vec<FoundConflict> = sqlx::query_as(with_clock!(import::select_conflicts))
         .bind(existing == ExistingProducts::Update)
         .bind(i64::from(MAX_CONFLICTS))
         .fetch_all(connection)

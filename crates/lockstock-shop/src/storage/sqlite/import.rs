@@ -21,6 +21,7 @@ use super::super::import::{
 };
 use super::super::sql::import::{self as statements, COUNT, LIST_NEW, UPDATE_PRODUCTS};
 use super::super::{Result, StorageError, migrations, now};
+use super::with_clock;
 
 /// How long the transaction waits for that of a server. Those are short.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,9 +35,6 @@ const STAGE: &str =
      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
          value ->> 6, value ->> 7, value ->> 8, unhex(value ->> 9)
      FROM json_each($1)";
-
-const SELECT_CONFLICTS: &str =
-    statements::select_conflicts!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')");
 
 /// The id before the first one that an import assigns.
 const LAST_ID: &str = "SELECT max(
@@ -89,20 +87,13 @@ impl SqliteImport {
         })
     }
 
-    fn ensure_in_place(&self) -> Result<()> {
-        match self.file.is_in_place() {
-            true => Ok(()),
-            false => Err(StorageError::file_moved()),
-        }
-    }
-
     async fn transact(
         &mut self,
         request: &str,
         on_progress: OnProgress<'_>,
         tracker: &CommitTracker,
     ) -> Result<ImportOutcome> {
-        self.ensure_in_place()?;
+        ensure_in_place(&self.file)?;
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let at = now();
         if self.staging.has_ids() {
@@ -146,9 +137,7 @@ impl SqliteImport {
             counts.add_step(created.rows_affected(), updated.rows_affected(), last);
             on_progress(last.unsigned_abs());
         }
-        if !self.file.is_in_place() {
-            return Err(StorageError::file_moved());
-        }
+        ensure_in_place(&self.file)?;
         tracker.commit(transaction).await?;
         Ok(ImportOutcome::Written(counts))
     }
@@ -206,11 +195,20 @@ impl Import for SqliteImport {
     }
 }
 
+/// Fails if the path of the database leads to another file, where a server does not see the log of this
+/// one.
+fn ensure_in_place(file: &Identity) -> Result<()> {
+    match file.is_in_place() {
+        true => Ok(()),
+        false => Err(StorageError::file_moved()),
+    }
+}
+
 async fn conflicts(
     connection: &mut SqliteConnection,
     existing: ExistingProducts,
 ) -> Result<Conflicts> {
-    let found: Vec<FoundConflict> = sqlx::query_as(SELECT_CONFLICTS)
+    let found: Vec<FoundConflict> = sqlx::query_as(with_clock!(import::select_conflicts))
         .bind(existing == ExistingProducts::Update)
         .bind(i64::from(MAX_CONFLICTS))
         .fetch_all(connection)
