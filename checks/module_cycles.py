@@ -27,6 +27,7 @@ LAYERS = {
     "lockstock-shop": [
         {"main", "lib"},
         {"cli", "commands", "fuzzing"},
+        {"product_file"},
         {"router"},
         {"api"},
         {"http", "openapi"},

@@ -25,6 +25,8 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::{ConfigArgs, ConfigCommand};
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::export::ExportArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::man::ManArgs;
@@ -56,6 +58,7 @@ Examples:
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
   lockstock backup FILE                         copy the SQLite database while it is served
+  lockstock import products products.csv        create products from a file
   lockstock bench lock --store redis://127.0.0.1:6379/1
                                                 measure the lock on your Redis";
 
@@ -74,7 +77,9 @@ pub struct Cli {
 }
 
 /// Commands that read the configuration file, beside `lockstock` itself.
-const CONFIGURABLE: [&str; 5] = ["serve", "locks", "backup", "doctor", "print"];
+const CONFIGURABLE: [&str; 7] = [
+    "serve", "locks", "backup", "import", "export", "doctor", "print",
+];
 
 /// Returns the command line, with the options of the configuration file and of secret files.
 pub(crate) fn command() -> clap::Command {
@@ -180,6 +185,10 @@ pub(crate) enum Command {
     Key(KeyArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
+    /// Import products from a file: all of them, or none
+    Import(ImportArgs),
+    /// Export products to a file
+    Export(ExportArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write those of all commands to a folder

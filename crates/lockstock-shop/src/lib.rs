@@ -4,6 +4,7 @@
 //! Modules, from the top down. A module uses only modules below it, and the leaves.
 //!
 //! - `cli`, `commands`: the command line, and a module for each of its commands.
+//! - [`product_file`]: files of products, which are imported and exported.
 //! - `router`: all routes together.
 //! - `api`: the resources.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
@@ -36,6 +37,7 @@ mod health;
 mod http;
 mod logging;
 mod openapi;
+pub mod product_file;
 mod prometheus;
 mod router;
 mod settings;
@@ -47,7 +49,9 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve};
+use commands::{
+    backup, bench, completions, config, doctor, export, import, key, locks, man, race, serve,
+};
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -69,6 +73,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(Command::Completions(args)) => completions::run(&args, cli::command())?,
             Some(Command::Config(args)) => config::run(args, &cli::serve_options(&cli::command()))?,
             Some(Command::Doctor(args)) => return doctor::run(*args).await,
+            Some(Command::Export(args)) => export::run(args).await?,
+            Some(Command::Import(args)) => return import::run(args).await,
             Some(Command::Race(args)) => race::run(args).await?,
             Some(Command::Key(args)) => key::run(args)?,
             Some(Command::Locks(args)) => locks::run(args).await?,

@@ -17,6 +17,7 @@ mod doctor_databases;
 mod harness;
 mod http2_floods;
 mod idempotency;
+mod import_export;
 mod installation;
 mod languages;
 mod listening;
