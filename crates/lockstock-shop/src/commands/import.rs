@@ -310,10 +310,7 @@ fn mistake(conflict: Conflict) -> Mistake {
         ConflictKind::Duplicate { first_line } => {
             ("id", format!("Line {first_line} has the same id."))
         }
-        ConflictKind::Exists { id } => (
-            "id",
-            format!("Product {id} exists. --update changes the products that exist."),
-        ),
+        ConflictKind::Exists { id } => ("id", format!("Product {id} exists: see --update.")),
         ConflictKind::Deleted { id } => (
             "id",
             format!("Product {id} was deleted, and its id is not used again."),

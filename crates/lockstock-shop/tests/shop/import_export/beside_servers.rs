@@ -1,5 +1,6 @@
 //! Imports while servers serve the database, and imports that are killed.
 
+use std::fs;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::{Shop, texts};
 use crate::commit_faults::confirm_no_commit;
-use crate::harness::{PATIENCE, Server, eventually, product, psql};
+use crate::harness::{PATIENCE, Server, eventually, product, psql, sqlite};
 
 /// Pauses an import before its commit for longer than any test takes.
 const PAUSED: &str = "transaction.written=return(3600000)";
@@ -150,6 +151,27 @@ async fn on_sqlite_writes_wait_for_an_import_and_are_rejected_if_it_takes_too_lo
     .await;
     assert_eq!(patched.body["stock"], before.body["stock"]);
     server.ledger(id).await;
+}
+
+#[test]
+fn an_import_into_a_file_that_a_server_has_opened_under_another_path_is_refused() {
+    let shop = Shop::sqlite();
+    let _server = shop.server();
+    let moved = Shop {
+        database: sqlite(&shop.path("moved.sqlite3")),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    fs::rename(shop.path("shop.sqlite3"), shop.path("moved.sqlite3")).unwrap();
+    let file = shop.file("products.csv", "name,price\nMug,1\n");
+    for (database, words) in [
+        (&moved, "under another path"),
+        (&shop, "has opened the file that was here before"),
+    ] {
+        let output = database.run("import", &file, &[]);
+        let stderr = texts(&output).1;
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

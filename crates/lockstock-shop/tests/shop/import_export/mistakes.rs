@@ -189,11 +189,7 @@ async fn each_conflict_with_the_database_is_named() {
              {deleted},D,1,1,1\n77,E,1,1,1\n77,E,1,1,1\n"
         );
         let file = shop.file("products.csv", text);
-        let exists = |line, id| {
-            format!(
-                "line {line}: id: Product {id} exists. --update changes the products that exist."
-            )
-        };
+        let exists = |line, id| format!("line {line}: id: Product {id} exists: see --update.");
         let was_deleted =
             format!("line 5: id: Product {deleted} was deleted, and its id is not used again.");
         let twice = "line 7: id: Line 6 has the same id.".to_owned();
