@@ -28,7 +28,7 @@ LAYERS = {
         {"main", "lib"},
         {"cli", "commands"},
         {"router"},
-        {"api"},
+        {"api", "board"},
         {"http", "openapi"},
         {"state", "settings"},
         {"prometheus"},

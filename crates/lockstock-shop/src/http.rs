@@ -7,4 +7,5 @@ pub(crate) mod paths;
 pub(crate) mod preconditions;
 pub(crate) mod request_context;
 pub(crate) mod routes;
+pub(crate) mod static_file;
 pub(crate) mod update_lock;

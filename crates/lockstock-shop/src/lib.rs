@@ -5,7 +5,7 @@
 //!
 //! - `cli`, `commands`: the command line, and a module for each of its commands.
 //! - `router`: all routes together.
-//! - `api`: the resources.
+//! - `api`, `board`: the resources; the pages of the live board.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
@@ -21,6 +21,7 @@
 mod access;
 mod api;
 mod batch;
+mod board;
 mod cli;
 mod commands;
 mod drf;

@@ -15,6 +15,7 @@ use crate::access::Access;
 use crate::api::index::{self, Served};
 use crate::api::ledger::LedgerEntryResponse;
 use crate::api::{health, ledger, products, purchases, reservations};
+use crate::board;
 use crate::error::ApiError;
 use crate::http::docs_page;
 use crate::http::middleware::cors::CorsOrigin;
@@ -91,7 +92,9 @@ pub(crate) fn routers(
     let public_url = state.forwarding.public_url.as_ref();
     let document = complete(document, &state.settings, public_url, &access).to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
-    let for_operators = metrics.merge(docs_page::routes(document));
+    let for_operators = metrics
+        .merge(docs_page::routes(document))
+        .merge(board::routes());
     let middleware = Middleware {
         state: state.clone(),
         routes,
@@ -130,7 +133,7 @@ fn finish(router: Router<AppState>, served: Served, middleware: Middleware) -> R
     router
         .route(
             "/",
-            get(move |forwarding, request| index::index(served, forwarding, request)),
+            get(move |state, request| index::index(served, state, request)),
         )
         .fallback(redirect)
         .method_not_allowed_fallback(async |method: Method| {

@@ -1,0 +1,321 @@
+// The last five minutes of each lock, built from the snapshot and the frames of the stream.
+//
+// All times are those of the server, in milliseconds.
+
+export const KEEP_MS = 300_000;
+const MAX_LOCKS = 200;
+/** Of one lock, of each kind. */
+const MAX_ITEMS = 1_000;
+const MAX_EPISODES = 500;
+const MAX_REQUESTS = 2_000;
+
+export class History {
+  /** By name. */
+  locks = new Map();
+  /** The newest first. */
+  episodes = [];
+  servers = new Set();
+  isComplete = true;
+  /** The server of each request, by its id. */
+  requests = new Map();
+  /** Server time minus browser time: the largest seen is the one with the least delay. */
+  #offset = -Infinity;
+  #episodeCount = 0;
+
+  /** The time of the server now. */
+  now() {
+    return Date.now() + (Number.isFinite(this.#offset) ? this.#offset : 0);
+  }
+
+  snapshot(data) {
+    this.#offset = data.at - Date.now();
+    this.servers = new Set(data.servers ?? [data.server]);
+    this.isComplete = data.complete !== false;
+    this.episodes = [];
+    for (const lock of this.locks.values()) {
+      lock.items = [];
+      lock.waits = [];
+      lock.waiting.clear();
+      lock.open = lock.episode = null;
+      lock.state = "free";
+    }
+    for (const episode of [...(data.episodes ?? [])].reverse()) this.#past(episode);
+    for (const entry of data.locks ?? []) {
+      this.#apply(entry, data.server, data.at);
+      const lock = this.locks.get(entry.name);
+      for (const waiter of entry.waiters ?? []) {
+        this.#wait(lock, waiter.request, data.at - (waiter.waited_ms ?? 0));
+      }
+    }
+  }
+
+  frame(data) {
+    this.#offset = Math.max(this.#offset - 0.05, data.at - Date.now());
+    if (data.server) this.servers.add(data.server);
+    for (const entry of data.locks ?? []) this.#apply(entry, data.server, data.at);
+    for (const episode of data.episodes ?? []) this.#over(episode);
+  }
+
+  /** Forgets what is older than five minutes, and locks that have been free for so long. */
+  prune() {
+    const end = this.now() - KEEP_MS;
+    const isOver = (it) => it.to !== null && it.to < end;
+    for (const [name, lock] of this.locks) {
+      drop(lock.items, isOver);
+      drop(lock.waits, isOver);
+      if (lock.state === "free" && lock.items.length === 0 && lock.waits.length === 0) {
+        this.locks.delete(name);
+      }
+    }
+    while (this.episodes.length > 0 && isOver(this.episodes.at(-1))) this.episodes.pop();
+  }
+
+  #lock(name, product) {
+    let lock = this.locks.get(name);
+    if (!lock) {
+      if (this.locks.size >= MAX_LOCKS) this.#evict();
+      lock = {
+        name,
+        product,
+        state: "free",
+        holder: null,
+        /** Number of waiters, by server. */
+        waiting: new Map(),
+        /** Times during which it was held or kept, and bursts. The oldest first. */
+        items: [],
+        /** Waits, refused or not. */
+        waits: [],
+        open: null,
+        episode: null,
+      };
+      this.locks.set(name, lock);
+    }
+    return lock;
+  }
+
+  #evict() {
+    for (const [name, lock] of this.locks) {
+      if (lock.state === "free") {
+        this.locks.delete(name);
+        return;
+      }
+    }
+    this.locks.delete(this.locks.keys().next().value);
+  }
+
+  /** An episode that was over, or lasted, before this page was opened. */
+  #past(episode) {
+    const lock = this.#lock(episode.lock, episode.product);
+    this.#episode({ ...episode, to: episode.to ?? null });
+    if (episode.to === null || episode.to === undefined) {
+      lock.episode = this.episodes[0];
+      return;
+    }
+    push(lock.items, { kind: "held", from: episode.from, to: episode.to, ended: episode.ended });
+  }
+
+  /** An episode that the server reports as over: what this page has counted itself is corrected. */
+  #over(episode) {
+    const isSame = (it) =>
+      it.lock === episode.lock &&
+      (Math.abs(it.from - episode.from) < 2 || (it.request && it.request === episode.request));
+    const known = this.episodes.find(isSame);
+    if (known) Object.assign(known, episode);
+    else this.#episode({ ...episode, to: episode.to ?? null });
+  }
+
+  #apply(entry, server, at) {
+    const lock = this.#lock(entry.name, entry.product);
+    if (entry.waiting !== undefined) lock.waiting.set(server, entry.waiting);
+    if (entry.events) {
+      for (const event of entry.events) this.#event(lock, event, server);
+    } else if (entry.granted || entry.refused) {
+      this.#burst(lock, entry, at);
+    }
+    if (entry.state) this.#settle(lock, entry, at);
+  }
+
+  #event(lock, event, server) {
+    if (event.request) this.#remember(event.request, server);
+    switch (event.kind) {
+      case "waiting":
+        this.#wait(lock, event.request, event.at);
+        break;
+      case "granted":
+        this.#granted(lock, event, server);
+        break;
+      case "refused":
+        this.#endWait(lock, event, true);
+        if (lock.episode) lock.episode.refused += 1;
+        break;
+      case "cancelled":
+      case "failed":
+        this.#endWait(lock, event, false);
+        break;
+      case "released":
+      case "kept":
+      case "lost":
+      case "forced":
+        this.#ended(lock, event);
+        break;
+    }
+  }
+
+  #wait(lock, request, from) {
+    push(lock.waits, { request, from, to: null, isRefused: false });
+    if (lock.episode) lock.episode.waited += 1;
+  }
+
+  #endWait(lock, event, isRefused) {
+    const waited = event.waited_ms ?? 0;
+    let wait = lock.waits.findLast((it) => it.to === null && it.request === event.request);
+    if (!wait && (isRefused || waited >= 1)) {
+      wait = { request: event.request, from: event.at - waited };
+      push(lock.waits, wait);
+      if (lock.episode) lock.episode.waited += 1;
+    }
+    if (!wait) return;
+    wait.to = event.at;
+    wait.isRefused = isRefused;
+    const { episode } = lock;
+    if (episode) episode.longest_wait_ms = Math.max(episode.longest_wait_ms, wait.to - wait.from, waited);
+  }
+
+  #granted(lock, event, server) {
+    this.#close(lock, event.at, "expired");
+    this.#endWait(lock, event, false);
+    const still = lock.waits.filter((it) => it.to === null).length;
+    const caller = event.caller ?? event.address;
+    const { request, holder, by, fence } = event;
+    lock.open = { kind: "held", from: event.at, to: null, until: event.until, by, request };
+    push(lock.items, lock.open);
+    lock.episode = this.#episode({
+      lock: lock.name,
+      product: lock.product,
+      from: event.at,
+      to: null,
+      caller,
+      server,
+      request,
+      holder,
+      fence,
+      waited: still,
+      refused: 0,
+      longest_wait_ms: event.waited_ms ?? 0,
+      ended: "",
+    });
+  }
+
+  #ended(lock, event) {
+    this.#close(lock, event.at, event.kind);
+    if (event.kind === "kept") {
+      lock.open = { kind: "kept", from: event.at, to: null, until: event.until };
+      push(lock.items, lock.open);
+    }
+  }
+
+  #close(lock, at, ended) {
+    if (lock.open) {
+      const { until } = lock.open;
+      lock.open.to = until === undefined ? at : Math.min(at, until);
+      lock.open.ended = ended;
+      lock.open = null;
+    }
+    if (lock.episode && lock.episode.to === null) {
+      lock.episode.to = at;
+      lock.episode.ended = ended;
+    }
+  }
+
+  /** Grants of a lock that is too busy to report each. */
+  #burst(lock, entry, at) {
+    const granted = entry.granted ?? {};
+    const grants = Object.values(granted).reduce((sum, count) => sum + count, 0);
+    const last = lock.items.at(-1);
+    const from = last?.kind === "burst" && at - last.to < 1_000 ? last.to : at - 200;
+    const burst = { kind: "burst", from, to: at, grants, refused: entry.refused ?? 0, ended: "" };
+    if (last?.kind === "burst" && at - last.from < 1_000) {
+      last.to = at;
+      last.grants += grants;
+      last.refused += burst.refused;
+    } else {
+      push(lock.items, burst);
+    }
+    const { episode } = lock;
+    if (episode?.grants && at - episode.at < 1_000) {
+      Object.assign(episode, {
+        at,
+        to: at,
+        grants: episode.grants + grants,
+        refused: episode.refused + burst.refused,
+        longest_wait_ms: Math.max(episode.longest_wait_ms, entry.longest_wait_ms ?? 0),
+      });
+    } else {
+      this.#close(lock, at, "");
+      lock.episode = this.#episode({
+        lock: lock.name,
+        product: lock.product,
+        from,
+        to: at,
+        at,
+        grants,
+        waited: 0,
+        refused: burst.refused,
+        longest_wait_ms: entry.longest_wait_ms ?? 0,
+        ended: "",
+      });
+    }
+  }
+
+  /** Corrects what is open by the state that the server reports. */
+  #settle(lock, entry, at) {
+    lock.state = entry.state;
+    lock.holder = entry.holder ?? null;
+    if (entry.state === "free") {
+      if (lock.open) this.#close(lock, at, lock.open.kind === "kept" ? "" : "released");
+      return;
+    }
+    const { since = at, until, caller, address, request, id, fence } = entry.holder ?? {};
+    if (lock.open?.kind !== entry.state && !entry.granted && !entry.events) {
+      if (lock.open) this.#close(lock, at, "");
+      lock.open = { kind: entry.state, from: since, to: null, until, request };
+      push(lock.items, lock.open);
+    }
+    if (lock.open) lock.open.until = until ?? lock.open.until;
+    if (lock.episode && lock.episode.to === null) {
+      Object.assign(lock.episode, { holder: id, fence });
+      lock.episode.caller ??= caller ?? address;
+    }
+  }
+
+  #episode(fields) {
+    const episode = { id: ++this.#episodeCount, ...fields };
+    this.episodes.unshift(episode);
+    if (this.episodes.length > MAX_EPISODES) this.episodes.pop();
+    return episode;
+  }
+
+  #remember(request, server) {
+    this.requests.set(request, server);
+    if (this.requests.size > MAX_REQUESTS) this.requests.delete(this.requests.keys().next().value);
+  }
+}
+
+/** Number of waiters at all servers. */
+export function waiting(lock) {
+  let sum = 0;
+  for (const count of lock.waiting.values()) sum += count;
+  return sum;
+}
+
+function push(items, item) {
+  items.push(item);
+  if (items.length > MAX_ITEMS) items.shift();
+}
+
+/** Removes items from the front while they are over. */
+function drop(items, isOver) {
+  let over = 0;
+  while (over < items.length && isOver(items[over])) over += 1;
+  if (over > 0) items.splice(0, over);
+}
