@@ -35,6 +35,7 @@ LAYERS = {
         {"access"},
         {"drf"},
         {"error", "etag", "timestamp"},
+        {"live"},
         {"storage"},
         {"batch"},
         {"etag", "forwarding", "header_list", "timestamp", "failpoint", "health", "logging"},

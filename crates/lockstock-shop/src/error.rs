@@ -6,6 +6,7 @@
 
 mod access;
 mod layers;
+mod locks;
 pub(crate) mod negotiate;
 mod orders;
 pub(crate) mod sentences;

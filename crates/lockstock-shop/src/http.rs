@@ -2,6 +2,7 @@
 
 pub(crate) mod docs_page;
 pub(crate) mod idempotency;
+pub(crate) mod lock_observer;
 pub(crate) mod middleware;
 pub(crate) mod paths;
 pub(crate) mod preconditions;

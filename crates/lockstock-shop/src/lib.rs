@@ -13,6 +13,7 @@
 //! - `access`: API keys, the scopes that requests need, and rate limits.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
+//! - `live`: what happens to locks and products now, as a stream.
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
@@ -32,6 +33,7 @@ mod forwarding;
 mod header_list;
 mod health;
 mod http;
+mod live;
 mod logging;
 mod openapi;
 mod prometheus;

@@ -14,13 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::access::Access;
 use crate::api::index::{self, Served};
 use crate::api::ledger::LedgerEntryResponse;
-use crate::api::{health, ledger, products, purchases, reservations};
+use crate::api::{health, ledger, locks, products, purchases, reservations};
 use crate::board;
 use crate::error::ApiError;
 use crate::http::docs_page;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::middleware::{self, Middleware};
 use crate::http::routes::Routes;
+use crate::live::wire::{Frame, Snapshot};
 use crate::openapi::{
     Busy, ErrorDetail, OrderConflict, Problem, QueryErrors, Stale, ValidationErrors, complete,
 };
@@ -46,6 +47,7 @@ use crate::state::AppState;
         (name = "purchases", description = "Purchases: never more than the stock"),
         (name = "reservations", description = "Stock that is set aside until a deadline"),
         (name = "ledger", description = "Every change of a product, append-only"),
+        (name = "locks", description = "Who holds, keeps and waits for the locks, now"),
         (name = "operation", description = "Health and metrics, for operators"),
     ),
     // Schemas of errors, and of the items of pages, to which no operation refers directly.
@@ -57,7 +59,9 @@ use crate::state::AppState;
         ValidationErrors,
         OrderConflict,
         Problem,
-        Stale
+        Stale,
+        Frame,
+        Snapshot
     )),
 )]
 struct Document;
@@ -82,6 +86,7 @@ pub(crate) fn routers(
         .merge(purchases::routes(state))
         .merge(reservations::routes(state))
         .merge(ledger::routes())
+        .merge(locks::routes())
         .merge(health::probes())
         .split_for_parts();
     let (metrics, of_metrics) = health::metrics_route().split_for_parts();

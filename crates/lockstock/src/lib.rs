@@ -98,7 +98,7 @@ pub use cache::{
 pub use command::{Command, Reply};
 pub use error::{Error, Result};
 pub use guard::Guard;
-pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
+pub use inspect::{Access, GrantKind, HolderId, HolderInfo, LockInfo, LockListing, WaiterInfo};
 pub use key::{LockKind, MAX_NAME_BYTES};
 pub use lease::{MAX_LEASE, MIN_LEASE};
 pub use lock::{Acquired, Busy, Lock, LockBuilder, MAX_PERMITS_TAKEN};

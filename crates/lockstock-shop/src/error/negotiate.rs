@@ -47,6 +47,17 @@ impl ErrorFormat {
     }
 }
 
+/// Returns whether the client accepts server-sent events.
+pub(crate) fn accepts_events(headers: &HeaderMap) -> bool {
+    !headers.contains_key(ACCEPT)
+        || members(headers, &ACCEPT).any(|range| {
+            let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
+            let media_type = media_type.trim().to_ascii_lowercase();
+            matches!(&*media_type, "text/event-stream" | "text/*" | "*/*")
+                && !is_excluded(parameters)
+        })
+}
+
 /// Whether the parameters of a media range contain a quality of zero. Of the JSON types it is
 /// ignored, as in DRF.
 fn is_excluded(parameters: &str) -> bool {

@@ -138,7 +138,7 @@ async fn limit(
             return Ok(next.run(request).await);
         };
         // In the order of DRF.
-        renderer.require_acceptable()?;
+        renderer.require_acceptable(route)?;
         verdict?;
         preconditions::evaluate(state, route, request, next).await
     };

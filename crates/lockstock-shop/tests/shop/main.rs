@@ -4,6 +4,7 @@
 
 mod access;
 mod bench;
+mod board;
 mod bodies;
 mod cli;
 mod commit_faults;

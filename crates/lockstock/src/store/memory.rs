@@ -22,8 +22,8 @@ pub(super) use self::scan::Scan;
 use self::sync::{Mutex, MutexGuard, sleep_until};
 pub(crate) use self::values::Apply;
 use self::values::Values;
-use super::request::{Handover, Outcome, ReleaseOutcome, Request};
-use crate::inspect::{HolderId, Identity, LockInfo};
+use super::request::{Outcome, ReleaseOutcome, Request};
+use crate::inspect::{GrantKind, HolderId, Identity, LockInfo};
 use crate::key::Keys;
 use crate::token::Token;
 
@@ -53,6 +53,7 @@ pub(crate) struct Holding {
     pub(super) lease: Duration,
     pub(super) fence: u64,
     pub(super) granted_deadline: Instant,
+    pub(super) kind: GrantKind,
 }
 
 impl Memory {
@@ -74,6 +75,7 @@ impl Memory {
             lease: request.lease,
             fence: grant.fence,
             granted_deadline: grant.deadline,
+            kind: grant.kind,
         })
     }
 
@@ -96,14 +98,14 @@ impl Memory {
         loop {
             if let Some(outcome) = self.wait(request, &mut waiter).await {
                 dequeue.disarm();
-                return count(outcome, Handover::Local);
+                return of_kind(outcome, GrantKind::Local);
             }
             let now = Instant::now();
             let (next_deadline, busy) = self.locks().busy(&request.keys, now);
             // The call above may have ended a lease and granted the lock to this request.
             if let Ok(outcome) = waiter.outcome.try_recv() {
                 dequeue.disarm();
-                return count(outcome, Handover::Expiry);
+                return of_kind(outcome, GrantKind::Expired);
             }
             if request
                 .wait_deadline
@@ -154,11 +156,8 @@ impl Memory {
     }
 }
 
-fn count(outcome: Outcome<Grant>, handover: Handover) -> Outcome<Grant> {
-    if matches!(outcome, Outcome::Acquired(_)) {
-        handover.count();
-    }
-    outcome
+fn of_kind(outcome: Outcome<Grant>, kind: GrantKind) -> Outcome<Grant> {
+    outcome.map(|grant| Grant { kind, ..grant })
 }
 
 impl Holding {

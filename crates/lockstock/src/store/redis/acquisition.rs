@@ -21,7 +21,7 @@ use super::wait::{Event, Transport, wait};
 use crate::error::{Error, Result};
 use crate::key::LockKind;
 use crate::lease::MAX_LEASE;
-use crate::store::request::{Handover, HoldState, Outcome, Request};
+use crate::store::request::{HoldState, Outcome, Request};
 
 impl Redis {
     /// Waits for the lock until the wait deadline.
@@ -178,7 +178,6 @@ impl<'a> Acquisition<'a> {
         let head = match self.join_local_queue().await {
             Some(LocalOutcome::First(head)) => head,
             Some(LocalOutcome::HandedOver(grant, head)) => {
-                Handover::Local.count();
                 let holding = self.holding(grant, Some(head));
                 return Ok(Some(Outcome::Acquired(holding)));
             }

@@ -1,0 +1,201 @@
+//! The frames of the last minute, and the subscribers that read them.
+//!
+//! A frame is serialized once, and all subscribers get the same bytes. A subscriber has a position in
+//! the ring and no queue of its own: one that is too slow finds that its position is gone, and gets a
+//! snapshot.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a frame can be read.
+const RETENTION: Duration = Duration::from_secs(60);
+/// Maximum size of the ring. At five frames a second that is 27 KB for each.
+const MAX_BYTES: usize = 8 << 20;
+/// Number of frames after which a subscriber that has read none is too slow: some five seconds.
+const MAX_LAG: u64 = 25;
+
+/// The frames.
+pub(super) struct Ring {
+    /// Distinguishes the frames of this process from those of an earlier one.
+    process: String,
+    frames: Mutex<Frames>,
+    latest: watch::Sender<Latest>,
+}
+
+/// What wakes subscribers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Latest {
+    /// The number of the next frame.
+    pub(super) next: u64,
+    /// No further frame comes.
+    pub(super) is_closed: bool,
+}
+
+struct Frames {
+    frames: VecDeque<Sent>,
+    bytes: usize,
+    /// The number of the next frame.
+    next: u64,
+    /// A snapshot, as it was before the frame with this number.
+    snapshot: Option<(u64, Bytes)>,
+}
+
+struct Sent {
+    at: Instant,
+    event: Bytes,
+}
+
+/// What a subscriber finds at its position.
+pub(super) enum Found {
+    Frame(Bytes),
+    /// No frame yet.
+    Nothing,
+    /// The position is too old, or not of this process.
+    Gone,
+}
+
+impl Ring {
+    pub(super) fn new() -> Self {
+        Self {
+            process: format!("{:08x}", rand::random::<u32>()),
+            frames: Mutex::new(Frames {
+                frames: VecDeque::new(),
+                bytes: 0,
+                // The id of the first frame follows that of a snapshot before it.
+                next: 1,
+                snapshot: None,
+            }),
+            latest: watch::Sender::new(Latest {
+                next: 1,
+                is_closed: false,
+            }),
+        }
+    }
+
+    /// Returns what wakes a subscriber.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Latest> {
+        self.latest.subscribe()
+    }
+
+    /// Adds a frame, a JSON text of one line.
+    pub(super) fn push(&self, json: &[u8]) {
+        let now = Instant::now();
+        let next = {
+            let mut frames = self.frames();
+            let event = event("frame", &self.id(frames.next), json);
+            frames.bytes += event.len();
+            frames.frames.push_back(Sent { at: now, event });
+            frames.next += 1;
+            while frames.bytes > MAX_BYTES
+                || frames
+                    .frames
+                    .front()
+                    .is_some_and(|sent| sent.at + RETENTION < now)
+            {
+                let Some(sent) = frames.frames.pop_front() else {
+                    break;
+                };
+                frames.bytes -= sent.event.len();
+            }
+            frames.next
+        };
+        self.latest.send_modify(|latest| latest.next = next);
+    }
+
+    /// Forgets all frames. A subscriber that comes back gets a snapshot.
+    pub(super) fn clear(&self) {
+        let mut frames = self.frames();
+        frames.frames.clear();
+        frames.bytes = 0;
+        frames.snapshot = None;
+        // A gap, which no position can bridge.
+        frames.next += 1;
+        let next = frames.next;
+        drop(frames);
+        self.latest.send_modify(|latest| latest.next = next);
+    }
+
+    /// Ends all subscriptions.
+    pub(super) fn close(&self) {
+        self.latest.send_modify(|latest| latest.is_closed = true);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.latest.borrow().is_closed
+    }
+
+    /// Returns what a subscriber finds that has read all frames before `position`.
+    pub(super) fn find(&self, position: u64) -> Found {
+        let frames = self.frames();
+        let Some(behind) = frames.next.checked_sub(position) else {
+            return Found::Gone;
+        };
+        if behind == 0 {
+            return Found::Nothing;
+        }
+        let index = frames.frames.len().checked_sub(usize::try_from(behind).unwrap_or(usize::MAX));
+        match index.and_then(|index| frames.frames.get(index)) {
+            Some(sent) => Found::Frame(sent.event.clone()),
+            None => Found::Gone,
+        }
+    }
+
+    /// Whether a subscriber that reads at this position is too slow.
+    pub(super) fn is_too_slow(&self, position: u64) -> bool {
+        self.frames().next.saturating_sub(position) > MAX_LAG
+    }
+
+    /// Returns the position after the frame with this id.
+    pub(super) fn position_after(&self, id: &str) -> Option<u64> {
+        let (process, number) = id.split_once('-')?;
+        let number = number.parse::<u64>().ok()?;
+        (process == self.process).then_some(number.checked_add(1)?)
+    }
+
+    /// Returns a snapshot as an event, and the position that follows it. All subscribers between two
+    /// frames share one, which `take` makes.
+    pub(super) fn snapshot<T: Serialize>(&self, take: impl FnOnce() -> T) -> (Bytes, u64) {
+        {
+            let frames = self.frames();
+            if let Some((next, snapshot)) = &frames.snapshot
+                && *next == frames.next
+            {
+                return (snapshot.clone(), *next);
+            }
+        }
+        // A frame that comes meanwhile is sent after the snapshot, which may contain it already.
+        let next = self.frames().next;
+        let json = serde_json::to_vec(&take()).unwrap_or_default();
+        let snapshot = event("snapshot", &self.id(next - 1), &json);
+        self.frames().snapshot = Some((next, snapshot.clone()));
+        (snapshot, next)
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number}", self.process)
+    }
+
+    fn frames(&self) -> MutexGuard<'_, Frames> {
+        // No change can panic halfway.
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes an event of a stream. `data` has no line break.
+fn event(name: &str, id: &str, data: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(data.len() + id.len() + name.len() + 32);
+    event.extend_from_slice(b"id: ");
+    event.extend_from_slice(id.as_bytes());
+    event.extend_from_slice(b"\nevent: ");
+    event.extend_from_slice(name.as_bytes());
+    event.extend_from_slice(b"\ndata: ");
+    event.extend_from_slice(data);
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}

@@ -1,0 +1,723 @@
+//! The locks that requests of this process want, hold or keep: counted per lock and frame, with the
+//! single events of a lock that has few of them.
+//!
+//! Called on the path of every update, so each call locks one of several mutexes for a few map
+//! operations. The table is bounded: a lock for which there is no room is not shown.
+//!
+//! Holds that have ended are remembered at all times, so that the board shows what happened before it
+//! was opened. Counts and events are collected only while there is a watcher.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lockstock::{GrantKind, Guard, HolderId};
+use tokio::time::Instant;
+
+use super::clock::{Moment, millis};
+use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockState, LockStatus};
+
+/// Number of mutexes, several for each core of a usual machine.
+const SHARDS: usize = 16;
+/// Maximum number of locks in a shard: 4,096 in all, of some 400 bytes each.
+const MAX_LOCKS: usize = 4096 / SHARDS;
+/// Pause between two searches of a full shard for locks whose lease has ended.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum number of remembered holds in a shard, 1,024 in all.
+const MAX_EPISODES: usize = 1024 / SHARDS;
+/// How long an ended hold is remembered.
+pub(super) const EPISODE_RETENTION: Duration = Duration::from_secs(300);
+/// Maximum number of events of one lock in a second. Of a lock with more, only counts are sent.
+const MAX_EVENTS_PER_SECOND: u32 = 50;
+/// Maximum number of locks in one frame. The others are in the next ones.
+const MAX_LOCKS_IN_FRAME: usize = 500;
+
+/// Whose request it is.
+#[derive(Debug, Default)]
+pub(crate) struct Requester {
+    pub(crate) request: Arc<str>,
+    /// The name of the API key, if the request has one.
+    pub(crate) caller: Option<Arc<str>>,
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// How the update locks of products are named.
+#[derive(Debug, Clone)]
+pub(crate) struct ProductLocks {
+    pub(crate) prefix: String,
+    pub(crate) suffix: String,
+}
+
+impl ProductLocks {
+    /// Returns the product whose lock has this name.
+    pub(super) fn product(&self, name: &str) -> Option<i64> {
+        let id = name.strip_prefix(&*self.prefix)?;
+        id.strip_suffix(&*self.suffix)?.parse().ok()
+    }
+}
+
+/// The locks of this process.
+pub(crate) struct LockTable {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    product_locks: ProductLocks,
+    /// Whether counts and events are collected.
+    is_watched: AtomicBool,
+    /// Whether anything has happened since it was last asked.
+    is_active: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shard {
+    locks: HashMap<Arc<str>, Lock>,
+    /// The newest last.
+    episodes: VecDeque<Episode>,
+    /// How many of the newest episodes no frame has contained.
+    unsent_episodes: usize,
+    swept_at: Option<Instant>,
+}
+
+struct Lock {
+    product: Option<i64>,
+    /// Number of requests that wait.
+    waiting: u32,
+    /// The newest hold that is not known to have ended.
+    hold: Option<Hold>,
+    counts: Counts,
+    events: Vec<Event>,
+    /// Number of events since the beginning of the current second.
+    recent_events: u32,
+    second_began_at: Instant,
+    /// Whether the next frame contains the lock.
+    has_changed: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    granted: wire::GrantCounts,
+    refused: u32,
+    longest_wait: Option<Duration>,
+}
+
+struct Hold {
+    requester: Arc<Requester>,
+    holder: HolderId,
+    fence: u64,
+    since: Instant,
+    until: Instant,
+    is_kept: bool,
+    waited: u32,
+    refused: u32,
+    longest_wait: Duration,
+}
+
+struct Episode {
+    lock: Arc<str>,
+    product: Option<i64>,
+    hold: Hold,
+    ended_at: Instant,
+    end: EpisodeEnd,
+}
+
+struct Event {
+    at: Instant,
+    requester: Arc<Requester>,
+    detail: EventDetail,
+}
+
+enum EventDetail {
+    Waiting,
+    Granted {
+        by: GrantedBy,
+        waited: Duration,
+        until: Instant,
+        fence: u64,
+        holder: HolderId,
+    },
+    Refused {
+        waited: Duration,
+        kept: bool,
+        retry_after: Duration,
+    },
+    /// The request was cancelled, or failed, after this wait.
+    GaveUp {
+        kind: EventKind,
+        waited: Duration,
+    },
+    Ended {
+        kind: EventKind,
+        held: Duration,
+        until: Option<Instant>,
+    },
+}
+
+impl LockTable {
+    pub(crate) fn new(product_locks: ProductLocks) -> Self {
+        Self {
+            shards: Default::default(),
+            hasher: RandomState::new(),
+            product_locks,
+            is_watched: AtomicBool::new(false),
+            is_active: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn product_locks(&self) -> &ProductLocks {
+        &self.product_locks
+    }
+
+    /// Begins to follow a request that wants a lock. Returns `None` if there is no room for the lock.
+    pub(crate) fn begin(self: &Arc<Self>, name: &str, requester: Requester) -> Option<Followed> {
+        let now = Instant::now();
+        if !self.is_active.load(Ordering::Relaxed) {
+            self.is_active.store(true, Ordering::Relaxed);
+        }
+        let requester = Arc::new(requester);
+        let index = self.hasher.hash_one(name) as usize % SHARDS;
+        let mut shard = self.shard(index);
+        let name = match shard.locks.get_key_value(name) {
+            Some((name, _)) => name.clone(),
+            None => {
+                shard.make_room(now)?;
+                let name: Arc<str> = name.into();
+                let product = self.product_locks.product(&name);
+                shard.locks.insert(name.clone(), Lock::new(product, now));
+                name
+            }
+        };
+        let is_watched = self.is_watched();
+        shard.with(&name, now, is_watched, |lock, _| {
+            lock.waiting += 1;
+            if let Some(hold) = &mut lock.hold {
+                hold.waited += 1;
+            }
+            lock.push(now, is_watched, &requester, || EventDetail::Waiting);
+        });
+        drop(shard);
+        Some(Followed {
+            table: self.clone(),
+            shard: index,
+            name,
+            requester,
+            asked_at: now,
+            stage: Stage::Waiting,
+        })
+    }
+
+    /// Notes that an operator has taken the lock away from `holder`.
+    pub(super) fn forced(&self, name: &str, holder: HolderId) {
+        let index = self.hasher.hash_one(name) as usize % SHARDS;
+        let (now, is_watched) = (Instant::now(), self.is_watched());
+        self.shard(index)
+            .with(name, now, is_watched, |lock, ended| {
+                let hold = lock.hold.take_if(|hold| hold.holder == holder);
+                if let Some(hold) = hold {
+                    let held = now.saturating_duration_since(hold.since);
+                    lock.push(now, is_watched, &hold.requester, || EventDetail::Ended {
+                        kind: EventKind::Forced,
+                        held,
+                        until: None,
+                    });
+                    ended.push((hold, now, EpisodeEnd::Forced));
+                }
+            });
+    }
+
+    /// Starts or stops the collection of counts and events.
+    pub(super) fn set_watched(&self, is_watched: bool) {
+        self.is_watched.store(is_watched, Ordering::Relaxed);
+        for index in 0..SHARDS {
+            let mut shard = self.shard(index);
+            shard.unsent_episodes = 0;
+            shard.locks.retain(|_, lock| {
+                lock.counts = Counts::default();
+                lock.events = Vec::new();
+                lock.has_changed = false;
+                !lock.is_idle()
+            });
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether anything has happened since the last call.
+    pub(super) fn take_activity(&self) -> bool {
+        self.is_active.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the locks that have changed and the holds that have ended since the last frame.
+    pub(super) fn take_changes(
+        &self,
+        server: &str,
+        now: Moment,
+    ) -> (Vec<LockStatus>, Vec<wire::Episode>) {
+        let (mut locks, mut episodes) = (Vec::new(), Vec::new());
+        for index in 0..SHARDS {
+            let mut shard = self.shard(index);
+            shard.settle(now.instant, true);
+            shard.locks.retain(|name, lock| {
+                if lock.has_changed && locks.len() < MAX_LOCKS_IN_FRAME {
+                    let mut status = lock.status(name, server, now);
+                    let counts = std::mem::take(&mut lock.counts);
+                    status.granted = counts.granted;
+                    status.refused = counts.refused;
+                    status.longest_wait_ms = counts.longest_wait.map(millis);
+                    let events = std::mem::take(&mut lock.events);
+                    status.events = events.iter().map(|event| event.to_wire(now)).collect();
+                    lock.has_changed = false;
+                    locks.push(status);
+                }
+                !lock.is_idle()
+            });
+            let unsent = std::mem::take(&mut shard.unsent_episodes);
+            let unsent = shard.episodes.iter().rev().take(unsent);
+            episodes.extend(unsent.map(|episode| episode.to_wire(now)));
+        }
+        (locks, episodes)
+    }
+
+    /// Returns the locks that are held, kept or waited for.
+    pub(super) fn statuses(&self, server: &str, now: Moment) -> Vec<LockStatus> {
+        let mut statuses = Vec::new();
+        for index in 0..SHARDS {
+            let mut shard = self.shard(index);
+            shard.settle(now.instant, self.is_watched());
+            let locks = shard.locks.iter();
+            let busy = locks.filter(|(_, lock)| lock.is_busy());
+            statuses.extend(busy.map(|(name, lock)| lock.status(name, server, now)));
+        }
+        statuses
+    }
+
+    /// Returns the holds that have ended lately.
+    pub(super) fn episodes(&self, now: Moment) -> Vec<wire::Episode> {
+        let mut episodes = Vec::new();
+        for index in 0..SHARDS {
+            let mut shard = self.shard(index);
+            shard.settle(now.instant, self.is_watched());
+            let recent = shard.episodes.iter();
+            let recent = recent.filter(|episode| episode.ended_at + EPISODE_RETENTION > now.instant);
+            episodes.extend(recent.map(|episode| episode.to_wire(now)));
+        }
+        episodes
+    }
+
+    fn shard(&self, index: usize) -> MutexGuard<'_, Shard> {
+        // No change of a shard can panic halfway.
+        self.shards[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hold that has ended: when, and how.
+type Ended = (Hold, Instant, EpisodeEnd);
+
+impl Shard {
+    /// Makes room for one more lock, if that is possible.
+    fn make_room(&mut self, now: Instant) -> Option<()> {
+        if self.locks.len() < MAX_LOCKS {
+            return Some(());
+        }
+        if self.swept_at.is_none_or(|at| at + SWEEP_INTERVAL <= now) {
+            self.swept_at = Some(now);
+            self.settle(now, false);
+            self.locks.retain(|_, lock| lock.is_busy());
+        }
+        (self.locks.len() < MAX_LOCKS).then_some(())
+    }
+
+    /// Ends the holds whose lease has ended.
+    fn settle(&mut self, now: Instant, is_watched: bool) {
+        let Self {
+            locks,
+            episodes,
+            unsent_episodes,
+            ..
+        } = self;
+        for (name, lock) in locks {
+            if let Some(ended) = lock.expired(now) {
+                lock.has_changed = is_watched;
+                remember(episodes, unsent_episodes, name, lock.product, ended);
+            }
+        }
+    }
+
+    /// Changes a lock, and remembers the holds that end by that.
+    fn with(
+        &mut self,
+        name: &str,
+        now: Instant,
+        is_watched: bool,
+        change: impl FnOnce(&mut Lock, &mut Vec<Ended>),
+    ) {
+        let Some((name, _)) = self.locks.get_key_value(name) else {
+            return;
+        };
+        let name = name.clone();
+        let Some(lock) = self.locks.get_mut(&name) else {
+            return;
+        };
+        // Most changes end no hold, and then there is no allocation.
+        let mut ended = Vec::new();
+        ended.extend(lock.expired(now));
+        change(lock, &mut ended);
+        lock.has_changed = is_watched;
+        let product = lock.product;
+        let is_idle = lock.is_idle();
+        for hold in ended {
+            let unsent = &mut self.unsent_episodes;
+            remember(&mut self.episodes, unsent, &name, product, hold);
+        }
+        if is_idle {
+            self.locks.remove(&name);
+        }
+    }
+}
+
+fn remember(
+    episodes: &mut VecDeque<Episode>,
+    unsent: &mut usize,
+    lock: &Arc<str>,
+    product: Option<i64>,
+    (hold, ended_at, end): Ended,
+) {
+    if episodes.len() == MAX_EPISODES {
+        episodes.pop_front();
+    }
+    episodes.push_back(Episode {
+        lock: lock.clone(),
+        product,
+        hold,
+        ended_at,
+        end,
+    });
+    *unsent = (*unsent + 1).min(episodes.len());
+}
+
+impl Lock {
+    fn new(product: Option<i64>, now: Instant) -> Self {
+        Self {
+            product,
+            waiting: 0,
+            hold: None,
+            counts: Counts::default(),
+            events: Vec::new(),
+            recent_events: 0,
+            second_began_at: now,
+            has_changed: false,
+        }
+    }
+
+    /// Whether the lock is held, kept or waited for.
+    fn is_busy(&self) -> bool {
+        self.hold.is_some() || self.waiting > 0
+    }
+
+    /// Whether there is nothing to show or to send.
+    fn is_idle(&self) -> bool {
+        !self.is_busy() && !self.has_changed
+    }
+
+    /// Removes the hold if its lease has ended.
+    fn expired(&mut self, now: Instant) -> Option<Ended> {
+        let hold = self.hold.take_if(|hold| hold.until <= now)?;
+        let end = match hold.is_kept {
+            true => EpisodeEnd::Kept,
+            false => EpisodeEnd::Expired,
+        };
+        let until = hold.until;
+        Some((hold, until, end))
+    }
+
+    fn push(
+        &mut self,
+        now: Instant,
+        is_watched: bool,
+        requester: &Arc<Requester>,
+        detail: impl FnOnce() -> EventDetail,
+    ) {
+        if !is_watched {
+            return;
+        }
+        if now.saturating_duration_since(self.second_began_at) >= Duration::from_secs(1) {
+            (self.second_began_at, self.recent_events) = (now, 0);
+        }
+        self.recent_events = self.recent_events.saturating_add(1);
+        if self.recent_events <= MAX_EVENTS_PER_SECOND {
+            self.events.push(Event {
+                at: now,
+                requester: requester.clone(),
+                detail: detail(),
+            });
+        } else {
+            // A part of them would look like all.
+            self.events = Vec::new();
+        }
+    }
+
+    fn note_wait(&mut self, waited: Duration) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.counts.longest_wait = self.counts.longest_wait.max(Some(waited));
+        if let Some(hold) = &mut self.hold {
+            hold.longest_wait = hold.longest_wait.max(waited);
+        }
+    }
+
+    fn status(&self, name: &str, server: &str, now: Moment) -> LockStatus {
+        let hold = self.hold.as_ref();
+        LockStatus {
+            name: name.to_owned(),
+            product: self.product,
+            state: hold.map_or(LockState::Free, |hold| match hold.is_kept {
+                true => LockState::Kept,
+                false => LockState::Held,
+            }),
+            holder: hold.map(|hold| wire::Holder {
+                id: hold.holder.to_string(),
+                server: Some(server.to_owned()),
+                requester: hold.requester.to_wire(),
+                since: Some(now.epoch_ms_of(hold.since)),
+                until: Some(now.epoch_ms_of(hold.until)),
+                fence: Some(hold.fence),
+            }),
+            waiting: self.waiting,
+            ..LockStatus::default()
+        }
+    }
+}
+
+/// A request that wants a lock.
+pub(crate) struct Followed {
+    table: Arc<LockTable>,
+    shard: usize,
+    name: Arc<str>,
+    requester: Arc<Requester>,
+    asked_at: Instant,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Holding { fence: u64, since: Instant },
+    Done,
+}
+
+impl Followed {
+    pub(crate) fn granted(&mut self, guard: &Guard) {
+        let by = match guard.grant_kind() {
+            GrantKind::Local => GrantedBy::Local,
+            GrantKind::Remote => GrantedBy::Remote,
+            GrantKind::Expired => GrantedBy::Expired,
+            _ => GrantedBy::Free,
+        };
+        let (waited, until) = (guard.waited(), guard.deadline());
+        let (fence, holder) = (guard.fence(), guard.id());
+        let requester = self.requester.clone();
+        let since = self.change(|lock, ended, now, is_watched| {
+            lock.note_wait(waited);
+            let granted = &mut lock.counts.granted;
+            *match by {
+                GrantedBy::Free => &mut granted.free,
+                GrantedBy::Local => &mut granted.local,
+                GrantedBy::Remote => &mut granted.remote,
+                GrantedBy::Expired => &mut granted.expired,
+            } += 1;
+            lock.push(now, is_watched, &requester, || EventDetail::Granted {
+                by,
+                waited,
+                until,
+                fence,
+                holder,
+            });
+            let hold = Hold {
+                requester,
+                holder,
+                fence,
+                since: now,
+                until,
+                is_kept: false,
+                waited: lock.waiting,
+                refused: 0,
+                longest_wait: Duration::ZERO,
+            };
+            if let Some(previous) = lock.hold.replace(hold) {
+                // It has been released, and reports that in a moment.
+                ended.push((previous, now, EpisodeEnd::Released));
+            }
+        });
+        self.stage = Stage::Holding { fence, since };
+    }
+
+    pub(crate) fn rejected(&mut self, kept: bool, retry_after: Duration) {
+        let (requester, asked_at) = (self.requester.clone(), self.asked_at);
+        self.change(|lock, _, now, is_watched| {
+            let waited = now.saturating_duration_since(asked_at);
+            lock.note_wait(waited);
+            lock.counts.refused += 1;
+            if let Some(hold) = &mut lock.hold {
+                hold.refused += 1;
+            }
+            lock.push(now, is_watched, &requester, || EventDetail::Refused {
+                waited,
+                kept,
+                retry_after,
+            });
+        });
+        self.stage = Stage::Done;
+    }
+
+    pub(crate) fn failed(&mut self) {
+        match self.stage {
+            Stage::Waiting => self.give_up(EventKind::Failed),
+            // Until its lease ends, which the table notices by itself.
+            Stage::Holding { .. } | Stage::Done => self.stage = Stage::Done,
+        }
+    }
+
+    pub(crate) fn ended(&mut self, kind: EventKind) {
+        let Stage::Holding { fence, since } = self.stage else {
+            return;
+        };
+        self.stage = Stage::Done;
+        let requester = self.requester.clone();
+        self.change(|lock, ended, now, is_watched| {
+            let held = now.saturating_duration_since(since);
+            let hold = lock.hold.as_mut().filter(|hold| hold.fence == fence);
+            let until = hold.as_ref().map(|hold| hold.until);
+            match (kind, hold) {
+                (EventKind::Kept, Some(hold)) => hold.is_kept = true,
+                (_, Some(_)) => {
+                    let end = match kind {
+                        EventKind::Lost => EpisodeEnd::Lost,
+                        _ => EpisodeEnd::Released,
+                    };
+                    ended.extend(lock.hold.take().map(|hold| (hold, now, end)));
+                }
+                // The next holder was faster.
+                (_, None) => {}
+            }
+            lock.push(now, is_watched, &requester, || EventDetail::Ended {
+                kind,
+                held,
+                until: until.filter(|_| kind == EventKind::Kept),
+            });
+        });
+    }
+
+    fn give_up(&mut self, kind: EventKind) {
+        self.stage = Stage::Done;
+        let (requester, asked_at) = (self.requester.clone(), self.asked_at);
+        self.change(|lock, _, now, is_watched| {
+            let waited = now.saturating_duration_since(asked_at);
+            lock.note_wait(waited);
+            lock.push(now, is_watched, &requester, || EventDetail::GaveUp {
+                kind,
+                waited,
+            });
+        });
+    }
+
+    /// Changes the lock. Returns when.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, bool),
+    ) -> Instant {
+        let (now, is_watched) = (Instant::now(), self.table.is_watched());
+        let mut shard = self.table.shard(self.shard);
+        shard.with(&self.name, now, is_watched, |lock, ended| {
+            change(lock, ended, now, is_watched);
+        });
+        now
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Waiting => self.give_up(EventKind::Cancelled),
+            // The handler has panicked: its guard releases the lock.
+            Stage::Holding { .. } => self.ended(EventKind::Released),
+            Stage::Done => {}
+        }
+    }
+}
+
+impl Requester {
+    fn to_wire(&self) -> wire::Requester {
+        wire::Requester {
+            request: Some(self.request.to_string()).filter(|id| !id.is_empty()),
+            caller: self.caller.as_deref().map(str::to_owned),
+            address: self.address.map(|address| address.to_string()),
+        }
+    }
+}
+
+impl Episode {
+    fn to_wire(&self, now: Moment) -> wire::Episode {
+        wire::Episode {
+            lock: self.lock.to_string(),
+            product: self.product,
+            from: now.epoch_ms_of(self.hold.since),
+            to: now.epoch_ms_of(self.ended_at),
+            requester: self.hold.requester.to_wire(),
+            waited: self.hold.waited,
+            refused: self.hold.refused,
+            longest_wait_ms: millis(self.hold.longest_wait),
+            ended: self.end,
+        }
+    }
+}
+
+impl Event {
+    fn to_wire(&self, now: Moment) -> wire::Event {
+        let mut event = wire::Event {
+            at: now.epoch_ms_of(self.at),
+            requester: self.requester.to_wire(),
+            ..wire::Event::default()
+        };
+        match &self.detail {
+            EventDetail::Waiting => event.kind = EventKind::Waiting,
+            EventDetail::Granted {
+                by,
+                waited,
+                until,
+                fence,
+                holder,
+            } => {
+                event.kind = EventKind::Granted;
+                event.by = Some(*by);
+                event.waited_ms = Some(millis(*waited));
+                event.until = Some(now.epoch_ms_of(*until));
+                event.fence = Some(*fence);
+                event.holder = Some(holder.to_string());
+            }
+            EventDetail::Refused {
+                waited,
+                kept,
+                retry_after,
+            } => {
+                event.kind = EventKind::Refused;
+                event.waited_ms = Some(millis(*waited));
+                event.kept = Some(*kept);
+                event.retry_after_ms = Some(millis(*retry_after));
+            }
+            EventDetail::GaveUp { kind, waited } => {
+                event.kind = *kind;
+                event.waited_ms = Some(millis(*waited));
+            }
+            EventDetail::Ended { kind, held, until } => {
+                event.kind = *kind;
+                event.held_ms = Some(millis(*held));
+                event.until = until.map(|until| now.epoch_ms_of(until));
+            }
+        }
+        event
+    }
+}
