@@ -1,23 +1,24 @@
 //! The pages of the live board, in HTML: `/` and `/products/{id}/`, and their files.
 
 mod files;
+mod filter;
 mod page;
 
 use askama::Template;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    REFERRER_POLICY, VARY,
+    CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderName, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use lockstock_http::Language;
-use tracing::error;
+use tracing::{debug, error};
 
-use self::page::{Board, EntryRow, Filter, Missing, Page, Product, ProductRow};
+use self::filter::{Filter, parameter};
+use self::page::{Board, EntryRow, EpisodeRow, LockRow, Missing, Page, Product, ProductRow};
 use crate::access::Authenticated;
 use crate::error::ApiError;
 use crate::http::static_file::HTML;
@@ -27,9 +28,10 @@ use crate::storage::{Column, Direction, EntryFilter, ProductQuery};
 /// Keeps a window that another origin opens apart from the page.
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// Number of products and of ledger entries on a page.
+/// Number of rows of a table.
 const MAX_PRODUCTS: i64 = 500;
 const MAX_ENTRIES: i64 = 100;
+const MAX_EPISODES: usize = 200;
 
 /// Returns the routes of the files and of all pages but `/`.
 pub(crate) fn routes() -> Router<AppState> {
@@ -45,21 +47,43 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
     };
     let product_count = state.storage.count(&query).await?;
     let products = state.storage.list(&query, MAX_PRODUCTS, 0).await?;
-    let parameter = |name| parameter(&request.uri, name).unwrap_or_default();
-    let filter = Filter {
-        lock: parameter("lock"),
-        longer: parameter("longer"),
-    };
+    let filter = Filter::of(&request.uri);
+    let (locks, has_all_locks) = locks(state, &filter).await;
+    let episodes = state.live.episodes();
     let board = Board {
         page: page.clone(),
+        locks,
+        has_all_locks,
+        episodes: episodes
+            .iter()
+            .filter(|episode| filter.has_episode(episode))
+            .take(MAX_EPISODES)
+            .map(|episode| EpisodeRow::of(episode, &page))
+            .collect(),
         filter,
-        locks: Vec::new(),
-        has_all_locks: true,
-        episodes: Vec::new(),
         products: products.iter().map(ProductRow::from).collect(),
         product_count,
     };
     html(StatusCode::OK, &page, &board)
+}
+
+/// Returns the locks that match the filter, and whether these are all. A lock with exactly the name of
+/// the filter is found even if the list of all locks is incomplete.
+async fn locks(state: &AppState, filter: &Filter) -> (Vec<LockRow>, bool) {
+    let mut list = state.live.list().await;
+    let is_listed = list.locks.iter().any(|lock| lock.name == filter.lock);
+    if !filter.lock.is_empty() && !is_listed {
+        match state.live.lock(&filter.lock).await {
+            Ok(found) => list.locks.extend(found.locks),
+            Err(error) => debug!(%error, "a lock of the filter was not found"),
+        }
+    }
+    let locks = list
+        .locks
+        .iter()
+        .filter(|lock| filter.has_lock(lock, list.at));
+    let locks = locks.map(|lock| LockRow::of(lock, list.at));
+    (locks.collect(), list.complete)
 }
 
 /// Returns the page of a product.
@@ -97,12 +121,6 @@ async fn product(
     html(StatusCode::OK, &page, &product)
 }
 
-/// Returns whether the client is a browser that opens a page.
-pub(crate) fn is_browser(request: &Parts) -> bool {
-    let accept = request.headers.get(ACCEPT).map(HeaderValue::as_bytes);
-    accept.is_some_and(|accept| accept.starts_with(b"text/html"))
-}
-
 fn page(request: &Parts, root: &'static str) -> Page {
     let chosen = parameter(&request.uri, "lang");
     let chosen = match chosen.as_deref() {
@@ -133,12 +151,6 @@ fn query_in(uri: &Uri, language: Language) -> String {
         .extend_pairs(parameters.filter(|(name, _)| name != "lang"))
         .append_pair("lang", language.tag())
         .finish()
-}
-
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    let mut parameters = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let (_, value) = parameters.find(|(found, _)| found == name)?;
-    Some(value.into_owned())
 }
 
 fn html(status: StatusCode, page: &Page, template: &impl Template) -> Result<Response, ApiError> {

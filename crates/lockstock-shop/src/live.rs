@@ -38,7 +38,7 @@ use self::known::{Known, MAX_EPISODES, MAX_PRODUCTS, server_name};
 use self::ring::Ring;
 use self::subscription::Place;
 pub(crate) use self::table::{Followed, LockTable, ProductLocks, Requester};
-use self::wire::{Frame, LockList, LockStatus, ProductState, ProductStatus, Snapshot};
+use self::wire::{Episode, Frame, LockList, LockStatus, ProductState, ProductStatus, Snapshot};
 use crate::storage::{Product, ProductQuery, Storage};
 
 /// Shortest time between two frames.
@@ -196,6 +196,11 @@ impl Live {
         Ok(list)
     }
 
+    /// Returns the holds that ended in the last five minutes, the newest first.
+    pub(crate) fn episodes(&self) -> Vec<Episode> {
+        self.0.episodes(&mut self.0.known(), Moment::now())
+    }
+
     /// Takes a lock away from `holder`.
     pub(crate) async fn force_release(
         &self,
@@ -290,13 +295,9 @@ impl Live {
         let mut known = self.0.known();
         self.0.ring.snapshot(|| {
             let now = Moment::now();
-            let mut episodes = self.0.table.episodes(now);
-            episodes.extend(known.episodes(now).cloned());
-            episodes.sort_by_key(|episode| std::cmp::Reverse(episode.to));
-            episodes.truncate(MAX_EPISODES);
             Snapshot {
                 products: known.products(),
-                episodes,
+                episodes: self.0.episodes(&mut known, now),
                 list: self.0.list(&mut known, now),
             }
         })
@@ -438,6 +439,14 @@ impl Inner {
             complete: known.is_complete(),
             locks: known.locks(own, now),
         }
+    }
+
+    fn episodes(&self, known: &mut Known, now: Moment) -> Vec<Episode> {
+        let mut episodes = self.table.episodes(now);
+        episodes.extend(known.episodes(now).cloned());
+        episodes.sort_by_key(|episode| std::cmp::Reverse(episode.to));
+        episodes.truncate(MAX_EPISODES);
+        episodes
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

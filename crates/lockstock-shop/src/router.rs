@@ -105,6 +105,7 @@ pub(crate) fn routers(
         routes,
         cors_origins: cors_origins.into(),
         access,
+        has_pages: operation.is_none(),
     };
     let Some(access) = operation else {
         let everything = api.merge(for_operators);
@@ -118,6 +119,7 @@ pub(crate) fn routers(
         routes: Arc::default(),
         cors_origins: Arc::default(),
         access,
+        has_pages: true,
         ..middleware.clone()
     };
     Routers {

@@ -61,6 +61,10 @@ export class History {
     const end = this.now() - KEEP_MS;
     const isOver = (it) => it.to !== null && it.to < end;
     for (const [name, lock] of this.locks) {
+      if (lock.open?.until < this.now()) {
+        this.#close(lock, lock.open.until, "expired");
+        lock.state = "free";
+      }
       drop(lock.items, isOver);
       drop(lock.waits, isOver);
       if (lock.state === "free" && lock.items.length === 0 && lock.waits.length === 0) {
@@ -103,15 +107,15 @@ export class History {
     this.locks.delete(this.locks.keys().next().value);
   }
 
-  /** An episode that was over, or lasted, before this page was opened. */
+  /** An episode that was over before this page was opened. */
   #past(episode) {
     const lock = this.#lock(episode.lock, episode.product);
-    this.#episode({ ...episode, to: episode.to ?? null });
-    if (episode.to === null || episode.to === undefined) {
-      lock.episode = this.episodes[0];
-      return;
-    }
-    push(lock.items, { kind: "held", from: episode.from, to: episode.to, ended: episode.ended });
+    this.#episode(episode);
+    // When the work was done is not known: of a lock that was kept, most of the time is.
+    const isKept = episode.ended === "kept";
+    const to = isKept ? episode.from : episode.to;
+    push(lock.items, { kind: "held", from: episode.from, to, ended: episode.ended });
+    if (isKept) push(lock.items, { kind: "kept", from: to, to: episode.to, ended: "" });
   }
 
   /** An episode that the server reports as over: what this page has counted itself is corrected. */
@@ -120,8 +124,8 @@ export class History {
       it.lock === episode.lock &&
       (Math.abs(it.from - episode.from) < 2 || (it.request && it.request === episode.request));
     const known = this.episodes.find(isSame);
-    if (known) Object.assign(known, episode);
-    else this.#episode({ ...episode, to: episode.to ?? null });
+    if (known) Object.assign(known, episode, { grants: undefined });
+    else this.#episode(episode);
   }
 
   #apply(entry, server, at) {
@@ -207,24 +211,32 @@ export class History {
   }
 
   #ended(lock, event) {
-    this.#close(lock, event.at, event.kind);
-    if (event.kind === "kept") {
-      lock.open = { kind: "kept", from: event.at, to: null, until: event.until };
-      push(lock.items, lock.open);
+    if (event.kind !== "kept") {
+      this.#close(lock, event.at, event.kind);
+      return;
     }
+    this.#closeItem(lock, event.at, "kept");
+    lock.open = { kind: "kept", from: event.at, to: null, until: event.until };
+    push(lock.items, lock.open);
+    // Its episode lasts until the lock can be granted again.
+    if (lock.episode) lock.episode.ended = "kept";
   }
 
   #close(lock, at, ended) {
-    if (lock.open) {
-      const { until } = lock.open;
-      lock.open.to = until === undefined ? at : Math.min(at, until);
-      lock.open.ended = ended;
-      lock.open = null;
+    this.#closeItem(lock, at, ended);
+    const { episode } = lock;
+    if (episode && episode.to === null) {
+      episode.to = at;
+      episode.ended ||= ended;
     }
-    if (lock.episode && lock.episode.to === null) {
-      lock.episode.to = at;
-      lock.episode.ended = ended;
-    }
+  }
+
+  #closeItem(lock, at, ended) {
+    if (!lock.open) return;
+    const { until } = lock.open;
+    lock.open.to = until ? Math.min(at, until) : at;
+    lock.open.ended = ended;
+    lock.open = null;
   }
 
   /** Grants of a lock that is too busy to report each. */
@@ -271,11 +283,14 @@ export class History {
   #settle(lock, entry, at) {
     lock.state = entry.state;
     lock.holder = entry.holder ?? null;
+    // Waits whose end was not reported.
+    if (waiting(lock) === 0) for (const wait of lock.waits) wait.to ??= at;
     if (entry.state === "free") {
       if (lock.open) this.#close(lock, at, lock.open.kind === "kept" ? "" : "released");
       return;
     }
-    const { since = at, until, caller, address, request, id, fence } = entry.holder ?? {};
+    const { until, caller, address, request, id, fence } = entry.holder ?? {};
+    const since = entry.holder?.since ?? at;
     if (lock.open?.kind !== entry.state && !entry.granted && !entry.events) {
       if (lock.open) this.#close(lock, at, "");
       lock.open = { kind: entry.state, from: since, to: null, until, request };

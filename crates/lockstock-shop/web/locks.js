@@ -4,11 +4,10 @@ import { call, ensureWriter, mayWrite, onScope, reason } from "./api.js";
 import { waiting } from "./history.js";
 import { $, announce, ask, make, say, setText, short } from "./page.js";
 
-/** Reads a duration like `500ms`, `2s` or `1.5m`; 0 for anything else. */
-export function milliseconds(text) {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m)?$/.exec(text.trim());
-  const unit = { ms: 1, s: 1_000, m: 60_000 }[match?.[2] ?? "ms"];
-  return match ? Number(match[1]) * unit : 0;
+/** Reads a duration like `500ms`, `2s` or `1m`; 0 for anything else. */
+function milliseconds(text) {
+  const match = /^(\d+)(ms|s|m)$/.exec(text.trim());
+  return match ? Number(match[1]) * { ms: 1, s: 1_000, m: 60_000 }[match[2]] : 0;
 }
 
 /** The filter in the address. */

@@ -48,6 +48,9 @@ impl Requirement {
             // Browsers, whose `EventSource` sends no header of a page.
             "/api/locks/events" if method.is_safe() => Self::Page,
             "/api/locks/" if !method.is_safe() => Self::Scope(Scope::Admin),
+            // Part of every copy of the program.
+            _ if path.starts_with("/board/") => Self::Nothing,
+            _ if path.starts_with("/products/") => Self::Page,
             _ if path.starts_with("/api/") => Self::of_method(method),
             // `/metrics`, and any route that is added without a rule.
             _ => Self::Scope(Scope::Admin),
@@ -105,6 +108,8 @@ mod tests {
         assert_eq!(of(Method::GET, "/api/locks/events"), Some(Scope::Read));
         assert_eq!(of(Method::DELETE, "/api/locks/"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/docs/page.css"), Some(Scope::Read));
+        assert_eq!(of(Method::GET, "/products/1/"), Some(Scope::Read));
+        assert_eq!(of(Method::GET, "/board/0123/board.js"), None);
         assert_eq!(of(Method::GET, "/metrics"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/docsecret"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/new"), Some(Scope::Admin));

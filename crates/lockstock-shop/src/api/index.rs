@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
 use crate::board;
+use crate::error::negotiate::prefers_html;
 use crate::state::AppState;
 
 /// What the listener of a request serves.
@@ -29,7 +30,7 @@ pub(crate) async fn index(
     request: Request,
 ) -> Response {
     let (parts, _) = request.into_parts();
-    let mut response = if served != Served::Api && board::is_browser(&parts) {
+    let mut response = if served != Served::Api && prefers_html(&parts.headers) {
         board::board(&state, &parts).await.into_response()
     } else {
         // The public URL is that of the API.

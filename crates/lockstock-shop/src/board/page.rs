@@ -8,6 +8,8 @@ mod rows;
 use askama::Template;
 use lockstock_http::Language;
 
+use super::filter::Filter;
+
 pub(super) use self::rows::{EntryRow, EpisodeRow, LockRow, ProductRow};
 
 /// What all pages have in common.
@@ -39,21 +41,6 @@ impl Page {
             Language::Korean => korean,
             _ => english,
         }
-    }
-}
-
-/// The filter of the board, from the query string.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Filter {
-    /// Part of the name of a lock.
-    pub(super) lock: String,
-    /// As in the query string: `500ms`.
-    pub(super) longer: String,
-}
-
-impl Filter {
-    fn is_empty(&self) -> bool {
-        self.lock.is_empty() && self.longer.is_empty()
     }
 }
 

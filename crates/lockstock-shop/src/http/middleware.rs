@@ -26,6 +26,7 @@ use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
 use crate::access::{Access, Admission, Authenticated, Requirement};
+use crate::error::negotiate::prefers_html;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::preconditions;
 use crate::http::routes::{Route, Routes};
@@ -39,6 +40,8 @@ pub(crate) struct Middleware {
     /// Origins whose pages may call the API.
     pub(crate) cors_origins: Arc<[CorsOrigin]>,
     pub(crate) access: Access,
+    /// Whether `/` is a page for browsers.
+    pub(crate) has_pages: bool,
 }
 
 /// Handles a request to any path.
@@ -52,6 +55,7 @@ pub(crate) async fn handle(
         routes,
         cors_origins,
         access,
+        has_pages,
     } = middleware;
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
@@ -66,7 +70,7 @@ pub(crate) async fn handle(
         // It never has credentials, and reaches no handler.
         Requirement::Nothing
     } else {
-        requirement(&request)
+        requirement(&request, has_pages)
     };
     let Admission { key, rate, verdict } = access.admit(requirement, request.headers(), client);
     let key_name = key.as_ref().map(|key| key.name.clone());
@@ -109,7 +113,10 @@ pub(crate) async fn handle(
     response
 }
 
-fn requirement(request: &Request) -> Requirement {
+fn requirement(request: &Request, has_pages: bool) -> Requirement {
+    if has_pages && request.uri().path() == "/" && prefers_html(request.headers()) {
+        return Requirement::Page;
+    }
     let is_routed = request.extensions().get::<MatchedPath>().is_some();
     Requirement::of(request.method(), request.uri().path(), is_routed)
 }

@@ -5,19 +5,21 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::Page;
+use crate::live::wire::{Episode, EpisodeEnd, LockState, LockStatus, Requester};
 use crate::storage::{LedgerEntry, Product};
 use crate::timestamp;
 
-/// A lock that is held or kept.
+/// Number of digits that name the client of another program.
+const CLIENT_DIGITS: usize = 8;
+
+/// A lock that is held, kept or waited for.
 #[derive(Debug, Clone, Default)]
 pub(in crate::board) struct LockRow {
     pub(in crate::board) name: String,
-    /// The product whose update lock this is.
-    pub(in crate::board) product: Option<i64>,
     pub(in crate::board) is_kept: bool,
     /// The caller of the request that holds it, its address, or the id of the client.
     pub(in crate::board) holder: String,
-    pub(in crate::board) waiting: usize,
+    pub(in crate::board) waiting: u32,
     /// Rest of the lease.
     pub(in crate::board) left: Duration,
 }
@@ -26,15 +28,12 @@ pub(in crate::board) struct LockRow {
 #[derive(Debug, Clone, Default)]
 pub(in crate::board) struct EpisodeRow {
     pub(in crate::board) lock: String,
-    pub(in crate::board) product: Option<i64>,
     pub(in crate::board) holder: String,
     pub(in crate::board) from: DateTime<Utc>,
-    /// `None` while it lasts.
-    pub(in crate::board) lasted: Option<Duration>,
-    pub(in crate::board) waited: u64,
+    pub(in crate::board) lasted: Duration,
+    pub(in crate::board) waited: u32,
     pub(in crate::board) longest_wait: Duration,
-    pub(in crate::board) refused: u64,
-    /// `released`, `kept`, `expired`, `lost`, `forced`, or empty while it lasts.
+    pub(in crate::board) refused: u32,
     pub(in crate::board) ended: &'static str,
 }
 
@@ -64,6 +63,22 @@ pub(in crate::board) struct EntryRow {
 }
 
 impl LockRow {
+    /// `at` is the time of the list.
+    pub(in crate::board) fn of(lock: &LockStatus, at: i64) -> Self {
+        let holder = lock.holder.as_ref();
+        let until = holder.and_then(|holder| holder.until).unwrap_or(at);
+        Self {
+            name: lock.name.clone(),
+            is_kept: lock.state == LockState::Kept,
+            holder: holder.map_or(String::new(), |holder| {
+                let id = holder.id.get(..CLIENT_DIGITS).unwrap_or(&holder.id);
+                named(&holder.requester).unwrap_or_else(|| id.to_owned())
+            }),
+            waiting: lock.waiting,
+            left: Duration::from_millis(u64::try_from(until - at).unwrap_or_default()),
+        }
+    }
+
     pub(super) fn state(&self) -> &'static str {
         if self.is_kept { "kept" } else { "held" }
     }
@@ -77,14 +92,23 @@ impl LockRow {
 }
 
 impl EpisodeRow {
-    pub(super) fn ended_text(&self, page: &Page) -> &'static str {
-        match self.ended {
-            "released" => page.text("released", "해제"),
-            "kept" => page.text("kept", "유지"),
-            "expired" => page.text("lease over", "임대 만료"),
-            "lost" => page.text("lost", "잃음"),
-            "forced" => page.text("forced", "강제 해제"),
-            _ => page.text("held now", "보유 중"),
+    pub(in crate::board) fn of(episode: &Episode, page: &Page) -> Self {
+        let lasted_ms = u64::try_from(episode.to - episode.from).unwrap_or_default();
+        Self {
+            lock: episode.lock.clone(),
+            holder: named(&episode.requester).unwrap_or_default(),
+            from: DateTime::from_timestamp_millis(episode.from).unwrap_or_default(),
+            lasted: Duration::from_millis(lasted_ms),
+            waited: episode.waited,
+            longest_wait: Duration::from_secs_f64(episode.longest_wait_ms.max(0.0) / 1000.0),
+            refused: episode.refused,
+            ended: match episode.ended {
+                EpisodeEnd::Released => page.text("released", "해제"),
+                EpisodeEnd::Kept => page.text("kept", "유지"),
+                EpisodeEnd::Expired => page.text("lease over", "임대 만료"),
+                EpisodeEnd::Lost => page.text("lost", "잃음"),
+                EpisodeEnd::Forced => page.text("forced", "강제 해제"),
+            },
         }
     }
 }
@@ -130,6 +154,14 @@ impl EntryRow {
             other => other,
         }
     }
+}
+
+/// Returns the caller of a request, or its address.
+fn named(requester: &Requester) -> Option<String> {
+    requester
+        .caller
+        .clone()
+        .or_else(|| requester.address.clone())
 }
 
 /// Returns a change with its sign: `+3`, `−1`, `0`.
