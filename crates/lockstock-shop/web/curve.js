@@ -38,7 +38,11 @@ export class Curve {
     const added = [];
     for (;;) {
       const { status, data } = await call("GET", `${this.#path}&page=${page}`);
-      if (status !== 200) break;
+      if (status !== 200) {
+        // Without a key of its own, the page has the entries that the server has rendered.
+        if (!this.#plot) this.#adopt();
+        break;
+      }
       const pages = Math.ceil(data.count / PAGE);
       const first = Math.max(1, pages - MAX_ENTRIES / PAGE + 1);
       if (page < first) {
@@ -58,6 +62,13 @@ export class Curve {
     }
     if (added.length > 0 || !this.#plot) this.#draw();
     return added;
+  }
+
+  #adopt() {
+    for (const row of [...$("entry-rows").rows].reverse()) {
+      this.#seconds.push(Date.parse(row.querySelector("time").dateTime) / 1000);
+      this.#stocks.push(Number(row.querySelector(".after").textContent.replace(/,/g, "")));
+    }
   }
 
   /** The number of entries that the ledger has. */
@@ -108,7 +119,7 @@ export class Curve {
         legend: { show: false },
         cursor: { y: false, drag: { x: true, y: false } },
         scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.08] } },
-        axes: [{ ...axis, values: times }, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] }],
+        axes: [{ ...axis, size: 30, values: times }, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] }],
         series: [
           {},
           { stroke: colour("held"), width: 1.5, fill: colour("held-soft"), paths: stepped, points: { show: false } },

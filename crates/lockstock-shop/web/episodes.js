@@ -84,7 +84,8 @@ function patch(row, episode, now) {
   setText(row.longest, episode.longest_wait_ms >= 0.05 ? short(episode.longest_wait_ms) : "");
   setText(row.refused, episode.refused ? number(episode.refused) : "");
   const isNow = episode.to === null;
-  setText(row.ended, isNow ? say("held now", "보유 중") : (ENDS[episode.ended] ?? ""));
+  const current = episode.ended === "kept" ? say("kept now", "유지 중") : say("held now", "보유 중");
+  setText(row.ended, isNow ? current : (ENDS[episode.ended] ?? ""));
   row.element.classList.toggle("now", isNow);
   row.ended.dataset.ended = episode.ended;
 }

@@ -32,7 +32,7 @@ export class Lanes {
   constructor(history, axis) {
     this.#history = history;
     this.#axis = axis;
-    new ResizeObserver(([entry]) => this.#resize(entry.contentRect.width)).observe(axis);
+    new ResizeObserver(() => this.#resize()).observe(document.getElementById("lock-rows"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
     requestAnimationFrame((at) => this.#tick(at));
   }
@@ -40,7 +40,6 @@ export class Lanes {
   /** Creates the canvas of a lock. */
   canvas(lock) {
     const canvas = document.createElement("canvas");
-    canvas.height = 0;
     canvas.setAttribute("aria-hidden", "true");
     this.#locks.set(canvas, lock);
     this.#observer.observe(canvas);
@@ -63,11 +62,13 @@ export class Lanes {
       if (isIntersecting) this.#visible.set(target, this.#locks.get(target));
       else this.#visible.delete(target);
     }
-    this.#drawnAt = 0;
+    this.#resize();
   }
 
-  #resize(width) {
-    this.#width = Math.floor(width);
+  /** All lanes are as wide as the first in sight. */
+  #resize() {
+    const [canvas] = this.#visible.keys();
+    this.#width = Math.floor(canvas?.clientWidth ?? this.#width);
     this.#drawnAt = 0;
   }
 

@@ -56,9 +56,8 @@ async function follow() {
   const known = Number(body.rows[0]?.querySelector(".version").textContent ?? 0);
   for (const entry of added) if (entry.version > known) body.prepend(row(entry));
   while (body.rows.length > MAX_ROWS) body.rows[body.rows.length - 1].remove();
-  setText($("entry-count"), number(curve.count));
-  const last = added.at(-1);
-  if (last && last.version < version) follow();
+  if (curve.count > 0) setText($("entry-count"), number(curve.count));
+  if (added.length > 0 && added.at(-1).version < version) follow();
 }
 
 const REASONS = {

@@ -8,6 +8,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const SAVED_WIDTH = 720;
 const LABEL = 26;
 const RESULT = 148;
+/** A browser opens six connections to a server at most, and the stream of the page has one. */
+const CONNECTIONS = 5;
 
 export class Race {
   #history;
@@ -66,7 +68,8 @@ export class Race {
       this.#round = { at: Date.now(), name, change, results };
       this.update();
       this.#show();
-      announce(summary(results));
+      // The chart shows it already.
+      announce(summary(results), "spoken");
     } finally {
       this.#isRunning = false;
       $("race-start").disabled = false;
@@ -98,13 +101,27 @@ export class Race {
     const chart = $("race-chart");
     const width = Math.floor(chart.clientWidth);
     if (width < 40) return;
-    const picture = this.#round ? drawing(this.#round, width) : preview(width);
-    chart.replaceChildren(picture);
+    const inner = width - 2 * parseFloat(getComputedStyle(chart).paddingLeft);
+    if (!this.#round) {
+      chart.replaceChildren(preview(inner));
+      return;
+    }
+    const { results } = this.#round;
+    const isQueued = results.length > CONNECTIONS;
+    const queued = say(
+      `The thin line is time in the browser, which sends about ${CONNECTIONS} requests at a time unless the server speaks HTTP/2.`,
+      `가는 선은 브라우저 안에서 기다린 시간입니다. HTTP/2가 아니면 브라우저는 한 번에 ${CONNECTIONS}개쯤만 보냅니다.`,
+    );
+    chart.replaceChildren(
+      make("p", { class: "outcome" }, summary(results)),
+      drawing(this.#round, inner),
+      ...(isQueued ? [make("p", { class: "hint" }, queued)] : []),
+    );
   }
 
   /** Saves the race as one file that needs nothing else. */
   #save() {
-    const picture = drawing(this.#round, SAVED_WIDTH - 32, 34);
+    const picture = drawing(this.#round, SAVED_WIDTH - 32, 52);
     const height = Number(picture.getAttribute("height"));
     const { name, at, results } = this.#round;
     const title = say(
@@ -224,18 +241,19 @@ function drawing({ results }, width, top = 0) {
   const bar = results.length > 12 ? 9 : 12;
   const space = width - LABEL - RESULT;
   const longest = Math.max(...results.map(({ heard }) => heard), 0.1);
-  const height = top + 24 + results.length * row + 18;
+  const height = top + results.length * row + 20;
   const x = (ms) => LABEL + (ms / longest) * space;
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   picture.setAttribute("aria-label", summary(results));
-  picture.append(hatch(), text(0, top + 12, summary(results), "outcome"));
-  for (const ms of ticks(longest)) {
+  picture.append(hatch());
+  if (top > 0) picture.append(text(0, top - 16, summary(results), "quiet"));
+  for (const ms of ticks(longest, space)) {
     const at = Math.round(x(ms)) + 0.5;
-    picture.append(svg("path", { class: "grid", d: `M${at} ${top + 22}V${height - 16}` }));
+    picture.append(svg("path", { class: "grid", d: `M${at} ${top}V${height - 18}` }));
     picture.append(text(at, height - 4, `${ms} ms`, "quiet", ms === 0 ? "start" : "middle"));
   }
   results.forEach((result, index) => {
-    const y = top + 24 + index * row;
+    const y = top + 2 + index * row;
     const middle = y + bar / 2;
     const [from, to] = [x(result.sent), x(result.heard)];
     const kind = isWon(result) ? "won" : result.status === 429 ? "lost" : "failed";
@@ -275,8 +293,8 @@ function hatch() {
 }
 
 /** Returns round numbers of milliseconds for the axis. */
-function ticks(longest) {
+function ticks(longest, space) {
   const steps = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
-  const step = steps.find((it) => longest / it <= 5) ?? 20_000;
+  const step = steps.find((it) => (it / longest) * space >= 64) ?? 20_000;
   return Array.from({ length: Math.floor(longest / step) + 1 }, (_, index) => index * step);
 }
