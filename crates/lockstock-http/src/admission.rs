@@ -186,7 +186,15 @@ where
         let tasks_of_layer = tasks.clone();
         let handler = async move {
             let handler = inner.call(request);
-            run(&*layer, guard, observation, handler, &inner_tasks, &tasks_of_layer).await
+            run(
+                &*layer,
+                guard,
+                observation,
+                handler,
+                &inner_tasks,
+                &tasks_of_layer,
+            )
+            .await
         };
         match tasks.run(cancellation, handler).await? {
             Ok(response) => Ok(response.map(ResponseBody::inner)),

@@ -13,48 +13,36 @@
 //! instead, and a table that is full ignores further locks.
 
 mod clock;
+mod frames;
 mod known;
+mod replicas;
 mod ring;
 mod subscription;
 mod table;
+mod walk;
+mod watched;
 pub(crate) mod wire;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use lockstock::{HolderId, LockKind, Store};
-use metrics::{counter, gauge};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::debug;
+use metrics::counter;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use self::clock::Moment;
-use self::known::{Known, MAX_EPISODES, MAX_PRODUCTS, server_name};
+use self::known::{Known, MAX_EPISODES, server_name};
+use self::replicas::MAX_UNPUBLISHED;
 use self::ring::Ring;
-use self::subscription::Place;
 pub(crate) use self::table::{Followed, LockTable, ProductLocks, Requester};
-use self::wire::{Episode, Frame, LockList, LockStatus, ProductState, ProductStatus, Snapshot};
-use crate::storage::{Product, ProductQuery, Storage};
-
-/// Shortest time between two frames.
-const FRAME_INTERVAL: Duration = Duration::from_millis(200);
-/// Maximum number of frames that are sent in a second, to all subscribers together. With more than 400
-/// subscribers frames come less often.
-const MAX_DELIVERIES_PER_SECOND: usize = 2000;
-/// How long frames are made after the last subscriber has left. One that comes back meanwhile, after
-/// a page was loaded again or a connection broke, misses nothing.
-const LINGER: Duration = Duration::from_secs(5);
-/// Shortest time between two looks into the store.
-const WALK_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of keys that are visited by a look into the store.
-const MAX_KEYS: usize = 100_000;
-/// Maximum number of products that are read for one frame. The others are in the next ones.
-const MAX_READS_PER_FRAME: usize = 20;
+use self::watched::Watched;
+use self::wire::{Episode, LockList, LockStatus, ProductState, ProductStatus, Snapshot};
+use crate::storage::{Product, Storage};
 
 /// The live state of locks and products. Cheap to clone.
 #[derive(Clone)]
@@ -71,21 +59,20 @@ struct Inner {
     /// them.
     known: Mutex<Known>,
     max_watchers: usize,
+    /// Number of open streams.
     watchers: AtomicUsize,
-    /// Whether frames are made.
-    is_watched: AtomicBool,
-    /// Notified when frames are to be made.
-    is_watched_now: Notify,
-    changed_products: Mutex<ChangedProducts>,
+    /// Changed by `set_watched` only.
+    watched: watch::Sender<Watched>,
+    /// Frames for other servers.
+    outbox: mpsc::Sender<Bytes>,
+    /// Taken by the task that publishes them.
+    unpublished: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    /// Whether this server receives frames of others.
+    is_subscribed: watch::Sender<bool>,
+    /// Ids of products that have changed since they were last read.
+    changed_products: Mutex<VecDeque<i64>>,
     /// When the last look into the store ended. Locked during a look: concurrent callers share it.
-    walked_at: tokio::sync::Mutex<Option<Instant>>,
-}
-
-/// Ids of products that have changed since they were last read.
-#[derive(Default)]
-struct ChangedProducts {
-    in_order: VecDeque<i64>,
-    ids: HashSet<i64>,
+    looked_at: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Why there is no stream.
@@ -115,6 +102,7 @@ impl Live {
         product_locks: ProductLocks,
         max_watchers: usize,
     ) -> Self {
+        let (outbox, unpublished) = mpsc::channel(MAX_UNPUBLISHED);
         Self(Arc::new(Inner {
             server: server_name(&store.client_id()),
             store,
@@ -124,30 +112,25 @@ impl Live {
             known: Mutex::default(),
             max_watchers,
             watchers: AtomicUsize::new(0),
-            is_watched: AtomicBool::new(false),
-            is_watched_now: Notify::new(),
+            watched: watch::Sender::new(Watched::default()),
+            outbox,
+            unpublished: Mutex::new(Some(unpublished)),
+            is_subscribed: watch::Sender::new(false),
             changed_products: Mutex::default(),
-            walked_at: tokio::sync::Mutex::new(None),
+            looked_at: tokio::sync::Mutex::new(None),
         }))
     }
 
     /// Begins to follow a request that wants a lock, unless it cannot be shown.
-    pub(crate) fn follow(&self, lock: &str, requester: impl FnOnce() -> Requester) -> Option<Followed> {
+    pub(crate) fn follow(
+        &self,
+        lock: &str,
+        requester: impl FnOnce() -> Requester,
+    ) -> Option<Followed> {
         if self.0.max_watchers == 0 {
             return None;
         }
         self.0.table.begin(lock, requester())
-    }
-
-    /// Notes that a product was written, after the commit.
-    pub(crate) fn product_changed(&self, id: i64) {
-        if !self.0.is_watched.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut changed = self.0.changed_products();
-        if changed.in_order.len() < MAX_PRODUCTS && changed.ids.insert(id) {
-            changed.in_order.push_back(id);
-        }
     }
 
     /// Returns a stream of events, from the one after `last_event_id` if that is known.
@@ -169,7 +152,7 @@ impl Live {
 
     /// Returns the locks that are held, kept or waited for.
     pub(crate) async fn list(&self) -> LockList {
-        self.walk().await;
+        self.look().await;
         let mut known = self.0.known();
         self.0.list(&mut known, Moment::now())
     }
@@ -221,77 +204,28 @@ impl Live {
         })
     }
 
-    /// Makes frames while there are subscribers. Never ends.
+    /// Makes, publishes and receives frames while anybody watches. Called once; never ends.
     pub(crate) async fn run(&self) -> Infallible {
-        loop {
-            self.wait_for_watchers().await;
-            let walks = async {
-                loop {
-                    self.walk().await;
-                    sleep(WALK_INTERVAL).await;
-                }
-            };
-            tokio::select! {
-                () = walks => {}
-                () = self.make_frames() => {}
+        let unpublished = self.0.unpublished.lock();
+        let unpublished = unpublished.unwrap_or_else(PoisonError::into_inner).take();
+        let publish = async {
+            if let Some(unpublished) = unpublished {
+                self.publish(unpublished).await;
             }
-        }
-    }
-
-    async fn wait_for_watchers(&self) {
-        loop {
-            let changed = self.0.is_watched_now.notified();
-            if self.0.is_watched.load(Ordering::Relaxed) {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// Makes frames, until there has been no subscriber for a while.
-    async fn make_frames(&self) {
-        let mut watched_at = Instant::now();
-        let mut next = watched_at;
-        loop {
-            sleep_until(next).await;
-            let now = Instant::now();
-            let watchers = self.0.watchers.load(Ordering::Acquire);
-            if watchers > 0 {
-                watched_at = now;
-            } else if watched_at + LINGER <= now && self.0.stop_watching() {
-                return;
-            }
-            next = now + frame_interval(watchers);
-            let products = self.read_changed_products().await;
-            self.0.make_frame(products);
-        }
-    }
-
-    async fn read_changed_products(&self) -> Vec<ProductStatus> {
-        let ids = {
-            let mut changed = self.0.changed_products();
-            let count = changed.in_order.len().min(MAX_READS_PER_FRAME);
-            let ids: Vec<_> = changed.in_order.drain(..count).collect();
-            for id in &ids {
-                changed.ids.remove(id);
-            }
-            ids
         };
-        let mut products = Vec::with_capacity(ids.len());
-        for id in ids {
-            match self.0.storage.get(id).await {
-                Ok(Some(product)) => products.push(ProductStatus::from(&product)),
-                Ok(None) => products.push(ProductStatus::deleted(id)),
-                // The next look at all products corrects it.
-                Err(error) => debug!(%error, id, "a changed product was not read"),
-            }
-        }
-        products
+        tokio::join!(
+            self.make_frames(),
+            self.look_regularly(),
+            self.ask_who_watches(),
+            self.receive(),
+            publish,
+        );
+        std::future::pending().await
     }
 
     /// Returns a snapshot as an event, and the number of the frame that follows it.
     async fn snapshot(&self) -> (Bytes, u64) {
-        self.walk().await;
+        self.look().await;
         let mut known = self.0.known();
         self.0.ring.snapshot(|| {
             let now = Moment::now();
@@ -302,132 +236,9 @@ impl Live {
             }
         })
     }
-
-    /// Looks into the store and the database, unless that was done lately.
-    async fn walk(&self) {
-        let mut walked_at = self.0.walked_at.lock().await;
-        if walked_at.is_some_and(|at| at.elapsed() < WALK_INTERVAL) {
-            return;
-        }
-        let query = ProductQuery::default();
-        let (locks, products) = tokio::join!(
-            self.0.store.locks_among(MAX_KEYS),
-            self.0.storage.list(&query, MAX_PRODUCTS as i64, 0),
-        );
-        *walked_at = Some(Instant::now());
-        let (now, inner) = (Moment::now(), &self.0);
-        let mut known = inner.known();
-        let mut frame = inner.frame(now);
-        match locks {
-            Ok(listing) => {
-                let products = inner.table.product_locks();
-                let locks = listing.locks.iter();
-                let locks = locks.filter_map(|info| LockStatus::of_store(info, products, now));
-                let is_own = |server: &str| server == inner.server;
-                frame.locks = known.set_walked(locks.collect(), listing.is_complete, is_own);
-            }
-            Err(error) => {
-                debug!(%error, "the locks of the store were not listed");
-                known.set_incomplete();
-            }
-        }
-        match products {
-            Ok(products) => {
-                let products = products.iter().map(ProductStatus::from).collect();
-                frame.products = known.set_products(products);
-            }
-            Err(error) => debug!(%error, "the products were not listed"),
-        }
-        if inner.is_watched.load(Ordering::Relaxed) {
-            inner.push(&frame);
-        }
-    }
-
-    /// Takes a place, if one is free.
-    fn enter(&self) -> Option<Place> {
-        let inner = &self.0;
-        let before = inner.watchers.fetch_add(1, Ordering::AcqRel);
-        if before >= inner.max_watchers {
-            inner.watchers.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
-        gauge!("lockstock_watchers").increment(1);
-        let place = Place(inner.clone());
-        inner.start_watching();
-        Some(place)
-    }
-}
-
-/// Returns the time between two frames.
-fn frame_interval(watchers: usize) -> Duration {
-    let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
-    let deliveries = Duration::from_secs(1) / MAX_DELIVERIES_PER_SECOND as u32;
-    FRAME_INTERVAL.max(deliveries.saturating_mul(watchers))
 }
 
 impl Inner {
-    fn leave(&self) {
-        self.watchers.fetch_sub(1, Ordering::AcqRel);
-        gauge!("lockstock_watchers").decrement(1);
-    }
-
-    fn start_watching(&self) {
-        let _no_snapshot = self.known();
-        if !self.is_watched.load(Ordering::Relaxed) {
-            self.set_watched(true);
-            self.is_watched_now.notify_one();
-        }
-    }
-
-    /// Stops making frames. Returns `false` if there is a subscriber by now.
-    fn stop_watching(&self) -> bool {
-        let _no_snapshot = self.known();
-        let is_left = self.watchers.load(Ordering::Acquire) == 0;
-        if is_left {
-            self.set_watched(false);
-        }
-        is_left
-    }
-
-    fn set_watched(&self, is_watched: bool) {
-        self.is_watched.store(is_watched, Ordering::Relaxed);
-        self.table.set_watched(is_watched);
-        *self.changed_products() = ChangedProducts::default();
-        // The frames before and after a pause are not one stream.
-        self.ring.clear();
-    }
-
-    fn make_frame(&self, products: Vec<ProductStatus>) {
-        let mut known = self.known();
-        let now = Moment::now();
-        let (locks, episodes) = self.table.take_changes(&self.server, now);
-        known.add_products(&products);
-        self.push(&Frame {
-            locks,
-            products,
-            episodes,
-            ..self.frame(now)
-        });
-    }
-
-    fn frame(&self, now: Moment) -> Frame {
-        Frame {
-            at: now.epoch_ms,
-            server: self.server.clone(),
-            ..Frame::default()
-        }
-    }
-
-    fn push(&self, frame: &Frame) {
-        if frame.is_empty() {
-            return;
-        }
-        match serde_json::to_vec(frame) {
-            Ok(json) => self.ring.push(&json),
-            Err(error) => debug!(%error, "a frame was not serialized"),
-        }
-    }
-
     fn list(&self, known: &mut Known, now: Moment) -> LockList {
         let own = self.table.statuses(&self.server, now);
         let mut servers = vec![self.server.clone()];
@@ -453,7 +264,7 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn changed_products(&self) -> MutexGuard<'_, ChangedProducts> {
+    fn changed_products(&self) -> MutexGuard<'_, VecDeque<i64>> {
         // Locked for a few operations on collections, never across an await.
         self.changed_products
             .lock()

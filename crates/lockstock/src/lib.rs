@@ -87,6 +87,7 @@ mod random;
 mod redact;
 mod runtime;
 mod token;
+mod topic;
 
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
@@ -106,3 +107,4 @@ pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use redact::redact_url;
 pub use store::{DEFAULT_TIMEOUT, Store, StoreBuilder};
 pub use token::ClientId;
+pub use topic::Subscription;

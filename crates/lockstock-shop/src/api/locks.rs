@@ -45,7 +45,10 @@ struct ForcedReleaseParams {
     #[param(min_length = 1, max_length = 1024, example = "product-update-lock-1")]
     lock: String,
     /// The token of the holder, as `holder.id` in the list.
-    #[param(pattern = "^[0-9a-f]{32}$", example = "00112233445566778899aabbccddeeff")]
+    #[param(
+        pattern = "^[0-9a-f]{32}$",
+        example = "00112233445566778899aabbccddeeff"
+    )]
     holder: String,
 }
 
@@ -163,7 +166,10 @@ async fn events(State(state): State<AppState>, headers: HeaderMap) -> Result<Res
             NoStream::Closed => ApiError::shutting_down(),
         })?;
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        ),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
@@ -176,7 +182,11 @@ struct Query(Vec<(String, String)>);
 impl Query {
     fn of(parts: &Parts) -> Self {
         let query = parts.uri.query().unwrap_or_default();
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        Self(
+            form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     fn get(&self, name: &str) -> Option<&str> {

@@ -18,7 +18,7 @@ const MAX_SERVERS: usize = 64;
 /// A server that has sent nothing for so long is not listed any more.
 const SERVER_RETENTION: Duration = Duration::from_secs(60);
 /// Maximum number of locks that are remembered of a look into the store.
-const MAX_WALKED: usize = 4096;
+const MAX_FOUND: usize = 4096;
 /// Maximum number of products.
 pub(super) const MAX_PRODUCTS: usize = 500;
 /// Maximum number of holds in a snapshot, and of those of other servers.
@@ -29,7 +29,7 @@ const SERVER_DIGITS: usize = 8;
 #[derive(Default)]
 pub(super) struct Known {
     servers: HashMap<String, OtherServer>,
-    walked: HashMap<String, LockStatus>,
+    found: HashMap<String, LockStatus>,
     /// Whether the last look found all locks.
     is_complete: bool,
     products: BTreeMap<i64, ProductStatus>,
@@ -52,6 +52,11 @@ pub(super) fn server_name(client_id: &impl ToString) -> String {
 }
 
 impl Known {
+    /// Forgets the other servers, whose frames are not received any more.
+    pub(super) fn forget_servers(&mut self) {
+        self.servers.clear();
+    }
+
     /// Adds a frame of another server.
     pub(super) fn add_frame(&mut self, frame: &Frame, now: Instant) {
         if !self.servers.contains_key(&frame.server) && self.servers.len() >= MAX_SERVERS {
@@ -109,37 +114,40 @@ impl Known {
 
     /// Replaces what the last look into the store has found. Returns the locks that differ from before
     /// and are in no frame.
-    pub(super) fn set_walked(
+    pub(super) fn set_found(
         &mut self,
         locks: Vec<LockStatus>,
         is_complete: bool,
         is_own: impl Fn(&str) -> bool,
     ) -> Vec<LockStatus> {
-        self.is_complete = is_complete && locks.len() <= MAX_WALKED;
-        let walked = locks.into_iter().take(MAX_WALKED);
-        let walked: HashMap<_, _> = walked.map(|lock| (lock.name.clone(), lock)).collect();
+        self.is_complete = is_complete && locks.len() <= MAX_FOUND;
+        let found = locks.into_iter().take(MAX_FOUND);
+        let found: HashMap<_, _> = found.map(|lock| (lock.name.clone(), lock)).collect();
         let reports_itself = |lock: &LockStatus| {
-            let server = lock.holder.as_ref().and_then(|holder| holder.server.as_ref());
+            let server = lock
+                .holder
+                .as_ref()
+                .and_then(|holder| holder.server.as_ref());
             server.is_some_and(|server| self.servers.contains_key(server) || is_own(server))
         };
         let is_same = |lock: &LockStatus| {
-            let before = self.walked.get(&lock.name);
+            let before = self.found.get(&lock.name);
             before.is_some_and(|before| {
                 (before.holder_id(), before.state, before.waiting)
                     == (lock.holder_id(), lock.state, lock.waiting)
             })
         };
-        let changed = walked.values();
+        let changed = found.values();
         let changed = changed.filter(|lock| !reports_itself(lock) && !is_same(lock));
         let mut changed: Vec<_> = changed.cloned().collect();
-        let gone = self.walked.values();
-        let gone = gone.filter(|lock| !reports_itself(lock) && !walked.contains_key(&lock.name));
+        let gone = self.found.values();
+        let gone = gone.filter(|lock| !reports_itself(lock) && !found.contains_key(&lock.name));
         changed.extend(gone.map(|lock| LockStatus {
             name: lock.name.clone(),
             product: lock.product,
             ..LockStatus::default()
         }));
-        self.walked = walked;
+        self.found = found;
         changed
     }
 
@@ -172,7 +180,7 @@ impl Known {
     /// Returns all locks that are held, kept or waited for, of which `own` are those of this server.
     pub(super) fn locks(&self, own: Vec<LockStatus>, now: Moment) -> Vec<LockStatus> {
         let mut locks: BTreeMap<String, LockStatus> = BTreeMap::new();
-        for lock in self.walked.values() {
+        for lock in self.found.values() {
             locks.insert(lock.name.clone(), lock.clone());
         }
         // The store has only the first waiter of each server in its queue.
@@ -218,7 +226,10 @@ impl LockStatus {
     pub(crate) fn lasts_longer(&self, longer_ms: f64, at: i64) -> bool {
         let since = self.holder.as_ref().and_then(|holder| holder.since);
         since.is_some_and(|since| (at - since) as f64 > longer_ms)
-            || self.waiters.iter().any(|waiter| waiter.waited_ms > longer_ms)
+            || self
+                .waiters
+                .iter()
+                .any(|waiter| waiter.waited_ms > longer_ms)
     }
 
     fn holder_id(&self) -> Option<&str> {
@@ -249,11 +260,7 @@ impl LockStatus {
     }
 
     /// Describes what the store has about a lock. `None` for another kind of lock.
-    pub(super) fn of_store(
-        info: &LockInfo,
-        products: &ProductLocks,
-        now: Moment,
-    ) -> Option<Self> {
+    pub(super) fn of_store(info: &LockInfo, products: &ProductLocks, now: Moment) -> Option<Self> {
         if info.kind != LockKind::Lock {
             return None;
         }

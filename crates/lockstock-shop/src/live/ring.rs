@@ -139,7 +139,10 @@ impl Ring {
         if behind == 0 {
             return Found::Nothing;
         }
-        let index = frames.frames.len().checked_sub(usize::try_from(behind).unwrap_or(usize::MAX));
+        let index = frames
+            .frames
+            .len()
+            .checked_sub(usize::try_from(behind).unwrap_or(usize::MAX));
         match index.and_then(|index| frames.frames.get(index)) {
             Some(sent) => Found::Frame(sent.event.clone()),
             None => Found::Gone,

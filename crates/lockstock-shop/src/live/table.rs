@@ -235,13 +235,14 @@ impl LockTable {
             shard.locks.retain(|_, lock| {
                 lock.counts = Counts::default();
                 lock.events = Vec::new();
-                lock.has_changed = false;
+                // The first frame has the locks that are in use.
+                lock.has_changed = is_watched && lock.is_busy();
                 !lock.is_idle()
             });
         }
     }
 
-    fn is_watched(&self) -> bool {
+    pub(super) fn is_watched(&self) -> bool {
         self.is_watched.load(Ordering::Relaxed)
     }
 
@@ -301,7 +302,8 @@ impl LockTable {
             let mut shard = self.shard(index);
             shard.settle(now.instant, self.is_watched());
             let recent = shard.episodes.iter();
-            let recent = recent.filter(|episode| episode.ended_at + EPISODE_RETENTION > now.instant);
+            let recent =
+                recent.filter(|episode| episode.ended_at + EPISODE_RETENTION > now.instant);
             episodes.extend(recent.map(|episode| episode.to_wire(now)));
         }
         episodes
@@ -625,10 +627,7 @@ impl Followed {
     }
 
     /// Changes the lock. Returns when.
-    fn change(
-        &self,
-        change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, bool),
-    ) -> Instant {
+    fn change(&self, change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, bool)) -> Instant {
         let (now, is_watched) = (Instant::now(), self.table.is_watched());
         let mut shard = self.table.shard(self.shard);
         shard.with(&self.name, now, is_watched, |lock, ended| {

@@ -158,10 +158,7 @@ impl OrderOutcome {
 
     /// Returns whether the order has changed the stock of its product, or what is set aside of it.
     pub(crate) fn has_effect(&self) -> bool {
-        matches!(
-            self,
-            Self::Purchased(_) | Self::Held(_) | Self::Released(_)
-        )
+        matches!(self, Self::Purchased(_) | Self::Held(_) | Self::Released(_))
     }
 
     /// Returns whether the order is refused for a state that may change: the same order may

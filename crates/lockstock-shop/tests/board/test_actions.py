@@ -80,7 +80,7 @@ def test_a_change_by_hand_is_in_the_ledger_and_the_curve(server, open_page):
     product, _ = server.product(stock=10)
     page = open_page(f"{server.url}products/{product}/")
     expect(page.locator("#curve")).to_have_attribute("aria-label", re.compile("1 entries"))
-    page.get_by_label("Stock").fill("4")
+    page.get_by_label("Stock", exact=True).fill("4")
     page.get_by_role("button", name="PATCH").click()
 
     expect(status(page)).to_have_text("Version 2 is written.")
@@ -90,7 +90,7 @@ def test_a_change_by_hand_is_in_the_ledger_and_the_curve(server, open_page):
     expect(page.locator("#curve")).to_have_attribute("aria-label", re.compile("from 10 to 4"))
 
     # Kept after the change.
-    page.get_by_label("Stock").fill("3")
+    page.get_by_label("Stock", exact=True).fill("3")
     page.get_by_role("button", name="PATCH").click()
     expect(status(page)).to_contain_text("429")
 

@@ -36,7 +36,10 @@ impl Watcher {
     }
 
     pub(crate) async fn open(request: RequestBuilder) -> Self {
-        let response = request.send().await.unwrap();
+        Self::reading(request.send().await.unwrap())
+    }
+
+    pub(crate) fn reading(response: reqwest::Response) -> Self {
         assert_eq!(response.status(), 200);
         Self {
             response,
@@ -60,7 +63,8 @@ impl Watcher {
             self.unread.extend_from_slice(&chunk);
             while let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.unread.drain(..end + 2).collect();
-                self.events.extend(parse(std::str::from_utf8(&block).unwrap()));
+                self.events
+                    .extend(parse(std::str::from_utf8(&block).unwrap()));
             }
         }
     }

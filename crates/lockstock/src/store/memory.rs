@@ -9,6 +9,7 @@ mod scan;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod sync;
+mod topics;
 mod values;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use self::lock_table::{EnqueueOutcome, Grant, LockTable, QueuedWaiter};
 pub(super) use self::scan::Scan;
 use self::sync::{Mutex, MutexGuard, sleep_until};
+use self::topics::Topics;
 pub(crate) use self::values::Apply;
 use self::values::Values;
 use super::request::{Outcome, ReleaseOutcome, Request};
@@ -36,6 +38,7 @@ struct Inner {
     /// A mutex of its own: no lock depends on a value. Always std's, because the shuttle tests
     /// do not schedule accesses to values.
     values: std::sync::Mutex<Values>,
+    topics: std::sync::Mutex<Topics>,
 }
 
 impl fmt::Debug for Memory {
@@ -61,6 +64,7 @@ impl Memory {
         Self(Arc::new(Inner {
             locks: Mutex::new(LockTable::default()),
             values: std::sync::Mutex::default(),
+            topics: std::sync::Mutex::default(),
         }))
     }
 
@@ -149,6 +153,10 @@ impl Memory {
     fn locks(&self) -> MutexGuard<'_, LockTable> {
         // Poisoning is ignored: no change of the table can panic halfway.
         self.0.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn topics(&self) -> std::sync::MutexGuard<'_, Topics> {
+        self.0.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn values(&self) -> std::sync::MutexGuard<'_, Values> {

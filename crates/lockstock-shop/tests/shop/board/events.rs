@@ -39,7 +39,10 @@ async fn a_watcher_sees_who_got_the_lock_and_who_was_refused() {
         let snapshot = late.expect("snapshot").await;
         let lock = &snapshot["locks"][0];
         assert_eq!(lock["name"], lock_name(id));
-        assert_eq!((&lock["product"], &lock["state"]), (&json!(id), &json!("kept")));
+        assert_eq!(
+            (&lock["product"], &lock["state"]),
+            (&json!(id), &json!("kept"))
+        );
         assert_eq!(lock["holder"]["request"], "first");
         assert_eq!(lock["holder"]["id"], granted["holder"]);
         assert_eq!(lock["holder"]["server"], snapshot["server"]);
@@ -96,7 +99,9 @@ async fn a_written_product_is_in_the_next_frame() {
     assert_eq!(server.send(buy).await.status, 201);
     watcher.product(|it| (it["stock"] == 8).then_some(())).await;
     assert_eq!(server.patch(id, json!({ "price": 100 })).await.status, 200);
-    watcher.product(|it| (it["price"] == 100).then_some(())).await;
+    watcher
+        .product(|it| (it["price"] == 100).then_some(()))
+        .await;
 
     let new = server.create(5).await;
     watcher.product(|it| (it["id"] == new).then_some(())).await;

@@ -15,9 +15,16 @@ async fn a_kept_lock_is_listed_with_its_holder() {
         let all = server.get("/api/locks/").await;
         assert_eq!(all.status, 200);
         assert_eq!(all.header("cache-control"), "no-store");
-        let names: Vec<_> = all.body["locks"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+        let names: Vec<_> = all.body["locks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| &it["name"])
+            .collect();
         assert_eq!(names, [&json!(lock_name(id)), &json!(lock_name(other))]);
-        let one = server.get(&format!("/api/locks/?lock={}", lock_name(id))).await;
+        let one = server
+            .get(&format!("/api/locks/?lock={}", lock_name(id)))
+            .await;
         assert_eq!(one.body["locks"].as_array().unwrap().len(), 1);
         let lock = &one.body["locks"][0];
         assert_eq!(lock["holder"]["request"], "one");

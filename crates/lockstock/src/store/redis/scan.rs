@@ -55,7 +55,10 @@ impl ServerScan {
             return Ok(None);
         };
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("COUNT").arg(KEYS_PER_PAGE).arg(&self.filter);
+        scan.arg(cursor)
+            .arg("COUNT")
+            .arg(KEYS_PER_PAGE)
+            .arg(&self.filter);
         let deadline = Instant::now() + redis.timeout;
         let replies = self.server.read(vec![scan], deadline).await?;
         let Some(page) = replies.values.into_iter().next() else {
