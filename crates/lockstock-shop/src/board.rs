@@ -48,7 +48,8 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
     let product_count = state.storage.count(&query).await?;
     let products = state.storage.list(&query, MAX_PRODUCTS, 0).await?;
     let filter = Filter::of(&request.uri);
-    let (locks, has_all_locks) = locks(state, &filter).await;
+    let products: Vec<_> = products.iter().map(ProductRow::from).collect();
+    let (locks, has_all_locks) = locks(state, &filter, &products).await;
     let episodes = state.live.episodes();
     let board = Board {
         page: page.clone(),
@@ -61,7 +62,7 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
             .map(|episode| EpisodeRow::of(episode, &page))
             .collect(),
         filter,
-        products: products.iter().map(ProductRow::from).collect(),
+        products,
         product_count,
     };
     html(StatusCode::OK, &page, &board)
@@ -69,7 +70,11 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
 
 /// Returns the locks that match the filter, and whether these are all. A lock with exactly the name of
 /// the filter is found even if the list of all locks is incomplete.
-async fn locks(state: &AppState, filter: &Filter) -> (Vec<LockRow>, bool) {
+async fn locks(
+    state: &AppState,
+    filter: &Filter,
+    products: &[ProductRow],
+) -> (Vec<LockRow>, bool) {
     let mut list = state.live.list().await;
     let is_listed = list.locks.iter().any(|lock| lock.name == filter.lock);
     if !filter.lock.is_empty() && !is_listed {
@@ -82,7 +87,7 @@ async fn locks(state: &AppState, filter: &Filter) -> (Vec<LockRow>, bool) {
         .locks
         .iter()
         .filter(|lock| filter.has_lock(lock, list.at));
-    let locks = locks.map(|lock| LockRow::of(lock, list.at));
+    let locks = locks.map(|lock| LockRow::of(lock, list.at, products));
     (locks.collect(), list.complete)
 }
 

@@ -12,23 +12,29 @@ import { showLight, Stream } from "./stream.js";
 
 const COUNT_DOWN_MS = 100;
 const HOUSEKEEPING_MS = 1_000;
+const FIND_MS = 5_000;
 
 startPage();
 
 const history = new History();
 const lanes = new Lanes(history, axis());
-const locks = new LockTable(history, lanes);
-const episodes = new EpisodeTable(history);
 const products = new ProductTable(history);
+const locks = new LockTable(history, lanes, (id) => products.name(id));
+const episodes = new EpisodeTable(history);
 const race = new Race(history);
 
 const stream = new Stream("api/locks/events", (name, data) => {
   if (name === "bye" || name === "reset") return;
-  if (name === "snapshot") history.snapshot(data);
-  else history.frame(data);
+  if (name === "snapshot") {
+    history.snapshot(data);
+    locks.find();
+  } else {
+    history.frame(data);
+  }
   products.update(data.products);
-  race.update();
+  race.update(data.products);
   show();
+  lanes.redraw();
 });
 
 let frozenAt = null;
@@ -57,6 +63,10 @@ setInterval(() => {
   products.age();
   show();
 }, HOUSEKEEPING_MS);
+
+setInterval(() => {
+  if (!frozenAt && !document.hidden) locks.find();
+}, FIND_MS);
 
 /** Puts the axis of the lanes into the head of their column. */
 function axis() {

@@ -56,6 +56,13 @@ export class History {
     for (const episode of data.episodes ?? []) this.#over(episode);
   }
 
+  /** Adds locks of a list, which no event has mentioned. */
+  list(data) {
+    for (const entry of data.locks) {
+      if (!this.locks.has(entry.name)) this.#apply(entry, data.server, data.at);
+    }
+  }
+
   /** Forgets what is older than five minutes, and locks that have been free for so long. */
   prune() {
     const end = this.now() - KEEP_MS;

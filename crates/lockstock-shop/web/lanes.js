@@ -13,6 +13,9 @@ const WAIT_ROWS = 4;
 const PAST = 0.86;
 /** With reduced motion, lanes move only so often. */
 const CALM_MS = 1_000;
+/** Lanes are drawn again when they have moved so far, in pixels. */
+const SMALLEST_STEP = 0.5;
+const FONT = "11px system-ui, sans-serif";
 
 export class Lanes {
   #history;
@@ -33,7 +36,10 @@ export class Lanes {
     this.#history = history;
     this.#axis = axis;
     new ResizeObserver(() => this.#resize()).observe(document.getElementById("lock-rows"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      this.#colours = null;
+      this.redraw();
+    });
     requestAnimationFrame((at) => this.#tick(at));
   }
 
@@ -41,9 +47,15 @@ export class Lanes {
   canvas(lock) {
     const canvas = document.createElement("canvas");
     canvas.setAttribute("aria-hidden", "true");
-    this.#locks.set(canvas, lock);
+    this.assign(canvas, lock);
     this.#observer.observe(canvas);
     return canvas;
+  }
+
+  /** Shows another lock on a canvas. */
+  assign(canvas, lock) {
+    this.#locks.set(canvas, lock);
+    if (this.#visible.has(canvas)) this.#visible.set(canvas, lock);
   }
 
   remove(canvas) {
@@ -53,7 +65,6 @@ export class Lanes {
 
   /** Draws all at the next frame, also if they stand still. */
   redraw() {
-    this.#colours = null;
     this.#drawnAt = 0;
   }
 
@@ -75,9 +86,11 @@ export class Lanes {
   #tick(at) {
     requestAnimationFrame((next) => this.#tick(next));
     const frozen = this.frozenAt();
-    const isDue = this.#drawnAt === 0 || at - this.#drawnAt >= CALM_MS;
-    if ((frozen || isMotionReduced.matches) && !isDue) return;
     if (this.#width < 40) return;
+    const pixels = (at - this.#drawnAt) * ((this.#width * PAST) / (this.seconds * 1000));
+    const isCalm = frozen || isMotionReduced.matches;
+    const isDue = isCalm ? at - this.#drawnAt >= CALM_MS : pixels >= SMALLEST_STEP;
+    if (this.#drawnAt !== 0 && !isDue) return;
     this.#drawnAt = at;
     this.#colours ??= colours(this.#axis);
     const now = frozen ?? this.#history.now();
@@ -175,7 +188,7 @@ function grid(context, view, seconds) {
 
 function drawAxis(context, view, seconds) {
   context.fillStyle = view.colours.text;
-  context.font = getComputedStyle(context.canvas).font;
+  context.font = FONT;
   context.textBaseline = "middle";
   context.textAlign = "center";
   context.fillText("0", view.edge, 9);
@@ -274,7 +287,7 @@ function drawWaits(context, waits, view, begin) {
   }
   if (hidden > 0) {
     context.fillStyle = colours.text;
-    context.font = getComputedStyle(context.canvas).font;
+    context.font = FONT;
     context.textBaseline = "middle";
     context.textAlign = "left";
     context.fillText(`+${hidden}`, edge + 5, WAIT_TOP + 6);

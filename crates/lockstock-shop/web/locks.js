@@ -34,12 +34,15 @@ const STATES = {
 export class LockTable {
   #history;
   #lanes;
+  #productName;
   #filter = filter();
   /** By name. */
   #rows = new Map();
   #body = $("lock-rows");
 
-  constructor(history, lanes) {
+  /** `productName` returns the name of a product. */
+  constructor(history, lanes, productName) {
+    this.#productName = productName;
     this.#history = history;
     this.#lanes = lanes;
     this.#body.replaceChildren();
@@ -59,7 +62,10 @@ export class LockTable {
     for (const lock of this.#history.locks.values()) {
       if (!this.#matches(lock)) continue;
       const row = this.#rows.get(lock.name) ?? this.#add(lock);
-      row.lock = lock;
+      if (row.lock !== lock) {
+        row.lock = lock;
+        this.#lanes.assign(row.canvas, lock);
+      }
       patch(row, lock, this.#history.now());
       held += lock.state === "held";
       kept += lock.state === "kept";
@@ -72,6 +78,16 @@ export class LockTable {
       `보유 ${held} · 유지 ${kept} · 대기 ${queued}`,
     );
     setText($("lock-sum"), this.#rows.size > 0 ? sum : "");
+  }
+
+  /** Finds the lock with exactly the name of the filter, which the stream may not have. */
+  async find() {
+    const { name } = this.#filter;
+    if (name === "" || this.#history.locks.has(name)) return;
+    const { status, data } = await call("GET", `api/locks/?${new URLSearchParams({ lock: name })}`);
+    if (status !== 200) return;
+    this.#history.list(data);
+    this.update();
   }
 
   /** Counts down what is left of the leases. */
@@ -95,6 +111,7 @@ export class LockTable {
     name.textContent = lock.name;
     name.title = lock.name;
     name.href = `./?${new URLSearchParams({ ...language(), lock: lock.name })}`;
+    cell(".product").textContent = this.#productName(lock.product);
     const canvas = this.#lanes.canvas(lock);
     cell(".lane").append(canvas);
     const row = {

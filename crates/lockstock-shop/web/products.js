@@ -1,52 +1,57 @@
 // The table of products: numbers, sparklines, and the buttons to buy and to hold.
 
-import { call, ensureWriter, onScope, reason } from "./api.js";
+import { call, ensureWriter, reason } from "./api.js";
 import { KEEP_MS } from "./history.js";
 import { $, announce, clock, make, number, say, setText } from "./page.js";
 
 const WIDTH = 64;
 const HEIGHT = 18;
 const MAX_POINTS = 120;
+const MAX_ROWS = 500;
 const SVG = "http://www.w3.org/2000/svg";
 
 export class ProductTable {
   #history;
+  #body;
   /** By id. */
   #rows = new Map();
 
   constructor(history) {
     this.#history = history;
     const body = $("product-rows");
-    if (!body) return;
+    this.#body = body;
     for (const element of body.rows) this.#adopt(element);
     body.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-do]");
       const row = button && this.#rows.get(Number(button.closest("tr").dataset.product));
       if (row) sell(button.dataset.do, row.id, row.name);
     });
-    onScope(() => {
-      for (const button of body.querySelectorAll("button[data-do]")) button.disabled = false;
-    });
+  }
+
+  /** Returns the name of a product, if it is in the table. */
+  name(id) {
+    return this.#rows.get(id)?.name ?? "";
   }
 
   /** Shows products that have changed. */
   update(products) {
     const now = this.#history.now();
     for (const product of products ?? []) {
-      const row = this.#rows.get(product.id);
-      // Frames of several servers may arrive out of order.
-      if (!row || product.version < row.version) continue;
       if (product.deleted) {
-        row.element.remove();
+        this.#rows.get(product.id)?.element.remove();
         this.#rows.delete(product.id);
         continue;
       }
+      const row = this.#rows.get(product.id) ?? this.#add(product);
+      // Frames of several servers may arrive out of order.
+      if (!row || product.version < row.version) continue;
       const isChanged = row.stock !== product.stock;
       Object.assign(row, { version: product.version, stock: product.stock });
       setText(row.cells.stock, number(product.stock));
       setText(row.cells.held, number(product.reserved ?? 0));
       setText(row.cells.available, number(product.available));
-      if (product.price !== undefined) setText(row.cells.price, number(product.price));
+      setText(row.cells.price, number(product.price));
+      setText(row.link, (row.name = product.name));
       row.element.classList.toggle("sold-out", product.available === 0);
       if (isChanged) {
         row.points.push([now, product.stock]);
@@ -63,12 +68,30 @@ export class ProductTable {
     for (const row of this.#rows.values()) if (row.points.length > 1) spark(row, now);
   }
 
+  #add({ id, name, stock, available }) {
+    if (this.#rows.size >= MAX_ROWS) return null;
+    const element = $("product-row").content.firstElementChild.cloneNode(true);
+    element.dataset.product = id;
+    const link = element.querySelector("a");
+    link.textContent = name;
+    link.href = link.getAttribute("href").replace("/0/", `/${id}/`);
+    element.querySelector(".stock").textContent = number(stock);
+    element.querySelector(".available").textContent = number(available);
+    for (const button of element.querySelectorAll("button")) {
+      button.setAttribute("aria-label", button.getAttribute("aria-label") + name);
+    }
+    this.#body.append(element);
+    $("no-products").hidden = true;
+    return this.#adopt(element);
+  }
+
   #adopt(element) {
     const cell = (name) => element.querySelector(`.${name}`);
     const stock = value(cell("stock"));
     const row = {
       element,
       id: Number(element.dataset.product),
+      link: element.querySelector("a"),
       name: element.querySelector("a").textContent,
       version: 0,
       stock,
@@ -84,8 +107,10 @@ export class ProductTable {
     picture.append(line);
     cell("spark").append(picture);
     row.line = line;
+    for (const button of element.querySelectorAll("button")) button.disabled = false;
     this.#rows.set(row.id, row);
     spark(row, this.#history.now());
+    return row;
   }
 }
 

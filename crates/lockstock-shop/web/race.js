@@ -19,7 +19,6 @@ export class Race {
   constructor(history) {
     this.#history = history;
     const form = $("race-form");
-    if (!form) return;
     const count = $("race-count");
     const start = $("race-start");
     const label = () => {
@@ -39,8 +38,15 @@ export class Race {
     this.#draw();
   }
 
-  /** Names the servers, as soon as the stream has reported them. */
-  update() {
+  /** Offers new products, and names the servers as soon as the stream has reported them. */
+  update(products = []) {
+    const choice = $("race-product");
+    for (const { id, name, deleted } of products) {
+      const option = choice.querySelector(`[value="${id}"]`);
+      if (deleted) option?.remove();
+      else if (option) setText(option, name);
+      else choice.append(make("option", { value: id }, name));
+    }
     if (!this.#round) return;
     let isNews = false;
     for (const result of this.#round.results) {
@@ -52,6 +58,10 @@ export class Race {
   }
 
   async #run(product, count) {
+    if (product === 0) {
+      announce(say("There is no product yet. Create one first.", "아직 상품이 없습니다. 먼저 만들어 주세요."), "failed");
+      return;
+    }
     if (this.#isRunning || !(await ensureWriter())) return;
     this.#isRunning = true;
     $("race-start").disabled = true;

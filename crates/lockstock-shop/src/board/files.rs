@@ -13,7 +13,7 @@ use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-use crate::http::static_file::{CSS, JAVASCRIPT, SVG, StaticFile};
+use crate::http::static_file::{CSS, JAVASCRIPT, SVG, StaticFile, TEXT};
 
 /// Allows nothing that is not of this server, and nothing that is inline.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,7 +30,7 @@ macro_rules! file {
     };
 }
 
-const FILES: [(&str, &str, &[u8]); 16] = [
+const FILES: [(&str, &str, &[u8]); 17] = [
     file!(CSS, "", "board.css"),
     file!(JAVASCRIPT, "", "api.js"),
     file!(JAVASCRIPT, "", "board.js"),
@@ -46,6 +46,7 @@ const FILES: [(&str, &str, &[u8]); 16] = [
     file!(JAVASCRIPT, "", "stream.js"),
     file!(JAVASCRIPT, "vendor/", "uPlot.iife.min.js"),
     file!(CSS, "vendor/", "uPlot.min.css"),
+    file!(TEXT, "vendor/", "uPlot.LICENSE.txt"),
     file!(SVG, "", "icon.svg"),
 ];
 

@@ -16,6 +16,8 @@ const CLIENT_DIGITS: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub(in crate::board) struct LockRow {
     pub(in crate::board) name: String,
+    /// The product whose update lock it is; empty for other locks.
+    pub(in crate::board) product_name: String,
     pub(in crate::board) is_kept: bool,
     /// The caller of the request that holds it, its address, or the id of the client.
     pub(in crate::board) holder: String,
@@ -38,7 +40,7 @@ pub(in crate::board) struct EpisodeRow {
 }
 
 /// A product.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::board) struct ProductRow {
     pub(in crate::board) id: i64,
     pub(in crate::board) name: String,
@@ -64,11 +66,13 @@ pub(in crate::board) struct EntryRow {
 
 impl LockRow {
     /// `at` is the time of the list.
-    pub(in crate::board) fn of(lock: &LockStatus, at: i64) -> Self {
+    pub(in crate::board) fn of(lock: &LockStatus, at: i64, products: &[ProductRow]) -> Self {
+        let product = products.iter().find(|product| lock.product == Some(product.id));
         let holder = lock.holder.as_ref();
         let until = holder.and_then(|holder| holder.until).unwrap_or(at);
         Self {
             name: lock.name.clone(),
+            product_name: product.map_or(String::new(), |product| product.name.clone()),
             is_kept: lock.state == LockState::Kept,
             holder: holder.map_or(String::new(), |holder| {
                 let id = holder.id.get(..CLIENT_DIGITS).unwrap_or(&holder.id);
