@@ -18,7 +18,7 @@ pub(crate) enum Served {
     Everything,
     /// Without metrics and documentation.
     Api,
-    /// Metrics and documentation.
+    /// Everything, under another address than clients of the API use.
     Operation,
 }
 
@@ -44,13 +44,12 @@ pub(crate) async fn index(
         };
         Redirect::temporary(&page).into_response()
     } else {
-        let api = [("products", "/api/products/")];
+        let api = [("products", "/api/products/"), ("locks", "/api/locks/")];
         let operation = [("docs", "/docs/"), ("openapi", "/openapi.json")];
         let probes = [("health", "/healthz"), ("readiness", "/readyz")];
         let (api, operation) = match served {
-            Served::Everything => (&api[..], &operation[..]),
+            Served::Everything | Served::Operation => (&api[..], &operation[..]),
             Served::Api => (&api[..], &[][..]),
-            Served::Operation => (&[][..], &operation[..]),
         };
         let entry_points = api.iter().chain(operation).chain(&probes);
         let entry_points = entry_points
