@@ -70,11 +70,7 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
 
 /// Returns the locks that match the filter, and whether these are all. A lock with exactly the name of
 /// the filter is found even if the list of all locks is incomplete.
-async fn locks(
-    state: &AppState,
-    filter: &Filter,
-    products: &[ProductRow],
-) -> (Vec<LockRow>, bool) {
+async fn locks(state: &AppState, filter: &Filter, products: &[ProductRow]) -> (Vec<LockRow>, bool) {
     let mut list = state.live.list().await;
     let is_listed = list.locks.iter().any(|lock| lock.name == filter.lock);
     if !filter.lock.is_empty() && !is_listed {

@@ -1,5 +1,6 @@
 //! The commands of the `lockstock` binary.
 
+mod api_client;
 pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod completions;
@@ -10,3 +11,4 @@ pub(crate) mod locks;
 pub(crate) mod man;
 pub(crate) mod race;
 pub(crate) mod serve;
+pub(crate) mod top;

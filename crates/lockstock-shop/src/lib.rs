@@ -47,7 +47,7 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 use cli::Command;
-use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve};
+use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve, top};
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -74,6 +74,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(Command::Locks(args)) => locks::run(args).await?,
             Some(Command::Man(args)) => man::run(&args, cli::command())?,
             Some(Command::Serve(args)) => serve::run(*args).await?,
+            Some(Command::Top(args)) => top::run(args).await?,
             None => serve::run(cli.serve).await?,
         }
         Ok(ExitCode::SUCCESS)

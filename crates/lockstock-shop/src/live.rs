@@ -15,6 +15,7 @@
 mod clock;
 mod frames;
 mod known;
+mod lock;
 mod replicas;
 mod ring;
 mod subscription;
@@ -37,9 +38,10 @@ use tokio::time::Instant;
 
 use self::clock::Moment;
 use self::known::{Known, MAX_EPISODES, server_name};
+pub(crate) use self::lock::Requester;
 use self::replicas::MAX_UNPUBLISHED;
 use self::ring::Ring;
-pub(crate) use self::table::{Followed, LockTable, ProductLocks, Requester};
+pub(crate) use self::table::{Followed, LockTable, ProductLocks};
 use self::watched::Watched;
 use self::wire::{Episode, LockList, LockStatus, ProductState, ProductStatus, Snapshot};
 use crate::storage::{Product, Storage};

@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
+use utoipa::openapi::Server;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::access::Access;
@@ -69,7 +70,8 @@ struct Document;
 /// The routers of the listeners.
 pub(crate) struct Routers {
     pub(crate) api: Router,
-    /// Metrics and documentation, if they have a listener of their own.
+    /// Everything, if operators have a listener of their own. The API's then has no metrics and no
+    /// documentation.
     pub(crate) operation: Option<Router>,
 }
 
@@ -90,12 +92,15 @@ pub(crate) fn routers(
         .merge(health::probes())
         .split_for_parts();
     let (metrics, of_metrics) = health::metrics_route().split_for_parts();
-    if operation.is_none() {
-        document.merge(of_metrics);
-    }
+    document.merge(of_metrics);
     let routes = Arc::new(Routes::from_openapi(&document));
     let public_url = state.forwarding.public_url.as_ref();
-    let document = complete(document, &state.settings, public_url, &access).to_json();
+    let mut document = complete(document, &state.settings, public_url, &access);
+    if let (Some(_), Some(servers)) = (&operation, &mut document.servers) {
+        // A page of this listener may not call another one.
+        servers.insert(0, Server::new("/"));
+    }
+    let document = document.to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
     let for_operators = metrics
         .merge(docs_page::routes(document))
@@ -114,21 +119,19 @@ pub(crate) fn routers(
             operation: None,
         };
     };
-    let (probes, _) = health::probes().split_for_parts();
     let of_operation = Middleware {
-        routes: Arc::default(),
         cors_origins: Arc::default(),
         access,
         has_pages: true,
         ..middleware.clone()
     };
     Routers {
-        api: finish(api, Served::Api, middleware),
         operation: Some(finish(
-            for_operators.merge(probes),
+            for_operators.merge(api.clone()),
             Served::Operation,
             of_operation,
         )),
+        api: finish(api, Served::Api, middleware),
     }
 }
 

@@ -36,7 +36,14 @@ fn the_board_works_in_a_browser() {
         }
     }
     command
-        .args(["-m", "pytest", "-p", "no:cacheprovider", "--quiet", "--tb=short"])
+        .args([
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--quiet",
+            "--tb=short",
+        ])
         .args(["--durations=5", "--rootdir"])
         .arg(root.join("tests/board"))
         .arg(root.join("tests/board"))
@@ -47,7 +54,14 @@ fn the_board_works_in_a_browser() {
         .env("BOARD_REDIS", redis.url())
         .env("BOARD_PICTURES", &pictures)
         .env("BOARD_SCRATCH", scratch.path())
-        .env("BOARD_FAILPOINTS", if cfg!(feature = "failpoints") { "yes" } else { "" })
+        .env(
+            "BOARD_FAILPOINTS",
+            if cfg!(feature = "failpoints") {
+                "yes"
+            } else {
+                ""
+            },
+        )
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("TMPDIR", scratch.path())
         .stdin(Stdio::null())

@@ -19,7 +19,7 @@ pub(crate) enum Served {
     Everything,
     /// Without metrics and documentation.
     Api,
-    /// Metrics and documentation.
+    /// Everything, under another address than clients of the API use.
     Operation,
 }
 
@@ -38,13 +38,12 @@ pub(crate) async fn index(
             Served::Operation => Cow::Borrowed(""),
             Served::Everything | Served::Api => state.forwarding.base_url(&parts),
         };
-        let api = [("products", "/api/products/")];
+        let api = [("products", "/api/products/"), ("locks", "/api/locks/")];
         let operation = [("docs", "/docs/"), ("openapi", "/openapi.json")];
         let probes = [("health", "/healthz"), ("readiness", "/readyz")];
         let (api, operation) = match served {
-            Served::Everything => (&api[..], &operation[..]),
+            Served::Everything | Served::Operation => (&api[..], &operation[..]),
             Served::Api => (&api[..], &[][..]),
-            Served::Operation => (&[][..], &operation[..]),
         };
         let entry_points = api.iter().chain(operation).chain(&probes);
         let entry_points = entry_points

@@ -60,8 +60,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often the metrics recorder merges the samples of its histograms, and callers that are below
 /// their rate limit are forgotten.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Connections to the address for operators, for which few files are reserved.
-const OPERATOR_CONNECTIONS: usize = 16;
+/// Connections to the address for operators, for which few files are reserved. A page of the board
+/// takes one for its stream, and some more while it loads.
+const OPERATOR_CONNECTIONS: usize = 32;
 /// The options that choose the addresses, for errors.
 const LISTEN: &str = "--listen";
 const OPERATE_LISTEN: &str = "--operate-listen";

@@ -72,7 +72,10 @@ pub(crate) async fn handle(
     } else {
         requirement(&request, has_pages)
     };
-    let Admission { key, rate, verdict } = access.admit(requirement, request.headers(), client);
+    let Admission { key, rate, verdict } = {
+        let (method, headers) = (request.method(), request.headers());
+        access.admit(requirement, method, headers, client)
+    };
     let key_name = key.as_ref().map(|key| key.name.clone());
     let log = AccessLog::begin(&request, &request_id, client, route, key_name);
     let renderer = Renderer::of(&request);

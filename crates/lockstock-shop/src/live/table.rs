@@ -9,7 +9,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +17,8 @@ use lockstock::{GrantKind, Guard, HolderId};
 use tokio::time::Instant;
 
 use super::clock::{Moment, millis};
-use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockState, LockStatus};
+use super::lock::{Counts, Ended, Episode, EventDetail, Hold, Lock, Requester};
+use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockStatus};
 
 /// Number of mutexes, several for each core of a usual machine.
 const SHARDS: usize = 16;
@@ -30,19 +30,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_EPISODES: usize = 1024 / SHARDS;
 /// How long an ended hold is remembered.
 pub(super) const EPISODE_RETENTION: Duration = Duration::from_secs(300);
-/// Maximum number of events of one lock in a second. Of a lock with more, only counts are sent.
-const MAX_EVENTS_PER_SECOND: u32 = 50;
 /// Maximum number of locks in one frame. The others are in the next ones.
 const MAX_LOCKS_IN_FRAME: usize = 500;
-
-/// Whose request it is.
-#[derive(Debug, Default)]
-pub(crate) struct Requester {
-    pub(crate) request: Arc<str>,
-    /// The name of the API key, if the request has one.
-    pub(crate) caller: Option<Arc<str>>,
-    pub(crate) address: Option<IpAddr>,
-}
 
 /// How the update locks of products are named.
 #[derive(Debug, Clone)]
@@ -78,80 +67,6 @@ struct Shard {
     /// How many of the newest episodes no frame has contained.
     unsent_episodes: usize,
     swept_at: Option<Instant>,
-}
-
-struct Lock {
-    product: Option<i64>,
-    /// Number of requests that wait.
-    waiting: u32,
-    /// The newest hold that is not known to have ended.
-    hold: Option<Hold>,
-    counts: Counts,
-    events: Vec<Event>,
-    /// Number of events since the beginning of the current second.
-    recent_events: u32,
-    second_began_at: Instant,
-    /// Whether the next frame contains the lock.
-    has_changed: bool,
-}
-
-#[derive(Default)]
-struct Counts {
-    granted: wire::GrantCounts,
-    refused: u32,
-    longest_wait: Option<Duration>,
-}
-
-struct Hold {
-    requester: Arc<Requester>,
-    holder: HolderId,
-    fence: u64,
-    since: Instant,
-    until: Instant,
-    is_kept: bool,
-    waited: u32,
-    refused: u32,
-    longest_wait: Duration,
-}
-
-struct Episode {
-    lock: Arc<str>,
-    product: Option<i64>,
-    hold: Hold,
-    ended_at: Instant,
-    end: EpisodeEnd,
-}
-
-struct Event {
-    at: Instant,
-    requester: Arc<Requester>,
-    detail: EventDetail,
-}
-
-enum EventDetail {
-    Waiting,
-    Granted {
-        by: GrantedBy,
-        waited: Duration,
-        until: Instant,
-        fence: u64,
-        holder: HolderId,
-    },
-    Refused {
-        waited: Duration,
-        kept: bool,
-        retry_after: Duration,
-    },
-    /// The request was cancelled, or failed, after this wait.
-    GaveUp {
-        kind: EventKind,
-        waited: Duration,
-    },
-    Ended {
-        kind: EventKind,
-        held: Duration,
-        until: Option<Instant>,
-    },
 }
 
 impl LockTable {
@@ -317,9 +232,6 @@ impl LockTable {
     }
 }
 
-/// A hold that has ended: when, and how.
-type Ended = (Hold, Instant, EpisodeEnd);
-
 impl Shard {
     /// Makes room for one more lock, if that is possible.
     fn make_room(&mut self, now: Instant) -> Option<()> {
@@ -400,98 +312,6 @@ fn remember(
         end,
     });
     *unsent = (*unsent + 1).min(episodes.len());
-}
-
-impl Lock {
-    fn new(product: Option<i64>, now: Instant) -> Self {
-        Self {
-            product,
-            waiting: 0,
-            hold: None,
-            counts: Counts::default(),
-            events: Vec::new(),
-            recent_events: 0,
-            second_began_at: now,
-            has_changed: false,
-        }
-    }
-
-    /// Whether the lock is held, kept or waited for.
-    fn is_busy(&self) -> bool {
-        self.hold.is_some() || self.waiting > 0
-    }
-
-    /// Whether there is nothing to show or to send.
-    fn is_idle(&self) -> bool {
-        !self.is_busy() && !self.has_changed
-    }
-
-    /// Removes the hold if its lease has ended.
-    fn expired(&mut self, now: Instant) -> Option<Ended> {
-        let hold = self.hold.take_if(|hold| hold.until <= now)?;
-        let end = match hold.is_kept {
-            true => EpisodeEnd::Kept,
-            false => EpisodeEnd::Expired,
-        };
-        let until = hold.until;
-        Some((hold, until, end))
-    }
-
-    fn push(
-        &mut self,
-        now: Instant,
-        is_watched: bool,
-        requester: &Arc<Requester>,
-        detail: impl FnOnce() -> EventDetail,
-    ) {
-        if !is_watched {
-            return;
-        }
-        if now.saturating_duration_since(self.second_began_at) >= Duration::from_secs(1) {
-            (self.second_began_at, self.recent_events) = (now, 0);
-        }
-        self.recent_events = self.recent_events.saturating_add(1);
-        if self.recent_events <= MAX_EVENTS_PER_SECOND {
-            self.events.push(Event {
-                at: now,
-                requester: requester.clone(),
-                detail: detail(),
-            });
-        } else {
-            // A part of them would look like all.
-            self.events = Vec::new();
-        }
-    }
-
-    fn note_wait(&mut self, waited: Duration) {
-        self.waiting = self.waiting.saturating_sub(1);
-        self.counts.longest_wait = self.counts.longest_wait.max(Some(waited));
-        if let Some(hold) = &mut self.hold {
-            hold.longest_wait = hold.longest_wait.max(waited);
-        }
-    }
-
-    fn status(&self, name: &str, server: &str, now: Moment) -> LockStatus {
-        let hold = self.hold.as_ref();
-        LockStatus {
-            name: name.to_owned(),
-            product: self.product,
-            state: hold.map_or(LockState::Free, |hold| match hold.is_kept {
-                true => LockState::Kept,
-                false => LockState::Held,
-            }),
-            holder: hold.map(|hold| wire::Holder {
-                id: hold.holder.to_string(),
-                server: Some(server.to_owned()),
-                requester: hold.requester.to_wire(),
-                since: Some(now.epoch_ms_of(hold.since)),
-                until: Some(now.epoch_ms_of(hold.until)),
-                fence: Some(hold.fence),
-            }),
-            waiting: self.waiting,
-            ..LockStatus::default()
-        }
-    }
 }
 
 /// A request that wants a lock.
@@ -648,75 +468,5 @@ impl Drop for Followed {
     }
 }
 
-impl Requester {
-    fn to_wire(&self) -> wire::Requester {
-        wire::Requester {
-            request: Some(self.request.to_string()).filter(|id| !id.is_empty()),
-            caller: self.caller.as_deref().map(str::to_owned),
-            address: self.address.map(|address| address.to_string()),
-        }
-    }
-}
-
-impl Episode {
-    fn to_wire(&self, now: Moment) -> wire::Episode {
-        wire::Episode {
-            lock: self.lock.to_string(),
-            product: self.product,
-            from: now.epoch_ms_of(self.hold.since),
-            to: now.epoch_ms_of(self.ended_at),
-            requester: self.hold.requester.to_wire(),
-            waited: self.hold.waited,
-            refused: self.hold.refused,
-            longest_wait_ms: millis(self.hold.longest_wait),
-            ended: self.end,
-        }
-    }
-}
-
-impl Event {
-    fn to_wire(&self, now: Moment) -> wire::Event {
-        let mut event = wire::Event {
-            at: now.epoch_ms_of(self.at),
-            requester: self.requester.to_wire(),
-            ..wire::Event::default()
-        };
-        match &self.detail {
-            EventDetail::Waiting => event.kind = EventKind::Waiting,
-            EventDetail::Granted {
-                by,
-                waited,
-                until,
-                fence,
-                holder,
-            } => {
-                event.kind = EventKind::Granted;
-                event.by = Some(*by);
-                event.waited_ms = Some(millis(*waited));
-                event.until = Some(now.epoch_ms_of(*until));
-                event.fence = Some(*fence);
-                event.holder = Some(holder.to_string());
-            }
-            EventDetail::Refused {
-                waited,
-                kept,
-                retry_after,
-            } => {
-                event.kind = EventKind::Refused;
-                event.waited_ms = Some(millis(*waited));
-                event.kept = Some(*kept);
-                event.retry_after_ms = Some(millis(*retry_after));
-            }
-            EventDetail::GaveUp { kind, waited } => {
-                event.kind = *kind;
-                event.waited_ms = Some(millis(*waited));
-            }
-            EventDetail::Ended { kind, held, until } => {
-                event.kind = *kind;
-                event.held_ms = Some(millis(*held));
-                event.until = until.map(|until| now.epoch_ms_of(until));
-            }
-        }
-        event
-    }
-}
+#[cfg(test)]
+mod tests;

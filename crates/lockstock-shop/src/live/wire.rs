@@ -32,7 +32,8 @@ impl Frame {
 }
 
 /// The locks that are held, kept or waited for, the products, and the holds of the last minutes.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub(crate) struct Snapshot {
     #[serde(flatten)]
     pub(crate) list: LockList,
@@ -43,7 +44,8 @@ pub(crate) struct Snapshot {
 }
 
 /// The locks that are held, kept or waited for.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub(crate) struct LockList {
     #[schema(example = 1_790_000_000_200_i64)]
     pub(crate) at: i64,

@@ -28,8 +28,10 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Chromium reports each response of 400 and more, also those that a page expects.
-EXPECTED_STATUS = re.compile(r"Failed to load resource: .* status of (4\d\d|503)")
+# Chromium reports each response of 400 and more, and each connection that a server ends.
+EXPECTED = re.compile(
+    r"Failed to load resource: (.* status of (4\d\d|503)|net::ERR_(CONNECTION|INCOMPLETE))"
+)
 names = itertools.count(1)
 
 expect.set_options(timeout=PATIENCE_S * 1000)
@@ -160,8 +162,8 @@ def open_page(browser):
                 problems.append(f"a request to {request.url}")
 
         def on_console(message):
-            is_refused = "ERR_CONNECTION" in message.text or EXPECTED_STATUS.search(message.text)
-            if message.type in ("error", "warning") and not is_refused:
+            is_expected = EXPECTED.search(message.text)
+            if message.type in ("error", "warning") and not is_expected:
                 problems.append(f"{message.type} in the console: {message.text}")
 
         page.on("request", on_request)

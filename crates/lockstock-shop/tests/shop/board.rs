@@ -2,6 +2,7 @@
 
 mod events;
 mod listing;
+mod replicas;
 mod streams;
 
 use std::collections::VecDeque;

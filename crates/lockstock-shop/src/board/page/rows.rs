@@ -67,7 +67,9 @@ pub(in crate::board) struct EntryRow {
 impl LockRow {
     /// `at` is the time of the list.
     pub(in crate::board) fn of(lock: &LockStatus, at: i64, products: &[ProductRow]) -> Self {
-        let product = products.iter().find(|product| lock.product == Some(product.id));
+        let product = products
+            .iter()
+            .find(|product| lock.product == Some(product.id));
         let holder = lock.holder.as_ref();
         let until = holder.and_then(|holder| holder.until).unwrap_or(at);
         Self {

@@ -1,10 +1,12 @@
 //! What frames have about locks, requests and products.
 
+use futures_util::future::join_all;
+use lockstock_testkit::Redis;
 use reqwest::Method;
 use serde_json::json;
 
 use super::{Watcher, lock_name, on_each_store, patch_as};
-use crate::harness::{Server, product};
+use crate::harness::{Server, eventually, new_database, product};
 
 #[tokio::test]
 async fn a_watcher_sees_who_got_the_lock_and_who_was_refused() {
@@ -51,27 +53,89 @@ async fn a_watcher_sees_who_got_the_lock_and_who_was_refused() {
 }
 
 #[tokio::test]
-async fn a_waiter_is_counted_until_it_gets_the_lock() {
-    on_each_store(&["--after-update", "release"], async |server| {
+async fn waiters_are_counted_until_the_lock_is_handed_over_to_them() {
+    let redis = Redis::start();
+    let stores = ["memory://".to_owned(), redis.url()];
+    for store in stores {
+        // The first update holds the lock for 2 s, and the others wait for it.
+        let server = Server::on(&store, &new_database())
+            .args(&["--after-update", "release"])
+            .failing("update.locked=1*return(2000)")
+            .start();
         let id = server.create(10).await;
-        let mut watcher = Watcher::of(server).await;
+        let mut watcher = Watcher::of(&server).await;
         watcher.expect("snapshot").await;
-        // A request that holds the lock until its body is complete does not exist: the body is read
-        // before. So many requests at once, of which at least one has to wait.
-        let requests = (0..20).map(|number| patch_as(server, "many", id, number));
-        let responses = futures_util::future::join_all(requests).await;
-        assert!(responses.iter().all(|response| response.status == 200));
-        let (mut granted, mut handed_over) = (0, 0);
-        watcher
-            .lock(|lock| {
-                let count = |kind: &str| lock["granted"][kind].as_u64().unwrap_or(0);
-                handed_over += count("local") + count("remote");
-                granted += count("free") + count("local") + count("remote") + count("expired");
-                (granted == 20 && lock["state"] == "free" && lock["waiting"] == 0).then_some(())
+        let requests = async {
+            let others = async {
+                server.paused().await;
+                let others = (0..4).map(|number| patch_as(&server, "other", id, number));
+                join_all(others).await
+            };
+            let (first, others) = tokio::join!(patch_as(&server, "first", id, 9), others);
+            assert!(others.iter().all(|response| response.status == 200));
+            assert_eq!(first.status, 200);
+        };
+        let watching = async {
+            watcher
+                .lock(|lock| (lock["waiting"] == 4 && lock["state"] == "held").then_some(()))
+                .await;
+            let (mut handed_over, mut last) = (0, json!(null));
+            watcher
+                .lock(|lock| {
+                    let count = |kind: &str| lock["granted"][kind].as_u64().unwrap_or(0);
+                    handed_over += count("local") + count("remote");
+                    last = lock.clone();
+                    (lock["state"] == "free" && lock["waiting"] == 0).then_some(())
+                })
+                .await;
+            assert_eq!(handed_over, 4);
+            assert!(last["longest_wait_ms"].is_number());
+        };
+        tokio::join!(requests, watching);
+        // The hold for which the others waited.
+        let mut late = Watcher::of(&server).await;
+        let snapshot = late.expect("snapshot").await;
+        let episodes = snapshot["episodes"].as_array().unwrap();
+        assert_eq!(episodes.len(), 5);
+        let first = episodes.iter().find(|it| it["request"] == "first").unwrap();
+        assert_eq!(
+            (&first["waited"], &first["refused"]),
+            (&json!(4), &json!(0))
+        );
+        assert_eq!(first["ended"], "released");
+        assert!(first["longest_wait_ms"].as_f64().unwrap() > 0.0);
+        assert!(first["to"].as_i64().unwrap() >= first["from"].as_i64().unwrap() + 2000);
+    }
+}
+
+#[tokio::test]
+async fn an_episode_shows_what_happened_before_there_was_a_watcher() {
+    on_each_store(
+        &["--update-lease", "1s", "--update-wait", "1ms"],
+        async |server| {
+            let id = server.create(10).await;
+            eventually("an update is written", async || {
+                // On a slow machine the lease may end before the commit.
+                (patch_as(server, "first", id, 9).await.status == 200).then_some(())
             })
             .await;
-        assert!(handed_over > 0);
-    })
+            let refused = patch_as(server, "second", id, 8).await.status;
+            let episode = eventually("the lease has ended", async || {
+                let mut watcher = Watcher::of(server).await;
+                let snapshot = watcher.expect("snapshot").await;
+                let episodes = snapshot["episodes"].as_array().unwrap();
+                episodes.iter().find(|it| it["ended"] == "kept").cloned()
+            })
+            .await;
+            assert_eq!(episode["request"], "first");
+            assert_eq!(episode["product"], id);
+            assert_eq!(episode["lock"], lock_name(id));
+            // On a slow machine the second request may come after the lease.
+            if refused == 429 {
+                assert_eq!(episode["refused"], 1);
+            }
+        },
+    )
     .await;
 }
 

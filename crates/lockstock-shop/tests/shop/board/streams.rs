@@ -39,7 +39,10 @@ async fn a_client_that_accepts_no_events_gets_406() {
 
 /// Changes a product, and reads frames until one contains the change. Returns the id of that frame.
 async fn change(server: &Server, watcher: &mut Watcher, id: i64, stock: i64) -> String {
-    assert_eq!(server.patch(id, json!({ "stock": stock })).await.status, 200);
+    assert_eq!(
+        server.patch(id, json!({ "stock": stock })).await.status,
+        200
+    );
     loop {
         let event = watcher.next().await.unwrap();
         let products = event.data["products"].as_array().into_iter().flatten();

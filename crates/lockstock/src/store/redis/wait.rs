@@ -52,15 +52,16 @@ pub(super) enum Event {
     Elapsed,
 }
 
-/// Waits in Redis' queue until the wait deadline of the request. The fences to ask for are set.
+/// Waits in Redis' queue until the wait deadline of the request. The fences to ask for are set. `kind`
+/// is that of a grant at the first question.
 pub(super) async fn wait(
     attempt: &Attempt,
     transport: &mut impl Transport,
+    mut kind: GrantKind,
 ) -> Result<Outcome<Grant>> {
     let request = &attempt.request;
     let args = AcquireArgs::waiting(attempt);
     let mut poll_interval = MIN_POLL;
-    let mut kind = GrantKind::Free;
     loop {
         let acquire = Operation::Acquire {
             args,
