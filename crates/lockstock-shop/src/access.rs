@@ -41,6 +41,10 @@ pub(crate) struct Access {
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticated(pub(crate) Arc<ApiKey>);
 
+/// Part of the extensions of a request if writes of the listener need a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WritesNeedKey;
+
 /// What the rules decide about a request.
 #[derive(Debug)]
 pub(crate) struct Admission {

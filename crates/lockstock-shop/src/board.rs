@@ -19,7 +19,7 @@ use tracing::{debug, error};
 
 use self::filter::{Filter, parameter};
 use self::page::{Board, EntryRow, EpisodeRow, LockRow, Missing, Page, Product, ProductRow};
-use crate::access::Authenticated;
+use crate::access::WritesNeedKey;
 use crate::error::ApiError;
 use crate::http::static_file::HTML;
 use crate::state::AppState;
@@ -138,8 +138,7 @@ fn page(request: &Parts, root: &'static str) -> Page {
         language,
         root,
         assets: &files::VERSION,
-        // A page requires a key exactly if the API does.
-        needs_key: request.extensions.get::<Authenticated>().is_some(),
+        needs_key: request.extensions.get::<WritesNeedKey>().is_some(),
         chosen: chosen.map(Language::tag),
         other_query: query_in(&request.uri, other),
     }

@@ -20,7 +20,7 @@ pub(super) struct Page {
     pub(super) root: &'static str,
     /// Part of the path of the assets that changes with their content.
     pub(super) assets: &'static str,
-    /// Whether the API requires a key.
+    /// Whether writes need an API key.
     pub(super) needs_key: bool,
     /// Tag of the language, if the query string chooses it.
     pub(super) chosen: Option<&'static str>,

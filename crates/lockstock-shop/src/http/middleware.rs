@@ -25,7 +25,7 @@ use tracing::Instrument;
 use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
-use crate::access::{Access, Admission, Authenticated, Requirement};
+use crate::access::{Access, Admission, Authenticated, Requirement, WritesNeedKey};
 use crate::error::negotiate::prefers_html;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::preconditions;
@@ -79,6 +79,9 @@ pub(crate) async fn handle(
     let key_name = key.as_ref().map(|key| key.name.clone());
     let log = AccessLog::begin(&request, &request_id, client, route, key_name);
     let renderer = Renderer::of(&request);
+    if has_pages && access.keys.is_some() {
+        request.extensions_mut().insert(WritesNeedKey);
+    }
     if let Some(key) = key {
         request.extensions_mut().insert(Authenticated(key));
     }

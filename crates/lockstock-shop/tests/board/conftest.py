@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 # Upper bound of every wait. A test that reaches it has failed.
-PATIENCE_S = 15
+PATIENCE_S = 60
 SCRATCH = pathlib.Path(os.environ["BOARD_SCRATCH"])
 PICTURES = pathlib.Path(os.environ["BOARD_PICTURES"])
 CHROMIUM_FLAGS = [
