@@ -7,6 +7,10 @@ const PAGE = 100;
 /** The latest entries only: ten pages. */
 const MAX_ENTRIES = 1_000;
 const HEIGHT = 220;
+const HOUR = 3_600;
+/** Seconds between labels of the time axis. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 168 * HOUR, 720 * HOUR, 8_760 * HOUR];
+const STOCK_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000];
 
 export class Curve {
   #path;
@@ -119,7 +123,7 @@ export class Curve {
         legend: { show: false },
         cursor: { y: false, drag: { x: true, y: false } },
         scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.08] } },
-        axes: [{ ...axis, size: 30, values: times }, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] }],
+        axes: [{ ...axis, size: 30, space: 76, incrs: TIME_STEPS, values: times }, { ...axis, size: 44, incrs: STOCK_STEPS }],
         series: [
           {},
           { stroke: colour("held"), width: 1.5, fill: colour("held-soft"), paths: stepped, points: { show: false } },
