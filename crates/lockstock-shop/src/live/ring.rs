@@ -202,3 +202,43 @@ fn event(name: &str, id: &str, data: &[u8]) -> Bytes {
     event.extend_from_slice(b"\n\n");
     event.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_frames_make_room() {
+        let ring = Ring::new();
+        let large = vec![b' '; 1 << 20];
+        for _ in 0..20 {
+            ring.push(&large);
+        }
+        assert!(ring.frames().bytes <= MAX_BYTES);
+        assert!(matches!(ring.find(1), Found::Gone));
+        assert!(matches!(ring.find(20), Found::Frame(_)));
+        assert!(matches!(ring.find(21), Found::Nothing));
+        assert!(matches!(ring.find(22), Found::Gone), "the future");
+    }
+
+    #[test]
+    fn only_ids_of_this_process_are_positions() {
+        let ring = Ring::new();
+        let id = ring.id(7);
+        assert_eq!(ring.position_after(&id), Some(8));
+        assert_eq!(Ring::new().position_after(&id), None);
+        for unknown in ["", "7", "x-7", &format!("{id}x")] {
+            assert_eq!(ring.position_after(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn subscribers_between_two_frames_share_a_snapshot() {
+        let ring = Ring::new();
+        let (first, position) = ring.snapshot(|| "a");
+        assert_eq!(ring.snapshot(|| "b"), (first.clone(), position));
+        ring.push(b"{}");
+        let (second, next) = ring.snapshot(|| "b");
+        assert!(second != first && next == position + 1);
+    }
+}
