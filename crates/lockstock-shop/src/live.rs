@@ -216,6 +216,9 @@ impl Live {
 
     /// Makes, publishes and receives frames while there are subscribers. Called once; never ends.
     pub(crate) async fn run(&self) -> Infallible {
+        if self.0.max_watchers == 0 {
+            return std::future::pending().await;
+        }
         let unpublished = self.0.unpublished.lock();
         let unpublished = unpublished.unwrap_or_else(PoisonError::into_inner).take();
         let publish = async {
@@ -262,8 +265,13 @@ impl Inner {
             server: self.server.clone(),
             servers,
             complete: known.is_complete(),
-            locks: known.locks(&self.server, own, now),
+            locks: known.locks(self.recorded_server(), own, now),
         }
+    }
+
+    /// Returns the name of this server if it records what happens to its locks.
+    fn recorded_server(&self) -> Option<&str> {
+        (self.max_watchers > 0).then_some(&*self.server)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

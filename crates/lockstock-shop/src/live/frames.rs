@@ -79,6 +79,7 @@ impl Live {
 
     /// Notes that a product was written, after the commit.
     pub(crate) fn product_changed(&self, id: i64) {
+        self.0.table.note_activity();
         if !self.0.table.is_watched() {
             return;
         }

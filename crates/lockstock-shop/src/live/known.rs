@@ -130,7 +130,7 @@ impl Known {
         &mut self,
         locks: Vec<LockStatus>,
         is_complete: bool,
-        own: &str,
+        own: Option<&str>,
         now: Instant,
     ) -> Vec<LockStatus> {
         self.found_at = Some(now);
@@ -189,8 +189,14 @@ impl Known {
         episodes.filter(move |episode| episode.to > oldest)
     }
 
-    /// Returns all locks that are held, kept or waited for. `locks` are those of the server `own`.
-    pub(super) fn locks(&self, own: &str, locks: Vec<LockStatus>, now: Moment) -> Vec<LockStatus> {
+    /// Returns all locks that are held, kept or waited for. `locks` are those of the server `own`, if
+    /// it reports them.
+    pub(super) fn locks(
+        &self,
+        own: Option<&str>,
+        locks: Vec<LockStatus>,
+        now: Moment,
+    ) -> Vec<LockStatus> {
         let mut merged: BTreeMap<String, LockStatus> = BTreeMap::new();
         let found = self.found.values();
         for lock in found.filter_map(|lock| self.without_servers(lock, own, now.instant)) {
@@ -220,12 +226,17 @@ impl Known {
     }
 
     /// Whether the frames of a server are received: what the store had of it a while ago is outdated.
-    fn sends_frames(&self, server: &str, own: &str) -> bool {
-        server == own || self.servers.contains_key(server)
+    fn sends_frames(&self, server: &str, own: Option<&str>) -> bool {
+        Some(server) == own || self.servers.contains_key(server)
     }
 
     /// Returns what was found about a lock in the store, without servers whose frames are received.
-    fn without_servers(&self, found: &LockStatus, own: &str, now: Instant) -> Option<LockStatus> {
+    fn without_servers(
+        &self,
+        found: &LockStatus,
+        own: Option<&str>,
+        now: Instant,
+    ) -> Option<LockStatus> {
         let age = self.found_at.map_or(Duration::ZERO, |at| now - at);
         let mut lock = found.clone();
         lock.waiters.retain_mut(|waiter| {

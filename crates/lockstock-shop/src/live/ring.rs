@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const RETENTION: Duration = Duration::from_secs(60);
 /// Maximum size of the ring. At five frames a second that is 27 KB for each.
 const MAX_BYTES: usize = 8 << 20;
+/// How long a snapshot is valid for further subscribers, if no frame comes.
+const SNAPSHOT_VALIDITY: Duration = Duration::from_millis(100);
 /// Number of frames after which a subscriber that has read none is too slow: some five seconds.
 const MAX_LAG: u64 = 25;
 
@@ -42,8 +44,14 @@ struct Frames {
     bytes: usize,
     /// The number of the next frame.
     next: u64,
-    /// A snapshot, as it was before the frame with this number.
-    snapshot: Option<(u64, Bytes)>,
+    snapshot: Option<Snapshot>,
+}
+
+/// A snapshot, as it was before the next frame.
+struct Snapshot {
+    taken_at: Instant,
+    next: u64,
+    event: Bytes,
 }
 
 struct Sent {
@@ -161,23 +169,27 @@ impl Ring {
         (process == self.process).then_some(number.checked_add(1)?)
     }
 
-    /// Returns a snapshot as an event, and the position that follows it. All subscribers between two
-    /// frames share one, which `take` makes.
+    /// Returns a snapshot as an event, and the position that follows it. Subscribers that come at
+    /// almost the same time share one, which `take` makes.
     pub(super) fn snapshot<T: Serialize>(&self, take: impl FnOnce() -> T) -> (Bytes, u64) {
         {
             let frames = self.frames();
-            if let Some((next, snapshot)) = &frames.snapshot
-                && *next == frames.next
+            if let Some(snapshot) = &frames.snapshot
+                && snapshot.next == frames.next
+                && snapshot.taken_at.elapsed() < SNAPSHOT_VALIDITY
             {
-                return (snapshot.clone(), *next);
+                return (snapshot.event.clone(), snapshot.next);
             }
         }
-        // A frame that comes meanwhile is sent after the snapshot, which may contain it already.
-        let next = self.frames().next;
+        let (taken_at, next) = (Instant::now(), self.frames().next);
         let json = serde_json::to_vec(&take()).unwrap_or_default();
-        let snapshot = event("snapshot", &self.id(next - 1), &json);
-        self.frames().snapshot = Some((next, snapshot.clone()));
-        (snapshot, next)
+        let event = event("snapshot", &self.id(next - 1), &json);
+        self.frames().snapshot = Some(Snapshot {
+            taken_at,
+            next,
+            event: event.clone(),
+        });
+        (event, next)
     }
 
     fn id(&self, number: u64) -> String {
@@ -233,10 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn subscribers_between_two_frames_share_a_snapshot() {
+    fn a_snapshot_is_followed_by_the_next_frame() {
         let ring = Ring::new();
         let (first, position) = ring.snapshot(|| "a");
-        assert_eq!(ring.snapshot(|| "b"), (first.clone(), position));
+        // Unless the machine is so slow that it is outdated.
+        let shared = ring.snapshot(|| "a");
+        assert_eq!(shared, (first.clone(), position));
         ring.push(b"{}");
         let (second, next) = ring.snapshot(|| "b");
         assert!(second != first && next == position + 1);

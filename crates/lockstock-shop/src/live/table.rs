@@ -97,9 +97,7 @@ impl LockTable {
     /// Begins to follow a request that wants a lock. Returns `None` if there is no room for the lock.
     pub(crate) fn begin(self: &Arc<Self>, name: &str, requester: Requester) -> Option<Followed> {
         let now = Instant::now();
-        if !self.is_active.load(Ordering::Relaxed) {
-            self.is_active.store(true, Ordering::Relaxed);
-        }
+        self.note_activity();
         let requester = Arc::new(requester);
         let index = self.hasher.hash_one(name) as usize % SHARDS;
         let mut shard = self.shard(index);
@@ -172,6 +170,14 @@ impl LockTable {
         self.is_watched.load(Ordering::Relaxed)
     }
 
+    /// Notes that something has happened.
+    pub(super) fn note_activity(&self) {
+        // Written once a second at most: other cores keep their copy of it.
+        if !self.is_active.load(Ordering::Relaxed) {
+            self.is_active.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Returns whether anything has happened since the last call.
     pub(super) fn take_activity(&self) -> bool {
         self.is_active.swap(false, Ordering::Relaxed)
@@ -234,7 +240,12 @@ impl LockTable {
         for index in 0..SHARDS {
             let mut shard = self.shard(index);
             shard.settle(now.instant, self.is_watched());
-            let recent = shard.episodes.iter();
+            // The next frame has the others.
+            let recent = shard.episodes.iter().rev();
+            let recent = recent.skip(match self.is_watched() {
+                true => shard.unsent_episodes,
+                false => 0,
+            });
             let recent =
                 recent.filter(|episode| episode.ended_at + EPISODE_RETENTION > now.instant);
             episodes.extend(recent.map(|episode| episode.to_wire(now)));

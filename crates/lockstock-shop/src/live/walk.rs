@@ -49,8 +49,12 @@ impl Live {
                 let locks = listing.locks.iter();
                 let locks = locks.filter_map(|info| LockStatus::of_store(info, products, now));
                 let is_complete = listing.is_complete;
-                frame.locks =
-                    known.set_found(locks.collect(), is_complete, &inner.server, now.instant);
+                frame.locks = known.set_found(
+                    locks.collect(),
+                    is_complete,
+                    inner.recorded_server(),
+                    now.instant,
+                );
             }
             Err(error) => {
                 debug!(%error, "the locks of the store were not listed");
