@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use lockstock::{HolderId, LockKind, Store};
+use lockstock::{HolderId, LockInfo, LockKind, Store};
 use metrics::counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -161,7 +161,7 @@ impl Live {
 
     /// Returns one lock, if it is held, kept or waited for, without a scan of the store.
     pub(crate) async fn lock(&self, name: &str) -> lockstock::Result<LockList> {
-        let found = self.0.store.lock_info(LockKind::Lock, name).await?;
+        let found = self.lock_info(name).await?;
         let now = Moment::now();
         let products = self.0.table.product_locks();
         let found = found.and_then(|info| LockStatus::of_store(&info, products, now));
@@ -186,6 +186,14 @@ impl Live {
         self.0.episodes(&mut self.0.known(), Moment::now())
     }
 
+    /// Returns the lock as it is in the store. `None` also for what is no name of a lock.
+    async fn lock_info(&self, name: &str) -> lockstock::Result<Option<LockInfo>> {
+        match self.0.store.lock_info(LockKind::Lock, name).await {
+            Err(error) if error.is_invalid() => Ok(None),
+            found => found,
+        }
+    }
+
     /// Takes a lock away from `holder`.
     pub(crate) async fn force_release(
         &self,
@@ -194,20 +202,28 @@ impl Live {
     ) -> lockstock::Result<ForcedRelease> {
         let store = &self.0.store;
         let released = store.force_release(LockKind::Lock, name, Some(holder));
-        if released.await? {
+        let released = match released.await {
+            // The name of no lock.
+            Err(error) if error.is_invalid() => false,
+            released => released?,
+        };
+        if released {
             counter!("lockstock_forced_releases_total").increment(1);
-            self.0.table.forced(name, holder);
+            self.report_forced(name, holder).await;
             return Ok(ForcedRelease::Released);
         }
-        let found = store.lock_info(LockKind::Lock, name).await?;
+        let found = self.lock_info(name).await?;
         Ok(match found.is_some_and(|info| !info.holders.is_empty()) {
             true => ForcedRelease::OtherHolder,
             false => ForcedRelease::NotHeld,
         })
     }
 
-    /// Makes, publishes and receives frames while anybody watches. Called once; never ends.
+    /// Makes, publishes and receives frames while there are subscribers. Called once; never ends.
     pub(crate) async fn run(&self) -> Infallible {
+        if self.0.max_watchers == 0 {
+            return std::future::pending().await;
+        }
         let unpublished = self.0.unpublished.lock();
         let unpublished = unpublished.unwrap_or_else(PoisonError::into_inner).take();
         let publish = async {
@@ -250,7 +266,7 @@ impl Inner {
             server: self.server.clone(),
             servers,
             complete: known.is_complete(),
-            locks: known.locks(own, now),
+            locks: known.locks(self.recorded_server(), own, now),
         }
     }
 
@@ -260,6 +276,11 @@ impl Inner {
         episodes.sort_by_key(|episode| std::cmp::Reverse(episode.to));
         episodes.truncate(MAX_EPISODES);
         episodes
+    }
+
+    /// Returns the name of this server if it records what happens to its locks.
+    fn recorded_server(&self) -> Option<&str> {
+        (self.max_watchers > 0).then_some(&*self.server)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -1,12 +1,14 @@
 //! The locks: `/api/locks/`, and what happens to them and to the products as a stream of events.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lockstock::HolderId;
-use tracing::warn;
+use tracing::{debug, warn};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,7 +34,11 @@ struct LockListParams {
     #[param(nullable = false, example = "product-update-lock-1")]
     lock: Option<String>,
     /// Only locks that have been held, or waited for, for longer than this: `500ms`, `3s`.
-    #[param(nullable = false, pattern = r"^[0-9]+(ms|s|m|h|d)$", example = "500ms")]
+    #[param(
+        nullable = false,
+        pattern = r"^[0-9]{1,6}(ms|s|m|h|d)$",
+        example = "500ms"
+    )]
     longer: Option<String>,
 }
 
@@ -42,7 +48,7 @@ struct LockListParams {
 #[expect(dead_code, reason = "only the derive reads it")]
 struct ForcedReleaseParams {
     /// Name of the lock.
-    #[param(min_length = 1, max_length = 1024, example = "product-update-lock-1")]
+    #[param(min_length = 1, example = "product-update-lock-1")]
     lock: String,
     /// The token of the holder, as `holder.id` in the list.
     #[param(
@@ -81,22 +87,17 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 ))]
 async fn list(State(state): State<AppState>, parts: Parts) -> Result<Response, ApiError> {
     let query = Query::of(&parts);
-    let longer_ms = match query.get("longer") {
-        None | Some("") => None,
-        Some(text) => Some(
-            humantime::parse_duration(text)
-                .map_err(|_| invalid("longer", sentences::INVALID_DURATION))?
-                .as_secs_f64()
-                * 1000.0,
-        ),
-    };
+    let longer = query.get("longer").map(|text| {
+        parse_duration(text).ok_or_else(|| invalid("longer", sentences::INVALID_DURATION))
+    });
+    let longer = longer.transpose()?;
     let mut list = match query.get("lock") {
         None | Some("") => state.live.list().await,
-        Some(name) => state.live.lock(name).await.map_err(of_store("lock"))?,
+        Some(name) => state.live.lock(name).await.map_err(unavailable)?,
     };
-    if let Some(longer_ms) = longer_ms {
+    if let Some(longer) = longer {
         let at = list.at;
-        list.locks.retain(|lock| lock.lasts_longer(longer_ms, at));
+        list.locks.retain(|lock| lock.lasts_longer(longer, at));
     }
     Ok((no_store(), axum::Json(list)).into_response())
 }
@@ -123,7 +124,7 @@ async fn force_release(State(state): State<AppState>, parts: Parts) -> Result<Re
         .parse()
         .map_err(|_| invalid("holder", sentences::INVALID_HOLDER))?;
     let outcome = state.live.force_release(name, holder).await;
-    match outcome.map_err(of_store("lock"))? {
+    match outcome.map_err(unavailable)? {
         ForcedRelease::Released => {
             let caller = parts.extensions.get::<Authenticated>();
             let request = parts.extensions.get::<RequestId>();
@@ -199,12 +200,18 @@ fn invalid(parameter: &str, message: sentences::Sentence) -> ApiError {
     ApiError::invalid(vec![(parameter.to_owned(), vec![message])])
 }
 
-/// Returns what makes an error of the store one of the API. `parameter` has the name of the lock.
-fn of_store(parameter: &'static str) -> impl Fn(lockstock::Error) -> ApiError {
-    move |error| match error.is_invalid() {
-        true => invalid(parameter, sentences::INVALID_LOCK_NAME),
-        false => ApiError::locks_unavailable(),
-    }
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unavailable(error: lockstock::Error) -> ApiError {
+    debug!(%error, "the locks of the store are unknown");
+    ApiError::locks_unavailable()
+}
+
+/// Parses a number of up to six digits and a unit.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.trim_start_matches(|character: char| character.is_ascii_digit());
+    let is_plain = (1..=6).contains(&(text.len() - unit.len()))
+        && matches!(unit, "ms" | "s" | "m" | "h" | "d");
+    humantime::parse_duration(text).ok().filter(|_| is_plain)
 }
 
 fn no_store() -> [(HeaderName, HeaderValue); 1] {

@@ -1,5 +1,6 @@
 //! `lockstock top`: who holds, keeps and waits for the locks, as the live events of a server report it.
 
+mod key;
 mod picture;
 mod stream;
 mod terminal;
@@ -15,9 +16,10 @@ use reqwest::Url;
 use terminal_size::{Width, terminal_size};
 use tokio::time::{Instant, interval, sleep};
 
+use self::key::Key;
 use self::picture::Size;
 use self::stream::{Events, Update};
-use self::terminal::{Key, Terminal};
+use self::terminal::Terminal;
 use self::view::View;
 use super::api_client::{base_url, credentials};
 

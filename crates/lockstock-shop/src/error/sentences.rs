@@ -127,11 +127,6 @@ pub(crate) const INVALID_DURATION: Sentence = Sentence::fixed(
     "500ms, 3s와 같이 숫자와 단위를 입력하세요.",
 );
 
-pub(crate) const INVALID_LOCK_NAME: Sentence = Sentence::fixed(
-    "Not the name of a lock: 1 to 1024 bytes.",
-    "락의 이름이 아닙니다. 1~1024바이트여야 합니다.",
-);
-
 pub(crate) const INVALID_HOLDER: Sentence = Sentence::fixed(
     "Enter the token of a holder: 32 hexadecimal digits.",
     "보유자의 토큰(16진수 32자리)을 입력하세요.",

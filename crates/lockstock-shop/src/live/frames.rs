@@ -1,5 +1,7 @@
 //! Frames: what has changed, at most five times a second.
 
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -7,6 +9,7 @@ use tracing::debug;
 
 use super::clock::Moment;
 use super::known::MAX_PRODUCTS;
+use super::table::FrameLimits;
 use super::wire::{Frame, ProductStatus};
 use super::{Inner, Live};
 
@@ -16,6 +19,13 @@ const FRAME_INTERVAL: Duration = Duration::from_millis(200);
 /// sent in a second. With more than 400 subscribers frames come less often, so that requests keep the
 /// processor.
 const DELIVERY_INTERVAL: Duration = Duration::from_micros(500);
+/// Maximum number of bytes that are sent in a second to all subscribers together, about.
+const MAX_BYTES_PER_SECOND: f64 = 16e6;
+/// Size of a lock in a frame, with its share of events and ended holds, about.
+const BYTES_PER_LOCK: f64 = 800.0;
+/// Number of locks in a frame, and of events for each of them.
+const LOCKS: RangeInclusive<usize> = 20..=500;
+const EVENTS_PER_LOCK: usize = 2;
 /// How long frames are made after the last subscriber has left. One that comes back meanwhile, after
 /// a page was loaded again or a connection broke, misses nothing.
 const LINGER: Duration = Duration::from_secs(5);
@@ -23,7 +33,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const MAX_READS_PER_FRAME: usize = 20;
 
 impl Live {
-    /// Makes frames while anybody watches. Never ends.
+    /// Makes frames while there is a subscriber, here or elsewhere. Never ends.
     pub(super) async fn make_frames(&self) {
         loop {
             self.until(|watched| watched.anywhere()).await;
@@ -32,7 +42,7 @@ impl Live {
             while self.0.watched.borrow().anywhere() {
                 sleep_until(next).await;
                 let now = Instant::now();
-                let watchers = self.0.watchers.load(std::sync::atomic::Ordering::Acquire);
+                let watchers = self.0.watchers.load(Ordering::Acquire);
                 if watchers > 0 {
                     watched_at = now;
                 } else if watched_at + LINGER <= now {
@@ -40,9 +50,11 @@ impl Live {
                     self.0
                         .set_watched(|watched, watchers| watched.here = watchers > 0);
                 }
-                next = now + frame_interval(watchers);
+                let interval = frame_interval(watchers);
+                next = now + interval;
                 let products = self.read_changed_products().await;
-                self.0.make_frame(products);
+                self.0
+                    .make_frame(products, frame_limits(watchers, interval));
             }
         }
     }
@@ -67,6 +79,7 @@ impl Live {
 
     /// Notes that a product was written, after the commit.
     pub(crate) fn product_changed(&self, id: i64) {
+        self.0.table.note_activity();
         if !self.0.table.is_watched() {
             return;
         }
@@ -78,10 +91,10 @@ impl Live {
 }
 
 impl Inner {
-    fn make_frame(&self, products: Vec<ProductStatus>) {
+    fn make_frame(&self, products: Vec<ProductStatus>, limits: FrameLimits) {
         let mut known = self.known();
         let now = Moment::now();
-        let (locks, episodes) = self.table.take_changes(&self.server, now);
+        let (locks, episodes) = self.table.take_changes(&self.server, now, limits);
         known.add_products(&products);
         self.send(&Frame {
             locks,
@@ -140,14 +153,28 @@ fn frame_interval(watchers: usize) -> Duration {
     FRAME_INTERVAL.max(DELIVERY_INTERVAL.saturating_mul(watchers))
 }
 
+/// Returns what a frame may contain, so that it is not too large for so many subscribers.
+fn frame_limits(watchers: usize, interval: Duration) -> FrameLimits {
+    let bytes = MAX_BYTES_PER_SECOND * interval.as_secs_f64() / watchers.max(1) as f64;
+    let locks = (bytes / BYTES_PER_LOCK) as usize;
+    let locks = locks.clamp(*LOCKS.start(), *LOCKS.end());
+    FrameLimits {
+        locks,
+        events: locks * EVENTS_PER_LOCK,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn many_subscribers_get_fewer_frames() {
+    fn many_subscribers_get_fewer_and_smaller_frames() {
         assert_eq!(frame_interval(0), FRAME_INTERVAL);
         assert_eq!(frame_interval(400), FRAME_INTERVAL);
         assert_eq!(frame_interval(2000), Duration::from_secs(1));
+        let limits = |watchers| frame_limits(watchers, frame_interval(watchers)).locks;
+        assert_eq!(limits(1), 500);
+        assert_eq!(limits(2000), 20);
     }
 }

@@ -30,6 +30,7 @@ const SERVER_DIGITS: usize = 8;
 pub(super) struct Known {
     servers: HashMap<String, OtherServer>,
     found: HashMap<String, LockStatus>,
+    found_at: Option<Instant>,
     /// Whether the last look found all locks.
     is_complete: bool,
     products: BTreeMap<i64, ProductStatus>,
@@ -80,6 +81,17 @@ impl Known {
         self.add_products(&frame.products);
     }
 
+    /// Notes that a lock was taken away from a holder.
+    pub(super) fn forget_holder(&mut self, lock: &str, holder: &str) {
+        let others = self.servers.values_mut().map(|server| &mut server.locks);
+        for locks in others.chain([&mut self.found]) {
+            let is_held = locks.get(lock).and_then(LockStatus::holder_id) == Some(holder);
+            if is_held {
+                locks.remove(lock);
+            }
+        }
+    }
+
     pub(super) fn add_products(&mut self, products: &[ProductStatus]) {
         for product in products {
             if product.deleted {
@@ -113,22 +125,22 @@ impl Known {
     }
 
     /// Replaces what the last look into the store has found. Returns the locks that differ from before
-    /// and are in no frame.
+    /// and that no server reports: `own` and those whose frames are received report theirs.
     pub(super) fn set_found(
         &mut self,
         locks: Vec<LockStatus>,
         is_complete: bool,
-        is_own: impl Fn(&str) -> bool,
+        own: Option<&str>,
+        now: Instant,
     ) -> Vec<LockStatus> {
+        self.found_at = Some(now);
         self.is_complete = is_complete && locks.len() <= MAX_FOUND;
         let found = locks.into_iter().take(MAX_FOUND);
         let found: HashMap<_, _> = found.map(|lock| (lock.name.clone(), lock)).collect();
         let reports_itself = |lock: &LockStatus| {
-            let server = lock
-                .holder
-                .as_ref()
-                .and_then(|holder| holder.server.as_ref());
-            server.is_some_and(|server| self.servers.contains_key(server) || is_own(server))
+            let server = lock.holder.as_ref();
+            let server = server.and_then(|holder| holder.server.as_deref());
+            server.is_some_and(|server| self.sends_frames(server, own))
         };
         let is_same = |lock: &LockStatus| {
             let before = self.found.get(&lock.name);
@@ -177,35 +189,73 @@ impl Known {
         episodes.filter(move |episode| episode.to > oldest)
     }
 
-    /// Returns all locks that are held, kept or waited for, of which `own` are those of this server.
-    pub(super) fn locks(&self, own: Vec<LockStatus>, now: Moment) -> Vec<LockStatus> {
-        let mut locks: BTreeMap<String, LockStatus> = BTreeMap::new();
-        for lock in self.found.values() {
-            locks.insert(lock.name.clone(), lock.clone());
+    /// Returns all locks that are held, kept or waited for. `locks` are those of the server `own`, if
+    /// it reports them.
+    pub(super) fn locks(
+        &self,
+        own: Option<&str>,
+        locks: Vec<LockStatus>,
+        now: Moment,
+    ) -> Vec<LockStatus> {
+        let mut merged: BTreeMap<String, LockStatus> = BTreeMap::new();
+        let found = self.found.values();
+        for lock in found.filter_map(|lock| self.without_servers(lock, own, now.instant)) {
+            merged.insert(lock.name.clone(), lock);
         }
-        // The store has only the first waiter of each server in its queue.
-        let mut counted: BTreeMap<String, u32> = BTreeMap::new();
         let others = self.servers.values();
         let others = others.flat_map(|server| server.locks.values().cloned());
-        for lock in others.chain(own) {
-            *counted.entry(lock.name.clone()).or_default() += lock.waiting;
-            let merged = locks.entry(lock.name.clone()).or_default();
-            if merged.fence() <= lock.fence() && lock.holder.is_some() || merged.name.is_empty() {
-                let waiters = std::mem::take(&mut merged.waiters);
-                *merged = LockStatus { waiters, ..lock };
+        for lock in others.chain(locks) {
+            match merged.get_mut(&lock.name) {
+                None => drop(merged.insert(lock.name.clone(), lock)),
+                Some(known) => {
+                    let waiting = known.waiting.saturating_add(lock.waiting);
+                    if known.holder.is_none() || lock.fence() > known.fence() {
+                        let waiters = std::mem::take(&mut known.waiters);
+                        *known = LockStatus { waiters, ..lock };
+                    }
+                    known.waiting = waiting;
+                }
             }
         }
-        for (name, waiting) in counted {
-            if let Some(lock) = locks.get_mut(&name) {
-                lock.waiting = lock.waiting.max(waiting);
-            }
-        }
-        let mut locks: Vec<_> = locks.into_values().collect();
+        let mut locks: Vec<_> = merged.into_values().collect();
         for lock in &mut locks {
             lock.free_after_lease(now);
         }
         locks.retain(|lock| lock.state != LockState::Free || lock.waiting > 0);
         locks
+    }
+
+    /// Whether the frames of a server are received: what the store had of it a while ago is outdated.
+    fn sends_frames(&self, server: &str, own: Option<&str>) -> bool {
+        Some(server) == own || self.servers.contains_key(server)
+    }
+
+    /// Returns what was found about a lock in the store, without servers whose frames are received.
+    fn without_servers(
+        &self,
+        found: &LockStatus,
+        own: Option<&str>,
+        now: Instant,
+    ) -> Option<LockStatus> {
+        let age = self.found_at.map_or(Duration::ZERO, |at| now - at);
+        let mut lock = found.clone();
+        lock.waiters.retain_mut(|waiter| {
+            waiter.waited_ms += millis(age);
+            if let Some(timeout_in_ms) = &mut waiter.timeout_in_ms {
+                *timeout_in_ms -= millis(age);
+            }
+            !self.sends_frames(&waiter.server, own)
+                && waiter
+                    .timeout_in_ms
+                    .is_none_or(|timeout_in_ms| timeout_in_ms > 0.0)
+        });
+        lock.waiting = u32::try_from(lock.waiters.len()).unwrap_or(u32::MAX);
+        let server = lock.holder.as_ref();
+        let server = server.and_then(|holder| holder.server.as_deref());
+        if server.is_some_and(|server| self.sends_frames(server, own)) {
+            (lock.state, lock.holder) = (LockState::Free, None);
+        }
+        (lock.holder.is_some() || lock.waiting > 0).then_some(lock)
     }
 }
 
@@ -223,13 +273,11 @@ fn at_rest(lock: &LockStatus) -> LockStatus {
 
 impl LockStatus {
     /// Whether the lock has been held, or waited for, for longer than this at the time `at`.
-    pub(crate) fn lasts_longer(&self, longer_ms: f64, at: i64) -> bool {
+    pub(crate) fn lasts_longer(&self, longer: Duration, at: i64) -> bool {
         let since = self.holder.as_ref().and_then(|holder| holder.since);
-        since.is_some_and(|since| (at - since) as f64 > longer_ms)
-            || self
-                .waiters
-                .iter()
-                .any(|waiter| waiter.waited_ms > longer_ms)
+        let mut waits = self.waiters.iter().map(|waiter| waiter.waited_ms);
+        since.is_some_and(|since| at - since > whole_millis(longer))
+            || waits.any(|waited_ms| waited_ms > millis(longer))
     }
 
     fn holder_id(&self) -> Option<&str> {

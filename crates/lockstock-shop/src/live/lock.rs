@@ -58,6 +58,8 @@ pub(super) struct Hold {
     pub(super) waited: u32,
     pub(super) refused: u32,
     pub(super) longest_wait: Duration,
+    /// Since when there have been waiters without a pause, as far as it was held.
+    pub(super) waiting_since: Option<Instant>,
 }
 
 /// A hold that has ended.
@@ -137,7 +139,25 @@ impl Lock {
             false => EpisodeEnd::Expired,
         };
         let until = hold.until;
-        Some((hold, until, end))
+        Some(self.end(hold, until, end))
+    }
+
+    /// Ends a hold that was taken out of the lock. Those that still wait have waited until now.
+    pub(super) fn end(&self, mut hold: Hold, at: Instant, end: EpisodeEnd) -> Ended {
+        if let Some(since) = hold.waiting_since {
+            let waited = at.saturating_duration_since(since);
+            hold.longest_wait = hold.longest_wait.max(waited);
+        }
+        (hold, at, end)
+    }
+
+    /// Notes that a request begins to wait.
+    pub(super) fn begin_wait(&mut self, now: Instant) {
+        self.waiting += 1;
+        if let Some(hold) = &mut self.hold {
+            hold.waited += 1;
+            hold.waiting_since.get_or_insert(now);
+        }
     }
 
     /// Adds an event, unless there are too many of them.
@@ -167,12 +187,43 @@ impl Lock {
         }
     }
 
-    /// Notes that the wait of a request has ended.
-    pub(super) fn note_wait(&mut self, waited: Duration) {
+    /// Notes that a request waits no more.
+    pub(super) fn end_wait(&mut self, waited: Duration) {
         self.waiting = self.waiting.saturating_sub(1);
         self.counts.longest_wait = self.counts.longest_wait.max(Some(waited));
         if let Some(hold) = &mut self.hold {
             hold.longest_wait = hold.longest_wait.max(waited);
+            if self.waiting == 0 {
+                hold.waiting_since = None;
+            }
+        }
+    }
+
+    /// Whether several requests want the lock, or have wanted it since the last frame.
+    pub(super) fn is_contended(&self) -> bool {
+        self.waiting > 0
+            || self.counts.refused > 0
+            || self.hold.as_ref().is_some_and(|hold| hold.waited > 0)
+    }
+
+    /// Describes the lock and what has happened to it since the last frame.
+    pub(super) fn take_changes(
+        &mut self,
+        name: &str,
+        server: &str,
+        now: Moment,
+        with_events: bool,
+    ) -> LockStatus {
+        let counts = std::mem::take(&mut self.counts);
+        let events = std::mem::take(&mut self.events);
+        let events = events.iter().filter(|_| with_events);
+        self.has_changed = false;
+        LockStatus {
+            granted: counts.granted,
+            refused: counts.refused,
+            longest_wait_ms: counts.longest_wait.map(millis),
+            events: events.map(|event| event.to_wire(now)).collect(),
+            ..self.status(name, server, now)
         }
     }
 

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstock::Subscription;
+use lockstock::{HolderId, Subscription};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Live;
-use super::wire::Frame;
+use super::clock::Moment;
+use super::wire::{Event, EventKind, Frame, LockStatus};
 
 /// The topic of the frames: the channel `lockstock:board`.
 const TOPIC: &str = "board";
@@ -63,10 +64,12 @@ impl Live {
 
     /// Receives the frames of other servers while this one has subscribers. Never ends.
     pub(super) async fn receive(&self) {
+        let mut has_warned = false;
         loop {
             self.until(|watched| watched.here).await;
             match self.0.store.subscribe(TOPIC).await {
                 Ok(subscription) => {
+                    has_warned = false;
                     self.0.is_subscribed.send_replace(true);
                     tokio::select! {
                         () = self.receive_from(subscription) => {}
@@ -75,7 +78,11 @@ impl Live {
                     self.0.is_subscribed.send_replace(false);
                 }
                 Err(error) => {
-                    debug!(%error, "frames of other servers are not received");
+                    // Once: a user without the right to subscribe lacks it for long.
+                    match std::mem::replace(&mut has_warned, true) {
+                        false => warn!(%error, "events of other servers are not received"),
+                        true => debug!(%error, "events of other servers are not received"),
+                    }
                     sleep(RETRY_PAUSE).await;
                 }
             }
@@ -98,6 +105,40 @@ impl Live {
         }
     }
 
+    /// Reports a forced release, here and to the server whose lock it was.
+    pub(super) async fn report_forced(&self, name: &str, holder: HolderId) {
+        let inner = &self.0;
+        let frame = {
+            let mut known = inner.known();
+            let now = Moment::now();
+            if inner.table.forced(name, holder) {
+                // The next frame has it.
+                return;
+            }
+            known.forget_holder(name, &holder.to_string());
+            let event = Event {
+                at: now.epoch_ms,
+                kind: EventKind::Forced,
+                holder: Some(holder.to_string()),
+                ..Event::default()
+            };
+            let frame = Frame {
+                locks: vec![LockStatus {
+                    name: name.to_owned(),
+                    product: inner.table.product_locks().product(name),
+                    events: vec![event],
+                    ..LockStatus::default()
+                }],
+                ..inner.frame(now)
+            };
+            inner.send_here(&frame);
+            serde_json::to_vec(&frame).unwrap_or_default()
+        };
+        if let Err(error) = inner.store.publish(TOPIC, frame).await {
+            debug!(%error, "a forced release was not published");
+        }
+    }
+
     fn received(&self, message: &[u8]) {
         let inner = &self.0;
         // A line break would end the event.
@@ -113,8 +154,24 @@ impl Live {
         }
         let mut known = inner.known();
         known.add_frame(&frame, Instant::now());
+        for (lock, event) in forced(&frame) {
+            let id = event.holder.as_deref().unwrap_or_default();
+            known.forget_holder(lock, id);
+            if let Ok(holder) = id.parse() {
+                inner.table.forced(lock, holder);
+            }
+        }
         if inner.watched.borrow().here {
             inner.ring.push(message);
         }
     }
+}
+
+/// Returns the forced releases in a frame, each with the name of its lock.
+fn forced(frame: &Frame) -> impl Iterator<Item = (&str, &Event)> {
+    frame.locks.iter().flat_map(|lock| {
+        let events = lock.events.iter();
+        let forced = events.filter(|event| event.kind == EventKind::Forced);
+        forced.map(|event| (&*lock.name, event))
+    })
 }

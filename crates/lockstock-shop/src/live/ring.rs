@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const RETENTION: Duration = Duration::from_secs(60);
 /// Maximum size of the ring. At five frames a second that is 27 KB for each.
 const MAX_BYTES: usize = 8 << 20;
+/// How long a snapshot is valid for further subscribers, if no frame comes.
+const SNAPSHOT_VALIDITY: Duration = Duration::from_millis(100);
 /// Number of frames after which a subscriber that has read none is too slow: some five seconds.
 const MAX_LAG: u64 = 25;
 
@@ -42,8 +44,14 @@ struct Frames {
     bytes: usize,
     /// The number of the next frame.
     next: u64,
-    /// A snapshot, as it was before the frame with this number.
-    snapshot: Option<(u64, Bytes)>,
+    snapshot: Option<Snapshot>,
+}
+
+/// A snapshot, as it was before the next frame.
+struct Snapshot {
+    taken_at: Instant,
+    next: u64,
+    event: Bytes,
 }
 
 struct Sent {
@@ -161,23 +169,27 @@ impl Ring {
         (process == self.process).then_some(number.checked_add(1)?)
     }
 
-    /// Returns a snapshot as an event, and the position that follows it. All subscribers between two
-    /// frames share one, which `take` makes.
+    /// Returns a snapshot as an event, and the position that follows it. Subscribers that come at
+    /// almost the same time share one, which `take` makes.
     pub(super) fn snapshot<T: Serialize>(&self, take: impl FnOnce() -> T) -> (Bytes, u64) {
         {
             let frames = self.frames();
-            if let Some((next, snapshot)) = &frames.snapshot
-                && *next == frames.next
+            if let Some(snapshot) = &frames.snapshot
+                && snapshot.next == frames.next
+                && snapshot.taken_at.elapsed() < SNAPSHOT_VALIDITY
             {
-                return (snapshot.clone(), *next);
+                return (snapshot.event.clone(), snapshot.next);
             }
         }
-        // A frame that comes meanwhile is sent after the snapshot, which may contain it already.
-        let next = self.frames().next;
+        let (taken_at, next) = (Instant::now(), self.frames().next);
         let json = serde_json::to_vec(&take()).unwrap_or_default();
-        let snapshot = event("snapshot", &self.id(next - 1), &json);
-        self.frames().snapshot = Some((next, snapshot.clone()));
-        (snapshot, next)
+        let event = event("snapshot", &self.id(next - 1), &json);
+        self.frames().snapshot = Some(Snapshot {
+            taken_at,
+            next,
+            event: event.clone(),
+        });
+        (event, next)
     }
 
     fn id(&self, number: u64) -> String {
@@ -201,4 +213,46 @@ fn event(name: &str, id: &str, data: &[u8]) -> Bytes {
     event.extend_from_slice(data);
     event.extend_from_slice(b"\n\n");
     event.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_frames_make_room() {
+        let ring = Ring::new();
+        let large = vec![b' '; 1 << 20];
+        for _ in 0..20 {
+            ring.push(&large);
+        }
+        assert!(ring.frames().bytes <= MAX_BYTES);
+        assert!(matches!(ring.find(1), Found::Gone));
+        assert!(matches!(ring.find(20), Found::Frame(_)));
+        assert!(matches!(ring.find(21), Found::Nothing));
+        assert!(matches!(ring.find(22), Found::Gone), "the future");
+    }
+
+    #[test]
+    fn only_ids_of_this_process_are_positions() {
+        let ring = Ring::new();
+        let id = ring.id(7);
+        assert_eq!(ring.position_after(&id), Some(8));
+        assert_eq!(Ring::new().position_after(&id), None);
+        for unknown in ["", "7", "x-7", &format!("{id}x")] {
+            assert_eq!(ring.position_after(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_followed_by_the_next_frame() {
+        let ring = Ring::new();
+        let (first, position) = ring.snapshot(|| "a");
+        // Unless the machine is so slow that it is outdated.
+        let shared = ring.snapshot(|| "a");
+        assert_eq!(shared, (first.clone(), position));
+        ring.push(b"{}");
+        let (second, next) = ring.snapshot(|| "b");
+        assert!(second != first && next == position + 1);
+    }
 }

@@ -101,9 +101,12 @@ impl Subscriber {
         }
     }
 
-    /// Tells the client to forget what it has, before a snapshot.
+    /// Returns the event after which the client forgets what it has, and prepares a snapshot.
     fn reset(&mut self) -> Bytes {
         (self.position, self.has_caught_up) = (None, false);
         Bytes::from_static(RESET)
     }
 }
+
+#[cfg(test)]
+mod tests;

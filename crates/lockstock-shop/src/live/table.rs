@@ -9,14 +9,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockstock::{GrantKind, Guard, HolderId};
 use tokio::time::Instant;
 
-use super::clock::{Moment, millis};
+use super::clock::Moment;
 use super::lock::{Counts, Ended, Episode, EventDetail, Hold, Lock, Requester};
 use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockStatus};
 
@@ -30,8 +30,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_EPISODES: usize = 1024 / SHARDS;
 /// How long an ended hold is remembered.
 pub(super) const EPISODE_RETENTION: Duration = Duration::from_secs(300);
-/// Maximum number of locks in one frame. The others are in the next ones.
-const MAX_LOCKS_IN_FRAME: usize = 500;
 
 /// How the update locks of products are named.
 #[derive(Debug, Clone)]
@@ -57,6 +55,17 @@ pub(crate) struct LockTable {
     is_watched: AtomicBool,
     /// Whether anything has happened since it was last asked.
     is_active: AtomicBool,
+    /// Where the next frame begins.
+    first_shard: AtomicUsize,
+}
+
+/// What one frame may contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameLimits {
+    /// Maximum number of locks, and of holds that have ended.
+    pub(super) locks: usize,
+    /// Maximum number of events. The locks beyond it have counts only.
+    pub(super) events: usize,
 }
 
 #[derive(Default)]
@@ -77,6 +86,7 @@ impl LockTable {
             product_locks,
             is_watched: AtomicBool::new(false),
             is_active: AtomicBool::new(false),
+            first_shard: AtomicUsize::new(0),
         }
     }
 
@@ -87,9 +97,7 @@ impl LockTable {
     /// Begins to follow a request that wants a lock. Returns `None` if there is no room for the lock.
     pub(crate) fn begin(self: &Arc<Self>, name: &str, requester: Requester) -> Option<Followed> {
         let now = Instant::now();
-        if !self.is_active.load(Ordering::Relaxed) {
-            self.is_active.store(true, Ordering::Relaxed);
-        }
+        self.note_activity();
         let requester = Arc::new(requester);
         let index = self.hasher.hash_one(name) as usize % SHARDS;
         let mut shard = self.shard(index);
@@ -105,10 +113,7 @@ impl LockTable {
         };
         let is_watched = self.is_watched();
         shard.with(&name, now, is_watched, |lock, _| {
-            lock.waiting += 1;
-            if let Some(hold) = &mut lock.hold {
-                hold.waited += 1;
-            }
+            lock.begin_wait(now);
             lock.push(now, is_watched, &requester, || EventDetail::Waiting);
         });
         drop(shard);
@@ -122,23 +127,27 @@ impl LockTable {
         })
     }
 
-    /// Notes that an operator has taken the lock away from `holder`.
-    pub(super) fn forced(&self, name: &str, holder: HolderId) {
+    /// Notes that an operator has taken the lock away from `holder`. Returns whether a request of this
+    /// process was the holder.
+    pub(super) fn forced(&self, name: &str, holder: HolderId) -> bool {
         let index = self.hasher.hash_one(name) as usize % SHARDS;
         let (now, is_watched) = (Instant::now(), self.is_watched());
+        let mut was_held = false;
         self.shard(index)
             .with(name, now, is_watched, |lock, ended| {
                 let hold = lock.hold.take_if(|hold| hold.holder == holder);
                 if let Some(hold) = hold {
+                    was_held = true;
                     let held = now.saturating_duration_since(hold.since);
                     lock.push(now, is_watched, &hold.requester, || EventDetail::Ended {
                         kind: EventKind::Forced,
                         held,
                         until: None,
                     });
-                    ended.push((hold, now, EpisodeEnd::Forced));
+                    ended.push(lock.end(hold, now, EpisodeEnd::Forced));
                 }
             });
+        was_held
     }
 
     /// Starts or stops the collection of counts and events.
@@ -161,38 +170,53 @@ impl LockTable {
         self.is_watched.load(Ordering::Relaxed)
     }
 
+    /// Notes that something has happened.
+    pub(super) fn note_activity(&self) {
+        // Written once a second at most: other cores keep their copy of it.
+        if !self.is_active.load(Ordering::Relaxed) {
+            self.is_active.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Returns whether anything has happened since the last call.
     pub(super) fn take_activity(&self) -> bool {
         self.is_active.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns the locks that have changed and the holds that have ended since the last frame.
+    /// Returns the locks that have changed and the holds that have ended since the last frame, within
+    /// `limits`. Locks for which requests compete come first; those that do not fit are in the next
+    /// frames.
     pub(super) fn take_changes(
         &self,
         server: &str,
         now: Moment,
+        limits: FrameLimits,
     ) -> (Vec<LockStatus>, Vec<wire::Episode>) {
         let (mut locks, mut episodes) = (Vec::new(), Vec::new());
-        for index in 0..SHARDS {
-            let mut shard = self.shard(index);
-            shard.settle(now.instant, true);
-            shard.locks.retain(|name, lock| {
-                if lock.has_changed && locks.len() < MAX_LOCKS_IN_FRAME {
-                    let mut status = lock.status(name, server, now);
-                    let counts = std::mem::take(&mut lock.counts);
-                    status.granted = counts.granted;
-                    status.refused = counts.refused;
-                    status.longest_wait_ms = counts.longest_wait.map(millis);
-                    let events = std::mem::take(&mut lock.events);
-                    status.events = events.iter().map(|event| event.to_wire(now)).collect();
-                    lock.has_changed = false;
-                    locks.push(status);
+        let mut events = 0;
+        // Another one each time, so that no shard is left out for long.
+        let first = self.first_shard.fetch_add(1, Ordering::Relaxed);
+        for only_contended in [true, false] {
+            for index in (first..first + SHARDS).map(|index| index % SHARDS) {
+                let mut shard = self.shard(index);
+                if only_contended {
+                    shard.settle(now.instant, true);
+                    let unsent = std::mem::take(&mut shard.unsent_episodes);
+                    let room = limits.locks.saturating_sub(episodes.len());
+                    let unsent = shard.episodes.iter().rev().take(unsent.min(room));
+                    episodes.extend(unsent.map(|episode| episode.to_wire(now)));
                 }
-                !lock.is_idle()
-            });
-            let unsent = std::mem::take(&mut shard.unsent_episodes);
-            let unsent = shard.episodes.iter().rev().take(unsent);
-            episodes.extend(unsent.map(|episode| episode.to_wire(now)));
+                shard.locks.retain(|name, lock| {
+                    let is_due = lock.has_changed && (lock.is_contended() || !only_contended);
+                    if is_due && locks.len() < limits.locks {
+                        let has_room = events + lock.events.len() <= limits.events;
+                        let status = lock.take_changes(name, server, now, has_room);
+                        events += status.events.len();
+                        locks.push(status);
+                    }
+                    !lock.is_idle()
+                });
+            }
         }
         (locks, episodes)
     }
@@ -216,7 +240,12 @@ impl LockTable {
         for index in 0..SHARDS {
             let mut shard = self.shard(index);
             shard.settle(now.instant, self.is_watched());
-            let recent = shard.episodes.iter();
+            // The next frame has the others.
+            let recent = shard.episodes.iter().rev();
+            let recent = recent.skip(match self.is_watched() {
+                true => shard.unsent_episodes,
+                false => 0,
+            });
             let recent =
                 recent.filter(|episode| episode.ended_at + EPISODE_RETENTION > now.instant);
             episodes.extend(recent.map(|episode| episode.to_wire(now)));
@@ -343,7 +372,7 @@ impl Followed {
         let (fence, holder) = (guard.fence(), guard.id());
         let requester = self.requester.clone();
         let since = self.change(|lock, ended, now, is_watched| {
-            lock.note_wait(waited);
+            lock.end_wait(waited);
             let granted = &mut lock.counts.granted;
             *match by {
                 GrantedBy::Free => &mut granted.free,
@@ -368,10 +397,11 @@ impl Followed {
                 waited: lock.waiting,
                 refused: 0,
                 longest_wait: Duration::ZERO,
+                waiting_since: (lock.waiting > 0).then_some(now),
             };
             if let Some(previous) = lock.hold.replace(hold) {
                 // It has been released, and reports that in a moment.
-                ended.push((previous, now, EpisodeEnd::Released));
+                ended.push(lock.end(previous, now, EpisodeEnd::Released));
             }
         });
         self.stage = Stage::Holding { fence, since };
@@ -381,7 +411,7 @@ impl Followed {
         let (requester, asked_at) = (self.requester.clone(), self.asked_at);
         self.change(|lock, _, now, is_watched| {
             let waited = now.saturating_duration_since(asked_at);
-            lock.note_wait(waited);
+            lock.end_wait(waited);
             lock.counts.refused += 1;
             if let Some(hold) = &mut lock.hold {
                 hold.refused += 1;
@@ -420,7 +450,9 @@ impl Followed {
                         EventKind::Lost => EpisodeEnd::Lost,
                         _ => EpisodeEnd::Released,
                     };
-                    ended.extend(lock.hold.take().map(|hold| (hold, now, end)));
+                    if let Some(hold) = lock.hold.take() {
+                        ended.push(lock.end(hold, now, end));
+                    }
                 }
                 // The next holder was faster.
                 (_, None) => {}
@@ -438,7 +470,7 @@ impl Followed {
         let (requester, asked_at) = (self.requester.clone(), self.asked_at);
         self.change(|lock, _, now, is_watched| {
             let waited = now.saturating_duration_since(asked_at);
-            lock.note_wait(waited);
+            lock.end_wait(waited);
             lock.push(now, is_watched, &requester, || EventDetail::GaveUp {
                 kind,
                 waited,

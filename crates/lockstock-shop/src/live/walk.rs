@@ -48,8 +48,13 @@ impl Live {
                 let products = inner.table.product_locks();
                 let locks = listing.locks.iter();
                 let locks = locks.filter_map(|info| LockStatus::of_store(info, products, now));
-                let is_own = |server: &str| server == inner.server;
-                frame.locks = known.set_found(locks.collect(), listing.is_complete, is_own);
+                let is_complete = listing.is_complete;
+                frame.locks = known.set_found(
+                    locks.collect(),
+                    is_complete,
+                    inner.recorded_server(),
+                    now.instant,
+                );
             }
             Err(error) => {
                 debug!(%error, "the locks of the store were not listed");

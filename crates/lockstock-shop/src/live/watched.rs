@@ -38,7 +38,7 @@ impl Live {
         Some(place)
     }
 
-    /// Waits until somebody watches who is selected by `is_watched`.
+    /// Waits until `is_watched` returns true for who watches.
     pub(super) async fn until(&self, is_watched: impl Fn(Watched) -> bool) {
         let mut watched = self.0.watched.subscribe();
         // Fails only if the sender is gone, which this has.

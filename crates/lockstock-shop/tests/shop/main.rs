@@ -31,5 +31,6 @@ mod race;
 mod readiness;
 mod sales;
 mod tls;
+mod top;
 mod update_lock;
 mod updates;

@@ -1,10 +1,11 @@
 //! The picture: a head, one line for each lock with its lane, a foot with the keys.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::view::{Column, Condition, Lane, Order, View};
 use crate::live::wire::LockState;
@@ -15,10 +16,11 @@ const HELD: Style = AnsiColor::Green.on_default();
 const KEPT: Style = AnsiColor::Yellow.on_default();
 const REFUSED: Style = AnsiColor::Red.on_default();
 
-const MAX_NAME_WIDTH: usize = 32;
-const HOLDER_WIDTH: usize = 18;
+const NAME_WIDTH: RangeInclusive<usize> = 8..=32;
+/// As wide as an IPv4 address.
+const HOLDER_WIDTH: usize = 15;
 /// State, rest of the lease, waiting, granted and refused, with the gaps.
-const NUMBERS_WIDTH: usize = 5 + 8 + 6 + 8 + 8;
+const NUMBERS_WIDTH: usize = 5 + 7 + 5 + 8 + 8;
 const MIN_LANE_WIDTH: usize = 8;
 
 /// Where the picture has to fit in.
@@ -34,15 +36,18 @@ impl View {
     pub(super) fn picture(&self, size: Size) -> String {
         let lanes = self.shown();
         let widest = lanes.iter().map(|lane| lane.status.name.width()).max();
-        let name_width = widest.unwrap_or(0).clamp(4, MAX_NAME_WIDTH);
-        let others = name_width + HOLDER_WIDTH + NUMBERS_WIDTH + 3;
-        let lane_width = size.width.saturating_sub(others).max(MIN_LANE_WIDTH);
+        let room = size.width.saturating_sub(HOLDER_WIDTH + NUMBERS_WIDTH + 3);
+        let max_name_width = room.saturating_sub(MIN_LANE_WIDTH).max(*NAME_WIDTH.start());
+        let name_width = widest.unwrap_or(0);
+        let name_width = name_width.clamp(*NAME_WIDTH.start(), *NAME_WIDTH.end());
+        let name_width = name_width.min(max_name_width);
+        let lane_width = room.saturating_sub(name_width).max(MIN_LANE_WIDTH);
         let mut picture = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(picture, "{}", self.head(lanes.len()));
         let _ = writeln!(
             picture,
-            "{DIM}{:name_width$} {:HOLDER_WIDTH$} {:5}{:>8}{:>6}{:>8}{:>8}{DIM:#}",
+            "{DIM}{:name_width$} {:HOLDER_WIDTH$} {:5}{:>7}{:>5}{:>8}{:>8}{DIM:#}",
             "LOCK", "HOLDER", "STATE", "LEFT", "WAIT", "GRANT/S", "REFUS/S"
         );
         let room = size
@@ -131,7 +136,7 @@ fn line(lane: &Lane, name_width: usize, lane_width: usize) -> String {
         count => count.to_string(),
     };
     let mut line = format!(
-        "{} {} {style}{state:5}{style:#}{left:>8}{:>6}{:>8}{:>8} ",
+        "{} {} {style}{state:5}{style:#}{left:>7}{:>5}{:>8}{:>8} ",
         fit(&printable(&status.name), name_width),
         fit(&printable(&holder(lane)), HOLDER_WIDTH),
         count(lane.waiting()),
@@ -179,21 +184,36 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Cuts or fills a text to a width.
+/// Fills a text to a width, or cuts its beginning: names differ at the end.
 fn fit(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return format!("{text}{}", " ".repeat(width - text.width()));
+    let mut cut = text;
+    let is_cut = text.width() > width;
+    while is_cut && cut.width() + 1 > width {
+        let mut characters = cut.chars();
+        characters.next();
+        cut = characters.as_str();
     }
-    let mut cut = String::new();
-    let mut used = 0;
-    for character in text.chars() {
-        let next = character.width().unwrap_or(0);
-        if used + next + 1 > width {
-            break;
-        }
-        used += next;
-        cut.push(character);
+    let mark = if is_cut { "…" } else { "" };
+    let fitted = format!("{mark}{cut}");
+    let space = " ".repeat(width.saturating_sub(fitted.width()));
+    fitted + &space
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_too_long_keeps_its_end() {
+        assert_eq!(fit("lock-7", 8), "lock-7  ");
+        assert_eq!(fit("product-update-lock-42", 8), "…lock-42");
+        // A character of two columns.
+        assert_eq!(fit("재고7", 4), "…고7");
+        assert_eq!(fit("재고재고", 4), "…고 ");
     }
-    cut.push('…');
-    cut + &" ".repeat(width.saturating_sub(used + 1))
+
+    #[test]
+    fn control_characters_are_not_printed() {
+        assert_eq!(printable("a\u{1b}[2Jb"), "a?[2Jb");
+    }
 }

@@ -14,23 +14,12 @@ use crossterm::terminal::{
 use crossterm::{cursor, execute, queue, style};
 use tokio::sync::mpsc;
 
+use super::key::Key;
 use super::picture::Size;
 use super::view::View;
 
 /// How often the thread that reads keys looks whether the command has ended.
 const POLL: Duration = Duration::from_millis(200);
-
-/// A key, as far as it has a meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
-    Character(char),
-    Backspace,
-    Enter,
-    Escape,
-    Quit,
-    /// The terminal has another size.
-    Resized,
-}
 
 /// The screen. The one before is back when it is dropped.
 pub(super) struct Terminal {
@@ -63,7 +52,10 @@ impl Terminal {
 
     pub(super) fn draw(&mut self, view: &View) -> anyhow::Result<()> {
         self.is_typing = view.is_typing;
-        let (width, height) = size()?;
+        let (width, height) = match size()? {
+            (0, _) | (_, 0) => (80, 24),
+            known => known,
+        };
         let mut picture = view.picture(Size {
             width: width.into(),
             height: Some(height.into()),

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
 
+use super::key::Key;
 use super::stream::Update;
-use super::terminal::Key;
 use crate::live::wire::{LockState, LockStatus};
 
 /// Number of columns that are remembered of each lane.

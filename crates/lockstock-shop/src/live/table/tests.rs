@@ -6,6 +6,11 @@ use lockstock::Store;
 use super::*;
 use crate::live::wire::LockState;
 
+const MANY: FrameLimits = FrameLimits {
+    locks: 500,
+    events: 1000,
+};
+
 fn table() -> Arc<LockTable> {
     Arc::new(LockTable::new(ProductLocks {
         prefix: "product-".to_owned(),
@@ -18,7 +23,7 @@ fn begin(table: &Arc<LockTable>, name: &str) -> Option<Followed> {
 }
 
 fn changes(table: &LockTable) -> (Vec<LockStatus>, Vec<wire::Episode>) {
-    table.take_changes("server", Moment::now())
+    table.take_changes("server", Moment::now(), MANY)
 }
 
 #[tokio::test]
@@ -102,4 +107,38 @@ async fn without_a_watcher_only_ended_holds_are_remembered() {
     assert!(locks.is_empty() && episodes.is_empty());
     let remembered = table.episodes(Moment::now()).len();
     assert_eq!(remembered, 64, "of one lock, those of one shard");
+}
+
+#[tokio::test]
+async fn a_small_frame_has_the_locks_for_which_requests_compete() {
+    let table = table();
+    table.set_watched(true);
+    let store = Store::memory();
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let name = format!("lock-{number}");
+        let lock = store.lock(&name).lease(Duration::from_secs(60)).unwrap();
+        let guard = lock.acquire().await.unwrap();
+        let mut request = begin(&table, &name).unwrap();
+        request.granted(&guard);
+        held.push((request, guard));
+    }
+    let _waiter = begin(&table, "lock-77").unwrap();
+    let few = FrameLimits {
+        locks: 10,
+        events: 4,
+    };
+    let take = || table.take_changes("server", Moment::now(), few).0;
+    let first = take();
+    assert_eq!((first.len(), &*first[0].name), (10, "lock-77"));
+    let events = first.iter().map(|lock| lock.events.len()).sum::<usize>();
+    assert!(events <= 4, "{events}");
+    // The others follow.
+    let mut seen = first;
+    while seen.len() < 100 {
+        let next = take();
+        assert!(!next.is_empty());
+        seen.extend(next);
+    }
+    assert!(take().is_empty());
 }

@@ -33,9 +33,18 @@ async fn a_kept_lock_is_listed_with_its_holder() {
         assert_eq!(lock["state"], "kept");
         let brief = server.get("/api/locks/?longer=1h").await;
         assert_eq!(brief.body["locks"], json!([]));
-        let invalid = server.get("/api/locks/?longer=soon").await;
-        assert_eq!(invalid.status, 400);
-        assert!(invalid.body["longer"].is_array(), "{:?}", invalid.body);
+        for malformed in ["soon", "", "1us", "9999999s"] {
+            let invalid = server.get(&format!("/api/locks/?longer={malformed}")).await;
+            assert_eq!(invalid.status, 400, "{malformed}");
+            assert!(invalid.body["longer"].is_array(), "{:?}", invalid.body);
+        }
+        let too_long = server
+            .get(&format!("/api/locks/?lock={}", "x".repeat(2000)))
+            .await;
+        assert_eq!(
+            (too_long.status.as_u16(), &too_long.body["locks"]),
+            (200, &json!([]))
+        );
         let none = server.get("/api/locks/?lock=none").await;
         assert_eq!(none.body["locks"], json!([]));
     })

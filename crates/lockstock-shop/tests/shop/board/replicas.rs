@@ -132,3 +132,37 @@ async fn a_server_publishes_only_while_another_one_watches() {
     }
     assert_eq!(published(&redis), before);
 }
+
+#[tokio::test]
+async fn a_lock_of_another_server_that_is_taken_away_is_free_at_both() {
+    let redis = Redis::start();
+    let database = new_database();
+    let one = Server::on(&redis.url(), &database).start();
+    let two = Server::on(&redis.url(), &database).start();
+    let id = one.create(10).await;
+    let (mut here, mut there) = (Watcher::of(&one).await, Watcher::of(&two).await);
+    here.expect("snapshot").await;
+    there.expect("snapshot").await;
+    eventually("both receive events", async || {
+        (subscribers(&redis) == "2").then_some(())
+    })
+    .await;
+    assert_eq!(patch_as(&two, "theirs", id, 9).await.status, 200);
+    let granted = &there.events_of("theirs", &["granted", "kept"]).await[0];
+    let holder = granted["holder"].as_str().unwrap();
+    let name = lock_name(id);
+    let path = format!("/api/locks/?lock={name}&holder={holder}");
+    let released = one.send(one.request(reqwest::Method::DELETE, &path)).await;
+    assert_eq!(released.status, 204);
+    here.lock(|lock| {
+        let mut events = lock["events"].as_array()?.iter();
+        let is_forced = events.any(|it| it["kind"] == "forced" && it["holder"] == *holder);
+        (is_forced && lock["state"] == "free").then_some(())
+    })
+    .await;
+    there.events_of("theirs", &["forced"]).await;
+    for server in [&one, &two] {
+        let mut late = Watcher::of(server).await;
+        assert_eq!(late.expect("snapshot").await["locks"], json!([]));
+    }
+}
