@@ -55,7 +55,7 @@ function parsed(text) {
   }
 }
 
-/** Returns why a call failed, for people. */
+/** Returns the reason of a failed call, as text. */
 export function reason({ status, headers, data }) {
   if (status === 0) return say("The server does not answer.", "서버가 응답하지 않습니다.");
   const wait = headers.get("retry-after");

@@ -8,6 +8,10 @@ const MAX_LOCKS = 200;
 const MAX_ITEMS = 1_000;
 const MAX_EPISODES = 500;
 const MAX_REQUESTS = 2_000;
+/** Refused requests that are drawn of those that were only counted. */
+const MAX_CROSSES = 4;
+/** Time between two frames of a server. */
+const FRAME_MS = 200;
 
 export class History {
   /** By name. */
@@ -141,7 +145,7 @@ export class History {
     if (entry.events) {
       for (const event of entry.events) this.#event(lock, event, server);
     } else if (entry.granted || entry.refused) {
-      this.#burst(lock, entry, at);
+      this.#counted(lock, entry, at);
     }
     if (entry.state) this.#settle(lock, entry, at);
   }
@@ -246,44 +250,59 @@ export class History {
     lock.open = null;
   }
 
-  /** Grants of a lock that is too busy to report each. */
-  #burst(lock, entry, at) {
-    const granted = entry.granted ?? {};
-    const grants = Object.values(granted).reduce((sum, count) => sum + count, 0);
-    const last = lock.items.at(-1);
-    const from = last?.kind === "burst" && at - last.to < 1_000 ? last.to : at - 200;
-    const burst = { kind: "burst", from, to: at, grants, refused: entry.refused ?? 0, ended: "" };
-    if (last?.kind === "burst" && at - last.from < 1_000) {
-      last.to = at;
-      last.grants += grants;
-      last.refused += burst.refused;
-    } else {
-      push(lock.items, burst);
+  /** What happened to a lock that was too busy to report each event. */
+  #counted(lock, entry, at) {
+    const grants = Object.values(entry.granted ?? {}).reduce((sum, count) => sum + count, 0);
+    const refused = entry.refused ?? 0;
+    const longest = entry.longest_wait_ms ?? 0;
+    if (grants > 1) this.#burst(lock, grants, at);
+    else if (grants === 1) this.#grantedOnce(lock, entry, at);
+    for (let shown = 0; shown < Math.min(refused, MAX_CROSSES); shown += 1) {
+      push(lock.waits, { from: at - longest, to: at, isRefused: true });
     }
     const { episode } = lock;
-    if (episode?.grants && at - episode.at < 1_000) {
-      Object.assign(episode, {
-        at,
-        to: at,
-        grants: episode.grants + grants,
-        refused: episode.refused + burst.refused,
-        longest_wait_ms: Math.max(episode.longest_wait_ms, entry.longest_wait_ms ?? 0),
-      });
+    if (!episode) return;
+    episode.refused += refused;
+    episode.waited = Math.max(episode.waited, episode.refused);
+    episode.longest_wait_ms = Math.max(episode.longest_wait_ms, longest);
+  }
+
+  #grantedOnce(lock, entry, at) {
+    const { since, until, caller, address, request, id, fence } = entry.holder ?? {};
+    const [by] = Object.keys(entry.granted);
+    const granted = { at: since ?? at, until, by, caller, address, request, holder: id, fence };
+    this.#granted(lock, granted, undefined);
+    if (entry.state === "kept") this.#ended(lock, { kind: "kept", at, until });
+  }
+
+  #burst(lock, grants, at) {
+    this.#closeItem(lock, at, "");
+    const last = lock.items.at(-1);
+    const isSame = last?.kind === "burst" && at - last.to < 1_000;
+    if (isSame && at - last.from < 1_000) {
+      last.to = at;
     } else {
-      this.#close(lock, at, "");
-      lock.episode = this.#episode({
-        lock: lock.name,
-        product: lock.product,
-        from,
-        to: at,
-        at,
-        grants,
-        waited: 0,
-        refused: burst.refused,
-        longest_wait_ms: entry.longest_wait_ms ?? 0,
-        ended: "",
-      });
+      const from = isSame ? last.to : at - FRAME_MS;
+      push(lock.items, { kind: "burst", from, to: at, ended: "" });
     }
+    const { episode } = lock;
+    if (episode?.grants && at - episode.to < 1_000) {
+      episode.to = at;
+      episode.grants += grants;
+      return;
+    }
+    this.#close(lock, at, "");
+    lock.episode = this.#episode({
+      lock: lock.name,
+      product: lock.product,
+      from: at - FRAME_MS,
+      to: at,
+      grants,
+      waited: 0,
+      refused: 0,
+      longest_wait_ms: 0,
+      ended: "",
+    });
   }
 
   /** Corrects what is open by the state that the server reports. */
@@ -298,7 +317,8 @@ export class History {
     }
     const { until, caller, address, request, id, fence } = entry.holder ?? {};
     const since = entry.holder?.since ?? at;
-    if (lock.open?.kind !== entry.state && !entry.granted && !entry.events) {
+    const isReported = entry.events || (entry.granted && entry.state === "held");
+    if (lock.open?.kind !== entry.state && !isReported) {
       if (lock.open) this.#close(lock, at, "");
       lock.open = { kind: entry.state, from: since, to: null, until, request };
       push(lock.items, lock.open);

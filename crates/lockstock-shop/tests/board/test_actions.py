@@ -46,6 +46,10 @@ def test_a_race_of_fifty_has_fifty_bars(server, open_page):
     page.get_by_role("button", name="Send 50 requests").click()
     expect(page.locator("#race-chart .won")).to_have_count(1)
     expect(page.locator("#race-chart .lost")).to_have_count(49)
+    # Also if the events are too many to be reported one by one.
+    episode = page.locator("#episode-rows tr", has_text=f"product-update-lock-{product}")
+    expect(episode).to_have_count(1)
+    expect(episode.locator(".refused")).to_have_text("49")
 
 
 def test_buy_hold_confirm_and_cancel(server, open_page):

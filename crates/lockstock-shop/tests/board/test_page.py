@@ -72,7 +72,7 @@ def test_single_keys_can_be_turned_off(server, open_page):
     expect(page.locator("#light")).to_have_attribute("data-state", "live")
 
 
-def test_the_page_is_in_korean_for_those_who_prefer_it(server, open_page):
+def test_the_page_is_in_korean_if_the_browser_prefers_it(server, open_page):
     product, _ = server.product(stock=0)
     page = open_page(server.url, locale="ko-KR")
     expect(page.locator("html")).to_have_attribute("lang", "ko")
