@@ -32,6 +32,7 @@ use crate::commands::locks::LocksArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::top::{self, TopArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -57,6 +58,7 @@ Examples:
                                                 serve other machines, which need a key
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
+  lockstock top                                 watch the locks of a server, live
   lockstock backup FILE                         copy the SQLite database while it is served
   lockstock import products products.csv        create products from a file
   lockstock bench lock --store redis://127.0.0.1:6379/1
@@ -177,6 +179,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Watch the locks of a server as they are held, kept and waited for
+    #[command(after_help = top::HELP)]
+    Top(TopArgs),
     /// Check Redis, the database and this machine for settings that break guarantees
     Doctor(Box<DoctorArgs>),
     /// Show the configuration and where each value is from, or print a sample file

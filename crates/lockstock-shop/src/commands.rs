@@ -1,5 +1,6 @@
 //! The commands of the `lockstock` binary.
 
+mod api_client;
 pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod completions;
@@ -13,3 +14,4 @@ pub(crate) mod man;
 mod progress;
 pub(crate) mod race;
 pub(crate) mod serve;
+pub(crate) mod top;

@@ -6,6 +6,7 @@
 
 mod access;
 mod layers;
+mod locks;
 mod messages;
 pub(crate) mod negotiate;
 mod orders;

@@ -6,7 +6,7 @@
 //! - `cli`, `commands`: the command line, and a module for each of its commands.
 //! - [`product_file`]: files of products, which are imported and exported.
 //! - `router`: all routes together.
-//! - `api`: the resources.
+//! - `api`, `board`: the resources; the pages of the live board.
 //! - `http`, `openapi`: layers and extractors; the parts of the OpenAPI document that several
 //!   operations share.
 //! - `state`, `settings`: the state that handlers share.
@@ -14,6 +14,7 @@
 //! - `access`: API keys, the scopes that requests need, and rate limits.
 //! - `drf`: the behaviour of Django REST framework.
 //! - `error`: the error type of the API.
+//! - `live`: what happens to locks and products now, as a stream.
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
@@ -22,6 +23,7 @@
 mod access;
 mod api;
 mod batch;
+mod board;
 mod cli;
 mod commands;
 mod drf;
@@ -35,6 +37,7 @@ pub mod fuzzing;
 mod header_list;
 mod health;
 mod http;
+mod live;
 mod logging;
 mod openapi;
 pub mod product_file;
@@ -50,7 +53,7 @@ use std::process::ExitCode;
 pub use cli::Cli;
 use cli::Command;
 use commands::{
-    backup, bench, completions, config, doctor, export, import, key, locks, man, race, serve,
+    backup, bench, completions, config, doctor, export, import, key, locks, man, race, serve, top,
 };
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
@@ -80,6 +83,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(Command::Locks(args)) => locks::run(args).await?,
             Some(Command::Man(args)) => man::run(&args, cli::command())?,
             Some(Command::Serve(args)) => serve::run(*args).await?,
+            Some(Command::Top(args)) => top::run(args).await?,
             None => serve::run(cli.serve).await?,
         }
         Ok(ExitCode::SUCCESS)

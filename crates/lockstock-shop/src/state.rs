@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::Forwarding;
 use crate::health::{Condition, Health, report_store_error};
+use crate::live::Live;
 use crate::prometheus::Metrics;
 use crate::settings::Settings;
-use crate::storage::Storage;
+use crate::storage::{Order, OrderOutcome, Storage, StorageError};
 
 /// The state of the server. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +28,7 @@ pub(crate) struct AppStateInner {
     /// The store of the locks.
     pub(crate) store: Store,
     pub(crate) backends: Backends,
+    pub(crate) live: Live,
     pub(crate) update_lock: LockLayer,
     pub(crate) idempotency: IdempotencyLayer,
     pub(crate) settings: Settings,
@@ -112,6 +114,18 @@ impl Backends {
 impl AppState {
     pub(crate) fn new(inner: AppStateInner) -> Self {
         Self(Arc::new(inner))
+    }
+}
+
+impl AppStateInner {
+    /// Submits an order, and reports a change of its product to the live board.
+    pub(crate) async fn submit_order(&self, order: Order) -> Result<OrderOutcome, StorageError> {
+        let product = order.product;
+        let outcome = self.storage.submit_order(order).await?;
+        if outcome.has_effect() {
+            self.live.product_changed(product);
+        }
+        Ok(outcome)
     }
 }
 

@@ -114,6 +114,7 @@ async fn create(
         WriteOutcome::AlreadyRecorded(recorded) => idempotency::replay(&key, recorded),
         written => {
             let product = into_product(written)?;
+            state.live.product_changed(product.id);
             Ok(serializer::response(StatusCode::CREATED, &product).into_response())
         }
     }

@@ -101,7 +101,7 @@ async fn buy(
         request,
         idempotency: idempotency::idempotent_write(&key, purchase_record),
     };
-    let outcome = state.storage.submit_order(order).await?;
+    let outcome = state.submit_order(order).await?;
     idempotency::order_response(&key, outcome, purchase_response)
 }
 

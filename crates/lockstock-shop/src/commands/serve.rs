@@ -42,8 +42,10 @@ use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
 use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
+use crate::http::lock_observer::LiveObserver;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
+use crate::live::{Live, ProductLocks};
 use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
 use crate::router::routers;
@@ -58,8 +60,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often the metrics recorder merges the samples of its histograms, and callers that are below
 /// their rate limit are forgotten.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Connections to the address for operators, for which few files are reserved.
-const OPERATOR_CONNECTIONS: usize = 16;
+/// Connections to the address for operators, for which few files are reserved. A page of the board
+/// takes one for its stream, and some more while it loads.
+const OPERATOR_CONNECTIONS: usize = 32;
 /// The options that choose the addresses, for errors.
 const LISTEN: &str = "--listen";
 const OPERATE_LISTEN: &str = "--operate-listen";
@@ -216,6 +219,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
     pub(super) max_connections: usize,
 
+    /// Maximum number of streams of live events, which the board and `lockstock top` read. Further
+    /// streams get 503. With 0 nothing is recorded for the board
+    #[arg(long, env = "LOCKSTOCK_MAX_WATCHERS", value_name = "NUMBER", default_value = "256", value_parser = number_in(0..=1_000_000_usize, 256), help_heading = "Limits")]
+    max_watchers: usize,
+
     /// Maximum number of connections to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
     pub(super) database_connections: u32,
@@ -297,13 +305,34 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wait: args.update_wait,
         after_update: args.after_update,
     };
+    let forwarding = Arc::new(Forwarding {
+        public_url: args.public_url.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+    });
+    let (prefix, suffix) = args.update_lock.parts();
+    let product_locks = ProductLocks {
+        prefix: prefix.to_owned(),
+        suffix: suffix.to_owned(),
+    };
+    let live = Live::new(
+        store.clone(),
+        storage.clone(),
+        product_locks,
+        args.max_watchers,
+    );
+    let observer = Arc::new(LiveObserver {
+        live: live.clone(),
+        forwarding: forwarding.clone(),
+    });
     let state = AppState::new(AppStateInner {
         update_lock: update_lock(
             &store,
             &store_health,
             args.update_lock.clone(),
             update_settings,
+            observer,
         ),
+        live,
         idempotency: idempotency::layer(&storage, &store_health, args.body_limit),
         backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
@@ -322,10 +351,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             max_reservation_ttl: args.max_reservation_ttl,
             key_retention: args.key_retention,
         },
-        forwarding: Arc::new(Forwarding {
-            public_url: args.public_url.clone(),
-            trusted_proxies: args.trusted_proxies.clone(),
-        }),
+        forwarding,
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
@@ -407,6 +433,8 @@ async fn serve(
     }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let live = state.live.clone();
+    background.spawn(async move { match live.run().await {} });
     let watchdog = service_manager.clone();
     background.spawn(async move { watchdog.feed_watchdog().await });
     if let (Some(listener), Some(router)) = (listeners.operators, routers.operation) {
@@ -415,6 +443,8 @@ async fn serve(
     }
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
         state.draining.store(true, Ordering::Relaxed);
+        // They would delay the end of the drain, and clients can go to another server.
+        state.live.close();
         service_manager.stopping();
     }));
     let listener = listeners.api;

@@ -16,12 +16,12 @@ use tempfile::TempDir;
 use crate::harness::{Response, Server, ServerBuilder, binary, product};
 
 /// A file of API keys, written by `lockstock key new`.
-struct KeyFile {
+pub(crate) struct KeyFile {
     folder: TempDir,
 }
 
 impl KeyFile {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { folder }
     }
@@ -31,7 +31,7 @@ impl KeyFile {
     }
 
     /// Adds a key and returns its secret.
-    fn add(&self, name: &str, scope: &str) -> String {
+    pub(crate) fn add(&self, name: &str, scope: &str) -> String {
         let output = self.create(name, scope, &["--json"]);
         assert!(output.status.success(), "{output:?}");
         let key: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -63,7 +63,7 @@ impl KeyFile {
         std::fs::set_permissions(self.path(), permissions).unwrap();
     }
 
-    fn server(&self) -> ServerBuilder {
+    pub(crate) fn server(&self) -> ServerBuilder {
         Server::embedded().args(&["--api-key-file", self.path().to_str().unwrap()])
     }
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod bench;
+mod board;
 mod bodies;
 mod cli;
 mod commit_faults;
@@ -34,6 +35,7 @@ mod readiness;
 mod sales;
 mod secrets;
 mod tls;
+mod top;
 mod update_lock;
 mod updates;
 mod upgrades;

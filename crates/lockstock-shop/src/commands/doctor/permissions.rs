@@ -48,8 +48,9 @@ const NEEDED: [Right; 26] = [
     ("+role", "ROLE"),
 ];
 
-/// What `lockstock locks` and `lockstock doctor` need.
-const FOR_OPERATORS: [Right; 3] = [
+/// What `lockstock locks`, `lockstock doctor` and the live events of other servers need.
+const FOR_OPERATORS: [Right; 4] = [
+    ("&lockstock:board", "SUBSCRIBE lockstock:board"),
     ("+scan", "SCAN 0"),
     ("+getrange", "GETRANGE lockstock:doctor 0 0"),
     ("+info", "INFO"),
@@ -123,7 +124,7 @@ pub(super) async fn examine(
     let user = user(url);
     let change = format!("{cli} ACL SETUSER {user} {}", missing.join(" "));
     if missing.iter().all(for_operators) {
-        let why = "`lockstock locks` and this command show less";
+        let why = "`lockstock locks`, live events and this command show less";
         return Finding::warning(CHECK, what, why, change);
     }
     let why = "an update, a hand-over or a recovery that needs it fails with NOPERM, so that updates get \
