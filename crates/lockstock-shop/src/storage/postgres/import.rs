@@ -75,7 +75,10 @@ impl PostgresImport {
             .execute(&mut connection)
             .await?;
         const TABLES: &str = statements::create_tables!("bigint", "");
-        sqlx::raw_sql(TABLES).execute(&mut connection).await?;
+        sqlx::raw_sql(TABLES)
+            .execute(&mut connection)
+            .await
+            .map_err(|error| advice::cannot_stage(&options, &error))?;
         Ok(Self {
             connection,
             existing,
