@@ -25,10 +25,6 @@ pub const MAX_CONFLICTS: u32 = 20;
 /// Number of rows that one statement of the transaction writes: progress can be shown in between.
 pub(super) const ROWS_A_STEP: i64 = 20_000;
 
-/// Fails while another import or server does not let the statement have a lock, instead of holding the
-/// locks that the import has already.
-pub(super) const LOCK_TIMEOUT_SECS: u64 = 10;
-
 /// One row of a file of products.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportRow {

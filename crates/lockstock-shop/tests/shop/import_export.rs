@@ -13,7 +13,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Server, binary, new_database, sqlite};
+use crate::harness::{Server, binary, new_database, psql, sqlite};
 
 /// A database, and a folder for files.
 struct Shop {
@@ -318,6 +318,33 @@ fn the_database_can_be_named_in_a_configuration_file() {
     let output = import.output().unwrap();
     assert!(output.status.success(), "{}", texts(&output).1);
     assert_eq!(shop.products().len(), 1);
+}
+
+#[test]
+fn a_role_that_may_not_stage_rows_gets_the_remedy() {
+    let shop = Shop::postgres();
+    let (server, name) = shop.database.rsplit_once('/').unwrap();
+    let clerk = format!("{name}_clerk");
+    let setup = format!(
+        "CREATE ROLE {clerk} LOGIN; ALTER DATABASE {name} OWNER TO {clerk};
+         REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC, {clerk}"
+    );
+    psql(&shop.database, &setup);
+    let of_clerk = Shop {
+        database: format!(
+            "{}/{name}",
+            server.replace("postgres@", &format!("{clerk}@"))
+        ),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let file = shop.file("products.csv", "name,price\nMug,1\n");
+    let output = of_clerk.run("import", &file, &[]);
+    let stderr = texts(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let remedy = format!("GRANT TEMPORARY ON DATABASE {name} TO {clerk}");
+    assert!(stderr.contains(&remedy), "{stderr}");
+    psql(&shop.database, &remedy);
+    of_clerk.import(&file, &[]);
 }
 
 #[test]

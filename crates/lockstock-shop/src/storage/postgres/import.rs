@@ -14,13 +14,17 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::super::error::CommitTracker;
 use super::super::import::{
     Conflicts, ExistingProducts, FoundConflict, Import, ImportCounts, ImportOutcome, ImportRow,
-    LOCK_TIMEOUT_SECS, MAX_CONFLICTS, OnProgress, Staging,
+    MAX_CONFLICTS, OnProgress, Staging,
 };
 use super::super::sql::import::{self as statements, COUNT, LIST_NEW, UPDATE_PRODUCTS};
 use super::super::{Result, now};
 use super::{advice, session, with_clock};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a statement of the transaction waits for a lock, while servers wait for those that the
+/// import has already. A frozen import keeps them for as long.
+const LOCK_TIMEOUT_SECS: u64 = 10;
 
 const STAGE: &str =
     "INSERT INTO import_rows (ordinal, line, id, rank, name, description, price, stock,
@@ -61,7 +65,7 @@ impl PostgresImport {
             .application_name("lockstock import")
             .extra_float_digits(None);
         let mut connection = session::open_migrated(&options, CONNECT_TIMEOUT).await?;
-        // If this process stops or is frozen, servers get the rows back.
+        // If this process is frozen or its machine is lost, servers get the rows back.
         let settings = format!(
             "SET statement_timeout = 0;
              SET lock_timeout = '{LOCK_TIMEOUT_SECS}s';
@@ -75,7 +79,10 @@ impl PostgresImport {
             .execute(&mut connection)
             .await?;
         const TABLES: &str = statements::create_tables!("bigint", "");
-        sqlx::raw_sql(TABLES).execute(&mut connection).await?;
+        sqlx::raw_sql(TABLES)
+            .execute(&mut connection)
+            .await
+            .map_err(|error| advice::cannot_stage(&options, &error))?;
         Ok(Self {
             connection,
             existing,

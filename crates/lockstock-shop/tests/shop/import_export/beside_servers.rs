@@ -128,8 +128,9 @@ async fn on_sqlite_writes_wait_for_an_import_and_are_rejected_if_it_takes_too_lo
     let server = Server::on("memory://", &shop.database)
         .args(&["--after-update", "release", "--database-timeout", "200ms"])
         .start();
-    let id = server.create(5).await;
-    let import = paused_import(&shop, &format!("id,stock\n{id},4\n"));
+    // More than are bought before the import begins.
+    let id = server.create(1_000_000_000).await;
+    let import = paused_import(&shop, &format!("id,price\n{id},4\n"));
     let rejected = eventually("a purchase is rejected", async || {
         let bought = server.buy(id, 1).await;
         (bought.status != 201).then_some(bought)
