@@ -118,10 +118,10 @@ $("filter").addEventListener("submit", (event) => {
   for (const field of event.target.elements) if (field.name && field.value === "") field.disabled = true;
 });
 
-let wasWriter;
+showLight(stream, 1);
 onScope((isWriter) => {
-  if (wasWriter === false && isWriter && stream.state !== "live") stream.restart();
-  wasWriter = isWriter;
+  // Perhaps the new key may read.
+  if (stream.state === "denied") stream.restart();
   $("key").textContent = isWriter ? say("Change the key", "키 바꾸기") : say("Read-only · enter a key", "읽기 전용 · 키 입력");
 });
 

@@ -88,7 +88,10 @@ function row(entry) {
 // --- the forms -------------------------------------------------------------------
 
 const forms = [$("sell"), $("patch")];
+showLight(stream, servers);
 onScope((isWriter) => {
+  // Perhaps the new key may read.
+  if (stream.state === "denied") stream.restart();
   for (const form of forms) for (const button of form.querySelectorAll("button")) button.disabled = false;
   $("key").textContent = isWriter ? say("Change the key", "키 바꾸기") : say("Read-only · enter a key", "읽기 전용 · 키 입력");
 });

@@ -1,5 +1,7 @@
 //! The filter of the board, from the query string, so that a link to what it shows can be sent.
 
+use std::time::Duration;
+
 use axum::http::Uri;
 
 use crate::live::wire::{Episode, LockStatus};
@@ -11,17 +13,16 @@ pub(super) struct Filter {
     pub(super) lock: String,
     /// As in the query string: `500ms`.
     pub(super) longer: String,
-    longer_ms: f64,
+    duration: Duration,
 }
 
 impl Filter {
     pub(super) fn of(uri: &Uri) -> Self {
         let longer = parameter(uri, "longer").unwrap_or_default();
-        let duration = humantime::parse_duration(&longer).unwrap_or_default();
         Self {
             lock: parameter(uri, "lock").unwrap_or_default(),
+            duration: humantime::parse_duration(&longer).unwrap_or_default(),
             longer,
-            longer_ms: duration.as_secs_f64() * 1000.0,
         }
     }
 
@@ -31,13 +32,13 @@ impl Filter {
 
     pub(super) fn has_lock(&self, lock: &LockStatus, at: i64) -> bool {
         lock.name.contains(&self.lock)
-            && (self.longer_ms == 0.0 || lock.lasts_longer(self.longer_ms, at))
+            && (self.duration.is_zero() || lock.lasts_longer(self.duration, at))
     }
 
     pub(super) fn has_episode(&self, episode: &Episode) -> bool {
         let lasted_ms = (episode.to - episode.from) as f64;
-        episode.lock.contains(&self.lock)
-            && lasted_ms.max(episode.longest_wait_ms) >= self.longer_ms
+        let longest_ms = lasted_ms.max(episode.longest_wait_ms);
+        episode.lock.contains(&self.lock) && longest_ms >= self.duration.as_secs_f64() * 1000.0
     }
 }
 
