@@ -78,7 +78,7 @@ async fn a_unix_socket_is_served_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_umask_decides_who_may_connect_to_a_unix_socket() {
+async fn the_umask_decides_which_users_may_connect_to_a_unix_socket() {
     for (umask, mode) in [("022", 0o755), ("007", 0o770), ("077", 0o700)] {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("shop.sock");
