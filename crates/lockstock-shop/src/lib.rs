@@ -16,7 +16,8 @@
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
-//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`.
+//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`,
+//! `traces`.
 
 mod access;
 mod api;
@@ -39,6 +40,7 @@ mod settings;
 mod state;
 pub mod storage;
 mod timestamp;
+mod traces;
 
 use std::process::ExitCode;
 

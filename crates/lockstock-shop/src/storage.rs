@@ -27,6 +27,7 @@ mod rows;
 mod settlement;
 mod sql;
 mod sqlite;
+mod traced;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -180,6 +181,15 @@ pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn 
             redact_database_url(url)
         )
     })
+}
+
+/// Returns a storage that makes a span of each call to the one at `url`.
+pub(crate) fn traced(inner: Arc<dyn Storage>, url: &str) -> Arc<dyn Storage> {
+    let system = match url.starts_with("sqlite:") {
+        true => "sqlite",
+        false => "postgresql",
+    };
+    Arc::new(traced::Traced { inner, system })
 }
 
 /// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products

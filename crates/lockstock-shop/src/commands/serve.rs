@@ -37,6 +37,7 @@ use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
 use crate::cli::tls::TlsArgs;
+use crate::cli::traces::TraceArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
@@ -50,6 +51,7 @@ use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
+use crate::traces::Traces;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -204,6 +206,9 @@ pub(crate) struct ServeArgs {
     )]
     log_format: LogFormat,
 
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// Maximum size of a request body in bytes. Larger bodies get 413
     #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
     body_limit: usize,
@@ -252,7 +257,8 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let _flushed = logging::start(&args.log, args.log_format)?;
+    let (traces, spans) = Traces::start(&args.traces.settings())?.unzip();
+    let _flushed = logging::start(&args.log, args.log_format, spans)?;
     let service_manager = Arc::new(ServiceManager::from_environment());
     args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
@@ -287,7 +293,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         exclusive: args.store.starts_with("memory:"),
         key_retention: args.key_retention,
     };
-    let storage = storage::open(&args.database, limits).await?;
+    let mut storage = storage::open(&args.database, limits).await?;
+    if traces.is_some() {
+        storage = storage::traced(storage, &args.database);
+    }
     if !args.no_samples {
         seed::create_if_empty(&*storage).await?;
     }
@@ -362,6 +371,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
+    }
+    if let Some(traces) = traces {
+        traces.flush().await;
     }
     info!("stopped");
     Ok(())

@@ -30,5 +30,7 @@ mod race;
 mod readiness;
 mod sales;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 mod update_lock;
 mod updates;

@@ -7,9 +7,12 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode};
 use metrics::{SharedString, counter, histogram};
+use tracing::field::Empty;
 use tracing::{Span, error_span, info};
 
 use crate::http::routes::Route;
+use crate::logging::REQUEST_SPAN;
+use crate::traces::{RequestAttributes, RequestTrace};
 
 /// A request in progress.
 pub(super) struct AccessLog {
@@ -21,6 +24,7 @@ pub(super) struct AccessLog {
     client: Option<IpAddr>,
     /// The name of the API key.
     key: Option<Arc<str>>,
+    trace: RequestTrace,
 }
 
 impl AccessLog {
@@ -33,12 +37,21 @@ impl AccessLog {
     ) -> Self {
         let (method, path) = (request.method(), request.uri().path());
         let id = id.to_str().unwrap_or_default();
+        let started = Instant::now();
+        // At the highest level, so that a warning has the id of its request at any log level.
+        let span = error_span!(REQUEST_SPAN, id, %method, path, trace_id = Empty, span_id = Empty);
+        let route = route_label(request, route);
+        let attributes = RequestAttributes {
+            route: &route,
+            client,
+            caller: key.as_deref(),
+        };
         Self {
-            started: Instant::now(),
-            // At the highest level, so that a warning has the id of its request at any log level.
-            span: error_span!("request", id, %method, path),
+            trace: RequestTrace::begin(&span, request.headers(), attributes),
+            started,
+            span,
             method: method_label(method),
-            route: route_label(request, route),
+            route,
             client,
             key,
         }
@@ -58,6 +71,7 @@ impl AccessLog {
             route,
             client,
             key,
+            trace,
         } = self;
         let elapsed = started.elapsed();
         let _entered = span.enter();
@@ -70,6 +84,7 @@ impl AccessLog {
             milliseconds = elapsed.as_micros() as f64 / 1000.0,
             "answered"
         );
+        trace.end(status, code);
         let labels = [("method", method.into()), ("route", route.clone())];
         histogram!("lockstock_http_request_seconds", &labels).record(elapsed.as_secs_f64());
         if let Some(key) = key {
