@@ -16,8 +16,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use lockstock::{Acquired, Busy, Guard, MAX_LEASE, MIN_LEASE, Store};
 use tower_service::Service;
-use tracing::field::Empty;
-use tracing::{Instrument, debug, debug_span, warn};
+use tracing::{debug, warn};
 
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
@@ -150,16 +149,7 @@ where
         let Some(name) = name else {
             return Ok(inner.call(request).await?.map(ResponseBody::inner));
         };
-        let span = debug_span!(
-            "lock.acquire",
-            lock.kind = L::KIND,
-            lock.name = name,
-            lock.outcome = Empty
-        );
-        let acquired = self.acquire(&name).instrument(span.clone()).await;
-        span.record("lock.outcome", outcome(&acquired));
-        drop(span);
-        let guard = match acquired {
+        let guard = match self.acquire(&name).await {
             Ok(Acquired::Held(guard)) => guard,
             Ok(Acquired::Busy(busy)) => {
                 return Ok(on_rejection.respond(self.rejection(&busy), language));
@@ -189,16 +179,6 @@ where
             Ok(response) => Ok(response.map(ResponseBody::inner)),
             Err(lost) => Ok(on_rejection.respond(lost, language)),
         }
-    }
-}
-
-/// Returns the name of an outcome in a span.
-fn outcome(acquired: &lockstock::Result<Acquired>) -> &'static str {
-    match acquired {
-        Ok(Acquired::Held(_)) => "held",
-        Ok(Acquired::Busy(busy)) if busy.is_kept() => "kept",
-        Ok(Acquired::Busy(_)) => "busy",
-        Err(_) => "unavailable",
     }
 }
 
@@ -245,14 +225,14 @@ async fn run<L: Admit, ResBody, E>(
 /// not change the response: the effect stands, and the lease ends by itself.
 fn end<L: Admit>(guard: Guard, keep: bool) -> impl Future<Output = ()> + Send + 'static {
     let fence = guard.fence();
-    let (ended, span) = if keep {
-        (guard.keep().left_future(), debug_span!("lock.keep"))
+    let ended = if keep {
+        guard.keep().left_future()
     } else {
-        (guard.release().right_future(), debug_span!("lock.release"))
+        guard.release().right_future()
     };
     async move {
         // A loss was logged when the guard noticed it.
-        if let Err(error) = ended.instrument(span).await
+        if let Err(error) = ended.await
             && !error.is_lost()
         {
             warn!(kind = L::KIND, fence, %error, "the lock was not released");

@@ -4,7 +4,8 @@
 //! Guarantees:
 //! - no request waits for the collector: finished spans wait in a bounded queue, and those that do not
 //!   fit, or that the collector does not take, are dropped and counted;
-//! - no span contains a header, a query string, a body, an idempotency key or a value of a statement.
+//! - no span contains a query string, a body, an idempotency key, a value of a statement or a header,
+//!   beside those of the trace and the request id.
 //!
 //! Compiled only with the feature `otlp`. Without it, a request has no trace, and the options of traces
 //! are an error.
@@ -26,10 +27,16 @@ pub(crate) use self::absent::{RequestTrace, Traces};
 pub(crate) use self::{export::Traces, request::RequestTrace};
 
 /// Variables of OpenTelemetry that name a collector.
-pub(crate) const ENDPOINT_VARIABLES: [&str; 2] = [
+const ENDPOINT_VARIABLES: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
+
+/// Returns whether a variable of OpenTelemetry names a collector.
+pub(crate) fn has_endpoint_variable() -> bool {
+    let mut values = ENDPOINT_VARIABLES.iter().filter_map(std::env::var_os);
+    values.any(|value| !value.is_empty())
+}
 
 /// Where spans go, and how many.
 #[derive(Debug)]
@@ -45,7 +52,8 @@ pub(crate) struct TraceSettings {
 /// What a span of a request has from the start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestAttributes<'a> {
-    pub(crate) route: &'a str,
+    /// The pattern of the URL, if there is one.
+    pub(crate) route: Option<&'a str>,
     pub(crate) client: Option<std::net::IpAddr>,
     /// The name of the API key.
     pub(crate) caller: Option<&'a str>,

@@ -81,7 +81,6 @@ struct Contents {
 
 impl Collector {
     /// Starts a collector.
-    #[expect(clippy::new_without_default, reason = "it opens a socket")]
     pub fn start() -> Collector {
         let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockstock::{Acquired, Guard, Store};
-use tracing::{Instrument, debug_span, warn};
+use tracing::warn;
 
 /// Limit of the renewals of a claim, so that a handler that hangs does not keep it.
 pub(super) const MAX_DURATION: Duration = Duration::from_secs(3600);
@@ -79,10 +79,7 @@ impl Claim {
             return Ok(true);
         };
         let name = format!("idempotency:{}", self.local.id);
-        let lock = store.lock(name).lease(*lease)?;
-        // Without the id: it stands for the key of a client.
-        let span = debug_span!("idempotency.claim");
-        match lock.try_acquire().instrument(span).await? {
+        match store.lock(name).lease(*lease)?.try_acquire().await? {
             Acquired::Held(guard) => {
                 self.distributed = Some(guard.auto_renew(MAX_DURATION));
                 Ok(true)

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::debug_span;
 use tracing::field::Empty;
-use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 
 use super::{
@@ -41,7 +41,8 @@ impl Traced {
             db.operation.name = operation,
             error.type = Empty,
         );
-        let result = call.instrument(span.clone()).await;
+        // Never entered: sqlx takes the current span along to its threads, which may leave it last.
+        let result = call.await;
         if let Err(error) = &result {
             span.record("otel.status_code", "ERROR");
             span.record("error.type", error.name());

@@ -42,3 +42,23 @@ impl RequestTrace {
     /// Does nothing.
     pub(crate) fn end(self, _: StatusCode, _: Option<&'static str>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_traces_is_an_error_that_names_the_feature() {
+        let start = |endpoint: Option<&str>, sample| {
+            let endpoint = endpoint.map(str::to_owned);
+            Traces::start(&TraceSettings { endpoint, sample })
+        };
+        assert!(matches!(start(None, None), Ok(None)));
+        for (endpoint, sample) in [(Some("http://127.0.0.1:4318"), None), (None, Some(0.5))] {
+            let Err(error) = start(endpoint, sample) else {
+                panic!("traces without the feature");
+            };
+            assert!(error.to_string().contains("--features otlp"), "{error}");
+        }
+    }
+}

@@ -1,21 +1,24 @@
 //! The export of spans.
 
-use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing::{Level, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::filter_fn;
+use tokio::task::spawn_blocking;
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, warn};
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::{Layer, Registry};
 
+use super::request::Unsampled;
 use super::sender::{Client, Outcome, SEND_TIMEOUT, processor};
-use super::{ENDPOINT_VARIABLES, TraceSettings};
+use super::{TraceSettings, has_endpoint_variable};
 use crate::logging::SpanLayer;
 
 /// How long the last spans may take when the server stops. Part of `TimeoutStopSec` in
@@ -39,8 +42,7 @@ impl Traces {
     ///
     /// If a variable of OpenTelemetry is invalid.
     pub(crate) fn start(settings: &TraceSettings) -> anyhow::Result<Option<(Self, SpanLayer)>> {
-        let is_set = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
-        if settings.endpoint.is_none() && !ENDPOINT_VARIABLES.iter().any(|name| is_set(name)) {
+        if settings.endpoint.is_none() && !has_endpoint_variable() {
             return Ok(None);
         }
         let outcome = Arc::new(Outcome::default());
@@ -69,21 +71,36 @@ impl Traces {
             .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false);
-        let of_this_server =
-            filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("lockstock"));
-        let layer = layer.with_filter(of_this_server.with_max_level_hint(Level::DEBUG));
-        Ok(Some((Self { provider }, layer.boxed())))
+        let filter = dynamic_filter_fn(|metadata, context: &Context<'_, Registry>| {
+            is_of_this_server(metadata) && !is_unsampled(context)
+        });
+        let filter = filter
+            .with_callsite_filter(|metadata| match is_of_this_server(metadata) {
+                true => Interest::sometimes(),
+                false => Interest::never(),
+            })
+            .with_max_level_hint(Level::DEBUG);
+        Ok(Some((Self { provider }, layer.with_filter(filter).boxed())))
     }
 
     /// Sends the spans that wait, within [`FLUSH_TIMEOUT`].
     pub(crate) async fn flush(self) {
         let shutdown = move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT);
-        match tokio::task::spawn_blocking(shutdown).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the last spans were not sent"),
-            Err(error) => warn!(%error, "the last spans were not sent"),
+        let result = spawn_blocking(shutdown).await.map_err(anyhow::Error::from);
+        if let Err(error) = result.and_then(|result| Ok(result?)) {
+            warn!(%error, "the last spans were not sent");
         }
     }
+}
+
+fn is_of_this_server(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with("lockstock")
+}
+
+/// Returns whether a new span would be a part of a request that is not sent.
+fn is_unsampled(context: &Context<'_, Registry>) -> bool {
+    let span = context.lookup_current();
+    span.is_some_and(|span| span.extensions().get::<Unsampled>().is_some())
 }
 
 /// Describes this process: the variables of OpenTelemetry come first.

@@ -9,6 +9,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing::field::display;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Registry;
+use tracing_subscriber::registry::LookupSpan;
 
 use super::{RequestAttributes, conventions};
 
@@ -36,12 +38,13 @@ impl RequestTrace {
         if !ids.is_valid() {
             return Self(None);
         }
-        // Of a trace that only begins here and is not sent, nobody knows the id.
+        // The id of a trace that begins here and is not sent leads nowhere.
         if ids.is_sampled() || has_parent {
             span.record("trace_id", display(ids.trace_id()));
             span.record("span_id", display(ids.span_id()));
         }
         if !context.span().is_recording() {
+            mark_unsampled(span);
             return Self(None);
         }
         let RequestAttributes {
@@ -50,7 +53,9 @@ impl RequestTrace {
             caller,
         } = attributes;
         let set = |name, value| context.span().set_attribute(KeyValue::new(name, value));
-        set(conventions::ROUTE, route.to_owned());
+        if let Some(route) = route {
+            set(conventions::ROUTE, route.to_owned());
+        }
         if let Some(client) = client {
             set(conventions::CLIENT, client.to_string());
         }
@@ -78,6 +83,18 @@ impl RequestTrace {
         // Now: a release of the lock in the background may keep the span of the log open.
         span.end();
     }
+}
+
+/// In the span of a request that is not sent: it needs no further spans.
+pub(super) struct Unsampled;
+
+fn mark_unsampled(span: &Span) {
+    span.with_subscriber(|(id, subscriber)| {
+        let registry = subscriber.downcast_ref::<Registry>();
+        if let Some(span) = registry.and_then(|registry| registry.span(id)) {
+            span.extensions_mut().insert(Unsampled);
+        }
+    });
 }
 
 /// Returns the span that has sent the request (W3C Trace Context). Headers that are malformed are

@@ -1,5 +1,6 @@
 //! The way of spans to the collector: a bounded queue, batches, and requests of HTTP.
 
+use std::env;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,8 @@ use tracing::{info, warn};
 
 use super::conventions;
 
-/// Spans that wait for the collector. A span has about a kilobyte.
+/// Spans that may wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` is set. A span has about a
+/// kilobyte.
 const MAX_QUEUED: usize = 8192;
 /// Maximum time of one request to the collector, and of its repetitions.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +34,12 @@ const MAX_REPLY_BYTES: usize = 64 * 1024;
 /// Returns the processor of spans that end.
 pub(super) fn processor(exporter: OtlpExporter, outcome: Arc<Outcome>) -> impl SpanProcessor {
     let queued = Arc::new(AtomicUsize::new(0));
-    let config = BatchConfigBuilder::default().with_max_queue_size(MAX_QUEUED);
+    let max_queued = env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+    let max_queued = max_queued.and_then(|number| number.parse().ok());
+    let max_queued = max_queued
+        .filter(|number| *number > 0)
+        .unwrap_or(MAX_QUEUED);
+    let config = BatchConfigBuilder::default().with_max_queue_size(max_queued);
     let exporter = Exporter {
         inner: exporter,
         queued: queued.clone(),
@@ -43,6 +50,7 @@ pub(super) fn processor(exporter: OtlpExporter, outcome: Arc<Outcome>) -> impl S
             .with_batch_config(config.build())
             .build(),
         queued,
+        max_queued,
         outcome,
     }
 }
@@ -52,6 +60,7 @@ pub(super) fn processor(exporter: OtlpExporter, outcome: Arc<Outcome>) -> impl S
 struct Processor {
     inner: BatchSpanProcessor,
     queued: Arc<AtomicUsize>,
+    max_queued: usize,
     outcome: Arc<Outcome>,
 }
 
@@ -61,7 +70,7 @@ impl SpanProcessor for Processor {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.queued.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUED {
+        if self.queued.fetch_add(1, Ordering::Relaxed) >= self.max_queued {
             self.queued.fetch_sub(1, Ordering::Relaxed);
             self.outcome.queue_full();
         } else {
@@ -184,27 +193,22 @@ impl HttpClient for Client {
     ) -> Result<http::Response<Bytes>, HttpError> {
         let http = self.http.clone();
         let sent = self.runtime.spawn(async move {
-            let response = http.execute(request.try_into()?).await?;
-            anyhow::Ok(http::Response::from(response))
+            let response = http.execute(request.try_into()?).await;
+            // A variable of OpenTelemetry may have put a password into the URL.
+            let response = response.map_err(reqwest::Error::without_url)?;
+            let (parts, body) = http::Response::from(response).into_parts();
+            let body = Limited::new(body, MAX_REPLY_BYTES).collect().await;
+            let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
+            anyhow::Ok(http::Response::from_parts(parts, body))
         });
-        // An error of reqwest contains the URL.
-        let result = sent
-            .await
-            .map_err(anyhow::Error::from)
-            .and_then(|sent| sent);
-        let result = match result {
-            Ok(response) => {
-                if !response.status().is_success() {
-                    self.outcome
-                        .set_reason(format!("HTTP status {}", response.status()));
-                }
-                let (parts, body) = response.into_parts();
-                let body = Limited::new(body, MAX_REPLY_BYTES).collect().await?;
-                return Ok(http::Response::from_parts(parts, body.to_bytes()));
-            }
-            Err(error) => error,
-        };
-        self.outcome.set_reason(format!("{result:#}"));
-        Err(result.into())
+        let result = sent.await.map_err(anyhow::Error::from).flatten();
+        match &result {
+            Ok(response) if response.status().is_success() => {}
+            Ok(response) => self
+                .outcome
+                .set_reason(format!("HTTP status {}", response.status())),
+            Err(error) => self.outcome.set_reason(format!("{error:#}")),
+        }
+        result.map_err(Into::into)
     }
 }

@@ -14,6 +14,9 @@ use crate::http::routes::Route;
 use crate::logging::REQUEST_SPAN;
 use crate::traces::{RequestAttributes, RequestTrace};
 
+/// The label of requests to other paths than those of routes.
+const NO_ROUTE: &str = "(none)";
+
 /// A request in progress.
 pub(super) struct AccessLog {
     started: Instant,
@@ -42,7 +45,7 @@ impl AccessLog {
         let span = error_span!(REQUEST_SPAN, id, %method, path, trace_id = Empty, span_id = Empty);
         let route = route_label(request, route);
         let attributes = RequestAttributes {
-            route: &route,
+            route: (*route != *NO_ROUTE).then_some(&*route),
             client,
             caller: key.as_deref(),
         };
@@ -126,7 +129,7 @@ fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
         return SharedString::from_shared(Arc::clone(&route.pattern));
     }
     if request.extensions().get::<MatchedPath>().is_none() {
-        return "(none)".into();
+        return NO_ROUTE.into();
     }
     match request.uri().path() {
         "/healthz" => "/healthz".into(),
@@ -134,7 +137,7 @@ fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
         "/metrics" => "/metrics".into(),
         "/openapi.json" => "/openapi.json".into(),
         // A malformed id: DRF's router knows no such route.
-        path if path.starts_with("/api/") => "(none)".into(),
+        path if path.starts_with("/api/") => NO_ROUTE.into(),
         _ => "/docs".into(),
     }
 }
