@@ -37,7 +37,17 @@ LAYERS = {
         {"error", "etag", "timestamp"},
         {"storage"},
         {"batch"},
-        {"etag", "forwarding", "header_list", "timestamp", "failpoint", "health", "logging"},
+        {
+            "etag",
+            "failpoint",
+            "forwarding",
+            "header_list",
+            "health",
+            "logging",
+            "private_file",
+            "timestamp",
+            "traces",
+        },
     ]
 }
 

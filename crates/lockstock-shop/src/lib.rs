@@ -17,7 +17,7 @@
 //! - `batch`: database calls that are executed together.
 //!
 //! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`,
-//! `traces`.
+//! `private_file`, `traces`.
 
 mod access;
 mod api;
@@ -34,6 +34,7 @@ mod health;
 mod http;
 mod logging;
 mod openapi;
+mod private_file;
 mod prometheus;
 mod router;
 mod settings;
@@ -43,10 +44,14 @@ mod timestamp;
 mod traces;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use cli::Cli;
 use cli::Command;
 use commands::{backup, bench, completions, config, doctor, key, locks, man, race, serve};
+
+/// How long the exit may wait for calls that block a thread.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -61,7 +66,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             Some(Command::Backup(args)) => backup::run(args).await?,
             Some(Command::Bench(args)) => bench::run(args).await?,
@@ -76,5 +81,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             None => serve::run(cli.serve).await?,
         }
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A thread that waits for a disk without a reply must not keep the process alive.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    result
 }

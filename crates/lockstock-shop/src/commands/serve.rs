@@ -1,16 +1,17 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM, and on SIGHUP unless it reloads the API keys, `/readyz` fails at once, and requests are served for another `--drain-delay`.
-//! Then the server closes its socket, finishes the requests in progress, releases its locks and
-//! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
+//! On SIGTERM `/readyz` fails at once, and requests are served for another `--drain-delay`. Then the
+//! server closes its socket, finishes the requests in progress, releases its locks and exits with 0,
+//! within `--drain-timeout`. A second signal ends the process at once.
 
 pub(super) mod file_limit;
 mod listener;
 pub(super) mod pitfalls;
+mod reload;
 mod seed;
 mod service_manager;
 mod shutdown;
-mod tls;
+pub(super) mod tls;
 mod welcome;
 
 use std::convert::Infallible;
@@ -28,9 +29,10 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
+use self::reload::Hangups;
 use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
-use self::tls::{Certificate, Tls};
+use self::tls::Tls;
 use self::welcome::print_welcome;
 use crate::access::Access;
 use crate::cli::access::AccessArgs;
@@ -81,11 +83,11 @@ pub(crate) struct ServeArgs {
     listen: ListenAddress,
 
     #[command(flatten)]
-    tls: TlsArgs,
+    pub(super) tls: TlsArgs,
 
     /// URL under which clients reach the API, for links [default: from the request]
     #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
-    public_url: Option<PublicUrl>,
+    pub(super) public_url: Option<PublicUrl>,
 
     /// Proxies whose X-Forwarded-For, -Proto and -Host, or Forwarded, are read: addresses,
     /// networks, or unix for all peers of a Unix socket, separated by commas
@@ -185,7 +187,7 @@ pub(crate) struct ServeArgs {
     no_samples: bool,
 
     #[command(flatten)]
-    access: AccessArgs,
+    pub(super) access: AccessArgs,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
     #[arg(
@@ -259,6 +261,8 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (traces, spans) = Traces::start(&args.traces.settings())?.unzip();
     let _flushed = logging::start(&args.log, args.log_format, spans)?;
+    // Before all that may take time: until then, SIGHUP ends the process.
+    let hangups = Hangups::listen()?;
     let service_manager = Arc::new(ServiceManager::from_environment());
     args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
@@ -341,7 +345,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         warn!("{what}: {why}. {change}");
     }
     // Before the address is printed: a signal may follow at once.
-    let signals = Signals::listen(access.keys.is_some())?;
+    let signals = Signals::listen()?;
     let address = listener.address()?;
     let operate = for_operators.as_ref().map(Listener::address).transpose()?;
     print_welcome(&args, &address, operate.as_ref())?;
@@ -355,7 +359,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "serving"
     );
     service_manager.ready();
-    let certificate = tls.map(|tls| tls.certificate);
+    let mut background = JoinSet::new();
+    hangups.watch(access.keys.clone(), tls, &mut background);
     serve(
         Listeners {
             api: listener,
@@ -363,7 +368,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         },
         state,
         access,
-        certificate,
+        background,
         &args,
         signals,
         service_manager,
@@ -389,9 +394,9 @@ async fn serve(
     listeners: Listeners,
     state: AppState,
     access: Access,
-    certificate: Option<Arc<Certificate>>,
+    mut background: JoinSet<()>,
     args: &ServeArgs,
-    mut signals: Signals,
+    signals: Signals,
     service_manager: Arc<ServiceManager>,
 ) {
     let routers = routers(
@@ -402,19 +407,7 @@ async fn serve(
     );
     let router = routers.api;
     let mut upkeep = interval(UPKEEP_INTERVAL);
-    let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
-    if let Some(certificate) = certificate {
-        background.spawn(async move { certificate.watch().await });
-    }
-    if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
-        background.spawn(async move {
-            while reload.recv().await.is_some() {
-                // The file is small, and on a local disk.
-                keys.reload();
-            }
-        });
-    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
     let watchdog = service_manager.clone();

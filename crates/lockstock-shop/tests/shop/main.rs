@@ -14,6 +14,8 @@ mod deployment;
 mod django_redis;
 mod doctor;
 mod doctor_databases;
+mod doctor_files;
+mod hangup;
 mod harness;
 mod idempotency;
 mod installation;
