@@ -26,15 +26,17 @@ CRATES = [
 LAYERS = {
     "lockstock-shop": [
         {"main", "lib"},
-        {"cli", "commands"},
+        {"cli", "commands", "fuzzing"},
+        {"product_file"},
         {"router"},
-        {"api"},
+        {"api", "board"},
         {"http", "openapi"},
         {"state", "settings"},
         {"prometheus"},
         {"access"},
         {"drf"},
         {"error", "etag", "timestamp"},
+        {"live"},
         {"storage"},
         {"batch"},
         {

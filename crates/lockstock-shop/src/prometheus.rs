@@ -115,6 +115,11 @@ fn describe() {
         "Time from held to released or kept"
     );
     describe_counter!(
+        "lockstock_forced_releases_total",
+        "Locks that were taken away from their holders over the API"
+    );
+    describe_gauge!("lockstock_watchers", "Open streams of live events");
+    describe_counter!(
         "lockstock_fenced_writes_total",
         "Writes rejected because their lock was lost"
     );
@@ -137,11 +142,13 @@ fn describe() {
         "lockstock_lock_busy_total",
         "lockstock_lock_lost_total",
         "lockstock_fenced_writes_total",
+        "lockstock_forced_releases_total",
         "lockstock_units_sold_total",
         "lockstock_units_reserved_total",
     ] {
         counter!(counter).absolute(0);
     }
+    gauge!("lockstock_watchers").set(0.0);
     for result in ["succeeded", "failed"] {
         counter!("lockstock_key_reloads_total", "result" => result).absolute(0);
     }

@@ -12,6 +12,7 @@
 //! | [`Collector`] | a collector of traces over OTLP |
 //! | [`Process`] | any other child process, with the same care |
 //! | [`python`] | the Python that clients and peers run on |
+//! | [`fuzz_inputs`] | seeds and finds of a fuzz target |
 //! | [`free_port`] | a port of 127.0.0.1 without a listener |
 //!
 //! For all of them:
@@ -47,6 +48,7 @@
 
 mod cluster;
 mod collector;
+mod fuzz;
 mod port;
 mod postgres;
 mod process;
@@ -59,6 +61,7 @@ mod tls;
 
 pub use cluster::{Cluster, SlotMove};
 pub use collector::{CollectedSpan, Collector};
+pub use fuzz::fuzz_inputs;
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::Process;

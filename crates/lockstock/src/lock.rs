@@ -26,7 +26,7 @@ pub use self::target::MAX_PERMITS_TAKEN;
 pub(crate) use self::target::{LeasedTarget, LockTarget};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
-use crate::inspect::{HolderId, Identity};
+use crate::inspect::{GrantKind, HolderId, Identity};
 use crate::key::LockKind;
 use crate::store::{HoldState, Holding, Outcome, Request, Store};
 
@@ -480,12 +480,14 @@ impl Lock {
     }
 
     fn acquired(&self, outcome: Outcome<Holding>, requested_at: Instant) -> Acquired {
-        histogram!("lockstock_lock_wait_seconds").record(requested_at.elapsed());
+        let waited = requested_at.elapsed();
+        histogram!("lockstock_lock_wait_seconds").record(waited);
         match outcome {
             Outcome::Acquired(holding) => {
                 counter!("lockstock_lock_held_total").increment(1);
                 debug!(lock = %self.target.keys, fence = holding.fence(), "held");
-                Acquired::Held(Guard::new(&self.store, holding))
+                count_handover(holding.grant_kind());
+                Acquired::Held(Guard::new(&self.store, holding, waited))
             }
             Outcome::Busy { remaining, state } => {
                 counter!("lockstock_lock_busy_total").increment(1);
@@ -504,6 +506,16 @@ fn outcome_name(outcome: &Result<Outcome<Holding>>) -> &'static str {
         Ok(Outcome::Busy { .. }) => "busy",
         Err(_) => "unavailable",
     }
+}
+
+fn count_handover(kind: GrantKind) {
+    let kind = match kind {
+        GrantKind::Free => return,
+        GrantKind::Local => "local",
+        GrantKind::Remote => "remote",
+        GrantKind::Expired => "expiry",
+    };
+    counter!("lockstock_lock_handovers_total", "kind" => kind).increment(1);
 }
 
 impl fmt::Debug for LockBuilder {

@@ -45,8 +45,10 @@ use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
 use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
+use crate::http::lock_observer::LiveObserver;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
+use crate::live::{Live, ProductLocks};
 use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
 use crate::router::routers;
@@ -62,8 +64,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often the metrics recorder merges the samples of its histograms, and callers that are below
 /// their rate limit are forgotten.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Connections to the address for operators, for which few files are reserved.
-const OPERATOR_CONNECTIONS: usize = 16;
+/// Connections to the address for operators, for which few files are reserved. A page of the board
+/// takes one for its stream, and some more while it loads.
+const OPERATOR_CONNECTIONS: usize = 32;
 /// The options that choose the addresses, for errors.
 const LISTEN: &str = "--listen";
 const OPERATE_LISTEN: &str = "--operate-listen";
@@ -223,12 +226,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
     pub(super) max_connections: usize,
 
+    /// Maximum number of streams of live events, which the board and `lockstock top` read. Further
+    /// streams get 503. With 0 nothing is recorded for the board
+    #[arg(long, env = "LOCKSTOCK_MAX_WATCHERS", value_name = "NUMBER", default_value = "256", value_parser = number_in(0..=1_000_000_usize, 256), help_heading = "Limits")]
+    max_watchers: usize,
+
     /// Maximum number of connections to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
     pub(super) database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
-    /// or whose client does not read a response for this time, is closed
+    /// or whose client does not read a response for this time, is closed; of a connection of HTTP/2
+    /// only that response
     #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(values::TIMEOUT, "10s"), help_heading = "Timeouts")]
     header_timeout: Duration,
 
@@ -309,14 +318,35 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wait: args.update_wait,
         after_update: args.after_update,
     };
+    let forwarding = Arc::new(Forwarding {
+        public_url: args.public_url.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+    });
+    let (prefix, suffix) = args.update_lock.parts();
+    let product_locks = ProductLocks {
+        prefix: prefix.to_owned(),
+        suffix: suffix.to_owned(),
+    };
+    let live = Live::new(
+        store.clone(),
+        storage.clone(),
+        product_locks,
+        args.max_watchers,
+    );
+    let observer = Arc::new(LiveObserver {
+        live: live.clone(),
+        forwarding: forwarding.clone(),
+    });
     let state = AppState::new(AppStateInner {
         update_lock: update_lock(
             &store,
             &store_health,
             args.update_lock.clone(),
             update_settings,
+            observer,
         ),
-        idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
+        live,
+        idempotency: idempotency::layer(&storage, &store_health, args.body_limit),
         backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
         store,
@@ -325,6 +355,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
                 max_bytes: args.body_limit,
                 timeout: args.body_timeout,
             },
+            unread_timeout: args.header_timeout,
             request_timeout: args.request_timeout,
             max_in_flight: args.max_requests,
             require_if_match: args.require_if_match,
@@ -333,10 +364,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             max_reservation_ttl: args.max_reservation_ttl,
             key_retention: args.key_retention,
         },
-        forwarding: Arc::new(Forwarding {
-            public_url: args.public_url.clone(),
-            trusted_proxies: args.trusted_proxies.clone(),
-        }),
+        forwarding,
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
@@ -410,6 +438,8 @@ async fn serve(
     background.spawn(idempotency::sweep(state.storage.clone()));
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let live = state.live.clone();
+    background.spawn(async move { match live.run().await {} });
     let watchdog = service_manager.clone();
     background.spawn(async move { watchdog.feed_watchdog().await });
     if let (Some(listener), Some(router)) = (listeners.operators, routers.operation) {
@@ -418,6 +448,8 @@ async fn serve(
     }
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
         state.draining.store(true, Ordering::Relaxed);
+        // They would delay the end of the drain, and clients can go to another server.
+        state.live.close();
         service_manager.stopping();
     }));
     let listener = listeners.api;

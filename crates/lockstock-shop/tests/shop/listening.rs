@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -71,6 +72,25 @@ async fn a_unix_socket_is_served_and_removed() {
     let status = server.process.wait(PATIENCE).expect("exits");
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert!(!socket.exists(), "the socket is removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_umask_decides_who_may_connect_to_a_unix_socket() {
+    for (umask, mode) in [("022", 0o755), ("007", 0o770), ("077", 0o700)] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("shop.sock");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
+            .arg(binary().get_program())
+            .args(["--listen", &format!("unix:{}", socket.display())])
+            .arg("--database")
+            .arg(sqlite(&folder.path().join("shop.sqlite3")));
+        let _server = Server::from(command).start();
+        // To connect is to write.
+        let permissions = std::fs::metadata(&socket).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "umask {umask}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,6 +138,9 @@ fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
         "/openapi.json" => "/openapi.json".into(),
         // A malformed id: DRF's router knows no such route.
         path if path.starts_with("/api/") => NO_ROUTE.into(),
+        "/" => "/".into(),
+        path if path.starts_with("/board/") => "/board".into(),
+        path if path.starts_with("/products/") => "/products".into(),
         _ => "/docs".into(),
     }
 }
