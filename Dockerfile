@@ -8,7 +8,7 @@ COPY . .
 # The caches keep the dependencies between builds: a change of the sources compiles only this
 # workspace.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --profile dist --locked -p lockstock-shop \
+    cargo build --profile dist --locked -p lockstock-shop --features otlp \
     && cp target/dist/lockstock /usr/local/bin/lockstock
 
 FROM debian:bookworm-slim

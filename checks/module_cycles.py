@@ -39,7 +39,17 @@ LAYERS = {
         {"live"},
         {"storage"},
         {"batch"},
-        {"etag", "forwarding", "header_list", "timestamp", "failpoint", "health", "logging"},
+        {
+            "etag",
+            "failpoint",
+            "forwarding",
+            "header_list",
+            "health",
+            "logging",
+            "private_file",
+            "timestamp",
+            "traces",
+        },
     ]
 }
 

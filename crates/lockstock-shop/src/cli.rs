@@ -9,6 +9,7 @@ pub(crate) mod lock_name;
 pub(crate) mod secret_file;
 pub(crate) mod store_url;
 pub(crate) mod tls;
+pub(crate) mod traces;
 pub(crate) mod values;
 
 use std::ffi::OsString;

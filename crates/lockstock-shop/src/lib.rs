@@ -18,7 +18,8 @@
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
-//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`.
+//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`,
+//! `private_file`, `traces`.
 
 mod access;
 mod api;
@@ -40,6 +41,7 @@ mod http;
 mod live;
 mod logging;
 mod openapi;
+mod private_file;
 pub mod product_file;
 mod prometheus;
 mod router;
@@ -47,14 +49,19 @@ mod settings;
 mod state;
 pub mod storage;
 mod timestamp;
+mod traces;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use cli::Cli;
 use cli::Command;
 use commands::{
     backup, bench, completions, config, doctor, export, import, key, locks, man, race, serve, top,
 };
+
+/// How long the exit may wait for calls that block a thread.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command that the command line names, on a runtime of its own. Returns the exit code.
 ///
@@ -69,7 +76,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             Some(Command::Backup(args)) => backup::run(args).await?,
             Some(Command::Bench(args)) => bench::run(args).await?,
@@ -87,5 +94,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             None => serve::run(cli.serve).await?,
         }
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A thread that waits for a disk without a reply must not keep the process alive.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    result
 }

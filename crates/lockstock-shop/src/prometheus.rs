@@ -127,6 +127,14 @@ fn describe() {
         "lockstock_lock_handovers_total",
         "How waiters acquired a lock in Redis"
     );
+    describe_counter!(
+        "lockstock_spans_exported_total",
+        "Spans of traces that the collector has taken"
+    );
+    describe_counter!(
+        "lockstock_spans_dropped_total",
+        "Spans of traces that were not sent"
+    );
     // Present from the start: an alert on a missing counter never fires, and a rate needs the
     // value before the first event.
     for counter in [
@@ -146,6 +154,12 @@ fn describe() {
     }
     for policy in ["key", "address"] {
         counter!("lockstock_rate_limited_total", "policy" => policy).absolute(0);
+    }
+    if cfg!(feature = "otlp") {
+        counter!("lockstock_spans_exported_total").absolute(0);
+        for reason in ["queue_full", "export_failed"] {
+            counter!("lockstock_spans_dropped_total", "reason" => reason).absolute(0);
+        }
     }
     for kind in ["local", "remote", "expiry"] {
         counter!("lockstock_lock_handovers_total", "kind" => kind).absolute(0);

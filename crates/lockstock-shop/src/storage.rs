@@ -29,6 +29,7 @@ mod rows;
 mod settlement;
 mod sql;
 mod sqlite;
+mod traced;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -219,6 +220,15 @@ pub async fn import(url: &str, existing: ExistingProducts) -> anyhow::Result<Box
             .map(|opened| Box::new(opened) as _),
     };
     opened.map_err(|error| cannot_open(url, &error))
+}
+
+/// Returns a storage that makes a span of each call to the one at `url`.
+pub(crate) fn traced(inner: Arc<dyn Storage>, url: &str) -> Arc<dyn Storage> {
+    let system = match url.starts_with("sqlite:") {
+        true => "sqlite",
+        false => "postgresql",
+    };
+    Arc::new(traced::Traced { inner, system })
 }
 
 /// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
 pub use self::target::MAX_PERMITS_TAKEN;
@@ -444,9 +445,10 @@ impl Lock {
 
     pub(crate) async fn acquire_requested(&self, request: Request) -> Result<Acquired> {
         let requested_at = request.requested_at;
-        let span = debug_span!("lock.wait", lock = %self.target.keys);
-        let outcome = self.store.acquire(request).instrument(span).await?;
-        let guard = match self.acquired(outcome, requested_at) {
+        let span = debug_span!("lock.wait", lock = %self.target.keys, outcome = Empty);
+        let outcome = self.store.acquire(request).instrument(span.clone()).await;
+        span.record("outcome", outcome_name(&outcome));
+        let guard = match self.acquired(outcome?, requested_at) {
             Acquired::Held(guard) => guard,
             busy @ Acquired::Busy(_) => return Ok(busy),
         };
@@ -493,6 +495,16 @@ impl Lock {
                 Acquired::Busy(Busy { remaining, kept })
             }
         }
+    }
+}
+
+/// Returns the name of an outcome in its span.
+fn outcome_name(outcome: &Result<Outcome<Holding>>) -> &'static str {
+    match outcome {
+        Ok(Outcome::Acquired(_)) => "held",
+        Ok(Outcome::Busy { state, .. }) if *state == HoldState::Kept => "kept",
+        Ok(Outcome::Busy { .. }) => "busy",
+        Err(_) => "unavailable",
     }
 }
 

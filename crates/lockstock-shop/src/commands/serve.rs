@@ -1,16 +1,17 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM, and on SIGHUP unless it reloads the API keys, `/readyz` fails at once, and requests are served for another `--drain-delay`.
-//! Then the server closes its socket, finishes the requests in progress, releases its locks and
-//! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
+//! On SIGTERM `/readyz` fails at once, and requests are served for another `--drain-delay`. Then the
+//! server closes its socket, finishes the requests in progress, releases its locks and exits with 0,
+//! within `--drain-timeout`. A second signal ends the process at once.
 
 pub(super) mod file_limit;
 mod listener;
 pub(super) mod pitfalls;
+mod reload;
 mod seed;
 mod service_manager;
 mod shutdown;
-mod tls;
+pub(super) mod tls;
 mod welcome;
 
 use std::convert::Infallible;
@@ -28,15 +29,17 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
+use self::reload::Hangups;
 use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
-use self::tls::{Certificate, Tls};
+use self::tls::Tls;
 use self::welcome::print_welcome;
 use crate::access::Access;
 use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
 use crate::cli::tls::TlsArgs;
+use crate::cli::traces::TraceArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
@@ -52,6 +55,7 @@ use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
+use crate::traces::Traces;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -82,11 +86,11 @@ pub(crate) struct ServeArgs {
     listen: ListenAddress,
 
     #[command(flatten)]
-    tls: TlsArgs,
+    pub(super) tls: TlsArgs,
 
     /// URL under which clients reach the API, for links [default: from the request]
     #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
-    public_url: Option<PublicUrl>,
+    pub(super) public_url: Option<PublicUrl>,
 
     /// Proxies whose X-Forwarded-For, -Proto and -Host, or Forwarded, are read: addresses,
     /// networks, or unix for all peers of a Unix socket, separated by commas
@@ -186,7 +190,7 @@ pub(crate) struct ServeArgs {
     no_samples: bool,
 
     #[command(flatten)]
-    access: AccessArgs,
+    pub(super) access: AccessArgs,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
     #[arg(
@@ -206,6 +210,9 @@ pub(crate) struct ServeArgs {
         value_enum
     )]
     log_format: LogFormat,
+
+    #[command(flatten)]
+    traces: TraceArgs,
 
     /// Maximum size of a request body in bytes. Larger bodies get 413
     #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
@@ -261,7 +268,10 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let _flushed = logging::start(&args.log, args.log_format)?;
+    let (traces, spans) = Traces::start(&args.traces.settings())?.unzip();
+    let _flushed = logging::start(&args.log, args.log_format, spans)?;
+    // Before all that may take time: until then, SIGHUP ends the process.
+    let hangups = Hangups::listen()?;
     let service_manager = Arc::new(ServiceManager::from_environment());
     args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
@@ -296,7 +306,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         exclusive: args.store.starts_with("memory:"),
         key_retention: args.key_retention,
     };
-    let storage = storage::open(&args.database, limits).await?;
+    let mut storage = storage::open(&args.database, limits).await?;
+    if traces.is_some() {
+        storage = storage::traced(storage, &args.database);
+    }
     if !args.no_samples {
         seed::create_if_empty(&*storage).await?;
     }
@@ -360,7 +373,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         warn!("{what}: {why}. {change}");
     }
     // Before the address is printed: a signal may follow at once.
-    let signals = Signals::listen(access.keys.is_some())?;
+    let signals = Signals::listen()?;
     let address = listener.address()?;
     let operate = for_operators.as_ref().map(Listener::address).transpose()?;
     print_welcome(&args, &address, operate.as_ref())?;
@@ -374,7 +387,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "serving"
     );
     service_manager.ready();
-    let certificate = tls.map(|tls| tls.certificate);
+    let mut background = JoinSet::new();
+    hangups.watch(access.keys.clone(), tls, &mut background);
     serve(
         Listeners {
             api: listener,
@@ -382,7 +396,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         },
         state,
         access,
-        certificate,
+        background,
         &args,
         signals,
         service_manager,
@@ -390,6 +404,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
+    }
+    if let Some(traces) = traces {
+        traces.flush().await;
     }
     info!("stopped");
     Ok(())
@@ -405,9 +422,9 @@ async fn serve(
     listeners: Listeners,
     state: AppState,
     access: Access,
-    certificate: Option<Arc<Certificate>>,
+    mut background: JoinSet<()>,
     args: &ServeArgs,
-    mut signals: Signals,
+    signals: Signals,
     service_manager: Arc<ServiceManager>,
 ) {
     let routers = routers(
@@ -418,19 +435,7 @@ async fn serve(
     );
     let router = routers.api;
     let mut upkeep = interval(UPKEEP_INTERVAL);
-    let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
-    if let Some(certificate) = certificate {
-        background.spawn(async move { certificate.watch().await });
-    }
-    if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
-        background.spawn(async move {
-            while reload.recv().await.is_some() {
-                // The file is small, and on a local disk.
-                keys.reload();
-            }
-        });
-    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
     let live = state.live.clone();

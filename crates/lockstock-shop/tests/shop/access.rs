@@ -26,7 +26,7 @@ impl KeyFile {
         Self { folder }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("api-keys")
     }
 
@@ -38,7 +38,7 @@ impl KeyFile {
         key["secret"].as_str().unwrap().to_owned()
     }
 
-    fn create(&self, name: &str, scope: &str, args: &[&str]) -> Output {
+    pub(crate) fn create(&self, name: &str, scope: &str, args: &[&str]) -> Output {
         binary()
             .args(["key", "new", name, "--scope", scope, "--file"])
             .arg(self.path())
@@ -48,17 +48,17 @@ impl KeyFile {
             .unwrap()
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(self.path()).unwrap()
     }
 
     /// Replaces the file, as its user would.
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         std::fs::write(self.path(), text).unwrap();
         self.set_mode(0o600);
     }
 
-    fn set_mode(&self, mode: u32) {
+    pub(crate) fn set_mode(&self, mode: u32) {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(self.path(), permissions).unwrap();
     }

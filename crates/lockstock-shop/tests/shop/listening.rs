@@ -1,4 +1,4 @@
-//! Listening: addresses, Unix sockets, the limit on open files, and signals.
+//! Listening: addresses, Unix sockets, and the limit on open files.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -8,10 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use reqwest::Method;
-use serde_json::json;
-
-use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
 
 /// Sends a request through a Unix socket and returns the response.
 fn get(socket: &Path, path: &str) -> String {
@@ -120,61 +117,6 @@ async fn a_host_name_is_an_address() {
         .args(&["--listen", "localhost:0"])
         .start();
     assert_eq!(server.get("/healthz").await.status, 200);
-}
-
-#[tokio::test]
-async fn sighup_drains_like_sigterm() {
-    let folder = tempfile::tempdir().unwrap();
-    // The tests themselves may run under nohup.
-    let mut command = Command::new("env");
-    command
-        .arg("--default-signal=HUP")
-        .arg(binary().get_program())
-        .args(["--listen", "127.0.0.1:0", "--database"])
-        .arg(sqlite(&folder.path().join("shop.sqlite3")));
-    let server = Server::from(command)
-        .args(&["--drain-delay", "0s", "--update-lease", "60s"])
-        .failing("update.locked=return(1000)")
-        .start();
-    let id = server.create(10).await;
-    let update = server
-        .request(Method::PATCH, &product(id))
-        .json(&json!({ "stock": 9 }));
-    let update = tokio::spawn(update.send());
-    server.paused().await;
-    const SIGHUP: i32 = 1;
-    server.process.signal(SIGHUP);
-    eventually("the server drains", async || {
-        server.log().contains("shutting down").then_some(())
-    })
-    .await;
-    // A closed terminal and systemd send more than one signal at once.
-    server.process.signal(SIGHUP);
-    server.process.terminate();
-    assert_eq!(update.await.unwrap().unwrap().status(), 200);
-    let status = server.process.wait(PATIENCE).expect("exits");
-    assert_eq!(status.code(), Some(0), "{}", server.log());
-}
-
-#[tokio::test]
-async fn sighup_is_ignored_under_nohup() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new("nohup");
-    command
-        .arg(binary().get_program())
-        .args(["--listen", "127.0.0.1:0", "--database"])
-        .arg(sqlite(&folder.path().join("shop.sqlite3")));
-    let server = Server::from(command).start();
-    const SIGHUP: i32 = 1;
-    server.process.signal(SIGHUP);
-    // Handled in order, after SIGHUP would have been.
-    server.process.terminate();
-    assert_eq!(
-        server.process.wait(PATIENCE).expect("exits").code(),
-        Some(0)
-    );
-    let starts = server.log().matches("shutting down").count();
-    assert_eq!(starts, 1, "{}", server.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,8 @@ mod deployment;
 mod django_redis;
 mod doctor;
 mod doctor_databases;
+mod doctor_files;
+mod hangup;
 mod harness;
 mod http2_floods;
 mod idempotency;
@@ -36,6 +38,8 @@ mod sales;
 mod secrets;
 mod tls;
 mod top;
+#[cfg(feature = "otlp")]
+mod traces;
 mod update_lock;
 mod updates;
 mod upgrades;

@@ -6,6 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::access::KeyFile;
 use crate::harness::{Server, eventually, locked, product, sqlite};
 
 #[tokio::test]
@@ -269,6 +270,52 @@ async fn the_format_of_the_log_can_be_chosen() {
             "{line}"
         );
         assert!(!line.contains('\u{1b}'), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_line_of_a_response_has_its_caller_its_client_and_its_error_in_both_formats() {
+    let keys = KeyFile::new();
+    let secret = keys.add("web", "read");
+    for format in ["json", "text"] {
+        let server = keys
+            .server()
+            .args(&["--log-format", format, "--trusted-proxies", "127.0.0.1"])
+            .start();
+        let request = server
+            .request(Method::GET, "/api/products/999/")
+            .bearer_auth(&secret)
+            // What is beyond the first untrusted address may be forged.
+            .header("x-forwarded-for", "198.51.100.1, 203.0.113.9")
+            .header("x-request-id", "checkout-4711");
+        assert_eq!(server.send(request).await.status, 404);
+        let line = eventually("the request is logged", async || {
+            let log = server.log();
+            let line = log.lines().find(|line| line.contains("checkout-4711"))?;
+            Some(line.to_owned())
+        })
+        .await;
+        let parts = match format {
+            "json" => [
+                r#""message":"answered""#,
+                r#""status":404"#,
+                r#""code":"not_found""#,
+                r#""key":"web""#,
+                r#""client":"203.0.113.9""#,
+                r#""path":"/api/products/999/""#,
+            ],
+            _ => [
+                "answered",
+                "status=404",
+                r#"code="not_found""#,
+                r#"key="web""#,
+                "client=203.0.113.9",
+                r#"path="/api/products/999/""#,
+            ],
+        };
+        for part in parts {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
     }
 }
 

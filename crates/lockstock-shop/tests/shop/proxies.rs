@@ -147,6 +147,7 @@ async fn pages_of_a_listed_origin_can_call_the_api() {
         "if-match",
         "authorization",
         "content-type",
+        "traceparent",
     ] {
         assert!(headers.contains(name), "{name}: {headers}");
     }
