@@ -19,7 +19,7 @@ from shops import LOCKSTOCK
 
 OURS = "lockstock"
 # Units of which less is better.
-LESS_IS_BETTER = ("ms", "MB", "µs")
+LESS_IS_BETTER = ("ms", "MB", "KiB", "µs")
 
 
 def progress(text):

@@ -52,7 +52,7 @@ class Shop:
 
 
 @contextmanager
-def lockstock(database_url, store_url, *, after_update, samples=False):
+def lockstock(database_url, store_url, *, after_update, samples=False, options=()):
     if not LOCKSTOCK.exists():
         binary = LOCKSTOCK.relative_to(ROOT)
         raise Failed(f"{binary} is missing: cargo build --profile dist -p lockstock-shop")
@@ -60,6 +60,7 @@ def lockstock(database_url, store_url, *, after_update, samples=False):
     command = [LOCKSTOCK, "serve", "--listen", f"127.0.0.1:{port}", "--store", store_url]
     command += ["--database", database_url, "--after-update", after_update, "--log", "warn"]
     command += [] if samples else ["--no-samples"]
+    command += options
     with scratch("server") as folder:
         with Process("lockstock", command, folder / "log") as process:
             shop = Shop("lockstock", port, process)

@@ -26,18 +26,30 @@ CRATES = [
 LAYERS = {
     "lockstock-shop": [
         {"main", "lib"},
-        {"cli", "commands"},
+        {"cli", "commands", "fuzzing"},
+        {"product_file"},
         {"router"},
-        {"api"},
+        {"api", "board"},
         {"http", "openapi"},
         {"state", "settings"},
         {"prometheus"},
         {"access"},
         {"drf"},
         {"error", "etag", "timestamp"},
+        {"live"},
         {"storage"},
         {"batch"},
-        {"etag", "forwarding", "header_list", "timestamp", "failpoint", "health", "logging"},
+        {
+            "etag",
+            "failpoint",
+            "forwarding",
+            "header_list",
+            "health",
+            "logging",
+            "private_file",
+            "timestamp",
+            "traces",
+        },
     ]
 }
 

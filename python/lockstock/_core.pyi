@@ -461,14 +461,20 @@ class Cache:
 def lz4_compress(value: bytes) -> bytes:
     """Compresses as one LZ4 frame."""
 
-def lz4_decompress(value: bytes) -> bytes:
-    """Decompresses LZ4 frames. Raises `ValueError` for other bytes."""
+def lz4_decompress(value: bytes, max_bytes: int) -> bytes:
+    """Decompresses LZ4 frames.
+
+    Raises `ValueError` for other bytes, and for more than `max_bytes`.
+    """
 
 def zstd_compress(value: bytes) -> bytes:
     """Compresses as one Zstandard frame, at the library's default level."""
 
-def zstd_decompress(value: bytes) -> bytes:
-    """Decompresses Zstandard frames. Raises `ValueError` for other bytes."""
+def zstd_decompress(value: bytes, max_bytes: int) -> bytes:
+    """Decompresses Zstandard frames.
+
+    Raises `ValueError` for other bytes, and for more than `max_bytes`.
+    """
 
 def drain() -> None:
     """Waits until what is given up has reached its store, for a second at most. Called at exit."""

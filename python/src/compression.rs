@@ -1,6 +1,6 @@
 //! Compressors that Python's standard library does not have.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use pyo3::exceptions::PyValueError;
@@ -16,21 +16,21 @@ pub(crate) fn lz4_compress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound
     let compressed = py.detach(|| {
         let mut encoder = FrameEncoder::new(Vec::new());
         encoder.write_all(value)?;
-        Ok::<_, std::io::Error>(encoder.finish()?)
+        Ok::<_, io::Error>(encoder.finish()?)
     });
     Ok(PyBytes::new(py, &compressed.map_err(invalid)?))
 }
 
-/// Decompresses LZ4 frames. Raises `ValueError` for other bytes.
+/// Decompresses LZ4 frames. Raises `ValueError` for other bytes, and for more than `max_bytes`.
 #[pyfunction]
-pub(crate) fn lz4_decompress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+pub(crate) fn lz4_decompress<'py>(
+    py: Python<'py>,
+    value: &[u8],
+    max_bytes: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
     // The decoder returns nothing for a value of four bytes, instead of an error.
     begins_with(LZ4_MAGIC, value)?;
-    let decompressed = py.detach(|| {
-        let mut decompressed = Vec::new();
-        FrameDecoder::new(value).read_to_end(&mut decompressed)?;
-        Ok::<_, std::io::Error>(decompressed)
-    });
+    let decompressed = py.detach(|| read(FrameDecoder::new(value), max_bytes));
     not_empty(py, &decompressed.map_err(invalid)?)
 }
 
@@ -41,12 +41,27 @@ pub(crate) fn zstd_compress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Boun
     Ok(PyBytes::new(py, &compressed.map_err(invalid)?))
 }
 
-/// Decompresses Zstandard frames. Raises `ValueError` for other bytes.
+/// Decompresses Zstandard frames. Raises `ValueError` for other bytes, and for more than `max_bytes`.
 #[pyfunction]
-pub(crate) fn zstd_decompress<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+pub(crate) fn zstd_decompress<'py>(
+    py: Python<'py>,
+    value: &[u8],
+    max_bytes: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
     begins_with(ZSTD_MAGIC, value)?;
-    let decompressed = py.detach(|| zstd::decode_all(value));
+    let decompressed = py.detach(|| read(zstd::Decoder::new(value)?, max_bytes));
     not_empty(py, &decompressed.map_err(invalid)?)
+}
+
+/// Reads all bytes, or fails if there are more than `max_bytes`.
+fn read(source: impl Read, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let max_read = max_bytes as u64 + 1;
+    source.take(max_read).read_to_end(&mut bytes)?;
+    match bytes.len() > max_bytes {
+        true => Err(io::Error::other("the value becomes too large")),
+        false => Ok(bytes),
+    }
 }
 
 fn begins_with(magic: &[u8], value: &[u8]) -> PyResult<()> {

@@ -22,6 +22,7 @@ use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
 use crate::language::Language;
 use crate::middleware::Handle;
+use crate::observer::{LockEvent, Observation, Observer};
 use crate::rejection::{Rejection, RejectionHandler};
 use crate::response_body::ResponseBody;
 
@@ -51,6 +52,7 @@ pub struct Admission {
     pub(crate) max_retry_after: Duration,
     pub(crate) fail_open: bool,
     pub(crate) on_rejection: RejectionHandler,
+    pub(crate) observer: Observer,
     key: Key,
     tasks: DetachedTasks,
 }
@@ -65,6 +67,7 @@ impl Admission {
             max_retry_after: DEFAULT_RETRY_AFTER,
             fail_open: false,
             on_rejection: RejectionHandler::default(),
+            observer: Observer::default(),
             key,
             tasks: DetachedTasks::default(),
         }
@@ -137,6 +140,7 @@ where
         let Admission {
             fail_open,
             on_rejection,
+            observer,
             key,
             tasks,
             ..
@@ -144,36 +148,53 @@ where
         let (parts, body) = request.into_parts();
         let name = key.name(&parts);
         let language = Language::preferred(&parts.headers);
-        let mut request = Request::from_parts(parts, body);
-        let cancellation = Cancellation::of(&request);
         let Some(name) = name else {
+            let request = Request::from_parts(parts, body);
             return Ok(inner.call(request).await?.map(ResponseBody::inner));
         };
+        let mut observation = observer.begin(&name, &parts);
+        let mut request = Request::from_parts(parts, body);
+        let cancellation = Cancellation::of(&request);
         let guard = match self.acquire(&name).await {
             Ok(Acquired::Held(guard)) => guard,
             Ok(Acquired::Busy(busy)) => {
+                observation.event(LockEvent::Rejected {
+                    kept: busy.is_kept(),
+                    retry_after: self.admission().retry_after(&busy),
+                });
                 return Ok(on_rejection.respond(self.rejection(&busy), language));
             }
             Err(error) if *fail_open => {
+                observation.event(LockEvent::Failed);
                 warn!(kind = L::KIND, name, %error, "processing the request without its lock");
                 let handler = async move { inner.call(request).await };
                 let response = tasks.run(cancellation, handler).await?;
                 return Ok(response.map(ResponseBody::inner));
             }
             Err(error) => {
+                observation.event(LockEvent::Failed);
                 debug!(kind = L::KIND, name, %error, "the lock could not be acquired");
                 let error = error.into();
                 let rejection = Rejection::StoreUnavailable { error };
                 return Ok(on_rejection.respond(rejection, language));
             }
         };
+        observation.event(LockEvent::Granted(&guard));
         let guard = self.prepare(guard, request.extensions_mut());
         let inner_tasks = cancellation.child(&mut request);
         let layer = self.clone();
         let tasks_of_layer = tasks.clone();
         let handler = async move {
             let handler = inner.call(request);
-            run(&*layer, guard, handler, &inner_tasks, &tasks_of_layer).await
+            run(
+                &*layer,
+                guard,
+                observation,
+                handler,
+                &inner_tasks,
+                &tasks_of_layer,
+            )
+            .await
         };
         match tasks.run(cancellation, handler).await? {
             Ok(response) => Ok(response.map(ResponseBody::inner)),
@@ -186,6 +207,7 @@ where
 async fn run<L: Admit, ResBody, E>(
     layer: &L,
     guard: Guard,
+    mut observation: Observation,
     handler: impl Future<Output = Result<Response<ResBody>, E>>,
     inner_tasks: &Cancellation,
     tasks: &DetachedTasks,
@@ -195,6 +217,7 @@ async fn run<L: Admit, ResBody, E>(
         let Ok(result) = guard.run(&mut handler).await else {
             // Before the handler is dropped, after which inner layers run the rest of it.
             inner_tasks.cancel();
+            observation.event(LockEvent::Lost);
             let lease = layer.max_duration();
             return Ok(Err(Rejection::LockLost { lease }));
         };
@@ -210,7 +233,7 @@ async fn run<L: Admit, ResBody, E>(
         }
         failed => (failed, false),
     };
-    let ended = end::<L>(guard, keep);
+    let ended = end::<L>(guard, observation, keep);
     // The client may send its next request to another process. That must find a lock that is kept, and
     // would not wait for one that is released in a moment, if it waits for none.
     if keep || layer.admission().wait.is_zero() {
@@ -223,7 +246,11 @@ async fn run<L: Admit, ResBody, E>(
 
 /// Sends the request to keep or release the guard, and returns what waits for its end. A failure does
 /// not change the response: the effect stands, and the lease ends by itself.
-fn end<L: Admit>(guard: Guard, keep: bool) -> impl Future<Output = ()> + Send + 'static {
+fn end<L: Admit>(
+    guard: Guard,
+    mut observation: Observation,
+    keep: bool,
+) -> impl Future<Output = ()> + Send + 'static {
     let fence = guard.fence();
     let ended = if keep {
         guard.keep().left_future()
@@ -231,11 +258,15 @@ fn end<L: Admit>(guard: Guard, keep: bool) -> impl Future<Output = ()> + Send + 
         guard.release().right_future()
     };
     async move {
-        // A loss was logged when the guard noticed it.
-        if let Err(error) = ended.await
-            && !error.is_lost()
-        {
-            warn!(kind = L::KIND, fence, %error, "the lock was not released");
-        }
+        observation.event(match ended.await {
+            Ok(()) if keep => LockEvent::Kept,
+            Ok(()) => LockEvent::Released,
+            // Logged when the guard noticed it.
+            Err(error) if error.is_lost() => LockEvent::Lost,
+            Err(error) => {
+                warn!(kind = L::KIND, fence, %error, "the lock was not released");
+                LockEvent::Failed
+            }
+        });
     }
 }

@@ -31,7 +31,7 @@
 //!
 //! - [`LockLayer`]: one request at a time, or one success per lease, for each key. The handler finds
 //!   its [`HeldLock`]; with [`OutcomeUnknown`] it marks a response whose effect is unknown, with
-//!   [`NothingWritten`] a response without one.
+//!   [`NothingWritten`] a response without one. A [`LockObserver`] follows its requests.
 //! - [`ConcurrencyLimitLayer`]: at most N requests at a time for each key, over all processes.
 //! - [`Key`]: extracts the key of a request: from the route of axum, by path, by header or by a
 //!   closure, optionally for some methods only.
@@ -90,12 +90,16 @@ mod concurrency_limit;
 mod detached;
 #[cfg(feature = "axum")]
 mod extract;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, doc(hidden))]
+pub mod fuzzing;
 mod hash;
 mod idempotency;
 mod key;
 mod language;
 mod lock;
 mod middleware;
+mod observer;
 mod opaque;
 mod preconditions;
 mod rejection;
@@ -114,6 +118,7 @@ pub use key::Key;
 pub use language::Language;
 pub use lock::{HeldLock, LockLayer, NothingWritten, OutcomeUnknown};
 pub use middleware::Middleware;
+pub use observer::{LockEvent, LockObservation, LockObserver};
 pub use preconditions::{EntityTag, Preconditions, PreconditionsLayer, TagCondition, Validators};
 pub use rejection::{Rejection, retry_after_secs};
 pub use response_body::ResponseBody;

@@ -27,6 +27,7 @@ use crate::admission::{Admission, Admit};
 use crate::key::Key;
 use crate::language::Language;
 use crate::middleware::impl_layer;
+use crate::observer::{LockObserver, Observer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
 use crate::success::has_effect;
@@ -204,6 +205,14 @@ impl LockLayer {
         respond: impl Fn(Rejection, Language) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         self.admission.on_rejection = RejectionHandler::new(respond);
+        self
+    }
+
+    /// Sets an observer, which follows each request from before it acquires the lock until the lock is
+    /// released or kept.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn LockObserver>) -> Self {
+        self.admission.observer = Observer::new(observer);
         self
     }
 

@@ -16,10 +16,10 @@ mod secret;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use chrono::Utc;
 
-pub(crate) use self::key_file::{ApiKey, append, parse_name};
+pub(crate) use self::key_file::{ApiKey, append, parse_name, read as read_keys};
 pub(crate) use self::keys::Keys;
 use self::rate_limit::{Partition, RateLimiter, RateStatus};
 pub(crate) use self::scope::{Requirement, Scope};
@@ -31,6 +31,8 @@ use crate::error::ApiError;
 pub(crate) struct Access {
     /// `None` if requests need no key.
     pub(crate) keys: Option<Arc<Keys>>,
+    /// Whether reads need no key, metrics included.
+    pub(crate) has_open_reads: bool,
     /// `None` if the rate is not limited.
     pub(crate) rate_limiter: Option<Arc<RateLimiter>>,
 }
@@ -38,6 +40,10 @@ pub(crate) struct Access {
 /// The key of a request, in its extensions. Its name is the caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticated(pub(crate) Arc<ApiKey>);
+
+/// Part of the extensions of a request if writes of the listener need a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WritesNeedKey;
 
 /// What the rules decide about a request.
 #[derive(Debug)]
@@ -51,10 +57,11 @@ pub(crate) struct Admission {
 }
 
 impl Access {
-    /// Applies the rules to a request with these headers, from this address.
+    /// Applies the rules to a request with this method and these headers, from this address.
     pub(crate) fn admit(
         &self,
         requirement: Requirement,
+        method: &Method,
         headers: &HeaderMap,
         client: Option<IpAddr>,
     ) -> Admission {
@@ -65,7 +72,9 @@ impl Access {
                 verdict: Ok(()),
             };
         };
-        let identified = match &self.keys {
+        let needs_key = !(self.has_open_reads && method.is_safe());
+        let keys = self.keys.as_ref().filter(|_| needs_key);
+        let identified = match keys {
             Some(keys) => identify(keys, requirement, headers).map(Some),
             None => Ok(None),
         };

@@ -3,6 +3,7 @@
 pub(crate) mod health;
 pub(crate) mod index;
 pub(crate) mod ledger;
+pub(crate) mod locks;
 pub(crate) mod page;
 pub(crate) mod products;
 pub(crate) mod purchases;

@@ -9,6 +9,7 @@ pub(crate) mod lock_name;
 pub(crate) mod secret_file;
 pub(crate) mod store_url;
 pub(crate) mod tls;
+pub(crate) mod traces;
 pub(crate) mod values;
 
 use std::ffi::OsString;
@@ -25,12 +26,15 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::config::{ConfigArgs, ConfigCommand};
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::export::ExportArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::key::KeyArgs;
 use crate::commands::locks::LocksArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::race::RaceArgs;
 use crate::commands::ready::ReadyArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::top::{self, TopArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -57,7 +61,9 @@ Examples:
                                                 serve other machines, which need a key
   lockstock locks --store redis://127.0.0.1:6379/1
                                                 list locks, holders and waiters
+  lockstock top                                 watch the locks of a server, live
   lockstock backup FILE                         copy the SQLite database while it is served
+  lockstock import products products.csv        create products from a file
   lockstock bench lock --store redis://127.0.0.1:6379/1
                                                 measure the lock on your Redis";
 
@@ -76,7 +82,9 @@ pub struct Cli {
 }
 
 /// Commands that read the configuration file, beside `lockstock` itself.
-const CONFIGURABLE: [&str; 5] = ["serve", "locks", "backup", "doctor", "print"];
+const CONFIGURABLE: [&str; 7] = [
+    "serve", "locks", "backup", "import", "export", "doctor", "print",
+];
 
 /// Returns the command line, with the options of the configuration file and of secret files.
 pub(crate) fn command() -> clap::Command {
@@ -174,6 +182,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List locks with their holders and waiters, or release a lock by force
     Locks(LocksArgs),
+    /// Watch the locks of a server as they are held, kept and waited for
+    #[command(after_help = top::HELP)]
+    Top(TopArgs),
     /// Check Redis, the database and this machine for settings that break guarantees
     Doctor(Box<DoctorArgs>),
     /// Report whether a server is ready: for health checks
@@ -184,6 +195,10 @@ pub(crate) enum Command {
     Key(KeyArgs),
     /// Copy the SQLite database to a new file while the server runs
     Backup(BackupArgs),
+    /// Import products from a file: all of them, or none
+    Import(ImportArgs),
+    /// Export products to a file
+    Export(ExportArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write those of all commands to a folder

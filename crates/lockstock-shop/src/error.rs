@@ -6,6 +6,8 @@
 
 mod access;
 mod layers;
+mod locks;
+mod messages;
 pub(crate) mod negotiate;
 mod orders;
 pub(crate) mod sentences;

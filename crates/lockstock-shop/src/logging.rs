@@ -13,11 +13,19 @@ use std::io::{IsTerminal, stderr};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, registry};
 
 use self::line_writer::{FlushGuard, LineWriter};
+
+/// The name of the span around a request: its fields are part of each line about the request. Other
+/// spans are for traces.
+pub(crate) const REQUEST_SPAN: &str = "request";
+
+/// A layer that observes spans beside the log.
+pub(crate) type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,14 +48,19 @@ impl LogFormat {
     }
 }
 
-/// Starts logging the lines that pass `filter`: `info`, or `warn,lockstock=debug`.
+/// Starts logging the lines that pass `filter`: `info`, or `warn,lockstock=debug`. The filter does not
+/// hold for `spans`.
 ///
 /// The guard writes the buffered lines when it is dropped.
 ///
 /// # Errors
 ///
 /// If the filter is invalid, or the system provides no further thread.
-pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<FlushGuard> {
+pub(crate) fn start(
+    filter: &str,
+    format: LogFormat,
+    spans: Option<SpanLayer>,
+) -> anyhow::Result<FlushGuard> {
     let targets = parse_filter(filter).with_context(|| {
         format!(
             "invalid --log '{filter}': expected error, warn, info, debug, trace or off, or a \
@@ -63,15 +76,24 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<FlushGuar
         );
     })
     .context("cannot start the thread that writes the log")?;
-    let registry = tracing_subscriber::registry().with(targets);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    if format.is_text() {
+    let lines = if format.is_text() {
         // Colours are for a terminal.
         let lines = lines.with_ansi(stderr().is_terminal());
-        registry.with(lines.with_target(false)).init();
+        lines.with_target(false).boxed()
     } else {
         let json = lines.json().flatten_event(true).with_span_list(false);
-        registry.with(json).init();
+        json.boxed()
+    };
+    match spans {
+        // Filters of single layers cost time at each line and span.
+        None => registry().with(lines).with(targets).init(),
+        Some(spans) => {
+            let is_for_lines =
+                filter_fn(|metadata| !metadata.is_span() || metadata.name() == REQUEST_SPAN);
+            let lines = lines.with_filter(targets.and(is_for_lines));
+            registry().with(vec![spans, lines.boxed()]).init();
+        }
     }
     Ok(guard)
 }

@@ -115,12 +115,25 @@ fn describe() {
         "Time from held to released or kept"
     );
     describe_counter!(
+        "lockstock_forced_releases_total",
+        "Locks that were taken away from their holders over the API"
+    );
+    describe_gauge!("lockstock_watchers", "Open streams of live events");
+    describe_counter!(
         "lockstock_fenced_writes_total",
         "Writes rejected because their lock was lost"
     );
     describe_counter!(
         "lockstock_lock_handovers_total",
         "How waiters acquired a lock in Redis"
+    );
+    describe_counter!(
+        "lockstock_spans_exported_total",
+        "Spans of traces that the collector has taken"
+    );
+    describe_counter!(
+        "lockstock_spans_dropped_total",
+        "Spans of traces that were not sent"
     );
     // Present from the start: an alert on a missing counter never fires, and a rate needs the
     // value before the first event.
@@ -129,16 +142,24 @@ fn describe() {
         "lockstock_lock_busy_total",
         "lockstock_lock_lost_total",
         "lockstock_fenced_writes_total",
+        "lockstock_forced_releases_total",
         "lockstock_units_sold_total",
         "lockstock_units_reserved_total",
     ] {
         counter!(counter).absolute(0);
     }
+    gauge!("lockstock_watchers").set(0.0);
     for result in ["succeeded", "failed"] {
         counter!("lockstock_key_reloads_total", "result" => result).absolute(0);
     }
     for policy in ["key", "address"] {
         counter!("lockstock_rate_limited_total", "policy" => policy).absolute(0);
+    }
+    if cfg!(feature = "otlp") {
+        counter!("lockstock_spans_exported_total").absolute(0);
+        for reason in ["queue_full", "export_failed"] {
+            counter!("lockstock_spans_dropped_total", "reason" => reason).absolute(0);
+        }
     }
     for kind in ["local", "remote", "expiry"] {
         counter!("lockstock_lock_handovers_total", "kind" => kind).absolute(0);

@@ -9,17 +9,20 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::OpenApi;
+use utoipa::openapi::Server;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::access::Access;
 use crate::api::index::{self, Served};
 use crate::api::ledger::LedgerEntryResponse;
-use crate::api::{health, ledger, products, purchases, reservations};
+use crate::api::{health, ledger, locks, products, purchases, reservations};
+use crate::board;
 use crate::error::ApiError;
 use crate::http::docs_page;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::middleware::{self, Middleware};
 use crate::http::routes::Routes;
+use crate::live::wire::{Frame, Snapshot};
 use crate::openapi::{
     Busy, ErrorDetail, OrderConflict, Problem, QueryErrors, Stale, ValidationErrors, complete,
 };
@@ -45,6 +48,7 @@ use crate::state::AppState;
         (name = "purchases", description = "Purchases: never more than the stock"),
         (name = "reservations", description = "Stock that is set aside until a deadline"),
         (name = "ledger", description = "Every change of a product, append-only"),
+        (name = "locks", description = "Who holds, keeps and waits for the locks, now"),
         (name = "operation", description = "Health and metrics, for operators"),
     ),
     // Schemas of errors, and of the items of pages, to which no operation refers directly.
@@ -56,7 +60,9 @@ use crate::state::AppState;
         ValidationErrors,
         OrderConflict,
         Problem,
-        Stale
+        Stale,
+        Frame,
+        Snapshot
     )),
 )]
 struct Document;
@@ -64,7 +70,8 @@ struct Document;
 /// The routers of the listeners.
 pub(crate) struct Routers {
     pub(crate) api: Router,
-    /// Metrics and documentation, if they have a listener of their own.
+    /// Everything, if operators have a listener of their own. The API's then has no metrics and no
+    /// documentation.
     pub(crate) operation: Option<Router>,
 }
 
@@ -81,22 +88,29 @@ pub(crate) fn routers(
         .merge(purchases::routes(state))
         .merge(reservations::routes(state))
         .merge(ledger::routes())
+        .merge(locks::routes())
         .merge(health::probes())
         .split_for_parts();
     let (metrics, of_metrics) = health::metrics_route().split_for_parts();
-    if operation.is_none() {
-        document.merge(of_metrics);
-    }
+    document.merge(of_metrics);
     let routes = Arc::new(Routes::from_openapi(&document));
     let public_url = state.forwarding.public_url.as_ref();
-    let document = complete(document, &state.settings, public_url, &access).to_json();
+    let mut document = complete(document, &state.settings, public_url, &access);
+    if let (Some(_), Some(servers)) = (&operation, &mut document.servers) {
+        // A page of this listener may not call another one.
+        servers.insert(0, Server::new("/"));
+    }
+    let document = document.to_json();
     let document = document.expect("an OpenAPI document is valid JSON");
-    let for_operators = metrics.merge(docs_page::routes(document));
+    let for_operators = metrics
+        .merge(docs_page::routes(document))
+        .merge(board::routes());
     let middleware = Middleware {
         state: state.clone(),
         routes,
         cors_origins: cors_origins.into(),
         access,
+        has_pages: operation.is_none(),
     };
     let Some(access) = operation else {
         let everything = api.merge(for_operators);
@@ -105,20 +119,19 @@ pub(crate) fn routers(
             operation: None,
         };
     };
-    let (probes, _) = health::probes().split_for_parts();
     let of_operation = Middleware {
-        routes: Arc::default(),
         cors_origins: Arc::default(),
         access,
+        has_pages: true,
         ..middleware.clone()
     };
     Routers {
-        api: finish(api, Served::Api, middleware),
         operation: Some(finish(
-            for_operators.merge(probes),
+            for_operators.merge(api.clone()),
             Served::Operation,
             of_operation,
         )),
+        api: finish(api, Served::Api, middleware),
     }
 }
 
@@ -130,7 +143,7 @@ fn finish(router: Router<AppState>, served: Served, middleware: Middleware) -> R
     router
         .route(
             "/",
-            get(move |forwarding, request| index::index(served, forwarding, request)),
+            get(move |state, request| index::index(served, state, request)),
         )
         .fallback(redirect)
         .method_not_allowed_fallback(async |method: Method| {

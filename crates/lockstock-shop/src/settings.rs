@@ -8,6 +8,8 @@ use crate::drf::fields::IntegerField;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) body: BodyLimits,
+    /// How long a response is kept of which the client reads nothing.
+    pub(crate) unread_timeout: Duration,
     pub(crate) request_timeout: Duration,
     /// Maximum number of API requests in progress.
     pub(crate) max_in_flight: usize,

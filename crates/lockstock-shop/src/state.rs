@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::Forwarding;
 use crate::health::{Condition, Health, report_store_error};
+use crate::live::Live;
 use crate::prometheus::Metrics;
 use crate::settings::Settings;
-use crate::storage::Storage;
+use crate::storage::{Order, OrderOutcome, Storage, StorageError};
 
 /// The state of the server. Cheap to clone.
 #[derive(Clone)]
@@ -27,8 +28,9 @@ pub(crate) struct AppStateInner {
     /// The store of the locks.
     pub(crate) store: Store,
     pub(crate) backends: Backends,
+    pub(crate) live: Live,
     pub(crate) update_lock: LockLayer,
-    pub(crate) idempotency: IdempotencyLayers,
+    pub(crate) idempotency: IdempotencyLayer,
     pub(crate) settings: Settings,
     pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) metrics: Metrics,
@@ -36,22 +38,6 @@ pub(crate) struct AppStateInner {
     pub(crate) draining: AtomicBool,
     /// Number of API requests in progress.
     pub(crate) in_flight: AtomicUsize,
-}
-
-/// The idempotency layers of the two kinds of requests.
-pub(crate) struct IdempotencyLayers {
-    /// Needs only the database.
-    pub(crate) orders: IdempotencyLayer,
-    /// Also claims the key in the store of the locks, which an update needs in any case.
-    pub(crate) updates: IdempotencyLayer,
-}
-
-impl IdempotencyLayers {
-    /// Waits until every request that has begun is finished.
-    pub(crate) async fn drain(&self) {
-        self.orders.drain().await;
-        self.updates.drain().await;
-    }
 }
 
 /// How long a check of a backend may take. A load balancer has a short timeout of its own.
@@ -128,6 +114,18 @@ impl Backends {
 impl AppState {
     pub(crate) fn new(inner: AppStateInner) -> Self {
         Self(Arc::new(inner))
+    }
+}
+
+impl AppStateInner {
+    /// Submits an order, and reports a change of its product to the live board.
+    pub(crate) async fn submit_order(&self, order: Order) -> Result<OrderOutcome, StorageError> {
+        let product = order.product;
+        let outcome = self.storage.submit_order(order).await?;
+        if outcome.has_effect() {
+            self.live.product_changed(product);
+        }
+        Ok(outcome)
     }
 }
 

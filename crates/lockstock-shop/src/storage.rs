@@ -13,8 +13,10 @@
 
 mod database_file;
 mod error;
+mod export;
 mod file_lock;
 mod idempotency;
+mod import;
 mod ledger;
 mod migrations;
 mod order;
@@ -27,6 +29,7 @@ mod rows;
 mod settlement;
 mod sql;
 mod sqlite;
+mod traced;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +43,12 @@ use uuid::Uuid;
 use crate::health::Health;
 
 pub use self::error::{Effect, Result, StorageError};
+pub use self::export::Export;
 pub use self::idempotency::{IdempotencyKey, IdempotentWrite, ResponseRecord};
+pub use self::import::{
+    Conflict, ConflictKind, Conflicts, ExistingProducts, Import, ImportCounts, ImportOutcome,
+    ImportRow, MAX_CONFLICTS, OnProgress,
+};
 pub use self::ledger::{LedgerEntry, Reason};
 pub use self::order::{Order, OrderKind, OrderOutcome};
 pub use self::product::{
@@ -157,29 +165,70 @@ impl StorageOptions {
 ///
 /// One line with the cause and the remedy, without a password.
 pub async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Arc<dyn Storage>> {
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let opened: anyhow::Result<Arc<dyn Storage>> = match scheme {
-        "sqlite" => sqlite::Sqlite::open(url, options)
+    let opened: anyhow::Result<Arc<dyn Storage>> = match Scheme::of(url)? {
+        Scheme::Sqlite => sqlite::Sqlite::open(url, options)
             .await
             .map(|opened| Arc::new(opened) as _),
-        "postgres" | "postgresql" => postgres::Postgres::open(url, options)
+        Scheme::Postgres => postgres::Postgres::open(url, options)
             .await
             .map(|opened| Arc::new(opened) as _),
-        "" => anyhow::bail!(
-            "the URL of the database has no '://': use sqlite://FILE or \
-             postgres://user:password@host/name"
-        ),
-        _ => anyhow::bail!(
-            "'{}' is not a database URL: use sqlite://FILE or postgres://user:password@host/name",
-            redact_url(url)
-        ),
     };
-    opened.map_err(|error| {
-        anyhow::anyhow!(
-            "cannot open the database {}: {error}",
-            redact_database_url(url)
-        )
-    })
+    opened.map_err(|error| cannot_open(url, &error))
+}
+
+/// The kind of database that a URL names.
+enum Scheme {
+    Sqlite,
+    Postgres,
+}
+
+impl Scheme {
+    fn of(url: &str) -> anyhow::Result<Self> {
+        match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+            "sqlite" => Ok(Self::Sqlite),
+            "postgres" | "postgresql" => Ok(Self::Postgres),
+            "" => anyhow::bail!(
+                "the URL of the database has no '://': use sqlite://FILE or \
+                 postgres://user:password@host/name"
+            ),
+            _ => anyhow::bail!(
+                "'{}' is not a database URL: use sqlite://FILE or postgres://user:password@host/name",
+                redact_url(url)
+            ),
+        }
+    }
+}
+
+fn cannot_open(url: &str, error: &anyhow::Error) -> anyhow::Error {
+    let database = redact_database_url(url);
+    anyhow::anyhow!("cannot open the database {database}: {error}")
+}
+
+/// Begins an import into the database at `url`, whose tables are created or migrated if no server
+/// uses it.
+///
+/// # Errors
+///
+/// One line with the cause and the remedy, without a password.
+pub async fn import(url: &str, existing: ExistingProducts) -> anyhow::Result<Box<dyn Import>> {
+    let opened: anyhow::Result<Box<dyn Import>> = match Scheme::of(url)? {
+        Scheme::Sqlite => sqlite::import::SqliteImport::open(url, existing)
+            .await
+            .map(|opened| Box::new(opened) as _),
+        Scheme::Postgres => postgres::import::PostgresImport::open(url, existing)
+            .await
+            .map(|opened| Box::new(opened) as _),
+    };
+    opened.map_err(|error| cannot_open(url, &error))
+}
+
+/// Returns a storage that makes a span of each call to the one at `url`.
+pub(crate) fn traced(inner: Arc<dyn Storage>, url: &str) -> Arc<dyn Storage> {
+    let system = match url.starts_with("sqlite:") {
+        true => "sqlite",
+        false => "postgresql",
+    };
+    Arc::new(traced::Traced { inner, system })
 }
 
 /// Copies the SQLite database at `url` to the new file `target`. Returns the number of its products

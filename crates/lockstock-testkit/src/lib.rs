@@ -9,8 +9,10 @@
 //! | [`Authority`] | certificates for servers that speak TLS, good and bad ones |
 //! | [`Postgres`] | a private PostgreSQL cluster: kill, restart with recovery, pause |
 //! | [`Proxy`] | a TCP proxy that can cut, stall and delay connections, and drop replies |
+//! | [`Collector`] | a collector of traces over OTLP |
 //! | [`Process`] | any other child process, with the same care |
 //! | [`python`] | the Python that clients and peers run on |
+//! | [`fuzz_inputs`] | seeds and finds of a fuzz target |
 //! | [`free_port`] | a port of 127.0.0.1 without a listener |
 //!
 //! For all of them:
@@ -45,6 +47,8 @@
 //! `LOCKSTOCK_POSTGRES_BIN`); `./dev setup` installs them.
 
 mod cluster;
+mod collector;
+mod fuzz;
 mod port;
 mod postgres;
 mod process;
@@ -56,6 +60,8 @@ mod sentinel;
 mod tls;
 
 pub use cluster::{Cluster, SlotMove};
+pub use collector::{CollectedSpan, Collector};
+pub use fuzz::fuzz_inputs;
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::Process;

@@ -1,9 +1,9 @@
 //! A private PostgreSQL cluster.
 
-use std::fs::File;
+use std::fs::{File, Permissions, set_permissions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::port::free_port;
 use crate::process::{Process, describe, poll};
 use crate::scratch::Scratch;
+use crate::tls::Certificate;
 
 /// Includes recovery after a crash.
 const START: Duration = Duration::from_secs(60);
@@ -116,6 +117,34 @@ impl Postgres {
         format!("postgres://postgres@{}/{name}", self.address())
     }
 
+    /// Makes the server speak TLS with `certificate` to clients that ask for it. Other clients are
+    /// served as before.
+    ///
+    /// ```
+    /// # use lockstock_testkit::{Authority, Postgres};
+    /// let (postgres, authority) = (Postgres::start(), Authority::new());
+    /// postgres.serve_tls(&authority.issue(&["127.0.0.1"]));
+    /// assert_eq!(postgres.psql("postgres", "SHOW ssl"), "on");
+    /// ```
+    pub fn serve_tls(&self, certificate: &Certificate) {
+        let files = [
+            ("server.crt", certificate.file()),
+            ("server.key", certificate.key_file()),
+        ];
+        for (name, source) in files {
+            let file = self.cluster.data().join(name);
+            let user = self.cluster.user.as_ref();
+            std::fs::copy(source, &file)
+                .and_then(|_| set_permissions(&file, Permissions::from_mode(0o600)))
+                .and_then(|()| chown(&file, user.map(|it| it.uid), user.map(|it| it.gid)))
+                .unwrap_or_else(|error| panic!("cannot write {file:?}: {error}"));
+        }
+        self.psql("postgres", "ALTER SYSTEM SET ssl = on");
+        self.psql("postgres", "SELECT pg_reload_conf()");
+        let is_on = || (self.psql("postgres", "SHOW ssl") == "on").then_some(());
+        assert!(poll(START, is_on).is_some(), "{}", self.log());
+    }
+
     /// Returns the address of the server, which a restart does not change.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
@@ -168,6 +197,20 @@ impl Postgres {
     pub fn psql(&self, database: &str, sql: &str) -> String {
         self.try_psql(database, sql)
             .unwrap_or_else(|error| panic!("{error}\n{sql}"))
+    }
+
+    /// Returns a client program of PostgreSQL, such as `pg_dump`, of the version of this
+    /// server. It is not connected to it.
+    ///
+    /// ```
+    /// # use lockstock_testkit::Postgres;
+    /// let postgres = Postgres::start();
+    /// let url = postgres.create_database("shop");
+    /// let dump = postgres.program("pg_dump").arg(url).output().unwrap();
+    /// assert!(dump.status.success());
+    /// ```
+    pub fn program(&self, name: &str) -> Command {
+        program(&self.cluster.programs, name)
     }
 
     /// As [`psql`](Postgres::psql), but returns a failure: what psql printed

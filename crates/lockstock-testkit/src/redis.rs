@@ -20,6 +20,9 @@ const REPLY: Duration = Duration::from_secs(10);
 /// does.
 const PORTS: usize = 10;
 
+/// The rights that a user for locks and values needs.
+const DOCUMENTED_RIGHTS: &str = include_str!("../../../docs/acl.txt");
+
 /// A `redis-server` owned by this value: private port, private folder, no data
 /// on disk, killed on drop.
 ///
@@ -79,7 +82,12 @@ impl Redis {
     /// assert!(authority.file().exists());
     /// ```
     pub fn start_tls(certificate: &Certificate) -> Redis {
-        Redis::launch(program(), &[], Some(certificate))
+        Redis::start_tls_with(certificate, &[])
+    }
+
+    /// As [`start_tls`](Redis::start_tls), with further arguments of `redis-server`.
+    pub fn start_tls_with(certificate: &Certificate, arguments: &[&str]) -> Redis {
+        Redis::launch(program(), arguments, Some(certificate))
     }
 
     /// As [`start`](Redis::start), with the server of Valkey. If it is not
@@ -110,6 +118,13 @@ impl Redis {
             .iter()
             .position(|text| text == "--requirepass")
             .and_then(|at| arguments.get(at + 1).cloned());
+        if with_documented_rights() {
+            let user = ["--user", "limited", "on", ">limited", "~*"];
+            // No pattern of keys may follow that of all.
+            let rights = DOCUMENTED_RIGHTS.split_whitespace();
+            let rights = rights.filter(|right| !right.starts_with('~'));
+            arguments.extend(user.into_iter().chain(rights).map(str::to_owned));
+        }
         let tls_port = certificate.map(|certificate| {
             let port = free_port();
             arguments.extend(certificate.arguments(port));
@@ -137,7 +152,17 @@ impl Redis {
 
     /// `redis://127.0.0.1:PORT/0`, without a password even if there is one;
     /// `rediss://localhost:PORT/0` if the server speaks TLS.
+    ///
+    /// With `LOCKSTOCK_REDIS_ACL=1` in the environment it is the URL of a user that has
+    /// the rights of `docs/acl.txt`, for all keys.
     pub fn url(&self) -> String {
+        match self.password {
+            None if with_documented_rights() => self.url_as("limited", "limited"),
+            _ => self.url_without_user(),
+        }
+    }
+
+    fn url_without_user(&self) -> String {
         match self.tls_port {
             Some(port) => format!("rediss://localhost:{port}/0"),
             None => format!("redis://{}/0", self.address()),
@@ -153,7 +178,7 @@ impl Redis {
     /// assert!(redis.url_as("shop", "pw").starts_with("redis://shop:pw@127.0.0.1:"));
     /// ```
     pub fn url_as(&self, user: &str, password: &str) -> String {
-        self.url()
+        self.url_without_user()
             .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
@@ -252,6 +277,10 @@ impl Redis {
     fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn with_documented_rights() -> bool {
+    std::env::var_os("LOCKSTOCK_REDIS_ACL").is_some_and(|value| value == "1")
 }
 
 pub(crate) fn address(port: u16) -> SocketAddr {

@@ -1,7 +1,10 @@
 //! Certificates that a test issues.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -73,6 +76,18 @@ impl Authority {
         self.sign(params)
     }
 
+    /// Issues a certificate that is valid between two times.
+    pub fn issue_between(&self, names: &[&str], from: SystemTime, to: SystemTime) -> Certificate {
+        let date = |time: SystemTime| {
+            let since_epoch = time.duration_since(UNIX_EPOCH).expect("a time after 1970");
+            date_time_ymd(1970, 1, 1) + since_epoch
+        };
+        let mut params = params(names);
+        params.not_before = date(from);
+        params.not_after = date(to);
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Certificate {
         let key = key();
         let signed = params
@@ -87,6 +102,8 @@ impl Authority {
         };
         write(&certificate.certificate, &signed.pem());
         write(&certificate.key, &key.serialize_pem());
+        let private = Permissions::from_mode(0o600);
+        set_permissions(&certificate.key, private).expect("permissions of a key");
         certificate
     }
 }

@@ -22,7 +22,7 @@ use tracing::{Span, debug_span, warn};
 
 use crate::error::{Error, Result};
 use crate::escaped::Escaped;
-use crate::inspect::HolderId;
+use crate::inspect::{GrantKind, HolderId};
 use crate::key::Keys;
 use crate::lease::{checked_lease, truncate_to_millis};
 use crate::store::{
@@ -39,6 +39,7 @@ use crate::token::Token;
 pub struct Guard {
     shared: Arc<Shared>,
     acquired_at: Instant,
+    waited: Duration,
     /// Open as long as the guard exists.
     _span: Span,
     /// Aborted when the guard is released, kept or dropped.
@@ -61,9 +62,10 @@ struct Shared {
 }
 
 impl Guard {
-    pub(crate) fn new(store: &Store, holding: Holding) -> Self {
+    pub(crate) fn new(store: &Store, holding: Holding, waited: Duration) -> Self {
         Self {
             acquired_at: Instant::now(),
+            waited,
             _span: debug_span!("lock.hold", lock = %holding.keys(), fence = holding.fence()),
             renewal: None,
             finished: false,
@@ -149,6 +151,27 @@ impl Guard {
     /// higher than the last one that it has seen.
     pub fn fence(&self) -> u64 {
         self.shared.holding.fence()
+    }
+
+    /// Returns how the lock came to this holder.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let guard = store.lock("report").lease(Duration::from_secs(3))?.acquire().await?;
+    /// assert_eq!(guard.grant_kind(), lockstock::GrantKind::Free);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grant_kind(&self) -> GrantKind {
+        self.shared.holding.grant_kind()
+    }
+
+    /// Returns how long the acquire took, including the wait for earlier holders.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Returns when the lease ends, on the monotonic clock of this machine. It is counted from

@@ -26,6 +26,17 @@ pub struct LockInfo {
     pub observed_at: SystemTime,
 }
 
+/// Locks of a store, as far as a bounded search has found them: see
+/// [`Store::locks_among`](crate::Store::locks_among).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockListing {
+    /// The locks, sorted by name.
+    pub locks: Vec<LockInfo>,
+    /// Whether all keys of the store were visited.
+    pub is_complete: bool,
+}
+
 /// A holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,6 +88,20 @@ pub enum Access {
     Permit,
     /// A reader of a read-write lock.
     Read,
+}
+
+/// How a lock came to its holder: see [`Guard::grant_kind`](crate::Guard::grant_kind).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GrantKind {
+    /// The lock was free when the store was asked.
+    Free,
+    /// Handed over by the previous holder, in the same process.
+    Local,
+    /// Handed over by the previous holder, by way of the store.
+    Remote,
+    /// Acquired after the lease of the previous holder had ended.
+    Expired,
 }
 
 /// Identity of a holder. Distinguishes one grant of a lock from every other.

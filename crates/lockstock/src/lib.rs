@@ -78,6 +78,9 @@ mod cache;
 mod command;
 mod error;
 mod escaped;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod inspect;
 mod key;
@@ -87,6 +90,7 @@ mod random;
 mod redact;
 mod runtime;
 mod token;
+mod topic;
 
 #[cfg(feature = "messagepack")]
 pub use cache::MessagePack;
@@ -98,7 +102,7 @@ pub use cache::{
 pub use command::{Command, Reply};
 pub use error::{Error, Result};
 pub use guard::Guard;
-pub use inspect::{Access, HolderId, HolderInfo, LockInfo, WaiterInfo};
+pub use inspect::{Access, GrantKind, HolderId, HolderInfo, LockInfo, LockListing, WaiterInfo};
 pub use key::{LockKind, MAX_NAME_BYTES};
 pub use lease::{MAX_LEASE, MIN_LEASE};
 pub use lock::{Acquired, Busy, Lock, LockBuilder, MAX_PERMITS_TAKEN};
@@ -106,3 +110,4 @@ pub use multi::{MultiGuard, MultiLock, MultiLockBuilder};
 pub use redact::redact_url;
 pub use store::{DEFAULT_TIMEOUT, Store, StoreBuilder};
 pub use token::ClientId;
+pub use topic::Subscription;

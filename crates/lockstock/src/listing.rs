@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::error::Result;
-use crate::inspect::{HolderId, LockInfo};
+use crate::inspect::{HolderId, LockInfo, LockListing};
 use crate::key::{Keys, LockKind};
 use crate::store::Store;
 
@@ -48,10 +48,30 @@ impl Store {
     /// [`is_unavailable`](crate::Error::is_unavailable) if the store rejects a step of the scan
     /// or does not reply within its timeout.
     pub async fn locks(&self) -> Result<Vec<LockInfo>> {
-        let mut locks = self.inspect_all().await?;
+        Ok(self.locks_among(usize::MAX).await?.locks)
+    }
+
+    /// Returns the locks as [`locks`](Self::locks) does, but visits at most about `max_keys` keys of
+    /// each server: for a page that is shown again and again. A store in memory has no limit.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> lockstock::Result<()> {
+    /// # let store = lockstock::Store::memory();
+    /// let listing = store.locks_among(100_000).await?;
+    /// assert!(listing.locks.is_empty() && listing.is_complete);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`locks`](Self::locks).
+    pub async fn locks_among(&self, max_keys: usize) -> Result<LockListing> {
+        let (mut locks, is_complete) = self.inspect_all(max_keys).await?;
         locks.retain(|lock| !lock.is_empty());
         locks.sort_by(|one, other| (&one.name, one.kind).cmp(&(&other.name, other.kind)));
-        Ok(locks)
+        Ok(LockListing { locks, is_complete })
     }
 
     /// Returns the holders and the waiters of one lock, without a scan. `None` if it has

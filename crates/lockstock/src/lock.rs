@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
 pub use self::target::MAX_PERMITS_TAKEN;
 pub(crate) use self::target::{LeasedTarget, LockTarget};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
-use crate::inspect::{HolderId, Identity};
+use crate::inspect::{GrantKind, HolderId, Identity};
 use crate::key::LockKind;
 use crate::store::{HoldState, Holding, Outcome, Request, Store};
 
@@ -444,9 +445,10 @@ impl Lock {
 
     pub(crate) async fn acquire_requested(&self, request: Request) -> Result<Acquired> {
         let requested_at = request.requested_at;
-        let span = debug_span!("lock.wait", lock = %self.target.keys);
-        let outcome = self.store.acquire(request).instrument(span).await?;
-        let guard = match self.acquired(outcome, requested_at) {
+        let span = debug_span!("lock.wait", lock = %self.target.keys, outcome = Empty);
+        let outcome = self.store.acquire(request).instrument(span.clone()).await;
+        span.record("outcome", outcome_name(&outcome));
+        let guard = match self.acquired(outcome?, requested_at) {
             Acquired::Held(guard) => guard,
             busy @ Acquired::Busy(_) => return Ok(busy),
         };
@@ -478,12 +480,14 @@ impl Lock {
     }
 
     fn acquired(&self, outcome: Outcome<Holding>, requested_at: Instant) -> Acquired {
-        histogram!("lockstock_lock_wait_seconds").record(requested_at.elapsed());
+        let waited = requested_at.elapsed();
+        histogram!("lockstock_lock_wait_seconds").record(waited);
         match outcome {
             Outcome::Acquired(holding) => {
                 counter!("lockstock_lock_held_total").increment(1);
                 debug!(lock = %self.target.keys, fence = holding.fence(), "held");
-                Acquired::Held(Guard::new(&self.store, holding))
+                count_handover(holding.grant_kind());
+                Acquired::Held(Guard::new(&self.store, holding, waited))
             }
             Outcome::Busy { remaining, state } => {
                 counter!("lockstock_lock_busy_total").increment(1);
@@ -492,6 +496,26 @@ impl Lock {
             }
         }
     }
+}
+
+/// Returns the name of an outcome in its span.
+fn outcome_name(outcome: &Result<Outcome<Holding>>) -> &'static str {
+    match outcome {
+        Ok(Outcome::Acquired(_)) => "held",
+        Ok(Outcome::Busy { state, .. }) if *state == HoldState::Kept => "kept",
+        Ok(Outcome::Busy { .. }) => "busy",
+        Err(_) => "unavailable",
+    }
+}
+
+fn count_handover(kind: GrantKind) {
+    let kind = match kind {
+        GrantKind::Free => return,
+        GrantKind::Local => "local",
+        GrantKind::Remote => "remote",
+        GrantKind::Expired => "expiry",
+    };
+    counter!("lockstock_lock_handovers_total", "kind" => kind).increment(1);
 }
 
 impl fmt::Debug for LockBuilder {

@@ -12,6 +12,7 @@ mod dispatch;
 mod execution;
 mod holding;
 mod memory;
+mod messages;
 pub(crate) mod near;
 mod process;
 mod redis;
@@ -27,7 +28,10 @@ pub(crate) use self::background::Background;
 use self::builder::Options;
 pub use self::builder::StoreBuilder;
 pub(crate) use self::holding::{Holding, ReleaseFuture};
+pub(crate) use self::messages::Messages;
 pub(crate) use self::process::ProcessSettings;
+#[cfg(fuzzing)]
+pub(crate) use self::redis::check_replies;
 pub(crate) use self::redis::{Attempted, OnInterrupt};
 pub use self::redis::{LeftCommand, PolledConnection, Settled};
 pub(crate) use self::request::{HoldState, Mode, Outcome, ReleaseOutcome, Request};

@@ -210,7 +210,7 @@ async fn waiters_of_a_cluster_are_notified_in_order() {
     }
 }
 
-/// Uses every operation of a lock and of the cache.
+/// Uses every operation of a lock, of the cache and of a topic.
 async fn everything(url: &str) {
     let (here, there) = (connect(url).await, connect(url).await);
     here.ping().await.unwrap();
@@ -241,6 +241,10 @@ async fn everything(url: &str) {
     got(writer).await.release().await.unwrap();
     let cart = here.lock_all(["shop:x", "shop:y"]).lease(LEASE).unwrap();
     cart.acquire().await.unwrap().release().await.unwrap();
+    let mut messages = there.subscribe("board").await.unwrap();
+    assert_eq!(here.publish("board", b"news").await.unwrap(), 1);
+    let message = timeout(TIMEOUT, messages.next()).await.expect("a message");
+    assert_eq!(message.as_deref(), Some(&b"news"[..]));
     every_call_of_the_cache(&here).await;
     here.drain().await;
 }

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 mod keys;
+mod observer;
 
 use std::convert::Infallible;
 use std::io;

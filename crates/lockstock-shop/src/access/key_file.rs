@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,14 +21,12 @@ use chrono::{DateTime, Utc};
 
 use super::scope::Scope;
 use super::secret::Digest;
+use crate::private_file::ensure_private;
 
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A secret is compared with each key. The names are also labels of a metric.
 const MAX_KEYS: usize = 1000;
 const MAX_NAME_LENGTH: usize = 64;
-/// Mode bits that no key file may have: any of others, and writing of the group. Reading by the
-/// group is how Kubernetes and systemd hand a secret to a service that is not root.
-const FORBIDDEN_MODE: u32 = 0o037;
 
 /// A line of the file.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ pub(crate) struct ApiKey {
 /// # Errors
 ///
 /// One line with the file, the line and the remedy.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Arc<ApiKey>>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Arc<ApiKey>>> {
     let shown = path.display();
     let mut file =
         File::open(path).with_context(|| format!("cannot read the API keys in {shown}"))?;
@@ -91,18 +89,12 @@ pub(crate) fn append(path: &Path, line: &str) -> anyhow::Result<()> {
 /// Checks that only its user can change the file, and only its user and group can read it.
 fn checked_text(file: &mut File, path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
-    // Of the open file: the path may lead to another one by now.
     let metadata = file.metadata()?;
     ensure!(
         metadata.is_file(),
         "{shown} is not a regular file: API keys are read again on SIGHUP"
     );
-    let mode = metadata.mode() & 0o777;
-    ensure!(
-        mode & FORBIDDEN_MODE == 0,
-        "other users can read or change the API keys in {shown} (mode {mode:04o}): run `chmod 600 \
-         {shown}`"
-    );
+    ensure_private(file, path, "API keys")?;
     ensure!(
         metadata.len() <= MAX_FILE_BYTES,
         "{shown} is larger than {MAX_FILE_BYTES} bytes: is it a file of API keys?"

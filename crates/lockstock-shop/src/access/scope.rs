@@ -10,7 +10,7 @@ pub(crate) enum Scope {
     Read,
     /// Also changes, purchases and reservations
     Write,
-    /// Also metrics
+    /// Also metrics, and forced releases of locks
     Admin,
 }
 
@@ -45,6 +45,12 @@ impl Requirement {
             "/" | "/healthz" | "/readyz" => Self::Nothing,
             "/openapi.json" => Self::Page,
             _ if path == "/docs" || path.starts_with("/docs/") => Self::Page,
+            // Browsers, whose `EventSource` sends no header of a page.
+            "/api/locks/events" if method.is_safe() => Self::Page,
+            "/api/locks/" if !method.is_safe() => Self::Scope(Scope::Admin),
+            // Part of every copy of the program.
+            _ if path.starts_with("/board/") => Self::Nothing,
+            _ if path.starts_with("/products/") => Self::Page,
             _ if path.starts_with("/api/") => Self::of_method(method),
             // `/metrics`, and any route that is added without a rule.
             _ => Self::Scope(Scope::Admin),
@@ -98,7 +104,12 @@ mod tests {
         assert_eq!(of(Method::OPTIONS, "/api/products/1/"), Some(Scope::Read));
         assert_eq!(of(Method::PATCH, "/api/products/1/"), Some(Scope::Write));
         assert_eq!(of(Method::TRACE, "/api/products/1/"), Some(Scope::Write));
+        assert_eq!(of(Method::GET, "/api/locks/"), Some(Scope::Read));
+        assert_eq!(of(Method::GET, "/api/locks/events"), Some(Scope::Read));
+        assert_eq!(of(Method::DELETE, "/api/locks/"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/docs/page.css"), Some(Scope::Read));
+        assert_eq!(of(Method::GET, "/products/1/"), Some(Scope::Read));
+        assert_eq!(of(Method::GET, "/board/0123/board.js"), None);
         assert_eq!(of(Method::GET, "/metrics"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/docsecret"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/new"), Some(Scope::Admin));

@@ -34,13 +34,13 @@ use crate::storage::{NewProduct, RequestContext, WriteContext, WriteOutcome};
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let create = routes!(create)
-        .layer(state.idempotency.orders.clone())
+        .layer(state.idempotency.clone())
         .layer(from_fn_with_state(state.clone(), buffer_body::<()>));
     let update = routes!(update::replace, update::change, update::remove).layer(
         // From the outside in.
         ServiceBuilder::new()
             .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>))
-            .layer(state.idempotency.updates.clone())
+            .layer(state.idempotency.clone())
             .layer(from_fn_with_state(state.clone(), update::validate))
             .layer(state.update_lock.clone()),
     );
@@ -114,6 +114,7 @@ async fn create(
         WriteOutcome::AlreadyRecorded(recorded) => idempotency::replay(&key, recorded),
         written => {
             let product = into_product(written)?;
+            state.live.product_changed(product.id);
             Ok(serializer::response(StatusCode::CREATED, &product).into_response())
         }
     }

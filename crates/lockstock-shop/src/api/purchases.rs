@@ -60,7 +60,7 @@ pub(crate) struct PurchaseResponse {
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
     let buy = routes!(buy)
-        .layer(state.idempotency.orders.clone())
+        .layer(state.idempotency.clone())
         .layer(from_fn_with_state(state.clone(), buffer_body::<ProductId>));
     OpenApiRouter::new()
         .routes(buy)
@@ -101,7 +101,7 @@ async fn buy(
         request,
         idempotency: idempotency::idempotent_write(&key, purchase_record),
     };
-    let outcome = state.storage.submit_order(order).await?;
+    let outcome = state.submit_order(order).await?;
     idempotency::order_response(&key, outcome, purchase_response)
 }
 

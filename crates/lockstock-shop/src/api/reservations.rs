@@ -59,7 +59,7 @@ pub(crate) struct ReservationResponse {
 
 /// Returns the routes with their operations in the OpenAPI document.
 pub(crate) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
-    let idempotency = state.idempotency.orders.clone();
+    let idempotency = state.idempotency.clone();
     OpenApiRouter::new()
         .routes(
             routes!(reserve)
@@ -127,7 +127,7 @@ async fn reserve(
             reserve_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    let outcome = state.storage.submit_order(order).await?;
+    let outcome = state.submit_order(order).await?;
     idempotency::order_response(&key, outcome, reserve_response)
 }
 
@@ -177,7 +177,7 @@ async fn confirm(
         request,
         idempotency: idempotency::idempotent_write(&key, purchase_record),
     };
-    let outcome = state.storage.submit_order(order).await?;
+    let outcome = state.submit_order(order).await?;
     idempotency::order_response(&key, outcome, purchase_response)
 }
 
@@ -218,7 +218,7 @@ async fn extend(
             extend_response(outcome).map(|response| response.to_bytes().into())
         }),
     };
-    let outcome = state.storage.submit_order(order).await?;
+    let outcome = state.submit_order(order).await?;
     idempotency::order_response(&key, outcome, extend_response)
 }
 
@@ -244,7 +244,7 @@ async fn cancel(
         request,
         idempotency: None,
     };
-    match state.storage.submit_order(order).await? {
+    match state.submit_order(order).await? {
         OrderOutcome::Released(_) => Ok(StatusCode::NO_CONTENT.into_response()),
         outcome => Err(ApiError::from(outcome)),
     }

@@ -32,8 +32,8 @@ pub(crate) struct AccessArgs {
     )]
     rate_limit: Option<Rate>,
 
-    /// Address for /metrics and /docs, which --listen then has no more. Where only this machine can
-    /// reach it, they need no key [default: they are on --listen]
+    /// Address for operators, with /metrics, /docs and the board, which --listen then has no more, and
+    /// the API. Where only this machine can reach it, reads need no key [default: they are on --listen]
     #[arg(
         long,
         env = "LOCKSTOCK_OPERATE_LISTEN",
@@ -70,11 +70,15 @@ impl AccessArgs {
     }
 
     /// Returns the rules for the address for operators, given those for the API. Any user of this
-    /// machine may read metrics and documentation.
+    /// machine may read, and needs a key for the rest.
     pub(crate) fn for_operators(&self, api: &Access) -> Option<Access> {
         let address = self.operate_listen.as_ref()?;
         Some(match address.is_local() {
-            true => Access::default(),
+            true => Access {
+                keys: api.keys.clone(),
+                has_open_reads: true,
+                rate_limiter: None,
+            },
             false => api.clone(),
         })
     }
@@ -89,6 +93,7 @@ impl AccessArgs {
         let rate_limiter = self.rate_limit.map(RateLimiter::new);
         Ok(Access {
             keys: keys.map(Arc::new),
+            has_open_reads: false,
             rate_limiter: rate_limiter.map(Arc::new),
         })
     }

@@ -15,7 +15,8 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::secret_file::{HEADING, ensure_private};
+use super::secret_file::HEADING;
+use crate::private_file::ensure_private;
 
 /// Name of the option, which a file cannot contain.
 const OPTION: &str = "config";
@@ -131,10 +132,9 @@ impl ConfigFile {
         let place = self.path.display();
         let checked = fs::File::open(&self.path)
             .map_err(anyhow::Error::from)
-            .and_then(|file| ensure_private(&file, &self.path));
-        checked.map_err(|error| {
-            format!("{place}:{line}: {name} has a password: {error}, or give it as {name}-file")
-        })
+            .and_then(|file| ensure_private(&file, &self.path, "a password"));
+        checked
+            .map_err(|error| format!("{place}:{line}: {name}: {error}, or give it as {name}-file"))
     }
 
     /// Makes the values the defaults of the options of a command and of its subcommands.
@@ -246,7 +246,8 @@ fn texts(
         _ if is_list => return expected("a list of texts, like [\"one\", \"other\"]"),
         DeValue::String(text) => vec![DeString::to_string(text)],
         DeValue::Integer(number) if number.radix() == 10 => vec![number.as_str().to_owned()],
-        _ => return expected("a text in quotes, or a whole number"),
+        DeValue::Float(number) => vec![number.as_str().to_owned()],
+        _ => return expected("a text in quotes, or a number"),
     };
     for text in &texts {
         check(option, text, options)?;
@@ -363,7 +364,7 @@ mod tests {
     #[test]
     fn each_mistake_is_reported_with_its_line() {
         let text = "listn = \"x\"\nno-samples = \"yes\"\nmax-requests = 99999\ncors-origins = \"*\"\n\
-                    after-update = \"maybe\"\nlisten = 1.5\nconfig = \"other\"\nzzz = 1";
+                    after-update = \"maybe\"\nlisten = 2026-01-01\nconfig = \"other\"\nzzz = 1";
         let found = mistakes(text);
         for (line, words) in [
             (1, "there is no option 'listn': did you mean 'listen'?"),

@@ -1,6 +1,8 @@
-//! `lockstock doctor`: checks the store, the database and the machine of a server for settings
+//! `lockstock doctor`: checks the store, the database, the files and the machine of a server for settings
 //! under which a guarantee does not hold.
 
+mod api_keys;
+mod certificate;
 mod finding;
 mod machine;
 mod permissions;
@@ -12,10 +14,16 @@ mod store;
 use std::io::Write;
 use std::process::ExitCode;
 
+use chrono::TimeDelta;
 use clap::Args;
 
 use self::store::Target;
 use super::serve::ServeArgs;
+use crate::cli::access::AccessArgs;
+use crate::cli::listen_address::ListenAddress;
+
+/// What expires earlier than this needs attention now.
+const SOON: TimeDelta = TimeDelta::days(14);
 
 const HELP: &str = "\
 The command connects as a server with the same options does. It writes nothing except a key of Redis
@@ -58,6 +66,18 @@ pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     } else {
         let (timeout, connections) = (serve.database_timeout, serve.database_connections);
         findings.extend(postgres::examine(&serve.database, timeout, connections).await);
+    }
+    if let Some(files) = serve.tls.files() {
+        findings.extend(certificate::examine(&files, serve.public_url.as_ref()));
+    }
+    let AccessArgs {
+        api_key_file,
+        operate_listen,
+        ..
+    } = &serve.access;
+    if let Some(file) = api_key_file {
+        let has_local_metrics = operate_listen.as_ref().is_some_and(ListenAddress::is_local);
+        findings.extend(api_keys::examine(file, has_local_metrics));
     }
     findings.push(machine::open_files(serve));
     findings.extend(machine::options(serve));

@@ -9,7 +9,7 @@ use lockstock::redact_url;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::race::{base_url, client_builder, root_cause};
+use super::api_client::{base_url, client_builder, root_cause};
 use crate::cli::values::{TIME_HELP, TIMEOUT, duration_in};
 
 #[derive(Debug, Args)]

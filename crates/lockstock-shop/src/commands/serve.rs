@@ -1,16 +1,17 @@
 //! `lockstock serve`: opens the store and the database, listens, and shuts down in order.
 //!
-//! On SIGTERM, and on SIGHUP unless it reloads the API keys, `/readyz` fails at once, and requests are served for another `--drain-delay`.
-//! Then the server closes its socket, finishes the requests in progress, releases its locks and
-//! exits with 0, within `--drain-timeout`. A second signal ends the process at once.
+//! On SIGTERM `/readyz` fails at once, and requests are served for another `--drain-delay`. Then the
+//! server closes its socket, finishes the requests in progress, releases its locks and exits with 0,
+//! within `--drain-timeout`. A second signal ends the process at once.
 
 pub(super) mod file_limit;
 mod listener;
 pub(super) mod pitfalls;
+mod reload;
 mod seed;
 mod service_manager;
 mod shutdown;
-mod tls;
+pub(super) mod tls;
 mod welcome;
 
 use std::convert::Infallible;
@@ -28,28 +29,33 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use self::listener::Listener;
+use self::reload::Hangups;
 use self::service_manager::ServiceManager;
 use self::shutdown::Signals;
-use self::tls::{Certificate, Tls};
+use self::tls::Tls;
 use self::welcome::print_welcome;
 use crate::access::Access;
 use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
 use crate::cli::tls::TlsArgs;
+use crate::cli::traces::TraceArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
 use crate::drf::body::BodyLimits;
 use crate::forwarding::{Forwarding, PublicUrl, TrustedProxy};
 use crate::health::{Health, report_store_error};
 use crate::http::idempotency;
+use crate::http::lock_observer::LiveObserver;
 use crate::http::middleware::cors::CorsOrigin;
 use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings, update_lock};
+use crate::live::{Live, ProductLocks};
 use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
 use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
 use crate::storage::{self, StorageOptions, redact_database_url};
+use crate::traces::Traces;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,8 +64,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often the metrics recorder merges the samples of its histograms, and callers that are below
 /// their rate limit are forgotten.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Connections to the address for operators, for which few files are reserved.
-const OPERATOR_CONNECTIONS: usize = 16;
+/// Connections to the address for operators, for which few files are reserved. A page of the board
+/// takes one for its stream, and some more while it loads.
+const OPERATOR_CONNECTIONS: usize = 32;
 /// The options that choose the addresses, for errors.
 const LISTEN: &str = "--listen";
 const OPERATE_LISTEN: &str = "--operate-listen";
@@ -79,11 +86,11 @@ pub(crate) struct ServeArgs {
     listen: ListenAddress,
 
     #[command(flatten)]
-    tls: TlsArgs,
+    pub(super) tls: TlsArgs,
 
     /// URL under which clients reach the API, for links [default: from the request]
     #[arg(long, env = "LOCKSTOCK_PUBLIC_URL", value_name = "URL")]
-    public_url: Option<PublicUrl>,
+    pub(super) public_url: Option<PublicUrl>,
 
     /// Proxies whose X-Forwarded-For, -Proto and -Host, or Forwarded, are read: addresses,
     /// networks, or unix for all peers of a Unix socket, separated by commas
@@ -183,7 +190,7 @@ pub(crate) struct ServeArgs {
     no_samples: bool,
 
     #[command(flatten)]
-    access: AccessArgs,
+    pub(super) access: AccessArgs,
 
     /// What to log: error, warn, info, debug, or a filter like warn,lockstock=debug
     #[arg(
@@ -204,6 +211,9 @@ pub(crate) struct ServeArgs {
     )]
     log_format: LogFormat,
 
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// Maximum size of a request body in bytes. Larger bodies get 413
     #[arg(long, env = "LOCKSTOCK_BODY_LIMIT", value_name = "BYTES", default_value = "65536", value_parser = number_in(64..=16_777_216_usize, 65536), help_heading = "Limits")]
     body_limit: usize,
@@ -216,12 +226,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "10000", value_parser = number_in(1..=1_000_000_usize, 10_000), help_heading = "Limits")]
     pub(super) max_connections: usize,
 
+    /// Maximum number of streams of live events, which the board and `lockstock top` read. Further
+    /// streams get 503. With 0 nothing is recorded for the board
+    #[arg(long, env = "LOCKSTOCK_MAX_WATCHERS", value_name = "NUMBER", default_value = "256", value_parser = number_in(0..=1_000_000_usize, 256), help_heading = "Limits")]
+    max_watchers: usize,
+
     /// Maximum number of connections to the database
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
     pub(super) database_connections: u32,
 
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
-    /// or whose client does not read a response for this time, is closed
+    /// or whose client does not read a response for this time, is closed; of a connection of HTTP/2
+    /// only that response
     #[arg(long, env = "LOCKSTOCK_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(values::TIMEOUT, "10s"), help_heading = "Timeouts")]
     header_timeout: Duration,
 
@@ -252,7 +268,10 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal stops the process.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let _flushed = logging::start(&args.log, args.log_format)?;
+    let (traces, spans) = Traces::start(&args.traces.settings())?.unzip();
+    let _flushed = logging::start(&args.log, args.log_format, spans)?;
+    // Before all that may take time: until then, SIGHUP ends the process.
+    let hangups = Hangups::listen()?;
     let service_manager = Arc::new(ServiceManager::from_environment());
     args.access.check_listeners(&args.listen)?;
     let access = args.access.access()?;
@@ -287,7 +306,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         exclusive: args.store.starts_with("memory:"),
         key_retention: args.key_retention,
     };
-    let storage = storage::open(&args.database, limits).await?;
+    let mut storage = storage::open(&args.database, limits).await?;
+    if traces.is_some() {
+        storage = storage::traced(storage, &args.database);
+    }
     if !args.no_samples {
         seed::create_if_empty(&*storage).await?;
     }
@@ -296,14 +318,35 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         wait: args.update_wait,
         after_update: args.after_update,
     };
+    let forwarding = Arc::new(Forwarding {
+        public_url: args.public_url.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+    });
+    let (prefix, suffix) = args.update_lock.parts();
+    let product_locks = ProductLocks {
+        prefix: prefix.to_owned(),
+        suffix: suffix.to_owned(),
+    };
+    let live = Live::new(
+        store.clone(),
+        storage.clone(),
+        product_locks,
+        args.max_watchers,
+    );
+    let observer = Arc::new(LiveObserver {
+        live: live.clone(),
+        forwarding: forwarding.clone(),
+    });
     let state = AppState::new(AppStateInner {
         update_lock: update_lock(
             &store,
             &store_health,
             args.update_lock.clone(),
             update_settings,
+            observer,
         ),
-        idempotency: idempotency::layers(&storage, &store, &store_health, args.body_limit),
+        live,
+        idempotency: idempotency::layer(&storage, &store_health, args.body_limit),
         backends: Backends::new(storage.clone(), store.clone(), store_health),
         storage: storage.clone(),
         store,
@@ -312,6 +355,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
                 max_bytes: args.body_limit,
                 timeout: args.body_timeout,
             },
+            unread_timeout: args.header_timeout,
             request_timeout: args.request_timeout,
             max_in_flight: args.max_requests,
             require_if_match: args.require_if_match,
@@ -320,10 +364,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             max_reservation_ttl: args.max_reservation_ttl,
             key_retention: args.key_retention,
         },
-        forwarding: Arc::new(Forwarding {
-            public_url: args.public_url.clone(),
-            trusted_proxies: args.trusted_proxies.clone(),
-        }),
+        forwarding,
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),
@@ -332,7 +373,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         warn!("{what}: {why}. {change}");
     }
     // Before the address is printed: a signal may follow at once.
-    let signals = Signals::listen(access.keys.is_some())?;
+    let signals = Signals::listen()?;
     let address = listener.address()?;
     let operate = for_operators.as_ref().map(Listener::address).transpose()?;
     print_welcome(&args, &address, operate.as_ref())?;
@@ -346,7 +387,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "serving"
     );
     service_manager.ready();
-    let certificate = tls.map(|tls| tls.certificate);
+    let mut background = JoinSet::new();
+    hangups.watch(access.keys.clone(), tls, &mut background);
     serve(
         Listeners {
             api: listener,
@@ -354,7 +396,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         },
         state,
         access,
-        certificate,
+        background,
         &args,
         signals,
         service_manager,
@@ -362,6 +404,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     .await;
     if timeout(args.drain_timeout, storage.close()).await.is_err() {
         warn!("the database connections did not close in time");
+    }
+    if let Some(traces) = traces {
+        traces.flush().await;
     }
     info!("stopped");
     Ok(())
@@ -377,9 +422,9 @@ async fn serve(
     listeners: Listeners,
     state: AppState,
     access: Access,
-    certificate: Option<Arc<Certificate>>,
+    mut background: JoinSet<()>,
     args: &ServeArgs,
-    mut signals: Signals,
+    signals: Signals,
     service_manager: Arc<ServiceManager>,
 ) {
     let routers = routers(
@@ -390,21 +435,11 @@ async fn serve(
     );
     let router = routers.api;
     let mut upkeep = interval(UPKEEP_INTERVAL);
-    let mut background = JoinSet::new();
     background.spawn(idempotency::sweep(state.storage.clone()));
-    if let Some(certificate) = certificate {
-        background.spawn(async move { certificate.watch().await });
-    }
-    if let (Some(keys), Some(mut reload)) = (access.keys, signals.reload.take()) {
-        background.spawn(async move {
-            while reload.recv().await.is_some() {
-                // The file is small, and on a local disk.
-                keys.reload();
-            }
-        });
-    }
     let watched = state.clone();
     background.spawn(async move { watched.backends.watch().await });
+    let live = state.live.clone();
+    background.spawn(async move { match live.run().await {} });
     let watchdog = service_manager.clone();
     background.spawn(async move { watchdog.feed_watchdog().await });
     if let (Some(listener), Some(router)) = (listeners.operators, routers.operation) {
@@ -413,6 +448,8 @@ async fn serve(
     }
     let mut shutdown = pin!(signals.shutdown(args.drain_delay, || {
         state.draining.store(true, Ordering::Relaxed);
+        // They would delay the end of the drain, and clients can go to another server.
+        state.live.close();
         service_manager.stopping();
     }));
     let listener = listeners.api;

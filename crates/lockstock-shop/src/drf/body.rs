@@ -225,6 +225,22 @@ impl Fields {
         }
     }
 
+    /// Parses a JSON object.
+    pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, ApiError> {
+        json_fields(bytes)
+    }
+
+    /// Returns fields with these values, which are those of a form.
+    pub(crate) fn from_inputs(inputs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let inputs = inputs.into_iter();
+        let fields = inputs.map(|(name, text)| (name, FieldValue::Input(text)));
+        Self(fields.collect())
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&FieldValue> {
         self.0.get(name)
     }
@@ -370,6 +386,9 @@ fn check_part_head(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     Ok(())
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 
 #[cfg(test)]
 mod tests {

@@ -27,6 +27,25 @@ pub(crate) enum Field {
     },
 }
 
+impl Field {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Char(field) => field.name,
+            Self::Integer(field) => field.name,
+            Self::ReadOnly { name, .. } => name,
+        }
+    }
+
+    /// Returns whether a new resource needs a value.
+    pub(crate) fn is_required(&self) -> bool {
+        match self {
+            Self::Char(field) => field.required,
+            Self::Integer(field) => field.required,
+            Self::ReadOnly { .. } => false,
+        }
+    }
+}
+
 /// Whether required fields may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Completeness {

@@ -1,8 +1,8 @@
-//! Content negotiation of errors: the format, from `Accept` (RFC 9110, section 12.5.1). The
+//! Content negotiation of pages and errors: the format, from `Accept` (RFC 9110, section 12.5.1). The
 //! language is negotiated as by the layers of `lockstock-http`.
 
-use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, HeaderValue};
 use lockstock_http::Language;
 use serde_json::Value;
 
@@ -45,6 +45,23 @@ impl ErrorFormat {
         }
         format
     }
+}
+
+/// Returns whether the client accepts server-sent events.
+pub(crate) fn accepts_events(headers: &HeaderMap) -> bool {
+    !headers.contains_key(ACCEPT)
+        || members(headers, &ACCEPT).any(|range| {
+            let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
+            let media_type = media_type.trim().to_ascii_lowercase();
+            matches!(&*media_type, "text/event-stream" | "text/*" | "*/*")
+                && !is_excluded(parameters)
+        })
+}
+
+/// Returns whether the client is a browser that opens a page.
+pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).map(HeaderValue::as_bytes);
+    accept.is_some_and(|accept| accept.starts_with(b"text/html"))
 }
 
 /// Whether the parameters of a media range contain a quality of zero. Of the JSON types it is

@@ -120,6 +120,18 @@ pub(crate) fn no_match(resource: &str) -> Sentence {
     format!("No {resource} matches the given query.").into()
 }
 
+// The list of locks.
+
+pub(crate) const INVALID_DURATION: Sentence = Sentence::fixed(
+    "Enter a number and a unit, like 500ms or 3s.",
+    "500ms, 3s와 같이 숫자와 단위를 입력하세요.",
+);
+
+pub(crate) const INVALID_HOLDER: Sentence = Sentence::fixed(
+    "Enter the token of a holder: 32 hexadecimal digits.",
+    "보유자의 토큰(16진수 32자리)을 입력하세요.",
+);
+
 // DRF: bodies and fields.
 
 pub(crate) const REQUIRED: Sentence =

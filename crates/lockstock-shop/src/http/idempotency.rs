@@ -12,7 +12,6 @@ use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use lockstock::Store;
 use lockstock_http::{
     BoxError, IdempotencyLayer, RecordStore, RecordedResponse, RequestKey, idempotency_key,
 };
@@ -24,11 +23,8 @@ use crate::drf::body::{self, BodyUse};
 use crate::error::ApiError;
 use crate::health::Health;
 use crate::http::request_context::caller;
-use crate::state::{AppState, IdempotencyLayers};
+use crate::state::AppState;
 use crate::storage::{IdempotencyKey, IdempotentWrite, OrderOutcome, ResponseRecord, Storage};
-
-/// How long a key stays claimed in the store of the locks if the server that claimed it dies.
-const CLAIM_LEASE: Duration = Duration::from_secs(5);
 
 /// How often expired records are deleted, how many at a time, and the pause in between.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -52,24 +48,18 @@ impl RecordStore for StoredRecords {
     }
 }
 
-/// Builds the layers.
-pub(crate) fn layers(
+/// Builds the layer. It claims keys in this process only: between servers, the transaction that writes
+/// the record decides, and an update waits for the lock of its product first.
+pub(crate) fn layer(
     storage: &Arc<dyn Storage>,
-    store: &Store,
     store_health: &Arc<Health>,
     body_limit: usize,
-) -> IdempotencyLayers {
-    let layer = || {
-        IdempotencyLayer::transactional(StoredRecords(storage.clone()))
-            .methods(METHODS)
-            .caller(|parts| caller(parts).to_string())
-            .body_limit(body_limit)
-            .on_rejection(ApiError::of_layer_on(store_health.clone()))
-    };
-    IdempotencyLayers {
-        orders: layer(),
-        updates: layer().claim_in(store, CLAIM_LEASE),
-    }
+) -> IdempotencyLayer {
+    IdempotencyLayer::transactional(StoredRecords(storage.clone()))
+        .methods(METHODS)
+        .caller(|parts| caller(parts).to_string())
+        .body_limit(body_limit)
+        .on_rejection(ApiError::of_layer_on(store_health.clone()))
 }
 
 /// Deletes expired records until it is dropped. Works in small steps, so that no write waits

@@ -10,6 +10,7 @@ mod load_shed;
 mod render;
 mod request_id;
 mod unread_body;
+mod unsent_body;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,8 @@ use tracing::Instrument;
 use self::access_log::AccessLog;
 use self::cors::{AllowedOrigin, CorsOrigin};
 use self::render::Renderer;
-use crate::access::{Access, Admission, Authenticated, Requirement};
+use crate::access::{Access, Admission, Authenticated, Requirement, WritesNeedKey};
+use crate::error::negotiate::prefers_html;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::preconditions;
 use crate::http::routes::{Route, Routes};
@@ -39,6 +41,8 @@ pub(crate) struct Middleware {
     /// Origins whose pages may call the API.
     pub(crate) cors_origins: Arc<[CorsOrigin]>,
     pub(crate) access: Access,
+    /// Whether `/` is a page for browsers.
+    pub(crate) has_pages: bool,
 }
 
 /// Handles a request to any path.
@@ -52,6 +56,7 @@ pub(crate) async fn handle(
         routes,
         cors_origins,
         access,
+        has_pages,
     } = middleware;
     let request_id = request_id::assign(&mut request);
     let route = routes.of(&request);
@@ -66,12 +71,18 @@ pub(crate) async fn handle(
         // It never has credentials, and reaches no handler.
         Requirement::Nothing
     } else {
-        requirement(&request)
+        requirement(&request, has_pages)
     };
-    let Admission { key, rate, verdict } = access.admit(requirement, request.headers(), client);
+    let Admission { key, rate, verdict } = {
+        let (method, headers) = (request.method(), request.headers());
+        access.admit(requirement, method, headers, client)
+    };
     let key_name = key.as_ref().map(|key| key.name.clone());
     let log = AccessLog::begin(&request, &request_id, client, route, key_name);
     let renderer = Renderer::of(&request);
+    if has_pages && access.keys.is_some() {
+        request.extensions_mut().insert(WritesNeedKey);
+    }
     if let Some(key) = key {
         request.extensions_mut().insert(Authenticated(key));
     }
@@ -105,11 +116,15 @@ pub(crate) async fn handle(
         close_connection(&mut response, &state, expects_continue);
     }
     let code = response.extensions().get::<ErrorCode>();
+    let span = log.span();
     log.end(response.status(), code.map(|code| code.0));
-    response
+    unsent_body::drop_unread(response, state.settings.unread_timeout, span)
 }
 
-fn requirement(request: &Request) -> Requirement {
+fn requirement(request: &Request, has_pages: bool) -> Requirement {
+    if has_pages && request.uri().path() == "/" && prefers_html(request.headers()) {
+        return Requirement::Page;
+    }
     let is_routed = request.extensions().get::<MatchedPath>().is_some();
     Requirement::of(request.method(), request.uri().path(), is_routed)
 }
@@ -138,7 +153,7 @@ async fn limit(
             return Ok(next.run(request).await);
         };
         // In the order of DRF.
-        renderer.require_acceptable()?;
+        renderer.require_acceptable(route)?;
         verdict?;
         preconditions::evaluate(state, route, request, next).await
     };

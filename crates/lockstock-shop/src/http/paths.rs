@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::drf::python;
 use crate::error::ApiError;
 
+/// The stream of events, which is no JSON.
+pub(crate) const EVENTS: &str = "/api/locks/events";
+
 /// The `{id}` of `/api/products/{id}/…`, parsed as Python's `int` parses it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProductId(pub(crate) i64);

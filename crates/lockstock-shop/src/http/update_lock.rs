@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use lockstock::Store;
-use lockstock_http::{Key, LockLayer};
+use lockstock_http::{Key, LockLayer, LockObserver};
 
 use crate::error::ApiError;
 use crate::failpoint;
@@ -93,6 +93,7 @@ pub(crate) fn update_lock(
     store_health: &Arc<Health>,
     names: LockNameTemplate,
     settings: UpdateLockSettings,
+    observer: Arc<dyn LockObserver>,
 ) -> LockLayer {
     let key = Key::from_fn(move |parts| lock_name(&names, parts));
     let layer = match settings.after_update {
@@ -106,6 +107,7 @@ pub(crate) fn update_lock(
         .wait(settings.wait)
         // The transaction that writes compares the fence and the deadline.
         .finish_when_lost()
+        .observed_by(observer)
         .on_rejection(ApiError::of_layer_on(store_health.clone()))
 }
 

@@ -80,6 +80,19 @@ impl StorageError {
         self.fault().is_some() || matches!(self.kind, Kind::Timeout(_))
     }
 
+    /// Returns the name of the kind of error.
+    pub(super) fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Database(_) => "database",
+            Kind::Unreachable(_) => "unreachable",
+            Kind::Timeout(_) => "timeout",
+            Kind::Overloaded => "overloaded",
+            Kind::FileMoved => "file_moved",
+            Kind::Conflict(_) => "conflict",
+            Kind::Bug(_) => "bug",
+        }
+    }
+
     /// Returns the cause, without what all errors of a database have in common.
     pub(super) fn reason(&self) -> String {
         match &self.kind {

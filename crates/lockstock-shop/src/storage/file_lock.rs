@@ -26,9 +26,38 @@ use super::database_file::{DatabaseFile, Identity};
 
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
+const OTHER_PATH: &str = "another lockstock has opened the file under another path: stop that one, or \
+                          give both the same path";
+const OTHER_FILE: &str = "another lockstock, which still runs, has opened the file that was here before, \
+                          or is an earlier version: stop that one";
+
 pub(super) struct FileLock {
     database: DatabaseFile,
     beside: File,
+}
+
+/// How a command that writes beside servers has found the file.
+pub(super) enum Joined {
+    /// No server uses it, and none starts while the lock is held.
+    Alone(FileLock),
+    /// A server uses it, under the same path.
+    BesideServer,
+}
+
+/// Opens a database file, which is created if it does not exist, for a command that may write beside a
+/// server. Unlike a server, such a command needs no lock that keeps others off the file: it only has
+/// to use the same write-ahead log.
+pub(super) fn join(file: &Path) -> anyhow::Result<(Identity, Joined)> {
+    let lock = FileLock::open(file)?;
+    let identity = lock.identity().clone();
+    let FileLock { database, beside } = &lock;
+    let joined = match (database.file.try_lock(), beside.try_lock()) {
+        (Ok(()), Ok(())) => Joined::Alone(lock),
+        (Ok(()), Err(_)) => anyhow::bail!(OTHER_FILE),
+        (Err(_), Ok(())) => anyhow::bail!(OTHER_PATH),
+        (Err(_), Err(_)) => Joined::BesideServer,
+    };
+    Ok((identity, joined))
 }
 
 /// What an attempt to lock the file found.
@@ -43,11 +72,7 @@ impl FileLock {
     /// Locks a database file, which is created if it does not exist: exclusively if no other
     /// server uses it yet.
     pub(super) async fn acquire(file: &Path, options: StorageOptions) -> anyhow::Result<Self> {
-        let database = DatabaseFile::create(file)?;
-        let path = database.identity.path.with_added_extension("lock");
-        let beside = File::create(&path)
-            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
-        let lock = Self { database, beside };
+        let lock = Self::open(file)?;
         let deadline = Instant::now() + options.timeout;
         loop {
             let attempt = lock.try_lock(options.exclusive);
@@ -59,19 +84,21 @@ impl FileLock {
                     "another lockstock is serving it: stop that one, choose another file with \
                      --database, or let all of them share a Redis with --store"
                 ),
-                Attempt::OtherPath if is_last => anyhow::bail!(
-                    "another lockstock has opened the file under another path: stop that one, or \
-                     give both the same path"
-                ),
-                Attempt::OtherFile if is_last => anyhow::bail!(
-                    "another lockstock, which still runs, has opened the file that was here before, \
-                     or is an earlier version: stop that one"
-                ),
+                Attempt::OtherPath if is_last => anyhow::bail!(OTHER_PATH),
+                Attempt::OtherFile if is_last => anyhow::bail!(OTHER_FILE),
                 Attempt::InUse | Attempt::OtherPath | Attempt::OtherFile => {
                     sleep(RETRY_DELAY).await
                 }
             }
         }
+    }
+
+    fn open(file: &Path) -> anyhow::Result<Self> {
+        let database = DatabaseFile::create(file)?;
+        let path = database.identity.path.with_added_extension("lock");
+        let beside = File::create(&path)
+            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+        Ok(Self { database, beside })
     }
 
     /// Returns the identity of the database file.

@@ -4,7 +4,7 @@
 //! which a recorded checksum differs: an applied file never changes.
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{SqlSafeStr, SqlStr};
+use sqlx::{SqlSafeStr, SqlStr, SqliteConnection};
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $description:literal $file:literal),+ $(,)?) => {
@@ -51,6 +51,27 @@ pub(super) fn explain(migrator: &Migrator, error: MigrateError) -> anyhow::Error
             )
         }
         error => error.into(),
+    }
+}
+
+/// Fails unless the tables of a SQLite database are those of this version. For a command beside a
+/// server, which has migrated the database already.
+pub(super) async fn ensure_current(
+    migrator: &Migrator,
+    connection: &mut SqliteConnection,
+) -> anyhow::Result<()> {
+    let applied: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(connection)
+        .await?;
+    let known = migrator.iter().map(|known| known.version).max();
+    match applied {
+        Some(version) if applied > known => {
+            Err(explain(migrator, MigrateError::VersionMissing(version)))
+        }
+        _ if applied < known => anyhow::bail!(
+            "a server of an earlier version uses the database: start this version of the server first"
+        ),
+        _ => Ok(()),
     }
 }
 

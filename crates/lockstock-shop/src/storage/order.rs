@@ -156,6 +156,11 @@ impl OrderOutcome {
         counter!("lockstock_orders_total", &labels).increment(1);
     }
 
+    /// Returns whether the order has changed the stock of its product, or what is set aside of it.
+    pub(crate) fn has_effect(&self) -> bool {
+        matches!(self, Self::Purchased(_) | Self::Held(_) | Self::Released(_))
+    }
+
     /// Returns whether the order is refused for a state that may change: the same order may
     /// succeed later. An expired or settled reservation stays so.
     pub(super) fn may_change(&self) -> bool {

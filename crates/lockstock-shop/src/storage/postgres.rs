@@ -6,6 +6,8 @@
 mod advice;
 mod clock;
 pub(super) mod examination;
+pub(super) mod export;
+pub(super) mod import;
 mod orders;
 mod pool;
 mod records;
@@ -45,8 +47,8 @@ use crate::health::Health;
 
 /// Applies a macro of [`sql`] to the clock of Postgres.
 macro_rules! with_clock {
-    ($sql:ident) => {
-        $crate::storage::sql::$sql!("statement_timestamp()")
+    ($($sql:ident)::+) => {
+        $crate::storage::sql::$($sql)::+!("statement_timestamp()")
     };
 }
 use with_clock;

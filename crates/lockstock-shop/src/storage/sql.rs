@@ -3,6 +3,8 @@
 //! Statements are constants; only lists are built, from the names of the enums below. Every
 //! value of a client is bound.
 
+pub(super) mod import;
+
 use sqlx::{Database, Encode, QueryBuilder, Type};
 
 use super::{Column, Comparison, Direction, EntryFilter, Filter, LedgerEntry, ProductQuery};

@@ -8,6 +8,8 @@ mod backup;
 mod checkpoint;
 mod command;
 pub(super) mod examination;
+pub(super) mod export;
+pub(super) mod import;
 mod orders;
 mod records;
 mod refusals;
@@ -49,8 +51,8 @@ use crate::health::{Condition, Health};
 /// Applies a macro of [`sql`] to the clock of SQLite: to the millisecond, in the format of stored
 /// times.
 macro_rules! with_clock {
-    ($sql:ident) => {
-        $crate::storage::sql::$sql!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')")
+    ($($sql:ident)::+) => {
+        $crate::storage::sql::$($sql)::+!("strftime('%Y-%m-%dT%H:%M:%f000+00:00')")
     };
 }
 use with_clock;
@@ -109,14 +111,7 @@ struct Get {
 
 impl Sqlite {
     pub(super) async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
-        anyhow::ensure!(
-            !url.contains(":memory:") && !url.contains("mode=memory"),
-            "an in-memory database loses every sale when the server stops: name a file"
-        );
-        anyhow::ensure!(
-            !matches!(url, "sqlite:" | "sqlite://"),
-            "the URL names no file: write sqlite://FILE, like sqlite://lockstock.sqlite3"
-        );
+        ensure_file(url)?;
         let connect_options = SqliteConnectOptions::from_str(url)?
             // The lock has created it. A file that is gone later is not replaced by an empty one.
             .create_if_missing(false)
@@ -368,6 +363,19 @@ impl Storage for Sqlite {
         // The last connection to close removes the write-ahead log.
         self.writer.lock().await.close().await;
     }
+}
+
+/// Fails if the URL names no file.
+fn ensure_file(url: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !url.contains(":memory:") && !url.contains("mode=memory"),
+        "an in-memory database loses every sale when the server stops: name a file"
+    );
+    anyhow::ensure!(
+        !matches!(url, "sqlite:" | "sqlite://"),
+        "the URL names no file: write sqlite://FILE, like sqlite://lockstock.sqlite3"
+    );
+    Ok(())
 }
 
 /// Formats a time as the columns store it: with a fixed length, so that texts compare as times.

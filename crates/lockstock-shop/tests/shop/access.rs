@@ -16,29 +16,29 @@ use tempfile::TempDir;
 use crate::harness::{Response, Server, ServerBuilder, binary, product};
 
 /// A file of API keys, written by `lockstock key new`.
-struct KeyFile {
+pub(crate) struct KeyFile {
     folder: TempDir,
 }
 
 impl KeyFile {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { folder }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("api-keys")
     }
 
     /// Adds a key and returns its secret.
-    fn add(&self, name: &str, scope: &str) -> String {
+    pub(crate) fn add(&self, name: &str, scope: &str) -> String {
         let output = self.create(name, scope, &["--json"]);
         assert!(output.status.success(), "{output:?}");
         let key: Value = serde_json::from_slice(&output.stdout).unwrap();
         key["secret"].as_str().unwrap().to_owned()
     }
 
-    fn create(&self, name: &str, scope: &str, args: &[&str]) -> Output {
+    pub(crate) fn create(&self, name: &str, scope: &str, args: &[&str]) -> Output {
         binary()
             .args(["key", "new", name, "--scope", scope, "--file"])
             .arg(self.path())
@@ -48,22 +48,22 @@ impl KeyFile {
             .unwrap()
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(self.path()).unwrap()
     }
 
     /// Replaces the file, as its user would.
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         std::fs::write(self.path(), text).unwrap();
         self.set_mode(0o600);
     }
 
-    fn set_mode(&self, mode: u32) {
+    pub(crate) fn set_mode(&self, mode: u32) {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(self.path(), permissions).unwrap();
     }
 
-    fn server(&self) -> ServerBuilder {
+    pub(crate) fn server(&self) -> ServerBuilder {
         Server::embedded().args(&["--api-key-file", self.path().to_str().unwrap()])
     }
 }

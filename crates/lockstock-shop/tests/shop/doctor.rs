@@ -237,8 +237,7 @@ const RIGHTS: &str = include_str!("../../../../docs/acl.txt");
 
 #[test]
 fn a_user_with_the_documented_rights_has_no_complaints_and_each_missing_one_is_named() {
-    let mut arguments = vec!["--user", "locks", "on", ">pw"];
-    arguments.extend(["~product-update-lock-*", "~idempotency:*"]);
+    let mut arguments = vec!["--user", "locks", "on", ">pw", "~product-update-lock-*"];
     arguments.extend(RIGHTS.split_whitespace());
     let redis = healthy(&arguments);
     let url = redis.url_as("locks", "pw");
@@ -291,13 +290,7 @@ fn a_user_with_the_documented_rights_has_no_complaints_and_each_missing_one_is_n
         "warning",
         &["ACL SETUSER locks +scan +info"],
     );
-    set(&[
-        "+scan",
-        "+info",
-        "resetkeys",
-        "~lockstock:*",
-        "~idempotency:*",
-    ]);
+    set(&["+scan", "+info", "resetkeys", "~lockstock:*"]);
     let keys = examine(&url);
     keys.expect(
         "store.permissions",

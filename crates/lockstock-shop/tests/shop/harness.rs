@@ -310,6 +310,15 @@ pub(crate) async fn locked(redis: &Redis, id: i64) {
     .await;
 }
 
+/// Waits until the lock of a product has a waiter in Redis.
+pub(crate) async fn waited_for(redis: &Redis, id: i64) {
+    let queue = format!("lockstock:{{product-update-lock-{id}}}:queue");
+    eventually("the lock has a waiter", async || {
+        (redis.command(&["ZCARD", &queue]).unwrap() != "0").then_some(())
+    })
+    .await;
+}
+
 /// Returns whether the store grants every lock in this run.
 pub(crate) fn every_lock_is_granted() -> bool {
     std::env::var("FAILPOINTS").is_ok_and(|points| points.contains("update.always_granted"))

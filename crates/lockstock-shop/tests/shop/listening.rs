@@ -1,16 +1,14 @@
-//! Listening: addresses, Unix sockets, the limit on open files, and signals.
+//! Listening: addresses, Unix sockets, and the limit on open files.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use reqwest::Method;
-use serde_json::json;
-
-use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
 
 /// Sends a request through a Unix socket and returns the response.
 fn get(socket: &Path, path: &str) -> String {
@@ -77,6 +75,25 @@ async fn a_unix_socket_is_served_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_umask_decides_which_users_may_connect_to_a_unix_socket() {
+    for (umask, mode) in [("022", 0o755), ("007", 0o770), ("077", 0o700)] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("shop.sock");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
+            .arg(binary().get_program())
+            .args(["--listen", &format!("unix:{}", socket.display())])
+            .arg("--database")
+            .arg(sqlite(&folder.path().join("shop.sqlite3")));
+        let _server = Server::from(command).start();
+        // To connect is to write.
+        let permissions = std::fs::metadata(&socket).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "umask {umask}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_a_killed_server_left_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("shop.sock");
@@ -100,61 +117,6 @@ async fn a_host_name_is_an_address() {
         .args(&["--listen", "localhost:0"])
         .start();
     assert_eq!(server.get("/healthz").await.status, 200);
-}
-
-#[tokio::test]
-async fn sighup_drains_like_sigterm() {
-    let folder = tempfile::tempdir().unwrap();
-    // The tests themselves may run under nohup.
-    let mut command = Command::new("env");
-    command
-        .arg("--default-signal=HUP")
-        .arg(binary().get_program())
-        .args(["--listen", "127.0.0.1:0", "--database"])
-        .arg(sqlite(&folder.path().join("shop.sqlite3")));
-    let server = Server::from(command)
-        .args(&["--drain-delay", "0s", "--update-lease", "60s"])
-        .failing("update.locked=return(1000)")
-        .start();
-    let id = server.create(10).await;
-    let update = server
-        .request(Method::PATCH, &product(id))
-        .json(&json!({ "stock": 9 }));
-    let update = tokio::spawn(update.send());
-    server.paused().await;
-    const SIGHUP: i32 = 1;
-    server.process.signal(SIGHUP);
-    eventually("the server drains", async || {
-        server.log().contains("shutting down").then_some(())
-    })
-    .await;
-    // A closed terminal and systemd send more than one signal at once.
-    server.process.signal(SIGHUP);
-    server.process.terminate();
-    assert_eq!(update.await.unwrap().unwrap().status(), 200);
-    let status = server.process.wait(PATIENCE).expect("exits");
-    assert_eq!(status.code(), Some(0), "{}", server.log());
-}
-
-#[tokio::test]
-async fn sighup_is_ignored_under_nohup() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new("nohup");
-    command
-        .arg(binary().get_program())
-        .args(["--listen", "127.0.0.1:0", "--database"])
-        .arg(sqlite(&folder.path().join("shop.sqlite3")));
-    let server = Server::from(command).start();
-    const SIGHUP: i32 = 1;
-    server.process.signal(SIGHUP);
-    // Handled in order, after SIGHUP would have been.
-    server.process.terminate();
-    assert_eq!(
-        server.process.wait(PATIENCE).expect("exits").code(),
-        Some(0)
-    );
-    let starts = server.log().matches("shutting down").count();
-    assert_eq!(starts, 1, "{}", server.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

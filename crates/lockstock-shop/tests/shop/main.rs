@@ -4,6 +4,7 @@
 
 mod access;
 mod bench;
+mod board;
 mod bodies;
 mod cli;
 mod commit_faults;
@@ -14,8 +15,12 @@ mod deployment;
 mod django_redis;
 mod doctor;
 mod doctor_databases;
+mod doctor_files;
+mod hangup;
 mod harness;
+mod http2_floods;
 mod idempotency;
+mod import_export;
 mod installation;
 mod languages;
 mod listening;
@@ -25,10 +30,16 @@ mod monitoring;
 mod operations;
 mod outages;
 mod pgbouncer;
+mod postgres_tls;
 mod proxies;
 mod race;
 mod readiness;
 mod sales;
+mod secrets;
 mod tls;
+mod top;
+#[cfg(feature = "otlp")]
+mod traces;
 mod update_lock;
 mod updates;
+mod upgrades;

@@ -199,6 +199,66 @@ async fn an_ambiguous_request_closes_the_connection() {
     assert_eq!(server.stock(id).await, 10);
 }
 
+/// Requests whose end or target a proxy may read in another way. Each is rejected, or answered as one
+/// request.
+#[tokio::test]
+async fn an_unusual_request_is_one_request_or_none() {
+    let server = Server::embedded().start();
+    let id = server.create(10).await;
+    let smuggled =
+        format!("PATCH /api/products/{id}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    let chunked = "POST /api/products/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let heads = [
+        // A value that goes on in the next line.
+        format!("{chunked}Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+        format!("{chunked}Transfer-Encoding: identity,\r\n chunked\r\n\r\n0\r\n\r\n"),
+        // Sizes of chunks.
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"),
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n"),
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"),
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n2;a=\nx\r\n{{}}\r\n0\r\n\r\n"),
+        // Requests of HTTP/1.0 have no chunks.
+        "POST /api/products/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "GET /api/products/\r\n\r\n".to_owned(),
+        "GET /api/products/ HTTP/9.9\r\nHost: x\r\n\r\n".to_owned(),
+        "GET /api/products/\0 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "GET /api/products/ HTTP/1.1\r\nHost: x\r\nX\0: y\r\n\r\n".to_owned(),
+        "GET /api/products/ HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n".to_owned(),
+        format!(
+            "GET /api/products/ HTTP/1.1\r\nHost: x\r\n{}\r\n",
+            "A: b\r\n".repeat(10_000)
+        ),
+    ];
+    for head in heads {
+        let response = raw(&server, format!("{head}{smuggled}").as_bytes()).await;
+        let responses = response.matches("HTTP/1.").count();
+        let rejected = response.is_empty() || response.starts_with("HTTP/1.1 4");
+        assert!(rejected && responses <= 1, "{head:?}: {response}");
+    }
+    // Names of another server, and bytes that are no UTF-8, lead to no other route.
+    for (target, status) in [
+        ("http://elsewhere/api/products/", 200),
+        ("http://elsewhere/../../etc/passwd", 404),
+        ("elsewhere:443", 404),
+        ("*", 404),
+        ("/api/products/%c0%af%c0%ae/", 404),
+        ("/api/products/%00%0d%0aX:%20y/", 404),
+        ("//elsewhere/api/products/", 404),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let response = raw(&server, request.as_bytes()).await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(response.starts_with(&expected), "{target}: {response}");
+        assert!(!response.contains("elsewhere"), "{target}: {response}");
+    }
+    // A client of HTTP/1.0 that keeps its connection sends one request after another.
+    let old = "GET /api/products/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    let old = format!("{old}{}", old.replace("keep-alive", "close"));
+    let response = raw(&server, old.as_bytes()).await;
+    assert_eq!(response.matches("HTTP/1.0 200 ").count(), 2, "{response}");
+    assert_eq!(server.stock(id).await, 10);
+}
+
 #[tokio::test]
 async fn a_request_must_name_exactly_one_host() {
     let server = Server::embedded().start();
@@ -329,29 +389,50 @@ async fn a_request_that_times_out_is_still_completed() {
 
 #[tokio::test]
 async fn log_lines_cannot_be_forged() {
-    let server = Server::embedded().start();
-    let request = b"GET /api/products/%0a%7b%22forged%22:1%7d/ HTTP/1.1\r\nHost: x\r\n\
-        X-Request-Id: a\"b\\c\r\nConnection: close\r\n\r\n";
-    raw(&server, request).await;
+    // Escapes of a terminal, line ends, quotes, in everything of a request that is logged.
+    let request =
+        b"GET /api/products/%0a%7b%22forged%22:1%7d%1b[31m\xc2\x85\xe2\x80\xa8/ HTTP/1.1\r\n\
+        Host: x\r\nX-Request-Id: a\"b\\c\r\nUser-Agent: \x1b[2J\r\n\
+        X-Forwarded-For: 1.2.3.4%0aforged, \x1b[31mforged\r\nConnection: close\r\n\r\n";
     let mut long =
         b"GET /api/products/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: ".to_vec();
     long.extend_from_slice(&[b'x'; 1000]);
     long.extend_from_slice(b"\r\n\r\n");
-    let response = raw(&server, &long).await;
-    assert!(
-        !response.contains("xxxx"),
-        "an id of a thousand characters is replaced"
-    );
-    let log = eventually("logged", async || {
-        let log = server.log();
-        (log.matches("answered").count() >= 2).then_some(log)
-    })
-    .await;
-    for line in log.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
-        assert!(line["message"].is_string());
+    for format in ["json", "text"] {
+        let server = Server::embedded()
+            .args(&[
+                "--log-format",
+                format,
+                "--log",
+                "debug",
+                "--trusted-proxies",
+                "127.0.0.1",
+            ])
+            .start();
+        raw(&server, request).await;
+        let response = raw(&server, &long).await;
+        assert!(
+            !response.contains("xxxx"),
+            "an id of a thousand characters is replaced"
+        );
+        let log = eventually("logged", async || {
+            let log = server.log();
+            (log.matches("answered").count() >= 2).then_some(log)
+        })
+        .await;
+        for line in log.lines() {
+            let is_plain = |c: char| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
+            assert!(line.chars().all(is_plain), "{line:?}");
+            if format == "json" {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert!(line["timestamp"].is_string());
+            } else {
+                // Each line begins with its time.
+                assert!(line.starts_with("20") && line[..20].contains('T'), "{line}");
+            }
+        }
+        server.create(1).await;
     }
-    server.create(1).await;
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@ use reqwest::{Client, Method, Url};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::harness::{Server, eventually, new_database, product, sqlite};
+use crate::harness::{Server, binary, eventually, new_database, product, sqlite};
 
 const DASHBOARD: &str = include_str!("../../../../deploy/grafana.json");
+const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
 const ALERTS: &str = include_str!("../../../../deploy/alerts.yml");
 
 /// Sells, reserves, and refuses for stock.
@@ -64,6 +65,54 @@ async fn sales_are_counted(server: &Server) {
 async fn sales_connections_and_the_process_are_in_the_metrics() {
     sales_are_counted(&Server::embedded().start()).await;
     sales_are_counted(&Server::on("memory://", &new_database()).start()).await;
+}
+
+/// Returns the names in a section of docs/operations.md: those in the first column of its table.
+fn documented(section: &str) -> BTreeSet<&'static str> {
+    let heading = format!("\n## {section}\n");
+    let section = OPERATIONS.split_once(&heading).unwrap().1;
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+    names.collect()
+}
+
+#[tokio::test]
+async fn the_documented_metrics_are_those_of_a_server() {
+    let (redis, folder) = (Redis::start(), tempfile::tempdir().unwrap());
+    let keys = folder.path().join("keys").display().to_string();
+    let mut new_key = binary();
+    new_key.args([
+        "key", "new", "web", "--scope", "admin", "--json", "--file", &keys,
+    ]);
+    let key: Value = serde_json::from_slice(&new_key.output().unwrap().stdout).unwrap();
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--api-key-file", &keys])
+        .start();
+    let send = async |method, path: &str, body: Value| {
+        let request = server.request(method, path).json(&body);
+        let request = request.bearer_auth(key["secret"].as_str().unwrap());
+        let response = server.send(request).await;
+        assert!(response.status.is_success(), "{path}: {response:?}");
+        response.body
+    };
+    let new = json!({ "name": "Mug", "price": 1, "stock": 5 });
+    send(Method::POST, "/api/products/", new).await;
+    send(Method::PATCH, "/api/products/1/", json!({ "stock": 4 })).await;
+    let order = json!({ "quantity": 1 });
+    send(Method::POST, "/api/products/1/purchases/", order).await;
+    let metrics = send(Method::GET, "/metrics", json!({})).await;
+    let types = metrics.as_str().unwrap().lines();
+    let types = types.filter_map(|line| line.strip_prefix("# TYPE "));
+    let exported: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(documented("Metrics"), exported);
+}
+
+#[test]
+fn each_alert_is_documented() {
+    let alerts = ALERTS.lines();
+    let alerts = alerts.filter_map(|line| line.trim_start().strip_prefix("- alert: "));
+    assert_eq!(documented("Alerts"), alerts.collect::<BTreeSet<_>>());
 }
 
 /// A Prometheus that scrapes a server, with the rules of `deploy/alerts.yml`.

@@ -6,6 +6,7 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::access::KeyFile;
 use crate::harness::{Server, eventually, locked, product, sqlite};
 
 #[tokio::test]
@@ -142,41 +143,6 @@ async fn each_response_carries_the_request_id_that_is_logged() {
 }
 
 #[tokio::test]
-async fn passwords_appear_neither_in_responses_nor_in_logs() {
-    let redis = Redis::start_with(&["--requirepass", "open-sesame"]);
-    let postgres = Postgres::start();
-    let store = redis
-        .url()
-        .replace("redis://", "redis://default:open-sesame@");
-    let database = postgres
-        .create_database("shop")
-        .replace("postgres@", "postgres:hush-hush@");
-    let server = Server::on(&store, &database)
-        .args(&["--log", "trace", "--store-timeout", "1s"])
-        .args(&["--database-timeout", "1s"])
-        .start();
-    let id = server.create(10).await;
-    assert_eq!(server.patch(id, json!({ "stock": 9 })).await.status, 200);
-    redis.kill();
-    postgres.kill();
-    let mut seen = server
-        .patch(id, json!({ "stock": 8 }))
-        .await
-        .body
-        .to_string();
-    seen += &server.get("/readyz").await.body.to_string();
-    seen += &server.get("/metrics").await.body.to_string();
-    seen += &eventually("logged", async || {
-        let log = server.log();
-        log.contains("the store is down").then_some(log)
-    })
-    .await;
-    for secret in ["open-sesame", "hush-hush"] {
-        assert!(!seen.contains(secret), "{secret} in {seen}");
-    }
-}
-
-#[tokio::test]
 async fn shutdown_fails_readyz_finishes_requests_and_releases_locks() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let server = Server::on(&redis.url(), &postgres.create_database("shop"))
@@ -304,6 +270,52 @@ async fn the_format_of_the_log_can_be_chosen() {
             "{line}"
         );
         assert!(!line.contains('\u{1b}'), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_line_of_a_response_has_its_caller_its_client_and_its_error_in_both_formats() {
+    let keys = KeyFile::new();
+    let secret = keys.add("web", "read");
+    for format in ["json", "text"] {
+        let server = keys
+            .server()
+            .args(&["--log-format", format, "--trusted-proxies", "127.0.0.1"])
+            .start();
+        let request = server
+            .request(Method::GET, "/api/products/999/")
+            .bearer_auth(&secret)
+            // What is beyond the first untrusted address may be forged.
+            .header("x-forwarded-for", "198.51.100.1, 203.0.113.9")
+            .header("x-request-id", "checkout-4711");
+        assert_eq!(server.send(request).await.status, 404);
+        let line = eventually("the request is logged", async || {
+            let log = server.log();
+            let line = log.lines().find(|line| line.contains("checkout-4711"))?;
+            Some(line.to_owned())
+        })
+        .await;
+        let parts = match format {
+            "json" => [
+                r#""message":"answered""#,
+                r#""status":404"#,
+                r#""code":"not_found""#,
+                r#""key":"web""#,
+                r#""client":"203.0.113.9""#,
+                r#""path":"/api/products/999/""#,
+            ],
+            _ => [
+                "answered",
+                "status=404",
+                r#"code="not_found""#,
+                r#"key="web""#,
+                "client=203.0.113.9",
+                r#"path="/api/products/999/""#,
+            ],
+        };
+        for part in parts {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
     }
 }
 

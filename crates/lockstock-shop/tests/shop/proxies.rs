@@ -86,7 +86,7 @@ async fn links_begin_with_the_public_url() {
 }
 
 #[tokio::test]
-async fn the_root_leads_to_the_documentation_and_lists_the_entry_points() {
+async fn the_root_is_the_board_in_a_browser_and_lists_the_entry_points_otherwise() {
     let server = Server::embedded().start();
     let entry_points = server.get("/").await;
     assert_eq!(entry_points.status, 200);
@@ -147,6 +147,7 @@ async fn pages_of_a_listed_origin_can_call_the_api() {
         "if-match",
         "authorization",
         "content-type",
+        "traceparent",
     ] {
         assert!(headers.contains(name), "{name}: {headers}");
     }

@@ -1,8 +1,9 @@
 //! HTTPS, with certificates that change.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use lockstock_testkit::{Authority, Certificate};
@@ -156,6 +157,10 @@ fn a_server_does_not_start_without_a_valid_certificate_and_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     fs::write(&empty, "").unwrap();
+    fs::set_permissions(&empty, Permissions::from_mode(0o600)).unwrap();
+    let open = folder.path().join("open.pem");
+    fs::copy(one.key_file(), &open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o644)).unwrap();
     let missing = folder.path().join("missing.pem");
     let start = |chain: &Path, key: &Path| {
         let mut command = binary();
@@ -174,6 +179,7 @@ fn a_server_does_not_start_without_a_valid_certificate_and_names_the_file() {
         (&*missing, one.key_file(), "cannot read"),
         (&empty, one.key_file(), "contains no certificate"),
         (one.file(), &empty, "contains no key"),
+        (one.file(), &open, "(mode 0644)"),
         (
             one.file(),
             other.key_file(),

@@ -8,11 +8,12 @@ use crate::inspect::{HolderId, LockInfo};
 use crate::key::Keys;
 
 impl Store {
-    pub(crate) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
+    /// Returns the locks, and whether all keys were visited.
+    pub(crate) async fn inspect_all(&self, max_keys: usize) -> Result<(Vec<LockInfo>, bool)> {
         match &self.inner.backend {
-            Backend::Memory(memory) => Ok(memory.inspect_all()),
-            Backend::Redis(redis) => redis.inspect_all().await,
-            Backend::Direct(direct) => direct.link()?.inspect_all().await,
+            Backend::Memory(memory) => Ok((memory.inspect_all(), true)),
+            Backend::Redis(redis) => redis.inspect_all(max_keys).await,
+            Backend::Direct(direct) => direct.link()?.inspect_all(max_keys).await,
         }
     }
 

@@ -13,7 +13,7 @@ use super::redis::Attempted;
 use super::redis::holding as redis;
 use super::request::ReleaseOutcome;
 use crate::error::Result;
-use crate::inspect::{HolderId, Identity};
+use crate::inspect::{GrantKind, HolderId, Identity};
 use crate::key::Keys;
 use crate::token::Token;
 
@@ -61,6 +61,14 @@ impl Holding {
         match self {
             Self::Memory(holding) => holding.granted_deadline,
             Self::Redis(holding) => holding.granted_deadline,
+        }
+    }
+
+    /// Returns how the lock came to this holder.
+    pub(crate) fn grant_kind(&self) -> GrantKind {
+        match self {
+            Self::Memory(holding) => holding.kind,
+            Self::Redis(holding) => holding.kind,
         }
     }
 

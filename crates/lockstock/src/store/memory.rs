@@ -9,6 +9,7 @@ mod scan;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod sync;
+mod topics;
 mod values;
 
 use std::fmt;
@@ -20,10 +21,11 @@ use tokio::time::Instant;
 use self::lock_table::{EnqueueOutcome, Grant, LockTable, QueuedWaiter};
 pub(super) use self::scan::Scan;
 use self::sync::{Mutex, MutexGuard, sleep_until};
+use self::topics::Topics;
 pub(crate) use self::values::Apply;
 use self::values::Values;
-use super::request::{Handover, Outcome, ReleaseOutcome, Request};
-use crate::inspect::{HolderId, Identity, LockInfo};
+use super::request::{Outcome, ReleaseOutcome, Request};
+use crate::inspect::{GrantKind, HolderId, Identity, LockInfo};
 use crate::key::Keys;
 use crate::token::Token;
 
@@ -36,6 +38,7 @@ struct Inner {
     /// A mutex of its own: no lock depends on a value. Always std's, because the shuttle tests
     /// do not schedule accesses to values.
     values: std::sync::Mutex<Values>,
+    topics: std::sync::Mutex<Topics>,
 }
 
 impl fmt::Debug for Memory {
@@ -53,6 +56,7 @@ pub(crate) struct Holding {
     pub(super) lease: Duration,
     pub(super) fence: u64,
     pub(super) granted_deadline: Instant,
+    pub(super) kind: GrantKind,
 }
 
 impl Memory {
@@ -60,6 +64,7 @@ impl Memory {
         Self(Arc::new(Inner {
             locks: Mutex::new(LockTable::default()),
             values: std::sync::Mutex::default(),
+            topics: std::sync::Mutex::default(),
         }))
     }
 
@@ -74,6 +79,7 @@ impl Memory {
             lease: request.lease,
             fence: grant.fence,
             granted_deadline: grant.deadline,
+            kind: grant.kind,
         })
     }
 
@@ -96,14 +102,14 @@ impl Memory {
         loop {
             if let Some(outcome) = self.wait(request, &mut waiter).await {
                 dequeue.disarm();
-                return count(outcome, Handover::Local);
+                return of_kind(outcome, GrantKind::Local);
             }
             let now = Instant::now();
             let (next_deadline, busy) = self.locks().busy(&request.keys, now);
             // The call above may have ended a lease and granted the lock to this request.
             if let Ok(outcome) = waiter.outcome.try_recv() {
                 dequeue.disarm();
-                return count(outcome, Handover::Expiry);
+                return of_kind(outcome, GrantKind::Expired);
             }
             if request
                 .wait_deadline
@@ -149,16 +155,17 @@ impl Memory {
         self.0.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn topics(&self) -> std::sync::MutexGuard<'_, Topics> {
+        self.0.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn values(&self) -> std::sync::MutexGuard<'_, Values> {
         self.0.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn count(outcome: Outcome<Grant>, handover: Handover) -> Outcome<Grant> {
-    if matches!(outcome, Outcome::Acquired(_)) {
-        handover.count();
-    }
-    outcome
+fn of_kind(outcome: Outcome<Grant>, kind: GrantKind) -> Outcome<Grant> {
+    outcome.map(|grant| Grant { kind, ..grant })
 }
 
 impl Holding {

@@ -28,6 +28,7 @@ mod operation;
 mod replies;
 mod scan;
 mod scripts;
+mod topics;
 mod values;
 mod wait;
 
@@ -51,8 +52,11 @@ use crate::error::Result;
 use crate::key::{Keys, LockKind};
 use crate::token::ClientId;
 
+pub(crate) use self::connection::ChannelMessages;
 pub(super) use self::connection::DirectTarget;
 pub(crate) use self::connection::direct::OnInterrupt;
+#[cfg(fuzzing)]
+pub(crate) use self::connection::direct::check_replies;
 pub(crate) use self::direct::locks::Attempted;
 pub use self::direct::polled::{LeftCommand, PolledConnection, Settled};
 pub(super) use self::direct::{DirectRedis, DirectSettings};

@@ -6,7 +6,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
 use tokio::time::Instant;
 
 use crate::inspect::Access;
@@ -144,26 +143,4 @@ pub(crate) enum ReleaseOutcome {
     /// The lock is gone, and the reply of an earlier try was lost: that try may have released
     /// it.
     Unknown,
-}
-
-/// How a lock went from one holder to the next.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Handover {
-    /// Within this process.
-    Local,
-    /// From another process, by the store.
-    Remote,
-    /// Acquired after the previous lease had ended.
-    Expiry,
-}
-
-impl Handover {
-    pub(super) fn count(self) {
-        let kind = match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::Expiry => "expiry",
-        };
-        counter!("lockstock_lock_handovers_total", "kind" => kind).increment(1);
-    }
 }

@@ -10,6 +10,10 @@ __all__ = ["BaseCompressor"]
 class BaseCompressor:
     """Compresses bytes. A subclass may be named in `OPTIONS["COMPRESSOR"]`."""
 
+    # The maximum size of a decompressed value: that of a string in Redis. A few bytes in Redis must
+    # not become more than the memory of a process.
+    max_bytes = 512 * 1024 * 1024
+
     def __init__(self, options: dict[str, Any]) -> None:
         """Receives the `OPTIONS` of the cache."""
         self._options = options
@@ -21,6 +25,7 @@ class BaseCompressor:
     def decompress(self, value: bytes) -> bytes:
         """Returns what `compress` received.
 
-        Raises `CompressorError` if the bytes are not compressed.
+        Raises `CompressorError` if the bytes are not compressed, or would become more than
+        `max_bytes`.
         """
         raise NotImplementedError

@@ -11,6 +11,10 @@ from .base import BaseCompressor
 __all__ = ["GzipCompressor"]
 
 
+# For zlib: the format of gzip.
+_GZIP = 31
+
+
 class GzipCompressor(BaseCompressor):
     """gzip, for values of more than `min_length` bytes."""
 
@@ -23,7 +27,17 @@ class GzipCompressor(BaseCompressor):
         return value
 
     def decompress(self, value: bytes) -> bytes:
+        decompressed, rest = b"", value
         try:
-            return gzip.decompress(value)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            while True:
+                member = zlib.decompressobj(wbits=_GZIP)
+                left = self.max_bytes - len(decompressed)
+                decompressed += member.decompress(rest, max(left, 1))
+                if not member.eof or left <= 0:
+                    raise CompressorError
+                # Zeros may follow a member.
+                rest = member.unused_data.lstrip(b"\0")
+                if not rest:
+                    return decompressed
+        except zlib.error as error:
             raise CompressorError from error

@@ -21,6 +21,6 @@ class Lz4Compressor(BaseCompressor):
 
     def decompress(self, value: bytes) -> bytes:
         try:
-            return _core.lz4_decompress(value)
+            return _core.lz4_decompress(value, self.max_bytes)
         except ValueError as error:
             raise CompressorError from error

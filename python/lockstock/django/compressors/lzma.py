@@ -22,7 +22,17 @@ class LzmaCompressor(BaseCompressor):
         return value
 
     def decompress(self, value: bytes) -> bytes:
+        decompressed, rest = b"", value
         try:
-            return lzma.decompress(value)
-        except lzma.LZMAError as error:
+            while True:
+                stream = lzma.LZMADecompressor(memlimit=self.max_bytes)
+                left = self.max_bytes - len(decompressed)
+                decompressed += stream.decompress(rest, max(left, 1))
+                if not stream.eof or left <= 0:
+                    raise CompressorError
+                # Zeros may follow a stream.
+                rest = stream.unused_data.lstrip(b"\0")
+                if not rest:
+                    return decompressed
+        except (lzma.LZMAError, EOFError) as error:
             raise CompressorError from error

@@ -23,6 +23,10 @@ class ZlibCompressor(BaseCompressor):
 
     def decompress(self, value: bytes) -> bytes:
         try:
-            return zlib.decompress(value)
+            decompressor = zlib.decompressobj()
+            decompressed = decompressor.decompress(value, self.max_bytes)
         except zlib.error as error:
             raise CompressorError from error
+        if not decompressor.eof:
+            raise CompressorError
+        return decompressed

@@ -21,6 +21,6 @@ class ZStdCompressor(BaseCompressor):
 
     def decompress(self, value: bytes) -> bytes:
         try:
-            return _core.zstd_decompress(value)
+            return _core.zstd_decompress(value, self.max_bytes)
         except ValueError as error:
             raise CompressorError from error

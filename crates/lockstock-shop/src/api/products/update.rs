@@ -216,6 +216,7 @@ impl LockedWrite {
             }
             written => {
                 let product = into_product(written)?;
+                self.state.live.product_changed(self.id);
                 let response = serializer::response(StatusCode::OK, &product).into_response();
                 (response, !changes.is_empty())
             }
@@ -234,6 +235,7 @@ impl LockedWrite {
         let written = self.write(delete).await?;
         failpoint::pause("update.written").await;
         into_product(written?)?;
+        self.state.live.product_changed(self.id);
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 

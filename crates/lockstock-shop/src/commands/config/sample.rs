@@ -22,7 +22,7 @@ const HEAD: &str = "\
 const WIDTH: usize = 100;
 
 /// Values for options that have no default.
-const EXAMPLES: [(&str, &str); 10] = [
+const EXAMPLES: [(&str, &str); 12] = [
     ("tls-cert", "\"/etc/lockstock/fullchain.pem\""),
     ("tls-key", "\"/etc/lockstock/privkey.pem\""),
     ("public-url", "\"https://shop.example.com\""),
@@ -31,6 +31,8 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("store-file", "\"/run/secrets/lockstock-store\""),
     ("database-file", "\"/run/secrets/lockstock-database\""),
     ("api-key-file", "\"/etc/lockstock/api-keys\""),
+    ("otlp-endpoint", "\"http://127.0.0.1:4318\""),
+    ("otlp-sample", "0.1"),
     ("rate-limit", "\"600/m\""),
     ("operate-listen", "\"127.0.0.1:8001\""),
 ];

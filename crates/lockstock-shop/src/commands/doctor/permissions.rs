@@ -19,7 +19,7 @@ const SCRIPT: &str = "
 type Right = (&'static str, &'static str);
 
 /// What every update needs.
-const NEEDED: [Right; 27] = [
+const NEEDED: [Right; 26] = [
     ("+ping", "PING"),
     ("+select", "SELECT 0"),
     ("+subscribe &lockstock:wake:*", "SUBSCRIBE lockstock:wake:0"),
@@ -42,15 +42,15 @@ const NEEDED: [Right; 27] = [
     ("+zcard", "ZCARD lockstock:doctor"),
     ("+zscore", "ZSCORE lockstock:doctor 0"),
     ("+zremrangebyscore", "ZREMRANGEBYSCORE lockstock:doctor 0 0"),
-    ("~idempotency:*", "SET idempotency:0 0"),
     ("+incrby", "INCRBY lockstock:doctor 1"),
     ("+mget", "MGET lockstock:doctor"),
     ("+client|tracking", "CLIENT TRACKING ON"),
     ("+role", "ROLE"),
 ];
 
-/// What `lockstock locks` and `lockstock doctor` need.
-const FOR_OPERATORS: [Right; 3] = [
+/// What `lockstock locks`, `lockstock doctor` and the live events of other servers need.
+const FOR_OPERATORS: [Right; 4] = [
+    ("&lockstock:board", "SUBSCRIBE lockstock:board"),
     ("+scan", "SCAN 0"),
     ("+getrange", "GETRANGE lockstock:doctor 0 0"),
     ("+info", "INFO"),
@@ -124,7 +124,7 @@ pub(super) async fn examine(
     let user = user(url);
     let change = format!("{cli} ACL SETUSER {user} {}", missing.join(" "));
     if missing.iter().all(for_operators) {
-        let why = "`lockstock locks` and this command show less";
+        let why = "`lockstock locks`, live events and this command show less";
         return Finding::warning(CHECK, what, why, change);
     }
     let why = "an update, a hand-over or a recovery that needs it fails with NOPERM, so that updates get \

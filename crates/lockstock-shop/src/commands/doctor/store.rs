@@ -293,7 +293,7 @@ async fn foreign_keys(store: &Store, target: &Target<'_>, cli: &str) -> Option<F
 
 fn is_ours(key: &str, (prefix, suffix): (&str, &str)) -> bool {
     let is_lock = key.starts_with(prefix) && key.ends_with(suffix);
-    is_lock || key.starts_with("lockstock:") || key.starts_with("idempotency:")
+    is_lock || key.starts_with("lockstock:")
 }
 
 /// Returns how an operator calls redis-cli for a store. The password is left out.
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn keys_of_the_lock_template_are_ours() {
         let template = (":1:product-", "-lock");
-        for key in [":1:product-7-lock", "lockstock:{x}:queue", "idempotency:k"] {
+        for key in [":1:product-7-lock", "lockstock:{x}:queue"] {
             assert!(is_ours(key, template), "{key}");
         }
         assert!(!is_ours("session:1", template));

@@ -62,7 +62,7 @@ impl From<KindArg> for LockKind {
 
 pub(super) async fn run(store: &Store, args: ReleaseArgs) -> anyhow::Result<()> {
     // A forced release is logged.
-    let _flushed = logging::start("warn", LogFormat::Auto)?;
+    let _flushed = logging::start("warn", LogFormat::Auto, None)?;
     let lock = find(store, &args).await?;
     let losers = losers(&lock, args.holder.as_deref())?;
     let mut out = anstream::stdout();

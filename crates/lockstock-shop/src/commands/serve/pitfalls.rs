@@ -2,6 +2,7 @@
 
 use super::ServeArgs;
 use crate::http::update_lock::AfterUpdate;
+use crate::traces::has_endpoint_variable;
 
 /// Settings that work, but not as expected: what, why it matters, and what changes it.
 pub(in crate::commands) type Pitfall = (&'static str, &'static str, &'static str);
@@ -37,6 +38,13 @@ pub(in crate::commands) fn of(args: &ServeArgs) -> Vec<Pitfall> {
             "RUST_LOG is set",
             "it is not read",
             "Use --log or LOCKSTOCK_LOG",
+        ));
+    }
+    if !cfg!(feature = "otlp") && has_endpoint_variable() {
+        pitfalls.push((
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set",
+            "this build cannot send traces",
+            "Build it with --features otlp, or use a released binary",
         ));
     }
     pitfalls

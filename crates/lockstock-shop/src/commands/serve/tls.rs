@@ -1,6 +1,8 @@
 //! The certificate of the server, which is read again when its files change.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -11,11 +13,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::signal::unix::Signal;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::cli::tls::CertificateFiles;
+use crate::private_file::ensure_private;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,12 +32,16 @@ const HTTP_1: &[u8] = b"http/1.1";
 /// The TLS of a listener.
 pub(super) struct Tls {
     pub(super) acceptor: TlsAcceptor,
-    pub(super) certificate: Arc<Certificate>,
+    certificate: Arc<Certificate>,
+    /// The files, as they were read.
+    contents: Contents,
 }
 
 impl Tls {
     pub(super) fn open(files: CertificateFiles) -> anyhow::Result<Self> {
-        let certificate = Arc::new(Certificate::open(files)?);
+        let contents = read(&files)?;
+        let current = RwLock::new(parse(&files, &contents)?);
+        let certificate = Arc::new(Certificate { files, current });
         let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -41,39 +50,38 @@ impl Tls {
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certificate,
+            contents,
         })
     }
-}
 
-/// A certificate and its key, as they are in their files.
-#[derive(Debug)]
-pub(super) struct Certificate {
-    files: CertificateFiles,
-    current: RwLock<Arc<CertifiedKey>>,
-}
-
-impl Certificate {
-    fn open(files: CertificateFiles) -> anyhow::Result<Self> {
-        let current = RwLock::new(parse(&files, &read(&files)?)?);
-        Ok(Self { files, current })
-    }
-
-    /// Reads the files whenever they change. A new certificate serves the connections that are
-    /// accepted from then on. If the files are not valid, or only one of them is new, the old
-    /// certificate stays.
-    pub(super) async fn watch(&self) {
-        let mut seen = read(&self.files).ok();
+    /// Reads the files whenever they change, and after each SIGHUP. A new certificate serves the
+    /// connections that are accepted from then on. If the files are not valid, or only one of them is
+    /// new, the old certificate stays.
+    pub(super) async fn watch(self, mut hangup: Signal) {
+        let Self {
+            certificate,
+            contents,
+            ..
+        } = self;
+        let mut seen = Some(contents);
         loop {
-            sleep(RELOAD_INTERVAL).await;
-            let now = read(&self.files);
-            if now.as_ref().ok() == seen.as_ref() {
+            let is_requested = tokio::select! {
+                () = sleep(RELOAD_INTERVAL) => false,
+                _ = hangup.recv() => true,
+            };
+            let files = certificate.files.clone();
+            // The disk may be slow, or not reply at all.
+            let Ok(now) = spawn_blocking(move || read(&files)).await else {
+                continue;
+            };
+            if now.as_ref().ok() == seen.as_ref() && !is_requested {
                 continue;
             }
             seen = now.as_ref().ok().cloned();
-            match now.and_then(|contents| parse(&self.files, &contents)) {
-                Ok(certificate) => {
-                    if let Ok(mut current) = self.current.write() {
-                        *current = certificate;
+            match now.and_then(|contents| parse(&certificate.files, &contents)) {
+                Ok(parsed) => {
+                    if let Ok(mut current) = certificate.current.write() {
+                        *current = parsed;
                     }
                     info!("the TLS certificate was read again");
                 }
@@ -81,6 +89,13 @@ impl Certificate {
             }
         }
     }
+}
+
+/// A certificate and its key, as they are in their files.
+#[derive(Debug)]
+struct Certificate {
+    files: CertificateFiles,
+    current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl ResolvesServerCert for Certificate {
@@ -92,14 +107,21 @@ impl ResolvesServerCert for Certificate {
 /// The contents of the files of a certificate and its key.
 type Contents = (Vec<u8>, Vec<u8>);
 
+/// Returns the certificate and its key, which belong together.
+pub(in crate::commands) fn load(files: &CertificateFiles) -> anyhow::Result<Arc<CertifiedKey>> {
+    parse(files, &read(files)?)
+}
+
 fn read(files: &CertificateFiles) -> anyhow::Result<Contents> {
-    let read = |option, path: &std::path::Path| {
-        fs::read(path).with_context(|| format!("cannot read {} of {option}", path.display()))
-    };
-    Ok((
-        read("--tls-cert", &files.chain)?,
-        read("--tls-key", &files.key)?,
-    ))
+    let CertificateFiles { chain, key } = files;
+    let failed = |option, path: &Path| format!("cannot read {} of {option}", path.display());
+    let chain_text = fs::read(chain).with_context(|| failed("--tls-cert", chain))?;
+    let mut file = File::open(key).with_context(|| failed("--tls-key", key))?;
+    ensure_private(&file, key, "the key of --tls-key")?;
+    let mut key_text = Vec::new();
+    file.read_to_end(&mut key_text)
+        .with_context(|| failed("--tls-key", key))?;
+    Ok((chain_text, key_text))
 }
 
 fn parse(files: &CertificateFiles, (chain, key): &Contents) -> anyhow::Result<Arc<CertifiedKey>> {

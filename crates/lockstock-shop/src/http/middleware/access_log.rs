@@ -7,9 +7,15 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode};
 use metrics::{SharedString, counter, histogram};
+use tracing::field::Empty;
 use tracing::{Span, error_span, info};
 
 use crate::http::routes::Route;
+use crate::logging::REQUEST_SPAN;
+use crate::traces::{RequestAttributes, RequestTrace};
+
+/// The label of requests to other paths than those of routes.
+const NO_ROUTE: &str = "(none)";
 
 /// A request in progress.
 pub(super) struct AccessLog {
@@ -21,6 +27,7 @@ pub(super) struct AccessLog {
     client: Option<IpAddr>,
     /// The name of the API key.
     key: Option<Arc<str>>,
+    trace: RequestTrace,
 }
 
 impl AccessLog {
@@ -33,12 +40,21 @@ impl AccessLog {
     ) -> Self {
         let (method, path) = (request.method(), request.uri().path());
         let id = id.to_str().unwrap_or_default();
+        let started = Instant::now();
+        // At the highest level, so that a warning has the id of its request at any log level.
+        let span = error_span!(REQUEST_SPAN, id, %method, path, trace_id = Empty, span_id = Empty);
+        let route = route_label(request, route);
+        let attributes = RequestAttributes {
+            route: (*route != *NO_ROUTE).then_some(&*route),
+            client,
+            caller: key.as_deref(),
+        };
         Self {
-            started: Instant::now(),
-            // At the highest level, so that a warning has the id of its request at any log level.
-            span: error_span!("request", id, %method, path),
+            trace: RequestTrace::begin(&span, request.headers(), attributes),
+            started,
+            span,
             method: method_label(method),
-            route: route_label(request, route),
+            route,
             client,
             key,
         }
@@ -58,6 +74,7 @@ impl AccessLog {
             route,
             client,
             key,
+            trace,
         } = self;
         let elapsed = started.elapsed();
         let _entered = span.enter();
@@ -70,6 +87,7 @@ impl AccessLog {
             milliseconds = elapsed.as_micros() as f64 / 1000.0,
             "answered"
         );
+        trace.end(status, code);
         let labels = [("method", method.into()), ("route", route.clone())];
         histogram!("lockstock_http_request_seconds", &labels).record(elapsed.as_secs_f64());
         if let Some(key) = key {
@@ -111,7 +129,7 @@ fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
         return SharedString::from_shared(Arc::clone(&route.pattern));
     }
     if request.extensions().get::<MatchedPath>().is_none() {
-        return "(none)".into();
+        return NO_ROUTE.into();
     }
     match request.uri().path() {
         "/healthz" => "/healthz".into(),
@@ -119,7 +137,10 @@ fn route_label(request: &Request, route: Option<&Route>) -> SharedString {
         "/metrics" => "/metrics".into(),
         "/openapi.json" => "/openapi.json".into(),
         // A malformed id: DRF's router knows no such route.
-        path if path.starts_with("/api/") => "(none)".into(),
+        path if path.starts_with("/api/") => NO_ROUTE.into(),
+        "/" => "/".into(),
+        path if path.starts_with("/board/") => "/board".into(),
+        path if path.starts_with("/products/") => "/products".into(),
         _ => "/docs".into(),
     }
 }

@@ -17,7 +17,7 @@ use url::{Origin, Url};
 /// The request headers that the API reads.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "Accept, Accept-Language, Authorization, Content-Type, Idempotency-Key, If-Match, \
-     If-None-Match, X-API-Key, X-Request-Id",
+     If-None-Match, Traceparent, Tracestate, X-API-Key, X-Request-Id",
 );
 /// The response headers that a page cannot read without permission.
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(

@@ -13,13 +13,15 @@ use lockstock_http::Language;
 use tracing::error;
 
 use crate::error::ApiError;
-use crate::error::negotiate::ErrorFormat;
+use crate::error::negotiate::{ErrorFormat, accepts_events};
 use crate::forwarding::{Forwarding, PublicUrl};
+use crate::http::paths::EVENTS;
 use crate::http::routes::Route;
 
 /// What the client of a request accepts.
 pub(super) struct Renderer {
     format: Option<ErrorFormat>,
+    accepts_events: bool,
     language: Language,
     is_head: bool,
     is_write: bool,
@@ -29,17 +31,22 @@ impl Renderer {
     pub(super) fn of(request: &Request) -> Self {
         Self {
             format: ErrorFormat::accepted(request.headers()),
+            accepts_events: accepts_events(request.headers()),
             language: Language::preferred(request.headers()),
             is_head: request.method() == Method::HEAD,
             is_write: !request.method().is_safe(),
         }
     }
 
-    /// Rejects a client that accepts no format of the API.
-    pub(super) fn require_acceptable(&self) -> Result<(), ApiError> {
-        match self.format {
-            Some(_) => Ok(()),
-            None => Err(ApiError::not_acceptable()),
+    /// Rejects a client that does not accept the format of the route.
+    pub(super) fn require_acceptable(&self, route: &Route) -> Result<(), ApiError> {
+        let is_acceptable = match &*route.pattern {
+            EVENTS => self.accepts_events,
+            _ => self.format.is_some(),
+        };
+        match is_acceptable {
+            true => Ok(()),
+            false => Err(ApiError::not_acceptable()),
         }
     }
 

@@ -94,6 +94,22 @@ pub(super) fn cannot_migrate(
     }
 }
 
+/// Explains why the temporary tables of an import were not created.
+pub(super) fn cannot_stage(options: &PgConnectOptions, error: &sqlx::Error) -> anyhow::Error {
+    let Some(cause) = error.as_database_error() else {
+        return anyhow!("{error}");
+    };
+    let (role, database) = (options.get_username(), database(options));
+    let (message, code) = (cause.message(), cause.code().unwrap_or_default());
+    match &*code {
+        "42501" => {
+            anyhow!("{message}: permit it with `GRANT TEMPORARY ON DATABASE {database} TO {role}`")
+        }
+        "25006" => anyhow!("{message}: connect to the primary server, not to a standby"),
+        _ => anyhow!("{message} ({code})"),
+    }
+}
+
 /// Postgres' default is a database named as the role.
 fn database(options: &PgConnectOptions) -> &str {
     options

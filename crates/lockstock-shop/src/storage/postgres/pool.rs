@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::Fault;
-use super::super::{Connections, Result, StorageError, StorageOptions, migrations};
+use super::super::{Connections, Result, StorageError, StorageOptions};
 use super::clock::DatabaseClock;
 use super::refusals::NewestSnapshot;
 use super::{advice, session};
@@ -81,29 +81,7 @@ impl Database {
             clock: DatabaseClock::default(),
             connect_options,
         };
-        let limit = options.timeout;
-        let mut first = timeout(limit, PgConnection::connect_with(&pool.connect_options))
-            .await
-            .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))?
-            .map_err(|error| advice::cannot_connect(&pool.connect_options, &error))?;
-        timeout(
-            limit,
-            session::require_own(&mut first, &pool.connect_options),
-        )
-        .await
-        .map_err(|_| anyhow::anyhow!("no reply within {limit:?}"))??;
-        // Without the timeouts of a session: a migration may take longer than a call.
-        sqlx::raw_sql("SET client_min_messages = warning")
-            .execute(&mut first)
-            .await?;
-        let migrator = migrations::postgres();
-        if let Err(error) = migrator.run(&mut first).await {
-            return Err(advice::cannot_migrate(
-                &pool.connect_options,
-                &migrator,
-                error,
-            ));
-        }
+        let first = session::open_migrated(&pool.connect_options, options.timeout).await?;
         first.close().await?;
         let lock_waits = usize::try_from(options.max_connections / 4);
         Ok(Self {

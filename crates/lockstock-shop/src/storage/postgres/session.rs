@@ -5,6 +5,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
+use tokio::time::timeout;
+
+use super::super::migrations;
+use super::advice;
 
 /// Returns the statements that set up a session. The last one returns the time of the database.
 ///
@@ -35,6 +39,30 @@ pub(super) fn settings(timeout: Duration) -> String {
          SET jit = off;
          SELECT clock_timestamp()"
     )
+}
+
+/// Opens a session of its own without the timeouts of [`settings`], and creates or migrates the tables.
+pub(super) async fn open_migrated(
+    options: &PgConnectOptions,
+    limit: Duration,
+) -> anyhow::Result<PgConnection> {
+    let no_reply = |_| anyhow::anyhow!("no reply within {limit:?}");
+    let mut connection = timeout(limit, PgConnection::connect_with(options))
+        .await
+        .map_err(no_reply)?
+        .map_err(|error| advice::cannot_connect(options, &error))?;
+    timeout(limit, require_own(&mut connection, options))
+        .await
+        .map_err(no_reply)??;
+    // A migration may take longer than a call.
+    sqlx::raw_sql("SET client_min_messages = warning")
+        .execute(&mut connection)
+        .await?;
+    let migrator = migrations::postgres();
+    match migrator.run(&mut connection).await {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(advice::cannot_migrate(options, &migrator, error)),
+    }
 }
 
 /// Fails if a pooler gives a connection another session for each transaction: the settings, the

@@ -13,16 +13,9 @@ use super::super::database_file::DatabaseFile;
 ///
 /// One line with the reason why a server would refuse the file.
 pub(crate) fn examine(url: &str) -> anyhow::Result<(PathBuf, bool)> {
-    anyhow::ensure!(
-        !url.contains(":memory:") && !url.contains("mode=memory"),
-        "an in-memory database loses every sale when the server stops: name a file"
-    );
+    super::ensure_file(url)?;
     let options = SqliteConnectOptions::from_str(url)?;
     let path = options.get_filename().to_owned();
-    anyhow::ensure!(
-        !path.as_os_str().is_empty(),
-        "the URL names no file: write sqlite://FILE, like sqlite://lockstock.sqlite3"
-    );
     let exists = path.try_exists()?;
     if exists {
         DatabaseFile::open(&path)?;

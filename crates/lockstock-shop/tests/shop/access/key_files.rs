@@ -69,7 +69,7 @@ fn a_file_that_is_not_safe_or_not_valid_is_refused() {
     let line = file.text();
     for mode in [0o644, 0o604, 0o660, 0o601] {
         file.set_mode(mode);
-        is_refused(&file, &[&format!("mode {mode:04o}"), "chmod 600"]);
+        is_refused(&file, &[&format!("mode {mode:04o}"), "chmod g-wx,o="]);
     }
     file.write("# none yet\n");
     is_refused(&file, &["no API key", "lockstock key new"]);
@@ -192,7 +192,11 @@ async fn sighup_reloads_also_under_nohup() {
         (response.status == 401).then_some(())
     })
     .await;
-    let log = server.log();
+    let log = eventually("the reload is logged", async || {
+        let log = server.log();
+        log.contains("are reloaded").then_some(log)
+    })
+    .await;
     assert!(log.contains("\"added\":\"other\""), "{log}");
     assert!(log.contains("\"removed\":\"web\""), "{log}");
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::inspect::{HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
+use crate::inspect::{GrantKind, HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
 use crate::key::{Keys, LockKind};
 use crate::store::request::{HoldState, Mode, Outcome, Request};
 use crate::token::Token;
@@ -61,6 +61,7 @@ struct Requested {
 pub(super) struct Grant {
     pub(super) fence: u64,
     pub(super) deadline: Instant,
+    pub(super) kind: GrantKind,
 }
 
 /// Outcome of [`LockTable::acquire`].
@@ -337,6 +338,7 @@ impl LockTable {
         Outcome::Acquired(Grant {
             fence: self.last_fence,
             deadline,
+            kind: GrantKind::Free,
         })
     }
 

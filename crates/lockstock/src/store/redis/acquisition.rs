@@ -19,9 +19,10 @@ use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{AcquireReply, parse_acquire};
 use super::wait::{Event, Transport, wait};
 use crate::error::{Error, Result};
+use crate::inspect::GrantKind;
 use crate::key::LockKind;
 use crate::lease::MAX_LEASE;
-use crate::store::request::{Handover, HoldState, Outcome, Request};
+use crate::store::request::{HoldState, Outcome, Request};
 
 impl Redis {
     /// Waits for the lock until the wait deadline.
@@ -178,7 +179,6 @@ impl<'a> Acquisition<'a> {
         let head = match self.join_local_queue().await {
             Some(LocalOutcome::First(head)) => head,
             Some(LocalOutcome::HandedOver(grant, head)) => {
-                Handover::Local.count();
                 let holding = self.holding(grant, Some(head));
                 return Ok(Some(Outcome::Acquired(holding)));
             }
@@ -226,6 +226,11 @@ impl<'a> Acquisition<'a> {
 
     /// Waits in Redis' queue.
     async fn wait(&self, head: Option<&QueueHead>) -> Result<Outcome<Grant>> {
+        // If the previous holder has put it into the queue, Redis may have granted it already.
+        let kind = match self.attempt.was_sent() {
+            true => GrantKind::Remote,
+            false => GrantKind::Free,
+        };
         self.attempt
             .ask_for_fences(head.map_or(1, QueueHead::fences_needed));
         // Subscribed before asking, so that a grant in between is not missed.
@@ -238,7 +243,7 @@ impl<'a> Acquisition<'a> {
             has_asked: false,
             disconnects: 0,
         };
-        let outcome = wait(&self.attempt, &mut link).await?;
+        let outcome = wait(&self.attempt, &mut link, kind).await?;
         if let (Outcome::Acquired(grant), Some(head)) = (&outcome, head) {
             // From now on it is handed over within this process.
             let lease = self.attempt.request.lease;

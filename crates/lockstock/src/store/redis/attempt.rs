@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 use super::connection::SlotContext;
+use crate::inspect::GrantKind;
 use crate::store::request::Request;
 use crate::token::Token;
 
@@ -62,6 +63,7 @@ impl Attempt {
             ownership,
             fence: ownership.first_fence(),
             deadline,
+            kind: GrantKind::Free,
         }
     }
 }
@@ -90,4 +92,11 @@ pub(super) struct Grant {
     pub(super) ownership: Ownership,
     pub(super) fence: u64,
     pub(super) deadline: Instant,
+    pub(super) kind: GrantKind,
+}
+
+impl Grant {
+    pub(super) fn of_kind(self, kind: GrantKind) -> Self {
+        Self { kind, ..self }
+    }
 }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 pub(super) use self::queue_head::{NextWaiter, QueueHead};
 use super::attempt::{Attempt, Grant, Ownership};
 use super::notifications::Notifications;
+use crate::inspect::GrantKind;
 use crate::key::Keys;
 use crate::lease::MAX_LEASE;
 use crate::token::Token;
@@ -190,6 +191,7 @@ impl LocalQueue {
             ownership: grant.ownership,
             fence: grant.unused_fences.next()?,
             deadline: grant.deadline,
+            kind: GrantKind::Local,
         })
     }
 }

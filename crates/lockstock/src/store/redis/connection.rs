@@ -5,6 +5,7 @@
 
 mod attempt;
 mod breaker;
+mod channel;
 mod cluster;
 pub(in crate::store) mod direct;
 mod gatherer;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Attempt, attempt};
 use self::breaker::Breaker;
+pub(crate) use self::channel::ChannelMessages;
 use self::cluster::Cluster;
 use self::direct::{Pool, Target};
 use self::managed::{Admission, Connector, ManagedConnection, Purpose, PushHandler, Server};
@@ -380,6 +382,39 @@ impl Connection {
             Topology::Cluster(_) => {
                 let send = |command| async move { self.send(&command, true, deadline).await };
                 join_all(commands.into_iter().map(send)).await
+            }
+        }
+    }
+
+    /// Subscribes to a channel, on a connection of its own.
+    pub(super) async fn messages_of(&self, channel: &str) -> Result<ChannelMessages> {
+        let purpose = |is_sharded| Purpose::Channel {
+            name: channel.to_owned(),
+            is_sharded,
+        };
+        match &*self.0 {
+            Topology::Single { server, .. } => {
+                let connector = server.connector().with_purpose(purpose(false));
+                let (address, timeout) = (server.address(), server.timeout());
+                let messages = ChannelMessages::of_server(address, connector, timeout).await;
+                messages.map_err(|error| server.error(error))
+            }
+            Topology::Sentinel { master, .. } => {
+                let connector = master.connector().with_purpose(purpose(false));
+                let (address, timeout) = (master.address(), master.timeout());
+                let messages = ChannelMessages::of_master(address, connector, timeout).await;
+                messages.map_err(|error| master.error(error))
+            }
+            Topology::Cluster(cluster) => {
+                let server = cluster.node_of(channel.as_bytes()).await?;
+                let connector = server.connector().with_purpose(purpose(true));
+                let (address, timeout) = (server.address(), server.timeout());
+                let messages = ChannelMessages::of_server(address, connector, timeout).await;
+                messages.map_err(|error| {
+                    // The slot may have moved.
+                    cluster.refresh_soon();
+                    server.error(error)
+                })
             }
         }
     }

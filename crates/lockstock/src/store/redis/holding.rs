@@ -16,6 +16,7 @@ use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{parse, parse_release};
 use super::{DirectRedis, Redis};
 use crate::error::Result;
+use crate::inspect::GrantKind;
 use crate::key::Keys;
 use crate::lease::as_millis;
 use crate::store::request::{Outcome, ReleaseOutcome, Request};
@@ -33,6 +34,7 @@ pub(crate) struct Holding {
     pub(in crate::store) lease: Duration,
     pub(in crate::store) fence: u64,
     pub(in crate::store) granted_deadline: Instant,
+    pub(in crate::store) kind: GrantKind,
 }
 
 /// What acquired the lock.
@@ -93,6 +95,7 @@ impl Holding {
             lease: request.lease,
             fence: grant.fence,
             granted_deadline: grant.deadline,
+            kind: grant.kind,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::connection::{Eval, ReadConnection};
 use super::operation::Operation;
 use super::replies::parse;
-use super::scan::ServerScan;
+use super::scan::{KEYS_PER_PAGE, ServerScan};
 use super::{Redis, scripts};
 use crate::error::{Error, Result};
 use crate::inspect::{Access, HolderId, HolderInfo, Identity, LockInfo, WaiterInfo, minted_at};
@@ -38,11 +38,17 @@ enum Visited {
 }
 
 impl Redis {
-    pub(in crate::store) async fn inspect_all(&self) -> Result<Vec<LockInfo>> {
-        let mut names = HashSet::new();
+    /// Returns the locks, and whether all keys were visited: at most about `max_keys` of each server
+    /// are.
+    pub(in crate::store) async fn inspect_all(
+        &self,
+        max_keys: usize,
+    ) -> Result<(Vec<LockInfo>, bool)> {
+        let (mut names, mut is_complete) = (HashSet::new(), true);
+        let max_pages = max_keys.div_ceil(KEYS_PER_PAGE);
         for server in self.connection.servers().await? {
             for visited in [Visited::Strings, Visited::SortedSets] {
-                self.scan(&server, visited, &mut names).await?;
+                is_complete &= self.scan(&server, visited, max_pages, &mut names).await?;
             }
         }
         let locks = names.into_iter().map(|(kind, name)| async move {
@@ -54,33 +60,40 @@ impl Redis {
                 Err(error) => Err(error),
             }
         });
-        iter(locks)
+        let locks = iter(locks)
             .buffer_unordered(MAX_INSPECTED_AT_ONCE)
             .try_filter_map(async |lock| Ok(lock))
             .try_collect()
-            .await
+            .await?;
+        Ok((locks, is_complete))
     }
 
-    /// Adds the names of the locks that the scan finds.
+    /// Adds the names of the locks that the scan finds. Returns whether it has visited all keys.
     async fn scan(
         &self,
         server: &ReadConnection,
         visited: Visited,
+        max_pages: usize,
         names: &mut HashSet<(LockKind, Vec<u8>)>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let filter: &[&str] = match visited {
             Visited::Strings => &["TYPE", "string"],
             Visited::SortedSets => &["TYPE", "zset", "MATCH", "lockstock:*"],
         };
         let filter = filter.iter().map(|word| word.as_bytes().to_vec()).collect();
         let mut scan = ServerScan::new(server.clone(), filter);
+        let mut pages = 0;
         while let Some(mut keys) = scan.next_page(self).await? {
+            pages += 1;
             if let Visited::Strings = visited {
                 keys = self.holder_keys(server, keys).await?;
             }
             names.extend(keys.iter().filter_map(|key| Keys::parse(key)));
+            if pages >= max_pages && !scan.is_at_end() {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the keys whose value a holder of this crate has written.

@@ -17,7 +17,7 @@ use super::connection::ReadConnection;
 use crate::error::{Error, Result};
 
 /// Number of keys that a server visits for a page, which takes it well under a millisecond.
-const COUNT: usize = 1000;
+pub(super) const KEYS_PER_PAGE: usize = 1000;
 /// How many times the scan of a server begins again.
 const MAX_RESTARTS: usize = 8;
 
@@ -44,13 +44,21 @@ impl ServerScan {
         }
     }
 
+    /// Whether there are no more pages.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.cursor.is_none()
+    }
+
     /// Returns the keys of the next page, which may be empty. `None`: there are no more pages.
     pub(super) async fn next_page(&mut self, redis: &Redis) -> Result<Option<Vec<Vec<u8>>>> {
         let Some(cursor) = self.cursor else {
             return Ok(None);
         };
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("COUNT").arg(COUNT).arg(&self.filter);
+        scan.arg(cursor)
+            .arg("COUNT")
+            .arg(KEYS_PER_PAGE)
+            .arg(&self.filter);
         let deadline = Instant::now() + redis.timeout;
         let replies = self.server.read(vec![scan], deadline).await?;
         let Some(page) = replies.values.into_iter().next() else {

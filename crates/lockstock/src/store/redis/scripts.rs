@@ -79,6 +79,7 @@ pub(super) static SHARED: LazyScript = script!(
 );
 pub(super) static PING: LazyScript = script!("ping.lua");
 pub(super) static INSPECT: LazyScript = script!("inspect.lua");
+pub(super) static PUBLISH: LazyScript = script!("publish.lua");
 
 #[cfg(test)]
 #[cfg(not(shuttle))]
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn each_assembled_script_compiles_and_has_the_expected_hash() {
         let redis = Redis::start();
-        for script in [&LOCKS, &LOCKS_RARE, &SHARED, &PING, &INSPECT] {
+        for script in [&LOCKS, &LOCKS_RARE, &SHARED, &PING, &INSPECT, &PUBLISH] {
             let loaded = redis.command(&["SCRIPT", "LOAD", script.source()]);
             assert_eq!(loaded.as_deref(), Ok(script.sha()));
         }

@@ -13,7 +13,8 @@ use super::notifications::Notification;
 use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{AcquireReply, CurrentHolder, deadline_of_pushed_grant, parse_acquire};
 use crate::error::Result;
-use crate::store::request::{Handover, HoldState, Outcome};
+use crate::inspect::GrantKind;
+use crate::store::request::{HoldState, Outcome};
 
 /// Random delay after the end of a lease, so that its waiters do not all ask at once.
 const AFTER_LEASE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
@@ -51,15 +52,16 @@ pub(super) enum Event {
     Elapsed,
 }
 
-/// Waits in Redis' queue until the wait deadline of the request. The fences to ask for are set.
+/// Waits in Redis' queue until the wait deadline of the request. The fences to ask for are set. `kind`
+/// is that of a grant at the first question.
 pub(super) async fn wait(
     attempt: &Attempt,
     transport: &mut impl Transport,
+    mut kind: GrantKind,
 ) -> Result<Outcome<Grant>> {
     let request = &attempt.request;
     let args = AcquireArgs::waiting(attempt);
     let mut poll_interval = MIN_POLL;
-    let mut handover = None::<Handover>;
     loop {
         let acquire = Operation::Acquire {
             args,
@@ -68,10 +70,7 @@ pub(super) async fn wait(
         let reply = transport.ask(acquire).await?;
         let holder = match parse_acquire(attempt, &reply)? {
             AcquireReply::Granted(grant) => {
-                if let Some(handover) = handover {
-                    handover.count();
-                }
-                return Ok(Outcome::Acquired(grant));
+                return Ok(Outcome::Acquired(grant.of_kind(kind)));
             }
             AcquireReply::Busy(holder) => holder,
         };
@@ -108,7 +107,7 @@ pub(super) async fn wait(
                 if lease < request.lease {
                     // Redis cannot know whether this process is frozen. Asking again extends
                     // the grant. That is awaited: the caller may block the runtime.
-                    handover = Some(Handover::Remote);
+                    kind = GrantKind::Remote;
                     continue;
                 }
                 let deadline = deadline_of_pushed_grant(&holder, lease, granted_at_us);
@@ -116,8 +115,8 @@ pub(super) async fn wait(
                     // The lease ended before the notification arrived.
                     continue;
                 }
-                Handover::Remote.count();
-                return Ok(Outcome::Acquired(attempt.grant(fence, deadline)));
+                let grant = attempt.grant(fence, deadline);
+                return Ok(Outcome::Acquired(grant.of_kind(GrantKind::Remote)));
             }
             Event::Notified(Notification::Kept { remaining }) => {
                 transport.kept(Instant::now() + remaining);
@@ -130,7 +129,9 @@ pub(super) async fn wait(
             Event::Disconnected | Event::Elapsed if request.has_timed_out() => {
                 return give_up(attempt, transport).await;
             }
-            Event::Elapsed => handover = (!holder.is_foreign).then_some(Handover::Expiry),
+            // A foreign holder may also have released it.
+            Event::Elapsed if holder.is_foreign => kind = GrantKind::Free,
+            Event::Elapsed => kind = GrantKind::Expired,
             Event::Notified(Notification::Ask | Notification::Lost | Notification::Soon { .. })
             | Event::Disconnected => {}
         }
@@ -145,7 +146,7 @@ async fn give_up(attempt: &Attempt, transport: &mut impl Transport) -> Result<Ou
     };
     let reply = transport.leave(leave).await?;
     Ok(match parse_acquire(attempt, &reply)? {
-        AcquireReply::Granted(grant) => Outcome::Acquired(grant),
+        AcquireReply::Granted(grant) => Outcome::Acquired(grant.of_kind(GrantKind::Remote)),
         AcquireReply::Busy(holder) => {
             transport.left();
             holder.busy()

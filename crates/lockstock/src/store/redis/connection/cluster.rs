@@ -182,6 +182,13 @@ impl Cluster {
         Ok(nodes.into_iter().map(|node| node.commands.clone()))
     }
 
+    /// Returns a connection to the node that serves the slot of `key`.
+    pub(super) async fn node_of(&self, key: &[u8]) -> Result<ManagedConnection<Server>> {
+        let owner = timeout(self.0.timeout, self.owner(slot::slot(key))).await;
+        let owner = owner.map_err(|_| Error::timed_out(self.0.timeout))??;
+        Ok(owner.commands.clone())
+    }
+
     /// Reads a value on the tracked connection to the node that serves it.
     pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
         let owner = timeout_at(deadline, self.owner(slot::slot(key))).await;
@@ -382,7 +389,7 @@ impl Cluster {
 
     /// Refreshes the map in the background, at most once per [`RETRY_DELAY`]: until the nodes
     /// have exchanged a change, another query returns the same.
-    fn refresh_soon(&self) {
+    pub(super) fn refresh_soon(&self) {
         let not_before = Instant::now() - RETRY_DELAY;
         // Without a task for each call that fails at once.
         let is_refreshed = match self.0.refreshed_at.try_lock() {

@@ -32,6 +32,8 @@ use redis::{Cmd, ConnectionInfo, Value};
 use self::link::Link;
 pub(in crate::store::redis) use self::listener::Listener;
 use self::polled::PolledLink;
+#[cfg(fuzzing)]
+pub(crate) use self::reply::fuzzing::check as check_replies;
 pub(in crate::store) use self::socket::Limits;
 pub(crate) use self::socket::OnInterrupt;
 use super::SlotContext;

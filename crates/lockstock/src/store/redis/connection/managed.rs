@@ -155,6 +155,10 @@ impl<C: Connector> ManagedConnection<C> {
         self.0.timeout
     }
 
+    pub(super) fn address(&self) -> String {
+        self.0.address.clone()
+    }
+
     pub(super) fn connector(&self) -> &C {
         &self.0.connector
     }
@@ -417,6 +421,11 @@ pub(super) enum Purpose {
     Messages(String),
     /// Invalidations of what was read.
     Tracking,
+    /// Messages of a channel, which in a Cluster is sharded.
+    Channel {
+        name: String,
+        is_sharded: bool,
+    },
 }
 
 impl Purpose {
@@ -425,20 +434,37 @@ impl Purpose {
     fn is_essential(&self) -> bool {
         match self {
             Self::Commands | Self::Messages(_) => true,
-            Self::Subscriptions | Self::Tracking => false,
+            Self::Subscriptions | Self::Tracking | Self::Channel { .. } => false,
         }
     }
 
     pub(super) async fn set_up(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         match self {
             Self::Commands | Self::Subscriptions => Ok(()),
-            Self::Messages(channel) => connection.subscribe(channel).await,
+            Self::Messages(channel)
+            | Self::Channel {
+                name: channel,
+                is_sharded: false,
+            } => connection.subscribe(channel).await,
+            Self::Channel { name, .. } => {
+                let mut subscribe = redis::cmd("SSUBSCRIBE");
+                subscribe.arg(name);
+                subscribe.query_async(connection).await
+            }
             Self::Tracking => {
                 let mut tracking = redis::cmd("CLIENT");
                 tracking.arg("TRACKING").arg("ON");
                 tracking.query_async(connection).await
             }
         }
+    }
+}
+
+impl Server {
+    /// Returns a connector to the same server for another purpose.
+    pub(super) fn with_purpose(&self, purpose: Purpose) -> Self {
+        let client = self.client.clone();
+        Self { client, purpose }
     }
 }
 

@@ -81,6 +81,17 @@ impl Sentinels {
         })
     }
 
+    /// Returns a connector to the same master for another purpose.
+    pub(super) fn with_purpose(&self, purpose: Purpose) -> Self {
+        Self {
+            sentinels: self.sentinels.clone(),
+            service: self.service.clone(),
+            servers: self.servers.clone(),
+            purpose,
+            timeout: self.timeout,
+        }
+    }
+
     /// Queries all sentinels at once, and returns the master of the last failover.
     async fn master(&self) -> Result<Master, String> {
         let mut queries = JoinSet::new();

@@ -31,6 +31,7 @@ use super::super::wait::{Event, Transport, wait};
 use super::locks::is_unknown_script;
 use super::{DirectRedis, must_be_repeated};
 use crate::error::{Error, Result};
+use crate::inspect::GrantKind;
 use crate::key::{Keys, LockKind};
 use crate::store::request::{Outcome, Request};
 
@@ -112,7 +113,7 @@ impl DirectRedis {
             failure: None,
         };
         // Its transport blocks, so it is complete when it is first polled.
-        let waited = wait(&attempt, &mut transport).now_or_never();
+        let waited = wait(&attempt, &mut transport, GrantKind::Free).now_or_never();
         let OverListener {
             listener, failure, ..
         } = transport;

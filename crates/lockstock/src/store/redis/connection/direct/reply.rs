@@ -126,7 +126,8 @@ impl ReplyReader {
                     status => Value::SimpleString(status.to_owned()),
                 },
                 b'-' => server_error(text(rest)?)?,
-                b'_' => Value::Nil,
+                b'_' if rest.is_empty() => Value::Nil,
+                b'_' => return Err(ReplyError::Malformed("a null is malformed")),
                 b'*' => match integer(rest)? {
                     ..0 => Value::Nil,
                     count => Value::Array(self.values(source, count, depth)?),
@@ -339,6 +340,9 @@ fn server_error(text: &str) -> Result<Value, ReplyError> {
         .map_err(|_| ReplyError::Malformed("an error is malformed"))
 }
 
+#[cfg(any(test, fuzzing))]
+#[cfg(not(shuttle))]
+pub(super) mod fuzzing;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;

@@ -6,26 +6,8 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 
 use super::super::reply_end::ReplyEnd;
+use super::fuzzing::{Pieces, check, without_attributes};
 use super::*;
-
-/// Returns pieces of the bytes, as a socket does.
-struct Pieces<'a> {
-    bytes: &'a [u8],
-    sizes: &'a [usize],
-    next: usize,
-}
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let size = self.sizes[self.next % self.sizes.len()];
-        self.next += 1;
-        let size = size.min(self.bytes.len()).min(into.len());
-        let (piece, rest) = self.bytes.split_at(size);
-        into[..size].copy_from_slice(piece);
-        self.bytes = rest;
-        Ok(size)
-    }
-}
 
 /// Repeats a text without end, and counts what was read.
 struct Endless<'a> {
@@ -221,22 +203,6 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Returns a value as the reader does: it skips attributes.
-fn without_attributes(value: Value) -> Value {
-    let all = |values: Vec<Value>| values.into_iter().map(without_attributes).collect();
-    match value {
-        Value::Attribute { data, .. } => without_attributes(*data),
-        Value::Array(values) => Value::Array(all(values)),
-        Value::Set(values) => Value::Set(all(values)),
-        Value::Map(pairs) => {
-            let pairs = pairs.into_iter();
-            let both = |(key, value)| (without_attributes(key), without_attributes(value));
-            Value::Map(pairs.map(both).collect())
-        }
-        value => value,
-    }
-}
-
 /// A quick run, or a long one in a soak.
 fn config() -> Config {
     match env::var("LOCKSTOCK_SOAK") {
@@ -408,6 +374,8 @@ fn what_is_no_reply_is_rejected() {
         b"$1\r\nabc\r\n",
         b"$?\r\n",
         b"#x\r\n",
+        b"_x\r\n",
+        b"_\xff\r\n",
         b",x\r\n",
         b"=2\r\nab\r\n",
         b"=-1\r\n",
@@ -422,5 +390,12 @@ fn what_is_no_reply_is_rejected() {
             "{:?}: {error:?}",
             String::from_utf8_lossy(bytes)
         );
+    }
+}
+
+#[test]
+fn inputs_of_the_fuzzer_are_read_alike_in_every_way() {
+    for (_, input) in lockstock_testkit::fuzz_inputs("replies") {
+        check(&input);
     }
 }
