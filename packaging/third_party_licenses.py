@@ -15,7 +15,7 @@ import sys
 from linked_crates import linked_crates
 
 # Files of a crate that have a licence or a notice, also of C sources in a folder below.
-NAME = re.compile(r"^(licen[sc]e|copying|copyright|notice)", re.IGNORECASE)
+NAME = re.compile(r"(^|\.)(licen[sc]e|copying|copyright|notice)", re.IGNORECASE)
 # Sources in these folders are not linked.
 UNUSED = {"benches", "examples", "tests", "test", "fuzz"}
 LINE = "=" * 80
@@ -30,9 +30,15 @@ def main() -> None:
     by_text: dict[str, list[str]] = {}
     without = []
     for crate in linked_crates(options.crate, options.features):
+        files = licence_files(crate.folder)
         if crate.is_own:
+            # Of scripts and styles in the binary, which are in folders of their own.
+            for file in files:
+                if file.parent != crate.folder:
+                    title = f"{crate.name}: {file.relative_to(crate.folder)}"
+                    by_text.setdefault(normalized(file), []).append(title)
             continue
-        texts = [normalized(file) for file in licence_files(crate.folder)]
+        texts = [normalized(file) for file in files]
         title = f"{crate.name} {crate.version} ({crate.licence})"
         if not texts:
             without.append(title)
@@ -40,7 +46,7 @@ def main() -> None:
             by_text.setdefault(text, []).append(title)
     if not by_text:
         sys.exit("no licence texts: are the crates downloaded?")
-    parts = ["The binary of this package contains these crates under these licences.\n"]
+    parts = ["The binary of this package contains these crates, scripts and styles.\n"]
     if without:
         parts.append("Without a text in their sources: " + ", ".join(without) + ".\n")
     for text, titles in sorted(by_text.items(), key=lambda item: item[1]):
@@ -54,7 +60,7 @@ def licence_files(folder: pathlib.Path) -> list[pathlib.Path]:
         path
         for path in folder.rglob("*")
         if path.is_file()
-        and NAME.match(path.name)
+        and NAME.search(path.name)
         and path.suffix not in (".rs", ".html")
         and not UNUSED & set(path.relative_to(folder).parts)
     )
