@@ -171,13 +171,12 @@ impl Live {
         };
         list.complete = true;
         list.locks.retain(|lock| lock.name == name);
-        if let Some(found) = found {
-            match list.locks.first_mut() {
-                // The store knows who holds it now, and this server who that is.
-                Some(lock) => lock.update_from(found),
-                None => list.locks.push(found),
-            }
+        match (list.locks.first_mut(), found) {
+            // The store has the holder, and this server its request.
+            (Some(lock), found) => lock.update_from(found.unwrap_or_default()),
+            (None, found) => list.locks.extend(found),
         }
+        list.locks.retain(LockStatus::is_in_use);
         Ok(list)
     }
 

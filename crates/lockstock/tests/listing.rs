@@ -470,3 +470,18 @@ async fn listing_an_unresponsive_store_times_out() {
     proxy.cut();
     assert!(store.locks().await.unwrap_err().is_unavailable());
 }
+
+#[tokio::test]
+async fn a_search_within_a_budget_reports_that_it_is_not_complete() {
+    let redis = Redis::start();
+    let store = connect(&redis.url()).await;
+    let _guard = held(&lock(&store, "a", LEASE)).await;
+    let all = store.locks_among(1).await.unwrap();
+    assert_eq!((all.locks.len(), all.is_complete), (1, true));
+    let fill = "for i = 1, 20000 do redis.call('SET', 'page:' .. i, 'x') end";
+    redis.command(&["EVAL", fill, "0"]).unwrap();
+    let some = store.locks_among(5000).await.unwrap();
+    assert!(!some.is_complete);
+    let all = store.locks_among(1_000_000).await.unwrap();
+    assert_eq!((all.locks.len(), all.is_complete), (1, true));
+}

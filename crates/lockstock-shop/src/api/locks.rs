@@ -200,7 +200,6 @@ fn invalid(parameter: &str, message: sentences::Sentence) -> ApiError {
     ApiError::invalid(vec![(parameter.to_owned(), vec![message])])
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unavailable(error: lockstock::Error) -> ApiError {
     debug!(%error, "the locks of the store are unknown");
     ApiError::locks_unavailable()

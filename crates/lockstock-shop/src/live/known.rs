@@ -221,7 +221,7 @@ impl Known {
         for lock in &mut locks {
             lock.free_after_lease(now);
         }
-        locks.retain(|lock| lock.state != LockState::Free || lock.waiting > 0);
+        locks.retain(LockStatus::is_in_use);
         locks
     }
 
@@ -282,6 +282,11 @@ impl LockStatus {
 
     fn holder_id(&self) -> Option<&str> {
         self.holder.as_ref().map(|holder| &*holder.id)
+    }
+
+    /// Whether the lock is held, kept or waited for.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.state != LockState::Free || self.waiting > 0
     }
 
     /// Takes over what the store has now, and keeps whose request it is if it is the same grant.

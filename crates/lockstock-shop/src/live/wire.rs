@@ -310,10 +310,6 @@ pub(crate) struct ProductState {
     pub(crate) version: i64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde calls"
-)]
 fn is_zero(count: &u32) -> bool {
     *count == 0
 }
