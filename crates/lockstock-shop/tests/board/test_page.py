@@ -1,9 +1,11 @@
 """The page for every reader: keyboard, languages, without JavaScript, accessibility, pictures, load."""
 
+import gzip
 import json
 import os
 import re
 import socket
+import urllib.request
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -108,6 +110,36 @@ def test_the_tables_need_no_javascript(server, open_page):
     row(page, product).get_by_role("link").click()
     expect(page.get_by_role("heading", name=name)).to_be_visible()
     expect(page.locator("#entry-rows tr").first.locator(".delta")).to_have_text("−1")
+
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def test_the_page_has_a_strict_policy_and_files_that_may_be_kept(server):
+    with fetch(server.url) as response:
+        headers, page = response.headers, response.read().decode()
+    assert headers["Content-Security-Policy"] == POLICY
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert not re.search(r"<style|\sstyle=|<script>|\son\w+=", page)
+
+    (path,) = re.findall(r'href="\./(board/\w+/board\.css)"', page)
+    with fetch(server.url + path) as response:
+        assert "immutable" in response.headers["Cache-Control"]
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert b":root" in gzip.decompress(response.read())
+    # Of a page that another version of the server has rendered.
+    with fetch(server.url + re.sub(r"/\w+/", "/0/", path)) as response:
+        assert response.headers["Cache-Control"] == "no-cache"
+
+
+def fetch(url):
+    headers = {"Accept": "text/html", "Accept-Encoding": "gzip"}
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers))
 
 
 def test_a_missing_product_has_a_page(server, open_page):
