@@ -30,6 +30,10 @@ pub(crate) fn lz4_decompress<'py>(
 ) -> PyResult<Bound<'py, PyBytes>> {
     // The decoder returns nothing for a value of four bytes, instead of an error.
     begins_with(LZ4_MAGIC, value)?;
+    // It takes the end of the value for the end of the frame.
+    if !has_end(value) {
+        return Err(invalid("the compressed value is incomplete"));
+    }
     let decompressed = py.detach(|| read(FrameDecoder::new(value), max_bytes));
     not_empty(py, &decompressed.map_err(invalid)?)
 }
@@ -62,6 +66,32 @@ fn read(source: impl Read, max_bytes: usize) -> io::Result<Vec<u8>> {
         true => Err(io::Error::other("the value becomes too large")),
         false => Ok(bytes),
     }
+}
+
+/// Whether an LZ4 frame has its end mark.
+/// <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>
+fn has_end(frame: &[u8]) -> bool {
+    const HAS_DICTIONARY_ID: u8 = 1;
+    const HAS_CONTENT_SIZE: u8 = 1 << 3;
+    const HAS_BLOCK_CHECKSUMS: u8 = 1 << 4;
+    const IS_UNCOMPRESSED: u32 = 1 << 31;
+    let Some(flags) = frame.get(LZ4_MAGIC.len()) else {
+        return false;
+    };
+    let has = |flag| flags & flag != 0;
+    // Behind the magic number: flags, the maximum size of a block, and a checksum of the header.
+    let mut position = LZ4_MAGIC.len() + 3;
+    position += if has(HAS_CONTENT_SIZE) { 8 } else { 0 };
+    position += if has(HAS_DICTIONARY_ID) { 4 } else { 0 };
+    while let Some(size) = frame.get(position..).and_then(<[u8]>::first_chunk) {
+        let size = u32::from_le_bytes(*size) & !IS_UNCOMPRESSED;
+        if size == 0 {
+            return true;
+        }
+        let checksum = if has(HAS_BLOCK_CHECKSUMS) { 4 } else { 0 };
+        position += 4 + size as usize + checksum;
+    }
+    false
 }
 
 fn begins_with(magic: &[u8], value: &[u8]) -> PyResult<()> {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 from django.utils.module_loading import import_string
 
+from lockstock.django.compressors.lz4 import Lz4Compressor
 from lockstock.django.exceptions import CompressorError
 
 COMPRESSORS = [
@@ -36,13 +38,26 @@ def test_a_value_that_becomes_too_large_is_an_error(compressor: Any) -> None:
 
 
 def test_a_value_that_is_cut_off_is_an_error(compressor: Any) -> None:
-    value = b"".join(str(number).encode() for number in range(50_000))
+    value = random.Random(0).randbytes(200_000)
     compressed = compressor.compress(value)
     assert compressor.decompress(compressed) == value
-    for length in [*range(0, len(compressed), 997), *range(len(compressed) - 20, len(compressed))]:
+    lengths = {*range(0, len(compressed), 9973), *range(len(compressed) - 20, len(compressed))}
+    for length in lengths:
         with pytest.raises(CompressorError):
             decompressed = compressor.decompress(compressed[:length])
             raise AssertionError(f"{length} of {len(compressed)} bytes became {len(decompressed)}")
+
+
+def test_an_lz4_value_that_is_cut_off_between_blocks_is_an_error() -> None:
+    # Does not shrink: each block has the size of its data, behind four bytes.
+    block_bytes = 4 * 1024 * 1024
+    value = random.Random(0).randbytes(2 * block_bytes + 1000)
+    compressor = Lz4Compressor({})
+    compressed = compressor.compress(value)
+    assert compressor.decompress(compressed) == value
+    for count in range(3):
+        with pytest.raises(CompressorError):
+            compressor.decompress(compressed[: 7 + count * (4 + block_bytes)])
 
 
 def test_foreign_bytes_are_an_error(compressor: Any) -> None:

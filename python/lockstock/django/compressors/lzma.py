@@ -10,6 +10,10 @@ from .base import BaseCompressor
 __all__ = ["LzmaCompressor"]
 
 
+# What a stream may have the decompressor allocate: preset 9 takes 65 MiB.
+_MAX_MEMORY_BYTES = 128 * 1024 * 1024
+
+
 class LzmaCompressor(BaseCompressor):
     """lzma, for values of more than `min_length` bytes."""
 
@@ -25,7 +29,7 @@ class LzmaCompressor(BaseCompressor):
         decompressed, rest = b"", value
         try:
             while True:
-                stream = lzma.LZMADecompressor(memlimit=self.max_bytes)
+                stream = lzma.LZMADecompressor(memlimit=_MAX_MEMORY_BYTES)
                 left = self.max_bytes - len(decompressed)
                 decompressed += stream.decompress(rest, max(left, 1))
                 if not stream.eof or left <= 0:
@@ -33,6 +37,10 @@ class LzmaCompressor(BaseCompressor):
                 # Zeros may follow a stream.
                 rest = stream.unused_data.lstrip(b"\0")
                 if not rest:
-                    return decompressed
+                    break
         except (lzma.LZMAError, EOFError) as error:
             raise CompressorError from error
+        if not decompressed:
+            # Zeros are an empty stream. No value that is compressed is empty.
+            raise CompressorError
+        return decompressed
