@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Watcher, lock_name, on_each_store, patch_as};
 use crate::access::KeyFile;
-use crate::harness::{Response, Server, new_database};
+use crate::harness::{Response, Server, eventually, new_database};
 
 #[tokio::test]
 async fn a_kept_lock_is_listed_with_its_holder() {
@@ -145,12 +145,14 @@ async fn a_forced_release_needs_the_highest_scope_and_is_logged_with_its_caller(
     assert_eq!(force(&server, "", &name, holder).await.status, 401);
     assert_eq!(force(&server, &writer, &name, holder).await.status, 403);
     assert_eq!(force(&server, &admin, &name, holder).await.status, 204);
-    let log = server.log();
-    let line = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|line| line["message"] == "a lock was released by force")
-        .expect("it is logged");
+    let line = eventually("it is logged", async || {
+        let log = server.log();
+        let mut lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find(|line| line["message"] == "a lock was released by force")
+    })
+    .await;
     assert_eq!(
         (&line["caller"], &line["lock"]),
         (&json!("ops"), &json!(name))
