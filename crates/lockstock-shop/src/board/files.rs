@@ -4,7 +4,7 @@
 //! every cache may keep them for ever. Another version, of a page that another server has rendered,
 //! gets the same files without that permission.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::Path;
@@ -60,7 +60,8 @@ pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     hex::encode(&digest.finalize()[..6])
 });
 
-/// Returns the routes of the files.
+/// Returns the routes of the files. A file is compressed when it is first requested, because most
+/// servers show no page.
 pub(super) fn routes<S>() -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
@@ -68,14 +69,17 @@ where
     FILES
         .into_iter()
         .fold(Router::new(), |router, (name, content_type, content)| {
-            let file = StaticFile::compressed(content_type, content)
-                .with(CONTENT_SECURITY_POLICY, SECURITY_POLICY);
-            let kept = file.clone().immutable();
+            let file = Arc::new(LazyLock::new(move || {
+                StaticFile::compressed(content_type, content)
+                    .with(CONTENT_SECURITY_POLICY, SECURITY_POLICY)
+            }));
             router.route(
                 &format!("/board/{{version}}/{name}"),
                 get(
                     async move |Path(version): Path<String>, headers: HeaderMap| {
-                        let file = if version == *VERSION { kept } else { file };
+                        let file = StaticFile::clone(&file);
+                        let is_this = version == *VERSION;
+                        let file = if is_this { file.immutable() } else { file };
                         file.respond(&headers)
                     },
                 ),

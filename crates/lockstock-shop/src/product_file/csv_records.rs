@@ -44,9 +44,13 @@ pub(super) enum Fault {
 
 impl<R: BufRead> Records<R> {
     pub(super) fn new(input: R) -> Self {
+        let mut parser = Reader::new();
+        // A blank line: the parser ignores a byte order mark in the first piece that it reads, if the
+        // piece is long enough. The mark of a file is not in `input`.
+        parser.read_record(b"\n", &mut [0], &mut [0]);
         Self {
             input,
-            parser: Reader::new(),
+            parser,
             text: vec![0; MAX_ROW_BYTES].into_boxed_slice(),
             ends: [0; MAX_FIELDS],
             lines: LineCounter::default(),
