@@ -21,6 +21,8 @@ mod request;
 #[cfg(feature = "otlp")]
 mod sender;
 
+use std::net::IpAddr;
+
 #[cfg(not(feature = "otlp"))]
 pub(crate) use self::absent::{RequestTrace, Traces};
 #[cfg(feature = "otlp")]
@@ -51,10 +53,14 @@ pub(crate) struct TraceSettings {
 
 /// What a span of a request has from the start.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "otlp"),
+    expect(dead_code, reason = "only a build with traces reads it")
+)]
 pub(crate) struct RequestAttributes<'a> {
     /// The pattern of the URL, if there is one.
     pub(crate) route: Option<&'a str>,
-    pub(crate) client: Option<std::net::IpAddr>,
+    pub(crate) client: Option<IpAddr>,
     /// The name of the API key.
     pub(crate) caller: Option<&'a str>,
 }
