@@ -51,6 +51,18 @@ pub(crate) struct TraceSettings {
     pub(crate) sample: Option<f64>,
 }
 
+#[cfg(feature = "otlp")]
+impl TraceSettings {
+    /// Returns whether the option or a variable names a collector by an HTTPS URL.
+    fn uses_https(&self) -> bool {
+        let variables = ENDPOINT_VARIABLES
+            .iter()
+            .filter_map(|name| std::env::var(name).ok());
+        let mut urls = self.endpoint.iter().cloned().chain(variables);
+        urls.any(|url| url.starts_with("https:"))
+    }
+}
+
 /// What a span of a request has from the start.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(

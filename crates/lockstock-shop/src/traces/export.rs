@@ -50,7 +50,7 @@ impl Traces {
             .with_http()
             .with_protocol(Protocol::HttpBinary)
             .with_timeout(SEND_TIMEOUT)
-            .with_http_client(Client::new(outcome.clone())?);
+            .with_http_client(Client::new(outcome.clone(), settings.uses_https())?);
         if let Some(endpoint) = &settings.endpoint {
             let endpoint = endpoint.trim_end_matches('/');
             exporter = exporter.with_endpoint(format!("{endpoint}/v1/traces"));

@@ -176,9 +176,15 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(outcome: Arc<Outcome>) -> reqwest::Result<Self> {
+    /// Without HTTPS it needs no certificate authorities: a machine without the package ca-certificates
+    /// has none.
+    pub(super) fn new(outcome: Arc<Outcome>, uses_https: bool) -> reqwest::Result<Self> {
+        let mut http = reqwest::Client::builder().timeout(SEND_TIMEOUT);
+        if !uses_https {
+            http = http.tls_certs_only([]);
+        }
         Ok(Self {
-            http: reqwest::Client::builder().timeout(SEND_TIMEOUT).build()?,
+            http: http.build()?,
             runtime: Handle::current(),
             outcome,
         })
