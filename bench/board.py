@@ -8,6 +8,7 @@ import socket
 import statistics
 import sys
 import threading
+import time
 from contextlib import ExitStack
 
 from load import require_wrk, wait_until_idle, wrk
@@ -43,6 +44,12 @@ class Watchers:
 
     def __enter__(self):
         wait_until("the streams", 60, lambda: len(self.answered) == len(self.sockets))
+        # The snapshots are no part of what is measured.
+        before = -1
+        while before != self.bytes:
+            before = self.bytes
+            time.sleep(0.5)
+        self.bytes = 0
         return self
 
     def __exit__(self, *_):
