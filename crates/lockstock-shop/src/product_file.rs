@@ -1,7 +1,7 @@
 //! Files of products, which commands import and export: CSV, and JSON lines.
 //!
 //! The rules about fields are those of the API, and so are the messages: a row is validated as the
-//! body of a request is, by [`serializer::validate`].
+//! body of a request is, by `api::products::serializer`.
 //!
 //! Reading is a function of the bytes alone, in bounded memory: a row has at most [`MAX_ROW_BYTES`].
 
