@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ..exceptions import CompressorError
 
-__all__ = ["BaseCompressor"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Stream(Protocol):
+        """A decompressor of the standard library, which stops at the end of a stream."""
+
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+        def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+__all__ = ["BaseCompressor", "decompress_streams"]
 
 
 class BaseCompressor:
@@ -29,3 +44,17 @@ class BaseCompressor:
         `max_bytes`.
         """
         raise NotImplementedError
+
+
+def decompress_streams(value: bytes, max_bytes: int, new_stream: Callable[[], Stream]) -> bytes:
+    """Decompresses one stream or several in a row, each of which zeros may follow."""
+    decompressed, rest = b"", value
+    while True:
+        stream = new_stream()
+        left = max_bytes - len(decompressed)
+        decompressed += stream.decompress(rest, max(left, 1))
+        if not stream.eof or left <= 0:
+            raise CompressorError
+        rest = stream.unused_data.lstrip(b"\0")
+        if not rest:
+            return decompressed

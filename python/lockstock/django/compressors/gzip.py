@@ -6,7 +6,7 @@ import gzip
 import zlib
 
 from ..exceptions import CompressorError
-from .base import BaseCompressor
+from .base import BaseCompressor, decompress_streams
 
 __all__ = ["GzipCompressor"]
 
@@ -27,17 +27,9 @@ class GzipCompressor(BaseCompressor):
         return value
 
     def decompress(self, value: bytes) -> bytes:
-        decompressed, rest = b"", value
         try:
-            while True:
-                member = zlib.decompressobj(wbits=_GZIP)
-                left = self.max_bytes - len(decompressed)
-                decompressed += member.decompress(rest, max(left, 1))
-                if not member.eof or left <= 0:
-                    raise CompressorError
-                # Zeros may follow a member.
-                rest = member.unused_data.lstrip(b"\0")
-                if not rest:
-                    return decompressed
+            return decompress_streams(
+                value, self.max_bytes, lambda: zlib.decompressobj(wbits=_GZIP)
+            )
         except zlib.error as error:
             raise CompressorError from error

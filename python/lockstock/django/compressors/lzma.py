@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 
 from ..exceptions import CompressorError
-from .base import BaseCompressor
+from .base import BaseCompressor, decompress_streams
 
 __all__ = ["LzmaCompressor"]
 
@@ -26,18 +26,10 @@ class LzmaCompressor(BaseCompressor):
         return value
 
     def decompress(self, value: bytes) -> bytes:
-        decompressed, rest = b"", value
         try:
-            while True:
-                stream = lzma.LZMADecompressor(memlimit=_MAX_MEMORY_BYTES)
-                left = self.max_bytes - len(decompressed)
-                decompressed += stream.decompress(rest, max(left, 1))
-                if not stream.eof or left <= 0:
-                    raise CompressorError
-                # Zeros may follow a stream.
-                rest = stream.unused_data.lstrip(b"\0")
-                if not rest:
-                    break
+            decompressed = decompress_streams(
+                value, self.max_bytes, lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY_BYTES)
+            )
         except (lzma.LZMAError, EOFError) as error:
             raise CompressorError from error
         if not decompressed:
