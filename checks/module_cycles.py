@@ -45,6 +45,7 @@ LAYERS = {
             "forwarding",
             "header_list",
             "health",
+            "http_client",
             "logging",
             "private_file",
             "timestamp",

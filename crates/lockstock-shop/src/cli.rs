@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod config_file;
+pub(crate) mod database;
 pub(crate) mod effective_options;
 pub(crate) mod listen_address;
 pub(crate) mod lock_name;

@@ -18,8 +18,8 @@
 //! - [`storage`]: the databases.
 //! - `batch`: database calls that are executed together.
 //!
-//! Leaves: `etag`, `forwarding`, `header_list`, `timestamp`, `failpoint`, `health`, `logging`,
-//! `private_file`, `traces`.
+//! Leaves: `etag`, `forwarding`, `header_list`, `http_client`, `timestamp`, `failpoint`, `health`,
+//! `logging`, `private_file`, `traces`.
 
 mod access;
 mod api;
@@ -38,6 +38,7 @@ pub mod fuzzing;
 mod header_list;
 mod health;
 mod http;
+mod http_client;
 mod live;
 mod logging;
 mod openapi;

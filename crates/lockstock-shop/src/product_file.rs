@@ -15,6 +15,7 @@ use std::fmt::{self, Display};
 use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 
+use anyhow::bail;
 use clap::ValueEnum;
 
 use self::csv_rows::CsvRows;
@@ -38,13 +39,19 @@ pub enum Format {
 }
 
 impl Format {
-    /// Returns the format that the extension of a file names.
-    pub(crate) fn of(file: &Path) -> Option<Self> {
-        let extension = file.extension()?.to_str()?.to_ascii_lowercase();
-        match &*extension {
-            "csv" => Some(Self::Csv),
-            "jsonl" | "ndjson" => Some(Self::Jsonl),
-            _ => None,
+    /// Returns the format that is given, or else the one that the extension of the file names.
+    pub(crate) fn of(file: &Path, given: Option<Self>) -> anyhow::Result<Self> {
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        let extension = file.extension().and_then(|extension| extension.to_str());
+        match extension.map(str::to_ascii_lowercase).as_deref() {
+            Some("csv") => Ok(Self::Csv),
+            Some("jsonl" | "ndjson") => Ok(Self::Jsonl),
+            _ => bail!(
+                "the extension of {} names no format: give --format csv or --format jsonl",
+                file.display()
+            ),
         }
     }
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use indicatif::HumanCount;
 
 use super::progress::Progress;
+use crate::cli::database::DatabaseArgs;
 use crate::product_file::{Format, Writer};
 use crate::storage::Export;
 
@@ -54,16 +55,8 @@ struct ExportProductsArgs {
     #[arg(long)]
     quiet: bool,
 
-    /// URL of the database, the same as the server's: sqlite://FILE or
-    /// postgres://USER:PASSWORD@HOST/NAME
-    #[arg(
-        long,
-        env = "LOCKSTOCK_DATABASE",
-        value_name = "URL",
-        default_value = "sqlite://lockstock.sqlite3",
-        hide_env_values = true
-    )]
-    database: String,
+    #[command(flatten)]
+    database: DatabaseArgs,
 }
 
 /// Exports all products.
@@ -72,7 +65,7 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<()> {
     let (file, quiet) = (&*args.file, args.quiet);
     if file == Path::new("-") {
         let format = args.format.unwrap_or(Format::Csv);
-        let export = Export::open(&args.database).await?;
+        let export = Export::open(&args.database.url).await?;
         let written = write(export, io::stdout().lock(), format, quiet).await?;
         return match written {
             // The reader has closed the pipe, as `head` does.
@@ -81,10 +74,8 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<()> {
         };
     }
     let name = file.display();
-    let format = args.format.or_else(|| Format::of(file)).with_context(|| {
-        format!("the extension of {name} names no format: give --format csv or --format jsonl")
-    })?;
-    let export = Export::open(&args.database).await?;
+    let format = Format::of(file, args.format)?;
+    let export = Export::open(&args.database.url).await?;
     let cannot_write = || format!("cannot write {name}");
     let count = if file.exists() && !file.is_file() {
         // A pipe or a device, which cannot be replaced.

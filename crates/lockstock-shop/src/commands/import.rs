@@ -14,6 +14,7 @@ use indicatif::HumanCount;
 use uuid::Uuid;
 
 use super::progress::Progress;
+use crate::cli::database::DatabaseArgs;
 use crate::product_file::{self, Format, Mistake, ReadError};
 use crate::storage::{
     self, Conflict, ConflictKind, Conflicts, ExistingProducts, Import, ImportCounts, ImportOutcome,
@@ -82,16 +83,8 @@ struct ImportProductsArgs {
     #[arg(long)]
     quiet: bool,
 
-    /// URL of the database, the same as the server's: sqlite://FILE or
-    /// postgres://USER:PASSWORD@HOST/NAME
-    #[arg(
-        long,
-        env = "LOCKSTOCK_DATABASE",
-        value_name = "URL",
-        default_value = "sqlite://lockstock.sqlite3",
-        hide_env_values = true
-    )]
-    database: String,
+    #[command(flatten)]
+    database: DatabaseArgs,
 }
 
 /// Imports the products of a file.
@@ -102,7 +95,7 @@ pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         true => ExistingProducts::Update,
         false => ExistingProducts::Conflict,
     };
-    let mut import = storage::import(&args.database, existing).await?;
+    let mut import = storage::import(&args.database.url, existing).await?;
     let imported = import_products(source, &mut *import, existing, &args).await;
     import.close().await;
     imported
@@ -172,9 +165,7 @@ impl Source {
             });
         }
         let name = file.display().to_string();
-        let format = format.or_else(|| Format::of(file)).with_context(|| {
-            format!("the extension of {name} names no format: give --format csv or --format jsonl")
-        })?;
+        let format = Format::of(file, format)?;
         let opened = File::open(file).with_context(|| format!("cannot open {name}"))?;
         let metadata = opened.metadata()?;
         Ok(Self {

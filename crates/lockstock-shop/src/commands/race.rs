@@ -4,7 +4,6 @@
 mod chart;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -17,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::api_client::{base_url, client_builder, credentials, root_cause, server_of};
+use super::api_client::{SecretArgs, base_url, client_builder, root_cause, server_of};
 use crate::cli::values::number_in;
 
 /// Longer than any server waits before it responds.
@@ -47,10 +46,8 @@ pub(crate) struct RaceArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number_in(1_u32.., 10))]
     rounds: u32,
 
-    /// File with the secret of an API key, if the server requires one [default: the secret is in the
-    /// variable LOCKSTOCK_API_KEY]
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
 
     /// Print one line of JSON per round instead of a chart
     #[arg(long)]
@@ -190,7 +187,7 @@ impl Target {
     async fn find(args: &RaceArgs) -> anyhow::Result<Self> {
         let bases = args.url.iter().map(|url| base_url(url));
         let bases = bases.collect::<anyhow::Result<Vec<_>>>()?;
-        let headers = credentials(args.secret_file.as_deref())?;
+        let headers = args.secret.headers()?;
         let client = client(&bases, &headers)?;
         let id = match args.product {
             Some(id) => id,

@@ -7,7 +7,6 @@ mod terminal;
 mod view;
 
 use std::io::{IsTerminal, Write, stdin, stdout};
-use std::path::PathBuf;
 use std::slice;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use self::picture::Size;
 use self::stream::{Events, Update};
 use self::terminal::Terminal;
 use self::view::View;
-use super::api_client::{base_url, client_builder, credentials};
+use super::api_client::{SecretArgs, base_url, client_builder};
 
 /// Time between two pictures, and that each column of a lane stands for.
 const COLUMN: Duration = Duration::from_millis(500);
@@ -54,10 +53,8 @@ pub(crate) struct TopArgs {
     )]
     url: String,
 
-    /// File with the secret of an API key, if the server requires one [default: the secret is in the
-    /// variable LOCKSTOCK_API_KEY]
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
 
     /// Only locks whose names contain this text
     #[arg(
@@ -77,7 +74,7 @@ pub(crate) struct TopArgs {
 pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
     let base = base_url(&args.url)?;
     let client = client_builder(slice::from_ref(&base))
-        .default_headers(credentials(args.secret_file.as_deref())?)
+        .default_headers(args.secret.headers()?)
         .build()?;
     let mut view = View::new(redact_url(&args.url), args.filter);
     let mut events = Events::open(&client, &base, None).await?;

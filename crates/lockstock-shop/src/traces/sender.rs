@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::conventions;
+use crate::http_client;
 
 /// Spans that may wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` is set. A span has about a
 /// kilobyte.
@@ -176,13 +177,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Without HTTPS it needs no certificate authorities: a machine without the package ca-certificates
-    /// has none.
     pub(super) fn new(outcome: Arc<Outcome>, uses_https: bool) -> reqwest::Result<Self> {
-        let mut http = reqwest::Client::builder().timeout(SEND_TIMEOUT);
-        if !uses_https {
-            http = http.tls_certs_only([]);
-        }
+        let http = http_client::builder(uses_https).timeout(SEND_TIMEOUT);
         Ok(Self {
             http: http.build()?,
             runtime: Handle::current(),

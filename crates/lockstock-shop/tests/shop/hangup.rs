@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::access::KeyFile;
-use crate::harness::{PATIENCE, Server, binary, eventually, sqlite};
+use crate::harness::{PATIENCE, Server, ServerBuilder, binary, eventually, sqlite};
 
 const SIGHUP: i32 = 1;
 
@@ -100,17 +100,19 @@ impl Files {
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
+
+    fn server(&self, keys: &KeyFile) -> ServerBuilder {
+        keys.server()
+            .args(&["--tls-cert", &self.path("cert.pem")])
+            .args(&["--tls-key", &self.path("key.pem")])
+    }
 }
 
 #[tokio::test]
 async fn sighup_reads_the_certificate_and_the_keys_again() {
     let (files, keys) = (Files::new(), KeyFile::new());
     keys.add("web", "write");
-    let server = keys
-        .server()
-        .args(&["--tls-cert", &files.path("cert.pem")])
-        .args(&["--tls-key", &files.path("key.pem")])
-        .start();
+    let server = files.server(&keys).start();
     // Unchanged, so that nothing else has them read.
     server.process.signal(SIGHUP);
     logged(&server, "the TLS certificate was read again").await;
@@ -137,10 +139,8 @@ async fn sighup_reads_the_certificate_and_the_keys_again() {
 async fn a_certificate_on_a_disk_that_does_not_reply_stops_nothing_else() {
     let (files, keys) = (Files::new(), KeyFile::new());
     keys.add("web", "write");
-    let server = keys
-        .server()
-        .args(&["--tls-cert", &files.path("cert.pem")])
-        .args(&["--tls-key", &files.path("key.pem")])
+    let server = files
+        .server(&keys)
         // The read would take the only one.
         .env("TOKIO_WORKER_THREADS", "1")
         .start();

@@ -310,11 +310,11 @@ pub(crate) async fn locked(redis: &Redis, id: i64) {
     .await;
 }
 
-/// Waits until the lock of a product has a waiter in Redis.
-pub(crate) async fn waited_for(redis: &Redis, id: i64) {
-    let queue = format!("lockstock:{{product-update-lock-{id}}}:queue");
+/// Waits until the lock with this name has a waiter in Redis.
+pub(crate) async fn waited_for(redis: &Redis, name: &str) {
+    let queue = format!("lockstock:{{{name}}}:queue");
     eventually("the lock has a waiter", async || {
-        (redis.command(&["ZCARD", &queue]).unwrap() != "0").then_some(())
+        (redis.command(&["ZCARD", &queue]).unwrap() == "1").then_some(())
     })
     .await;
 }

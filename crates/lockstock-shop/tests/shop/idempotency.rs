@@ -232,7 +232,7 @@ async fn a_key_in_flight_is_409_at_its_server_and_another_returns_the_record() {
     assert!(rejected.retry_after() >= 1);
     let second = tokio::spawn(patch(&other));
     if !every_lock_is_granted() {
-        waited_for(&redis, id).await;
+        waited_for(&redis, &format!("product-update-lock-{id}")).await;
     }
     transaction.rollback().await.unwrap();
     let mut replayed = Vec::new();

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::board::Watcher;
-use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite};
+use crate::harness::{PATIENCE, Server, binary, eventually, product, sqlite, waited_for};
 
 const LEASE: Duration = Duration::from_secs(3600);
 const SIGINT: i32 = 2;
@@ -57,11 +57,7 @@ async fn hold(store: &Store, name: impl AsRef<[u8]>) -> Guard {
 async fn wait(redis: &Redis, store: &Store, name: &str) -> JoinHandle<Guard> {
     let lock = store.lock(name).lease(LEASE).unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
-    eventually("a waiter in the queue", async || {
-        let queue = format!("lockstock:{{{name}}}:queue");
-        (redis.command(&["ZCARD", &queue]).unwrap() == "1").then_some(())
-    })
-    .await;
+    waited_for(redis, name).await;
     waiter
 }
 

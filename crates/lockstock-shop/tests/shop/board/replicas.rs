@@ -14,6 +14,12 @@ fn subscribers(redis: &Redis) -> String {
     counted.lines().last().unwrap_or_default().to_owned()
 }
 
+/// Starts two servers on one Redis and one database.
+fn servers(redis: &Redis, args: &[&str]) -> [Server; 2] {
+    let database = new_database();
+    [(); 2].map(|()| Server::on(&redis.url(), &database).args(args).start())
+}
+
 /// Returns how many messages Redis has published on the channel, of which it counts the calls.
 fn published(redis: &Redis) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]).unwrap();
@@ -26,10 +32,7 @@ fn published(redis: &Redis) -> u64 {
 #[tokio::test]
 async fn a_watcher_of_one_server_sees_the_requests_of_the_other() {
     let redis = Redis::start();
-    let database = new_database();
-    let args = ["--after-update", "release"];
-    let one = Server::on(&redis.url(), &database).args(&args).start();
-    let two = Server::on(&redis.url(), &database).args(&args).start();
+    let [one, two] = servers(&redis, &["--after-update", "release"]);
     let id = one.create(10).await;
     let mut watcher = Watcher::of(&one).await;
     let snapshot = watcher.expect("snapshot").await;
@@ -70,9 +73,7 @@ async fn a_watcher_of_one_server_sees_the_requests_of_the_other() {
 #[tokio::test]
 async fn a_lock_that_another_server_keeps_is_in_the_snapshot_with_its_request() {
     let redis = Redis::start();
-    let database = new_database();
-    let one = Server::on(&redis.url(), &database).start();
-    let two = Server::on(&redis.url(), &database).start();
+    let [one, two] = servers(&redis, &[]);
     let id = one.create(10).await;
     assert_eq!(patch_as(&two, "theirs", id, 9).await.status, 200);
     let holder = async || -> Option<Value> {
@@ -101,10 +102,7 @@ async fn a_lock_that_another_server_keeps_is_in_the_snapshot_with_its_request() 
 #[tokio::test]
 async fn a_server_publishes_only_while_another_one_watches() {
     let redis = Redis::start();
-    let database = new_database();
-    let args = ["--after-update", "release"];
-    let one = Server::on(&redis.url(), &database).args(&args).start();
-    let two = Server::on(&redis.url(), &database).args(&args).start();
+    let [one, two] = servers(&redis, &["--after-update", "release"]);
     let id = one.create(10).await;
     let watcher = Watcher::of(&one).await;
     eventually("the server subscribes", async || {
@@ -136,9 +134,7 @@ async fn a_server_publishes_only_while_another_one_watches() {
 #[tokio::test]
 async fn a_lock_of_another_server_that_is_taken_away_is_free_at_both() {
     let redis = Redis::start();
-    let database = new_database();
-    let one = Server::on(&redis.url(), &database).start();
-    let two = Server::on(&redis.url(), &database).start();
+    let [one, two] = servers(&redis, &[]);
     let id = one.create(10).await;
     let (mut here, mut there) = (Watcher::of(&one).await, Watcher::of(&two).await);
     here.expect("snapshot").await;
