@@ -153,7 +153,7 @@ async fn limit(
             return Ok(next.run(request).await);
         };
         // In the order of DRF.
-        renderer.require_acceptable(route)?;
+        renderer.require_acceptable(route, request.headers())?;
         verdict?;
         preconditions::evaluate(state, route, request, next).await
     };

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, LOCATION, VARY};
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Body as _;
@@ -21,7 +21,6 @@ use crate::http::routes::Route;
 /// What the client of a request accepts.
 pub(super) struct Renderer {
     format: Option<ErrorFormat>,
-    accepts_events: bool,
     language: Language,
     is_head: bool,
     is_write: bool,
@@ -31,7 +30,6 @@ impl Renderer {
     pub(super) fn of(request: &Request) -> Self {
         Self {
             format: ErrorFormat::accepted(request.headers()),
-            accepts_events: accepts_events(request.headers()),
             language: Language::preferred(request.headers()),
             is_head: request.method() == Method::HEAD,
             is_write: !request.method().is_safe(),
@@ -39,9 +37,13 @@ impl Renderer {
     }
 
     /// Rejects a client that does not accept the format of the route.
-    pub(super) fn require_acceptable(&self, route: &Route) -> Result<(), ApiError> {
+    pub(super) fn require_acceptable(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+    ) -> Result<(), ApiError> {
         let is_acceptable = match &*route.pattern {
-            EVENTS => self.accepts_events,
+            EVENTS => accepts_events(headers),
             _ => self.format.is_some(),
         };
         match is_acceptable {
