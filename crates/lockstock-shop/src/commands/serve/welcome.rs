@@ -38,6 +38,7 @@ pub(super) fn print_welcome(
             "message": "listening",
             "address": address.to_string(),
             "api": format!("{url}/api/products/"),
+            "board": format!("{for_operators}/"),
             "docs": format!("{for_operators}/docs/"),
         });
         writeln!(out, "{line}")?;
@@ -49,6 +50,7 @@ pub(super) fn print_welcome(
 
   the API      {url}/api/products/
   its docs     {for_operators}/docs/
+  the board    {for_operators}/
   operation    {url}/readyz   {for_operators}/metrics
 
   try          {curl} {url}/api/products/
