@@ -247,9 +247,9 @@ async fn tries_at_two_servers_during_changes_of_the_stock_agree_on_the_outcome()
     for round in 1..=30 {
         let name = format!("round {round}");
         let begin = |shop: &dyn Storage| begun_now(shop, with_key(&name, order(id, purchase(1))));
-        // All begin now; a refusal of one is final for the others.
-        let tries = [0, 1, 0, 1].map(|n: usize| {
-            let (shop, order) = (shops[n].clone(), begin(&*shops[n]));
+        // All begin before the first one is sent; a refusal of one is final for the others.
+        let begun = [0, 1, 0, 1].map(|n: usize| (shops[n].clone(), begin(&*shops[n])));
+        let tries = begun.map(|(shop, order)| {
             tokio::spawn(async move { shop.submit_order(order).await.unwrap() })
         });
         let raised = shops[0].update(id, stock(1), fenced(2 * round - 1), WriteContext::default());
