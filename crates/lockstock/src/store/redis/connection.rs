@@ -4,12 +4,14 @@
 //! the next call; a connection on which the server stops replying is replaced in the background.
 
 mod attempt;
+mod bounded;
 mod breaker;
 mod channel;
 mod cluster;
 pub(in crate::store) mod direct;
 mod gatherer;
 mod managed;
+mod multiplexed;
 mod pipeline;
 mod sentinel;
 mod tls;
@@ -22,8 +24,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{
-    Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind,
-    Value,
+    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind, Value,
 };
 use tokio::time::Instant;
 
@@ -41,7 +42,7 @@ pub(super) use self::tracked::TrackedRead;
 use self::tracked::{Probe, TrackedConnection};
 use self::url::Endpoints;
 use super::notifications::Notifications;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::Keys;
 use crate::redact::redact_url;
 use crate::store::builder::Options;
@@ -199,9 +200,9 @@ impl Connection {
         let tls = Arc::new(ClientTls::new(certificates));
         let topology = match endpoints {
             Endpoints::Single(info) => {
-                let client = Client::open(info).map_err(Error::redis)?;
+                let target = Target { info, tls };
                 let tracking = Server {
-                    client: client.clone(),
+                    target: target.clone(),
                     purpose: Purpose::Tracking,
                 };
                 let breaker = Arc::new(Breaker::new(address.clone()));
@@ -213,7 +214,7 @@ impl Connection {
                     breaker.clone(),
                 );
                 let connector = Server {
-                    client,
+                    target,
                     purpose: Purpose::Messages(channel),
                 };
                 let handler = CommandPushes::new(notifications, &tracked);
@@ -234,7 +235,7 @@ impl Connection {
                     let (sentinels, servers) = (sentinels.clone(), servers.clone());
                     Sentinels::new(sentinels, service.clone(), servers, purpose, timeout)
                 };
-                let tracking = connector(Purpose::Tracking)?;
+                let tracking = connector(Purpose::Tracking);
                 let breaker = Arc::new(Breaker::new(address.clone()));
                 let tracked = TrackedConnection::new(
                     address.clone(),
@@ -243,7 +244,7 @@ impl Connection {
                     timeout,
                     breaker.clone(),
                 );
-                let connector = connector(Purpose::Messages(channel))?;
+                let connector = connector(Purpose::Messages(channel));
                 let handler = CommandPushes::new(notifications, &tracked);
                 let master = ManagedConnection::new(address, connector, handler, timeout, breaker);
                 let _watch = sentinel::watch(&[&master, tracked.managed()]);

@@ -101,7 +101,7 @@ impl Cluster {
                 let (notifications, near) = (notifications.clone(), near.clone());
                 Node::new(&servers, &host, port, notifications, near, timeout)
             })
-            .collect::<Result<_>>()?;
+            .collect();
         let cluster = Self(Arc::new(Inner {
             address: cluster_address,
             servers,
@@ -286,7 +286,7 @@ impl Cluster {
                         port,
                         ..
                     }) if moved == slot => {
-                        self.set_owner(slot, host.unwrap_or(&node.host), port)?;
+                        self.set_owner(slot, host.unwrap_or(&node.host), port);
                     }
                     _ => return Err(Error::redis(error)),
                 },
@@ -345,8 +345,8 @@ impl Cluster {
     }
 
     /// Applies a redirection of one slot.
-    fn set_owner(&self, slot: u16, host: &str, port: u16) -> Result<Arc<Node>> {
-        let node = self.node(host, port)?;
+    fn set_owner(&self, slot: u16, host: &str, port: u16) -> Arc<Node> {
+        let node = self.node(host, port);
         let changed = self.0.map().set(slot, &node);
         if changed {
             self.0.notifications.disconnected();
@@ -354,16 +354,16 @@ impl Cluster {
             // Other slots have probably moved too.
             self.refresh_soon();
         }
-        Ok(node)
+        node
     }
 
     /// Returns the node at this address, a new one if it is unknown. A new node stays in the map
     /// until the next refresh, even if it serves no slot.
-    fn node(&self, host: &str, port: u16) -> Result<Arc<Node>> {
+    fn node(&self, host: &str, port: u16) -> Arc<Node> {
         let (inner, mut map) = (&self.0, self.0.map());
         let known = map.nodes.iter().find(|node| node.is_at(host, port));
         if let Some(node) = known {
-            return Ok(node.clone());
+            return node.clone();
         }
         let (notifications, near) = (inner.notifications.clone(), inner.near.clone());
         let node = Node::new(
@@ -373,9 +373,9 @@ impl Cluster {
             notifications,
             near,
             inner.timeout,
-        )?;
+        );
         map.nodes.push(node.clone());
-        Ok(node)
+        node
     }
 
     /// Refreshes the map after `node` has failed, if it is still the owner of `slot`.
@@ -422,7 +422,8 @@ impl Cluster {
         // it one after another.
         *refreshed_at = Some(Instant::now());
         let view = self.query().await?;
-        self.apply(&view).map_err(|error| error.to_string())
+        self.apply(&view);
+        Ok(())
     }
 
     async fn query(&self) -> Result<TopologyView, String> {
@@ -442,7 +443,7 @@ impl Cluster {
     }
 
     /// Replaces the map by that of `view`.
-    fn apply(&self, view: &TopologyView) -> Result<()> {
+    fn apply(&self, view: &TopologyView) {
         let mut next = SlotMap::new();
         for range in &view.ranges {
             let node = match next
@@ -451,7 +452,7 @@ impl Cluster {
                 .find(|node| node.is_at(&range.host, range.port))
             {
                 Some(node) => node.clone(),
-                None => self.node(&range.host, range.port)?,
+                None => self.node(&range.host, range.port),
             };
             for slot in range.first..=range.last.min(SLOTS - 1) {
                 next.set(slot, &node);
@@ -470,7 +471,6 @@ impl Cluster {
             self.0.notifications.disconnected();
             self.0.near.clear();
         }
-        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@
 //! The pool's mutex is std's. One of `parking_lot` parks in a table that all its mutexes share, and
 //! a child of `fork` may find it locked.
 
+mod framing;
 mod link;
 mod listener;
 pub(in crate::store) mod polled;
@@ -29,9 +30,11 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ConnectionInfo, Value};
 
+pub(super) use self::framing::{Framing, Reading};
 use self::link::Link;
 pub(in crate::store::redis) use self::listener::Listener;
 use self::polled::PolledLink;
+pub(super) use self::reply::ReplyError;
 #[cfg(fuzzing)]
 pub(crate) use self::reply::fuzzing::check as check_replies;
 pub(in crate::store) use self::socket::Limits;

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio_util::task::AbortOnDropHandle;
+
+use super::multiplexed::Multiplexed;
 
 /// Maximum number of commands in one write.
 const MAX_BATCH: usize = 64;
@@ -44,7 +45,7 @@ struct Call {
 }
 
 impl Gatherer {
-    pub(super) fn new(connection: MultiplexedConnection) -> Self {
+    pub(super) fn new(connection: Multiplexed) -> Self {
         let (queue, calls) = mpsc::channel(MAX_QUEUED);
         Self {
             queue,
@@ -57,14 +58,14 @@ impl Gatherer {
     /// Sends a command on `connection`, alone or with others, and returns the reply.
     pub(super) async fn call(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Multiplexed,
         command: &Cmd,
     ) -> RedisResult<Value> {
         let pending = Pending::new(&self.pending);
         let had_large_replies = self.has_large_replies.load(Ordering::Relaxed);
         let is_large = had_large_replies || bytes(command) > MAX_GATHERED_BYTES;
         let reply = if pending.is_alone || is_large {
-            connection.send_packed_command(command).await?
+            connection.inner.send_packed_command(command).await?
         } else {
             let (reply, replied) = oneshot::channel();
             let command = command.clone();
@@ -121,7 +122,7 @@ fn closed() -> RedisError {
 }
 
 /// Sends the calls, in order. Aborted with the connection.
-async fn run(connection: MultiplexedConnection, mut queue: mpsc::Receiver<Call>) {
+async fn run(connection: Multiplexed, mut queue: mpsc::Receiver<Call>) {
     let mut calls = Vec::new();
     let mut in_flight = FuturesUnordered::new();
     loop {
@@ -143,7 +144,7 @@ async fn run(connection: MultiplexedConnection, mut queue: mpsc::Receiver<Call>)
     }
 }
 
-async fn send(mut connection: MultiplexedConnection, calls: Vec<Call>) {
+async fn send(mut connection: Multiplexed, calls: Vec<Call>) {
     let mut pipeline = Pipeline::with_capacity(calls.len());
     let mut replies = Vec::with_capacity(calls.len());
     for Call { command, reply } in calls {
@@ -157,6 +158,7 @@ async fn send(mut connection: MultiplexedConnection, calls: Vec<Call>) {
         return;
     }
     match connection
+        .inner
         .send_packed_commands(&pipeline, 0, replies.len())
         .await
     {

@@ -9,21 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, SendError};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult,
-};
+use redis::{Cmd, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::breaker::{Breaker, Permit};
+use super::direct::Target;
 use super::gatherer::Gatherer;
+use super::multiplexed::Multiplexed;
 use crate::error::{Error, explain};
 
-/// How many calls can be passed to the task of a connection before it takes them. The redis crate
-/// lets further callers wait, which costs each of them a wake-up; its default of 50 is less than the
-/// calls of a busy process. The calls are in memory anyway.
-const CALL_BUFFER: usize = 1024;
 /// A call that was without a reply for this share of the timeout opens the breaker. Less than 1: an
 /// operation on a lock spends a part of its time in a batch.
 const MIN_SILENCE: f64 = 0.9;
@@ -35,10 +30,11 @@ pub(super) trait Connector: Send + Sync + 'static {
 
     fn purpose(&self) -> &Purpose;
 
+    /// `on_push` gets each push message of the connection.
     fn open(
         &self,
-        config: &AsyncConnectionConfig,
-    ) -> impl Future<Output = Result<(MultiplexedConnection, Self::Server), String>> + Send;
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<(Multiplexed, Self::Server), String>> + Send;
 }
 
 /// Receives the push messages of a connection.
@@ -100,7 +96,7 @@ pub(super) enum Admission {
 /// An open connection. Its number distinguishes it from earlier and later ones.
 #[derive(Clone)]
 pub(super) struct OpenConnection<S> {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Multiplexed,
     gatherer: Arc<Gatherer>,
     server: S,
     pub(super) number: u64,
@@ -259,23 +255,16 @@ impl<C: Connector> ManagedConnection<C> {
     async fn connect(&self, number: u64) -> Result<OpenConnection<C::Server>, OpenError> {
         // Weak: the connection must not keep its owner alive.
         let inner = Arc::downgrade(&self.0);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.0.timeout))
-            // Each call has a deadline of its own. A second timer would cost as much as the lookup
-            // of the connection.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(CALL_BUFFER)
-            .set_push_sender(move |push: PushInfo| -> Result<(), SendError> {
-                if let Some(inner) = inner.upgrade() {
-                    match push.kind {
-                        PushKind::Disconnection => inner.close(number),
-                        _ => inner.pushed(number, &push),
-                    }
+        let on_push = move |push: PushInfo| {
+            if let Some(inner) = inner.upgrade() {
+                match push.kind {
+                    PushKind::Disconnection => inner.close(number),
+                    _ => inner.pushed(number, &push),
                 }
-                Ok(())
-            });
+            }
+        };
         let begun = Instant::now();
-        let opened = timeout(self.0.timeout, self.0.connector.open(&config)).await;
+        let opened = timeout(self.0.timeout, self.0.connector.open(on_push)).await;
         let opened =
             opened.unwrap_or_else(|_| Err(format!("no reply within {:?}", self.0.timeout)));
         let (connection, server) = opened.map_err(|reason| {
@@ -408,7 +397,7 @@ impl<C: Connector> Inner<C> {
 
 /// Connects to a server with a fixed address.
 pub(super) struct Server {
-    pub(super) client: Client,
+    pub(super) target: Target,
     pub(super) purpose: Purpose,
 }
 
@@ -438,14 +427,14 @@ impl Purpose {
         }
     }
 
-    pub(super) async fn set_up(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    pub(super) async fn set_up(&self, connection: &mut Multiplexed) -> RedisResult<()> {
         match self {
             Self::Commands | Self::Subscriptions => Ok(()),
             Self::Messages(channel)
             | Self::Channel {
                 name: channel,
                 is_sharded: false,
-            } => connection.subscribe(channel).await,
+            } => connection.inner.subscribe(channel).await,
             Self::Channel { name, .. } => {
                 let mut subscribe = redis::cmd("SSUBSCRIBE");
                 subscribe.arg(name);
@@ -463,8 +452,8 @@ impl Purpose {
 impl Server {
     /// Returns a connector to the same server for another purpose.
     pub(super) fn with_purpose(&self, purpose: Purpose) -> Self {
-        let client = self.client.clone();
-        Self { client, purpose }
+        let target = self.target.clone();
+        Self { target, purpose }
     }
 }
 
@@ -477,13 +466,12 @@ impl Connector for Server {
 
     async fn open(
         &self,
-        config: &AsyncConnectionConfig,
-    ) -> Result<(MultiplexedConnection, ()), String> {
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<(Multiplexed, ()), String> {
         let opened = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(config)
-                .await?;
+            // Each call has a deadline of its own. A second timer would cost as much as the lookup
+            // of the connection.
+            let mut connection = Multiplexed::open(&self.target, None, on_push).await?;
             self.purpose.set_up(&mut connection).await?;
             Ok((connection, ()))
         };

@@ -4,11 +4,11 @@
 //! out, or turned out to lead to a replica; and when a sentinel announces another master.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, PushInfo, PushKind, RedisError, Value};
+use redis::{ConnectionInfo, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -16,8 +16,9 @@ use tracing::debug;
 
 use super::direct::{Pool, Target};
 use super::managed::{Connector, ManagedConnection, Purpose};
+use super::multiplexed::Multiplexed;
 use super::url::with_address;
-use crate::error::{Error, Result, explain};
+use crate::error::explain;
 
 /// How long to wait for further replies after the first. The first may be that of a sentinel that
 /// was partitioned from the others, and outdated.
@@ -33,7 +34,7 @@ const SWITCH_CHANNEL: &str = "+switch-master";
 
 /// Connects to the master.
 pub(super) struct Sentinels {
-    sentinels: Vec<Client>,
+    sentinels: Vec<Target>,
     service: String,
     servers: Target,
     purpose: Purpose,
@@ -70,15 +71,19 @@ impl Sentinels {
         servers: Target,
         purpose: Purpose,
         timeout: Duration,
-    ) -> Result<Self> {
-        let clients = sentinels.into_iter().map(Client::open);
-        Ok(Self {
-            sentinels: clients.collect::<Result<_, _>>().map_err(Error::redis)?,
+    ) -> Self {
+        let tls = &servers.tls;
+        let sentinels = sentinels.into_iter().map(|info| Target {
+            info,
+            tls: tls.clone(),
+        });
+        Self {
+            sentinels: sentinels.collect(),
             service,
             servers,
             purpose,
             timeout,
-        })
+        }
     }
 
     /// Returns a connector to the same master for another purpose.
@@ -126,17 +131,12 @@ impl Sentinels {
 }
 
 async fn query(
-    sentinel: Client,
+    sentinel: Target,
     service: String,
     call_timeout: Duration,
 ) -> Result<Master, String> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(call_timeout))
-        .set_response_timeout(Some(call_timeout));
     let replies = async {
-        let mut connection = sentinel
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let mut connection = Multiplexed::open(&sentinel, None, |_| {}).await?;
         let command = |subcommand: &str| {
             let mut command = redis::cmd("SENTINEL");
             command.arg(subcommand).arg(&service);
@@ -172,16 +172,16 @@ impl Connector for Sentinels {
 
     async fn open(
         &self,
-        config: &AsyncConnectionConfig,
-    ) -> Result<(MultiplexedConnection, Self::Server), String> {
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<(Multiplexed, Self::Server), String> {
         let master = self.master().await?;
         let Master { host, port, .. } = &master;
         let opened = async {
-            let info = with_address(&self.servers.info, host, *port);
-            let client = Client::open(info.clone())?;
-            let mut connection = client
-                .get_multiplexed_async_connection_with_config(config)
-                .await?;
+            let target = Target {
+                info: with_address(&self.servers.info, host, *port),
+                tls: self.servers.tls.clone(),
+            };
+            let mut connection = Multiplexed::open(&target, None, on_push).await?;
             let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
             let role: String = match role.into_iter().next() {
                 Some(role) => redis::from_redis_value(role)?,
@@ -190,13 +190,12 @@ impl Connector for Sentinels {
             if role == "master" {
                 self.purpose.set_up(&mut connection).await?;
             }
-            Ok((connection, role, info))
+            Ok((connection, role, target))
         };
         let failed = |reason| format!("{host}:{port}, the master of '{}': {reason}", self.service);
         match opened.await {
-            Ok((connection, role, info)) if role == "master" => {
-                let tls = self.servers.tls.clone();
-                let direct = Pool::new(Target { info, tls }).into();
+            Ok((connection, role, target)) if role == "master" => {
+                let direct = Pool::new(target).into();
                 let named = master;
                 Ok((connection, ConnectedMaster { named, direct }))
             }
@@ -242,32 +241,28 @@ pub(super) fn watch(connections: &[&ManagedConnection<Sentinels>]) -> Watch {
 /// Follows the announcements of one sentinel until it disconnects or does not reply.
 async fn listen(
     connections: &[ManagedConnection<Sentinels>],
-    sentinel: &Client,
+    sentinel: &Target,
     following: &Mutex<()>,
 ) -> Result<(), RedisError> {
     let master = &connections[0];
-    // Unbounded, but only this subscription fills it: a message for each failover.
-    let (sender, mut pushes) = mpsc::unbounded_channel::<PushInfo>();
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(master.timeout()))
-        .set_response_timeout(Some(master.timeout()))
-        .set_push_sender(sender);
-    let mut connection = sentinel
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
-    connection.subscribe(SWITCH_CHANNEL).await?;
+    // Room for one: `follow` finds the master of the last of several announcements.
+    let (announced, mut announcements) = mpsc::channel(1);
+    let service = master.connector().service.clone();
+    let on_push = move |push: PushInfo| {
+        if push.kind == PushKind::Message && is_about(&push, service.as_bytes()) {
+            let _ = announced.try_send(());
+        }
+    };
+    let limit = master.timeout();
+    let opened = timeout(limit, Multiplexed::open(sentinel, Some(limit), on_push));
+    let mut connection = opened.await.map_err(io::Error::from)??;
+    connection.inner.subscribe(SWITCH_CHANNEL).await?;
     // An announcement may have been missed before.
     follow(connections, following).await;
-    let service = master.connector().service.as_bytes();
     loop {
-        match timeout(CHECK_INTERVAL, pushes.recv()).await {
-            Ok(Some(push)) => match push.kind {
-                PushKind::Message if is_about(&push, service) => {
-                    follow(connections, following).await;
-                }
-                PushKind::Disconnection => return Ok(()),
-                _ => {}
-            },
+        match timeout(CHECK_INTERVAL, announcements.recv()).await {
+            Ok(Some(())) => follow(connections, following).await,
+            // Disconnected.
             Ok(None) => return Ok(()),
             Err(_) => redis::cmd("PING").query_async(&mut connection).await?,
         }

@@ -1,6 +1,20 @@
 //! Certificates of a connection: the authorities to trust, and the client's own.
 
+#[cfg(feature = "tls")]
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
+
+#[cfg(feature = "tls")]
+use redis::ConnectionAddr;
 use redis::ConnectionInfo;
+#[cfg(feature = "tls")]
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
 
 use crate::store::builder::{ClientCertificate, Options};
 
@@ -16,13 +30,12 @@ pub(in crate::store) struct Certificates {
     client: Option<ClientCertificate>,
 }
 
-/// What the blocking connections of a process need for TLS. The asynchronous ones have the redis
-/// crate's own.
+/// What the connections of a process need for TLS.
 pub(super) struct ClientTls {
     #[cfg(feature = "tls")]
     certificates: Certificates,
     #[cfg(feature = "tls")]
-    config: std::sync::OnceLock<std::sync::Arc<rustls::ClientConfig>>,
+    config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Certificates {
@@ -44,29 +57,27 @@ impl Certificates {
         })
     }
 
-    /// Returns the same connection with these certificates. An error is its reason.
+    /// Fails if the certificates cannot be used for a connection. An error is its reason.
     #[cfg(feature = "tls")]
-    pub(super) fn apply(&self, info: ConnectionInfo) -> Result<ConnectionInfo, String> {
+    pub(super) fn check(&self, info: &ConnectionInfo) -> Result<(), String> {
         if self.authorities.is_none() && self.client.is_none() {
-            return Ok(info);
+            return Ok(());
         }
-        let client_tls = self.client.as_ref();
-        let client_tls = client_tls.map(|certificate| redis::ClientTlsConfig {
-            client_cert: certificate.chain.clone(),
-            client_key: certificate.key.clone(),
-        });
-        let certificates = redis::TlsCertificates {
-            client_tls,
-            root_cert: self.authorities.clone(),
-        };
-        let client = redis::Client::build_with_tls(info, certificates)
-            .map_err(|error| format!("cannot use the certificates: {error}"))?;
-        Ok(client.get_connection_info().clone())
+        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Err("certificates need TLS: write rediss://".to_owned());
+        }
+        if let Some(pem) = &self.authorities {
+            roots(parse(pem)?)?;
+        }
+        if let Some(certificate) = &self.client {
+            certificate.parse()?;
+        }
+        Ok(())
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(super) fn apply(&self, info: ConnectionInfo) -> Result<ConnectionInfo, String> {
-        Ok(info)
+    pub(super) fn check(&self, _: &ConnectionInfo) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -82,13 +93,31 @@ impl ClientTls {
     pub(super) fn new(certificates: Certificates) -> Self {
         Self {
             certificates,
-            config: std::sync::OnceLock::new(),
+            config: OnceLock::new(),
         }
+    }
+
+    /// Returns what a session with the server at an address begins with, `None` if the address is one
+    /// without TLS.
+    pub(super) fn session(
+        &self,
+        address: &ConnectionAddr,
+    ) -> io::Result<Option<(Arc<ClientConfig>, ServerName<'static>)>> {
+        let ConnectionAddr::TcpTls { host, insecure, .. } = address else {
+            return Ok(None);
+        };
+        if *insecure {
+            return Err(io::Error::other("#insecure is not supported"));
+        }
+        let name = ServerName::try_from(host.clone());
+        let name = name.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let config = self.config().map_err(io::Error::other)?;
+        Ok(Some((config, name)))
     }
 
     /// Returns the configuration, which the first call makes: to read the system's certificates
     /// takes milliseconds. An error is its reason.
-    pub(super) fn config(&self) -> Result<std::sync::Arc<rustls::ClientConfig>, String> {
+    fn config(&self) -> Result<Arc<ClientConfig>, String> {
         if let Some(config) = self.config.get() {
             return Ok(config.clone());
         }
@@ -99,18 +128,7 @@ impl ClientTls {
 
 #[cfg(feature = "tls")]
 impl Certificates {
-    fn config(&self) -> Result<rustls::ClientConfig, String> {
-        use rustls::crypto::CryptoProvider;
-        use rustls::pki_types::pem::PemObject;
-        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-        let failed =
-            |error: &dyn std::fmt::Display| format!("cannot use the certificates: {error}");
-        let parse = |pem: &[u8]| {
-            CertificateDer::pem_slice_iter(pem)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| failed(&error))
-        };
+    fn config(&self) -> Result<ClientConfig, String> {
         let authorities = match &self.authorities {
             Some(pem) => parse(pem)?,
             None => {
@@ -121,27 +139,51 @@ impl Certificates {
                 }
             }
         };
-        let mut roots = rustls::RootCertStore::empty();
-        for authority in authorities {
-            roots.add(authority).map_err(|error| failed(&error))?;
-        }
-        // That of the application if it has installed one, as for the asynchronous connections.
+        // That of the application if it has installed one.
         let provider = match CryptoProvider::get_default() {
             Some(provider) => provider.clone(),
             None => rustls::crypto::ring::default_provider().into(),
         };
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?
-            .with_root_certificates(roots);
+            .with_root_certificates(roots(authorities)?);
         match &self.client {
             None => Ok(config.with_no_client_auth()),
-            Some(ClientCertificate { chain, key }) => {
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| failed(&error))?;
-                config
-                    .with_client_auth_cert(parse(chain)?, key)
-                    .map_err(|error| failed(&error))
+            Some(certificate) => {
+                let (chain, key) = certificate.parse()?;
+                let config = config.with_client_auth_cert(chain, key);
+                config.map_err(|error| failed(&error))
             }
         }
     }
+}
+
+#[cfg(feature = "tls")]
+impl ClientCertificate {
+    fn parse(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| failed(&error))?;
+        Ok((parse(&self.chain)?, key))
+    }
+}
+
+#[cfg(feature = "tls")]
+fn parse(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_slice_iter(pem);
+    let certificates: Result<_, _> = certificates.collect();
+    certificates.map_err(|error| failed(&error))
+}
+
+#[cfg(feature = "tls")]
+fn roots(authorities: Vec<CertificateDer<'static>>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority).map_err(|error| failed(&error))?;
+    }
+    Ok(roots)
+}
+
+#[cfg(feature = "tls")]
+fn failed(error: &dyn std::fmt::Display) -> String {
+    format!("cannot use the certificates: {error}")
 }

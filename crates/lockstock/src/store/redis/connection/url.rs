@@ -54,15 +54,15 @@ impl Endpoints {
         let parts = Parts::split(scheme, rest);
         let certificates = Certificates::read(options, parts.option("ssl_ca_certs"))
             .map_err(|reason| invalid(url, &reason))?;
-        let certified = |info| {
-            let info = certificates.apply(info);
-            info.map_err(|reason| invalid(url, &reason))
+        let checked = |info| match certificates.check(&info) {
+            Ok(()) => Ok(info),
+            Err(reason) => Err(invalid(url, &reason)),
         };
-        let server = |info| certified(with_credentials(info, options));
+        let server = |info| checked(with_credentials(info, options));
         let endpoints = match scheme {
             "redis+sentinel" | "rediss+sentinel" => {
                 let (sentinels, service, servers) = sentinel(url, &parts)?;
-                let sentinels = sentinels.into_iter().map(certified);
+                let sentinels = sentinels.into_iter().map(checked);
                 Self::Sentinel {
                     sentinels: sentinels.collect::<Result<_>>()?,
                     service,

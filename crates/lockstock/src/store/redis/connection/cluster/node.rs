@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, Cmd, PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
@@ -24,7 +24,6 @@ use super::super::managed::{
 };
 use super::super::tracked::TrackedConnection;
 use super::super::url::with_address;
-use crate::error::{Error, Result};
 use crate::store::near::NearTables;
 use crate::store::redis::notifications::Notifications;
 
@@ -57,11 +56,13 @@ impl Node {
         notifications: Notifications,
         near: Arc<NearTables>,
         timeout: Duration,
-    ) -> Result<Arc<Self>> {
-        let info = with_address(&servers.info, host, port);
-        let client = Client::open(info.clone()).map_err(Error::redis)?;
+    ) -> Arc<Self> {
+        let target = Target {
+            info: with_address(&servers.info, host, port),
+            tls: servers.tls.clone(),
+        };
         let server = |purpose| Server {
-            client: client.clone(),
+            target: target.clone(),
             purpose,
         };
         let subscriptions = Arc::new(Subscriptions {
@@ -71,7 +72,7 @@ impl Node {
         let address = format!("{host}:{port}");
         let breaker = Arc::new(Breaker::new(address.clone()));
         let ignore = Arc::new(IgnorePushes);
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             commands: ManagedConnection::new(
                 address.clone(),
                 server(Purpose::Commands),
@@ -93,15 +94,12 @@ impl Node {
                 timeout,
                 breaker,
             ),
-            direct: Arc::new(Pool::new(Target {
-                info,
-                tls: servers.tls.clone(),
-            })),
+            direct: Arc::new(Pool::new(target)),
             host: host.to_owned(),
             port,
             subscriptions,
             pushes_in_use: AsyncMutex::new(()),
-        }))
+        })
     }
 
     pub(super) fn is_at(&self, host: &str, port: u16) -> bool {

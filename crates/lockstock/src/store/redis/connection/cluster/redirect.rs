@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::super::Attempt;
 use super::super::managed::CallError;
 use super::node::Node;
+use super::slot::SLOTS;
 use super::{Cluster, slot};
 use crate::command::first_key;
 use crate::error::Error;
@@ -48,6 +49,9 @@ pub(super) struct Redirect<'a> {
 
 pub(super) fn redirection(error: &RedisError) -> Option<Redirect<'_>> {
     let (address, slot) = error.redirect_node()?;
+    if slot >= SLOTS {
+        return None;
+    }
     let (host, port) = address.rsplit_once(':')?;
     Some(Redirect {
         slot,
@@ -130,15 +134,10 @@ impl<'a> Redirector<'a> {
                     (Some(redirect), _) if redirections < MAX_REDIRECTIONS => {
                         redirections += 1;
                         let host = redirect.host.unwrap_or(&node.host);
-                        let followed = if redirect.ask {
-                            let target = self.cluster.node(host, redirect.port);
-                            target.map(|target| ask_target = Some(target))
+                        if redirect.ask {
+                            ask_target = Some(self.cluster.node(host, redirect.port));
                         } else {
-                            let owner = self.cluster.set_owner(redirect.slot, host, redirect.port);
-                            owner.map(drop)
-                        };
-                        if let Err(error) = followed {
-                            return Err(self.fail(error));
+                            self.cluster.set_owner(redirect.slot, host, redirect.port);
                         }
                         continue;
                     }
@@ -176,5 +175,22 @@ impl<'a> Redirector<'a> {
     fn fail(&mut self, error: Error) -> RedisError {
         self.failure = Some(error);
         (ErrorKind::Client, "no reply").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirection_to_a_slot_that_does_not_exist_is_an_error() {
+        let error = |line: &[u8]| {
+            let reply = redis::parse_redis_value(line).unwrap();
+            reply.extract_error().unwrap_err()
+        };
+        let last = error(b"-MOVED 16383 a:1\r\n");
+        assert_eq!(redirection(&last).unwrap().slot, 16_383);
+        assert!(redirection(&error(b"-MOVED 16384 a:1\r\n")).is_none());
+        assert!(redirection(&error(b"-ASK 65535 a:1\r\n")).is_none());
     }
 }

@@ -135,16 +135,9 @@ impl Link {
 impl Target {
     #[cfg(feature = "tls")]
     fn encrypt(&self, socket: Socket) -> io::Result<Stream> {
-        let redis::ConnectionAddr::TcpTls { host, insecure, .. } = self.info.addr() else {
+        let Some((config, name)) = self.tls.session(self.info.addr())? else {
             return Ok(Stream::Plain(socket));
         };
-        if *insecure {
-            // As on the asynchronous link.
-            return Err(io::Error::other("#insecure is not supported"));
-        }
-        let name = rustls::pki_types::ServerName::try_from(host.clone());
-        let name = name.map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
-        let config = self.tls.config().map_err(io::Error::other)?;
         let session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut stream = rustls::StreamOwned::new(session, socket);
         while stream.conn.is_handshaking() {

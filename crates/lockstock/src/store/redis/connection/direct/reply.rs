@@ -38,7 +38,7 @@ pub(super) enum Received {
 
 /// Why there is no reply. The position in the stream is unknown then.
 #[derive(Debug)]
-pub(super) enum ReplyError {
+pub(in super::super) enum ReplyError {
     Io(io::Error),
     Malformed(&'static str),
 }

@@ -1,5 +1,6 @@
 //! What the fuzz target `replies` checks of any bytes.
 
+use super::super::framing::{Framing, Reading};
 use super::super::reply_end::ReplyEnd;
 use super::*;
 
@@ -26,7 +27,8 @@ impl Read for Pieces<'_> {
 }
 
 /// Reads the bytes at once, in pieces, and each reply once its end has arrived, and panics unless the
-/// replies are the same, and those of the redis crate. The input begins with the sizes of the pieces.
+/// replies are the same, and those of the redis crate. Panics too if the redis crate would wait for
+/// more than the reply that a [`Framing`] has followed for it. The input begins with the sizes of the pieces.
 pub(crate) fn check(input: &[u8]) {
     let Some((count, input)) = input.split_first() else {
         return;
@@ -40,6 +42,10 @@ pub(crate) fn check(input: &[u8]) {
     // As text, in which a double that is not a number equals itself.
     assert_eq!(format!("{whole:?}"), format!("{in_pieces:?}"));
     assert_eq!(end, end_in_pieces);
+    for reply in followed(bytes, &sizes) {
+        let is_open = matches!(redis::parse_redis_value(reply), Err(error) if error.is_io_error());
+        assert!(!is_open, "the reply continues: {reply:?}");
+    }
     let ended = read_ended(bytes, &sizes);
     let (values, replies): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
     assert_eq!(format!("{whole:?}"), format!("{values:?}"));
@@ -91,6 +97,25 @@ fn read_ended<'a>(bytes: &'a [u8], sizes: &[usize]) -> Vec<(Value, &'a [u8])> {
             assert!(reader.is_empty(), "the reply ends where its end was found");
             replies.push((value, reply));
             start += length;
+        }
+        if received == bytes.len() {
+            break;
+        }
+    }
+    replies
+}
+
+/// Returns the replies and push messages that the redis crate would read.
+fn followed<'a>(bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
+    let mut framing = Framing::new(Reading::REDIS_CRATE);
+    let (mut replies, mut start, mut received) = (Vec::new(), 0, 0);
+    for size in sizes.iter().cycle() {
+        let mut piece = received..bytes.len().min(received + size);
+        received = piece.end;
+        while let Ok(Some(length)) = framing.advance(&bytes[piece.clone()]) {
+            piece.start += length;
+            replies.push(&bytes[start..piece.start]);
+            start = piece.start;
         }
         if received == bytes.len() {
             break;
