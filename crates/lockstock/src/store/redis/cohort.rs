@@ -200,7 +200,7 @@ impl LocalQueues {
     /// Creates empty queues. `forced_releases` yields the token of each lock of this process that is taken away.
     pub(super) fn new(
         notifications: Notifications,
-        mut forced_releases: mpsc::UnboundedReceiver<Token>,
+        mut forced_releases: mpsc::Receiver<Token>,
         call_timeout: Duration,
     ) -> Self {
         let queues = Self(Arc::new(Inner {

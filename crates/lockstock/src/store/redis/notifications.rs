@@ -31,17 +31,17 @@ struct Inner {
     recently_left: Mutex<RecentlyLeft>,
     /// Number of broken connections.
     disconnects: watch::Sender<u64>,
-    /// Unbounded, because the connection must not wait. It cannot grow: Redis sends one message
-    /// per forced release, and the receiver only locks a mutex for each.
-    forced_releases: mpsc::UnboundedSender<Token>,
+    /// The receiver only locks a mutex for each. Further ones are dropped, because the connection
+    /// must not wait.
+    forced_releases: mpsc::Sender<Token>,
 }
 
 /// Notifications that a waiter has not received yet. Kept small: most requests get the lock
 /// without waiting.
 #[derive(Debug, Default)]
 struct Mailbox {
-    /// At most a few: a waiter is granted the lock or loses once, and each `ask` stands for
-    /// a change of the queue that the waiter answers by asking Redis.
+    /// A few: a waiter is granted the lock or loses once, and each `ask` stands for a change of the
+    /// queue that the waiter answers by asking Redis. At most [`MAX_UNREAD`].
     unread: VecDeque<Notification>,
     waker: Option<Waker>,
 }
@@ -54,6 +54,11 @@ struct RecentlyLeft {
     give_back: HashMap<Token, Box<dyn FnOnce() + Send>>,
 }
 
+/// Maximum number of notifications that a waiter has not received yet. Only a server that is not
+/// Redis sends more.
+const MAX_UNREAD: usize = 256;
+/// Maximum number of forced releases that are not noted yet.
+const MAX_FORCED_RELEASES: usize = 65_536;
 /// Number of requests that are remembered after they left.
 const MAX_RECENTLY_LEFT: usize = 4096;
 
@@ -79,8 +84,8 @@ pub(super) enum Notification {
 impl Notifications {
     /// Creates a distributor, and a receiver of the token of each lock of this client that is
     /// taken away.
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Token>) {
-        let (forced_releases, receiver) = mpsc::unbounded_channel();
+    pub(super) fn new() -> (Self, mpsc::Receiver<Token>) {
+        let (forced_releases, receiver) = mpsc::channel(MAX_FORCED_RELEASES);
         let notifications = Self(Arc::new(Inner {
             mailboxes: Mutex::new(HashMap::new()),
             recently_left: Mutex::default(),
@@ -112,8 +117,8 @@ impl Notifications {
                     return;
                 };
                 if notification == Notification::Lost {
-                    // Fails only while the store is being dropped.
-                    let _ = self.0.forced_releases.send(token);
+                    // Fails while the store is being dropped, too.
+                    let _ = self.0.forced_releases.try_send(token);
                 } else {
                     self.deliver(token, notification);
                 }
@@ -125,7 +130,9 @@ impl Notifications {
 
     fn deliver(&self, token: Token, notification: Notification) {
         if let Some(mailbox) = self.mailboxes().get_mut(&token) {
-            mailbox.unread.push_back(notification);
+            if mailbox.unread.len() < MAX_UNREAD {
+                mailbox.unread.push_back(notification);
+            }
             if let Some(waker) = mailbox.waker.take() {
                 waker.wake();
             }
@@ -284,5 +291,24 @@ mod tests {
         ] {
             assert_eq!(parse(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn messages_that_a_waiter_does_not_read_are_bounded() {
+        let (notifications, mut forced_releases) = Notifications::new();
+        let token = Token::random(crate::token::ClientId::random());
+        let _subscription = notifications.listen(token);
+        let push = |message: String| PushInfo {
+            kind: PushKind::Message,
+            data: vec![Value::Nil, Value::BulkString(message.into_bytes())],
+        };
+        let (ask, lost) = (push(format!("ask:{token}")), push(format!("lost:{token}")));
+        for _ in 0..2 * MAX_FORCED_RELEASES {
+            notifications.pushed(&ask);
+            notifications.pushed(&lost);
+        }
+        assert_eq!(notifications.mailboxes()[&token].unread.len(), MAX_UNREAD);
+        let released = std::iter::from_fn(|| forced_releases.try_recv().ok());
+        assert_eq!(released.count(), MAX_FORCED_RELEASES);
     }
 }

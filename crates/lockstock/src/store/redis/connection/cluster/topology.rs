@@ -123,11 +123,7 @@ async fn query_node(node: &Node) -> Result<TopologyView> {
         let line = info.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().parse::<u64>().ok()
     };
-    let Value::Array(ranges) = send("SLOTS").await? else {
-        return Err(Error::unavailable(
-            "the reply to CLUSTER SLOTS is malformed",
-        ));
-    };
+    let ranges = ranges(send("SLOTS").await?)?;
     Ok(TopologyView {
         is_up: info.contains("cluster_state:ok"),
         epoch: number("cluster_current_epoch:").unwrap_or_default(),
@@ -136,6 +132,16 @@ async fn query_node(node: &Node) -> Result<TopologyView> {
             .filter_map(|range| parse(range, node))
             .collect(),
     })
+}
+
+/// Returns the ranges in the reply to `CLUSTER SLOTS`. Each has a slot at least.
+fn ranges(reply: Value) -> Result<Vec<Value>> {
+    match reply {
+        Value::Array(ranges) if ranges.len() <= usize::from(SLOTS) => Ok(ranges),
+        _ => Err(Error::unavailable(
+            "the reply to CLUSTER SLOTS is malformed",
+        )),
+    }
 }
 
 /// Parses `first, last, [host, port, …], replicas …`.
@@ -171,4 +177,16 @@ fn parse(range: &Value, node: &Node) -> Option<Range> {
         .to_owned(),
         port: u16::try_from(*port).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_ranges_than_slots_are_an_error() {
+        let reply = |count| Value::Array(vec![Value::Nil; count]);
+        assert!(ranges(reply(16_384)).is_ok());
+        assert!(ranges(reply(16_385)).is_err());
+    }
 }
