@@ -50,6 +50,8 @@ pub(in super::super) struct Framing {
     elements_left: usize,
     /// What is left of [`MAX_REPLY_BYTES`] for the present reply.
     bytes_left: usize,
+    /// Why nothing more is taken.
+    rejected: Option<&'static str>,
 }
 
 impl Framing {
@@ -60,14 +62,25 @@ impl Framing {
             data_left: 0,
             elements_left: 1,
             bytes_left: MAX_REPLY_BYTES,
+            rejected: None,
         }
     }
 
     /// Takes the bytes that have arrived. Returns how many of them belong to the present reply if it
-    /// ends among them; the others have to be passed again. `None` if all belong to it.
-    ///
-    /// Must not be called again after an error.
+    /// ends among them; the others have to be passed again. `None` if all belong to it. After an
+    /// error, each further call returns the same error.
     pub(in super::super) fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
+        if let Some(reason) = self.rejected {
+            return Err(ReplyError::Malformed(reason));
+        }
+        let end = self.find_end(bytes);
+        if let Err(ReplyError::Malformed(reason)) = end {
+            self.rejected = Some(reason);
+        }
+        end
+    }
+
+    fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
         let mut position = 0;
         loop {
             let data = self.data_left.min(bytes.len() - position);

@@ -107,6 +107,15 @@ fn a_reply_without_end_is_rejected() {
 }
 
 #[test]
+fn nothing_is_taken_after_what_is_rejected() {
+    let mut framing = followed();
+    for bytes in [&b"$536870912\r\n"[..], b"+OK\r\n", b""] {
+        let error = framing.advance(bytes).unwrap_err();
+        assert!(matches!(error, ReplyError::Malformed("it is too large")));
+    }
+}
+
+#[test]
 fn each_reply_has_the_whole_limit() {
     let mebibyte = vec![b'x'; 1024 * 1024];
     let head = format!("${}\r\n", 400 * mebibyte.len());
