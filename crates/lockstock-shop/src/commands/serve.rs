@@ -9,6 +9,7 @@ mod listener;
 pub(super) mod pitfalls;
 mod reload;
 mod seed;
+mod self_wake;
 mod service_manager;
 mod shutdown;
 pub(super) mod tls;
