@@ -185,6 +185,7 @@ async fn a_relayed_update_needs_a_key_that_may_write_and_counts_towards_its_rate
     assert_eq!(anonymous.status, 401, "{anonymous:?}");
     assert_eq!(anonymous.header("www-authenticate"), "Bearer");
     assert_eq!(relay(&reader).await.status, 403);
+    assert!(!other.log().contains("\"PATCH\""), "{}", other.log());
     let written = relay(&writer).await;
     assert_eq!(written.status, 200, "{written:?}");
     assert!(written.header("ratelimit").starts_with("\"key\";r=2;t="));
