@@ -10,9 +10,12 @@ mod lane;
 mod start;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -128,10 +131,21 @@ impl<Q: Queue> Drop for Batcher<Q> {
 /// batch does after the reply is not waited for.
 async fn received<T>(lead: Option<Lead>, mut reply: oneshot::Receiver<T>) -> Option<T> {
     if let Some(mut lead) = lead {
-        tokio::select! {
-            biased;
-            () = &mut lead => {}
-            received = &mut reply => return received.ok(),
+        let early = poll_fn(|context| {
+            // Nearly always the batch sends the reply while it is polled here. A waker that is registered
+            // meanwhile would schedule this task once more, and wake another thread for it.
+            let mut unregister = Context::from_waker(Waker::noop());
+            if let Poll::Ready(reply) = reply.poll_unpin(&mut unregister) {
+                return Poll::Ready(Some(reply));
+            }
+            let ended = lead.poll_unpin(context);
+            if let Poll::Ready(reply) = reply.poll_unpin(context) {
+                return Poll::Ready(Some(reply));
+            }
+            ended.map(|()| None)
+        });
+        if let Some(reply) = early.await {
+            return reply.ok();
         }
     }
     reply.await.ok()
