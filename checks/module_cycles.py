@@ -48,6 +48,7 @@ LAYERS = {
             "http_client",
             "logging",
             "private_file",
+            "replicas",
             "timestamp",
             "traces",
         },

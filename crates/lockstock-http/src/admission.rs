@@ -239,7 +239,7 @@ async fn run<L: Admit, ResBody, E>(
     if keep || layer.admission().wait.is_zero() {
         ended.await;
     } else {
-        tasks.spawn(ended);
+        tasks.begin(ended);
     }
     result.map(Ok)
 }

@@ -10,7 +10,8 @@
 
 use std::future::pending;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -51,9 +52,26 @@ impl DetachedTasks {
         }
     }
 
-    /// Runs a task whose end is not awaited.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(task.in_current_span());
+    /// Runs a task whose end is not awaited: here as far as it gets, and the rest on a task of its own
+    /// once there is something to do for it. A task that is spawned at once would wake another thread,
+    /// only to wait.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(crate) fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut task = self.0.track_future(task.in_current_span()).boxed();
+        let begun = Arc::new(Begun {
+            state: Mutex::new(BegunState::Polled),
+            runtime: Handle::current(),
+        });
+        let waker = Waker::from(begun.clone());
+        if task
+            .poll_unpin(&mut Context::from_waker(&waker))
+            .is_pending()
+        {
+            begun.wait(task);
+        }
     }
 
     /// Waits until every handler and every task has finished.
@@ -89,6 +107,52 @@ impl<T: Send + 'static> Drop for Attached<T> {
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(handler.map(drop));
+        }
+    }
+}
+
+/// A task that was polled once, and is spawned when it is woken.
+struct Begun {
+    state: Mutex<BegunState>,
+    runtime: Handle,
+}
+
+enum BegunState {
+    /// It is being polled, or has ended.
+    Polled,
+    /// It was woken while it was polled.
+    Woken,
+    Waiting(BoxFuture<'static, ()>),
+    Spawned,
+}
+
+impl Begun {
+    /// Keeps the task until it is woken.
+    fn wait(&self, task: BoxFuture<'static, ()>) {
+        let mut state = self.state();
+        match *state {
+            BegunState::Woken => drop(self.runtime.spawn(task)),
+            _ => *state = BegunState::Waiting(task),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BegunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Begun {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.state();
+        let (next, task) = match std::mem::replace(&mut *state, BegunState::Spawned) {
+            BegunState::Polled | BegunState::Woken => (BegunState::Woken, None),
+            BegunState::Waiting(task) => (BegunState::Spawned, Some(task)),
+            BegunState::Spawned => (BegunState::Spawned, None),
+        };
+        *state = next;
+        drop(state);
+        if let Some(task) = task {
+            self.runtime.spawn(task);
         }
     }
 }

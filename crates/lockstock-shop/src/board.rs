@@ -3,6 +3,7 @@
 mod files;
 mod filter;
 mod page;
+mod replicas;
 
 use askama::Template;
 use axum::Router;
@@ -33,9 +34,14 @@ const MAX_PRODUCTS: i64 = 500;
 const MAX_ENTRIES: i64 = 100;
 const MAX_EPISODES: usize = 200;
 
-/// Returns the routes of the files and of all pages but `/`.
-pub(crate) fn routes() -> Router<AppState> {
-    files::routes().route("/products/{id}/", get(product))
+/// Returns the routes of the files and of all pages but `/`, and the route to other servers if any is
+/// listed.
+pub(crate) fn routes(state: &AppState) -> Router<AppState> {
+    let routes = files::routes().route("/products/{id}/", get(product));
+    match state.replicas {
+        Some(_) => routes.merge(replicas::routes()),
+        None => routes,
+    }
 }
 
 /// Returns the board.
@@ -64,6 +70,7 @@ pub(crate) async fn board(state: &AppState, request: &Parts) -> Result<Response,
         filter,
         products,
         product_count,
+        replicas: state.replicas.iter().flat_map(|it| it.names()).collect(),
     };
     html(StatusCode::OK, &page, &board)
 }

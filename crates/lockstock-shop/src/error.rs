@@ -10,6 +10,7 @@ mod locks;
 mod messages;
 pub(crate) mod negotiate;
 mod orders;
+mod replicas;
 pub(crate) mod sentences;
 
 use std::borrow::Cow;

@@ -19,7 +19,7 @@
 //! - `batch`: database calls that are executed together.
 //!
 //! Leaves: `etag`, `forwarding`, `header_list`, `http_client`, `timestamp`, `failpoint`, `health`,
-//! `logging`, `private_file`, `traces`.
+//! `logging`, `private_file`, `replicas`, `traces`.
 
 mod access;
 mod api;
@@ -45,6 +45,7 @@ mod openapi;
 mod private_file;
 pub mod product_file;
 mod prometheus;
+mod replicas;
 mod router;
 mod settings;
 mod state;

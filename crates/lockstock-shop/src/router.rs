@@ -104,7 +104,7 @@ pub(crate) fn routers(
     let document = document.expect("an OpenAPI document is valid JSON");
     let for_operators = metrics
         .merge(docs_page::routes(document))
-        .merge(board::routes());
+        .merge(board::routes(state));
     let middleware = Middleware {
         state: state.clone(),
         routes,

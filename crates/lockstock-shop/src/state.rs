@@ -16,6 +16,7 @@ use crate::forwarding::Forwarding;
 use crate::health::{Condition, Health, report_store_error};
 use crate::live::Live;
 use crate::prometheus::Metrics;
+use crate::replicas::Replicas;
 use crate::settings::Settings;
 use crate::storage::{Order, OrderOutcome, Storage, StorageError};
 
@@ -33,6 +34,8 @@ pub(crate) struct AppStateInner {
     pub(crate) idempotency: IdempotencyLayer,
     pub(crate) settings: Settings,
     pub(crate) forwarding: Arc<Forwarding>,
+    /// `None` if the operator lists no other servers.
+    pub(crate) replicas: Option<Replicas>,
     pub(crate) metrics: Metrics,
     /// Set when the shutdown begins: requests are still served, but `/readyz` fails.
     pub(crate) draining: AtomicBool,

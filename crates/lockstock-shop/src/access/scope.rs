@@ -48,6 +48,8 @@ impl Requirement {
             // Browsers, whose `EventSource` sends no header of a page.
             "/api/locks/events" if method.is_safe() => Self::Page,
             "/api/locks/" if !method.is_safe() => Self::Scope(Scope::Admin),
+            // Updates at other servers.
+            _ if path.starts_with("/board/replicas/") => Self::of_method(method),
             // Part of every copy of the program.
             _ if path.starts_with("/board/") => Self::Nothing,
             _ if path.starts_with("/products/") => Self::Page,
@@ -110,6 +112,8 @@ mod tests {
         assert_eq!(of(Method::GET, "/docs/page.css"), Some(Scope::Read));
         assert_eq!(of(Method::GET, "/products/1/"), Some(Scope::Read));
         assert_eq!(of(Method::GET, "/board/0123/board.js"), None);
+        let relayed = "/board/replicas/0/products/1/";
+        assert_eq!(of(Method::PATCH, relayed), Some(Scope::Write));
         assert_eq!(of(Method::GET, "/metrics"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/docsecret"), Some(Scope::Admin));
         assert_eq!(of(Method::GET, "/new"), Some(Scope::Admin));

@@ -47,7 +47,7 @@ impl Page {
 /// The board at `/`.
 #[derive(Template)]
 #[template(path = "board.html")]
-pub(super) struct Board {
+pub(super) struct Board<'a> {
     pub(super) page: Page,
     pub(super) filter: Filter,
     pub(super) locks: Vec<LockRow>,
@@ -57,9 +57,20 @@ pub(super) struct Board {
     pub(super) products: Vec<ProductRow>,
     /// Number of all products; the list may be shorter.
     pub(super) product_count: i64,
+    /// Names of the other servers that the race can include.
+    pub(super) replicas: Vec<&'a str>,
 }
 
-impl Board {
+impl Board<'_> {
+    /// Returns the label of the choice of all servers, this one included.
+    fn all_servers(&self) -> String {
+        let servers = self.replicas.len() + 1;
+        match self.page.language {
+            Language::Korean => format!("서버 {servers}대 모두"),
+            _ => format!("All {servers} servers"),
+        }
+    }
+
     fn has_more_products(&self) -> bool {
         usize::try_from(self.product_count).is_ok_and(|count| count > self.products.len())
     }

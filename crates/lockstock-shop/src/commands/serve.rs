@@ -9,6 +9,7 @@ mod listener;
 pub(super) mod pitfalls;
 mod reload;
 mod seed;
+mod self_wake;
 mod service_manager;
 mod shutdown;
 pub(super) mod tls;
@@ -51,6 +52,7 @@ use crate::http::update_lock::{AfterUpdate, LockNameTemplate, UpdateLockSettings
 use crate::live::{Live, ProductLocks};
 use crate::logging::{self, LogFormat};
 use crate::prometheus::Metrics;
+use crate::replicas::{ReplicaUrl, Replicas};
 use crate::router::routers;
 use crate::settings::Settings;
 use crate::state::{AppState, AppStateInner, Backends};
@@ -110,6 +112,16 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     cors_origins: Vec<CorsOrigin>,
+
+    /// URLs of the other servers of this shop, separated by commas, so that a race of the board can be
+    /// at all of them. They get the API keys of its requests [default: a race is at this server]
+    #[arg(
+        long,
+        env = "LOCKSTOCK_REPLICAS",
+        value_name = "URLS",
+        value_delimiter = ','
+    )]
+    pub(super) replicas: Vec<ReplicaUrl>,
 
     /// URL of the lock store: memory://, redis://HOST:PORT/DB, redis+unix:///PATH,
     /// redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT;
@@ -322,6 +334,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         public_url: args.public_url.clone(),
         trusted_proxies: args.trusted_proxies.clone(),
     });
+    let replicas = Replicas::open(&args.replicas, args.request_timeout)?;
     let (prefix, suffix) = args.update_lock.parts();
     let product_locks = ProductLocks {
         prefix: prefix.to_owned(),
@@ -365,6 +378,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             key_retention: args.key_retention,
         },
         forwarding,
+        replicas,
         metrics,
         draining: AtomicBool::new(false),
         in_flight: AtomicUsize::new(0),

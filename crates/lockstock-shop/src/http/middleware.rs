@@ -139,7 +139,9 @@ async fn limit(
     next: Next,
 ) -> Result<Response, ApiError> {
     let expects_continue = request.headers().contains_key(EXPECT);
-    if !request.uri().path().starts_with("/api/") {
+    let path = request.uri().path();
+    let is_relayed = path.starts_with("/board/replicas/");
+    if !path.starts_with("/api/") && !is_relayed {
         verdict?;
         return Ok(next.run(request).await);
     }
@@ -147,6 +149,11 @@ async fn limit(
         request.map(|body| unread_body::discard(body, expects_continue, state.settings.body));
     let _permit = load_shed::admit(state)?;
     host::require_one(&request)?;
+    if is_relayed {
+        // Its timeouts are those of the body and of the other server.
+        verdict?;
+        return Ok(next.run(request).await);
+    }
     let respond = async {
         let Some(route) = route else {
             verdict?;

@@ -30,7 +30,7 @@ CHROMIUM_FLAGS = [
 ]
 # Chromium reports each response of 400 and more, and each connection that a server ends.
 EXPECTED = re.compile(
-    r"Failed to load resource: (.* status of (4\d\d|503)|net::ERR_(CONNECTION|INCOMPLETE))"
+    r"Failed to load resource: (.* status of (4\d\d|50[23])|net::ERR_(CONNECTION|INCOMPLETE))"
 )
 names = itertools.count(1)
 
@@ -113,6 +113,17 @@ def shop(database):
 @pytest.fixture(scope="session")
 def server(shop):
     return shop[0]
+
+
+@pytest.fixture
+def one_of_two(shop, database):
+    """A server of the shop whose race can include another one, and that one."""
+    options = ("--no-samples", "--store", os.environ["BOARD_REDIS"], "--database", database)
+    other = Server(*options)
+    one = Server(*options, "--replicas", other.url)
+    yield one, other
+    for server in (one, other):
+        server.stop()
 
 
 @pytest.fixture

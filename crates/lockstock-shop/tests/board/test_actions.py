@@ -52,6 +52,70 @@ def test_a_race_of_fifty_has_fifty_bars(server, open_page):
     expect(episode.locator(".refused")).to_have_text("49")
 
 
+def test_a_race_over_two_servers_names_both(one_of_two, open_page):
+    one, other = one_of_two
+    product, _ = one.product(stock=10)
+    page = open_page(one.url)
+    page.get_by_label("Product", exact=True).select_option(str(product))
+    # By keyboard.
+    page.get_by_label("Servers").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("Servers")).to_have_value("all")
+    sent = []
+    page.on("request", lambda request: sent.append((request.method, request.url.partition("?")[0])))
+    page.get_by_role("button", name="Send 5 requests").click()
+
+    name = other.url.removeprefix("http://").removesuffix("/")
+    outcome = page.locator("#race-chart .outcome")
+    won = rf"Request \d won at (this server|{re.escape(name)})\. 4 were refused, each within .*"
+    expect(outcome).to_have_text(re.compile(won))
+    expect(page.locator("#race-chart .server")).to_have_text(["This server", name])
+    expect(page.locator("#race-chart .won")).to_have_count(1)
+    expect(page.locator("#race-chart .lost")).to_have_count(4)
+    patches = [url for method, url in sent if method == "PATCH"]
+    assert patches.count(f"{one.url}api/products/{product}/") == 3, patches
+    assert patches.count(f"{one.url}board/replicas/0/products/{product}/") == 2, patches
+    expect(row(page, product).locator(".stock")).to_have_text("9")
+
+    page.get_by_text("Numbers").click()
+    servers = page.locator("#race-rows .server")
+    expect(servers).to_have_text([re.compile(f"^{it}") for it in servers_in_turn(name, 5)])
+    page.screenshot(path=PICTURES / "race-of-two-servers.png")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save this race").click()
+    picture = PICTURES / "race-of-two-servers.svg"
+    saved.value.save_as(picture)
+    root = xml.etree.ElementTree.parse(picture).getroot()
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert "This server" in texts and name in texts, texts
+
+
+def servers_in_turn(name, count):
+    return [re.escape(name) if n % 2 else "This server" for n in range(count)]
+
+
+def test_a_server_of_the_race_that_is_down_has_a_reason(one_of_two, open_page):
+    one, other = one_of_two
+    product, _ = one.product(stock=10)
+    page = open_page(f"{one.url}?lang=ko")
+    other.stop()
+    page.locator("#race-product").select_option(str(product))
+    page.locator("#race-servers").select_option("서버 2대 모두")
+    page.get_by_role("button", name="요청 5개 보내기").click()
+    outcome = page.locator("#race-chart .outcome")
+    expect(outcome).to_have_text(re.compile("이 서버에서 이겼습니다. .*2개는 실패했습니다."))
+    expect(page.locator("#race-chart .failed")).to_have_count(2)
+    page.get_by_text("숫자로 보기").click()
+    reason = page.locator("#race-rows tr", has_text="502: 다른 서버에 연결할 수 없습니다.")
+    expect(reason).to_have_count(2)
+
+
+def test_without_other_servers_there_is_no_choice(server, open_page):
+    page = open_page(server.url)
+    expect(page.get_by_label("Requests")).to_be_visible()
+    expect(page.get_by_label("Servers")).to_have_count(0)
+
+
 def test_buy_hold_confirm_and_cancel(server, open_page):
     product, name = server.product(stock=10)
     page = open_page(server.url)

@@ -78,6 +78,7 @@ def test_the_page_is_in_korean_if_the_browser_prefers_it(server, open_page):
     product, _ = server.product(stock=0)
     page = open_page(server.url, locale="ko-KR")
     expect(page.locator("html")).to_have_attribute("lang", "ko")
+    expect(page.locator("#zoom button")).to_have_text(["10초", "1분", "5분"])
     expect(page.get_by_role("heading", name="레이스")).to_be_visible()
     expect(page.locator("#light-text")).to_contain_text("실시간")
     row(page, product).get_by_role("button", name="구매").click()

@@ -2,6 +2,7 @@
 
 mod events;
 mod listing;
+mod relay;
 mod replicas;
 mod streams;
 

@@ -112,6 +112,12 @@ fn an_invalid_value_is_rejected_with_an_example() {
         &["10.0.0.0/8"],
     );
     fails(
+        &["--replicas", "http://10.0.0.2:8000,10.0.0.3:8000"],
+        2,
+        &["'10.0.0.3:8000'", "like http://10.0.0.2:8000"],
+    );
+    fails(&["--replicas", "http://a:b@c"], 2, &["credentials"]);
+    fails(
         &["--cors-origins", "https://a/b"],
         2,
         &["https://shop.example.com"],

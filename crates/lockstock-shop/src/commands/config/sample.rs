@@ -22,12 +22,13 @@ const HEAD: &str = "\
 const WIDTH: usize = 100;
 
 /// Values for options that have no default.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("tls-cert", "\"/etc/lockstock/fullchain.pem\""),
     ("tls-key", "\"/etc/lockstock/privkey.pem\""),
     ("public-url", "\"https://shop.example.com\""),
     ("trusted-proxies", "[\"10.0.0.0/8\", \"unix\"]"),
     ("cors-origins", "[\"https://shop.example.com\"]"),
+    ("replicas", "[\"http://10.0.0.2:8000\"]"),
     ("store-file", "\"/run/secrets/lockstock-store\""),
     ("database-file", "\"/run/secrets/lockstock-database\""),
     ("api-key-file", "\"/etc/lockstock/api-keys\""),

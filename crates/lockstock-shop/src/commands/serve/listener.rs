@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use super::self_wake::poll_again_at_once;
 use super::tls::HTTP_2;
 use crate::cli::listen_address::ListenAddress;
 use crate::forwarding::{OverTls, Peer};
@@ -288,7 +289,7 @@ impl Protocol {
             .half_close(true)
             .max_buf_size(MAX_HEAD_BYTES as usize)
             .serve_connection(TokioIo::new(stream), requests);
-        Ok(watcher.watch(connection).await?)
+        Ok(poll_again_at_once(watcher.watch(connection)).await?)
     }
 
     async fn http_2<S>(&self, watcher: Watcher, stream: S, requests: Requests) -> anyhow::Result<()>

@@ -2,6 +2,7 @@
 
 use super::ServeArgs;
 use crate::http::update_lock::AfterUpdate;
+use crate::replicas::ReplicaUrl;
 use crate::traces::has_endpoint_variable;
 
 /// Settings that work, but not as expected: what, why it matters, and what changes it.
@@ -24,6 +25,13 @@ pub(in crate::commands) fn of(args: &ServeArgs) -> Vec<Pitfall> {
             "everyone on the way can read the secrets of API keys",
             "Serve HTTPS with --tls-cert and --tls-key, or put a proxy in front and name it with \
              --trusted-proxies",
+        ));
+    }
+    if args.access.api_key_file.is_some() && args.replicas.iter().any(ReplicaUrl::is_plain) {
+        pitfalls.push((
+            "--replicas has URLs without TLS",
+            "everyone on the way can read the secrets of API keys",
+            "Serve HTTPS at these servers, and list URLs of https",
         ));
     }
     if args.store.starts_with("memory:") && !args.database.starts_with("sqlite:") {

@@ -96,6 +96,30 @@ async fn metrics_and_documentation_move_to_the_address_for_operators() {
 }
 
 #[tokio::test]
+async fn updates_at_other_servers_are_relayed_by_the_address_for_operators_only() {
+    let file = KeyFile::new();
+    let (reader, writer) = (file.add("reader", "read"), file.add("writer", "write"));
+    // It needs no key: this server decides.
+    let other = Server::embedded().start();
+    let server = file
+        .server()
+        .args(&["--operate-listen", "127.0.0.1:0"])
+        .args(&["--replicas", &other.url])
+        .start();
+    let operate = url_for_operators(&server).await;
+    let path = format!("/board/replicas/0/products/{}/", other.create(5).await);
+    for (secret, status) in [("", 401), (&*reader, 403), (&writer, 200)] {
+        let update = reqwest::Client::new()
+            .patch(format!("{operate}{path}"))
+            .bearer_auth(secret)
+            .json(&serde_json::json!({ "stock": 4 }));
+        assert_eq!(update.send().await.unwrap().status(), status);
+    }
+    let at_api = send(&server, Method::PATCH, &path, &writer).await;
+    assert_eq!(at_api.status, 404, "{at_api:?}");
+}
+
+#[tokio::test]
 async fn an_address_for_operators_that_others_can_reach_needs_keys() {
     let file = KeyFile::new();
     let (web, admin) = (file.add("web", "write"), file.add("operator", "admin"));

@@ -2,9 +2,10 @@
 //! in one call of one script. That saves calls for the server, packets for the network, and
 //! most of the work of this process.
 //!
-//! A caller that finds nothing queued and nothing in flight carries out its call itself, on its own
-//! task (`lone_call.rs`). Operations that arrive meanwhile wait for the next batch, which a
-//! dispatcher sends. The dispatcher is a task that exists only while there are such operations.
+//! A caller that finds nothing queued and at most one batch in flight carries out its call itself, on
+//! its own task (`lone_call.rs`): the release of one request does not delay the next. Other operations
+//! wait for the next batch, which a dispatcher sends. The dispatcher is a task that exists only while
+//! there are such operations.
 //!
 //! Order: batches reach Redis in the order in which they were submitted, unless a connection
 //! breaks. Within a batch releases come first, then acquisitions, then the rest; a caller's
@@ -89,8 +90,8 @@ struct State {
     /// pending, and each operation leaves the queue within the timeout.
     queue: VecDeque<Pending>,
     order: SendOrder,
-    /// The call that its caller carries out, and its number.
-    lone: Option<(u64, Arc<LoneCall>)>,
+    /// The calls that their callers carry out, and their numbers.
+    lone: Vec<(u64, Arc<LoneCall>)>,
     /// Whether a task takes over such calls after [`MAX_ATTACHED`].
     is_watching: bool,
     is_dispatching: bool,
@@ -133,10 +134,11 @@ impl ScriptBatcher {
         let runtime = Handle::try_current().ok();
         let mut state = self.0.state();
         let lone = match runtime {
-            Some(runtime) if state.is_idle() && !is_leave(&pending) => {
+            Some(runtime) if state.admits_lone() && !is_leave(&pending) => {
                 let call = self.0.send(&mut state, vec![pending]);
                 let call = Arc::new(LoneCall::new(call, runtime));
-                state.lone = Some((state.order.last_sent, call.clone()));
+                let number = state.order.last_sent;
+                state.lone.push((number, call.clone()));
                 let was_watching = std::mem::replace(&mut state.is_watching, true);
                 drop(state);
                 if !was_watching {
@@ -158,8 +160,12 @@ impl ScriptBatcher {
 }
 
 impl State {
-    fn is_idle(&self) -> bool {
-        !self.is_dispatching && self.queue.is_empty() && self.order.is_idle()
+    /// Returns whether the next operation is sent at once, by its caller.
+    fn admits_lone(&self) -> bool {
+        !self.is_dispatching
+            && self.queue.is_empty()
+            && self.order.deferred.is_empty()
+            && self.order.in_flight.len() < INITIAL_IN_FLIGHT
     }
 
     /// Returns whether there is something to send now.
@@ -196,8 +202,8 @@ impl Inner {
         state.is_dispatching = true;
         let lone = state.lone.clone();
         drop(state);
-        // From now on other operations wait for it, and its caller may not poll it.
-        if let Some((_, lone)) = lone {
+        // From now on other operations wait for them, and their callers may not poll them.
+        for (_, lone) in lone {
             lone.detach();
         }
         let dispatcher = Dispatcher {
@@ -230,17 +236,15 @@ impl Inner {
                 return;
             };
             let mut state = batcher.state();
-            let old = state
-                .lone
-                .clone()
-                .filter(|(number, _)| *number <= last_seen);
-            if old.is_none() && state.order.last_sent == last_seen {
+            let mut old = state.lone.clone();
+            old.retain(|(number, _)| *number <= last_seen);
+            if old.is_empty() && state.order.last_sent == last_seen {
                 state.is_watching = false;
                 return;
             }
             last_seen = state.order.last_sent;
             drop(state);
-            if let Some((_, lone)) = old {
+            for (_, lone) in old {
                 lone.detach();
             }
         }
@@ -276,7 +280,10 @@ impl Drop for Sent {
     fn drop(&mut self) {
         let mut state = self.batcher.state();
         state.order.replied(self.number);
-        let lone = state.lone.take_if(|(number, _)| *number == self.number);
+        let lone = state
+            .lone
+            .extract_if(.., |(number, _)| *number == self.number)
+            .collect::<Vec<_>>();
         let is_dispatching = state.is_dispatching;
         drop(state);
         drop(lone);
