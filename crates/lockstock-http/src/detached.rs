@@ -180,3 +180,67 @@ impl Cancellation {
         self.0.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use tokio::sync::oneshot;
+    use tokio::task::{try_id, yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_can_end_at_once_ends_before_its_caller_goes_on() {
+        let tasks = DetachedTasks::default();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ended = has_ended.clone();
+        tasks.begin(async move { ended.store(true, Ordering::SeqCst) });
+        assert!(has_ended.load(Ordering::SeqCst));
+        tasks.drain().await;
+    }
+
+    #[tokio::test]
+    async fn a_task_that_waits_is_begun_here_and_ends_on_a_task_of_its_own() {
+        let tasks = DetachedTasks::default();
+        let (wake, woken) = oneshot::channel();
+        let (reply, ids) = oneshot::channel();
+        let here = tokio::spawn({
+            let tasks = tasks.clone();
+            async move {
+                tasks.begin(async move {
+                    let begun_on = try_id();
+                    woken.await.unwrap();
+                    reply.send((begun_on, try_id())).unwrap();
+                });
+                try_id()
+            }
+        });
+        let here = here.await.unwrap();
+        // From a thread without a runtime.
+        thread::spawn(|| wake.send(()).unwrap()).join().unwrap();
+        tasks.drain().await;
+        let (begun_on, ended_on) = ids.await.unwrap();
+        assert_eq!(begun_on, here);
+        assert!(ended_on.is_some() && ended_on != here);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_wakes_itself_while_it_begins_goes_on() {
+        let tasks = DetachedTasks::default();
+        tasks.begin(std::future::poll_fn({
+            let mut polls = 0;
+            move |context| {
+                polls += 1;
+                context.waker().wake_by_ref();
+                match polls {
+                    3 => Poll::Ready(()),
+                    _ => Poll::Pending,
+                }
+            }
+        }));
+        tasks.begin(yield_now());
+        tasks.drain().await;
+    }
+}

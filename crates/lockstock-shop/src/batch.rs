@@ -165,8 +165,20 @@ pub(crate) enum Reply<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
+    use std::task::Wake;
     use tokio::sync::Notify;
+
+    /// Counts the wake-ups of a task.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 
     type Job = (u32, oneshot::Sender<u32>);
     /// The numbers of the jobs in each batch.
@@ -343,6 +355,25 @@ mod tests {
             .map(|step| step.0)
             .collect::<Vec<_>>();
         assert_eq!(numbers, [1, 1, 2, 2, 3, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_carries_out_its_job_is_not_woken_by_its_reply() {
+        let limits = BatchLimits {
+            name: "test",
+            concurrent: 1,
+            jobs: 1,
+            small: 0,
+        };
+        let (batcher, _, opened) = gated(limits, |number| number);
+        let mut submitted = Box::pin(batcher.submit(|reply| (1, reply)));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(submitted.poll_unpin(&mut context).is_pending());
+        opened.notify_one();
+        assert_eq!(submitted.poll_unpin(&mut context), Poll::Ready(Some(1)));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "by the gate only");
     }
 
     #[tokio::test(start_paused = true)]
