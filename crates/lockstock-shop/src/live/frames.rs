@@ -15,16 +15,16 @@ use super::{Inner, Live};
 
 /// Shortest time between two frames.
 const FRAME_INTERVAL: Duration = Duration::from_millis(200);
-/// Time of all subscribers together in which one frame is sent to one of them, on average: 2,000 are
-/// sent in a second. With more than 400 subscribers frames come less often, so that requests keep the
+/// Time of all subscribers together in which one frame is sent to one of them, on average: 1,000 are
+/// sent in a second. With more than 200 subscribers frames come less often, so that requests keep the
 /// processor.
-const DELIVERY_INTERVAL: Duration = Duration::from_micros(500);
+const DELIVERY_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum number of bytes that are sent in a second to all subscribers together, about.
-const MAX_BYTES_PER_SECOND: f64 = 16e6;
+const MAX_BYTES_PER_SECOND: f64 = 8e6;
 /// Size of a lock in a frame, with its share of events and ended holds, about.
 const BYTES_PER_LOCK: f64 = 800.0;
 /// Number of locks in a frame, and of events for each of them.
-const LOCKS: RangeInclusive<usize> = 20..=500;
+const LOCKS: RangeInclusive<usize> = 10..=500;
 const EVENTS_PER_LOCK: usize = 2;
 /// How long frames are made after the last subscriber has left. One that comes back meanwhile, after
 /// a page was loaded again or a connection broke, misses nothing.
@@ -171,10 +171,10 @@ mod tests {
     #[test]
     fn many_subscribers_get_fewer_and_smaller_frames() {
         assert_eq!(frame_interval(0), FRAME_INTERVAL);
-        assert_eq!(frame_interval(400), FRAME_INTERVAL);
-        assert_eq!(frame_interval(2000), Duration::from_secs(1));
+        assert_eq!(frame_interval(200), FRAME_INTERVAL);
+        assert_eq!(frame_interval(2000), Duration::from_secs(2));
         let limits = |watchers| frame_limits(watchers, frame_interval(watchers)).locks;
         assert_eq!(limits(1), 500);
-        assert_eq!(limits(2000), 20);
+        assert_eq!(limits(2000), 10);
     }
 }

@@ -7,18 +7,22 @@
 //! Holds that have ended are remembered at all times, so that the board shows what happened before it
 //! was opened. Counts and events are collected only while there is a watcher.
 
-use std::collections::{HashMap, VecDeque};
+mod followed;
+
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockstock::{GrantKind, Guard, HolderId};
+use hashbrown::HashTable;
+use lockstock::HolderId;
 use tokio::time::Instant;
 
+pub(crate) use self::followed::Followed;
 use super::clock::Moment;
-use super::lock::{Counts, Ended, Episode, EventDetail, Hold, Lock, Requester};
-use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockStatus};
+use super::lock::{Counts, Ended, Episode, EventDetail, Lock, Requester};
+use super::wire::{self, EpisodeEnd, EventKind, LockStatus};
 
 /// Number of mutexes, several for each core of a usual machine.
 const SHARDS: usize = 16;
@@ -68,9 +72,15 @@ pub(super) struct FrameLimits {
     pub(super) events: usize,
 }
 
+struct NamedLock {
+    name: Arc<str>,
+    lock: Lock,
+}
+
 #[derive(Default)]
 struct Shard {
-    locks: HashMap<Arc<str>, Lock>,
+    /// By the hashes of their names. A request computes that of its lock once.
+    locks: HashTable<NamedLock>,
     /// The newest last.
     episodes: VecDeque<Episode>,
     /// How many of the newest episodes no frame has contained.
@@ -99,42 +109,39 @@ impl LockTable {
         let now = Instant::now();
         self.note_activity();
         let requester = Arc::new(requester);
-        let index = self.hasher.hash_one(name) as usize % SHARDS;
-        let mut shard = self.shard(index);
-        let name = match shard.locks.get_key_value(name) {
-            Some((name, _)) => name.clone(),
+        let hash = self.hasher.hash_one(name);
+        let mut shard = self.shard(hash);
+        let name = match shard.locks.find(hash, |known| *known.name == *name) {
+            Some(known) => known.name.clone(),
             None => {
                 shard.make_room(now)?;
                 let name: Arc<str> = name.into();
-                let product = self.product_locks.product(&name);
-                shard.locks.insert(name.clone(), Lock::new(product, now));
+                let known = NamedLock {
+                    name: name.clone(),
+                    lock: Lock::new(self.product_locks.product(&name), now),
+                };
+                let hash_of = |known: &NamedLock| self.hasher.hash_one(&*known.name);
+                shard.locks.insert_unique(hash, known, hash_of);
                 name
             }
         };
         let is_watched = self.is_watched();
-        shard.with(&name, now, is_watched, |lock, _| {
+        shard.with(hash, &name, now, is_watched, |lock, _| {
             lock.begin_wait(now);
             lock.push(now, is_watched, &requester, || EventDetail::Waiting);
         });
         drop(shard);
-        Some(Followed {
-            table: self.clone(),
-            shard: index,
-            name,
-            requester,
-            asked_at: now,
-            stage: Stage::Waiting,
-        })
+        Some(Followed::new(self.clone(), hash, name, requester, now))
     }
 
     /// Notes that an operator has taken the lock away from `holder`. Returns whether a request of this
     /// process was the holder.
     pub(super) fn forced(&self, name: &str, holder: HolderId) -> bool {
-        let index = self.hasher.hash_one(name) as usize % SHARDS;
+        let hash = self.hasher.hash_one(name);
         let (now, is_watched) = (Instant::now(), self.is_watched());
         let mut was_held = false;
-        self.shard(index)
-            .with(name, now, is_watched, |lock, ended| {
+        self.shard(hash)
+            .with(hash, name, now, is_watched, |lock, ended| {
                 let hold = lock.hold.take_if(|hold| hold.holder == holder);
                 if let Some(hold) = hold {
                     was_held = true;
@@ -153,10 +160,9 @@ impl LockTable {
     /// Starts or stops the collection of counts and events.
     pub(super) fn set_watched(&self, is_watched: bool) {
         self.is_watched.store(is_watched, Ordering::Relaxed);
-        for index in 0..SHARDS {
-            let mut shard = self.shard(index);
+        for mut shard in self.shards() {
             shard.unsent_episodes = 0;
-            shard.locks.retain(|_, lock| {
+            shard.locks.retain(|NamedLock { lock, .. }| {
                 lock.counts = Counts::default();
                 lock.events = Vec::new();
                 // The first frame has the locks that are in use.
@@ -198,7 +204,7 @@ impl LockTable {
         let first = self.first_shard.fetch_add(1, Ordering::Relaxed);
         for only_contended in [true, false] {
             for index in (first..first + SHARDS).map(|index| index % SHARDS) {
-                let mut shard = self.shard(index);
+                let mut shard = lock(&self.shards[index]);
                 if only_contended {
                     shard.settle(now.instant, true);
                     let unsent = std::mem::take(&mut shard.unsent_episodes);
@@ -206,7 +212,7 @@ impl LockTable {
                     let unsent = shard.episodes.iter().rev().take(unsent.min(room));
                     episodes.extend(unsent.map(|episode| episode.to_wire(now)));
                 }
-                shard.locks.retain(|name, lock| {
+                shard.locks.retain(|NamedLock { name, lock }| {
                     let is_due = lock.has_changed && (lock.is_contended() || !only_contended);
                     if is_due && locks.len() < limits.locks {
                         let has_room = events + lock.events.len() <= limits.events;
@@ -224,12 +230,11 @@ impl LockTable {
     /// Returns the locks that are held, kept or waited for.
     pub(super) fn statuses(&self, server: &str, now: Moment) -> Vec<LockStatus> {
         let mut statuses = Vec::new();
-        for index in 0..SHARDS {
-            let mut shard = self.shard(index);
+        for mut shard in self.shards() {
             shard.settle(now.instant, self.is_watched());
             let locks = shard.locks.iter();
-            let busy = locks.filter(|(_, lock)| lock.is_busy());
-            statuses.extend(busy.map(|(name, lock)| lock.status(name, server, now)));
+            let busy = locks.filter(|known| known.lock.is_busy());
+            statuses.extend(busy.map(|known| known.lock.status(&known.name, server, now)));
         }
         statuses
     }
@@ -237,8 +242,7 @@ impl LockTable {
     /// Returns the holds that have ended lately.
     pub(super) fn episodes(&self, now: Moment) -> Vec<wire::Episode> {
         let mut episodes = Vec::new();
-        for index in 0..SHARDS {
-            let mut shard = self.shard(index);
+        for mut shard in self.shards() {
             shard.settle(now.instant, self.is_watched());
             // The next frame has the others.
             let recent = shard.episodes.iter().rev();
@@ -253,12 +257,22 @@ impl LockTable {
         episodes
     }
 
-    fn shard(&self, index: usize) -> MutexGuard<'_, Shard> {
-        // No change of a shard can panic halfway.
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Returns the shard of the locks with this hash.
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // Not by the lowest bits, which choose the place in a shard.
+        let index = (hash >> 32) as usize % SHARDS;
+        lock(&self.shards[index])
     }
+
+    /// Locks one shard after another.
+    fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.shards.iter().map(lock)
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // No change of a shard can panic halfway.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shard {
@@ -270,7 +284,7 @@ impl Shard {
         if self.swept_at.is_none_or(|at| at + SWEEP_INTERVAL <= now) {
             self.swept_at = Some(now);
             self.settle(now, false);
-            self.locks.retain(|_, lock| lock.is_busy());
+            self.locks.retain(|known| known.lock.is_busy());
         }
         (self.locks.len() < MAX_LOCKS).then_some(())
     }
@@ -283,7 +297,7 @@ impl Shard {
             unsent_episodes,
             ..
         } = self;
-        for (name, lock) in locks {
+        for NamedLock { name, lock } in locks.iter_mut() {
             if let Some(ended) = lock.expired(now) {
                 lock.has_changed = is_watched;
                 remember(episodes, unsent_episodes, name, lock.product, ended);
@@ -294,31 +308,28 @@ impl Shard {
     /// Changes a lock, and remembers the holds that end by that.
     fn with(
         &mut self,
+        hash: u64,
         name: &str,
         now: Instant,
         is_watched: bool,
         change: impl FnOnce(&mut Lock, &mut Vec<Ended>),
     ) {
-        let Some((name, _)) = self.locks.get_key_value(name) else {
+        let found = self.locks.find_entry(hash, |known| *known.name == *name);
+        let Ok(mut found) = found else {
             return;
         };
-        let name = name.clone();
-        let Some(lock) = self.locks.get_mut(&name) else {
-            return;
-        };
+        let NamedLock { name, lock } = found.get_mut();
         // Most changes end no hold, and then there is no allocation.
         let mut ended = Vec::new();
         ended.extend(lock.expired(now));
         change(lock, &mut ended);
         lock.has_changed = is_watched;
-        let product = lock.product;
-        let is_idle = lock.is_idle();
         for hold in ended {
             let unsent = &mut self.unsent_episodes;
-            remember(&mut self.episodes, unsent, &name, product, hold);
+            remember(&mut self.episodes, unsent, name, lock.product, hold);
         }
-        if is_idle {
-            self.locks.remove(&name);
+        if lock.is_idle() {
+            found.remove();
         }
     }
 }
@@ -341,163 +352,6 @@ fn remember(
         end,
     });
     *unsent = (*unsent + 1).min(episodes.len());
-}
-
-/// A request that wants a lock.
-pub(crate) struct Followed {
-    table: Arc<LockTable>,
-    shard: usize,
-    name: Arc<str>,
-    requester: Arc<Requester>,
-    asked_at: Instant,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Waiting,
-    Holding { fence: u64, since: Instant },
-    Done,
-}
-
-impl Followed {
-    pub(crate) fn granted(&mut self, guard: &Guard) {
-        let by = match guard.grant_kind() {
-            GrantKind::Local => GrantedBy::Local,
-            GrantKind::Remote => GrantedBy::Remote,
-            GrantKind::Expired => GrantedBy::Expired,
-            _ => GrantedBy::Free,
-        };
-        let (waited, until) = (guard.waited(), guard.deadline());
-        let (fence, holder) = (guard.fence(), guard.id());
-        let requester = self.requester.clone();
-        let since = self.change(|lock, ended, now, is_watched| {
-            lock.end_wait(waited);
-            let granted = &mut lock.counts.granted;
-            *match by {
-                GrantedBy::Free => &mut granted.free,
-                GrantedBy::Local => &mut granted.local,
-                GrantedBy::Remote => &mut granted.remote,
-                GrantedBy::Expired => &mut granted.expired,
-            } += 1;
-            lock.push(now, is_watched, &requester, || EventDetail::Granted {
-                by,
-                waited,
-                until,
-                fence,
-                holder,
-            });
-            let hold = Hold {
-                requester,
-                holder,
-                fence,
-                since: now,
-                until,
-                is_kept: false,
-                waited: lock.waiting,
-                refused: 0,
-                longest_wait: Duration::ZERO,
-                waiting_since: (lock.waiting > 0).then_some(now),
-            };
-            if let Some(previous) = lock.hold.replace(hold) {
-                // It has been released, and reports that in a moment.
-                ended.push(lock.end(previous, now, EpisodeEnd::Released));
-            }
-        });
-        self.stage = Stage::Holding { fence, since };
-    }
-
-    pub(crate) fn rejected(&mut self, kept: bool, retry_after: Duration) {
-        let (requester, asked_at) = (self.requester.clone(), self.asked_at);
-        self.change(|lock, _, now, is_watched| {
-            let waited = now.saturating_duration_since(asked_at);
-            lock.end_wait(waited);
-            lock.counts.refused += 1;
-            if let Some(hold) = &mut lock.hold {
-                hold.refused += 1;
-            }
-            lock.push(now, is_watched, &requester, || EventDetail::Refused {
-                waited,
-                kept,
-                retry_after,
-            });
-        });
-        self.stage = Stage::Done;
-    }
-
-    pub(crate) fn failed(&mut self) {
-        match self.stage {
-            Stage::Waiting => self.give_up(EventKind::Failed),
-            // Until its lease ends, which the table notices by itself.
-            Stage::Holding { .. } | Stage::Done => self.stage = Stage::Done,
-        }
-    }
-
-    pub(crate) fn ended(&mut self, kind: EventKind) {
-        let Stage::Holding { fence, since } = self.stage else {
-            return;
-        };
-        self.stage = Stage::Done;
-        let requester = self.requester.clone();
-        self.change(|lock, ended, now, is_watched| {
-            let held = now.saturating_duration_since(since);
-            let hold = lock.hold.as_mut().filter(|hold| hold.fence == fence);
-            let until = hold.as_ref().map(|hold| hold.until);
-            match (kind, hold) {
-                (EventKind::Kept, Some(hold)) => hold.is_kept = true,
-                (_, Some(_)) => {
-                    let end = match kind {
-                        EventKind::Lost => EpisodeEnd::Lost,
-                        _ => EpisodeEnd::Released,
-                    };
-                    if let Some(hold) = lock.hold.take() {
-                        ended.push(lock.end(hold, now, end));
-                    }
-                }
-                // The next holder was faster.
-                (_, None) => {}
-            }
-            lock.push(now, is_watched, &requester, || EventDetail::Ended {
-                kind,
-                held,
-                until: until.filter(|_| kind == EventKind::Kept),
-            });
-        });
-    }
-
-    fn give_up(&mut self, kind: EventKind) {
-        self.stage = Stage::Done;
-        let (requester, asked_at) = (self.requester.clone(), self.asked_at);
-        self.change(|lock, _, now, is_watched| {
-            let waited = now.saturating_duration_since(asked_at);
-            lock.end_wait(waited);
-            lock.push(now, is_watched, &requester, || EventDetail::GaveUp {
-                kind,
-                waited,
-            });
-        });
-    }
-
-    /// Changes the lock. Returns when.
-    fn change(&self, change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, bool)) -> Instant {
-        let (now, is_watched) = (Instant::now(), self.table.is_watched());
-        let mut shard = self.table.shard(self.shard);
-        shard.with(&self.name, now, is_watched, |lock, ended| {
-            change(lock, ended, now, is_watched);
-        });
-        now
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        match self.stage {
-            Stage::Waiting => self.give_up(EventKind::Cancelled),
-            // The handler has panicked: its guard releases the lock.
-            Stage::Holding { .. } => self.ended(EventKind::Released),
-            Stage::Done => {}
-        }
-    }
 }
 
 #[cfg(test)]
