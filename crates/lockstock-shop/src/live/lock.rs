@@ -14,6 +14,9 @@ use super::wire::{self, EpisodeEnd, EventKind, GrantedBy, LockState, LockStatus}
 /// Maximum number of events of one lock in a second. Of a lock with more, only counts are sent.
 const MAX_EVENTS_PER_SECOND: u32 = 50;
 
+/// A hold that is shorter than this, and that no other request met, is uneventful.
+const EVENTFUL: Duration = Duration::from_millis(100);
+
 /// Whose request it is.
 #[derive(Debug, Default)]
 pub(crate) struct Requester {
@@ -262,6 +265,14 @@ impl Requester {
 }
 
 impl Episode {
+    /// Returns whether it was short, and no other request wanted the lock meanwhile.
+    pub(super) fn is_uneventful(&self) -> bool {
+        self.end == EpisodeEnd::Released
+            && self.hold.waited == 0
+            && self.hold.refused == 0
+            && self.ended_at.saturating_duration_since(self.hold.since) < EVENTFUL
+    }
+
     pub(super) fn to_wire(&self, now: Moment) -> wire::Episode {
         wire::Episode {
             lock: self.lock.to_string(),

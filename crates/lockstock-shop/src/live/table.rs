@@ -5,7 +5,8 @@
 //! operations. The table is bounded: a lock for which there is no room is not shown.
 //!
 //! Holds that have ended are remembered at all times, so that the board shows what happened before it
-//! was opened. Counts and events are collected only while there is a watcher.
+//! was opened; if they are many, only those that were long or that others met. Counts and events are
+//! collected only while there is a watcher.
 
 mod followed;
 
@@ -300,7 +301,8 @@ impl Shard {
         for NamedLock { name, lock } in locks.iter_mut() {
             if let Some(ended) = lock.expired(now) {
                 lock.has_changed = is_watched;
-                remember(episodes, unsent_episodes, name, lock.product, ended);
+                let unsent = &mut *unsent_episodes;
+                remember(episodes, unsent, is_watched, name, lock.product, ended);
             }
         }
     }
@@ -326,7 +328,8 @@ impl Shard {
         lock.has_changed = is_watched;
         for hold in ended {
             let unsent = &mut self.unsent_episodes;
-            remember(&mut self.episodes, unsent, name, lock.product, hold);
+            let episodes = &mut self.episodes;
+            remember(episodes, unsent, is_watched, name, lock.product, hold);
         }
         if lock.is_idle() {
             found.remove();
@@ -337,21 +340,41 @@ impl Shard {
 fn remember(
     episodes: &mut VecDeque<Episode>,
     unsent: &mut usize,
+    is_watched: bool,
     lock: &Arc<str>,
     product: Option<i64>,
     (hold, ended_at, end): Ended,
 ) {
-    if episodes.len() == MAX_EPISODES {
-        episodes.pop_front();
-    }
-    episodes.push_back(Episode {
+    let episode = Episode {
         lock: lock.clone(),
         product,
         hold,
         ended_at,
         end,
-    });
+    };
+    if episodes.len() == MAX_EPISODES {
+        let displaced = match is_watched {
+            true => Some(0),
+            false => displaced(episodes, &episode),
+        };
+        let Some(displaced) = displaced else {
+            return;
+        };
+        episodes.remove(displaced);
+    }
+    episodes.push_back(episode);
     *unsent = (*unsent + 1).min(episodes.len());
+}
+
+/// Returns which hold is forgotten for a new one. `None` if that is the new one: it would displace a hold
+/// of the last minutes that may have been a stall.
+fn displaced(episodes: &VecDeque<Episode>, new: &Episode) -> Option<usize> {
+    let oldest = episodes.front()?;
+    if oldest.ended_at + EPISODE_RETENTION <= new.ended_at {
+        return Some(0);
+    }
+    let uneventful = || episodes.iter().position(Episode::is_uneventful);
+    (!new.is_uneventful()).then(|| uneventful().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -110,6 +110,27 @@ async fn without_a_watcher_only_ended_holds_are_remembered() {
 }
 
 #[tokio::test]
+async fn a_hold_that_others_met_is_not_displaced_by_uneventful_ones() {
+    let table = table();
+    let lease = Duration::from_secs(60);
+    let lock = Store::memory().lock("a").lease(lease).unwrap();
+    for number in 0..1000 {
+        let guard = lock.acquire().await.unwrap();
+        let mut request = begin(&table, "a").unwrap();
+        request.granted(&guard);
+        if number % 100 == 0 {
+            begin(&table, "a").unwrap().rejected(false, lease);
+        }
+        guard.release().await.unwrap();
+        request.ended(EventKind::Released);
+    }
+    let episodes = table.episodes(Moment::now());
+    assert_eq!(episodes.len(), 64);
+    let met = episodes.iter().filter(|episode| episode.refused == 1);
+    assert_eq!(met.count(), 10);
+}
+
+#[tokio::test]
 async fn a_small_frame_has_the_locks_for_which_requests_compete() {
     let table = table();
     table.set_watched(true);
