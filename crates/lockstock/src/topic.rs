@@ -51,7 +51,7 @@ impl Store {
     }
 
     /// Subscribes to `topic`. In Redis, that takes a connection of its own and the channel
-    /// `lockstock:TOPIC`.
+    /// `lockstock:TOPIC`, in another database than 0 `lockstock:TOPIC@DATABASE`.
     ///
     /// # Errors
     ///

@@ -34,6 +34,23 @@ async fn a_message_reaches_all_subscribers_of_its_topic() {
 }
 
 #[tokio::test]
+async fn a_topic_is_that_of_one_database() {
+    let redis = Redis::start();
+    let of_database = |number| format!("redis://{}/{number}", redis.address());
+    let (here, same) = (
+        connect(&of_database(0)).await,
+        connect(&of_database(0)).await,
+    );
+    let there = connect(&of_database(3)).await;
+    let mut message = here.subscribe("board").await.unwrap();
+    let mut of_other = there.subscribe("board").await.unwrap();
+    assert_eq!(same.publish("board", b"one").await.unwrap(), 1);
+    assert_eq!(there.publish("board", b"two").await.unwrap(), 1);
+    assert_eq!(next(&mut message).await.unwrap(), b"one");
+    assert_eq!(next(&mut of_other).await.unwrap(), b"two");
+}
+
+#[tokio::test]
 async fn a_subscription_ends_when_it_is_dropped() {
     on_each_store(async |store| {
         let subscription = store.subscribe("board").await.unwrap();

@@ -15,7 +15,7 @@ use super::Live;
 use super::clock::Moment;
 use super::wire::{Event, EventKind, Frame, LockStatus};
 
-/// The topic of the frames: the channel `lockstock:board`.
+/// The topic of the frames: the channel `lockstock:board`, in another database than 0 with its number.
 const TOPIC: &str = "board";
 /// Time between two questions whether another server watches.
 const QUESTION_INTERVAL: Duration = Duration::from_secs(1);

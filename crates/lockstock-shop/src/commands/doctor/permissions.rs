@@ -50,7 +50,7 @@ const NEEDED: [Right; 26] = [
 
 /// What `lockstock locks`, `lockstock doctor` and the live events of other servers need.
 const FOR_OPERATORS: [Right; 4] = [
-    ("&lockstock:board", "SUBSCRIBE lockstock:board"),
+    ("&lockstock:board*", "SUBSCRIBE lockstock:board@1"),
     ("+scan", "SCAN 0"),
     ("+getrange", "GETRANGE lockstock:doctor 0 0"),
     ("+info", "INFO"),

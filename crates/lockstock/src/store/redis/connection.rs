@@ -428,6 +428,15 @@ impl Connection {
         }
     }
 
+    /// Returns the number of the database. A Cluster has one.
+    pub(super) fn database(&self) -> i64 {
+        match &*self.0 {
+            Topology::Single { server, .. } => server.connector().database(),
+            Topology::Sentinel { master, .. } => master.connector().database(),
+            Topology::Cluster(_) => 0,
+        }
+    }
+
     /// Reads a value on a tracked connection, until `deadline`.
     pub(super) async fn read_tracked(&self, key: &[u8], deadline: Instant) -> Result<TrackedRead> {
         match &*self.0 {

@@ -1,5 +1,7 @@
 //! Messages to all clients that are subscribed to a topic, over a channel in Redis.
 
+use std::borrow::Cow;
+
 use tokio::time::Instant;
 
 use super::connection::{ChannelMessages, Eval};
@@ -14,6 +16,7 @@ impl Redis {
         channel: &str,
         message: Option<&[u8]>,
     ) -> Result<usize> {
+        let channel = &*self.channel_here(channel);
         let is_cluster = self.connection.slot_of().is_some();
         let command = |eval: Eval| {
             let mut cmd = eval.command(&scripts::PUBLISH);
@@ -30,6 +33,16 @@ impl Redis {
 
     /// Subscribes to a channel, on a connection of its own.
     pub(in crate::store) async fn subscribe(&self, channel: &str) -> Result<ChannelMessages> {
-        self.connection.messages_of(channel).await
+        self.connection
+            .messages_of(&self.channel_here(channel))
+            .await
+    }
+
+    /// Returns the name of a channel of this database. The databases of a server share its channels.
+    fn channel_here<'a>(&self, channel: &'a str) -> Cow<'a, str> {
+        match self.connection.database() {
+            0 => channel.into(),
+            database => format!("{channel}@{database}").into(),
+        }
     }
 }

@@ -455,6 +455,10 @@ impl Server {
         let target = self.target.clone();
         Self { target, purpose }
     }
+
+    pub(super) fn database(&self) -> i64 {
+        self.target.info.redis_settings().db()
+    }
 }
 
 impl Connector for Server {

@@ -97,6 +97,10 @@ impl Sentinels {
         }
     }
 
+    pub(super) fn database(&self) -> i64 {
+        self.servers.info.redis_settings().db()
+    }
+
     /// Queries all sentinels at once, and returns the master of the last failover.
     async fn master(&self) -> Result<Master, String> {
         let mut queries = JoinSet::new();
