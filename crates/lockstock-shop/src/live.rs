@@ -10,7 +10,8 @@
 //! from the database.
 //!
 //! Not guaranteed: that each event is shown. A lock with more than 50 events a second has counts
-//! instead, and a table that is full ignores further locks.
+//! instead, and so have lone requests for which a frame has no room. A table that is full ignores further
+//! locks.
 
 mod clock;
 mod frames;

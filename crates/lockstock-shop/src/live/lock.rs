@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockstock::HolderId;
@@ -34,7 +35,7 @@ pub(super) struct Lock {
     /// The newest hold that is not known to have ended.
     pub(super) hold: Option<Hold>,
     pub(super) counts: Counts,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Events,
     /// Number of events since the beginning of the current second.
     pub(super) recent_events: u32,
     pub(super) second_began_at: Instant,
@@ -72,6 +73,53 @@ pub(super) struct Episode {
     pub(super) hold: Hold,
     pub(super) ended_at: Instant,
     pub(super) end: EpisodeEnd,
+}
+
+/// The events of a lock since the last frame.
+pub(super) enum Events {
+    Single(Vec<Event>),
+    /// They were too many: a part of them would look like all.
+    Counted,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::Single(Vec::new())
+    }
+}
+
+impl Events {
+    fn is_counted(&self) -> bool {
+        matches!(self, Self::Counted)
+    }
+
+    /// Returns the number of single events.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Single(events) => events.len(),
+            Self::Counted => 0,
+        }
+    }
+}
+
+/// How many events the next frame has room for. Those of locks for which requests compete are not
+/// counted: they are shown first. Events without room are not collected, because under load they would
+/// be most of the memory, and never be sent.
+#[derive(Default)]
+pub(super) struct EventRoom(AtomicUsize);
+
+impl EventRoom {
+    pub(super) fn set(&self, events: usize) {
+        self.0.store(events, Ordering::Relaxed);
+    }
+
+    /// Returns whether there was room for one more.
+    fn take(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        // Two at the same moment may share the last room.
+        self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
+    }
 }
 
 /// An event of a request.
@@ -117,7 +165,7 @@ impl Lock {
             waiting: 0,
             hold: None,
             counts: Counts::default(),
-            events: Vec::new(),
+            events: Events::default(),
             recent_events: 0,
             second_began_at: now,
             has_changed: false,
@@ -163,30 +211,37 @@ impl Lock {
         }
     }
 
-    /// Adds an event, unless there are too many of them.
+    /// Adds an event, if there is a watcher and there are not too many of them. Without `room` there is
+    /// no watcher.
     pub(super) fn push(
         &mut self,
         now: Instant,
-        is_watched: bool,
+        room: Option<&EventRoom>,
         requester: &Arc<Requester>,
         detail: impl FnOnce() -> EventDetail,
     ) {
-        if !is_watched {
+        let Some(room) = room else {
             return;
-        }
+        };
         if now.saturating_duration_since(self.second_began_at) >= Duration::from_secs(1) {
             (self.second_began_at, self.recent_events) = (now, 0);
         }
         self.recent_events = self.recent_events.saturating_add(1);
-        if self.recent_events <= MAX_EVENTS_PER_SECOND {
-            self.events.push(Event {
+        // A lone request waits too, for a moment.
+        let is_lone = self.waiting + u32::from(self.hold.is_some()) <= 1
+            && self.counts.refused == 0
+            && self.hold.as_ref().is_none_or(|hold| hold.waited == 0);
+        let is_shown = self.recent_events <= MAX_EVENTS_PER_SECOND
+            && (!is_lone || self.events.is_counted() || room.take());
+        if !is_shown {
+            self.events = Events::Counted;
+        }
+        if let Events::Single(events) = &mut self.events {
+            events.push(Event {
                 at: now,
                 requester: requester.clone(),
                 detail: detail(),
             });
-        } else {
-            // A part of them would look like all.
-            self.events = Vec::new();
         }
     }
 
@@ -218,14 +273,16 @@ impl Lock {
         with_events: bool,
     ) -> LockStatus {
         let counts = std::mem::take(&mut self.counts);
-        let events = std::mem::take(&mut self.events);
-        let events = events.iter().filter(|_| with_events);
+        let events = match std::mem::take(&mut self.events) {
+            Events::Single(events) if with_events => events,
+            _ => Vec::new(),
+        };
         self.has_changed = false;
         LockStatus {
             granted: counts.granted,
             refused: counts.refused,
             longest_wait_ms: counts.longest_wait.map(millis),
-            events: events.map(|event| event.to_wire(now)).collect(),
+            events: events.iter().map(|event| event.to_wire(now)).collect(),
             ..self.status(name, server, now)
         }
     }

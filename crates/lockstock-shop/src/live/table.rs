@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::followed::Followed;
 use super::clock::Moment;
-use super::lock::{Counts, Ended, Episode, EventDetail, Lock, Requester};
+use super::lock::{Counts, Ended, Episode, EventDetail, EventRoom, Events, Lock, Requester};
 use super::wire::{self, EpisodeEnd, EventKind, LockStatus};
 
 /// Number of mutexes, several for each core of a usual machine.
@@ -58,6 +58,8 @@ pub(crate) struct LockTable {
     product_locks: ProductLocks,
     /// Whether counts and events are collected.
     is_watched: AtomicBool,
+    /// For the next frame.
+    event_room: EventRoom,
     /// Whether anything has happened since it was last asked.
     is_active: AtomicBool,
     /// Where the next frame begins.
@@ -96,6 +98,7 @@ impl LockTable {
             hasher: RandomState::new(),
             product_locks,
             is_watched: AtomicBool::new(false),
+            event_room: EventRoom::default(),
             is_active: AtomicBool::new(false),
             first_shard: AtomicUsize::new(0),
         }
@@ -126,10 +129,10 @@ impl LockTable {
                 name
             }
         };
-        let is_watched = self.is_watched();
-        shard.with(hash, &name, now, is_watched, |lock, _| {
+        let room = self.event_room();
+        shard.with(hash, &name, now, room.is_some(), |lock, _| {
             lock.begin_wait(now);
-            lock.push(now, is_watched, &requester, || EventDetail::Waiting);
+            lock.push(now, room, &requester, || EventDetail::Waiting);
         });
         drop(shard);
         Some(Followed::new(self.clone(), hash, name, requester, now))
@@ -139,15 +142,15 @@ impl LockTable {
     /// process was the holder.
     pub(super) fn forced(&self, name: &str, holder: HolderId) -> bool {
         let hash = self.hasher.hash_one(name);
-        let (now, is_watched) = (Instant::now(), self.is_watched());
+        let (now, room) = (Instant::now(), self.event_room());
         let mut was_held = false;
         self.shard(hash)
-            .with(hash, name, now, is_watched, |lock, ended| {
+            .with(hash, name, now, room.is_some(), |lock, ended| {
                 let hold = lock.hold.take_if(|hold| hold.holder == holder);
                 if let Some(hold) = hold {
                     was_held = true;
                     let held = now.saturating_duration_since(hold.since);
-                    lock.push(now, is_watched, &hold.requester, || EventDetail::Ended {
+                    lock.push(now, room, &hold.requester, || EventDetail::Ended {
                         kind: EventKind::Forced,
                         held,
                         until: None,
@@ -160,12 +163,13 @@ impl LockTable {
 
     /// Starts or stops the collection of counts and events.
     pub(super) fn set_watched(&self, is_watched: bool) {
+        self.event_room.set(usize::MAX);
         self.is_watched.store(is_watched, Ordering::Relaxed);
         for mut shard in self.shards() {
             shard.unsent_episodes = 0;
             shard.locks.retain(|NamedLock { lock, .. }| {
                 lock.counts = Counts::default();
-                lock.events = Vec::new();
+                lock.events = Events::default();
                 // The first frame has the locks that are in use.
                 lock.has_changed = is_watched && lock.is_busy();
                 !lock.is_idle()
@@ -175,6 +179,11 @@ impl LockTable {
 
     pub(super) fn is_watched(&self) -> bool {
         self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Returns the room for events, if there is a watcher.
+    fn event_room(&self) -> Option<&EventRoom> {
+        self.is_watched().then_some(&self.event_room)
     }
 
     /// Notes that something has happened.
@@ -201,6 +210,7 @@ impl LockTable {
     ) -> (Vec<LockStatus>, Vec<wire::Episode>) {
         let (mut locks, mut episodes) = (Vec::new(), Vec::new());
         let mut events = 0;
+        self.event_room.set(limits.events);
         // Another one each time, so that no shard is left out for long.
         let first = self.first_shard.fetch_add(1, Ordering::Relaxed);
         for only_contended in [true, false] {
@@ -216,7 +226,7 @@ impl LockTable {
                 shard.locks.retain(|NamedLock { name, lock }| {
                     let is_due = lock.has_changed && (lock.is_contended() || !only_contended);
                     if is_due && locks.len() < limits.locks {
-                        let has_room = events + lock.events.len() <= limits.events;
+                        let has_room = events + lock.events.count() <= limits.events;
                         let status = lock.take_changes(name, server, now, has_room);
                         events += status.events.len();
                         locks.push(status);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstock::{GrantKind, Guard};
 use tokio::time::Instant;
 
-use super::super::lock::{Ended, EventDetail, Hold, Lock, Requester};
+use super::super::lock::{Ended, EventDetail, EventRoom, Hold, Lock, Requester};
 use super::super::wire::{EpisodeEnd, EventKind, GrantedBy};
 use super::LockTable;
 
@@ -56,7 +56,7 @@ impl Followed {
         let (waited, until) = (guard.waited(), guard.deadline());
         let (fence, holder) = (guard.fence(), guard.id());
         let requester = self.requester.clone();
-        let since = self.change(|lock, ended, now, is_watched| {
+        let since = self.change(|lock, ended, now, room| {
             lock.end_wait(waited);
             let granted = &mut lock.counts.granted;
             *match by {
@@ -65,7 +65,7 @@ impl Followed {
                 GrantedBy::Remote => &mut granted.remote,
                 GrantedBy::Expired => &mut granted.expired,
             } += 1;
-            lock.push(now, is_watched, &requester, || EventDetail::Granted {
+            lock.push(now, room, &requester, || EventDetail::Granted {
                 by,
                 waited,
                 until,
@@ -94,14 +94,14 @@ impl Followed {
 
     pub(crate) fn rejected(&mut self, kept: bool, retry_after: Duration) {
         let (requester, asked_at) = (self.requester.clone(), self.asked_at);
-        self.change(|lock, _, now, is_watched| {
+        self.change(|lock, _, now, room| {
             let waited = now.saturating_duration_since(asked_at);
             lock.end_wait(waited);
             lock.counts.refused += 1;
             if let Some(hold) = &mut lock.hold {
                 hold.refused += 1;
             }
-            lock.push(now, is_watched, &requester, || EventDetail::Refused {
+            lock.push(now, room, &requester, || EventDetail::Refused {
                 waited,
                 kept,
                 retry_after,
@@ -124,7 +124,7 @@ impl Followed {
         };
         self.stage = Stage::Done;
         let requester = self.requester.clone();
-        self.change(|lock, ended, now, is_watched| {
+        self.change(|lock, ended, now, room| {
             let held = now.saturating_duration_since(since);
             let hold = lock.hold.as_mut().filter(|hold| hold.fence == fence);
             let until = hold.as_ref().map(|hold| hold.until);
@@ -142,7 +142,7 @@ impl Followed {
                 // The next holder was faster.
                 (_, None) => {}
             }
-            lock.push(now, is_watched, &requester, || EventDetail::Ended {
+            lock.push(now, room, &requester, || EventDetail::Ended {
                 kind,
                 held,
                 until: until.filter(|_| kind == EventKind::Kept),
@@ -153,10 +153,10 @@ impl Followed {
     fn give_up(&mut self, kind: EventKind) {
         self.stage = Stage::Done;
         let (requester, asked_at) = (self.requester.clone(), self.asked_at);
-        self.change(|lock, _, now, is_watched| {
+        self.change(|lock, _, now, room| {
             let waited = now.saturating_duration_since(asked_at);
             lock.end_wait(waited);
-            lock.push(now, is_watched, &requester, || EventDetail::GaveUp {
+            lock.push(now, room, &requester, || EventDetail::GaveUp {
                 kind,
                 waited,
             });
@@ -164,11 +164,14 @@ impl Followed {
     }
 
     /// Changes the lock. Returns when.
-    fn change(&self, change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, bool)) -> Instant {
-        let (now, is_watched) = (Instant::now(), self.table.is_watched());
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Lock, &mut Vec<Ended>, Instant, Option<&EventRoom>),
+    ) -> Instant {
+        let (now, room) = (Instant::now(), self.table.event_room());
         let mut shard = self.table.shard(self.hash);
-        shard.with(self.hash, &self.name, now, is_watched, |lock, ended| {
-            change(lock, ended, now, is_watched);
+        shard.with(self.hash, &self.name, now, room.is_some(), |lock, ended| {
+            change(lock, ended, now, room);
         });
         now
     }

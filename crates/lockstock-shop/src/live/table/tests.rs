@@ -74,6 +74,39 @@ async fn a_lock_with_many_events_is_counted() {
 }
 
 #[tokio::test]
+async fn lone_requests_without_room_in_the_next_frame_are_counted() {
+    let table = table();
+    table.set_watched(true);
+    let few = FrameLimits {
+        locks: 500,
+        events: 10,
+    };
+    let take = || table.take_changes("server", Moment::now(), few).0;
+    take();
+    let store = Store::memory();
+    let mut requests = Vec::new();
+    for number in 0..100 {
+        let name = format!("lock-{number}");
+        let lock = store.lock(&name).lease(Duration::from_secs(60)).unwrap();
+        let guard = lock.acquire().await.unwrap();
+        let mut request = begin(&table, &name).unwrap();
+        request.granted(&guard);
+        requests.push((request, guard));
+    }
+    let mut refused = begin(&table, "lock-99").unwrap();
+    refused.rejected(false, Duration::from_secs(1));
+    let locks = take();
+    assert!(locks.iter().all(|lock| lock.granted.free == 1));
+    let events = locks.iter().map(|lock| lock.events.len()).sum::<usize>();
+    assert!((2..=10).contains(&events), "{events}");
+    // From the next frame on, its events are shown again.
+    let mut refused = begin(&table, "lock-99").unwrap();
+    refused.rejected(false, Duration::from_secs(1));
+    let locks = take();
+    assert_eq!((locks.len(), locks[0].events.len()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_full_table_ignores_further_locks_until_there_is_room() {
     let table = table();
     let requests: Vec<_> = (0..20_000)
