@@ -2,7 +2,12 @@
 
 /// Adds what may be wrong with the URL of a store to the error of the first connection.
 pub(crate) fn explain_first_error(url: &str, error: String) -> String {
-    const SILENCES: [&str; 3] = ["did not reply", "timed out", "InvalidContentType"];
+    const SILENCES: [&str; 4] = [
+        "did not reply",
+        "no reply",
+        "timed out",
+        "InvalidContentType",
+    ];
     let is_tls = url.starts_with("rediss");
     let advice = if is_tls && SILENCES.iter().any(|silence| error.contains(silence)) {
         "does this port speak TLS? redis:// does not"
