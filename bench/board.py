@@ -75,31 +75,47 @@ class Watchers:
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, prog="./dev bench board")
-    parser.add_argument("--seconds", type=int, default=5, help="length of one round (5)")
+    parser.add_argument(
+        "--seconds", type=int, default=5, help="length of one round (5)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("--products", type=int, default=1000, help="products (1000)")
-    parser.add_argument("--connections", type=int, default=64, help="connections that send PATCH (64)")
-    parser.add_argument("--watchers", type=int, default=2000, help="open streams (2000)")
+    parser.add_argument(
+        "--connections", type=int, default=64, help="connections that send PATCH (64)"
+    )
+    parser.add_argument(
+        "--watchers", type=int, default=2000, help="open streams (2000)"
+    )
     common_options(parser, BENCHES)
     given = parser.parse_args()
-    numbers = (given.seconds, given.rounds, given.products, given.connections, given.watchers)
+    numbers = (
+        given.seconds,
+        given.rounds,
+        given.products,
+        given.connections,
+        given.watchers,
+    )
     if min(numbers) < 1:
         parser.error("all numbers must be at least 1")
     return given
 
 
-def servers(stack, database, store, products):
+def servers(stack, database, store, products, start=0):
     """Starts a server for each side, each with a database of its own and the same products."""
     shops = {}
     for number, (side, limit) in enumerate(SIDES.items(), start=1):
         options = ["--max-watchers", limit]
+        name = f"{side}_{start}"
         started = lockstock(
-            database.create(side), store.url(number), after_update="release", options=options
+            database.create(name),
+            store.url(number),
+            after_update="release",
+            options=options,
         )
         shops[side] = stack.enter_context(started)
         shops[side].name = side
         database.sql(
-            side,
+            name,
             "INSERT INTO products (name, description, price, stock, created_at, updated_at)"
             " SELECT 'Product ' || n, '', 100 + n, 1000, now(), now()"
             f" FROM generate_series(1, {products}) n",
@@ -107,11 +123,12 @@ def servers(stack, database, store, products):
     return shops
 
 
-def measure(given, shops, database, store):
-    """Returns the loads of each side. The order alternates, so that drift affects all equally."""
-    loads = {side: [] for side in shops}
+def measure(given, database, store):
+    """Returns the loads of each side. The order alternates, so that drift affects all equally. Each round
+    has servers of its own: two processes with the same options differ by more than what is measured."""
+    loads = {side: [] for side in SIDES}
 
-    def load(side, seconds, seed):
+    def load(shops, side, seconds, seed):
         shop = shops[side]
         wait_until_idle(given.idle_timeout)
         count = given.watchers if side == "watched" else 0
@@ -129,19 +146,23 @@ def measure(given, shops, database, store):
             raise Failed(f"{side}: {result.failures}")
         return result, watchers.bytes
 
-    for side in shops:
-        load(side, WARM_UP, 1)
     for number in range(given.rounds):
-        sides = list(shops)
-        for side in sides if number % 2 == 0 else reversed(sides):
-            result, received = load(side, given.seconds, 2 + number)
-            loads[side].append(result)
-            shares = ", ".join(f"{k} {v / result.seconds:.2f}" for k, v in result.cpu.items())
-            progress(
-                f"{side:10} round {number + 1}/{given.rounds}: {result.rate:8,.0f}/s"
-                f"  p99 {result.p99:7.2f} ms  streams {received / result.seconds / 1e6:6.1f} MB/s"
-                f"  cores: {shares}"
-            )
+        with ExitStack() as stack:
+            shops = servers(stack, database, store, given.products, number)
+            for side in shops:
+                load(shops, side, WARM_UP, 1)
+            sides = list(shops)
+            for side in sides if number % 2 == 0 else reversed(sides):
+                result, received = load(shops, side, given.seconds, 2 + number)
+                loads[side].append(result)
+                shares = ", ".join(
+                    f"{k} {v / result.seconds:.2f}" for k, v in result.cpu.items()
+                )
+                progress(
+                    f"{side:10} round {number + 1}/{given.rounds}: {result.rate:8,.0f}/s"
+                    f"  p99 {result.p99:7.2f} ms  streams {received / result.seconds / 1e6:6.1f} MB/s"
+                    f"  cores: {shares}"
+                )
     return loads
 
 
@@ -163,7 +184,10 @@ def report_loads(report, loads, watchers):
             statistics.median(cpu(mine) for _, mine in pairs),
             {"off": statistics.median(cpu(off) for off, _ in pairs)},
         )
-    others = [(load.cpu["others"] + load.cpu["stolen"]) / load.seconds for load in loads["off"]]
+    others = [
+        (load.cpu["others"] + load.cpu["stolen"]) / load.seconds
+        for load in loads["off"]
+    ]
     report.note(f"other programs used {statistics.median(others):.2f} cores")
 
 
@@ -177,13 +201,14 @@ def report_memory(report, given, shop):
 
 def run(given, report):
     wanted = given.only or BENCHES
-    with postgres() as database, redis() as store, ExitStack() as stack:
-        shops = servers(stack, database, store, given.products)
+    with postgres() as database, redis() as store:
         if "memory" in wanted:
             # Before any load, whose memory the streams would use again.
-            report_memory(report, given, shops["watched"])
+            with ExitStack() as stack:
+                shops = servers(stack, database, store, given.products, "memory")
+                report_memory(report, given, shops["watched"])
         if "patch" in wanted:
-            report_loads(report, measure(given, shops, database, store), given.watchers)
+            report_loads(report, measure(given, database, store), given.watchers)
 
 
 def main():
