@@ -75,42 +75,30 @@ class Watchers:
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, prog="./dev bench board")
-    parser.add_argument(
-        "--seconds", type=int, default=5, help="length of one round (5)"
-    )
+    parser.add_argument("--seconds", type=int, default=5, help="length of one round (5)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("--products", type=int, default=1000, help="products (1000)")
     parser.add_argument(
         "--connections", type=int, default=64, help="connections that send PATCH (64)"
     )
-    parser.add_argument(
-        "--watchers", type=int, default=2000, help="open streams (2000)"
-    )
+    parser.add_argument("--watchers", type=int, default=2000, help="open streams (2000)")
     common_options(parser, BENCHES)
     given = parser.parse_args()
-    numbers = (
-        given.seconds,
-        given.rounds,
-        given.products,
-        given.connections,
-        given.watchers,
-    )
+    numbers = (given.seconds, given.rounds, given.products, given.connections, given.watchers)
     if min(numbers) < 1:
         parser.error("all numbers must be at least 1")
     return given
 
 
-def servers(stack, database, store, products, start=0):
-    """Starts a server for each side, each with a database of its own and the same products."""
+def servers(stack, database, store, products, number):
+    """Starts a server for each side, each with a database of its own and the same products. `number` is
+    part of the names of the databases."""
     shops = {}
-    for number, (side, limit) in enumerate(SIDES.items(), start=1):
+    for index, (side, limit) in enumerate(SIDES.items(), start=1):
         options = ["--max-watchers", limit]
-        name = f"{side}_{start}"
+        name = f"{side}_{number}"
         started = lockstock(
-            database.create(name),
-            store.url(number),
-            after_update="release",
-            options=options,
+            database.create(name), store.url(index), after_update="release", options=options
         )
         shops[side] = stack.enter_context(started)
         shops[side].name = side
@@ -155,9 +143,7 @@ def measure(given, database, store):
             for side in sides if number % 2 == 0 else reversed(sides):
                 result, received = load(shops, side, given.seconds, 2 + number)
                 loads[side].append(result)
-                shares = ", ".join(
-                    f"{k} {v / result.seconds:.2f}" for k, v in result.cpu.items()
-                )
+                shares = ", ".join(f"{k} {v / result.seconds:.2f}" for k, v in result.cpu.items())
                 progress(
                     f"{side:10} round {number + 1}/{given.rounds}: {result.rate:8,.0f}/s"
                     f"  p99 {result.p99:7.2f} ms  streams {received / result.seconds / 1e6:6.1f} MB/s"
@@ -184,10 +170,7 @@ def report_loads(report, loads, watchers):
             statistics.median(cpu(mine) for _, mine in pairs),
             {"off": statistics.median(cpu(off) for off, _ in pairs)},
         )
-    others = [
-        (load.cpu["others"] + load.cpu["stolen"]) / load.seconds
-        for load in loads["off"]
-    ]
+    others = [(load.cpu["others"] + load.cpu["stolen"]) / load.seconds for load in loads["off"]]
     report.note(f"other programs used {statistics.median(others):.2f} cores")
 
 

@@ -120,10 +120,9 @@ struct Begun {
 enum BegunState {
     /// It is being polled, or has ended.
     Polled,
-    /// It was woken while it was polled.
+    /// It was woken, while it was polled or when it was spawned.
     Woken,
     Waiting(BoxFuture<'static, ()>),
-    Spawned,
 }
 
 impl Begun {
@@ -143,15 +142,8 @@ impl Begun {
 
 impl Wake for Begun {
     fn wake(self: Arc<Self>) {
-        let mut state = self.state();
-        let (next, task) = match std::mem::replace(&mut *state, BegunState::Spawned) {
-            BegunState::Polled | BegunState::Woken => (BegunState::Woken, None),
-            BegunState::Waiting(task) => (BegunState::Spawned, Some(task)),
-            BegunState::Spawned => (BegunState::Spawned, None),
-        };
-        *state = next;
-        drop(state);
-        if let Some(task) = task {
+        let before = std::mem::replace(&mut *self.state(), BegunState::Woken);
+        if let BegunState::Waiting(task) = before {
             self.runtime.spawn(task);
         }
     }

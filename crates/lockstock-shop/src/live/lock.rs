@@ -89,10 +89,6 @@ impl Default for Events {
 }
 
 impl Events {
-    fn is_counted(&self) -> bool {
-        matches!(self, Self::Counted)
-    }
-
     /// Returns the number of single events.
     pub(super) fn count(&self) -> usize {
         match self {
@@ -228,20 +224,18 @@ impl Lock {
         }
         self.recent_events = self.recent_events.saturating_add(1);
         // A lone request waits too, for a moment.
-        let is_lone = self.waiting + u32::from(self.hold.is_some()) <= 1
-            && self.counts.refused == 0
-            && self.hold.as_ref().is_none_or(|hold| hold.waited == 0);
-        let is_shown = self.recent_events <= MAX_EVENTS_PER_SECOND
-            && (!is_lone || self.events.is_counted() || room.take());
-        if !is_shown {
-            self.events = Events::Counted;
-        }
-        if let Events::Single(events) = &mut self.events {
+        let is_lone = self.waiting + u32::from(self.hold.is_some()) <= 1 && !self.has_competitors();
+        let Events::Single(events) = &mut self.events else {
+            return;
+        };
+        if self.recent_events <= MAX_EVENTS_PER_SECOND && (!is_lone || room.take()) {
             events.push(Event {
                 at: now,
                 requester: requester.clone(),
                 detail: detail(),
             });
+        } else {
+            self.events = Events::Counted;
         }
     }
 
@@ -259,9 +253,12 @@ impl Lock {
 
     /// Whether several requests want the lock, or have wanted it since the last frame.
     pub(super) fn is_contended(&self) -> bool {
-        self.waiting > 0
-            || self.counts.refused > 0
-            || self.hold.as_ref().is_some_and(|hold| hold.waited > 0)
+        self.waiting > 0 || self.has_competitors()
+    }
+
+    /// Whether requests were refused since the last frame, or have waited for the present holder.
+    fn has_competitors(&self) -> bool {
+        self.counts.refused > 0 || self.hold.as_ref().is_some_and(|hold| hold.waited > 0)
     }
 
     /// Describes the lock and what has happened to it since the last frame.

@@ -383,8 +383,11 @@ fn displaced(episodes: &VecDeque<Episode>, new: &Episode) -> Option<usize> {
     if oldest.ended_at + EPISODE_RETENTION <= new.ended_at {
         return Some(0);
     }
-    let uneventful = || episodes.iter().position(Episode::is_uneventful);
-    (!new.is_uneventful()).then(|| uneventful().unwrap_or(0))
+    if new.is_uneventful() {
+        return None;
+    }
+    let uneventful = episodes.iter().position(Episode::is_uneventful);
+    Some(uneventful.unwrap_or(0))
 }
 
 #[cfg(test)]

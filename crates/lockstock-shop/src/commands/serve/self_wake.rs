@@ -92,7 +92,7 @@ mod tests {
         .await
     }
 
-    /// Wakes its task while it is polled, as often as `left`.
+    /// Wakes the task that polls it, once in each of `left` polls.
     async fn self_waking(mut left: usize) {
         poll_fn(|context| {
             if left == 0 {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstock::Store;
+use lockstock::{Guard, Store};
 
 use super::*;
 use crate::live::wire::LockState;
@@ -20,6 +20,15 @@ fn table() -> Arc<LockTable> {
 
 fn begin(table: &Arc<LockTable>, name: &str) -> Option<Followed> {
     table.begin(name, Requester::default())
+}
+
+/// Follows a request that gets the lock.
+async fn hold(table: &Arc<LockTable>, store: &Store, name: &str) -> (Followed, Guard) {
+    let lock = store.lock(name).lease(Duration::from_secs(60)).unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let mut request = begin(table, name).unwrap();
+    request.granted(&guard);
+    (request, guard)
 }
 
 fn changes(table: &LockTable) -> (Vec<LockStatus>, Vec<wire::Episode>) {
@@ -86,12 +95,7 @@ async fn lone_requests_without_room_in_the_next_frame_are_counted() {
     let store = Store::memory();
     let mut requests = Vec::new();
     for number in 0..100 {
-        let name = format!("lock-{number}");
-        let lock = store.lock(&name).lease(Duration::from_secs(60)).unwrap();
-        let guard = lock.acquire().await.unwrap();
-        let mut request = begin(&table, &name).unwrap();
-        request.granted(&guard);
-        requests.push((request, guard));
+        requests.push(hold(&table, &store, &format!("lock-{number}")).await);
     }
     let mut refused = begin(&table, "lock-99").unwrap();
     refused.rejected(false, Duration::from_secs(1));
@@ -170,12 +174,7 @@ async fn a_small_frame_has_the_locks_for_which_requests_compete() {
     let store = Store::memory();
     let mut held = Vec::new();
     for number in 0..100 {
-        let name = format!("lock-{number}");
-        let lock = store.lock(&name).lease(Duration::from_secs(60)).unwrap();
-        let guard = lock.acquire().await.unwrap();
-        let mut request = begin(&table, &name).unwrap();
-        request.granted(&guard);
-        held.push((request, guard));
+        held.push(hold(&table, &store, &format!("lock-{number}")).await);
     }
     let _waiter = begin(&table, "lock-77").unwrap();
     let few = FrameLimits {

@@ -280,10 +280,9 @@ impl Drop for Sent {
     fn drop(&mut self) {
         let mut state = self.batcher.state();
         state.order.replied(self.number);
-        let lone = state
-            .lone
-            .extract_if(.., |(number, _)| *number == self.number)
-            .collect::<Vec<_>>();
+        let is_own = |(number, _): &(u64, _)| *number == self.number;
+        let lone = state.lone.iter().position(is_own);
+        let lone = lone.map(|position| state.lone.swap_remove(position));
         let is_dispatching = state.is_dispatching;
         drop(state);
         drop(lone);
