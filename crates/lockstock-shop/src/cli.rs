@@ -9,6 +9,7 @@ pub(crate) mod listen_address;
 pub(crate) mod lock_name;
 pub(crate) mod secret_file;
 pub(crate) mod store_url;
+pub(crate) mod threads;
 pub(crate) mod tls;
 pub(crate) mod traces;
 pub(crate) mod values;
@@ -105,6 +106,15 @@ fn with_file_options(command: clap::Command) -> clap::Command {
 }
 
 impl Cli {
+    /// Returns the options of the server, if it is to be started.
+    pub(crate) fn serve_args(&self) -> Option<&ServeArgs> {
+        match &self.command {
+            None => Some(&self.serve),
+            Some(Command::Serve(args)) => Some(args),
+            Some(_) => None,
+        }
+    }
+
     /// Parses the command line, the environment, in which an empty variable counts as unset, and
     /// the configuration file. Prints an error and exits if one of them is invalid.
     pub fn from_process() -> Self {

@@ -62,6 +62,7 @@ use commands::{
     backup, bench, completions, config, doctor, export, import, key, locks, man, race, ready,
     serve, top,
 };
+use tokio::runtime::Builder;
 
 /// How long the exit may wait for calls that block a thread.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,9 +77,11 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Returns an error whose message is one line for the terminal.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let _scenario = failpoint::setup();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let mut builder = Builder::new_multi_thread();
+    if let Some(args) = cli.serve_args() {
+        builder.worker_threads(args.worker_threads());
+    }
+    let runtime = builder.enable_all().build()?;
     let result = runtime.block_on(async {
         match cli.command {
             Some(Command::Backup(args)) => backup::run(args).await?,

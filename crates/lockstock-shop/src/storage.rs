@@ -199,6 +199,11 @@ impl Scheme {
     }
 }
 
+/// Returns whether the database at `url` is a process of its own.
+pub(crate) fn is_server(url: &str) -> bool {
+    matches!(Scheme::of(url), Ok(Scheme::Postgres))
+}
+
 fn cannot_open(url: &str, error: &anyhow::Error) -> anyhow::Error {
     let database = redact_database_url(url);
     anyhow::anyhow!("cannot open the database {database}: {error}")

@@ -39,6 +39,7 @@ use crate::access::Access;
 use crate::cli::access::AccessArgs;
 use crate::cli::listen_address::{self, ListenAddress};
 use crate::cli::store_url::explain_first_error;
+use crate::cli::threads::ThreadArgs;
 use crate::cli::tls::TlsArgs;
 use crate::cli::traces::TraceArgs;
 use crate::cli::values::{self, duration_in, number_in, whole_seconds_in};
@@ -247,6 +248,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "LOCKSTOCK_DATABASE_CONNECTIONS", value_name = "NUMBER", default_value_t = 8, value_parser = number_in(2..=1000_u32, 8), help_heading = "Limits")]
     pub(super) database_connections: u32,
 
+    #[command(flatten)]
+    threads: ThreadArgs,
+
     /// Maximum time to receive the headers of a request. A connection that is idle for this time,
     /// or whose client does not read a response for this time, is closed; of a connection of HTTP/2
     /// only that response
@@ -276,6 +280,13 @@ pub(crate) struct ServeArgs {
     /// Maximum time to finish requests in progress after the drain delay
     #[arg(long, env = "LOCKSTOCK_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration_in(Duration::ZERO..=HOUR, "10s"), help_heading = "Timeouts")]
     drain_timeout: Duration,
+}
+
+impl ServeArgs {
+    /// Returns the number of threads that the server needs.
+    pub(crate) fn worker_threads(&self) -> usize {
+        self.threads.count(&self.database)
+    }
 }
 
 /// Serves until a signal stops the process.

@@ -67,6 +67,20 @@ async fn sales_connections_and_the_process_are_in_the_metrics() {
     sales_are_counted(&Server::on("memory://", &new_database()).start()).await;
 }
 
+#[tokio::test]
+async fn a_server_has_as_many_worker_threads_as_requested() {
+    let threads = async |number: &str| {
+        let options = ["--worker-threads", number];
+        let server = Server::embedded().args(&options).start();
+        let metrics = server.get("/metrics").await.body;
+        let lines = metrics.as_str().unwrap().lines();
+        let mut numbers = lines.filter_map(|line| line.strip_prefix("process_threads "));
+        numbers.next().unwrap().parse::<f64>().unwrap()
+    };
+    // Blocking calls have threads of their own, of which two servers differ by a few.
+    assert!(threads("40").await - threads("1").await > 30.0);
+}
+
 /// Returns the names in a section of docs/operations.md: those in the first column of its table.
 fn documented(section: &str) -> BTreeSet<&'static str> {
     let heading = format!("\n## {section}\n");

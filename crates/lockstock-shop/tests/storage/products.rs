@@ -13,7 +13,7 @@ use lockstock_testkit::Postgres;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    OPTIONS, created, ended, fenced, fenced_at, found, mug, new_postgres_database,
+    OPTIONS, audited, created, ended, fenced, fenced_at, found, mug, new_postgres_database,
     on_each_database, stock,
 };
 
@@ -264,6 +264,38 @@ async fn a_write_that_requires_another_version_is_rejected() {
         );
         // The id of a deleted product is not reused, and so neither is its fence.
         assert!(created(&*storage, mug(1)).await.id > id);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_updates_that_arrive_together_each_has_its_own_outcome() {
+    on_each_database(async |storage| {
+        let ids = join_all((0..40).map(|_| created(&*storage, mug(5)))).await;
+        let ids = ids.iter().map(|product| product.id).collect::<Vec<_>>();
+        let change = async |id, n| {
+            let (id, precondition) = match n % 4 {
+                0 => (id, fenced_at(2, 1)),
+                1 => (id + 1000, fenced(2)),
+                2 => (id, fenced(0)),
+                _ => (id, fenced_at(2, 7)),
+            };
+            let context = WriteContext::default();
+            storage.update(id, stock(1), precondition, context).await
+        };
+        let outcomes = join_all(ids.iter().zip(0..).map(|(id, n)| change(*id, n))).await;
+        for ((id, n), outcome) in ids.iter().zip(0..).zip(outcomes) {
+            let outcome = outcome.unwrap();
+            let is_own = match n % 4 {
+                0 => matches!(&outcome, WriteOutcome::Done(it) if it.id == *id && it.stock == 1),
+                1 => outcome == WriteOutcome::NotFound,
+                2 => outcome == WriteOutcome::Fenced,
+                _ => outcome == WriteOutcome::VersionMismatch { version: 1 },
+            };
+            assert!(is_own, "{n}: {outcome:?}");
+            let entries = audited(&*storage, *id).await.len();
+            assert_eq!(entries, if n % 4 == 0 { 2 } else { 1 }, "{n}");
+        }
     })
     .await;
 }

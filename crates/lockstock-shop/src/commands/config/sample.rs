@@ -22,7 +22,7 @@ const HEAD: &str = "\
 const WIDTH: usize = 100;
 
 /// Values for options that have no default.
-const EXAMPLES: [(&str, &str); 13] = [
+const EXAMPLES: [(&str, &str); 14] = [
     ("tls-cert", "\"/etc/lockstock/fullchain.pem\""),
     ("tls-key", "\"/etc/lockstock/privkey.pem\""),
     ("public-url", "\"https://shop.example.com\""),
@@ -35,6 +35,7 @@ const EXAMPLES: [(&str, &str); 13] = [
     ("otlp-endpoint", "\"http://127.0.0.1:4318\""),
     ("otlp-sample", "0.1"),
     ("rate-limit", "\"600/m\""),
+    ("worker-threads", "4"),
     ("operate-listen", "\"127.0.0.1:8001\""),
 ];
 

@@ -8,6 +8,7 @@
 //! tried again on its own until its window ends: see [`row_locks`](super::row_locks).
 
 mod batched;
+mod lone;
 mod recorded;
 pub(super) mod single;
 
@@ -113,17 +114,18 @@ async fn write(database: &Database, batch: &[Update]) -> Result<FoundRows> {
             None => plain.push(job),
         }
     }
-    let written = if keyed.is_empty() {
-        let written = database.with_connection(|connection| {
-            Box::pin(batched::write(connection, plain, clock, commit))
-        });
-        written.await
-    } else {
-        let written = database.with_connection(|connection| {
-            Box::pin(recorded::write(connection, keyed, clock, commit))
-        });
-        written.await
-    };
+    let written = database.with_connection(|connection| {
+        Box::pin(async move {
+            if !keyed.is_empty() {
+                recorded::write(connection, keyed, clock, commit).await
+            } else if plain.len() == 1 {
+                lone::write(connection, plain.remove(0), clock, commit).await
+            } else {
+                batched::write(connection, plain, clock, commit).await
+            }
+        })
+    });
+    let written = written.await;
     written.map_err(|error| tracker.mark(error))
 }
 

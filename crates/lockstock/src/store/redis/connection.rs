@@ -120,8 +120,11 @@ pub(super) enum Eval {
 }
 
 impl Eval {
+    /// Returns a command without the keys and arguments of the script.
     pub(super) fn command(self, script: &LuaScript) -> Cmd {
-        let mut cmd = redis::cmd(match self {
+        // Enough for one operation by its hash.
+        let mut cmd = Cmd::with_capacity(24, 512);
+        cmd.arg(match self {
             Self::Sha => "EVALSHA",
             Self::Source => "EVAL",
         });

@@ -116,44 +116,68 @@ macro_rules! insert_entries {
 }
 pub(super) use insert_entries;
 
-/// Updates the rows that exist, are not locked, meet their preconditions and whose windows have not
-/// ended by the clock of the database, with an entry each. Returns what it found for each id.
+/// Updates the rows of the jobs in `$source` that are not locked, meet their preconditions and whose
+/// windows have not ended by the clock of the database, with an entry each.
 ///
-/// It locks the rows first: their values cannot change between the comparison and the write. Whether a
-/// row that it has not found exists is looked up by a subquery of one row, because Postgres may plan
-/// `EXISTS` as a scan of the whole table.
+/// It locks the rows first: their values cannot change between the comparison and the write.
+macro_rules! update_jobs {
+    ($source:literal) => {
+        concat!(
+            "WITH job AS MATERIALIZED (
+                 SELECT job.*, p.stock AS found_stock, p.version AS found_version,
+                     p.fence AS found_fence
+                 FROM ",
+            $source,
+            " AS job (id, fence, version, name, description, price, stock, request, deadline,
+                     key_name)
+                     JOIN products AS p ON p.id = job.id
+                 FOR UPDATE OF p SKIP LOCKED
+             ), written AS (
+                 UPDATE products AS p SET ",
+            set_columns!(),
+            "
+                 FROM job
+                 WHERE p.id = job.id
+                     AND job.found_fence < job.fence
+                     AND job.found_version = coalesce(job.version, job.found_version)
+                     AND clock_timestamp() < coalesce(job.deadline, 'infinity')
+                 RETURNING p.*, p.stock - job.found_stock AS delta, job.request, job.key_name
+             ), booked AS (",
+            insert_entries!(),
+            ") "
+        )
+    };
+}
+pub(super) use update_jobs;
+
+/// The products that [`update_jobs`] has written.
+macro_rules! written_products {
+    () => {
+        concat!(
+            "(SELECT ",
+            with_clock!(product_columns),
+            " FROM written AS products) AS product"
+        )
+    };
+}
+pub(super) use written_products;
+
+/// Updates a batch. Returns what it found for each id.
+///
+/// Whether a row that it has not found exists is looked up by a subquery of one row, because Postgres
+/// may plan `EXISTS` as a scan of the whole table.
 const UPDATE_BATCH: &str = concat!(
-    "WITH job AS MATERIALIZED (
-         SELECT job.*, p.stock AS found_stock, p.version AS found_version, p.fence AS found_fence
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8::text[], $9::timestamptz[],
-             $10::text[])
-             AS job (id, fence, version, name, description, price, stock, request, deadline,
-                 key_name)
-             JOIN products AS p ON p.id = job.id
-         FOR UPDATE OF p SKIP LOCKED
-     ), written AS (
-         UPDATE products AS p SET ",
-    set_columns!(),
-    "
-         FROM job
-         WHERE p.id = job.id
-             AND job.found_fence < job.fence
-             AND job.found_version = coalesce(job.version, job.found_version)
-             AND clock_timestamp() < coalesce(job.deadline, 'infinity')
-         RETURNING p.*, p.stock - job.found_stock AS delta, job.request, job.key_name
-     ), booked AS (",
-    insert_entries!(),
-    ")
-     SELECT requested.id AS requested, job.found_version, job.found_fence,
+    update_jobs!("unnest($1, $2, $3, $4, $5, $6, $7, $8::text[], $9::timestamptz[], $10::text[])"),
+    "SELECT requested.id AS requested, job.found_version, job.found_fence,
          job.id IS NOT NULL
              OR (SELECT p.id FROM products AS p WHERE p.id = requested.id) IS NOT NULL
              AS is_present,
          clock_timestamp() AS clock, product.*
      FROM unnest($1) AS requested (id)
          LEFT JOIN job ON job.id = requested.id
-         LEFT JOIN (SELECT ",
-    with_clock!(product_columns),
-    " FROM written AS products) AS product ON product.id = requested.id"
+         LEFT JOIN ",
+    written_products!(),
+    " ON product.id = requested.id"
 );
 
 /// What a batch has found under an id.
