@@ -27,6 +27,7 @@ mod notifications;
 mod operation;
 mod replies;
 mod scan;
+mod script_call;
 mod scripts;
 mod topics;
 mod values;

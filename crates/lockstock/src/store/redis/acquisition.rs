@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::attempt::{Attempt, Grant};
-use super::batch::Reply;
 use super::cohort::{Joined, LocalGrant, LocalOutcome, LocalWaiter, QueueHead};
 use super::connection::Eval;
 use super::holding::Holding;
 use super::notifications::Subscription;
 use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{AcquireReply, parse_acquire};
+use super::script_call::Reply;
 use super::wait::{Event, Transport, wait};
 use crate::error::{Error, Result};
 use crate::inspect::GrantKind;

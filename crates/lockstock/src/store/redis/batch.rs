@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use redis::{Cmd, FromRedisValue, Value};
+use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
@@ -31,7 +31,8 @@ use tokio::time::{Instant, sleep};
 use self::lone_call::LoneCall;
 use super::connection::{Connection, Eval, LuaScript, SlotContext};
 use super::operation::Operation;
-use crate::error::{Error, Result, explain_operation};
+use super::script_call::{Reply, replies, script_call};
+use crate::error::{Error, Result};
 use crate::key::Keys;
 
 /// Maximum number of operations in a batch, and of batches in flight. Few in flight:
@@ -46,18 +47,6 @@ const INITIAL_IN_FLIGHT: usize = 2;
 /// How long at least, and for less than twice as long, a call is left to its caller, which may have
 /// stopped polling it.
 const MAX_ATTACHED: Duration = Duration::from_millis(100);
-
-/// Reply to one operation.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) value: Value,
-    /// The server's clock.
-    pub(super) server_time_us: i64,
-    /// When the call that Redis replied to was sent, or shortly before.
-    pub(super) sent_at: Instant,
-    /// An earlier call may have been executed too.
-    pub(super) repeated: bool,
-}
 
 struct Pending {
     script: &'static LuaScript,
@@ -494,41 +483,6 @@ async fn send(connection: Connection, timeout: Duration, batch: Vec<Pending>) {
     }
 }
 
-/// Returns the reply to each operation of a call.
-pub(super) fn replies(
-    values: Vec<Value>,
-    sent_at: Instant,
-    repeated: bool,
-) -> impl Iterator<Item = Result<Reply>> {
-    let mut values = values.into_iter();
-    let server_time_us = match values.next() {
-        Some(Value::Int(time_us)) => time_us,
-        _ => 0,
-    };
-    values.map(move |value| match failure(&value) {
-        Some(reason) => Err(Error::store_failed(explain_operation(&reason))),
-        None => Ok(Reply {
-            value,
-            server_time_us,
-            sent_at,
-            repeated,
-        }),
-    })
-}
-
-/// Returns the reason if the operation failed.
-fn failure(value: &Value) -> Option<String> {
-    let Value::Array(parts) = value else {
-        return None;
-    };
-    match &parts[..] {
-        [Value::BulkString(failed), reason] if failed == b"failed" => {
-            Some(String::from_redis_value_ref(reason).unwrap_or_default())
-        }
-        _ => None,
-    }
-}
-
 /// Returns the call of a batch.
 fn command(batch: &[Pending], eval: Eval) -> Cmd {
     let first = &batch[0];
@@ -536,33 +490,4 @@ fn command(batch: &[Pending], eval: Eval) -> Cmd {
         .iter()
         .map(|pending| (&*pending.keys, pending.operation));
     script_call(first.script, &first.slot, operations, eval)
-}
-
-/// Returns the call of operations in the order of their ranks: see `scripts/prelude.lua` and
-/// `scripts/acquire_release.lua`.
-pub(super) fn script_call<'a>(
-    script: &LuaScript,
-    slot: &SlotContext,
-    operations: impl ExactSizeIterator<Item = (&'a Keys, Operation)> + Clone,
-    eval: Eval,
-) -> Cmd {
-    let of_rank = |rank| {
-        let operations = operations.clone();
-        operations
-            .filter(|(_, operation)| operation.rank() == rank)
-            .count()
-    };
-    let mut cmd = eval.command(script);
-    cmd.arg(1 + 2 * operations.len()).arg(&*slot.clock);
-    for (keys, _) in operations.clone() {
-        cmd.arg(&keys.holder).arg(&keys.queue);
-    }
-    cmd.arg(&*slot.channels)
-        .arg(&*slot.client_id)
-        .arg(of_rank(0))
-        .arg(of_rank(1));
-    for (_, operation) in operations {
-        operation.write(&mut cmd);
-    }
-    cmd
 }

@@ -13,6 +13,7 @@ mod gatherer;
 mod managed;
 mod multiplexed;
 mod pipeline;
+mod script;
 mod sentinel;
 mod tls;
 mod tracked;
@@ -23,9 +24,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{
-    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, Script, ServerErrorKind, Value,
-};
+use redis::{Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use self::attempt::{Attempt, attempt};
@@ -36,6 +35,7 @@ use self::direct::{Pool, Target};
 use self::managed::{Admission, Connector, ManagedConnection, Purpose, PushHandler, Server};
 pub(super) use self::pipeline::ReadConnection;
 use self::pipeline::send_all;
+pub(super) use self::script::{Eval, LuaScript};
 use self::sentinel::{Sentinels, Watch};
 use self::tls::{Certificates, ClientTls};
 pub(super) use self::tracked::TrackedRead;
@@ -83,56 +83,6 @@ impl SlotContext {
             client_id: format!("{client_id}{number:x}"),
             ..Self::without_slots(client_id)
         }
-    }
-}
-
-/// A script and its SHA-1, by which a server knows it.
-#[derive(Debug)]
-pub(super) struct LuaScript {
-    source: &'static str,
-    sha: String,
-}
-
-impl LuaScript {
-    pub(super) fn new(source: &'static str) -> Self {
-        let sha = Script::new(source).get_hash().to_owned();
-        Self { source, sha }
-    }
-
-    #[cfg(all(test, not(shuttle)))]
-    pub(super) fn source(&self) -> &'static str {
-        self.source
-    }
-
-    #[cfg(all(test, not(shuttle)))]
-    pub(super) fn sha(&self) -> &str {
-        &self.sha
-    }
-}
-
-/// How a command refers to its script.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Eval {
-    /// `EVALSHA`, for a server that has the script loaded.
-    Sha,
-    /// `EVAL`, which loads it.
-    Source,
-}
-
-impl Eval {
-    /// Returns a command without the keys and arguments of the script.
-    pub(super) fn command(self, script: &LuaScript) -> Cmd {
-        // Enough for one operation by its hash.
-        let mut cmd = Cmd::with_capacity(24, 512);
-        cmd.arg(match self {
-            Self::Sha => "EVALSHA",
-            Self::Source => "EVAL",
-        });
-        cmd.arg(match self {
-            Self::Sha => &*script.sha,
-            Self::Source => script.source,
-        });
-        cmd
     }
 }
 

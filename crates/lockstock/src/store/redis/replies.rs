@@ -6,7 +6,7 @@ use redis::{FromRedisValue, Value};
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, Grant};
-use super::batch::Reply;
+use super::script_call::Reply;
 use crate::error::{Error, Result};
 use crate::store::request::{HoldState, Outcome, ReleaseOutcome, Request};
 

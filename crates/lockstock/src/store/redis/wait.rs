@@ -8,10 +8,10 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, Grant};
-use super::batch::Reply;
 use super::notifications::Notification;
 use super::operation::{AcquireArgs, Operation, waited_us};
 use super::replies::{AcquireReply, CurrentHolder, deadline_of_pushed_grant, parse_acquire};
+use super::script_call::Reply;
 use crate::error::Result;
 use crate::inspect::GrantKind;
 use crate::store::request::{HoldState, Outcome};

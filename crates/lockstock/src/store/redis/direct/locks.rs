@@ -22,12 +22,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::super::attempt::{Attempt, Grant};
-use super::super::batch::{Reply, replies, script_call};
 use super::super::connection::direct::DirectError;
 use super::super::connection::{Eval, NO_SCRIPT};
 use super::super::operation::{AcquireArgs, Operation, waited_us};
 use super::super::replies::{AcquireReply, parse_acquire, parse_release};
 use super::super::script;
+use super::super::script_call::{Reply, replies, script_call};
 use super::{DirectRedis, must_be_repeated};
 use crate::error::{Error, Result};
 use crate::key::Keys;

@@ -21,12 +21,12 @@ use tokio::time::Instant;
 use tracing::{debug, debug_span};
 
 use super::super::attempt::{Attempt, Grant};
-use super::super::batch::{Reply, replies, script_call};
 use super::super::connection::direct::{DirectError, Listener, Pool};
 use super::super::connection::{Eval, SlotContext};
 use super::super::notifications::{Notification, parse};
 use super::super::operation::{AcquireArgs, Operation};
 use super::super::script;
+use super::super::script_call::{Reply, replies, script_call};
 use super::super::wait::{Event, Transport, wait};
 use super::locks::is_unknown_script;
 use super::{DirectRedis, must_be_repeated};
