@@ -36,8 +36,8 @@ pub(crate) struct BatchLimits {
     pub(crate) concurrent: usize,
     /// Maximum number of jobs in a batch.
     pub(crate) jobs: usize,
-    /// Running batches of no more jobs than this together do not delay the next one, if the batch that
-    /// ended last was as small. With many callers it was not, and their jobs should share the next
+    /// Running batches of no more jobs than this together do not delay the next one, if the two that
+    /// ended last were as small. With many callers they were not, and their jobs should share the next
     /// batch. 0 if another small batch costs more than the wait for the running one.
     pub(crate) small: usize,
 }
@@ -403,10 +403,19 @@ mod tests {
         assert_eq!(started.lock().unwrap()[3..], [vec![6]]);
         opened.notify_waiters();
         pause().await;
-        // The one that ended last was small, so one starts beside the next.
+        // Of the two that ended last one was large, so none starts beside the next.
         callers.extend([submit(7), submit(8)]);
         pause().await;
-        assert_eq!(started.lock().unwrap()[4..], [vec![7], vec![8]]);
+        assert_eq!(started.lock().unwrap()[4..], [vec![7]]);
+        for _ in 0..2 {
+            opened.notify_waiters();
+            pause().await;
+        }
+        assert_eq!(started.lock().unwrap()[5..], [vec![8]]);
+        // Now both were small.
+        callers.extend([submit(9), submit(10)]);
+        pause().await;
+        assert_eq!(started.lock().unwrap()[6..], [vec![9], vec![10]]);
         opened.notify_waiters();
         for (number, caller) in (0..).zip(callers) {
             assert_eq!(caller.await.unwrap(), Some(number));

@@ -53,8 +53,8 @@ struct State<Q> {
     running: usize,
     /// The number of jobs in them.
     jobs: usize,
-    /// The number of jobs of the batch that ended last.
-    previous: usize,
+    /// The numbers of jobs of the two batches that ended last.
+    previous: [usize; 2],
     /// When the newest batch counts as slow.
     slow: Instant,
     dispatcher: Option<AbortHandle>,
@@ -76,7 +76,7 @@ impl<Q: Queue> Lane<Q> {
                 queue: queue(lane),
                 running: 0,
                 jobs: 0,
-                previous: 0,
+                previous: [0; 2],
                 slow: Instant::now(),
                 dispatcher: None,
             }),
@@ -126,7 +126,8 @@ impl<Q: Queue> Lane<Q> {
     /// Takes the next batch and the number of its jobs, if it may start now.
     fn start(&self, state: &mut State<Q>) -> Option<(Q::Batch, usize)> {
         let now = Instant::now();
-        let is_small = state.jobs.max(state.previous) <= self.limits.small;
+        let [last, before] = state.previous;
+        let is_small = state.jobs.max(last).max(before) <= self.limits.small;
         let is_delayed = !is_small && state.slow > now;
         let has_turn = state.running == 0 || state.running < self.limits.concurrent && !is_delayed;
         if !has_turn || !state.queue.is_ready() {
@@ -151,7 +152,7 @@ impl<Q: Queue> Lane<Q> {
         let mut state = self.state();
         state.running -= 1;
         state.jobs -= count;
-        state.previous = count;
+        state.previous = [count, state.previous[0]];
         self.look(&mut state);
     }
 

@@ -63,13 +63,13 @@ pub(super) struct Postgres {
     orders: Batcher<Keyed<PendingOrder>>,
 }
 
-/// A read beside one other, so that a few clients do not wait for each other.
+/// A few clients would wait for each other.
 const fn reads(name: &'static str) -> BatchLimits {
     BatchLimits {
         name,
         concurrent: 2,
         jobs: 128,
-        small: 1,
+        small: 2,
     }
 }
 /// A few clients would wait for each other's commits.
