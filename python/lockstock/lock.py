@@ -37,6 +37,7 @@ _MAX_LEASE_S = 24 * 3600
 _MAX_WAIT_S = 1e9
 _MAX_RENEWAL_MS = 366 * 24 * 3600 * 1000
 _HEX_DIGITS = frozenset("0123456789abcdef")
+_NOT_RELEASED = "Cannot release a lock that's not owned or is already unlocked"
 
 
 class Lock:
@@ -136,7 +137,8 @@ class Lock:
     def _request(
         self, blocking: bool | None, blocking_timeout: float | None, token: str | bytes | None
     ) -> tuple[Any, ...]:
-        if self._held is not None and not self._held.lost:
+        held = self._held
+        if held is not None and not held.lost:
             message = "Cannot acquire a lock that this object already holds in this thread"
             raise error(LockError, message, lock_name=self.name)
         if token is not None:
@@ -273,11 +275,13 @@ class Lock:
         another process has acquired, set `local.token` to its token first. After a release inside
         a `with` block, its end does nothing.
         """
-        if (token := self._given_token) is not None:
+        held = self._held
+        if held is None and (token := self._given_token) is not None:
             self._forget()
             is_released = self._call("release", self.store.release, self._kind, self.name, token)
         else:
-            held = self._require("Cannot release a lock that's not owned or is already unlocked")
+            if held is None:
+                held = self._require(_NOT_RELEASED)
             self._forget()
             is_released = self._call("release", held.release)
         if not is_released:
@@ -285,12 +289,14 @@ class Lock:
 
     async def arelease(self) -> None:
         """Releases the lock as `release` does, without blocking the event loop."""
-        if (token := self._given_token) is not None:
+        held = self._held
+        if held is None and (token := self._given_token) is not None:
             self._forget()
             begin, arguments = self.store.begin_release, (self._kind, self.name, token)
             is_released = await self._acall("release", begin, *arguments)
         else:
-            held = self._require("Cannot release a lock that's not owned or is already unlocked")
+            if held is None:
+                held = self._require(_NOT_RELEASED)
             self._forget()
             is_released = await self._acall("release", held.begin_release)
         if not is_released:
