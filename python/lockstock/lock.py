@@ -275,30 +275,24 @@ class Lock:
         another process has acquired, set `local.token` to its token first. After a release inside
         a `with` block, its end does nothing.
         """
-        held = self._held
-        if held is None and (token := self._given_token) is not None:
-            self._forget()
-            is_released = self._call("release", self.store.release, self._kind, self.name, token)
+        claim = self._held or self._given_token or self._require(_NOT_RELEASED)
+        self._forget()
+        if isinstance(claim, str):
+            is_released = self._call("release", self.store.release, self._kind, self.name, claim)
         else:
-            if held is None:
-                held = self._require(_NOT_RELEASED)
-            self._forget()
-            is_released = self._call("release", held.release)
+            is_released = self._call("release", claim.release)
         if not is_released:
             raise self._not_owned("release")
 
     async def arelease(self) -> None:
         """Releases the lock as `release` does, without blocking the event loop."""
-        held = self._held
-        if held is None and (token := self._given_token) is not None:
-            self._forget()
-            begin, arguments = self.store.begin_release, (self._kind, self.name, token)
+        claim = self._held or self._given_token or self._require(_NOT_RELEASED)
+        self._forget()
+        if isinstance(claim, str):
+            begin, arguments = self.store.begin_release, (self._kind, self.name, claim)
             is_released = await self._acall("release", begin, *arguments)
         else:
-            if held is None:
-                held = self._require(_NOT_RELEASED)
-            self._forget()
-            is_released = await self._acall("release", held.begin_release)
+            is_released = await self._acall("release", claim.begin_release)
         if not is_released:
             raise self._not_owned("release")
 

@@ -229,9 +229,9 @@ pub async fn import(url: &str, existing: ExistingProducts) -> anyhow::Result<Box
 
 /// Returns a storage that makes a span of each call to the one at `url`.
 pub(crate) fn traced(inner: Arc<dyn Storage>, url: &str) -> Arc<dyn Storage> {
-    let system = match url.starts_with("sqlite:") {
-        true => "sqlite",
-        false => "postgresql",
+    let system = match is_server(url) {
+        true => "postgresql",
+        false => "sqlite",
     };
     Arc::new(traced::Traced { inner, system })
 }
@@ -244,7 +244,7 @@ pub(crate) fn traced(inner: Arc<dyn Storage>, url: &str) -> Arc<dyn Storage> {
 /// One line with the cause and the remedy, without a password.
 pub async fn backup(url: &str, target: &Path) -> anyhow::Result<(i64, i64)> {
     anyhow::ensure!(
-        !url.starts_with("postgres:") && !url.starts_with("postgresql:"),
+        !is_server(url),
         "Postgres has its own: pg_dump --format=custom --file={} URL, and pg_restore",
         target.display()
     );

@@ -1,7 +1,7 @@
 //! The statement that writes an update that is alone.
 //!
 //! It is that of a batch, with values in place of arrays, and without a word on rows that it does not
-//! find. Postgres takes a fifth less time for it.
+//! find. Postgres takes a sixth less time for it.
 
 use sqlx::{FromRow, PgConnection, Row};
 
