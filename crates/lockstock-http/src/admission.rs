@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
 use crate::language::Language;
+use crate::look_up::LateLookUp;
 use crate::middleware::Handle;
 use crate::observer::{LockEvent, Observation, Observer};
 use crate::rejection::{Rejection, RejectionHandler};
@@ -155,7 +156,21 @@ where
         let mut observation = observer.begin(&name, &parts);
         let mut request = Request::from_parts(parts, body);
         let cancellation = Cancellation::of(&request);
-        let guard = match self.acquire(&name).await {
+        let acquiring = self.acquire(&name);
+        let acquired = match LateLookUp::of(&request) {
+            None => acquiring.await,
+            Some(look_up) => tokio::select! {
+                biased;
+                acquired = acquiring => acquired,
+                recorded = look_up.recorded() => {
+                    return Ok(match recorded {
+                        Ok(recorded) => recorded.map(ResponseBody::from),
+                        Err(rejection) => on_rejection.respond(rejection, language),
+                    });
+                }
+            },
+        };
+        let guard = match acquired {
             Ok(Acquired::Held(guard)) => guard,
             Ok(Acquired::Busy(busy)) => {
                 observation.event(LockEvent::Rejected {

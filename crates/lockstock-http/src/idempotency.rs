@@ -44,6 +44,7 @@ use crate::BoxError;
 use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::language::Language;
+use crate::look_up::{LateLookUp, Recorded};
 use crate::middleware::{Handle, impl_layer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
@@ -128,6 +129,7 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 pub struct IdempotencyLayer {
     records: SharedRecordStore,
     transactional: bool,
+    processes_first: bool,
     claims: Claims,
     methods: Arc<[Method]>,
     required: bool,
@@ -154,6 +156,7 @@ impl IdempotencyLayer {
         Self {
             records: Opaque(Arc::new(records)),
             transactional: false,
+            processes_first: false,
             claims: Claims::default(),
             methods: [Method::POST, Method::PATCH].into(),
             required: false,
@@ -176,6 +179,30 @@ impl IdempotencyLayer {
             transactional: true,
             ..Self::new(records)
         }
+    }
+
+    /// Processes a request before its record is looked up.
+    ///
+    /// For handlers that replay the record which their transaction finds. Nearly every request is new,
+    /// and needs no look-up of its own then. A repeated request is processed as far as the transaction.
+    /// Its record is looked up in three cases: the key is claimed, a [`LockLayer`](crate::LockLayer) or
+    /// [`ConcurrencyLimitLayer`](crate::ConcurrencyLimitLayer) inside of this layer lets it wait for 20 ms,
+    /// or its response is one that is not recorded.
+    ///
+    /// # Panics
+    ///
+    /// If the layer is not [`transactional`](Self::transactional): a repeated request would have a second
+    /// effect.
+    #[must_use]
+    #[track_caller]
+    pub fn process_first(mut self) -> Self {
+        assert!(
+            self.transactional,
+            "only the transaction of a handler prevents a second effect of a request that is processed \
+             before its record is looked up"
+        );
+        self.processes_first = true;
+        self
     }
 
     /// Claims keys in `store` too, so that other processes respond with 409 while the request is
@@ -307,7 +334,7 @@ where
         request: Request<ReqBody>,
     ) -> Result<Response<ResponseBody<ResBody>>, S::Error> {
         let language = Language::preferred(request.headers());
-        let (request, key) = match self.key(request).await {
+        let (mut request, key) = match self.key(request).await {
             Ok((request, Some(key))) => (request, key),
             Ok((request, None)) => {
                 return Ok(inner.call(request).await?.map(ResponseBody::inner));
@@ -324,8 +351,11 @@ where
                 return Ok(self.on_rejection.respond(rejection, language));
             }
         };
+        if self.processes_first {
+            request.extensions_mut().insert(self.late_look_up(&key));
+        }
         let cancellation = Cancellation::of(&request);
-        let handler = self.clone().process(inner, request, key, claim);
+        let handler = self.clone().process(inner, request, key, claim, language);
         self.tasks.run(cancellation, handler).await
     }
 }
@@ -386,6 +416,12 @@ impl IdempotencyLayer {
                 retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
+        if self.processes_first
+            && let Some(mut claim) = self.claims.claim(&key.id())
+            && let Ok(true) = claim.distribute().await
+        {
+            return NextAction::Process(claim);
+        }
         // A transactional layer looks for the record and claims at the same time: the transaction of the
         // handler finds a record that is written in between.
         let mut claim = match self.transactional {
@@ -432,6 +468,24 @@ impl IdempotencyLayer {
                 action
             }
             None => NextAction::Process(claim),
+        }
+    }
+
+    fn late_look_up(self: &Arc<Self>, key: &RequestKey) -> LateLookUp {
+        let (layer, key) = (self.clone(), key.clone());
+        LateLookUp::new(move || {
+            let (layer, key) = (layer.clone(), key.clone());
+            async move { layer.recorded(&key).await }
+        })
+    }
+
+    /// Returns the outcome that a record implies for a request that is processed at the same time.
+    /// Returns `None` if there is no record, or if it cannot be read.
+    async fn recorded(&self, key: &RequestKey) -> Option<Recorded> {
+        match self.recorded_action(key).await {
+            Some(NextAction::Replay(record)) => Some(Ok(record.replay())),
+            Some(NextAction::Reject(reused @ Rejection::KeyReused)) => Some(Err(reused)),
+            _ => None,
         }
     }
 

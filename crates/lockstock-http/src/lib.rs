@@ -66,8 +66,8 @@
 //! In axum, the layer that is added last is outermost. From the outside in: authentication,
 //! [`PreconditionsLayer`] with `require`, [`IdempotencyLayer`], [`LockLayer`],
 //! [`ConcurrencyLimitLayer`], [`PreconditionsLayer`] with `current`. In this order a replayed
-//! response takes no lock, a request without the lock takes no permit, and tags are compared under
-//! the lock.
+//! response takes no lock (with [`process_first`](IdempotencyLayer::process_first): waits for none), a
+//! request without the lock takes no permit, and tags are compared under the lock.
 //!
 //! A tuple adds several layers at once, the first one outermost. (`.layer(lock).layer(once)` on a
 //! method router of axum does not compile without the type of the error in between.)
@@ -98,6 +98,7 @@ mod idempotency;
 mod key;
 mod language;
 mod lock;
+mod look_up;
 mod middleware;
 mod observer;
 mod opaque;

@@ -16,7 +16,8 @@ use tower_service::Service;
 use tracing::{error, warn};
 
 use super::claim::Claim;
-use super::{IdempotencyLayer, NextAction, RECORDED_HEADERS, RecordedResponse, RequestKey, TRUE};
+use super::{IdempotencyLayer, RECORDED_HEADERS, RecordedResponse, RequestKey, TRUE};
+use crate::language::Language;
 use crate::lock::OutcomeUnknown;
 use crate::response_body::ResponseBody;
 
@@ -32,6 +33,7 @@ impl IdempotencyLayer {
         request: Request<R>,
         key: RequestKey,
         claim: Claim,
+        language: Language,
     ) -> Result<Response<ResponseBody<B>>, S::Error>
     where
         S: Service<Request<R>, Response = Response<B>>,
@@ -54,7 +56,7 @@ impl IdempotencyLayer {
                 return Ok(response.map(ResponseBody::inner));
             }
             claim.release().await;
-            return Ok(self.recorded_or(&key, response).await);
+            return Ok(self.recorded_or(&key, response, language).await);
         }
         if !is_recorded {
             if is_unknown {
@@ -74,17 +76,19 @@ impl IdempotencyLayer {
         Ok(response)
     }
 
-    /// Returns the recorded response, or `response` if there is none. For a response that is not a
-    /// success: another request may have succeeded after this one had looked for a record and before
-    /// it had claimed the key, and the failure (a kept lock, a changed version) may be its effect.
+    /// Returns what the record of the request implies, or `response` if there is none. For a response
+    /// that is not a success: another request may have succeeded before this one had claimed the key, and
+    /// the failure (a kept lock, a changed version) may be its effect.
     async fn recorded_or<B: Body<Data = Bytes>>(
         &self,
         key: &RequestKey,
         response: Response<B>,
+        language: Language,
     ) -> Response<ResponseBody<B>> {
-        match self.recorded_action(key).await {
-            Some(NextAction::Replay(record)) => record.replay(),
-            _ => response.map(ResponseBody::inner),
+        match self.recorded(key).await {
+            Some(Ok(recorded)) => recorded.map(ResponseBody::from),
+            Some(Err(reused)) => self.on_rejection.respond(reused, language),
+            None => response.map(ResponseBody::inner),
         }
     }
 

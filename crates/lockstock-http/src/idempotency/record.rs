@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::RequestKey;
+use crate::lock::NothingWritten;
 
 const VERSION: u8 = 1;
 
@@ -104,13 +105,14 @@ impl RecordedResponse {
         decode(&bytes.into()).ok_or(Malformed)
     }
 
-    /// Converts into the response to a repeated request, with `Idempotent-Replayed: true`. For
-    /// handlers whose transaction finds that the same request has used the key in the meantime:
-    /// compare the [fingerprint](Self::fingerprint) first.
+    /// Converts into the response to a repeated request, with `Idempotent-Replayed: true` and the
+    /// extension [`NothingWritten`]. For handlers whose transaction finds that the same request has used
+    /// the key before: compare the [fingerprint](Self::fingerprint) first.
     pub fn replay<B: From<Bytes>>(self) -> Response<B> {
         let mut response = self.into_response();
         let replayed = HeaderValue::from_static("true");
         response.headers_mut().insert(REPLAYED, replayed);
+        response.extensions_mut().insert(NothingWritten);
         response
     }
 

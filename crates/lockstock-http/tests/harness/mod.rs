@@ -104,18 +104,18 @@ pub(crate) async fn disconnect(client: JoinHandle<TestResponse>) {
     assert!(client.await.unwrap_err().is_cancelled());
 }
 
-/// Waits until the lock `name` has a waiter.
-pub(crate) async fn wait_for_waiter(store: &Store, name: &str) {
+/// Waits until the lock `name` is held, and has as many waiters.
+pub(crate) async fn wait_for_waiters(store: &Store, name: &str, count: usize) {
     let waits = async {
         loop {
             let lock = store.lock_info(LockKind::Lock, name).await.unwrap();
-            if lock.is_some_and(|lock| !lock.waiters.is_empty()) {
+            if lock.is_some_and(|lock| lock.waiters.len() == count) {
                 return;
             }
             sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(TIMEOUT, waits).await.expect("a waiter");
+    timeout(TIMEOUT, waits).await.expect("the waiters");
 }
 
 /// Gate that holds handlers until the test releases them.

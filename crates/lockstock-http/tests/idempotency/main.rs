@@ -7,6 +7,7 @@ mod failures;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod limits;
+mod process_first;
 mod record_stores;
 
 use std::collections::HashMap;

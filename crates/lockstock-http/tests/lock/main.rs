@@ -19,7 +19,7 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use harness::{
     Gate, LEASE, SHORT, TIMEOUT, TestResponse, disconnect, hang, on_each_store, post,
-    response_with, send, sending, wait_for_waiter,
+    response_with, send, sending, wait_for_waiters,
 };
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -296,7 +296,7 @@ async fn a_request_that_disconnects_while_waiting_is_never_processed() {
         gate.entered().await;
         let waiting = app(&gate, &guard);
         let second = sending(&waiting, post("/reports/weekly/"));
-        wait_for_waiter(&two, "/reports/weekly/").await;
+        wait_for_waiters(&two, "/reports/weekly/", 1).await;
         disconnect(second).await;
         gate.release(1);
         assert_eq!(first.await.unwrap().status, 200);

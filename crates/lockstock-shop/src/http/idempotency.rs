@@ -49,13 +49,15 @@ impl RecordStore for StoredRecords {
 }
 
 /// Builds the layer. It claims keys in this process only: between servers, the transaction that writes
-/// the record decides, and an update waits for the lock of its product first.
+/// the record decides, and an update waits for the lock of its product first. Every write looks for the
+/// record of its key, so the layer need not look first.
 pub(crate) fn layer(
     storage: &Arc<dyn Storage>,
     store_health: &Arc<Health>,
     body_limit: usize,
 ) -> IdempotencyLayer {
     IdempotencyLayer::transactional(StoredRecords(storage.clone()))
+        .process_first()
         .methods(METHODS)
         .caller(|parts| caller(parts).to_string())
         .body_limit(body_limit)

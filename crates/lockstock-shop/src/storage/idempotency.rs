@@ -55,19 +55,21 @@ pub struct ResponseRecord {
 }
 
 impl ResponseRecord {
-    /// Reads a row of caller, key, fingerprint and response. A fingerprint of a wrong length
-    /// becomes one that no request has.
+    /// Creates a record from a row. A fingerprint of a wrong length becomes one that no request has.
+    pub(super) fn new(fingerprint: Vec<u8>, response: Vec<u8>) -> Self {
+        Self {
+            fingerprint: fingerprint.try_into().unwrap_or_default(),
+            response,
+        }
+    }
+
+    /// Reads a row of caller, key, fingerprint and response.
     pub(super) fn from_row(row: (String, String, Vec<u8>, Vec<u8>)) -> (IdempotencyKey, Self) {
         let (caller, key, fingerprint, response) = row;
         let key = IdempotencyKey {
             caller: caller.into(),
             key: key.into(),
         };
-        let fingerprint = fingerprint.try_into().unwrap_or_default();
-        let record = Self {
-            fingerprint,
-            response,
-        };
-        (key, record)
+        (key, Self::new(fingerprint, response))
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -153,6 +154,11 @@ impl Storage for Postgres {
         new: NewProduct,
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>> {
+        if let Some(idempotency) = &context.idempotency
+            && let Some(record) = self.find_record(&idempotency.key).await?
+        {
+            return Ok(WriteOutcome::AlreadyRecorded(record));
+        }
         let options = self.database.options;
         let mut attempts = Attempts::until(Instant::now() + options.timeout / 2);
         loop {
@@ -410,13 +416,15 @@ async fn find_products(
         " FROM products WHERE id = ANY($1)"
     );
     let rows = sqlx::query(SELECT).bind(ids).fetch_all(connection).await?;
-    let found = rows.iter().map(|row| {
-        // sqlx panics at a time that it cannot represent, like `infinity`.
-        let product = catch_unwind(AssertUnwindSafe(|| Product::from_row(row)));
-        let product = product
-            .map_err(|_| StorageError::bug("a row cannot be read"))
-            .and_then(|product| Ok(product?));
-        Ok((row.try_get("id")?, product))
-    });
+    let found = rows
+        .iter()
+        .map(|row| Ok((row.try_get("id")?, read_product(row))));
     found.collect()
+}
+
+fn read_product(row: &PgRow) -> Result<Product> {
+    // sqlx panics at a time that it cannot represent, like `infinity`.
+    catch_unwind(AssertUnwindSafe(|| Product::from_row(row)))
+        .map_err(|_| StorageError::bug("a row cannot be read"))
+        .and_then(|product| Ok(product?))
 }

@@ -359,3 +359,83 @@ async fn ten_concurrent_requests_with_one_key_buy_once() {
     }
     assert_eq!(server.stock(id).await, 4);
 }
+
+#[tokio::test]
+async fn a_repeated_update_does_not_wait_for_the_lock_of_its_product() {
+    let redis = Redis::start();
+    let database = new_database();
+    let start = |after: &str| {
+        Server::on(&redis.url(), &database)
+            .args(&["--update-lease", "60s", "--update-wait", "50s"])
+            .args(&["--after-update", after])
+            .start()
+    };
+    let (keeping, releasing) = (start("keep"), start("release"));
+    let id = keeping.create(5).await;
+    let contended = keeping.create(5).await;
+    let patch = |server: &Server, id, key| {
+        let request = keyed(server, Method::PATCH, &product(id), key);
+        let request = request.json(&json!({ "stock": 4 }));
+        async move { Response::read(request.send().await.unwrap()).await.unwrap() }
+    };
+    assert_eq!(patch(&keeping, id, "a").await.status, 200);
+    assert_eq!(patch(&releasing, contended, "b").await.status, 200);
+    // A locked row lets another update hold the lock.
+    let pool = sqlx::PgPool::connect(&database).await.unwrap();
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM products WHERE id = $1 FOR UPDATE")
+        .bind(contended)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let other = tokio::spawn(patch(&releasing, contended, "other"));
+    locked(&redis, contended).await;
+    for again in [
+        patch(&keeping, id, "a").await,
+        patch(&releasing, contended, "b").await,
+    ] {
+        assert_eq!(
+            (again.status.as_u16(), &again.body["version"]),
+            (200, &json!(2))
+        );
+        assert_eq!(again.header("idempotent-replayed"), "true");
+    }
+    transaction.rollback().await.unwrap();
+    assert_eq!(other.await.unwrap().body["version"], 3);
+}
+
+#[tokio::test]
+async fn repeated_and_new_updates_that_arrive_together_get_their_own_responses() {
+    const PRODUCTS: usize = 24;
+    let redis = Redis::start();
+    let server = Server::on(&redis.url(), &new_database())
+        .args(&["--after-update", "release"])
+        .start();
+    let ids = join_all((0..PRODUCTS).map(|_| server.create(5))).await;
+    // Every second request is the same in each round.
+    let stock_in = |round: usize, number: usize| if number % 2 == 0 { 0 } else { round };
+    let patch = async |round, number: usize| {
+        let stock = stock_in(round, number);
+        let key = format!("key-{number}-{stock}");
+        let request = keyed(&server, Method::PATCH, &product(ids[number]), &key);
+        server.send(request.json(&json!({ "stock": stock }))).await
+    };
+    for round in 1..=4 {
+        let responses = join_all((0..PRODUCTS).map(|number| patch(round, number))).await;
+        for (number, response) in responses.into_iter().enumerate() {
+            let is_same = number % 2 == 0;
+            assert_eq!(response.status, 200, "{:?}", response.body);
+            assert_eq!(response.body["stock"], stock_in(round, number));
+            assert_eq!(
+                response.body["version"],
+                if is_same { 2 } else { round + 1 }
+            );
+            let replayed = response.header("idempotent-replayed") == "true";
+            assert_eq!(replayed, is_same && round > 1, "{number} in round {round}");
+        }
+    }
+    for (number, id) in ids.iter().enumerate() {
+        let updates = if number % 2 == 0 { 1 } else { 4 };
+        assert_eq!(server.ledger(*id).await.len(), 1 + updates);
+    }
+}

@@ -210,18 +210,16 @@ impl LockedWrite {
         };
         let written = self.write(update).await?;
         failpoint::pause("update.written").await;
-        let (mut response, is_written) = match written? {
+        let written = match written? {
+            // Without a cool-down, as below: it has the extension.
             WriteOutcome::AlreadyRecorded(recorded) => {
-                (idempotency::replay(&self.key, recorded)?, false)
+                return idempotency::replay(&self.key, recorded);
             }
-            written => {
-                let product = into_product(written)?;
-                self.state.live.product_changed(self.id);
-                let response = serializer::response(StatusCode::OK, &product).into_response();
-                (response, !changes.is_empty())
-            }
+            written => into_product(written)?,
         };
-        if !is_written {
+        self.state.live.product_changed(self.id);
+        let mut response = serializer::response(StatusCode::OK, &written).into_response();
+        if changes.is_empty() {
             // No cool-down: the next update need not wait.
             response.extensions_mut().insert(NothingWritten);
         }

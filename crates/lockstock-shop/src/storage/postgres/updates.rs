@@ -105,7 +105,7 @@ async fn write_together(database: &Database, mut batch: Vec<Update>) {
 /// Writes the rows that can be written.
 async fn write(database: &Database, batch: &[Update]) -> Result<FoundRows> {
     let tracker = CommitTracker::default();
-    let (commit, clock) = (tracker.clone(), database.clock.clone());
+    let (commit, clock, options) = (tracker.clone(), database.clock.clone(), database.options);
     let (mut plain, mut keyed) = (Vec::new(), Vec::new());
     for update in batch {
         let job = Job::new(update, &clock);
@@ -117,7 +117,7 @@ async fn write(database: &Database, batch: &[Update]) -> Result<FoundRows> {
     let written = database.with_connection(|connection| {
         Box::pin(async move {
             if !keyed.is_empty() {
-                recorded::write(connection, keyed, clock, commit).await
+                recorded::write(connection, keyed, options, clock, commit).await
             } else if plain.len() == 1 {
                 lone::write(connection, plain.remove(0), clock, commit).await
             } else {
@@ -135,6 +135,7 @@ fn reply(database: &Database, update: Update, found: &mut FoundRows) -> Option<U
     let is_keyed = update.key().is_some();
     let outcome = match found.remove(&update.id) {
         Some(Found::Written(product)) => WriteOutcome::Done(product),
+        Some(Found::Recorded(record)) => WriteOutcome::AlreadyRecorded(record),
         // The cause may be the effect of another request with the key, whose response is recorded.
         _ if is_keyed => {
             single::spawn(database, update);

@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::{FromRow, PgConnection, Postgres, Row};
 
 use super::super::super::error::CommitTracker;
-use super::super::super::{Changes, Product, Result, now};
+use super::super::super::{Changes, Product, ResponseRecord, Result, now};
 use super::super::clock::DatabaseClock;
 use super::super::with_clock;
 use super::Update;
@@ -190,6 +190,8 @@ pub(super) enum Found {
     Locked,
     /// The row was not written. Its version and fence.
     Unwritten(i64, i64),
+    /// Another request has used the key of the update, with this response.
+    Recorded(ResponseRecord),
 }
 
 pub(super) type FoundRows = HashMap<i64, Found>;

@@ -11,10 +11,10 @@ use sqlx::{PgConnection, Row};
 
 use super::super::super::error::CommitTracker;
 use super::super::super::sql::held_units;
-use super::super::super::{IdempotentWrite, Product, Result, now};
+use super::super::super::{IdempotentWrite, Product, ResponseRecord, Result, StorageOptions, now};
 use super::super::clock::DatabaseClock;
-use super::super::find_products;
 use super::super::row_locks::lock_timeout;
+use super::super::{read_product, with_clock};
 use super::batched::{Columns, Found, FoundRows, Job, insert_entries, set_columns};
 use crate::failpoint;
 
@@ -67,16 +67,33 @@ const UPDATE_RECORDED: &str = concat!(
      SELECT id, clock_timestamp() AS clock FROM written"
 );
 
-/// Writes the products that are as they are read now, with the records of their responses. The others
-/// are not in the result.
+/// Returns the products of the updates and the records under their keys. Ignores refusals, as
+/// [`records::find`](super::super::records::find) does. One index scan for each key, as there.
+const SELECT: &str = concat!(
+    "SELECT requested.id AS requested, r.fingerprint, r.answer, product.*
+     FROM unnest($1, $2::text[], $3::text[]) AS requested (id, caller, key)
+         LEFT JOIN LATERAL (SELECT ",
+    with_clock!(product_columns),
+    " FROM products WHERE products.id = requested.id) AS product ON true
+         LEFT JOIN LATERAL (
+             SELECT fingerprint, answer FROM idempotency AS r
+             WHERE r.caller = requested.caller AND r.key = requested.key
+                 AND r.created_at > statement_timestamp() - make_interval(secs => $4)
+                 AND r.refused IS NULL
+             LIMIT 1
+         ) AS r ON true"
+);
+
+/// Writes the products that are as they are read now, with the records of their responses. Those that it
+/// has not written and has found no record of are not in the result.
 pub(super) async fn write(
     connection: &mut PgConnection,
     jobs: Vec<(Job, IdempotentWrite<Product>)>,
+    options: StorageOptions,
     clock: DatabaseClock,
     tracker: CommitTracker,
 ) -> Result<FoundRows> {
-    let ids = jobs.iter().map(|(job, _)| job.id).collect();
-    let found = find_products(connection, ids).await?;
+    let mut found = find(connection, &jobs, options).await?;
     failpoint::pause("update.read").await;
     let now = now();
     let (mut columns, mut held) = (Columns::default(), Vec::new());
@@ -84,7 +101,7 @@ pub(super) async fn write(
     let (mut fingerprints, mut responses) = (Vec::new(), Vec::new());
     let mut changed = HashMap::new();
     for (job, idempotency) in jobs {
-        let Some(Ok(product)) = found.get(&job.id) else {
+        let Some(product) = found.products.get(&job.id) else {
             continue;
         };
         if job
@@ -109,7 +126,7 @@ pub(super) async fn write(
         });
     }
     if changed.is_empty() {
-        return Ok(FoundRows::new());
+        return Ok(found.outcomes);
     }
     let query = columns
         .bind(sqlx::query(UPDATE_RECORDED))
@@ -124,12 +141,51 @@ pub(super) async fn write(
     if let Some(row) = rows.last() {
         clock.note(row.try_get("clock")?);
     }
-    let mut written = FoundRows::new();
     for row in rows {
         let id = row.try_get("id")?;
         if let Some(product) = changed.remove(&id) {
-            written.insert(id, Found::Written(product));
+            found.outcomes.insert(id, Found::Written(product));
         }
     }
-    Ok(written)
+    Ok(found.outcomes)
+}
+
+/// What the updates find before they write.
+#[derive(Default)]
+struct Before {
+    /// The products whose updates have no record.
+    products: HashMap<i64, Product>,
+    outcomes: FoundRows,
+}
+
+async fn find(
+    connection: &mut PgConnection,
+    jobs: &[(Job, IdempotentWrite<Product>)],
+    options: StorageOptions,
+) -> Result<Before> {
+    let (mut ids, mut callers, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    for (job, IdempotentWrite { key, .. }) in jobs {
+        ids.push(job.id);
+        callers.push(key.caller.to_string());
+        keys.push(key.key.to_string());
+    }
+    let rows = sqlx::query(SELECT)
+        .bind(ids)
+        .bind(callers)
+        .bind(keys)
+        .bind(options.key_retention.as_secs_f64())
+        .fetch_all(connection)
+        .await?;
+    let mut before = Before::default();
+    for row in rows {
+        let id: i64 = row.try_get("requested")?;
+        let fingerprint: Option<Vec<u8>> = row.try_get("fingerprint")?;
+        if let Some(fingerprint) = fingerprint {
+            let record = ResponseRecord::new(fingerprint, row.try_get("answer")?);
+            before.outcomes.insert(id, Found::Recorded(record));
+        } else if let Ok(product) = read_product(&row) {
+            before.products.insert(id, product);
+        }
+    }
+    Ok(before)
 }
