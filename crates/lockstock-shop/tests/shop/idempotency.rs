@@ -413,7 +413,8 @@ async fn repeated_and_new_updates_that_arrive_together_get_their_own_responses()
         .start();
     let ids = join_all((0..PRODUCTS).map(|_| server.create(5))).await;
     // Every second request is the same in each round.
-    let stock_in = |round: usize, number: usize| if number % 2 == 0 { 0 } else { round };
+    let is_same = |number: usize| number.is_multiple_of(2);
+    let stock_in = |round: usize, number: usize| if is_same(number) { 0 } else { round };
     let patch = async |round, number: usize| {
         let stock = stock_in(round, number);
         let key = format!("key-{number}-{stock}");
@@ -423,19 +424,20 @@ async fn repeated_and_new_updates_that_arrive_together_get_their_own_responses()
     for round in 1..=4 {
         let responses = join_all((0..PRODUCTS).map(|number| patch(round, number))).await;
         for (number, response) in responses.into_iter().enumerate() {
-            let is_same = number % 2 == 0;
+            let version = if is_same(number) { 2 } else { round + 1 };
             assert_eq!(response.status, 200, "{:?}", response.body);
             assert_eq!(response.body["stock"], stock_in(round, number));
-            assert_eq!(
-                response.body["version"],
-                if is_same { 2 } else { round + 1 }
-            );
+            assert_eq!(response.body["version"], version);
             let replayed = response.header("idempotent-replayed") == "true";
-            assert_eq!(replayed, is_same && round > 1, "{number} in round {round}");
+            assert_eq!(
+                replayed,
+                is_same(number) && round > 1,
+                "{number} in round {round}"
+            );
         }
     }
     for (number, id) in ids.iter().enumerate() {
-        let updates = if number % 2 == 0 { 1 } else { 4 };
+        let updates = if is_same(number) { 1 } else { 4 };
         assert_eq!(server.ledger(*id).await.len(), 1 + updates);
     }
 }
