@@ -31,8 +31,8 @@ pub(crate) struct Batcher<Q: Queue>(Arc<Lane<Q>>);
 pub(crate) struct BatchLimits {
     /// What is batched, in the metrics.
     pub(crate) name: &'static str,
-    /// Maximum number of concurrent batches. A second one starts only while the running ones
-    /// are small or slow: one large batch costs less than two smaller ones.
+    /// Maximum number of concurrent batches. A second one starts only while the running ones are small
+    /// or slow, or when it is large itself: one large batch costs less than two smaller ones.
     pub(crate) concurrent: usize,
     /// Maximum number of jobs in a batch.
     pub(crate) jobs: usize,
@@ -40,6 +40,22 @@ pub(crate) struct BatchLimits {
     /// ended last were as small. With many callers they were not, and their jobs should share the next
     /// batch. 0 if another small batch costs more than the wait for the running one.
     pub(crate) small: usize,
+    /// A batch of at least as many jobs does not wait for the running ones. `usize::MAX` if two large
+    /// batches cost more than the wait.
+    pub(crate) large: usize,
+}
+
+impl BatchLimits {
+    /// Creates limits by which a batch starts when the one before it has ended, or is slow.
+    pub(crate) const fn new(name: &'static str, concurrent: usize, jobs: usize) -> Self {
+        Self {
+            name,
+            concurrent,
+            jobs,
+            small: 0,
+            large: usize::MAX,
+        }
+    }
 }
 
 /// Maximum number of queued jobs. Beyond it, callers wait to submit theirs.
@@ -60,8 +76,8 @@ impl<Job: Send + 'static> Queue for Fifo<Job> {
         self.0.push_back(job);
     }
 
-    fn is_ready(&self) -> bool {
-        !self.0.is_empty()
+    fn ready(&self) -> usize {
+        self.0.len()
     }
 
     fn take(&mut self, max: usize) -> (Vec<Job>, usize) {
@@ -209,12 +225,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_job_submitted_while_a_batch_runs_joins_the_next_in_order() {
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 1,
-            jobs: 3,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 1, 3);
         let (batcher, batches, opened) = gated(limits, |number| number * 10);
         let mut callers = Vec::new();
         for number in 0..6 {
@@ -239,12 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_batch_does_not_block_the_next_and_a_panic_ends_only_its_own_batch() {
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 2,
-            jobs: 10,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 2, 10);
         let batcher = Arc::new(Batcher::new(limits, |batch: Vec<Job>| async move {
             for (number, reply) in batch {
                 match number {
@@ -267,12 +273,7 @@ mod tests {
         let started = Arc::new(Mutex::new(Vec::new()));
         let (gate, log) = (Arc::new(Notify::new()), started.clone());
         let opened = gate.clone();
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 1,
-            jobs: 1,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 1, 1);
         let batcher = Batcher::new(limits, move |batch: Vec<(Job, StartToken)>| {
             let (gate, log) = (gate.clone(), log.clone());
             async move {
@@ -308,12 +309,7 @@ mod tests {
         let tasks = Arc::new(Mutex::new(Vec::new()));
         let (gate, log) = (Arc::new(Notify::new()), tasks.clone());
         let opened = gate.clone();
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 1,
-            jobs: 1,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 1, 1);
         let batcher = Arc::new(Batcher::new(limits, move |batch: Vec<Job>| {
             let (gate, log) = (gate.clone(), log.clone());
             async move {
@@ -359,12 +355,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_carries_out_its_job_is_not_woken_by_its_reply() {
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 1,
-            jobs: 1,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 1, 1);
         let (batcher, _, opened) = gated(limits, |number| number);
         let mut submitted = Box::pin(batcher.submit(|reply| (1, reply)));
         let wakes = Arc::new(Wakes::default());
@@ -379,10 +370,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_second_batch_starts_at_once_beside_a_small_one_and_not_beside_a_large_one() {
         let limits = BatchLimits {
-            name: "test",
-            concurrent: 2,
-            jobs: 10,
             small: 3,
+            ..BatchLimits::new("test", 2, 10)
         };
         let (batcher, started, opened) = gated(limits, |number| number);
         let submit = |number| {
@@ -416,6 +405,39 @@ mod tests {
         callers.extend([submit(9), submit(10)]);
         pause().await;
         assert_eq!(started.lock().unwrap()[6..], [vec![9], vec![10]]);
+        opened.notify_waiters();
+        for (number, caller) in (0..).zip(callers) {
+            assert_eq!(caller.await.unwrap(), Some(number));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_batch_starts_at_once_beside_another_large_one() {
+        let limits = BatchLimits {
+            large: 3,
+            ..BatchLimits::new("test", 2, 10)
+        };
+        let (batcher, started, opened) = gated(limits, |number| number);
+        let submit = |number| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.submit(|reply| (number, reply)).await })
+        };
+        let pause = || tokio::time::sleep(SLOW / 10);
+        let mut callers = vec![submit(0)];
+        pause().await;
+        callers.extend([submit(1), submit(2)]);
+        pause().await;
+        assert_eq!(*started.lock().unwrap(), [vec![0]]);
+        callers.push(submit(3));
+        pause().await;
+        assert_eq!(started.lock().unwrap()[1..], [vec![1, 2, 3]]);
+        // Two batches at a time.
+        callers.extend([submit(4), submit(5), submit(6)]);
+        pause().await;
+        assert_eq!(started.lock().unwrap().len(), 2);
+        opened.notify_waiters();
+        pause().await;
+        assert_eq!(started.lock().unwrap()[2..], [vec![4, 5, 6]]);
         opened.notify_waiters();
         for (number, caller) in (0..).zip(callers) {
             assert_eq!(caller.await.unwrap(), Some(number));

@@ -42,8 +42,8 @@ impl<Job: Send + 'static> Queue for Keyed<Job> {
         self.waiting.add((self.key)(&job), job);
     }
 
-    fn is_ready(&self) -> bool {
-        !self.waiting.ready.is_empty()
+    fn ready(&self) -> usize {
+        self.waiting.ready.len()
     }
 
     fn take(&mut self, max: usize) -> (Self::Batch, usize) {
@@ -144,12 +144,7 @@ mod tests {
         let started = Arc::new(Mutex::new(Vec::new()));
         let gates = [Arc::new(Notify::new()), Arc::new(Notify::new())];
         let (log, opened) = (started.clone(), gates.clone());
-        let limits = BatchLimits {
-            name: "test",
-            concurrent: 2,
-            jobs: 10,
-            small: 0,
-        };
+        let limits = BatchLimits::new("test", 2, 10);
         let batcher = Batcher::keyed(
             limits,
             |job: &Job| job.0,

@@ -27,8 +27,8 @@ pub(crate) trait Queue: Send + 'static {
 
     fn push(&mut self, job: Self::Job);
 
-    /// Whether there are jobs that may start now.
-    fn is_ready(&self) -> bool;
+    /// The number of jobs that may start now, or a lower one, but 0 only if there are none.
+    fn ready(&self) -> usize;
 
     /// Takes up to `max` jobs that may start now. Returns them and their number.
     fn take(&mut self, max: usize) -> (Self::Batch, usize);
@@ -102,7 +102,7 @@ impl<Q: Queue> Lane<Q> {
             return None;
         }
         let batch = self.start(&mut state);
-        if state.queue.is_ready() {
+        if state.queue.ready() > 0 {
             self.spawn_dispatcher(&mut state);
         }
         drop(state);
@@ -128,9 +128,10 @@ impl<Q: Queue> Lane<Q> {
         let now = Instant::now();
         let [last, before] = state.previous;
         let is_small = state.jobs.max(last).max(before) <= self.limits.small;
-        let is_delayed = !is_small && state.slow > now;
+        let ready = state.queue.ready();
+        let is_delayed = !is_small && ready < self.limits.large && state.slow > now;
         let has_turn = state.running == 0 || state.running < self.limits.concurrent && !is_delayed;
-        if !has_turn || !state.queue.is_ready() {
+        if !has_turn || ready == 0 {
             return None;
         }
         state.running += 1;
@@ -160,7 +161,7 @@ impl<Q: Queue> Lane<Q> {
     fn look(self: &Arc<Self>, state: &mut State<Q>) {
         if state.dispatcher.is_some() {
             self.changed.notify_one();
-        } else if state.queue.is_ready() {
+        } else if state.queue.ready() > 0 {
             self.spawn_dispatcher(state);
         }
     }
@@ -183,7 +184,7 @@ impl<Q: Queue> Lane<Q> {
                     batches.push(self.clone().run(batch, count));
                     continue;
                 }
-                let is_ready = state.queue.is_ready();
+                let is_ready = state.queue.ready() > 0;
                 if !is_ready && batches.is_empty() {
                     state.dispatcher = None;
                     return;

@@ -61,16 +61,15 @@ pub(super) struct Postgres {
     gets: Batcher<Fifo<Get>>,
     finds: Batcher<Fifo<Find>>,
     updates: Batcher<Fifo<Update>>,
+    keyed_updates: Batcher<Fifo<Update>>,
     orders: Batcher<Keyed<PendingOrder>>,
 }
 
 /// A few clients would wait for each other.
 const fn reads(name: &'static str) -> BatchLimits {
     BatchLimits {
-        name,
-        concurrent: 2,
-        jobs: 128,
         small: 2,
+        ..BatchLimits::new(name, 2, 128)
     }
 }
 /// A few clients would wait for each other's commits.
@@ -78,13 +77,14 @@ const UPDATE_LIMITS: BatchLimits = BatchLimits {
     small: 3,
     ..reads("updates")
 };
-/// Larger, because the cost of a transaction hardly depends on the number of its orders.
-const ORDER_LIMITS: BatchLimits = BatchLimits {
-    name: "orders",
-    concurrent: 2,
-    jobs: 512,
-    small: 0,
+/// A batch reads before it writes, and the database has time for another one meanwhile.
+const KEYED_UPDATE_LIMITS: BatchLimits = BatchLimits {
+    name: "keyed_updates",
+    large: 16,
+    ..UPDATE_LIMITS
 };
+/// Larger, because the cost of a transaction hardly depends on the number of its orders.
+const ORDER_LIMITS: BatchLimits = BatchLimits::new("orders", 2, 512);
 
 struct Get {
     id: i64,
@@ -94,7 +94,8 @@ struct Get {
 impl Postgres {
     pub(super) async fn open(url: &str, options: StorageOptions) -> anyhow::Result<Self> {
         let database = Database::connect(url, options).await?;
-        let [gets, finds, updates, orders] = std::array::from_fn(|_| database.clone());
+        let [gets, finds, updates, keyed_updates, orders] =
+            std::array::from_fn(|_| database.clone());
         Ok(Self {
             database,
             gets: Batcher::new(reads("reads"), move |batch| get_all(gets.clone(), batch)),
@@ -103,6 +104,9 @@ impl Postgres {
             }),
             updates: Batcher::new(UPDATE_LIMITS, move |batch| {
                 updates::update_all(updates.clone(), batch)
+            }),
+            keyed_updates: Batcher::new(KEYED_UPDATE_LIMITS, move |batch| {
+                updates::update_all(keyed_updates.clone(), batch)
             }),
             orders: Batcher::keyed(
                 ORDER_LIMITS,
@@ -194,7 +198,11 @@ impl Storage for Postgres {
         precondition: Precondition,
         context: WriteContext,
     ) -> Result<WriteOutcome<Product>> {
-        self.updates
+        let batcher = match context.idempotency {
+            Some(_) => &self.keyed_updates,
+            None => &self.updates,
+        };
+        batcher
             .submit(|reply| Update {
                 id,
                 changes,

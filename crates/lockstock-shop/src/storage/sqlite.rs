@@ -91,18 +91,8 @@ impl Readers {
 }
 
 /// SQLite has one writer.
-const WRITES: BatchLimits = BatchLimits {
-    name: "writes",
-    concurrent: 1,
-    jobs: 256,
-    small: 0,
-};
-const READS: BatchLimits = BatchLimits {
-    name: "reads",
-    concurrent: 2,
-    jobs: 256,
-    small: 0,
-};
+const WRITES: BatchLimits = BatchLimits::new("writes", 1, 256);
+const READS: BatchLimits = BatchLimits::new("reads", 2, 256);
 
 struct Get {
     id: i64,

@@ -42,7 +42,8 @@ impl Update {
     }
 }
 
-/// Writes all updates that can be written together, and spawns the others.
+/// Writes all updates that can be written together, and spawns the others. All have an idempotency key, or
+/// none of them.
 pub(super) async fn update_all(database: Database, updates: Vec<Update>) {
     let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     // At most one update of a product, because a second one would not find its version, and one
@@ -55,15 +56,9 @@ pub(super) async fn update_all(database: Database, updates: Vec<Update>) {
     single
         .into_iter()
         .for_each(|update| single::spawn(&database, update));
-    let (keyed, plain): (Vec<_>, Vec<_>) =
-        batch.into_iter().partition(|update| update.key().is_some());
-    tokio::join!(
-        write_together(&database, plain),
-        write_together(&database, keyed)
-    );
+    write_together(&database, batch).await;
 }
 
-/// Writes a batch whose updates all have an idempotency key, or none of them.
 async fn write_together(database: &Database, mut batch: Vec<Update>) {
     for _ in 0..MAX_TRIES {
         let (ended, rest): (Vec<_>, Vec<_>) = batch
