@@ -423,7 +423,17 @@ async fn find_products(
         with_clock!(product_columns),
         " FROM products WHERE id = ANY($1)"
     );
-    let rows = sqlx::query(SELECT).bind(ids).fetch_all(connection).await?;
+    // Postgres takes a twentieth less time for a value than for an array.
+    const SELECT_ONE: &str = concat!(
+        "SELECT ",
+        with_clock!(product_columns),
+        " FROM products WHERE id = $1"
+    );
+    let query = match ids[..] {
+        [id] => sqlx::query(SELECT_ONE).bind(id),
+        _ => sqlx::query(SELECT).bind(ids),
+    };
+    let rows = query.fetch_all(connection).await?;
     let found = rows
         .iter()
         .map(|row| Ok((row.try_get("id")?, read_product(row))));
