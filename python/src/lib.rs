@@ -3,6 +3,7 @@
 //! Synchronous calls run on the thread of the caller, over blocking sockets. A process has no
 //! thread and no runtime until a lock or an event loop needs one.
 
+mod acquisition;
 mod bell;
 mod cache;
 mod compression;

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::key::Key;
 use crate::language::Language;
-use crate::look_up::LateLookUp;
+use crate::late_look_up::LateLookUp;
 use crate::middleware::Handle;
 use crate::observer::{LockEvent, Observation, Observer};
 use crate::rejection::{Rejection, RejectionHandler};

@@ -15,6 +15,7 @@
 mod claim;
 mod header;
 mod key;
+mod look_up;
 mod multipart;
 mod process;
 mod record;
@@ -31,12 +32,13 @@ use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use lockstock::Store;
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use self::claim::{Claim, Claims};
+use self::claim::Claims;
 pub use self::header::idempotency_key;
 pub use self::key::RequestKey;
 use self::key::{credentials, fingerprint};
+use self::look_up::NextAction;
 pub use self::record::{Malformed, RecordedResponse};
 use self::store::SharedRecordStore;
 pub use self::store::{LockstockRecordStore, RecordStore};
@@ -44,7 +46,6 @@ use crate::BoxError;
 use crate::admission::checked_lease;
 use crate::detached::{Cancellation, DetachedTasks};
 use crate::language::Language;
-use crate::look_up::{LateLookUp, Recorded};
 use crate::middleware::{Handle, impl_layer};
 use crate::opaque::{Opaque, ResponsePredicate};
 use crate::rejection::{Rejection, RejectionHandler};
@@ -55,8 +56,6 @@ use crate::success::has_effect;
 const DEFAULT_LIMIT_BYTES: usize = 64 * 1024;
 /// Default time after which the claim of a dead process ends.
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-/// When a client should ask for the result of a request in flight.
-const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Headers that are part of a response like its body, beside those that begin with `Content-`. A
 /// replay without them would be another response.
@@ -360,12 +359,6 @@ where
     }
 }
 
-enum NextAction {
-    Process(Claim),
-    Replay(RecordedResponse),
-    Reject(Rejection),
-}
-
 impl IdempotencyLayer {
     /// Reads the body of a request that has an idempotency key, and returns both.
     async fn key<R>(
@@ -407,107 +400,6 @@ impl IdempotencyLayer {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge { limit }),
             Err(error) => Err(Rejection::BodyUnreadable { error }),
-        }
-    }
-
-    async fn next_action(&self, key: &RequestKey) -> NextAction {
-        let in_flight = || {
-            NextAction::Reject(Rejection::InFlight {
-                retry_after: IN_FLIGHT_RETRY_AFTER,
-            })
-        };
-        if self.processes_first
-            && let Some(mut claim) = self.claims.claim(&key.id())
-            && let Ok(true) = claim.distribute().await
-        {
-            return NextAction::Process(claim);
-        }
-        // A transactional layer looks for the record and claims at the same time: the transaction of the
-        // handler finds a record that is written in between.
-        let mut claim = match self.transactional {
-            true => self.claims.claim(&key.id()),
-            false => None,
-        };
-        let (recorded, distributed) = match &mut claim {
-            Some(claim) => {
-                let (recorded, distributed) =
-                    tokio::join!(self.recorded_action(key), claim.distribute());
-                (recorded, Some(distributed))
-            }
-            None => (self.recorded_action(key).await, None),
-        };
-        if let Some(action) = recorded {
-            return action;
-        }
-        let Some(mut claim) = claim.or_else(|| self.claims.claim(&key.id())) else {
-            return in_flight();
-        };
-        let distributed = match distributed {
-            Some(distributed) => distributed,
-            None => claim.distribute().await,
-        };
-        match distributed {
-            Ok(true) => {}
-            Ok(false) => return in_flight(),
-            Err(error) if self.fail_open => {
-                warn!(%error, "processing the request without a claim");
-            }
-            Err(error) => {
-                debug!(%error, "the key could not be claimed");
-                let error = error.into();
-                return NextAction::Reject(Rejection::StoreUnavailable { error });
-            }
-        }
-        // A request that held the claim may have finished after the first look-up.
-        if self.transactional {
-            return NextAction::Process(claim);
-        }
-        match self.recorded_action(key).await {
-            Some(action) => {
-                claim.release().await;
-                action
-            }
-            None => NextAction::Process(claim),
-        }
-    }
-
-    fn late_look_up(self: &Arc<Self>, key: &RequestKey) -> LateLookUp {
-        let (layer, key) = (self.clone(), key.clone());
-        LateLookUp::new(move || {
-            let (layer, key) = (layer.clone(), key.clone());
-            async move { layer.recorded(&key).await }
-        })
-    }
-
-    /// Returns the outcome that a record implies for a request that is processed at the same time.
-    /// Returns `None` if there is no record, or if it cannot be read.
-    async fn recorded(&self, key: &RequestKey) -> Option<Recorded> {
-        match self.recorded_action(key).await {
-            Some(NextAction::Replay(record)) => Some(Ok(record.replay())),
-            Some(NextAction::Reject(reused @ Rejection::KeyReused)) => Some(Err(reused)),
-            _ => None,
-        }
-    }
-
-    /// Returns the action that a record implies, if there is a record.
-    async fn recorded_action(&self, key: &RequestKey) -> Option<NextAction> {
-        match self.records.find(key).await {
-            Ok(Some(record)) if record.fingerprint == key.fingerprint => {
-                Some(NextAction::Replay(record))
-            }
-            Ok(Some(_)) => Some(NextAction::Reject(Rejection::KeyReused)),
-            Ok(None) => None,
-            Err(error) if self.fail_open => {
-                warn!(
-                    error,
-                    "processing the request without looking up its record"
-                );
-                None
-            }
-            Err(error) => {
-                debug!(error, "the record could not be looked up");
-                Some(NextAction::Reject(Rejection::StoreUnavailable { error }))
-            }
         }
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, Method};
 use chrono::Utc;
 
+pub(crate) use self::credentials::API_KEY;
 pub(crate) use self::key_file::{ApiKey, append, parse_name, read as read_keys};
 pub(crate) use self::keys::Keys;
 use self::rate_limit::{Partition, RateLimiter, RateStatus};

@@ -15,6 +15,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// request on such a connection would be lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Beginning of the paths of updates that this server relays to others.
+pub(crate) const RELAY_PATH: &str = "/board/replicas/";
+
 /// The other servers of a shop.
 #[derive(Debug)]
 pub(crate) struct Replicas {

@@ -9,7 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use super::secret::Secret;
 use crate::error::sentences::{self, Sentence};
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The header of a secret without a scheme.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Why an `Authorization` header has no secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 use axum::http::Method;
 use clap::ValueEnum;
 
+use crate::replicas::RELAY_PATH;
+
 /// What a key permits. Each scope includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scope {
@@ -49,7 +51,7 @@ impl Requirement {
             "/api/locks/events" if method.is_safe() => Self::Page,
             "/api/locks/" if !method.is_safe() => Self::Scope(Scope::Admin),
             // Updates at other servers.
-            _ if path.starts_with("/board/replicas/") => Self::of_method(method),
+            _ if path.starts_with(RELAY_PATH) => Self::of_method(method),
             // Part of every copy of the program.
             _ if path.starts_with("/board/") => Self::Nothing,
             _ if path.starts_with("/products/") => Self::Page,

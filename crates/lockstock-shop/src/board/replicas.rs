@@ -18,15 +18,15 @@ use axum::response::Response;
 use axum::routing::patch;
 use tracing::warn;
 
+use crate::access::API_KEY;
 use crate::drf::body::{self, BodyUse};
 use crate::error::ApiError;
-use crate::http::request_context::RequestId;
+use crate::http::request_context::{REQUEST_ID, RequestId};
+use crate::replicas::RELAY_PATH;
 use crate::state::AppState;
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The headers of a request that the other server gets, beside the id of the request.
 const OF_REQUEST: [HeaderName; 7] = [
@@ -50,7 +50,8 @@ const OF_RESPONSE: [HeaderName; 6] = [
 ];
 
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/board/replicas/{index}/products/{id}/", patch(update))
+    let path = format!("{RELAY_PATH}{{index}}/products/{{id}}/");
+    Router::new().route(&path, patch(update))
 }
 
 /// Sends the body to the server with this index, and returns what it responds.

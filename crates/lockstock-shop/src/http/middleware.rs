@@ -31,6 +31,7 @@ use crate::error::negotiate::prefers_html;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::preconditions;
 use crate::http::routes::{Route, Routes};
+use crate::replicas::RELAY_PATH;
 use crate::state::AppState;
 
 /// The state of the middleware.
@@ -140,7 +141,7 @@ async fn limit(
 ) -> Result<Response, ApiError> {
     let expects_continue = request.headers().contains_key(EXPECT);
     let path = request.uri().path();
-    let is_relayed = path.starts_with("/board/replicas/");
+    let is_relayed = path.starts_with(RELAY_PATH);
     if !path.starts_with("/api/") && !is_relayed {
         verdict?;
         return Ok(next.run(request).await);

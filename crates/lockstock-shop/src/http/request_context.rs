@@ -10,10 +10,11 @@ use axum::http::{HeaderMap, HeaderName};
 use lockstock_http::normalized_authorization;
 use sha2::{Digest, Sha256};
 
-use crate::access::{Authenticated, Scope};
+use crate::access::{API_KEY, Authenticated, Scope};
 use crate::storage::RequestContext;
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The header of a request and of its response that has the id of the request.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of a request, as in the log and in the response.
 #[derive(Clone)]

@@ -1,12 +1,10 @@
 //! Request ids: the one of the request, or a new one.
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::HeaderValue;
 use axum::response::Response;
 
-use crate::http::request_context::RequestId;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::http::request_context::{REQUEST_ID, RequestId};
 
 const MAX_LENGTH: usize = 128;
 

@@ -13,6 +13,7 @@ mod gatherer;
 mod managed;
 mod multiplexed;
 mod pipeline;
+mod pushes;
 mod script;
 mod sentinel;
 mod tls;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{Cmd, ConnectionInfo, ErrorKind, FromRedisValue, PushInfo, ServerErrorKind, Value};
+use redis::{Cmd, ConnectionInfo, ErrorKind, FromRedisValue, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use self::attempt::{Attempt, attempt};
@@ -32,9 +33,10 @@ use self::breaker::Breaker;
 pub(crate) use self::channel::ChannelMessages;
 use self::cluster::Cluster;
 use self::direct::{Pool, Target};
-use self::managed::{Admission, Connector, ManagedConnection, Purpose, PushHandler, Server};
+use self::managed::{Admission, Connector, ManagedConnection, Purpose, Server};
 pub(super) use self::pipeline::ReadConnection;
 use self::pipeline::send_all;
+use self::pushes::CommandPushes;
 pub(super) use self::script::{Eval, LuaScript};
 use self::sentinel::{Sentinels, Watch};
 use self::tls::{Certificates, ClientTls};
@@ -509,45 +511,6 @@ impl DirectTarget {
 async fn connect(managed: &ManagedConnection<impl Connector>) -> Result<()> {
     let opened = managed.get().await;
     opened.map(drop).map_err(|error| managed.error(error))
-}
-
-/// Receives the push messages of the connection of the commands to the only server, or to the master.
-struct CommandPushes<C: Connector> {
-    notifications: Notifications,
-    tracked: ManagedConnection<C>,
-}
-
-impl<C: Connector> CommandPushes<C> {
-    fn new(notifications: Notifications, tracked: &TrackedConnection<C>) -> Arc<Self> {
-        let tracked = tracked.managed().clone();
-        Arc::new(Self {
-            notifications,
-            tracked,
-        })
-    }
-}
-
-impl<C: Connector> PushHandler for CommandPushes<C> {
-    fn pushed(&self, push: &PushInfo) {
-        self.notifications.pushed(push);
-    }
-
-    fn disconnected(&self) {
-        self.notifications.disconnected();
-        // The next connection may lead to another server, and a value that is written there must not
-        // be read from this one.
-        self.tracked.close_current();
-    }
-}
-
-impl PushHandler for Notifications {
-    fn pushed(&self, push: &PushInfo) {
-        Notifications::pushed(self, push);
-    }
-
-    fn disconnected(&self) {
-        self.disconnected();
-    }
 }
 
 #[cfg(test)]
