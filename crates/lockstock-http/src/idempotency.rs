@@ -186,7 +186,8 @@ impl IdempotencyLayer {
     /// and needs no look-up of its own then. A repeated request is processed as far as the transaction.
     /// Its record is looked up in three cases: the key is claimed, a [`LockLayer`](crate::LockLayer) or
     /// [`ConcurrencyLimitLayer`](crate::ConcurrencyLimitLayer) inside of this layer lets it wait for 20 ms,
-    /// or its response is one that is not recorded.
+    /// or its response is one that is not recorded. If the record cannot be read then, an error of the
+    /// client becomes 503: it may be the effect of a request that has succeeded.
     ///
     /// # Panics
     ///

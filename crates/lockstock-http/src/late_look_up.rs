@@ -20,7 +20,7 @@ use crate::rejection::Rejection;
 const DELAY: Duration = Duration::from_millis(20);
 
 /// What a record implies for a request that waits.
-pub(crate) type Recorded = Result<Response<Bytes>, Rejection>;
+type Recorded = Result<Response<Bytes>, Rejection>;
 
 /// A look-up that has not been carried out: an extension of the request.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::claim::Claim;
 use super::{IdempotencyLayer, RecordedResponse, RequestKey};
-use crate::late_look_up::{LateLookUp, Recorded};
+use crate::late_look_up::LateLookUp;
 use crate::rejection::Rejection;
 
 /// When a client should ask for the result of a request in flight.
@@ -81,26 +81,23 @@ impl IdempotencyLayer {
         }
     }
 
+    /// Returns the look-up for a request that is processed before it.
     pub(super) fn late_look_up(self: &Arc<Self>, key: &RequestKey) -> LateLookUp {
         let (layer, key) = (self.clone(), key.clone());
         LateLookUp::new(move || {
             let (layer, key) = (layer.clone(), key.clone());
-            async move { layer.recorded(&key).await }
+            async move {
+                match layer.recorded_action(&key).await? {
+                    NextAction::Replay(record) => Some(Ok(record.replay())),
+                    NextAction::Reject(reused @ Rejection::KeyReused) => Some(Err(reused)),
+                    _ => None,
+                }
+            }
         })
     }
 
-    /// Returns the outcome that a record implies for a request that is processed at the same time.
-    /// Returns `None` if there is no record, or if it cannot be read.
-    pub(super) async fn recorded(&self, key: &RequestKey) -> Option<Recorded> {
-        match self.recorded_action(key).await {
-            Some(NextAction::Replay(record)) => Some(Ok(record.replay())),
-            Some(NextAction::Reject(reused @ Rejection::KeyReused)) => Some(Err(reused)),
-            _ => None,
-        }
-    }
-
-    /// Returns the action that a record implies, if there is a record.
-    async fn recorded_action(&self, key: &RequestKey) -> Option<NextAction> {
+    /// Returns the action that a record implies, or that it cannot be read; `None` without a record.
+    pub(super) async fn recorded_action(&self, key: &RequestKey) -> Option<NextAction> {
         match self.records.find(key).await {
             Ok(Some(record)) if record.fingerprint == key.fingerprint => {
                 Some(NextAction::Replay(record))

@@ -16,6 +16,7 @@ use tower_service::Service;
 use tracing::{error, warn};
 
 use super::claim::Claim;
+use super::look_up::NextAction;
 use super::{IdempotencyLayer, RECORDED_HEADERS, RecordedResponse, RequestKey, TRUE};
 use crate::language::Language;
 use crate::lock::OutcomeUnknown;
@@ -78,17 +79,20 @@ impl IdempotencyLayer {
 
     /// Returns what the record of the request implies, or `response` if there is none. For a response
     /// that is not a success: another request may have succeeded before this one had claimed the key, and
-    /// the failure (a kept lock, a changed version) may be its effect.
+    /// the failure (a kept lock, a changed version) may be its effect. If that cannot be found out, a
+    /// failure that looks final is not returned.
     async fn recorded_or<B: Body<Data = Bytes>>(
         &self,
         key: &RequestKey,
         response: Response<B>,
         language: Language,
     ) -> Response<ResponseBody<B>> {
-        match self.recorded(key).await {
-            Some(Ok(recorded)) => recorded.map(ResponseBody::from),
-            Some(Err(reused)) => self.on_rejection.respond(reused, language),
-            None => response.map(ResponseBody::inner),
+        match self.recorded_action(key).await {
+            Some(NextAction::Replay(record)) => record.replay(),
+            Some(NextAction::Reject(rejection)) if !response.status().is_server_error() => {
+                self.on_rejection.respond(rejection, language)
+            }
+            _ => response.map(ResponseBody::inner),
         }
     }
 

@@ -14,12 +14,16 @@ struct Table {
     looked_up: Arc<AtomicUsize>,
     /// Handlers fail before their transaction.
     fails: Arc<AtomicBool>,
+    is_unreadable: Arc<AtomicBool>,
     gate: Option<Gate>,
 }
 
 impl RecordStore for Table {
     async fn find(&self, key: &RequestKey) -> Result<Option<RecordedResponse>, BoxError> {
         self.looked_up.fetch_add(1, Ordering::SeqCst);
+        if self.is_unreadable.load(Ordering::SeqCst) {
+            return Err("the connection is lost".into());
+        }
         Ok(self.rows.lock().unwrap().get(&key.id()).cloned())
     }
 }
@@ -108,6 +112,22 @@ async fn a_request_that_fails_gets_what_its_record_implies() {
     assert!(is_replayed(&replayed) && replayed.body == paid.body);
     let reused = send(&app, request("k", "13.00")).await;
     assert_eq!((reused.status, &reused.code()[..]), (422, "key_reused"));
+}
+
+#[tokio::test]
+async fn a_failure_is_not_final_while_the_record_cannot_be_read() {
+    let table = Table::default();
+    let app = table.app();
+    assert_eq!(send(&app, request("k", "12.50")).await.status, 201);
+    table.fails.store(true, Ordering::SeqCst);
+    table.is_unreadable.store(true, Ordering::SeqCst);
+    let rejected = send(&app, request("k", "12.50")).await;
+    assert_eq!(
+        (rejected.status, &rejected.code()[..]),
+        (503, "store_unavailable")
+    );
+    table.is_unreadable.store(false, Ordering::SeqCst);
+    assert!(is_replayed(&send(&app, request("k", "12.50")).await));
 }
 
 #[tokio::test]

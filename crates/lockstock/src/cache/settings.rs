@@ -52,12 +52,12 @@ impl<T, C> Cache<T, C> {
     /// Keeps copies of the values in the memory of this process, so that reading them again costs
     /// no round trip. Redis tracks what was read, and pushes an invalidation when it changes. Clones
     /// of this cache share the copies. Not for the decision whether a write is allowed: that takes
-    /// a [lock](Store::lock), and a comparison in the database.
+    /// a [lock](crate::Store::lock), and a comparison in the database.
     ///
     /// Guarantees of [`get`](Self::get):
     ///
     /// - It returns no value after its time to live.
-    /// - After a write through the same [`Store`] has returned, it returns that value or a later
+    /// - After a write through the same [`Store`](crate::Store) has returned, it returns that value or a later
     ///   one.
     /// - When the invalidation of a write by another client has arrived, usually less than a
     ///   millisecond after the write, it returns that value or a later one. If neither an
@@ -97,7 +97,7 @@ impl<T, C> Cache<T, C> {
         self
     }
 
-    /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`]) by default.
+    /// Sets the maximum size of a value, 16 MiB ([`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES)) by default.
     #[must_use]
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.entries.set_max_value_bytes(bytes);
