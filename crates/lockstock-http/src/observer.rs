@@ -17,8 +17,8 @@ pub trait LockObserver: Send + Sync + 'static {
 }
 
 /// Follows one request. It is dropped after the last event of the request. If it is dropped before the
-/// first one, the client has disconnected; if after [`LockEvent::Granted`] alone, the handler has
-/// panicked, and the lock is released.
+/// first one, the client has disconnected, or the request got a recorded response; if after
+/// [`LockEvent::Granted`] alone, the handler has panicked, and the lock is released.
 pub trait LockObservation: Send {
     /// Receives an event.
     fn event(&mut self, event: LockEvent<'_>);

@@ -19,7 +19,8 @@ use super::claim::Claim;
 use super::look_up::NextAction;
 use super::{IdempotencyLayer, RECORDED_HEADERS, RecordedResponse, RequestKey, TRUE};
 use crate::language::Language;
-use crate::lock::OutcomeUnknown;
+use crate::lock::{NothingWritten, OutcomeUnknown};
+use crate::rejection::Rejection;
 use crate::response_body::ResponseBody;
 
 /// Pauses before a failed write of a record is retried.
@@ -57,7 +58,12 @@ impl IdempotencyLayer {
                 return Ok(response.map(ResponseBody::inner));
             }
             claim.release().await;
-            return Ok(self.recorded_or(&key, response, language).await);
+            let mut response = self.recorded_or(&key, response, language).await;
+            if is_unknown {
+                // The record may be that of this request.
+                response.extensions_mut().remove::<NothingWritten>();
+            }
+            return Ok(response);
         }
         if !is_recorded {
             if is_unknown {
@@ -89,9 +95,12 @@ impl IdempotencyLayer {
     ) -> Response<ResponseBody<B>> {
         match self.recorded_action(key).await {
             Some(NextAction::Replay(record)) => record.replay(),
-            Some(NextAction::Reject(rejection)) if !response.status().is_server_error() => {
-                self.on_rejection.respond(rejection, language)
+            Some(NextAction::Reject(Rejection::StoreUnavailable { .. }))
+                if response.status().is_server_error() =>
+            {
+                response.map(ResponseBody::inner)
             }
+            Some(NextAction::Reject(rejection)) => self.on_rejection.respond(rejection, language),
             _ => response.map(ResponseBody::inner),
         }
     }

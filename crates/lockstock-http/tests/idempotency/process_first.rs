@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicBool;
 
 use harness::wait_for_waiters;
-use lockstock_http::{Key, LockLayer};
+use lockstock::LockKind;
+use lockstock_http::{Key, LockLayer, OutcomeUnknown};
 
 use super::*;
 
@@ -12,8 +13,10 @@ use super::*;
 struct Table {
     rows: Arc<Mutex<HashMap<String, RecordedResponse>>>,
     looked_up: Arc<AtomicUsize>,
-    /// Handlers fail before their transaction.
-    fails: Arc<AtomicBool>,
+    /// How handlers fail before their transaction.
+    failure: Arc<Mutex<Option<StatusCode>>>,
+    /// The replies to commits are lost.
+    loses_replies: Arc<AtomicBool>,
     is_unreadable: Arc<AtomicBool>,
     gate: Option<Gate>,
 }
@@ -38,8 +41,8 @@ impl Table {
         if let Some(gate) = &self.gate {
             gate.pass().await;
         }
-        if self.fails.load(Ordering::SeqCst) {
-            return StatusCode::CONFLICT.into_response();
+        if let Some(status) = *self.failure.lock().unwrap() {
+            return status.into_response();
         }
         let mut rows = self.rows.lock().unwrap();
         let number = rows.len() + 1;
@@ -50,6 +53,10 @@ impl Table {
                 let paid = format!("payment {number}");
                 let record = RecordedResponse::new(key, StatusCode::CREATED, paid);
                 rows.insert(key.id(), record.clone());
+                if self.loses_replies.load(Ordering::SeqCst) {
+                    return (StatusCode::SERVICE_UNAVAILABLE, Extension(OutcomeUnknown))
+                        .into_response();
+                }
                 record.into_response()
             }
         }
@@ -70,6 +77,10 @@ impl Table {
         let key = Key::from_fn(|_| Some("till".to_owned()));
         let lock = LockLayer::exclusive(store, key, LEASE).wait(TIMEOUT);
         self.handlers().layer((self.layer(), lock))
+    }
+
+    fn fail(&self, status: Option<StatusCode>) {
+        *self.failure.lock().unwrap() = status;
     }
 
     fn looked_up(&self) -> usize {
@@ -100,18 +111,23 @@ async fn only_the_transaction_looks_for_the_record_of_a_request_that_succeeds() 
 
 #[tokio::test]
 async fn a_request_that_fails_gets_what_its_record_implies() {
-    let table = Table::default();
-    let app = table.app();
-    table.fails.store(true, Ordering::SeqCst);
-    assert_eq!(send(&app, request("k", "12.50")).await.status, 409);
-    table.fails.store(false, Ordering::SeqCst);
-    let paid = send(&app, request("k", "12.50")).await;
-    assert_eq!(paid.status, 201);
-    table.fails.store(true, Ordering::SeqCst);
-    let replayed = send(&app, request("k", "12.50")).await;
-    assert!(is_replayed(&replayed) && replayed.body == paid.body);
-    let reused = send(&app, request("k", "13.00")).await;
-    assert_eq!((reused.status, &reused.code()[..]), (422, "key_reused"));
+    for failure in [StatusCode::CONFLICT, StatusCode::SERVICE_UNAVAILABLE] {
+        let table = Table::default();
+        let app = table.app();
+        table.fail(Some(failure));
+        assert_eq!(
+            send(&app, request("k", "12.50")).await.status,
+            failure.as_u16()
+        );
+        table.fail(None);
+        let paid = send(&app, request("k", "12.50")).await;
+        assert_eq!(paid.status, 201);
+        table.fail(Some(failure));
+        let replayed = send(&app, request("k", "12.50")).await;
+        assert!(is_replayed(&replayed) && replayed.body == paid.body);
+        let reused = send(&app, request("k", "13.00")).await;
+        assert_eq!((reused.status, &reused.code()[..]), (422, "key_reused"));
+    }
 }
 
 #[tokio::test]
@@ -119,15 +135,36 @@ async fn a_failure_is_not_final_while_the_record_cannot_be_read() {
     let table = Table::default();
     let app = table.app();
     assert_eq!(send(&app, request("k", "12.50")).await.status, 201);
-    table.fails.store(true, Ordering::SeqCst);
     table.is_unreadable.store(true, Ordering::SeqCst);
+    table.fail(Some(StatusCode::CONFLICT));
     let rejected = send(&app, request("k", "12.50")).await;
     assert_eq!(
         (rejected.status, &rejected.code()[..]),
         (503, "store_unavailable")
     );
+    table.fail(Some(StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(send(&app, request("k", "12.50")).await.status, 500);
     table.is_unreadable.store(false, Ordering::SeqCst);
     assert!(is_replayed(&send(&app, request("k", "12.50")).await));
+}
+
+#[tokio::test]
+async fn a_commit_whose_reply_was_lost_keeps_the_lock_and_a_replay_does_not() {
+    let (table, store) = (Table::default(), Store::memory());
+    let key = Key::from_fn(|_| Some("till".to_owned()));
+    let lock = LockLayer::cooldown(&store, key, LEASE);
+    let app = table.handlers().layer((lock, table.layer()));
+    table.loses_replies.store(true, Ordering::SeqCst);
+    let first = send(&app, request("k", "12.50")).await;
+    assert_eq!((first.status, &first.body[..]), (201, "payment 1"));
+    assert_eq!(send(&app, request("other", "12.50")).await.status, 429);
+    let released = store.force_release(LockKind::Lock, "till", None).await;
+    assert!(released.unwrap());
+    assert!(is_replayed(&send(&app, request("k", "12.50")).await));
+    assert_eq!(
+        send(&app, request("other", "12.50")).await.body,
+        "payment 2"
+    );
 }
 
 #[tokio::test]
