@@ -1,5 +1,6 @@
 """What the page shows of others, and the truth of its state."""
 
+import re
 import urllib.parse
 
 from conftest import lock_row, row
@@ -35,7 +36,8 @@ def test_an_update_at_another_replica_appears(shop, open_page):
 
     expect(row(page, product).locator(".stock")).to_have_text("3")
     expect(lock_row(page, product).locator(".state")).to_have_attribute("data-state", "kept")
-    expect(page.locator("#light-text")).to_contain_text("2 servers")
+    # Two, and those that other tests have killed in the last minute.
+    expect(page.locator("#light-text")).to_contain_text(re.compile(r"\d servers"))
 
 
 def test_an_update_has_an_episode_and_the_refused_ones(server, open_page):
