@@ -11,14 +11,16 @@ use std::time::Duration;
 use lockstock::{Acquired, Guard, Store};
 use tracing::warn;
 
+use super::key::{RequestKey, id};
+
 /// Limit of the renewals of a claim, so that a handler that hangs does not keep it.
 pub(super) const MAX_DURATION: Duration = Duration::from_secs(3600);
 
-/// Ids that are claimed now.
+/// Keys that are claimed now.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
-    /// A std mutex, because it is never held across an await.
-    local: Arc<Mutex<HashSet<String>>>,
+    /// With their callers. A std mutex, because it is never held across an await.
+    local: Arc<Mutex<HashSet<Arc<CallerKey>>>>,
     distributed: Option<(Store, Duration)>,
 }
 
@@ -28,12 +30,14 @@ impl Claims {
         self.distributed = Some((store.clone(), lease));
     }
 
-    /// Claims `id` in this process. Returns `None` if it is claimed.
-    pub(super) fn claim(&self, id: &str) -> Option<Claim> {
-        self.ids().insert(id.to_owned()).then(|| Claim {
+    /// Claims `key` in this process. Returns `None` if it is claimed.
+    pub(super) fn claim(&self, key: &RequestKey) -> Option<Claim> {
+        let RequestKey { caller, key, .. } = key.clone();
+        let key = Arc::new(CallerKey { caller, key });
+        self.claimed().insert(key.clone()).then(|| Claim {
             local: LocalClaim {
                 claims: self.clone(),
-                id: id.to_owned(),
+                key,
             },
             distributed: None,
         })
@@ -46,9 +50,15 @@ impl Claims {
         }
     }
 
-    fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn claimed(&self) -> MutexGuard<'_, HashSet<Arc<CallerKey>>> {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CallerKey {
+    caller: String,
+    key: String,
 }
 
 #[derive(Debug)]
@@ -62,23 +72,31 @@ pub(super) struct Claim {
 #[derive(Debug)]
 struct LocalClaim {
     claims: Claims,
-    id: String,
+    key: Arc<CallerKey>,
+}
+
+impl LocalClaim {
+    /// Returns [`RequestKey::id`], which is computed only for a store.
+    fn id(&self) -> String {
+        let CallerKey { caller, key } = &*self.key;
+        id(caller, key)
+    }
 }
 
 impl Drop for LocalClaim {
     fn drop(&mut self) {
-        self.claims.ids().remove(&self.id);
+        self.claims.claimed().remove(&self.key);
     }
 }
 
 impl Claim {
-    /// Claims the id in the store too, if there is a store. Returns `false` if another process
+    /// Claims the key in the store too, if there is a store. Returns `false` if another process
     /// holds the claim.
     pub(super) async fn distribute(&mut self) -> lockstock::Result<bool> {
         let Some((store, lease)) = &self.local.claims.distributed else {
             return Ok(true);
         };
-        let name = format!("idempotency:{}", self.local.id);
+        let name = format!("idempotency:{}", self.local.id());
         match store.lock(name).lease(*lease)?.try_acquire().await? {
             Acquired::Held(guard) => {
                 self.distributed = Some(guard.auto_renew(MAX_DURATION));
@@ -93,7 +111,7 @@ impl Claim {
         if let Some(guard) = distributed
             && let Err(error) = guard.release().await
         {
-            warn!(id = local.id, %error, "the claim was not released");
+            warn!(id = local.id(), %error, "the claim was not released");
         }
     }
 
@@ -104,7 +122,7 @@ impl Claim {
         if let Some(guard) = distributed
             && let Err(error) = guard.keep().await
         {
-            warn!(id = local.id, %error, "the claim was not kept");
+            warn!(id = local.id(), %error, "the claim was not kept");
         }
     }
 }

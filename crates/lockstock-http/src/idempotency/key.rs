@@ -27,8 +27,13 @@ impl RequestKey {
     /// Returns a name for caller and key in 64 hexadecimal digits: for a column, or a key in a
     /// store.
     pub fn id(&self) -> String {
-        hex_hash([self.caller.as_bytes(), self.key.as_bytes()])
+        id(&self.caller, &self.key)
     }
+}
+
+/// Returns [`RequestKey::id`].
+pub(super) fn id(caller: &str, key: &str) -> String {
+    hex_hash([caller.as_bytes(), key.as_bytes()])
 }
 
 /// Returns a name for the caller that does not reveal its credentials.

@@ -27,7 +27,7 @@ impl IdempotencyLayer {
             })
         };
         if self.processes_first
-            && let Some(mut claim) = self.claims.claim(&key.id())
+            && let Some(mut claim) = self.claims.claim(key)
             && let Ok(true) = claim.distribute().await
         {
             return NextAction::Process(claim);
@@ -35,7 +35,7 @@ impl IdempotencyLayer {
         // A transactional layer looks for the record and claims at the same time: the transaction of the
         // handler finds a record that is written in between.
         let mut claim = match self.transactional {
-            true => self.claims.claim(&key.id()),
+            true => self.claims.claim(key),
             false => None,
         };
         let (recorded, distributed) = match &mut claim {
@@ -49,7 +49,7 @@ impl IdempotencyLayer {
         if let Some(action) = recorded {
             return action;
         }
-        let Some(mut claim) = claim.or_else(|| self.claims.claim(&key.id())) else {
+        let Some(mut claim) = claim.or_else(|| self.claims.claim(key)) else {
             return in_flight();
         };
         let distributed = match distributed {
