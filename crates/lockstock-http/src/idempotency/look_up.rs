@@ -26,19 +26,17 @@ impl IdempotencyLayer {
                 retry_after: IN_FLIGHT_RETRY_AFTER,
             })
         };
-        if self.processes_first
-            && let Some(mut claim) = self.claims.claim(key)
-            && let Ok(true) = claim.distribute().await
-        {
-            return NextAction::Process(claim);
-        }
-        // A transactional layer looks for the record and claims at the same time: the transaction of the
-        // handler finds a record that is written in between.
+        // A transactional layer looks for the record and claims at the same time, or claims first: the
+        // transaction of the handler finds a record that is written in between.
         let mut claim = match self.transactional {
             true => self.claims.claim(key),
             false => None,
         };
         let (recorded, distributed) = match &mut claim {
+            Some(claim) if self.processes_first => match claim.distribute().await {
+                Ok(true) => (None, Some(Ok(true))),
+                unclaimed => (self.recorded_action(key).await, Some(unclaimed)),
+            },
             Some(claim) => {
                 let (recorded, distributed) =
                     tokio::join!(self.recorded_action(key), claim.distribute());

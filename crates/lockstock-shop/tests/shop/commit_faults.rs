@@ -6,7 +6,9 @@ use lockstock_testkit::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Server, binary, eventually, new_database, product, psql, sqlite};
+use crate::harness::{
+    PATIENCE, Server, binary, eventually, lock_rows, new_database, product, psql, sqlite,
+};
 
 /// Makes every COMMIT wait for a standby that does not exist: it takes effect, without a reply.
 pub(crate) fn confirm_no_commit(postgres: &Postgres) {
@@ -128,13 +130,7 @@ async fn locked_rows_delay_only_their_own_products() {
     let (server, bounded) = (start("5m"), start("1s"));
     let other = server.create(10).await;
     let locked = join_all((0..12).map(|_| server.create(10))).await;
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let mut transaction = pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM products WHERE id <> $1 FOR UPDATE")
-        .bind(other)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let transaction = lock_rows(&database, &locked).await;
     let update_locked = async |server: &Server| {
         join_all(
             locked

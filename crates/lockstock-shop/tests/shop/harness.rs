@@ -255,6 +255,22 @@ pub(crate) fn psql(database: &str, sql: &str) -> String {
     POSTGRES.psql(name, sql)
 }
 
+/// Locks the rows of products in a database, to the end of the transaction.
+pub(crate) async fn lock_rows(
+    database: &str,
+    ids: &[i64],
+) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let pool = sqlx::PgPool::connect(database).await.unwrap();
+    let mut transaction = pool.begin().await.unwrap();
+    let locked = sqlx::query("SELECT id FROM products WHERE id = ANY($1) FOR UPDATE")
+        .bind(ids)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    assert_eq!(locked.rows_affected(), ids.len() as u64);
+    transaction
+}
+
 pub(crate) fn product(id: i64) -> String {
     format!("/api/products/{id}/")
 }

@@ -8,7 +8,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Response, Server, eventually, every_lock_is_granted, locked, new_database, product, waited_for,
+    Response, Server, eventually, every_lock_is_granted, lock_rows, locked, new_database, product,
+    waited_for,
 };
 
 pub(crate) fn keyed(server: &Server, method: Method, path: &str, key: &str) -> RequestBuilder {
@@ -209,13 +210,7 @@ async fn a_key_in_flight_is_409_at_its_server_and_another_returns_the_record() {
         [(); 2].map(|()| Server::on(&redis.url(), &database).args(&patience).start());
     let id = server.create(5).await;
     // A locked row keeps the update in flight.
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let mut transaction = pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM products WHERE id = $1 FOR UPDATE")
-        .bind(id)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let transaction = lock_rows(&database, &[id]).await;
     let patch = |server: &Server| {
         let request = keyed(server, Method::PATCH, &product(id), "k");
         let request = request.json(&json!({ "stock": 4 }));
@@ -381,13 +376,7 @@ async fn a_repeated_update_does_not_wait_for_the_lock_of_its_product() {
     assert_eq!(patch(&keeping, id, "a").await.status, 200);
     assert_eq!(patch(&releasing, contended, "b").await.status, 200);
     // A locked row lets another update hold the lock.
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let mut transaction = pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM products WHERE id = $1 FOR UPDATE")
-        .bind(contended)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let transaction = lock_rows(&database, &[contended]).await;
     let other = tokio::spawn(patch(&releasing, contended, "other"));
     locked(&redis, contended).await;
     let assert_replayed = |again: Response| {

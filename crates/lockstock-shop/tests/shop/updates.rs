@@ -6,7 +6,9 @@ use lockstock_testkit::Redis;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Response, Server, eventually, every_lock_is_granted, new_database, product};
+use crate::harness::{
+    Response, Server, eventually, every_lock_is_granted, lock_rows, new_database, product,
+};
 
 #[tokio::test]
 async fn a_rejected_update_releases_the_lock() {
@@ -80,13 +82,7 @@ async fn a_row_locked_in_the_database_for_longer_than_the_lease_is_not_written()
         .args(&["--update-lease", "300ms", "--after-update", "release"])
         .start();
     let id = server.create(10).await;
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    let mut transaction = pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM products WHERE id = $1 FOR UPDATE")
-        .bind(id)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
+    let transaction = lock_rows(&database, &[id]).await;
     let late = server.patch(id, json!({ "stock": 1 })).await;
     transaction.rollback().await.unwrap();
     assert_eq!(late.status, 409, "{late:?}");

@@ -30,34 +30,54 @@ pub(super) async fn find_all(database: Database, batch: Vec<Find>) {
     }
 }
 
+/// The record under the key of `requested` that has not expired. Ignores refusals.
+///
+/// One index scan for each key: a join would be planned by the statistics of a table that was empty a
+/// moment ago.
+macro_rules! requested_record {
+    ($retention:literal) => {
+        concat!(
+            "LATERAL (
+                 SELECT * FROM idempotency AS r
+                 WHERE r.caller = requested.caller AND r.key = requested.key
+                     AND r.created_at > statement_timestamp() - make_interval(secs => ",
+            $retention,
+            ")
+                     AND r.refused IS NULL
+                 LIMIT 1
+             ) AS r"
+        )
+    };
+}
+pub(super) use requested_record;
+
+/// Returns the callers and the keys, as arrays for `unnest`.
+pub(super) fn key_columns<'a>(
+    keys: impl IntoIterator<Item = &'a IdempotencyKey>,
+) -> (Vec<String>, Vec<String>) {
+    keys.into_iter()
+        .map(|key| (key.caller.to_string(), key.key.to_string()))
+        .unzip()
+}
+
 /// Returns the records under `keys` that have not expired. Ignores refusals.
 pub(super) async fn find(
     connection: &mut PgConnection,
     keys: Vec<IdempotencyKey>,
     options: StorageOptions,
 ) -> Result<HashMap<IdempotencyKey, ResponseRecord>> {
-    let (callers, names): (Vec<String>, Vec<String>) = keys
-        .iter()
-        .map(|key| (key.caller.to_string(), key.key.to_string()))
-        .unzip();
-    let rows: Vec<(String, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-        // One index scan for each key: a join would be planned by the statistics of a table that
-        // was empty a moment ago.
+    const SELECT: &str = concat!(
         "SELECT r.caller, r.key, r.fingerprint, r.answer
-         FROM unnest($1::text[], $2::text[]) AS requested (caller, key)
-             CROSS JOIN LATERAL (
-                 SELECT * FROM idempotency AS r
-                 WHERE r.caller = requested.caller AND r.key = requested.key
-                     AND r.created_at > statement_timestamp() - make_interval(secs => $3)
-                     AND r.refused IS NULL
-                 LIMIT 1
-             ) AS r",
-    )
-    .bind(callers)
-    .bind(names)
-    .bind(options.key_retention.as_secs_f64())
-    .fetch_all(connection)
-    .await?;
+         FROM unnest($1::text[], $2::text[]) AS requested (caller, key) CROSS JOIN ",
+        requested_record!("$3")
+    );
+    let (callers, names) = key_columns(&keys);
+    let rows: Vec<(String, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(SELECT)
+        .bind(callers)
+        .bind(names)
+        .bind(options.key_retention.as_secs_f64())
+        .fetch_all(connection)
+        .await?;
     Ok(rows.into_iter().map(ResponseRecord::from_row).collect())
 }
 
@@ -102,7 +122,7 @@ pub(super) async fn find_of(
         return Ok(found);
     }
     let rows = sqlx::query(
-        // One index scan for each key, as in [`find`].
+        // One index scan for each key, as in [`requested_record`].
         "SELECT r.caller, r.key, r.fingerprint, r.answer, r.refused::text AS refused,
              coalesce(pg_visible_in_snapshot(r.refused, requested.snapshot::pg_snapshot), false)
                  OR r.refused >= pg_snapshot_xmax(pg_current_snapshot()) AS is_earlier

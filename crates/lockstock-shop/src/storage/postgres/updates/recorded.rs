@@ -13,6 +13,7 @@ use super::super::super::error::CommitTracker;
 use super::super::super::sql::held_units;
 use super::super::super::{IdempotentWrite, Product, ResponseRecord, Result, StorageOptions, now};
 use super::super::clock::DatabaseClock;
+use super::super::records::{key_columns, requested_record};
 use super::super::row_locks::lock_timeout;
 use super::super::{read_product, with_clock};
 use super::batched::{Columns, Found, FoundRows, Job, insert_entries, set_columns};
@@ -67,21 +68,16 @@ const UPDATE_RECORDED: &str = concat!(
      SELECT id, clock_timestamp() AS clock FROM written"
 );
 
-/// Returns the products of the updates and the records under their keys. Ignores refusals, as
-/// [`records::find`](super::super::records::find) does. One index scan for each key, as there.
+/// Returns the products of the updates and the records under their keys.
 const SELECT: &str = concat!(
     "SELECT requested.id AS requested, r.fingerprint, r.answer, product.*
      FROM unnest($1, $2::text[], $3::text[]) AS requested (id, caller, key)
          LEFT JOIN LATERAL (SELECT ",
     with_clock!(product_columns),
     " FROM products WHERE products.id = requested.id) AS product ON true
-         LEFT JOIN LATERAL (
-             SELECT fingerprint, answer FROM idempotency AS r
-             WHERE r.caller = requested.caller AND r.key = requested.key
-                 AND r.created_at > statement_timestamp() - make_interval(secs => $4)
-                 AND r.refused IS NULL
-             LIMIT 1
-         ) AS r ON true"
+         LEFT JOIN ",
+    requested_record!("$4"),
+    " ON true"
 );
 
 /// Writes the products that are as they are read now, with the records of their responses. Those that it
@@ -163,12 +159,8 @@ async fn find(
     jobs: &[(Job, IdempotentWrite<Product>)],
     options: StorageOptions,
 ) -> Result<Before> {
-    let (mut ids, mut callers, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-    for (job, IdempotentWrite { key, .. }) in jobs {
-        ids.push(job.id);
-        callers.push(key.caller.to_string());
-        keys.push(key.key.to_string());
-    }
+    let ids = jobs.iter().map(|(job, _)| job.id).collect::<Vec<_>>();
+    let (callers, keys) = key_columns(jobs.iter().map(|(_, idempotency)| &idempotency.key));
     let rows = sqlx::query(SELECT)
         .bind(ids)
         .bind(callers)
